@@ -1,0 +1,33 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet -c constraints.txt
+
+.PHONY: demo test lint clean
+
+# A stamp remembers a finished set-up; it is repeated only when the requirements change.
+$(VENV)/runtime.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e '.[cpu]'
+	touch $@
+
+$(VENV)/develop.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e '.[cpu,export,dev]'
+	touch $@ $(VENV)/runtime.stamp
+
+# Upscale a shipped photograph and write build/demo/demo.png (needs no PyTorch).
+demo: $(VENV)/runtime.stamp
+	$(BIN)/flowsr-export demo -o build/demo --force
+
+# Lint, format, types and tests: what has to pass before a change lands.
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/develop.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
