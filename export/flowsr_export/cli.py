@@ -1,0 +1,93 @@
+"""The command line: one group, commands loaded when used, errors turned into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NoReturn
+
+import click
+
+__all__ = ["main"]
+
+COMMAND_MODULES = {
+    "upscale": "flowsr_export.upscale_command",
+    "inspect": "flowsr_export.inspect_command",
+    "export-onnx": "flowsr_export.export_command",
+    "verify": "flowsr_export.verify_command",
+    "train": "flowsr_export.train_command",
+    "fetch": "flowsr_export.fetch_command",
+    "doctor": "flowsr_export.doctor_command",
+    "demo": "flowsr_export.demo_command",
+}
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    failure
+  2    usage
+  3    parity or quality gate missed
+  4    a backend, provider or device is missing
+  5    an artefact is damaged, stale or for another device
+  6    out of memory
+  130  interrupted
+"""
+
+OUT_OF_MEMORY = 6
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """Load a command's module when the command is asked for; end with one line on an error.
+
+    The libraries that a command needs stay out of the way of every other command, and no
+    command translates errors itself.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands' names, the most used first."""
+        return list(COMMAND_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module that holds a command."""
+        if cmd_name not in COMMAND_MODULES:
+            return None
+        command = importlib.import_module(COMMAND_MODULES[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for; errors of ours become a line and a code."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except (KeyboardInterrupt, click.Abort):
+            _end(ctx, "interrupted", INTERRUPTED)
+        except Exception as error:
+            from flowsr_runtime.errors import FlowsrError
+
+            if isinstance(error, FlowsrError):
+                _end(ctx, str(error), error.exit_code)
+            if isinstance(error, MemoryError):
+                _end(ctx, str(error) or "out of memory", OUT_OF_MEMORY)
+            raise
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
+)
+@click.version_option(package_name="flowsr-lp", message="flowsr-export %(version)s")
+def main() -> None:
+    """Enlarge pictures with FlowSR-LP and make the bundles that do it.
+
+    A bundle is a folder with an ONNX graph and what a runtime needs to know about it. One
+    is built in: `flowsr-export upscale photo.png -o large.png --scale 4`.
+    """
+
+
+def _end(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
+    """Write one line on stderr and leave."""
+    click.echo(f"flowsr-export: {' '.join(message.split())}", err=True)
+    ctx.exit(exit_code)
