@@ -1,0 +1,143 @@
+"""Perceptual distances: VGG16 features for training, LPIPS for evaluation."""
+
+__all__ = ["LPIPS", "VggFeatures", "VggLoss"]
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowsr_runtime.errors import CheckpointError
+
+VGG16 = ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3))  # (block, convolutions)
+VGG_MEAN_BGR = (103.939, 116.779, 123.68)
+ALEX_STRIDE_PADDING = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
+LPIPS_SHIFT = (-0.030, -0.088, -0.188)
+LPIPS_SCALE = (0.458, 0.448, 0.450)
+
+
+class VggFeatures(nn.Module):
+    """Features of VGG16 (arXiv 1409.1556) BEFORE the ReLU of the named convolutions."""
+
+    mean: Tensor
+
+    def __init__(self, weights: Path, layers: Sequence[str]) -> None:
+        """Load ImageNet weights.
+
+        Args:
+            weights: safetensors file with `conv{block}_{n}.weight|bias`.
+            layers: Names such as "conv5_3", in the order of the network.
+
+        Raises:
+            CheckpointError: If the file lacks a tensor or a layer is unknown.
+        """
+        super().__init__()
+        names = [f"conv{b}_{n + 1}" for b, count in VGG16 for n in range(count)]
+        if not layers or set(layers) - set(names):
+            raise CheckpointError(f"vgg layers must be among {', '.join(names)}, got {layers}")
+        tensors = load_tensors(weights)
+        self.layers = tuple(layers)
+        self.convs = nn.ModuleDict()
+        for name in names[: max(names.index(layer) for layer in layers) + 1]:
+            self.convs[name] = _conv(tensors, name, stride=1, padding=1)
+        self.register_buffer("mean", torch.tensor(VGG_MEAN_BGR).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+
+    def forward(self, rgb: Tensor) -> list[Tensor]:
+        """Map RGB in [0, 1], (B, 3, H, W), to one feature map per layer."""
+        x = rgb.flip(1) * 255 - self.mean
+        outs = []
+        for name, conv in self.convs.items():
+            if name.endswith("_1") and name != "conv1_1":
+                x = F.max_pool2d(x, 2)
+            x = conv(x)
+            if name in self.layers:
+                outs.append(x)
+            x = F.relu(x)
+        return outs
+
+
+class VggLoss(nn.Module):
+    """L1 between VGG features, each layer in units of the target's mean magnitude."""
+
+    def __init__(self, weights: Path, layers: Sequence[str] = ("conv5_3",)) -> None:
+        """Load the network; the published recipe's analogue is one layer, before its ReLU."""
+        super().__init__()
+        self.features = VggFeatures(weights, layers)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Distance of two RGB batches in [0, 1], (B, 3, H, W), a scalar."""
+        with torch.no_grad():
+            wanted = self.features(target)
+        got = self.features(output)
+        terms = [(g - t).abs().mean() / t.abs().mean() for g, t in zip(got, wanted, strict=True)]
+        return torch.stack(terms).mean()
+
+
+class LPIPS(nn.Module):
+    """LPIPS v0.1 with AlexNet (arXiv 1801.03924)."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, features: Path, linear: Path) -> None:
+        """Load AlexNet's `features.*` and LPIPS's `lin*.model.1.weight` (safetensors)."""
+        super().__init__()
+        tensors, lin = load_tensors(features), load_tensors(linear)
+        self.convs = nn.ModuleList(
+            _conv(tensors, f"features.{index}", stride, padding)
+            for index, (stride, padding) in zip(
+                (0, 3, 6, 8, 10), ALEX_STRIDE_PADDING, strict=True
+            )
+        )
+        self.lin = nn.ParameterList(lin[f"lin{i}.model.1.weight"] for i in range(5))
+        self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor(LPIPS_SCALE).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance of two RGB batches in [0, 1], (B, 3, H, W); one value a picture, (B,)."""
+        total = a.new_zeros(a.shape[0])
+        for x, y, lin in zip(self._features(a), self._features(b), self.lin, strict=True):
+            total = total + F.conv2d((_unit(x) - _unit(y)).square(), lin).mean((1, 2, 3))
+        return total
+
+    def _features(self, rgb: Tensor) -> list[Tensor]:
+        x = (rgb * 2 - 1 - self.shift) / self.scale
+        outs = []
+        for i, conv in enumerate(self.convs):
+            if i in (1, 2):
+                x = F.max_pool2d(x, 3, 2)
+            x = F.relu(conv(x))
+            outs.append(x)
+        return outs
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file as float32.
+
+    Raises:
+        CheckpointError: If the file is missing or not safetensors.
+    """
+    try:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except Exception as error:  # safetensors raises its own class for damaged files
+        raise CheckpointError(f"cannot read weights {path}: {error}") from error
+
+
+def _conv(tensors: dict[str, Tensor], name: str, stride: int, padding: int) -> nn.Conv2d:
+    if f"{name}.weight" not in tensors:
+        raise CheckpointError(f"weights lack {name}.weight")
+    weight = tensors[f"{name}.weight"]
+    out, channels, side, _ = weight.shape
+    conv = nn.Conv2d(channels, out, side, stride, padding)
+    conv.load_state_dict({"weight": weight, "bias": tensors[f"{name}.bias"]})
+    return conv
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm: Tensor = x.square().sum(1, keepdim=True).sqrt()
+    return x / (norm + 1e-10)

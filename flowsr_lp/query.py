@@ -1,0 +1,80 @@
+"""Query geometry in integers: which low-resolution pixels each output patch reads."""
+
+__all__ = ["Border", "Queries", "patch_count", "queries"]
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Border = Literal["extend", "tight", "paired"]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The four neighbours of every patch, in the order (-,-), (-,+), (+,-), (+,+).
+
+    Attributes:
+        rows: Patch rows.
+        cols: Patch columns.
+        index: Low-resolution pixel read, `row * w + column`, (N, 4) int64.
+        offset: Query minus neighbour centre (row, column), one pixel is 2 wide, (N, 4, 2).
+        weight: Area weight, the four sum to one, (N, 4).
+    """
+
+    rows: int
+    cols: int
+    index: Tensor
+    offset: Tensor
+    weight: Tensor
+
+
+def patch_count(size: int, patch: int, border: Border) -> int:
+    """Patch rows that cover `size` output pixels; spec/linf.md "Borders"."""
+    return size // patch + 1 if border == "paired" else -(-size // patch)
+
+
+def queries(lr: tuple[int, int], size: tuple[int, int], patch: int, border: Border) -> Queries:
+    """Lay out the queries of one picture; spec/linf.md "Query geometry, exactly".
+
+    Args:
+        lr: Low-resolution size (h, w).
+        size: Output size (H, W).
+        patch: Patch side p; 1 for the pixel variant.
+        border: What a patch beyond the picture's edge reads.
+
+    Returns:
+        Geometry of N = rows · cols patches in row-major order.
+    """
+    rows, cols = (patch_count(s, patch, border) for s in size)
+    # Twice the centre plus one, 2Y + 1, is an integer for odd and even patches alike.
+    y = (patch * (2 * torch.arange(rows) + 1)).view(-1, 1).expand(rows, cols)
+    x = (patch * (2 * torch.arange(cols) + 1)).view(1, -1).expand(rows, cols)
+    if border != "extend":
+        outside = (y > 2 * size[0]) | (x > 2 * size[1])
+        y, x = torch.where(outside, size[0], y), torch.where(outside, size[1], x)
+    row, row_offset, row_weight = _neighbours(y.reshape(-1), lr[0], size[0])
+    col, col_offset, col_weight = _neighbours(x.reshape(-1), lr[1], size[1])
+    index = row[:, :, None] * lr[1] + col[:, None, :]
+    offset = torch.stack(
+        (
+            row_offset[:, :, None].expand_as(index),
+            col_offset[:, None, :].expand_as(index),
+        ),
+        dim=-1,
+    )
+    weight = row_weight[:, :, None] * col_weight[:, None, :]
+    return Queries(rows, cols, index.flatten(1), offset.flatten(1, 2), weight.flatten(1))
+
+
+def _neighbours(centre: Tensor, n: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Index, offset and weight of the two neighbours of `centre` = 2Y + 1, each (N, 2)."""
+    numerator = centre * n - size  # u = numerator / (2 size)
+    low = torch.div(numerator, 2 * size, rounding_mode="floor")
+    index = torch.stack((low, low + 1), dim=-1).clamp(0, n - 1)
+    distance = numerator[:, None] - 2 * size * index
+    other = distance.abs().flip(-1)
+    total = other.sum(-1, keepdim=True)
+    weight = torch.where(total == 0, 0.5, other / total)
+    return index, distance / size, weight
