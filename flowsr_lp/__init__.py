@@ -1,3 +1,21 @@
-"""FlowSR-LP models in PyTorch: the reference that every deployed form is compared with."""
+"""LINF-LP in PyTorch: networks as published, checkpoints, training."""
 
-__all__: list[str] = []
+from flowsr_lp.checkpoint import Checkpoint, embedded_checkpoint, load_checkpoint, save_weights
+from flowsr_lp.flow import Flow
+from flowsr_lp.linf import LINF, LinfLP, Prediction, linf_from_spec
+from flowsr_lp.prior import EdsrLatent, UNet, prior_from_spec
+
+__all__ = [
+    "LINF",
+    "Checkpoint",
+    "EdsrLatent",
+    "Flow",
+    "LinfLP",
+    "Prediction",
+    "UNet",
+    "embedded_checkpoint",
+    "linf_from_spec",
+    "load_checkpoint",
+    "prior_from_spec",
+    "save_weights",
+]

@@ -84,7 +84,9 @@ class Crops:
         hr_size = round(self.lr_size * rng.uniform(*self.scales))
         low, high = [], []
         for _ in range(self.batch):
-            crop = _random_crop(self.pictures[rng.integers(len(self.pictures))], hr_size, rng)
+            crop = _random_crop(
+                self.pictures[int(rng.integers(len(self.pictures)))], hr_size, rng
+            )
             # Pillow's bicubic is Keys' kernel at a = -0.5 with antialiasing, as MATLAB's is.
             small = Image.fromarray(crop).resize((self.lr_size,) * 2, Image.Resampling.BICUBIC)
             low.append(np.asarray(small))

@@ -34,12 +34,16 @@ class ResidualBlock(nn.Module):
 class EDSR(nn.Module):
     """EDSR's head and body (arXiv 1707.02921); spec/linf.md "Encoders"."""
 
-    def __init__(self, n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1.0) -> None:
+    def __init__(
+        self, n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1.0
+    ) -> None:
         """Build `n_resblocks` residual blocks of `n_feats` channels."""
         super().__init__()
         self.out_dim = n_feats
         self.head = nn.Sequential(conv3x3(3, n_feats))
-        blocks: list[nn.Module] = [ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)]
+        blocks: list[nn.Module] = [
+            ResidualBlock(n_feats, res_scale) for _ in range(n_resblocks)
+        ]
         self.body = nn.Sequential(*blocks, conv3x3(n_feats, n_feats))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +128,9 @@ class RDNBlock(nn.Module):
     def __init__(self, width: int, growth: int, layers: int) -> None:
         """Build `layers` densely connected convolutions and their 1x1 fusion."""
         super().__init__()
-        self.convs = nn.Sequential(*(RDNConv(width + i * growth, growth) for i in range(layers)))
+        self.convs = nn.Sequential(
+            *(RDNConv(width + i * growth, growth) for i in range(layers))
+        )
         self.LFF = nn.Conv2d(width + layers * growth, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,7 +142,7 @@ class RDNBlock(nn.Module):
 class RDN(nn.Module):
     """Residual dense network without its up-sampler; spec/linf.md "Encoders"."""
 
-    def __init__(self, G0: int = 64, RDNconfig: str = "B") -> None:  # noqa: N803 - names in files
+    def __init__(self, G0: int = 64, RDNconfig: str = "B") -> None:
         """Build configuration "A" or "B" with `G0` output channels."""
         super().__init__()
         blocks, layers, growth = RDN_CONFIGS[RDNconfig]

@@ -25,11 +25,13 @@ class InvertibleLinear(nn.Module):
 
     def inverse(self, z: Tensor) -> Tensor:
         """Map (..., D) to W⁻¹ (z - b), the inverse taken in float64."""
-        return (z - self.bias) @ torch.linalg.inv(self._weight.double()).to(z.dtype).mT
+        inverse: Tensor = torch.linalg.inv(self._weight.double())
+        return (z - self.bias) @ inverse.to(z.dtype).mT
 
     def log_det(self) -> Tensor:
-        """log |det W|, a scalar."""
-        return torch.linalg.slogdet(self._weight)[1]
+        """Log |det W|, a scalar."""
+        log_det: Tensor = torch.linalg.slogdet(self._weight)[1]
+        return log_det
 
 
 class Flow(nn.Module):
@@ -82,7 +84,7 @@ class Flow(nn.Module):
         return base + self.log_det(scale)
 
     def log_det(self, scale: Tensor) -> Tensor:
-        """log |d encode / d x| of each vector, (...), from the factors (..., L, D)."""
+        """Log |d encode / d x| of each vector, (...), from the factors (..., L, D)."""
         maps = [_linear(m).log_det() for m in (*self.linears, self.last)]
         return torch.stack(maps).sum() + scale.log().sum((-1, -2))
 
@@ -97,7 +99,8 @@ def scale_and_shift(conditioning: Tensor, layers: int) -> tuple[Tensor, Tensor]:
     Returns:
         Factors `sigmoid(s + 2) + 1e-4` and shifts, each (..., L, D).
     """
-    logits, shift = conditioning.unflatten(-1, (layers, 2, -1)).unbind(-2)
+    shape = (*conditioning.shape[:-1], layers, 2, -1)
+    logits, shift = conditioning.reshape(shape).unbind(-2)
     return torch.sigmoid(logits + 2) + 1e-4, shift
 
 

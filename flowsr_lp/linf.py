@@ -4,6 +4,7 @@ __all__ = ["LINF", "Conditioning", "LinfLP", "Prediction", "linf_from_spec"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ class LINF(nn.Module):
         self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
         widths = [4 * hidden_dim] + [hidden_dim] * num_layer
         layers: list[nn.Module] = []
-        for i, o in zip(widths, widths[1:], strict=False):
+        for i, o in pairwise(widths):
             layers += [nn.Conv2d(i, o, 1), nn.ReLU()]
         layers.append(nn.Conv2d(hidden_dim, flow_layers * 2 * self.width, 1))
         self.layers = nn.Sequential(*layers)
@@ -119,12 +120,12 @@ class LINF(nn.Module):
     def encode(self, residual: Tensor, c: Conditioning) -> Tensor:
         """Map a residual (B, 3, H, W) to its latent (B, D, rows, cols)."""
         z = self.imnet.encode(self._patches(residual, c), c.scale, c.shift)
-        return z.mT.unflatten(-1, (c.rows, c.cols))
+        return _grid(z, c)
 
     def decode(self, z: Tensor, c: Conditioning, size: tuple[int, int]) -> Tensor:
         """Map a latent (B, D, rows, cols) to the residual (B, 3, H, W) that it stands for."""
         vectors = self.imnet.decode(z.flatten(2).mT, c.scale, c.shift)
-        folded = F.pixel_shuffle(vectors.mT.unflatten(-1, (c.rows, c.cols)), self.patch_size)
+        folded = F.pixel_shuffle(_grid(vectors, c), self.patch_size)
         return folded[..., : size[0], : size[1]]
 
     def log_likelihood(self, residual: Tensor, c: Conditioning) -> Tensor:
@@ -224,6 +225,11 @@ def linf_from_spec(spec: Mapping[str, Any]) -> LINF:
     patch = int(args.get("patch_size", 3)) if name == "linf-patch" else 1
     sizes = {key: int(args.get(key, value)) for key, value in DEFAULTS.items()}
     return LINF(encoder_from_spec(args.get("encoder_spec") or {}), patch, **sizes)
+
+
+def _grid(vectors: Tensor, c: Conditioning) -> Tensor:
+    """Lay vectors (B, N, D) out as (B, D, rows, cols)."""
+    return vectors.mT.reshape(vectors.shape[0], -1, c.rows, c.cols)
 
 
 def _gather(features: Tensor, index: Tensor) -> Tensor:

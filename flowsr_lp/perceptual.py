@@ -73,7 +73,9 @@ class VggLoss(nn.Module):
         with torch.no_grad():
             wanted = self.features(target)
         got = self.features(output)
-        terms = [(g - t).abs().mean() / t.abs().mean() for g, t in zip(got, wanted, strict=True)]
+        terms = [
+            (g - t).abs().mean() / t.abs().mean() for g, t in zip(got, wanted, strict=True)
+        ]
         return torch.stack(terms).mean()
 
 

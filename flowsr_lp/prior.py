@@ -109,7 +109,7 @@ class UNet(LatentInput):
     """The published latent module (arXiv 2403.10988); spec/linf.md "Latent modules"."""
 
     def __init__(self, in_chans: int, depth: int = 3, dim: int = 64) -> None:
-        """Build a U-Net of `depth` levels, `dim` channels at the top, for latents of `in_chans`."""
+        """Build `depth` levels with `dim` channels at the top, for latents of `in_chans`."""
         super().__init__(in_chans, dim)
         self.depth = depth
         skips = [dim << level for level in range(depth)]

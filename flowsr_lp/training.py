@@ -229,7 +229,9 @@ def _resume(
         return 0
     state = torch.load(path, map_location=device, weights_only=True)
     if state["settings"] != asdict(settings):
-        raise CheckpointError(f"{path} belongs to a run with other settings; use another folder")
+        raise CheckpointError(
+            f"{path} belongs to a run with other settings; use another folder"
+        )
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
     average.update(state["average"])

@@ -1,0 +1,198 @@
+"""Reading and writing model files: released checkpoints and our own safetensors."""
+
+__all__ = ["Checkpoint", "embedded_checkpoint", "load_checkpoint", "save_weights"]
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from flowsr_lp.architecture import model_spec_from_tensors, prior_spec_from_tensors
+from flowsr_lp.linf import LinfLP, linf_from_spec
+from flowsr_lp.prior import prior_from_spec
+from flowsr_runtime.errors import CheckpointError, OutputError
+
+Kind = Literal["model", "prior"]
+METADATA_KEY = "flowsr_lp"
+EMBEDDED = Path(__file__).parent / "weights" / "default"
+# Parameters of the released files that inference never reads.
+UNUSED_PREFIXES = (
+    "encoder.sub_mean.",
+    "encoder.add_mean.",
+    "encoder.tail.",
+    "encoder.upconv",
+    "encoder.HRconv.",
+    "encoder.conv_last.",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network in evaluation mode and where it came from.
+
+    Attributes:
+        network: The model, with its prior if there is one.
+        config: `{"model": spec, "prior": spec or None}`, enough to build it again.
+        model_sha256: SHA-256 of the model's file.
+        prior_sha256: SHA-256 of the prior's file, None without one.
+    """
+
+    network: LinfLP
+    config: dict[str, Any]
+    model_sha256: str
+    prior_sha256: str | None
+
+
+def load_checkpoint(model: str | Path, prior: str | Path | None = None) -> Checkpoint:
+    """Load a flow and, if given, the latent module trained for it.
+
+    Args:
+        model: Released LINF file (.pth) or our safetensors.
+        prior: Released LP file or our safetensors.
+
+    Returns:
+        The network in evaluation mode, float32, on the CPU.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, holds code, is of another kind, or the
+            two do not belong together.
+    """
+    model_file = _read(Path(model), "model")
+    model_spec = model_spec_from_tensors(model_file.tensors, model_file.spec, model)
+    linf = linf_from_spec(model_spec)
+    _fill(linf, model_file.tensors, Path(model))
+    if prior is None:
+        config = {"model": model_spec, "prior": None}
+        return Checkpoint(LinfLP(linf).eval(), config, model_file.sha256, None)
+    prior_file = _read(Path(prior), "prior")
+    prior_spec = prior_spec_from_tensors(prior_file.tensors, prior_file.spec, prior)
+    width = int(prior_spec["args"]["in_chans"])
+    if width != linf.width:
+        raise CheckpointError(
+            f"prior {prior} is for latents {width} wide, the model {model} has {linf.width}"
+        )
+    module = prior_from_spec(prior_spec)
+    _fill(module, prior_file.tensors, Path(prior))
+    return Checkpoint(
+        LinfLP(linf, module).eval(),
+        {"model": model_spec, "prior": prior_spec},
+        model_file.sha256,
+        prior_file.sha256,
+    )
+
+
+def embedded_checkpoint() -> tuple[Path, Path]:
+    """Paths of the flow and the prior that ship with the package."""
+    return EMBEDDED / "model.safetensors", EMBEDDED / "prior.safetensors"
+
+
+def save_weights(
+    path: Path, kind: Kind, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write a safetensors file that `load_checkpoint` reads, under its name only when whole.
+
+    Args:
+        path: File to write; replaced if it is there.
+        kind: What it is.
+        spec: `{"name": ..., "args": {...}}`.
+        tensors: The module's state dict.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    metadata = {METADATA_KEY: json.dumps({"kind": kind, "spec": spec}, sort_keys=True)}
+    temporary = path.with_name(path.name + ".part")
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(contiguous, temporary, metadata)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _File:
+    spec: dict[str, Any] | None
+    tensors: dict[str, Tensor]
+    sha256: str
+
+
+def _read(path: Path, kind: Kind) -> _File:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {kind} {path}: {error.strerror}") from error
+    if not data:
+        raise CheckpointError(f"{kind} {path} is empty (0 bytes)")
+    sha256 = hashlib.sha256(data).hexdigest()
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, kind, sha256)
+    return _read_torch(path, kind, sha256)
+
+
+def _read_safetensors(path: Path, kind: Kind, sha256: str) -> _File:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{kind} {path} is not a safetensors file: {error}") from error
+    try:
+        header = json.loads(metadata.get(METADATA_KEY, "{}"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{kind} {path} has damaged metadata: {error}") from error
+    if header.get("kind", kind) != kind:
+        raise CheckpointError(f"{path} holds a {header['kind']}, not a {kind}")
+    return _File(header.get("spec"), tensors, sha256)
+
+
+def _read_torch(path: Path, kind: Kind, sha256: str) -> _File:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+            raise CheckpointError(
+                f"{kind} {path} is refused: it holds more than tensors and could run code"
+            ) from error
+        raise CheckpointError(f"{kind} {path} is not a PyTorch checkpoint") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{kind} {path} is not a PyTorch checkpoint") from error
+    key = "model" if kind == "model" else "prior_model"
+    other = "prior_model" if kind == "model" else "model"
+    entry = content.get(key) if isinstance(content, dict) else None
+    if isinstance(entry, dict) and isinstance(entry.get("sd"), dict):
+        spec = {"name": entry.get("name"), "args": entry.get("args") or {}}
+        return _File(spec, entry["sd"], sha256)
+    if isinstance(content, dict) and other in content:
+        raise CheckpointError(f"{path} holds a {other.removesuffix('_model')}, not a {kind}")
+    if isinstance(content, dict) and content and all(map(torch.is_tensor, content.values())):
+        return _File(None, content, sha256)
+    raise CheckpointError(f"{kind} {path} holds neither {key!r} nor a state dict")
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load every parameter; what inference never reads may be there, nothing else."""
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in tensors]
+    extra = [n for n in tensors if n not in wanted and not n.startswith(UNUSED_PREFIXES)]
+    if missing or extra:
+        name, verb = (missing[0], "lacks") if missing else (extra[0], "has an unknown")
+        raise CheckpointError(f"{path} {verb} tensor {name}")
+    for name, tensor in wanted.items():
+        if tensor.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{path}: tensor {name} must be {tuple(tensor.shape)} for the architecture it "
+                f"names, got {tuple(tensors[name].shape)}"
+            )
+    module.load_state_dict({name: tensors[name].to(wanted[name].dtype) for name in wanted})
