@@ -1,0 +1,54 @@
+"""The light runtime of flowsr-lp: run a bundle without PyTorch."""
+
+from flowsr_runtime.bundle import Bundle, embedded_bundle, write_bundle
+from flowsr_runtime.errors import (
+    BackendError,
+    BundleError,
+    CheckpointError,
+    FlowsrError,
+    IntegrityError,
+    LintError,
+    MemoryBudgetError,
+    NonFiniteError,
+    OutputError,
+    ParityError,
+    PictureError,
+    ProviderError,
+    ScaleError,
+    ShapeError,
+    UsageError,
+)
+from flowsr_runtime.geometry import Window, output_size
+from flowsr_runtime.image import Picture, check_output, read_picture, write_picture
+from flowsr_runtime.session import Session, open_session
+from flowsr_runtime.upscaler import Upscaler
+
+__all__ = [
+    "Upscaler",
+    "Bundle",
+    "embedded_bundle",
+    "write_bundle",
+    "Picture",
+    "check_output",
+    "read_picture",
+    "write_picture",
+    "Session",
+    "open_session",
+    "Window",
+    "output_size",
+    "FlowsrError",
+    "BackendError",
+    "BundleError",
+    "CheckpointError",
+    "IntegrityError",
+    "LintError",
+    "MemoryBudgetError",
+    "NonFiniteError",
+    "OutputError",
+    "ParityError",
+    "PictureError",
+    "ProviderError",
+    "ScaleError",
+    "ShapeError",
+    "UsageError",
+]

@@ -1,0 +1,212 @@
+"""Write files and directories so that a crash at any moment leaves the old or the new."""
+
+import ctypes
+import errno
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from flowsr_runtime.errors import OutputError
+
+__all__ = [
+    "locked",
+    "needs_recovery",
+    "recover_directory",
+    "replace_directory",
+    "replace_file",
+]
+
+LOCK_SECONDS: Final = 30.0
+"""How long to wait for another process that writes the same directory."""
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it into place.
+
+    Args:
+        path: File to write or to replace.
+        data: Its content.
+
+    Raises:
+        OSError: If it cannot be written; what stood at `path` is intact.
+    """
+    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.tmp")
+    try:
+        _write_synced(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_directory(path.parent)
+
+
+def replace_directory(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write a directory beside its final place and move it there. Call it under `locked`.
+
+    Args:
+        directory: Directory to make or to replace, in an existing folder.
+        files: Contents by relative path with forward slashes.
+
+    Raises:
+        OSError: If it cannot be written; what stood at `directory` is intact.
+    """
+    fresh = _sibling(directory, "new")
+    _remove_tree(fresh)  # left by a writer that was killed
+    try:
+        _write_tree(fresh, files)
+        _move_into_place(fresh, directory)
+    except BaseException:
+        with suppress(OSError):
+            _remove_tree(fresh)
+        raise
+    _sync_directory(directory.parent)
+    with suppress(OSError):  # what cannot be removed now, the next writer removes
+        _remove_tree(fresh)  # after an exchange it holds the old content
+        _remove_tree(_sibling(directory, "old"))
+
+
+def recover_directory(directory: Path) -> None:
+    """Put back the old content if a writer was killed between two renames.
+
+    Where the system cannot exchange two directories in one step, there is a moment at which
+    the old content stands aside and the new is not yet in place. Call it under `locked`.
+
+    Args:
+        directory: Directory that may be missing.
+
+    Raises:
+        OSError: If the old content is there and cannot be moved back.
+    """
+    if needs_recovery(directory):
+        os.rename(_sibling(directory, "old"), directory)
+
+
+def needs_recovery(directory: Path) -> bool:
+    """Return whether `recover_directory` would put something back."""
+    return (
+        directory.name != "" and _sibling(directory, "old").is_dir() and not directory.exists()
+    )
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of a directory, a hidden sibling file that is removed afterwards.
+
+    Args:
+        directory: Directory that is to be written; it need not exist, its parent must.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: If another process holds the lock for longer than `LOCK_SECONDS`.
+        OSError: If the lock file cannot be made.
+    """
+    path = _sibling(directory, "lock")
+    descriptor = _acquire(path, directory)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # before the release, so that no one locks a file without a name
+        os.close(descriptor)
+
+
+def _acquire(path: Path, directory: Path) -> int:
+    import fcntl  # absent on Windows, where bundles can be read but not written
+
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_named(descriptor, path):
+                return descriptor
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise OutputError(f"another process is writing {directory}") from None
+            time.sleep(0.05)
+        os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _sibling(directory: Path, role: str) -> Path:
+    return directory.with_name(f".{directory.name}.{role}")
+
+
+def _write_tree(root: Path, files: Mapping[str, bytes]) -> None:
+    root.mkdir()
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_synced(path, data)
+    for folder in {root, *(path for path in root.rglob("*") if path.is_dir())}:
+        _sync_directory(folder)
+
+
+def _move_into_place(fresh: Path, directory: Path) -> None:
+    if not directory.exists():
+        os.rename(fresh, directory)
+        return
+    if _exchange(fresh, directory):
+        return
+    aside = _sibling(directory, "old")
+    _remove_tree(aside)
+    os.rename(directory, aside)
+    try:
+        os.rename(fresh, directory)
+    except BaseException:
+        os.rename(aside, directory)
+        raise
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two directories in one step; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if sys.platform != "linux" or rename is None:
+        return False
+    arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
+    if rename(*arguments, _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    with suppress(OSError):  # some file systems cannot flush a folder; its files are flushed
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_tree(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)

@@ -1,0 +1,101 @@
+"""The errors of flowsr-lp: what can be refused or fail, each with its process exit code."""
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "CheckpointError",
+    "FlowsrError",
+    "IntegrityError",
+    "LintError",
+    "MemoryBudgetError",
+    "NonFiniteError",
+    "OutputError",
+    "ParityError",
+    "PictureError",
+    "ProviderError",
+    "ScaleError",
+    "ShapeError",
+    "UsageError",
+]
+
+
+class FlowsrError(Exception):
+    """Any failure that a user can act on; its message is one line."""
+
+    exit_code: int = 1
+
+
+class UsageError(FlowsrError, ValueError):
+    """An argument, or a combination of arguments, that makes no sense."""
+
+    exit_code = 2
+
+
+class ShapeError(FlowsrError, ValueError):
+    """An array of another shape or dtype than the call takes."""
+
+    exit_code = 2
+
+
+class ScaleError(FlowsrError, ValueError):
+    """A scale or an output size that the model cannot produce."""
+
+    exit_code = 2
+
+
+class PictureError(FlowsrError, ValueError):
+    """A picture file that is missing, damaged or of a kind that is not read."""
+
+
+class CheckpointError(FlowsrError, ValueError):
+    """A checkpoint that is damaged or does not hold the model that is asked for."""
+
+
+class OutputError(FlowsrError, OSError):
+    """An output that exists already or could not be written; what stood there is intact."""
+
+
+class ParityError(FlowsrError, ArithmeticError):
+    """Two implementations of one model differ by more than the bar."""
+
+    exit_code = 3
+
+
+class NonFiniteError(FlowsrError, ArithmeticError):
+    """A model gave NaN or infinity where a picture should be."""
+
+    exit_code = 3
+
+
+class LintError(FlowsrError, ValueError):
+    """A graph that breaks a rule of the deployed graph."""
+
+    exit_code = 3
+
+
+class BackendError(FlowsrError, ImportError):
+    """The library of an inference backend is not installed."""
+
+    exit_code = 4
+
+
+class ProviderError(FlowsrError, RuntimeError):
+    """A backend's provider or device is missing, or did not start."""
+
+    exit_code = 4
+
+
+class BundleError(FlowsrError, ValueError):
+    """A bundle that is damaged, of a newer schema, or lacks what is asked of it."""
+
+    exit_code = 5
+
+
+class IntegrityError(BundleError):
+    """A file of a bundle is not the file that its manifest describes."""
+
+
+class MemoryBudgetError(FlowsrError, MemoryError):
+    """The work does not fit in the memory that it may use."""
+
+    exit_code = 6

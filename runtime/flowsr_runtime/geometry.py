@@ -1,0 +1,248 @@
+"""Exact integer geometry: output sizes, and which LR rows an output window needs."""
+
+import math
+import numbers
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_runtime.errors import ScaleError
+
+__all__ = ["MAX_SIDE", "Extent", "Halo", "Window", "exact_scale", "output_size", "size_for"]
+
+MAX_SIDE = 2**20
+"""Largest output side in pixels; keeps every product of the graph's geometry in int64."""
+
+Number = float | str | Fraction
+
+
+def exact_scale(scale: Number) -> Fraction:
+    """Return a scale as the fraction that its decimal form names.
+
+    Args:
+        scale: Output pixels per input pixel, a finite real of at least 1. The float 1.3 means
+            13/10, not the binary fraction nearest to it.
+
+    Returns:
+        The scale, exact.
+
+    Raises:
+        ScaleError: If `scale` is not a finite real of at least 1.
+    """
+    real = isinstance(scale, str) or (
+        isinstance(scale, numbers.Real) and not isinstance(scale, (bool, np.bool_))
+    )
+    if not real:
+        raise ScaleError(f"scale must be a number, got {scale!r}")
+    try:
+        exact = Fraction(str(scale))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ScaleError(f"scale must be a finite number, got {scale}") from error
+    if exact < 1:
+        raise ScaleError(f"scale must be at least 1, got {scale}")
+    return exact
+
+
+def output_size(pixels: int, scale: Number) -> int:
+    """Return floor(pixels * scale + 1/2), exactly, and at least 1.
+
+    Args:
+        pixels: Input rows or columns, at least 1.
+        scale: Output pixels per input pixel, a finite real of at least 1.
+
+    Returns:
+        Output rows or columns.
+
+    Raises:
+        ScaleError: If `scale` is not a finite real of at least 1.
+    """
+    return max(1, math.floor(pixels * exact_scale(scale) + Fraction(1, 2)))
+
+
+def size_for(
+    source: tuple[int, int],
+    *,
+    scale: Number | tuple[Number, Number] | None,
+    size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """Return the output size that a scale or a wished size means.
+
+    Args:
+        source: Input size (h, w).
+        scale: Output pixels per input pixel, one for both axes or (row, column), or None.
+        size: Output size (H, W), or None. Exactly one of `scale` and `size` is given.
+
+    Returns:
+        Output size (H, W).
+
+    Raises:
+        ScaleError: If the two are both given or both missing, or cannot be produced.
+    """
+    if (scale is None) == (size is None):
+        raise ScaleError("give exactly one of scale and size")
+    if size is not None:
+        target = _checked_size(source, size)
+    else:
+        rows, columns = _per_axis(scale)
+        target = output_size(source[0], rows), output_size(source[1], columns)
+    if max(target) > MAX_SIDE:
+        raise ScaleError(
+            f"output sides must be at most {MAX_SIDE} pixels, got {target[0]}x{target[1]}"
+        )
+    return target
+
+
+@dataclass(frozen=True)
+class Halo:
+    """What surrounds an output window for its pixels to come out as in the whole picture.
+
+    Attributes:
+        patch: Output pixels along one side of a patch, p.
+        align: Windows begin at multiples of this many output pixels.
+        lr_align: Tiles begin at multiples of this many LR pixels.
+        patches: Patches added on each side of the output window.
+        pixels: LR pixels added on each side of what those patches read.
+    """
+
+    patch: int
+    align: int
+    lr_align: int
+    patches: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """One axis of a window: half-open ranges in the whole picture.
+
+    Attributes:
+        source: LR pixels of the whole axis.
+        target: Output pixels of the whole axis.
+        lr_begin: First LR pixel of the tile.
+        lr_end: End of the tile.
+        out_begin: First output pixel of the window.
+        out_end: End of the window.
+    """
+
+    source: int
+    target: int
+    lr_begin: int
+    lr_end: int
+    out_begin: int
+    out_end: int
+
+    @classmethod
+    def whole(cls, source: int, target: int) -> "Extent":
+        """Return the extent that covers a whole axis."""
+        return cls(source, target, 0, source, 0, target)
+
+    @classmethod
+    def around(cls, begin: int, end: int, source: int, target: int, halo: Halo) -> "Extent":
+        """Return what must be computed so that output pixels [begin, end) come out right.
+
+        The neighbour of output row Y is floor(((2Y + 1) h - H) / 2H) and the one after it
+        (spec/linf.md, "Query geometry").
+
+        Args:
+            begin: First output pixel that is wanted.
+            end: End of the output pixels that are wanted.
+            source: LR pixels of the whole axis.
+            target: Output pixels of the whole axis.
+            halo: What surrounds them.
+
+        Returns:
+            The window grown by the halo and clipped to the picture, and its LR pixels.
+        """
+        margin = halo.patches * halo.patch
+        out_begin = _floor_to(max(0, begin - margin), halo.align)
+        out_end = min(target, end + margin)
+        first = _neighbour(out_begin, source, target) - halo.pixels
+        last = _neighbour(out_end - 1, source, target) + 1 + halo.pixels
+        lr_begin = _floor_to(max(0, first), halo.lr_align)
+        return cls(source, target, lr_begin, min(source, last + 1), out_begin, out_end)
+
+    @property
+    def lr_size(self) -> int:
+        """LR pixels of the tile."""
+        return self.lr_end - self.lr_begin
+
+    @property
+    def out_size(self) -> int:
+        """Output pixels of the window."""
+        return self.out_end - self.out_begin
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one run of the deployed graph computes.
+
+    Attributes:
+        rows: Its rows.
+        columns: Its columns.
+    """
+
+    rows: Extent
+    columns: Extent
+
+    @classmethod
+    def whole(cls, source: tuple[int, int], target: tuple[int, int]) -> "Window":
+        """Return the window of a whole picture.
+
+        Args:
+            source: LR size (h, w).
+            target: Output size (H, W).
+
+        Returns:
+            The window.
+        """
+        return cls(Extent.whole(source[0], target[0]), Extent.whole(source[1], target[1]))
+
+    def geometry(self) -> NDArray[np.int64]:
+        """Return the graph's `geometry` input.
+
+        Returns:
+            [h, w, H, W, lr_top, lr_left, out_top, out_left, out_h, out_w], (10,) int64.
+        """
+        rows, columns = self.rows, self.columns
+        return np.array(
+            [
+                *(rows.source, columns.source, rows.target, columns.target),
+                *(rows.lr_begin, columns.lr_begin, rows.out_begin, columns.out_begin),
+                *(rows.out_size, columns.out_size),
+            ],
+            dtype=np.int64,
+        )
+
+
+def _neighbour(row: int, source: int, target: int) -> int:
+    return ((2 * row + 1) * source - target) // (2 * target)
+
+
+def _floor_to(value: int, step: int) -> int:
+    return value // step * step
+
+
+def _per_axis(scale: object) -> tuple[Number, Number]:
+    if not isinstance(scale, (tuple, list)):
+        return scale, scale  # type: ignore[return-value]  # exact_scale checks it
+    if len(scale) != 2:
+        raise ScaleError(f"scale must be one number or (row, column), got {scale!r}")
+    return scale[0], scale[1]
+
+
+def _checked_size(source: tuple[int, int], size: Any) -> tuple[int, int]:
+    try:
+        rows, columns = size
+    except (TypeError, ValueError) as error:
+        raise ScaleError(f"size must be (H, W), got {size!r}") from error
+    whole = (int, np.integer)
+    if not (isinstance(rows, whole) and isinstance(columns, whole)):
+        raise ScaleError(f"size must be two whole numbers, got {rows!r} and {columns!r}")
+    if rows < source[0] or columns < source[1]:
+        raise ScaleError(
+            f"size must be at least the picture's {source[0]}x{source[1]}, got {rows}x{columns}"
+        )
+    return int(rows), int(columns)

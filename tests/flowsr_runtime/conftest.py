@@ -1,0 +1,176 @@
+"""Small bundles whose right answer is known: bilinear resizing by absolute geometry."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from numpy.typing import NDArray
+
+from flowsr_runtime.bundle import Bundle, write_bundle
+
+HEADER = '<ir_version: 9, opset_import: ["" : 18]>\n'
+CONSTANTS = """
+    <int64 zero = {0}, int64 one = {1}, int64 two = {2}, float zero_f = {0.0}, float one_f = {1.0},
+     int64[1] axis0 = {0}, int64[1] axis1 = {1}, int64[1] axis2 = {2}, int64[1] axis3 = {3},
+     int64[2] corner = {0, 0}, int64[2] window = {8, 9}, int64[2] plane = {2, 3}
+     %s>
+"""
+
+
+def axis_text(n: str, axis: int) -> str:
+    """Return nodes that make `{n}_matrix` (out, lr), bilinear weights of one axis."""
+    indices = {"source": 0, "target": 2, "lr": 4, "begin": 6, "out": 8}
+    gathers = "\n".join(
+        f"{n}_{name}_i = Constant<value_int = {index + axis}>()\n"
+        f"{n}_{name} = Gather(geometry, {n}_{name}_i)"
+        for name, index in indices.items()
+    )
+    return f"""{gathers}
+    {n}_steps = Range(zero, {n}_out, one)
+    {n}_Y = Add({n}_steps, {n}_begin)
+    {n}_2Y = Mul({n}_Y, two)
+    {n}_odd = Add({n}_2Y, one)
+    {n}_product = Mul({n}_odd, {n}_source)
+    {n}_above = Sub({n}_product, {n}_target)
+    {n}_below = Mul({n}_target, two)
+    {n}_above_f = Cast<to = 1>({n}_above)
+    {n}_below_f = Cast<to = 1>({n}_below)
+    {n}_u = Div({n}_above_f, {n}_below_f)
+    {n}_last = Sub({n}_source, one)
+    {n}_last_f = Cast<to = 1>({n}_last)
+    {n}_u_low = Max({n}_u, zero_f)
+    {n}_u_in = Min({n}_u_low, {n}_last_f)
+    {n}_shape = Shape(input)
+    {n}_axis = Constant<value_int = {2 + axis}>()
+    {n}_length = Gather({n}_shape, {n}_axis)
+    {n}_local = Range(zero, {n}_length, one)
+    {n}_i = Add({n}_local, {n}_lr)
+    {n}_i_f = Cast<to = 1>({n}_i)
+    {n}_i_row = Unsqueeze({n}_i_f, axis0)
+    {n}_u_col = Unsqueeze({n}_u_in, axis1)
+    {n}_apart = Sub({n}_u_col, {n}_i_row)
+    {n}_far = Abs({n}_apart)
+    {n}_near = Sub(one_f, {n}_far)
+    {n}_matrix = Relu({n}_near)"""
+
+
+def bilinear_text(source: str) -> str:
+    """Return nodes that make `resized` from a picture by absolute geometry."""
+    return f"""{axis_text("r", 0)}
+    {axis_text("c", 1)}
+    c_transposed = Transpose<perm = [1, 0]>(c_matrix)
+    tall = MatMul(r_matrix, {source})
+    resized = MatMul(tall, c_transposed)"""
+
+
+def model_bytes(inputs: str, body: str, extra: str = "") -> bytes:
+    """Return an ONNX file from its text."""
+    signature = f"tiny (float[B,3,h,w] input{inputs}) => (float[B,3,H,W] output)"
+    graph = f"{HEADER}{signature}{CONSTANTS % extra}{{\n{body}\n}}"
+    model = onnx.parser.parse_model(graph)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+GEOMETRY = ", int64[10] geometry"
+
+BILINEAR = model_bytes(GEOMETRY, bilinear_text("input") + "\noutput = Identity(resized)")
+
+# A 3x3 mean before the resize: one LR pixel of receptive field, zeros beyond the tile.
+BLURRED = model_bytes(
+    GEOMETRY,
+    "blurred = Conv<pads = [1, 1, 1, 1], group = 3>(input, kernel)\n"
+    + bilinear_text("blurred")
+    + "\noutput = Identity(resized)",
+    extra=", float[3,1,3,3] kernel = {" + ", ".join(["0.1111"] * 27) + "}",
+)
+
+# The latent, cut into 3x3 patches, is added to the resized picture.
+LATENT = model_bytes(
+    GEOMETRY + ", float[B,27,rows,cols] latent",
+    bilinear_text("input")
+    + """
+    patches = DepthToSpace<blocksize = 3, mode = "CRD">(latent)
+    size = Gather(geometry, window)
+    noise = Slice(patches, corner, size, plane)
+    output = Add(resized, noise)""",
+)
+
+FIXED = model_bytes(
+    "",
+    'output = Resize<mode = "nearest">(input, , factors)',
+    extra=", float[4] factors = {1.0, 1.0, 2.0, 2.0}",
+)
+
+# 0 / 0 where the picture is black.
+DIVIDING = model_bytes(GEOMETRY, bilinear_text("input") + "\noutput = Div(resized, resized)")
+
+# Asks for 2^44 floats, which no machine grants.
+HUGE = model_bytes(
+    GEOMETRY,
+    "huge = Expand(one_f, shape)\noutput = Add(huge, input)",
+    extra=", int64[4] shape = {1, 3, 4194304, 4194304}",
+)
+
+MODELS = {
+    "bilinear": BILINEAR,
+    "blurred": BLURRED,
+    "latent": LATENT,
+    "fixed": FIXED,
+    "dividing": DIVIDING,
+    "huge": HUGE,
+}
+
+
+@pytest.fixture(scope="session")
+def models() -> Mapping[str, bytes]:
+    return MODELS
+
+
+@pytest.fixture
+def manifest() -> dict[str, Any]:
+    """The manifest of a bundle whose model sees no further than the pixels that it reads."""
+    return {
+        "schema": 1,
+        "family": "bilinear",
+        "tool": {"flowsr": "0.1.0"},
+        "scale": {"kind": "any"},
+        "latent": None,
+        "tiling": {
+            "patch": 3,
+            "align": 12,
+            "lr_align": 3,
+            "halo_patches": 0,
+            "halo_pixels": 0,
+            "exact_patches": 0,
+            "exact_pixels": 1,
+            "seam_steps": None,
+        },
+        "memory": {"base_bytes": 1000, "bytes_per_pixel": 12, "bytes_per_patch": 108},
+        "files": {"model.fp32.onnx": {"precision": "fp32", "opset": 18}},
+    }
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Bundle]:
+    """Return a function that writes the bundle of a model by its name in `models`."""
+
+    def make(model: str = "bilinear", **changes: Any) -> Bundle:
+        return write_bundle(
+            tmp_path / f"{model}.bundle",
+            {**manifest, **changes},
+            {"model.fp32.onnx": MODELS[model]},
+        )
+
+    return make
+
+
+@pytest.fixture
+def photo() -> NDArray[np.uint8]:
+    """Noise with structure, (23, 31, 3) uint8."""
+    rng = np.random.default_rng(7)
+    return rng.integers(0, 256, (23, 31, 3), dtype=np.uint8)
