@@ -16,9 +16,26 @@ __all__ = ["Device", "Examination", "Gpu", "Part", "examine", "look_at_device", 
 
 # What decides the speed of convolutions and matrix products, on x86 and on Arm.
 INSTRUCTION_SETS = (
-    "sse4_2 avx avx2 fma f16c avx_vnni avx512f avx512_vnni avx512_bf16 avx512_fp16 amx_bf16 "
-    "amx_int8 asimd asimdhp asimddp i8mm bf16 sve sve2"
-).split()
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+)
 
 NVIDIA_SMI_SECONDS = 10
 
@@ -194,8 +211,8 @@ def look_for(wanted: _Wanted) -> Part:
     if wanted.attribute is not None and not hasattr(module, wanted.attribute):
         trouble = f"a package of that name is there but has no {wanted.attribute}"
         return Part(wanted.module, None, wanted.gives, wanted.remedy, trouble)
-    names = getattr(module, "get_available_providers", tuple)()
-    return Part(wanted.module, version, wanted.gives, wanted.remedy, None, tuple(names))
+    providers = tuple(getattr(module, "get_available_providers", list)())
+    return Part(wanted.module, version, wanted.gives, wanted.remedy, None, providers)
 
 
 def look_at_device(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Device:

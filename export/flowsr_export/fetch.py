@@ -126,7 +126,7 @@ def _download(url: str, part: Path) -> bool:
         raise
     with response:
         # A server that ignores Range answers 200 with the whole file: start over.
-        resumed = response.status == http.client.PARTIAL_CONTENT
+        resumed = bool(response.status == http.client.PARTIAL_CONTENT)
         start = have if resumed else 0
         left = response.headers.get("Content-Length")
         total = start + int(left) if left is not None else 0

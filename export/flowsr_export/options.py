@@ -3,77 +3,71 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
 
 import click
 
-__all__ = ["MEMORY", "SCALE", "SIZE", "force_option", "json_option"]
+__all__ = [
+    "force_option",
+    "json_option",
+    "parse_memory",
+    "parse_scale",
+    "parse_size",
+    "session_options",
+]
+
+Command = Callable[..., object]
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-class _Scale(click.ParamType):
-    """A factor, or one factor each for width and height, as in `2.7x3.6`.
+def parse_scale(value: str) -> str | tuple[str, str]:
+    """Read a factor, or one factor each for width and height, as in `2.7x3.6`.
 
-    The value is the runtime's: a float, or (vertical, horizontal).
+    The digits stay as they were typed, so that 2.7 means 27/10; whether they make sense is
+    the runtime's to say.
+
+    Args:
+        value: What was typed.
+
+    Returns:
+        The runtime's scale: one number, or (vertical, horizontal).
     """
-
-    name = "S|SxS"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | tuple[float, float]:
-        """Read the factors; whether they make sense is the runtime's to say."""
-        if not isinstance(value, str):
-            return value  # type: ignore[no-any-return]
-        try:
-            factors = [float(factor) for factor in value.lower().split("x")]
-        except ValueError:
-            factors = []
-        if len(factors) == 1:
-            return factors[0]
-        if len(factors) == 2:
-            return factors[1], factors[0]
-        self.fail(f"{value!r} is not a number or two joined by x, as in 4 or 2.7x3.6")
+    factors = value.strip().lower().split("x")
+    if len(factors) > 2:
+        raise click.BadParameter(f"{value!r} is not as in 4 or 2.7x3.6")
+    return factors[0] if len(factors) == 1 else (factors[1], factors[0])
 
 
-class _Size(click.ParamType):
-    """Width and height in pixels, as in `1920x1080`; the value is (height, width)."""
+def parse_size(value: str) -> tuple[int, int]:
+    """Read a width and a height in pixels, as in `1920x1080`.
 
-    name = "WxH"
+    Args:
+        value: What was typed.
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Read the pixels; whether they make sense is the runtime's to say."""
-        if not isinstance(value, str):
-            return value  # type: ignore[no-any-return]
-        match = re.fullmatch(r"(-?\d+)x(-?\d+)", value.strip().lower())
-        if match is None:
-            self.fail(f"{value!r} is not a width and a height, as in 1920x1080")
-        return int(match[2]), int(match[1])
+    Returns:
+        The runtime's size: (height, width).
+    """
+    match = re.fullmatch(r"(-?\d+)x(-?\d+)", value.strip().lower())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not as in 1920x1080")
+    return int(match[2]), int(match[1])
 
 
-class _Memory(click.ParamType):
-    """An amount of memory, as in `800M` or `1.5G`; the value is in bytes."""
+def parse_memory(value: str) -> int:
+    """Read an amount of memory, as in `800M` or `1.5G`.
 
-    name = "bytes"
+    Args:
+        value: What was typed.
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Read a number of bytes with a unit of 1024."""
-        if not isinstance(value, str):
-            return value  # type: ignore[no-any-return]
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper())
-        if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} is not an amount of memory, as in 800M or 1.5G")
-        return int(float(match[1]) * UNITS[match[2]])
+    Returns:
+        Bytes; units are powers of 1024.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper())
+    if match is None or float(match[1]) == 0:
+        raise click.BadParameter(f"{value!r} is not as in 800M or 1.5G")
+    return int(float(match[1]) * UNITS[match[2]])
 
-
-SCALE = _Scale()
-SIZE = _Size()
-MEMORY = _Memory()
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
@@ -81,3 +75,46 @@ json_option = click.option(
 force_option = click.option(
     "--force", is_flag=True, help="Overwrite what is there; without it nothing is overwritten."
 )
+
+
+def session_options(command: Command) -> Command:
+    """Add the options that say how a bundle is run, named as `Upscaler.open` names them."""
+    options = [
+        click.option(
+            "--backend",
+            type=click.Choice(["onnxruntime", "tensorrt", "tensorrt_rtx"]),
+            default="onnxruntime",
+            show_default=True,
+            help="Inference library.",
+        ),
+        click.option(
+            "--provider",
+            type=click.Choice(["cpu", "cuda", "tensorrt", "openvino"]),
+            default="cpu",
+            show_default=True,
+            help="ONNX Runtime's execution provider; refused if it is not there.",
+        ),
+        click.option(
+            "--device",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Number of the GPU.",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            show_default="all cores",
+            help="CPU threads.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "fp16"]),
+            default="fp32",
+            show_default=True,
+            help="Which of the bundle's graphs to run.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
 
 import click
 
@@ -44,7 +45,7 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Progress]:
     """
     hidden = not sys.stderr.isatty()
     with click.progressbar(
-        range(total),
+        repeat("", total),
         length=max(total, 1),
         label=label,
         hidden=hidden,

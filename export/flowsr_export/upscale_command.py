@@ -1,0 +1,142 @@
+"""The `upscale` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from flowsr_export.options import (
+    force_option,
+    json_option,
+    parse_memory,
+    parse_scale,
+    parse_size,
+    session_options,
+)
+
+if TYPE_CHECKING:
+    from flowsr_export.batch import Report
+
+__all__ = ["command"]
+
+
+@click.command("upscale")
+@click.argument(
+    "inputs", metavar="[BUNDLE] IN...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File, or folder when there are several pictures.",
+)
+@click.option(
+    "--scale",
+    type=parse_scale,
+    metavar="S|SxS",
+    help="Times larger, at least 1; as in 2.7x3.6 for width and height apart.",
+)
+@click.option(
+    "--size",
+    type=parse_size,
+    metavar="WxH",
+    help="Output width and height in pixels, as in 1920x1080.",
+)
+@session_options
+@click.option(
+    "--memory-budget",
+    type=parse_memory,
+    metavar="BYTES",
+    default="1G",
+    show_default=True,
+    help="Memory for one run of the model; a picture that needs more is tiled.",
+)
+@click.option(
+    "--halo",
+    type=click.Choice(["default", "exact"]),
+    default="default",
+    show_default=True,
+    help="Overlap of tiles: small, or as large as the model's receptive field.",
+)
+@click.option("--temperature", type=float, help="Of the noise; for bundles without a prior.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
+@force_option
+@json_option
+def command(
+    inputs: tuple[Path, ...],
+    output: Path,
+    scale: str | tuple[str, str] | None,
+    size: tuple[int, int] | None,
+    temperature: float | None,
+    seed: int,
+    force: bool,
+    as_json: bool,
+    backend: str,
+    provider: str,
+    device: int,
+    threads: int | None,
+    precision: str,
+    memory_budget: int,
+    halo: Literal["default", "exact"],
+) -> None:
+    """Enlarge the pictures IN: files, and folders of files.
+
+    The first argument may be a bundle; without one the built-in model is used. A bad
+    picture does not stop the others; each is named at the end and the exit code is not 0.
+
+    \b
+    Examples:
+      flowsr-export upscale photo.jpg -o large.png --scale 4
+      flowsr-export upscale holiday/ -o large/ --size 1920x1080
+    """
+    from flowsr_export.batch import STEPS, Request, enlarge_all, plan
+    from flowsr_export.progress import progress
+    from flowsr_runtime import Upscaler
+    from flowsr_runtime.geometry import exact_scale
+
+    if (scale is None) == (size is None):
+        raise click.UsageError("give exactly one of --scale and --size")
+    for factor in (scale,) if isinstance(scale, str) else scale or ():
+        exact_scale(factor)
+    bundle, pictures = _split(inputs)
+    jobs = plan(pictures, output)
+    request = Request(scale, size, seed, temperature, force)
+    upscaler = Upscaler.open(
+        bundle,
+        backend=backend,
+        provider=provider,
+        device=device,
+        threads=threads,
+        precision=precision,
+        memory_budget=memory_budget,
+        halo=halo,
+    )
+    with upscaler, progress("enlarging", len(jobs) * STEPS) as bar:
+        report = enlarge_all(jobs, upscaler, request, bar.advance)
+    _print(report, as_json)
+    click.get_current_context().exit(report.exit_code)
+
+
+def _split(inputs: tuple[Path, ...]) -> tuple[Path | None, tuple[Path, ...]]:
+    """Tell a bundle in front from the pictures."""
+    if not (inputs[0] / "bundle.json").is_file():
+        return None, inputs
+    if len(inputs) == 1:
+        raise click.UsageError(f"{inputs[0]} is a bundle; name the pictures after it")
+    return inputs[0], inputs[1:]
+
+
+def _print(report: Report, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
+    else:
+        for done in report.done:
+            size = f"{done.width}x{done.height}"
+            click.echo(f"{done.target}  {size}  {done.seconds:.2f} s")
+    for failure in report.failures:
+        click.echo(f"flowsr-export: {failure.reason}", err=True)

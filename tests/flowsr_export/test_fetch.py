@@ -1,0 +1,185 @@
+"""Downloads from a local server that supports ranges, breaks off and lies."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from flowsr_export import fetch as library
+from flowsr_export.cli import main
+from flowsr_runtime.errors import CheckpointError, OutputError, UsageError
+
+NAME = "edsr-baseline-linf.pth"
+CONTENT = bytes(range(256)) * 4096  # one MiB, several chunks
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each request in the way that its first path component names."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.ranges: list[str | None] = []
+
+    def address(self, manner: str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{manner}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.ranges.append(wanted)
+        getattr(self, self.path.split("/")[1])(0 if wanted is None else int(wanted[6:-1]))
+
+    def honest(self, start: int) -> None:
+        if start >= len(CONTENT):
+            self.send_error(416)
+            return
+        self.answer(206 if start else 200, CONTENT[start:], len(CONTENT) - start)
+
+    def deaf(self, start: int) -> None:
+        self.answer(200, CONTENT, len(CONTENT))
+
+    def liar(self, start: int) -> None:
+        self.answer(200, b"<html>sign in</html>", 20)
+
+    def cut(self, start: int) -> None:
+        self.answer(200, CONTENT[:300_000], len(CONTENT))
+        self.close_connection = True
+
+    def missing(self, start: int) -> None:
+        self.send_error(404)
+
+    def answer(self, status: int, body: bytes, length: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
+    monkeypatch.setitem(library.RELEASES, NAME, blob)
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
+    done = library.fetch(NAME, tmp_path / "new" / "folder", server.address("honest"))
+    assert done.how == "downloaded"
+    assert done.path.read_bytes() == CONTENT
+    assert [path.name for path in done.path.parent.iterdir()] == [NAME]
+
+
+def test_a_part_is_continued_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:1000])
+    done = library.fetch(NAME, tmp_path, server.address("honest"))
+    assert done.how == "resumed"
+    assert done.path.read_bytes() == CONTENT
+    assert server.ranges == ["bytes=1000-"]
+
+
+def test_a_whole_part_needs_no_more_bytes(server: Server, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT)
+    assert library.fetch(NAME, tmp_path, server.address("honest")).path.exists()
+
+
+def test_a_server_that_ignores_ranges_sends_the_whole(server: Server, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:1000])
+    done = library.fetch(NAME, tmp_path, server.address("deaf"))
+    assert done.how == "downloaded"
+    assert done.path.read_bytes() == CONTENT
+
+
+def test_a_file_that_is_there_and_right_is_left_alone(server: Server, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+    assert library.fetch(NAME, tmp_path, server.address("honest")).how == "present"
+    assert server.ranges == []
+
+
+def test_a_wrong_file_of_that_name_is_refused_and_kept(server: Server, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"mine")
+    with pytest.raises(CheckpointError, match="is not the released file; move it away"):
+        library.fetch(NAME, tmp_path, server.address("honest"))
+    assert (tmp_path / NAME).read_bytes() == b"mine"
+
+
+def test_a_wrong_download_is_refused_and_removed(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is not the released edsr.*it was removed"):
+        library.fetch(NAME, tmp_path, server.address("liar"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spoilt_part_is_removed_and_the_next_try_works(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(b"\xff" * 1000)
+    with pytest.raises(CheckpointError, match="it was removed"):
+        library.fetch(NAME, tmp_path, server.address("honest"))
+    assert library.fetch(NAME, tmp_path, server.address("honest")).how == "downloaded"
+
+
+def test_a_cut_connection_keeps_what_came(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"300000 of 1048576 bytes arrived.*fetch again"):
+        library.fetch(NAME, tmp_path, server.address("cut"))
+    assert (tmp_path / f"{NAME}.part").read_bytes() == CONTENT[:300_000]
+    assert library.fetch(NAME, tmp_path, server.address("honest")).how == "resumed"
+
+
+def test_a_missing_address_is_named(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"missing/{NAME} answered 404 Not Found"):
+        library.fetch(NAME, tmp_path, server.address("missing"))
+
+
+def test_a_server_that_is_not_there_is_named(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be reached: .*refused"):
+        library.fetch(NAME, tmp_path, "http://127.0.0.1:9/")
+
+
+def test_an_unwritable_folder_is_named(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        library.fetch(NAME, tmp_path / "file" / "under", server.address("honest"))
+
+
+def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"name must be one of edsr-baseline-linf\.pth"):
+        library.fetch("other.pth", tmp_path)
+
+
+def test_an_address_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="must begin with http"):
+        library.fetch(NAME, tmp_path, "file:///etc")
+
+
+def test_the_command_prints_the_file_and_the_licence(server: Server, tmp_path: Path) -> None:
+    address = server.address("honest")
+    done = CliRunner().invoke(main, ["fetch", NAME, "-o", str(tmp_path), "--base-url", address])
+    assert done.exit_code == 0
+    assert done.stdout == f"{tmp_path / NAME}  1.0 MB  downloaded\n"
+    assert done.stderr == f"{library.LICENCE_LINE}\n"
+
+
+def test_the_command_fails_with_one_line(server: Server, tmp_path: Path) -> None:
+    address = server.address("missing")
+    done = CliRunner().invoke(main, ["fetch", NAME, "-o", str(tmp_path), "--base-url", address])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[1:] == [
+        f"flowsr-export: {address}/{NAME} answered 404 Not Found"
+    ]
