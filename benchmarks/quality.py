@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from flowsr_export.progress import progress
 from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
 from flowsr_lp.perceptual import LPIPS
 
@@ -108,11 +109,10 @@ def measure_all(
     folders = [root / name / f"x{scale}" for root, name, scale in jobs]
     total = sum(len(list(folder.glob("*_LR.png"))) for folder in folders) * len(methods)
     figures = []
-    stderr = click.get_text_stream("stderr")
-    with click.progressbar(range(total), label="pictures", file=stderr) as bar:
+    with progress("pictures", total) as bar:
         for folder, (_, name, scale) in zip(folders, jobs, strict=True):
             for method, enlarge in methods.items():
-                values = measure(enlarge, folder, scale, lpips, lambda: bar.update(1))
+                values = measure(enlarge, folder, scale, lpips, bar.advance)
                 figures.append(Figures(name, scale, method, *values))
     return figures
 
