@@ -36,10 +36,10 @@ def command(
     precision: str,
     force: bool,
 ) -> None:
-    """Enlarge shipped photographs ×4 and ×2.7 and lay them beside bicubic.
+    """Enlarge shipped photographs and compare.
 
-    Writes a sheet, demo.png, with the original as the third of each detail, and the timings
-    and figures, demo.json.
+    One ×4 and one ×2.7: a sheet, demo.png, lays bicubic and the result side by side, with
+    details of both and of the original. The timings and figures go to demo.json too.
 
     \b
     Example:

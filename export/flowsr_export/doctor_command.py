@@ -15,7 +15,9 @@ __all__ = ["command"]
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> None:
-    """Say what is installed, what each missing part would give, and what this machine is.
+    """Say what is installed and what is missing.
+
+    With what each missing part would give, how to install it, and what this machine has.
 
     \b
     Example:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from flowsr_export import fetch as library
+from flowsr_export.releases import DEFAULT_BASE_URL, LICENCE_LINE, RELEASES
 
 __all__ = ["command"]
 
 
 @click.command("fetch")
-@click.argument("name", type=click.Choice([*library.RELEASES, "all"]))
+@click.argument("name", type=click.Choice([*RELEASES, "all"]))
 @click.option(
     "-o",
     "--output",
@@ -23,12 +23,12 @@ __all__ = ["command"]
 )
 @click.option(
     "--base-url",
-    default=library.DEFAULT_BASE_URL,
+    default=DEFAULT_BASE_URL,
     show_default=True,
     help="Address of the folder that holds the released files.",
 )
 def command(name: str, directory: Path, base_url: str) -> None:
-    """Download the authors' released checkpoint NAME, or all of them.
+    """Download a checkpoint that the authors released.
 
     A download that was cut off goes on where it stopped. A file is kept only if it is the
     released one, told by its git blob id.
@@ -37,7 +37,9 @@ def command(name: str, directory: Path, base_url: str) -> None:
     Example:
       flowsr-export fetch edsr-baseline-linf.pth -o checkpoints
     """
-    click.echo(library.LICENCE_LINE, err=True)
-    for wanted in library.RELEASES if name == "all" else [name]:
-        done = library.fetch(wanted, directory, base_url)
+    from flowsr_export.fetch import fetch
+
+    click.echo(LICENCE_LINE, err=True)
+    for wanted in RELEASES if name == "all" else [name]:
+        done = fetch(wanted, directory, base_url)
         click.echo(f"{done.path}  {done.size / 1e6:.1f} MB  {done.how}")

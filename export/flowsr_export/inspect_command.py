@@ -20,7 +20,9 @@ __all__ = ["command"]
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @json_option
 def command(bundle: Path | None, as_json: bool) -> None:
-    """Print what BUNDLE holds and check its files; without BUNDLE, the built-in one.
+    """Check BUNDLE and print what it holds.
+
+    Without BUNDLE it is the built-in one. A damaged file ends with exit code 5.
 
     \b
     Example:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from flowsr_export import fetch as library
 from flowsr_export.cli import main
+from flowsr_export.fetch import fetch
+from flowsr_export.releases import LICENCE_LINE, RELEASES
 from flowsr_runtime.errors import CheckpointError, OutputError, UsageError
 
 NAME = "edsr-baseline-linf.pth"
@@ -71,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
-    monkeypatch.setitem(library.RELEASES, NAME, blob)
+    monkeypatch.setitem(RELEASES, NAME, blob)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
@@ -81,7 +82,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
-    done = library.fetch(NAME, tmp_path / "new" / "folder", server.address("honest"))
+    done = fetch(NAME, tmp_path / "new" / "folder", server.address("honest"))
     assert done.how == "downloaded"
     assert done.path.read_bytes() == CONTENT
     assert [path.name for path in done.path.parent.iterdir()] == [NAME]
@@ -89,7 +90,7 @@ def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
 
 def test_a_part_is_continued_where_it_stopped(server: Server, tmp_path: Path) -> None:
     (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:1000])
-    done = library.fetch(NAME, tmp_path, server.address("honest"))
+    done = fetch(NAME, tmp_path, server.address("honest"))
     assert done.how == "resumed"
     assert done.path.read_bytes() == CONTENT
     assert server.ranges == ["bytes=1000-"]
@@ -97,32 +98,32 @@ def test_a_part_is_continued_where_it_stopped(server: Server, tmp_path: Path) ->
 
 def test_a_whole_part_needs_no_more_bytes(server: Server, tmp_path: Path) -> None:
     (tmp_path / f"{NAME}.part").write_bytes(CONTENT)
-    assert library.fetch(NAME, tmp_path, server.address("honest")).path.exists()
+    assert fetch(NAME, tmp_path, server.address("honest")).path.exists()
 
 
 def test_a_server_that_ignores_ranges_sends_the_whole(server: Server, tmp_path: Path) -> None:
     (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:1000])
-    done = library.fetch(NAME, tmp_path, server.address("deaf"))
+    done = fetch(NAME, tmp_path, server.address("deaf"))
     assert done.how == "downloaded"
     assert done.path.read_bytes() == CONTENT
 
 
 def test_a_file_that_is_there_and_right_is_left_alone(server: Server, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(CONTENT)
-    assert library.fetch(NAME, tmp_path, server.address("honest")).how == "present"
+    assert fetch(NAME, tmp_path, server.address("honest")).how == "present"
     assert server.ranges == []
 
 
 def test_a_wrong_file_of_that_name_is_refused_and_kept(server: Server, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"mine")
     with pytest.raises(CheckpointError, match="is not the released file; move it away"):
-        library.fetch(NAME, tmp_path, server.address("honest"))
+        fetch(NAME, tmp_path, server.address("honest"))
     assert (tmp_path / NAME).read_bytes() == b"mine"
 
 
 def test_a_wrong_download_is_refused_and_removed(server: Server, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is not the released edsr.*it was removed"):
-        library.fetch(NAME, tmp_path, server.address("liar"))
+        fetch(NAME, tmp_path, server.address("liar"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -131,41 +132,41 @@ def test_a_spoilt_part_is_removed_and_the_next_try_works(
 ) -> None:
     (tmp_path / f"{NAME}.part").write_bytes(b"\xff" * 1000)
     with pytest.raises(CheckpointError, match="it was removed"):
-        library.fetch(NAME, tmp_path, server.address("honest"))
-    assert library.fetch(NAME, tmp_path, server.address("honest")).how == "downloaded"
+        fetch(NAME, tmp_path, server.address("honest"))
+    assert fetch(NAME, tmp_path, server.address("honest")).how == "downloaded"
 
 
 def test_a_cut_connection_keeps_what_came(server: Server, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"300000 of 1048576 bytes arrived.*fetch again"):
-        library.fetch(NAME, tmp_path, server.address("cut"))
+        fetch(NAME, tmp_path, server.address("cut"))
     assert (tmp_path / f"{NAME}.part").read_bytes() == CONTENT[:300_000]
-    assert library.fetch(NAME, tmp_path, server.address("honest")).how == "resumed"
+    assert fetch(NAME, tmp_path, server.address("honest")).how == "resumed"
 
 
 def test_a_missing_address_is_named(server: Server, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"missing/{NAME} answered 404 Not Found"):
-        library.fetch(NAME, tmp_path, server.address("missing"))
+        fetch(NAME, tmp_path, server.address("missing"))
 
 
 def test_a_server_that_is_not_there_is_named(server: Server, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot be reached: .*refused"):
-        library.fetch(NAME, tmp_path, "http://127.0.0.1:9/")
+        fetch(NAME, tmp_path, "http://127.0.0.1:9/")
 
 
 def test_an_unwritable_folder_is_named(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
-        library.fetch(NAME, tmp_path / "file" / "under", server.address("honest"))
+        fetch(NAME, tmp_path / "file" / "under", server.address("honest"))
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"name must be one of edsr-baseline-linf\.pth"):
-        library.fetch("other.pth", tmp_path)
+        fetch("other.pth", tmp_path)
 
 
 def test_an_address_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must begin with http"):
-        library.fetch(NAME, tmp_path, "file:///etc")
+        fetch(NAME, tmp_path, "file:///etc")
 
 
 def test_the_command_prints_the_file_and_the_licence(server: Server, tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_the_command_prints_the_file_and_the_licence(server: Server, tmp_path: P
     done = CliRunner().invoke(main, ["fetch", NAME, "-o", str(tmp_path), "--base-url", address])
     assert done.exit_code == 0
     assert done.stdout == f"{tmp_path / NAME}  1.0 MB  downloaded\n"
-    assert done.stderr == f"{library.LICENCE_LINE}\n"
+    assert done.stderr == f"{LICENCE_LINE}\n"
 
 
 def test_the_command_fails_with_one_line(server: Server, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""A small bundle to drive the commands with: its graph is plain linear interpolation."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from flowsr_export.cli import main
+from flowsr_runtime import write_bundle
+
+
+def resizing_graph() -> bytes:
+    """Return an ONNX file with the inputs of a bundle's graph that resizes linearly."""
+    constants = {"begin": [8], "end": [10], "batch": [1, 3]}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["geometry", "begin", "end"], ["window"]),
+            helper.make_node("Concat", ["batch", "window"], ["sizes"], axis=0),
+            helper.make_node("Resize", ["input", "", "", "sizes"], ["output"], mode="linear"),
+        ],
+        "resize",
+        [
+            helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"]),
+            helper.make_tensor_value_info("geometry", TensorProto.INT64, [10]),
+        ],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, "H", "W"])],
+        [numpy_helper.from_array(np.array(v), name) for name, v in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def small_manifest(**changes: Any) -> dict[str, Any]:
+    """Return a manifest for `resizing_graph`."""
+    tiling = {"patch": 3, "align": 12, "lr_align": 3, "seam_steps": None}
+    halos = {"halo_patches": 4, "halo_pixels": 3, "exact_patches": 8, "exact_pixels": 6}
+    return {
+        "schema": 1,
+        "family": "linf-lp",
+        "tool": {"flowsr": "0.1.0"},
+        "model": {"config": {"width": 8}, "licence": "Apache-2.0"},
+        "scale": {"kind": "any"},
+        "border": "extend",
+        "latent": None,
+        "tiling": {**tiling, **halos},
+        "memory": {"base_bytes": 0, "bytes_per_pixel": 64, "bytes_per_patch": 64},
+        "condition_numbers": [1.5, 12.25],
+        "files": {"model.fp32.onnx": {"precision": "fp32", "opset": 18, "islands": []}},
+        "verification": {"psnr": 99.5},
+        **changes,
+    }
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle that works."""
+    files = {"model.fp32.onnx": resizing_graph()}
+    return write_bundle(tmp_path / "bundle", small_manifest(), files).path
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A picture of 6 columns and 5 rows."""
+    pixels = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    """Run `flowsr-export` in this process, with some arguments."""
+
+    def run_main(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return run_main
