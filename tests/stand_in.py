@@ -35,10 +35,10 @@ def value(name: str, shape: tuple[int, ...], salt: str) -> NDArray[np.float64]:
         return 0.02 * n
     square = len(shape) == 2 and shape[0] == shape[1]
     if square and ("imnet" in name or "invconv" in name):
-        return np.eye(shape[0]) + 0.2 * n / np.sqrt(shape[0])
+        return np.asarray(np.eye(shape[0]) + 0.2 * n / np.sqrt(shape[0]))
     if len(shape) >= 2:
         gain = next(g for pattern, g in GAINS if re.search(pattern, name))
-        return gain * n / np.sqrt(np.prod(shape[1:]))
+        return np.asarray(gain * n / np.sqrt(np.prod(shape[1:])))
     return 1.0 + 0.1 * n
 
 
@@ -74,7 +74,7 @@ def picture(height: int, width: int, salt: str = "g") -> NDArray[np.uint8]:
             amplitude, phase = rng.uniform(0.2, 1.0), rng.uniform(0, 2 * np.pi)
             out[..., c] += amplitude * np.cos(2 * np.pi * (fy * y + fx * x) + phase)
     out = 0.5 + out / (4 * np.abs(out).mean() + 1e-9) * 0.5
-    return np.rint(np.clip(out, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(out, 0, 1) * 255), np.uint8)
 
 
 def tensor(height: int, width: int, salt: str = "g") -> Tensor:
