@@ -140,12 +140,13 @@ def _compare(
         psnr_flowsr=_psnr(ours, original),
     )
     row = Row(
-        title=f"×{scale}",
-        note=f"{small}×{small} to {side}×{side} in {seconds * 1000:.0f} ms",
+        # The letter x: Pillow's default font has no multiplication sign.
+        title=f"x{scale}",
+        note=f"{small}x{small} to {side}x{side} pixels in {seconds * 1000:.0f} ms",
         panels=[
-            Panel("bicubic", bicubic, whole=True),
-            Panel("flowsr-lp", ours, whole=True),
-            Panel("original", original, whole=False),
+            Panel("bicubic", f"{comparison.psnr_bicubic:.2f} dB", bicubic, whole=True),
+            Panel("flowsr-lp", f"{comparison.psnr_flowsr:.2f} dB", ours, whole=True),
+            Panel("original", "", original, whole=False),
         ],
         details=[_box(centre, side) for centre in _centres(name)],
     )

@@ -34,11 +34,13 @@ class Panel:
 
     Attributes:
         label: What it is.
+        figure: What was measured of it, shown under the whole picture.
         picture: RGB picture; all panels of a row have one size.
         whole: Whether to show all of it, beside its details.
     """
 
     label: str
+    figure: str
     picture: Image.Image
     whole: bool
 
@@ -99,6 +101,8 @@ def _draw_row(sheet: Image.Image, row: Row, top: int) -> None:
         if panel.whole:
             sheet.paste(_marked(panel.picture, row.details), (left, pictures))
             draw.text((left, labels), panel.label, INK, small, anchor="lm")
+            after = left + draw.textlength(panel.label, small) + GAP
+            draw.text((after, labels), panel.figure, FAINT, small, anchor="lm")
             left += PANEL + GAP
     left += GAP
     for panel in row.panels:

@@ -9,8 +9,8 @@ from flowsr_export.sheet import BACKGROUND, MARKS, Panel, Row, draw_sheet
 def make_row(side: int) -> Row:
     colours = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
     pictures = [Image.new("RGB", (side, side), colour) for colour in colours]
-    panels = [Panel(str(i), picture, i < 2) for i, picture in enumerate(pictures)]
-    return Row("×4", "64×64", panels, [(0, 0, 60, 60), (60, 60, 120, 120)])
+    panels = [Panel(str(i), "25.00 dB", picture, i < 2) for i, picture in enumerate(pictures)]
+    return Row("x4", "64x64", panels, [(0, 0, 60, 60), (60, 60, 120, 120)])
 
 
 def share_of(sheet: Image.Image, colour: tuple[int, int, int]) -> float:
