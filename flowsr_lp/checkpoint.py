@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from flowsr_lp.architecture import model_spec_from_tensors, prior_spec_from_tensors
@@ -111,14 +113,18 @@ def save_weights(
     """
     metadata = {METADATA_KEY: json.dumps({"kind": kind, "spec": spec}, sort_keys=True)}
     temporary = path.with_name(path.name + ".part")
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(contiguous, temporary, metadata)
+        with temporary.open("wb") as file:
+            file.write(save(contiguous, metadata))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error}") from error
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -148,37 +154,56 @@ def _read_safetensors(path: Path, kind: Kind, sha256: str) -> _File:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(f"{kind} {path} is not a safetensors file: {error}") from error
+    if METADATA_KEY not in metadata:
+        return _File(None, tensors, sha256)
     try:
-        header = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except json.JSONDecodeError as error:
+        header = json.loads(metadata[METADATA_KEY])
+        held, spec = header["kind"], _checked_spec(header["spec"], path)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{kind} {path} has damaged metadata: {error}") from error
-    if header.get("kind", kind) != kind:
-        raise CheckpointError(f"{path} holds a {header['kind']}, not a {kind}")
-    return _File(header.get("spec"), tensors, sha256)
+    if held != kind:
+        raise CheckpointError(f"{path} holds a {held}, not a {kind}")
+    return _File(spec, tensors, sha256)
 
 
 def _read_torch(path: Path, kind: Kind, sha256: str) -> _File:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+        with warnings.catch_warnings():  # PyTorch's, about the pickle protocol
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler meets in a file of another kind
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise CheckpointError(
                 f"{kind} {path} is refused: it holds more than tensors and could run code"
             ) from error
         raise CheckpointError(f"{kind} {path} is not a PyTorch checkpoint") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{kind} {path} is not a PyTorch checkpoint") from error
     key = "model" if kind == "model" else "prior_model"
     other = "prior_model" if kind == "model" else "model"
     entry = content.get(key) if isinstance(content, dict) else None
-    if isinstance(entry, dict) and isinstance(entry.get("sd"), dict):
-        spec = {"name": entry.get("name"), "args": entry.get("args") or {}}
-        return _File(spec, entry["sd"], sha256)
+    if isinstance(entry, dict) and _is_state_dict(entry.get("sd")):
+        return _File(_checked_spec(entry, path), entry["sd"], sha256)
     if isinstance(content, dict) and other in content:
         raise CheckpointError(f"{path} holds a {other.removesuffix('_model')}, not a {kind}")
-    if isinstance(content, dict) and content and all(map(torch.is_tensor, content.values())):
+    if _is_state_dict(content):
         return _File(None, content, sha256)
     raise CheckpointError(f"{kind} {path} holds neither {key!r} nor a state dict")
+
+
+def _is_state_dict(content: object) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(map(torch.is_tensor, content.values()))
+    )
+
+
+def _checked_spec(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Take `{"name": ..., "args": {...}}` out of an entry that anyone may have written."""
+    args = entry.get("args") or {}
+    encoder = args.get("encoder_spec") or {} if isinstance(args, dict) else None
+    if not isinstance(encoder, dict) or not isinstance(encoder.get("args") or {}, dict):
+        raise CheckpointError(f"{path} describes its network in a form that is not known")
+    return {"name": entry.get("name"), "args": args}
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

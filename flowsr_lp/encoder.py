@@ -145,6 +145,8 @@ class RDN(nn.Module):
     def __init__(self, G0: int = 64, RDNconfig: str = "B") -> None:
         """Build configuration "A" or "B" with `G0` output channels."""
         super().__init__()
+        if RDNconfig not in RDN_CONFIGS:
+            raise CheckpointError(f"rdn's RDNconfig must be A or B, got {RDNconfig!r}")
         blocks, layers, growth = RDN_CONFIGS[RDNconfig]
         self.out_dim = G0
         self.SFENet1 = conv3x3(3, G0)
@@ -191,6 +193,12 @@ def encoder_from_spec(spec: Mapping[str, Any]) -> nn.Module:
     unknown = set(args) - set(defaults) - IGNORED_ARGS
     if unknown:
         raise CheckpointError(f"encoder {name} has no argument {', '.join(sorted(unknown))}")
+    for key in ("n_resblocks", "n_feats", "G0", "nf", "nb", "gc"):
+        value = args.get(key, 1)
+        if not isinstance(value, int) or value < 1:
+            raise CheckpointError(
+                f"encoder {name}: {key} must be a whole number of at least 1, got {value!r}"
+            )
     return build(**{key: args.get(key, value) for key, value in defaults.items()})
 
 
