@@ -1,7 +1,6 @@
 """Write files and directories so that a crash at any moment leaves the old or the new."""
 
 import ctypes
-import errno
 import os
 import secrets
 import shutil
@@ -178,17 +177,12 @@ def _move_into_place(fresh: Path, directory: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two directories in one step; False where the system cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if sys.platform != "linux" or rename is None:
+    """Swap two directories in one step; False where the system or file system cannot."""
+    if sys.platform != "linux":
         return False
-    arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
-    if rename(*arguments, _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(second))
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    paths = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
+    return rename is not None and rename(*paths, _RENAME_EXCHANGE) == 0
 
 
 def _write_synced(path: Path, data: bytes) -> None:

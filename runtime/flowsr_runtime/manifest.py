@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -96,7 +96,7 @@ class Manifest:
     tiling: Tiling
     memory: Memory
     files: Mapping[str, FileEntry]
-    raw: Mapping[str, Any]
+    raw: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def parse(cls, raw: object) -> "Manifest":
@@ -230,4 +230,9 @@ def _entry(name: str, entry: object) -> FileEntry:
         raise BundleError(f"sha256 of {name} in bundle.json must be 64 digits, got {digest!r}")
     if precision is not None and not isinstance(precision, str):
         raise BundleError(f"precision of {name} must be a string, got {precision!r}")
-    return FileEntry(digest.lower(), _whole(entry, "bytes", least=0), precision)
+    size = entry.get("bytes")
+    if type(size) is not int or size < 0:
+        raise BundleError(
+            f"bytes of {name} in bundle.json must be a whole number, got {size!r}"
+        )
+    return FileEntry(digest.lower(), size, precision)

@@ -155,16 +155,19 @@ def plan_tiles(
             f"{needed} bytes for {source[0]}x{source[1]}, got {budget}"
         )
     rows, columns = (_cuts(*axis, halo, fade) for axis in zip(source, target, strict=True))
-    plans = [
-        (_work(row, column, memory), len(row.pieces) * len(column.pieces), row, column)
-        for row in rows
-        for column in columns
-        if _peak(row, column, memory) <= budget
-    ]
-    if not plans:
+    fitting = []
+    for row in rows:
+        # Work grows with the number of pieces: the first cut that fits is the best.
+        column = next((cut for cut in columns if _peak(row, cut, memory) <= budget), None)
+        if column is not None:
+            fitting.append((row, column))
+    if not fitting:
         least = min(_peak(row, column, memory) for row in rows for column in columns)
-        raise MemoryBudgetError(f"memory budget must be at least {least} bytes, got {budget}")
-    _, _, row, column = min(plans, key=lambda plan: plan[:2])
+        raise MemoryBudgetError(
+            f"memory budget must be at least {least} bytes for {source[0]}x{source[1]} to "
+            f"{target[0]}x{target[1]}, got {budget}"
+        )
+    row, column = min(fitting, key=lambda pair: _work(pair[0], pair[1], memory))
     return Plan(row.pieces, column.pieces, _peak(row, column, memory))
 
 

@@ -1,6 +1,6 @@
 """Small bundles whose right answer is known: bilinear resizing by absolute geometry."""
 
-from collections.abc import Callable, Mapping
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from flowsr_runtime.bundle import Bundle, write_bundle
 
 HEADER = '<ir_version: 9, opset_import: ["" : 18]>\n'
 CONSTANTS = """
-    <int64 zero = {0}, int64 one = {1}, int64 two = {2}, float zero_f = {0.0}, float one_f = {1.0},
+    <int64 zero = {0}, int64 one = {1}, int64 two = {2},
+     float zero_f = {0.0}, float one_f = {1.0},
      int64[1] axis0 = {0}, int64[1] axis1 = {1}, int64[1] axis2 = {2}, int64[1] axis3 = {3},
      int64[2] corner = {0, 0}, int64[2] window = {8, 9}, int64[2] plane = {2, 3}
      %s>
@@ -126,47 +127,53 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="session")
-def models() -> Mapping[str, bytes]:
-    return MODELS
+MANIFEST: dict[str, Any] = {
+    "schema": 1,
+    "family": "bilinear",
+    "tool": {"flowsr": "0.1.0"},
+    "scale": {"kind": "any"},
+    "latent": None,
+    "tiling": {
+        "patch": 3,
+        "align": 12,
+        "lr_align": 3,
+        "halo_patches": 0,
+        "halo_pixels": 0,
+        "exact_patches": 0,
+        "exact_pixels": 1,
+        "seam_steps": None,
+    },
+    "memory": {"base_bytes": 1000, "bytes_per_pixel": 12, "bytes_per_patch": 108},
+    "files": {"model.fp32.onnx": {"precision": "fp32", "opset": 18}},
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "latent": {"latent": {"channels": 27}},
+    "fixed": {"scale": {"kind": "fixed", "value": "2"}},
+}
 
 
 @pytest.fixture
 def manifest() -> dict[str, Any]:
-    """The manifest of a bundle whose model sees no further than the pixels that it reads."""
+    """The manifest of a model that sees one LR pixel beyond those that it reads."""
+    return copy.deepcopy(MANIFEST)
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """One bundle for each of `MODELS`; read only."""
+    folder = tmp_path_factory.mktemp("bundles")
     return {
-        "schema": 1,
-        "family": "bilinear",
-        "tool": {"flowsr": "0.1.0"},
-        "scale": {"kind": "any"},
-        "latent": None,
-        "tiling": {
-            "patch": 3,
-            "align": 12,
-            "lr_align": 3,
-            "halo_patches": 0,
-            "halo_pixels": 0,
-            "exact_patches": 0,
-            "exact_pixels": 1,
-            "seam_steps": None,
-        },
-        "memory": {"base_bytes": 1000, "bytes_per_pixel": 12, "bytes_per_patch": 108},
-        "files": {"model.fp32.onnx": {"precision": "fp32", "opset": 18}},
+        name: write_bundle(
+            folder / name, {**MANIFEST, **CHANGES.get(name, {})}, {"model.fp32.onnx": model}
+        )
+        for name, model in MODELS.items()
     }
 
 
 @pytest.fixture
-def make_bundle(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Bundle]:
-    """Return a function that writes the bundle of a model by its name in `models`."""
-
-    def make(model: str = "bilinear", **changes: Any) -> Bundle:
-        return write_bundle(
-            tmp_path / f"{model}.bundle",
-            {**manifest, **changes},
-            {"model.fp32.onnx": MODELS[model]},
-        )
-
-    return make
+def bundle(tmp_path: Path, manifest: dict[str, Any]) -> Bundle:
+    """A bilinear bundle of the test's own."""
+    return write_bundle(tmp_path / "own", manifest, {"model.fp32.onnx": BILINEAR})
 
 
 @pytest.fixture

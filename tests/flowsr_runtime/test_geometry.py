@@ -1,0 +1,153 @@
+"""Sizes are exact, and a window's LR pixels hold all that its output pixels read."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowsr_runtime.errors import ScaleError
+from flowsr_runtime.geometry import (
+    MAX_SIDE,
+    Extent,
+    Halo,
+    Window,
+    exact_scale,
+    output_size,
+    size_for,
+)
+
+NO_HALO = Halo(patch=3, align=12, lr_align=3, patches=0, pixels=0)
+HALOS = st.builds(
+    Halo,
+    patch=st.just(3),
+    align=st.sampled_from([3, 12, 24]),
+    lr_align=st.sampled_from([1, 3]),
+    patches=st.integers(0, 30),
+    pixels=st.integers(0, 20),
+)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "scale", "expected"),
+    [
+        (5, 1.3, 7),  # 6.5 goes up, though 5 * 1.3 in binary is 6.5 only by luck
+        (5, 2.5, 13),
+        (15, 1.1, 17),  # 16.5, while the float 15 * 1.1 is 16.500000000000004
+        (45, 1.1, 50),  # 49.5
+        (1, 1, 1),
+        (7, "4/3", 9),
+        (3, Fraction(7, 2), 11),
+        (100, np.float32(2.7), 270),
+    ],
+)
+def test_sizes_are_rounded_half_up(pixels: int, scale: Any, expected: int) -> None:
+    assert output_size(pixels, scale) == expected
+
+
+@given(st.integers(1, 10_000), st.decimals(1, 64, places=3))
+def test_sizes_follow_the_decimal_form(pixels: int, scale: Any) -> None:
+    exact = math.floor(pixels * Fraction(scale) + Fraction(1, 2))
+    assert output_size(pixels, float(scale)) == exact
+    assert output_size(pixels, str(scale)) == exact
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf"), "four", "1/0"])
+def test_a_scale_that_is_not_finite_is_refused(scale: float | str) -> None:
+    with pytest.raises(ScaleError, match=f"scale must be a finite number, got {scale}"):
+        exact_scale(scale)
+
+
+@pytest.mark.parametrize("scale", [0, -2, 0.5, "0.99"])
+def test_a_scale_below_one_is_refused(scale: float | str) -> None:
+    with pytest.raises(ScaleError, match=f"scale must be at least 1, got {scale}"):
+        exact_scale(scale)
+
+
+@pytest.mark.parametrize("scale", [True, None, [2], 2j])
+def test_what_is_not_a_number_is_refused(scale: Any) -> None:
+    with pytest.raises(ScaleError, match="scale must be a number, got"):
+        exact_scale(scale)
+
+
+def test_a_scale_may_differ_per_axis() -> None:
+    assert size_for((10, 10), scale=(2.7, 3.6), size=None) == (27, 36)
+
+
+@pytest.mark.parametrize("scale", [(1, 2, 3), ()])
+def test_a_scale_of_another_length_is_refused(scale: Any) -> None:
+    with pytest.raises(ScaleError, match=r"scale must be one number or \(row, column\)"):
+        size_for((10, 10), scale=scale, size=None)
+
+
+def test_a_size_is_taken_as_it_is() -> None:
+    assert size_for((10, 10), scale=None, size=(10, 33)) == (10, 33)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((9, 20), "size must be at least the picture's 10x10, got 9x20"),
+        ((0, 20), "size must be at least the picture's 10x10, got 0x20"),
+        ((20.0, 20), "size must be two whole numbers, got 20.0 and 20"),
+        ((20,), r"size must be \(H, W\), got \(20,\)"),
+        (20, r"size must be \(H, W\), got 20"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused(size: Any, message: str) -> None:
+    with pytest.raises(ScaleError, match=message):
+        size_for((10, 10), scale=None, size=size)
+
+
+def test_an_output_beyond_int64_geometry_is_refused() -> None:
+    with pytest.raises(ScaleError, match=f"at most {MAX_SIDE} pixels, got 10000000000x"):
+        size_for((10, 10), scale=1e9, size=None)
+
+
+def test_a_whole_picture_has_the_contracts_geometry() -> None:
+    window = Window.whole((5, 6), (20, 22))
+    assert window.geometry().dtype == np.int64
+    assert window.geometry().tolist() == [5, 6, 20, 22, 0, 0, 0, 0, 20, 22]
+
+
+def test_a_tile_has_the_contracts_geometry() -> None:
+    window = Window(Extent(5, 20, 3, 5, 12, 20), Extent(6, 22, 0, 4, 0, 12))
+    assert window.geometry().tolist() == [5, 6, 20, 22, 3, 0, 12, 0, 8, 12]
+
+
+@given(st.data(), st.integers(1, 60), st.fractions(1, 12, max_denominator=20), HALOS)
+def test_a_window_holds_every_lr_row_that_it_reads(
+    data: st.DataObject, source: int, scale: Fraction, halo: Halo
+) -> None:
+    target = output_size(source, scale)
+    begin = data.draw(st.integers(0, (target - 1) // halo.align)) * halo.align
+    end = data.draw(st.integers(begin + 1, target))
+    extent = Extent.around(begin, end, source, target, halo)
+    rows = range(extent.out_begin, extent.out_end)
+    read = [math.floor(Fraction((2 * Y + 1) * source - target, 2 * target)) for Y in rows]
+    assert extent.lr_begin <= max(0, min(read) - halo.pixels)
+    assert extent.lr_end >= min(source, max(read) + 2 + halo.pixels)
+
+
+@given(st.data(), st.integers(1, 60), st.fractions(1, 12, max_denominator=20), HALOS)
+def test_a_window_is_aligned_and_inside_the_picture(
+    data: st.DataObject, source: int, scale: Fraction, halo: Halo
+) -> None:
+    target = output_size(source, scale)
+    begin = data.draw(st.integers(0, (target - 1) // halo.align)) * halo.align
+    end = data.draw(st.integers(begin + 1, target))
+    extent = Extent.around(begin, end, source, target, halo)
+    assert extent.out_begin % halo.align == 0
+    assert extent.lr_begin % halo.lr_align == 0
+    assert 0 <= extent.lr_begin < extent.lr_end <= source
+    assert 0 <= extent.out_begin <= max(0, begin - 3 * halo.patches)
+    assert target >= extent.out_end == min(target, end + 3 * halo.patches)
+
+
+def test_without_a_halo_only_the_neighbours_are_read() -> None:
+    extent = Extent.around(12, 24, 100, 400, NO_HALO)
+    assert (extent.out_begin, extent.out_end) == (12, 24)
+    assert (extent.lr_begin, extent.lr_end) == (0, 7)  # 2 to 6, aligned down

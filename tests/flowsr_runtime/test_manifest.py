@@ -1,0 +1,152 @@
+"""A manifest is checked key by key; what is unknown is kept."""
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from flowsr_runtime.errors import BundleError
+from flowsr_runtime.geometry import Halo
+from flowsr_runtime.manifest import Manifest, Memory
+
+FILE = {"sha256": "0" * 64, "bytes": 3}
+
+
+@pytest.fixture
+def raw(manifest: dict[str, Any]) -> dict[str, Any]:
+    manifest["files"] = {"model.fp32.onnx": {**FILE, "precision": "fp32"}}
+    return manifest
+
+
+def with_value(raw: dict[str, Any], key: str, value: object) -> dict[str, Any]:
+    """Return the manifest with one value, named by a dotted key, changed."""
+    inner = raw
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = inner[parent]
+    inner[last] = value
+    return raw
+
+
+def without(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the manifest without one value, named by a dotted key."""
+    inner = raw
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = inner[parent]
+    del inner[last]
+    return raw
+
+
+def test_a_manifest_is_typed(raw: dict[str, Any]) -> None:
+    manifest = Manifest.parse(raw)
+    assert manifest.family == "bilinear"
+    assert manifest.scale is None
+    assert manifest.latent_channels is None
+    assert manifest.tiling.halo == Halo(patch=3, align=12, lr_align=3, patches=0, pixels=0)
+    assert manifest.tiling.exact == Halo(patch=3, align=12, lr_align=3, patches=0, pixels=1)
+    assert manifest.memory == Memory(1000, 12, 108)
+    assert manifest.files["model.fp32.onnx"].precision == "fp32"
+
+
+def test_unknown_keys_are_kept(raw: dict[str, Any]) -> None:
+    manifest = Manifest.parse({**raw, "colour_of_the_sky": "blue"})
+    assert manifest.raw["colour_of_the_sky"] == "blue"
+
+
+def test_a_fixed_scale_is_exact(raw: dict[str, Any]) -> None:
+    raw["scale"] = {"kind": "fixed", "value": "2.7"}
+    assert Manifest.parse(raw).scale == Fraction(27, 10)
+
+
+def test_a_latent_has_channels(raw: dict[str, Any]) -> None:
+    raw["latent"] = {"channels": 27}
+    assert Manifest.parse(raw).latent_channels == 27
+
+
+def test_memory_grows_with_pixels_and_patches() -> None:
+    assert Memory(10, 0.5, 2).estimate(pixels=3, patches=4) == 20
+
+
+def test_a_newer_schema_is_refused(raw: dict[str, Any]) -> None:
+    message = r"bundle schema 2 is newer than this runtime reads \(1\); upgrade flowsr-lp"
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse({"schema": 2})
+
+
+@pytest.mark.parametrize("raw_value", [None, [], "bundle", 1])
+def test_what_is_not_an_object_is_refused(raw_value: object) -> None:
+    with pytest.raises(BundleError, match=r"bundle\.json must hold an object"):
+        Manifest.parse(raw_value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "schema",
+        "family",
+        "scale",
+        "scale.kind",
+        "latent",
+        "tiling",
+        "tiling.patch",
+        "tiling.align",
+        "tiling.lr_align",
+        "tiling.halo_patches",
+        "tiling.halo_pixels",
+        "tiling.exact_patches",
+        "tiling.exact_pixels",
+        "tiling.seam_steps",
+        "memory",
+        "memory.base_bytes",
+        "memory.bytes_per_pixel",
+        "memory.bytes_per_patch",
+        "files",
+    ],
+)
+def test_a_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
+    with pytest.raises(BundleError, match=rf"bundle\.json lacks {key}"):
+        Manifest.parse(without(raw, key))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schema", "1", "schema in bundle.json must be a whole number of at least 1, got '1'"),
+        ("schema", 0, "schema in bundle.json must be a whole number of at least 1, got 0"),
+        ("family", 3, "family in bundle.json must be a string, got 3"),
+        ("scale.kind", "some", "scale.kind in bundle.json must be any or fixed, got 'some'"),
+        ("scale", {"kind": "fixed", "value": "0.5"}, "scale.value .* at least 1, got 0.5"),
+        ("scale", {"kind": "fixed"}, "bundle.json lacks scale.value"),
+        ("latent", {"channels": 0}, "latent.channels .* at least 1, got 0"),
+        ("latent", 27, "bundle.json lacks latent.channels"),
+        ("tiling.patch", True, "tiling.patch .* whole number of at least 1, got True"),
+        ("tiling.align", 10, "tiling.align .* must be a multiple of the patch 3, got 10"),
+        ("tiling.halo_patches", -1, "tiling.halo_patches .* at least 0, got -1"),
+        ("tiling.seam_steps", "low", "tiling.seam_steps .* a number of at least 0, got 'low'"),
+        ("memory.base_bytes", float("inf"), "memory.base_bytes .* at least 0, got inf"),
+        ("files", [], "files in bundle.json must be an object"),
+        ("files", {"../x": FILE}, "must lie inside the bundle, got '../x'"),
+        ("files", {"/etc/passwd": FILE}, "must lie inside the bundle, got '/etc/passwd'"),
+        ("files", {"a//b": FILE}, "must lie inside the bundle, got 'a//b'"),
+        ("files", {"a\\b": FILE}, "must lie inside the bundle, got"),
+        ("files", {"bundle.json": FILE}, "must not be 'bundle.json'"),
+        ("files", {"a": 3}, "file a in bundle.json must be an object, got 3"),
+        (
+            "files",
+            {"a": {"bytes": 3}},
+            "sha256 of a in bundle.json must be 64 digits, got None",
+        ),
+        (
+            "files",
+            {"a": {"sha256": "0" * 64}},
+            "bytes of a .* must be a whole number, got None",
+        ),
+        ("files", {"a": {**FILE, "precision": 32}}, "precision of a must be a string, got 32"),
+    ],
+)
+def test_a_wrong_value_is_named(
+    raw: dict[str, Any], key: str, value: object, message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse(with_value(raw, key, value))

@@ -1,0 +1,154 @@
+"""Tiles cover the picture, fit the budget, and blend with weights that sum to one."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from flowsr_runtime.errors import MemoryBudgetError
+from flowsr_runtime.geometry import Halo, output_size
+from flowsr_runtime.manifest import Memory
+from flowsr_runtime.tiling import Plan, Tile, blend, pieces_of, plan_tiles
+
+HALO = Halo(patch=3, align=12, lr_align=3, patches=4, pixels=2)
+MEMORY = Memory(base_bytes=10_000, bytes_per_pixel=10, bytes_per_patch=100)
+SIDES = st.integers(1, 80)
+SCALES = st.fractions(1, 12, max_denominator=20)
+FADES = st.sampled_from([0, 1, 5, 12])
+# Weights are float32 and each pixel has at most four.
+WEIGHT_ROUNDING = 1e-6
+
+
+def plan(source: tuple[int, int], target: tuple[int, int], budget: int, fade: int = 12) -> Plan:
+    return plan_tiles(source, target, halo=HALO, memory=MEMORY, budget=budget, fade=fade)
+
+
+@given(SIDES, SCALES, FADES, st.data())
+def test_weights_of_an_axis_sum_to_one(
+    source: int, scale: Fraction, fade: int, data: st.DataObject
+) -> None:
+    target = output_size(source, scale)
+    count = data.draw(st.integers(1, -(-target // HALO.align)))
+    total = np.zeros(target, dtype=np.float32)
+    for piece in pieces_of(source, target, count=count, halo=HALO, fade=fade):
+        weights = piece.weights()
+        assert (weights > 0).all()
+        total[piece.begin : piece.end] += weights
+    np.testing.assert_allclose(total, 1, atol=WEIGHT_ROUNDING)
+
+
+@given(SIDES, SCALES, FADES, st.data())
+def test_pieces_begin_aligned_and_lie_inside_what_is_computed(
+    source: int, scale: Fraction, fade: int, data: st.DataObject
+) -> None:
+    target = output_size(source, scale)
+    count = data.draw(st.integers(1, -(-target // HALO.align)))
+    pieces = pieces_of(source, target, count=count, halo=HALO, fade=fade)
+    assert len(pieces) == count
+    for piece in pieces:
+        assert piece.begin % HALO.align == 0
+        assert piece.extent.out_begin <= piece.begin < piece.end <= piece.extent.out_end
+        assert len(range(piece.extent.out_size)[piece.kept]) == piece.end - piece.begin
+
+
+@settings(deadline=None)
+@given(st.tuples(SIDES, SIDES), st.tuples(SCALES, SCALES), FADES, st.integers(80_000, 10**6))
+def test_every_pixels_weights_sum_to_one(
+    source: tuple[int, int], scales: tuple[Fraction, Fraction], fade: int, budget: int
+) -> None:
+    target = output_size(source[0], scales[0]), output_size(source[1], scales[1])
+    total = np.zeros((*target, 1))
+    for tile in plan(source, target, budget, fade).tiles():
+        rows, columns = tile.rows, tile.columns
+        total[rows.begin : rows.end, columns.begin : columns.end] += tile.weights()
+    np.testing.assert_allclose(total, 1, atol=WEIGHT_ROUNDING)
+
+
+@settings(deadline=None)
+@given(st.tuples(SIDES, SIDES), st.tuples(SCALES, SCALES), st.integers(80_000, 10**6))
+def test_blending_agreeing_tiles_gives_the_picture(
+    source: tuple[int, int], scales: tuple[Fraction, Fraction], budget: int
+) -> None:
+    target = output_size(source[0], scales[0]), output_size(source[1], scales[1])
+    picture = np.random.default_rng(0).random((*target, 3), dtype=np.float32)
+    result = np.full_like(picture, np.nan)
+
+    def compute(tile: Tile) -> NDArray[np.float32]:
+        rows, columns = tile.rows, tile.columns
+        return picture[rows.begin : rows.end, columns.begin : columns.end]
+
+    for rows, band in blend(plan(source, target, budget), compute):
+        assert np.isnan(result[rows]).all()  # each row is finished once
+        result[rows] = band
+    np.testing.assert_allclose(result, picture, atol=WEIGHT_ROUNDING)
+
+
+@settings(deadline=None)
+@given(st.tuples(SIDES, SIDES), st.tuples(SCALES, SCALES), st.integers(80_000, 10**6))
+def test_every_tile_fits_the_budget(
+    source: tuple[int, int], scales: tuple[Fraction, Fraction], budget: int
+) -> None:
+    target = output_size(source[0], scales[0]), output_size(source[1], scales[1])
+    tiling = plan(source, target, budget)
+    for tile in tiling.tiles():
+        window = tile.window
+        pixels = window.rows.lr_size * window.columns.lr_size
+        patches = -(-window.rows.out_size // 3) * -(-window.columns.out_size // 3)
+        assert MEMORY.estimate(pixels, patches) <= tiling.peak_bytes <= budget
+
+
+def test_a_picture_that_fits_is_one_tile() -> None:
+    tiling = plan((50, 40), (200, 160), budget=10**8)
+    assert len(tiling) == 1
+    (tile,) = tiling.tiles()
+    assert tile.window.geometry().tolist() == [50, 40, 200, 160, 0, 0, 0, 0, 200, 160]
+    assert (tile.weights() == 1).all()
+
+
+def test_a_picture_that_just_fits_is_one_tile() -> None:
+    whole = MEMORY.estimate(50 * 40, 67 * 54)
+    assert len(plan((50, 40), (200, 160), budget=whole)) == 1
+    assert len(plan((50, 40), (200, 160), budget=whole - 1)) == 2
+
+
+def test_tiles_of_a_square_are_nearly_square() -> None:
+    tiling = plan((300, 300), (1200, 1200), budget=2_000_000)
+    sides = [
+        max(piece.extent.out_size for piece in axis) for axis in (tiling.rows, tiling.columns)
+    ]
+    assert max(sides) < 2 * min(sides)
+    assert len(tiling) > 4
+
+
+def test_tiles_are_balanced() -> None:
+    tiling = plan((300, 300), (1200, 1200), budget=2_000_000)
+    steps = np.diff([piece.begin for piece in tiling.rows] + [1200])
+    assert steps.max() - steps.min() <= HALO.align
+
+
+def test_more_memory_means_no_more_tiles() -> None:
+    budgets = [80_000 * 2**power for power in range(8)]
+    counts = [len(plan((200, 150), (800, 600), budget)) for budget in budgets]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[3] > counts[-1]
+
+
+def test_a_strip_is_cut_along_its_length() -> None:
+    tiling = plan((1, 1000), (4, 4000), budget=50_000)
+    assert len(tiling.rows) == 1
+    assert len(tiling.columns) > 5
+
+
+def test_the_smallest_workable_budget_is_named() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"at least (\d+) bytes") as caught:
+        plan((200, 150), (800, 600), budget=1)
+    least = int(str(caught.value).split()[6])
+    assert plan((200, 150), (800, 600), budget=least).peak_bytes == least
+
+
+def test_a_huge_picture_is_planned_quickly() -> None:
+    tiling = plan((4_000, 4_000), (48_000, 48_000), budget=5_000_000)
+    assert len(tiling) > 1000
