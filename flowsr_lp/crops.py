@@ -2,18 +2,23 @@
 
 __all__ = ["Crops", "load_pictures"]
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from flowsr_runtime.errors import PictureError
+from flowsr_runtime.errors import PictureError, UsageError
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+# What Pillow raises for files that are damaged or of another kind.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def load_pictures(folder: Path, smallest: int) -> list[NDArray[np.uint8]]:
@@ -31,17 +36,17 @@ def load_pictures(folder: Path, smallest: int) -> list[NDArray[np.uint8]]:
     """
     if not folder.is_dir():
         raise PictureError(f"folder of pictures does not exist: {folder}")
-    pictures = []
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
-        try:
-            with Image.open(path) as image:
-                picture = np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise PictureError(f"cannot read picture {path}: {error}") from error
-        if min(picture.shape[:2]) >= smallest:
-            pictures.append(picture)
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    pictures = [picture for picture in map(_read, paths) if min(picture.shape[:2]) >= smallest]
     if not pictures:
         raise PictureError(f"no picture of at least {smallest} pixels a side in {folder}")
+    if len(pictures) < len(paths):
+        logger.warning(
+            "left out %d of %d pictures: smaller than %d pixels a side",
+            len(paths) - len(pictures),
+            len(paths),
+            smallest,
+        )
     return pictures
 
 
@@ -64,7 +69,17 @@ class Crops:
             lr_size: Side of the low-resolution crop, in pixels.
             scales: Range that the scale is drawn from, uniformly.
             seed: With the step, determines a batch: a resumed run sees the same ones.
+
+        Raises:
+            UsageError: If a number makes no sense, or a picture is smaller than a crop.
         """
+        if batch < 1 or lr_size < 1:
+            raise UsageError(f"batch and lr_size must be at least 1, got {batch} and {lr_size}")
+        if not 1 <= scales[0] <= scales[1]:
+            raise UsageError(f"scales must be a range from 1 up, got {scales[0]},{scales[1]}")
+        largest = round(lr_size * scales[1])
+        if min(min(picture.shape[:2]) for picture in pictures) < largest:
+            raise UsageError(f"pictures must be at least {largest} pixels a side")
         self.pictures = pictures
         self.batch = batch
         self.lr_size = lr_size
@@ -92,6 +107,14 @@ class Crops:
             low.append(np.asarray(small))
             high.append(crop)
         return _to_tensor(low), _to_tensor(high)
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except UNREADABLE as error:
+        raise PictureError(f"cannot read picture {path}: {error}") from error
 
 
 def _random_crop(

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowsr_runtime.errors import CheckpointError
+from flowsr_runtime.errors import CheckpointError, UsageError
 
 VGG16 = ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3))  # (block, convolutions)
 VGG_MEAN_BGR = (103.939, 116.779, 123.68)
 ALEX_STRIDE_PADDING = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
+TINY = 1e-8  # features that are all zero have no magnitude to divide by
 
 
 class VggFeatures(nn.Module):
@@ -32,17 +34,21 @@ class VggFeatures(nn.Module):
             layers: Names such as "conv5_3", in the order of the network.
 
         Raises:
-            CheckpointError: If the file lacks a tensor or a layer is unknown.
+            UsageError: If a layer is unknown.
+            CheckpointError: If the file is missing, damaged or lacks a tensor.
         """
         super().__init__()
         names = [f"conv{b}_{n + 1}" for b, count in VGG16 for n in range(count)]
         if not layers or set(layers) - set(names):
-            raise CheckpointError(f"vgg layers must be among {', '.join(names)}, got {layers}")
+            got = ", ".join(layers) or "none"
+            raise UsageError(f"vgg layers must be among {', '.join(names)}, got {got}")
         tensors = load_tensors(weights)
         self.layers = tuple(layers)
+        # Pixels a side of which one is left: every block but the first halves the picture.
+        self.smallest = 1 << (max(int(layer[4]) for layer in layers) - 1)
         self.convs = nn.ModuleDict()
         for name in names[: max(names.index(layer) for layer in layers) + 1]:
-            self.convs[name] = _conv(tensors, name, stride=1, padding=1)
+            self.convs[name] = _conv(tensors, name, weights, stride=1, padding=1)
         self.register_buffer("mean", torch.tensor(VGG_MEAN_BGR).view(1, 3, 1, 1))
         self.requires_grad_(False)
 
@@ -74,7 +80,8 @@ class VggLoss(nn.Module):
             wanted = self.features(target)
         got = self.features(output)
         terms = [
-            (g - t).abs().mean() / t.abs().mean() for g, t in zip(got, wanted, strict=True)
+            (g - t).abs().mean() / t.abs().mean().clamp_min(TINY)
+            for g, t in zip(got, wanted, strict=True)
         ]
         return torch.stack(terms).mean()
 
@@ -86,16 +93,26 @@ class LPIPS(nn.Module):
     scale: Tensor
 
     def __init__(self, features: Path, linear: Path) -> None:
-        """Load AlexNet's `features.*` and LPIPS's `lin*.model.1.weight` (safetensors)."""
+        """Load ImageNet's and LPIPS's weights.
+
+        Args:
+            features: safetensors file with AlexNet's `features.{0,3,6,8,10}.weight|bias`.
+            linear: safetensors file with `lin{0..4}.model.1.weight`.
+
+        Raises:
+            CheckpointError: If a file is missing, damaged or lacks a tensor.
+        """
         super().__init__()
         tensors, lin = load_tensors(features), load_tensors(linear)
         self.convs = nn.ModuleList(
-            _conv(tensors, f"features.{index}", stride, padding)
+            _conv(tensors, f"features.{index}", features, stride, padding)
             for index, (stride, padding) in zip(
                 (0, 3, 6, 8, 10), ALEX_STRIDE_PADDING, strict=True
             )
         )
-        self.lin = nn.ParameterList(lin[f"lin{i}.model.1.weight"] for i in range(5))
+        self.lin = nn.ParameterList(
+            _tensor(lin, f"lin{i}.model.1.weight", linear) for i in range(5)
+        )
         self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor(LPIPS_SCALE).view(1, 3, 1, 1))
         self.requires_grad_(False)
@@ -126,17 +143,26 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return {name: tensor.float() for name, tensor in load_file(path).items()}
-    except Exception as error:  # safetensors raises its own class for damaged files
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}: {error}") from error
 
 
-def _conv(tensors: dict[str, Tensor], name: str, stride: int, padding: int) -> nn.Conv2d:
-    if f"{name}.weight" not in tensors:
-        raise CheckpointError(f"weights lack {name}.weight")
-    weight = tensors[f"{name}.weight"]
+def _tensor(tensors: dict[str, Tensor], name: str, path: Path) -> Tensor:
+    if name not in tensors:
+        raise CheckpointError(f"weights {path} lack {name}")
+    return tensors[name]
+
+
+def _conv(
+    tensors: dict[str, Tensor], name: str, path: Path, stride: int, padding: int
+) -> nn.Conv2d:
+    weight = _tensor(tensors, f"{name}.weight", path)
+    bias = _tensor(tensors, f"{name}.bias", path)
+    if weight.ndim != 4 or bias.shape != weight.shape[:1]:
+        raise CheckpointError(f"weights {path}: {name} is not a convolution")
     out, channels, side, _ = weight.shape
     conv = nn.Conv2d(channels, out, side, stride, padding)
-    conv.load_state_dict({"weight": weight, "bias": tensors[f"{name}.bias"]})
+    conv.load_state_dict({"weight": weight, "bias": bias})
     return conv
 
 

@@ -1,15 +1,15 @@
 """Training: the flow by likelihood, then the learned prior on the frozen flow."""
 
-__all__ = ["FlowLoss", "PriorLoss", "Settings", "train"]
+__all__ = ["FlowLoss", "PriorLoss", "Settings", "steps_done", "train"]
 
 import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,8 @@ from torch.nn import functional as F
 
 from flowsr_lp.crops import Crops
 from flowsr_lp.linf import LINF, LinfLP, low_frequency_residual, resize
-from flowsr_lp.perceptual import VggLoss
 from flowsr_lp.prior import Prior
-from flowsr_runtime.errors import CheckpointError, FlowsrError
+from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,14 @@ class Settings:
 class Objective(Protocol):
     """A loss on one batch, with the figures to report."""
 
-    trained: nn.Module
+    @property
+    def trained(self) -> nn.Module:
+        """The module whose parameters the optimiser changes."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move everything that the loss reads to the device of the batches."""
+        ...
 
     def __call__(self, low: Tensor, high: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss of a batch (B, 3, h, w), (B, 3, H, W), RGB in [0, 1]."""
@@ -69,6 +75,10 @@ class FlowLoss:
         self.trained = linf
         self.linf = linf
         self.pixel_weight = pixel_weight
+
+    def to(self, device: torch.device) -> None:
+        """Move the network."""
+        self.linf.to(device)
 
     def __call__(self, low: Tensor, high: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss of a batch."""
@@ -98,17 +108,36 @@ class PriorLoss:
     def __init__(
         self,
         network: LinfLP,
-        perceptual: VggLoss,
+        perceptual: nn.Module,
         perceptual_weight: float = 1.0,
         latent_weight: float = 0.0,
         pixel_weight: float = 0.0,
     ) -> None:
-        """Train the prior of `network`; its flow is frozen."""
+        """Train the prior of `network`; its flow is frozen.
+
+        Args:
+            network: A flow with the prior to train.
+            perceptual: Distance of two RGB batches in [0, 1], a scalar: `VggLoss`.
+            perceptual_weight: Its weight.
+            latent_weight: Weight of the L1 between latents.
+            pixel_weight: Weight of the L1 between pixels.
+
+        Raises:
+            UsageError: If no weight is above 0.
+        """
         assert network.prior is not None
+        if max(perceptual_weight, latent_weight, pixel_weight) <= 0:
+            raise UsageError("one of the loss's weights must be above 0")
         self.trained: Prior = network.prior
         self.linf = network.linf.requires_grad_(False).eval()
         self.perceptual = perceptual
         self.weights = (perceptual_weight, latent_weight, pixel_weight)
+
+    def to(self, device: torch.device) -> None:
+        """Move both networks and the perceptual one."""
+        self.trained.to(device)
+        self.linf.to(device)
+        self.perceptual.to(device)
 
     def __call__(self, low: Tensor, high: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss of a batch."""
@@ -138,31 +167,37 @@ def train(
     folder: Path,
     report: Report,
     device: torch.device | None = None,
+    recipe: Mapping[str, Any] | None = None,
 ) -> dict[str, Tensor]:
     """Train until `settings.steps`, going on from what `folder` holds.
+
+    A run that was interrupted and resumed gives the same weights as one that was not.
 
     Args:
         objective: The loss and the module it trains.
         crops: Where batches come from.
         settings: Length, rate, seed.
-        folder: Gets `last.pt` (for resuming) and `log.jsonl` (one line a report).
+        folder: Gets `last.pt` (for resuming) and `log.jsonl` (one line a save).
         report: Called as `report(step, steps, figures)` after every step.
         device: Where to train; the CPU when None.
+        recipe: What else makes the run what it is, in JSON's types; must be the same to
+            resume, unless `folder` says nothing of it.
 
     Returns:
         The trained module's state dict, averaged if `ema_decay` is set, on the CPU.
 
     Raises:
-        CheckpointError: If `folder` holds a run with other settings.
+        CheckpointError: If `folder` holds a damaged run or one with other settings.
+        OutputError: If `folder` cannot be written.
         FlowsrError: If the loss stops being finite.
     """
     device = device or torch.device("cpu")
-    module = objective.trained.to(device).train()
-    average = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    objective.to(device)
+    module = objective.trained.train()
     optimizer = torch.optim.Adam(module.parameters(), lr=settings.learning_rate)
-    folder.mkdir(parents=True, exist_ok=True)
-    start = _resume(folder, settings, module, optimizer, average, device)
-    torch.manual_seed(settings.seed + start)
+    average = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    run = _Run(folder, settings, dict(recipe or {}), module, optimizer, average)
+    start = run.resume(device)
     for step in range(start, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
@@ -175,11 +210,20 @@ def train(
         nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
         optimizer.step()
         _average(average, module, min(settings.ema_decay, (1 + step) / (10 + step)))
-        report(step + 1, settings.steps, figures)
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            _save(folder, settings, step + 1, module, optimizer, average)
-            _log(folder, step + 1, figures)
+            run.save(step + 1, figures)
+        report(step + 1, settings.steps, figures)
     return {name: tensor.cpu() for name, tensor in average.items()}
+
+
+def steps_done(folder: Path) -> int:
+    """Return the step that a run in `folder` would go on from, 0 if there is none.
+
+    Raises:
+        CheckpointError: If the folder holds a damaged run.
+    """
+    path = folder / "last.pt"
+    return int(_load(path, torch.device("cpu"))["step"]) if path.exists() else 0
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -196,49 +240,93 @@ def _average(average: dict[str, Tensor], module: nn.Module, decay: float) -> Non
             average[name].copy_(tensor)
 
 
-def _save(
-    folder: Path,
-    settings: Settings,
-    step: int,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor],
-) -> None:
-    state = {
-        "settings": asdict(settings),
-        "step": step,
-        "module": module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average,
-    }
-    temporary = folder / "last.pt.part"
-    torch.save(state, temporary)
-    os.replace(temporary, folder / "last.pt")
+@dataclass(frozen=True)
+class _Run:
+    """Everything that `last.pt` keeps of a run."""
+
+    folder: Path
+    settings: Settings
+    recipe: dict[str, Any]
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]
+
+    def save(self, step: int, figures: dict[str, float]) -> None:
+        """Write `last.pt`, whole or not at all, and a line of `log.jsonl`."""
+        state = {
+            "settings": asdict(self.settings),
+            "recipe": self.recipe,
+            "step": step,
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "noise": _noise_state(),
+        }
+        temporary = self.folder / "last.pt.part"
+        try:
+            torch.save(state, temporary)
+            os.replace(temporary, self.folder / "last.pt")
+            with (self.folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")
+        except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter
+            raise OutputError(f"cannot save the run in {self.folder}: {error}") from error
+
+    def resume(self, device: torch.device) -> int:
+        """Take over what `last.pt` holds and return the step that comes next."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make folder {self.folder}: {error.strerror}") from error
+        path = self.folder / "last.pt"
+        if not path.exists():
+            torch.manual_seed(self.settings.seed)
+            return 0
+        state = _load(path, device)
+        _check_same(path, "settings", state["settings"], asdict(self.settings))
+        _check_same(path, "recipe", state.get("recipe", self.recipe), self.recipe)
+        try:
+            self.module.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{path} belongs to a run of another network") from error
+        self.average.update(state["average"])
+        step = int(state["step"])
+        if "noise" in state:
+            _set_noise_state(state["noise"])
+        else:
+            torch.manual_seed(self.settings.seed + step)
+        logger.info("resumed %s at step %d", path, step)
+        return step
 
 
-def _resume(
-    folder: Path,
-    settings: Settings,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor],
-    device: torch.device,
-) -> int:
-    path = folder / "last.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location=device, weights_only=True)
-    if state["settings"] != asdict(settings):
-        raise CheckpointError(
-            f"{path} belongs to a run with other settings; use another folder"
-        )
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.update(state["average"])
-    logger.info("resumed %s at step %d", path, state["step"])
-    return int(state["step"])
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # whatever the unpickler meets in a file of another kind
+        raise CheckpointError(f"{path} is damaged; use another folder") from error
+    lacking = {"settings", "step", "module", "optimizer", "average"} - set(state)
+    if lacking:
+        raise CheckpointError(f"{path} is not a training run: it lacks {min(lacking)}")
+    return dict(state)
 
 
-def _log(folder: Path, step: int, figures: dict[str, float]) -> None:
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps({"step": step, **figures}) + "\n")
+def _check_same(path: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            raise CheckpointError(
+                f"{path} belongs to a run with other {what}: {key} is {old.get(key)}, "
+                f"got {new.get(key)}; use another folder"
+            )
+
+
+def _noise_state() -> list[Tensor]:
+    """State of PyTorch's generators, the CPU's and then each GPU's."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *gpus]
+
+
+def _set_noise_state(states: list[Tensor]) -> None:
+    cpu, *gpus = (state.cpu() for state in states)
+    torch.set_rng_state(cpu)
+    for index, state in zip(range(torch.cuda.device_count()), gpus, strict=False):
+        torch.cuda.set_rng_state(state, index)

@@ -1,0 +1,143 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowsr_lp.perceptual import LPIPS, VggFeatures, VggLoss
+from flowsr_runtime.errors import CheckpointError, UsageError
+from tests import stand_in
+
+# (name, outputs, inputs, side): the networks' own shapes, far fewer channels.
+ALEX = (
+    ("features.0", 4, 3, 11),
+    ("features.3", 6, 4, 5),
+    ("features.6", 8, 6, 3),
+    ("features.8", 8, 8, 3),
+    ("features.10", 8, 8, 3),
+)
+VGG = (("conv1_1", 4, 3, 3), ("conv1_2", 4, 4, 3), ("conv2_1", 6, 4, 3))
+
+
+def convolutions(layers: tuple[tuple[str, int, int, int], ...]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, outputs, inputs, side in layers:
+        shape = (outputs, inputs, side, side)
+        tensors[f"{name}.weight"] = torch.randn(shape, generator=generator) / side
+        tensors[f"{name}.bias"] = torch.randn(outputs, generator=generator)
+    return tensors
+
+
+@pytest.fixture
+def vgg(tmp_path: Path) -> Path:
+    save_file(convolutions(VGG), tmp_path / "vgg.safetensors")
+    return tmp_path / "vgg.safetensors"
+
+
+@pytest.fixture
+def alex(tmp_path: Path) -> Path:
+    save_file(convolutions(ALEX), tmp_path / "alex.safetensors")
+    return tmp_path / "alex.safetensors"
+
+
+@pytest.fixture
+def linear(tmp_path: Path) -> Path:
+    tensors = {f"lin{i}.model.1.weight": torch.ones(1, n[1], 1, 1) for i, n in enumerate(ALEX)}
+    save_file(tensors, tmp_path / "lin.safetensors")
+    return tmp_path / "lin.safetensors"
+
+
+def pictures() -> tuple[Tensor, Tensor]:
+    a, b = (torch.cat([stand_in.tensor(64, 64, s) for s in pair]) for pair in ("ab", "ac"))
+    return a, b
+
+
+def test_lpips_of_a_picture_with_itself_is_zero(alex: Path, linear: Path) -> None:
+    assert LPIPS(alex, linear)(*pictures()).tolist()[0] == 0
+
+
+def test_lpips_is_a_distance_per_picture(alex: Path, linear: Path) -> None:
+    lpips, (a, b) = LPIPS(alex, linear), pictures()
+    assert lpips(a, b)[1] > 0
+    assert torch.allclose(lpips(a, b), lpips(b, a))
+    assert torch.allclose(lpips(a, b)[1], lpips(a[1:], b[1:])[0])
+
+
+def test_lpips_grows_with_its_linear_weights(alex: Path, linear: Path) -> None:
+    lpips = LPIPS(alex, linear)
+    a, b = pictures()
+    before = lpips(a, b)[1]
+    for weight in lpips.lin:
+        weight.data *= 3
+    assert torch.allclose(lpips(a, b)[1], 3 * before)
+
+
+def test_vgg_loss_of_a_picture_with_itself_is_zero(vgg: Path) -> None:
+    a, _ = pictures()
+    assert VggLoss(vgg, ["conv1_2", "conv2_1"])(a, a) == 0
+
+
+def test_vgg_loss_reaches_the_output_alone(vgg: Path) -> None:
+    a, b = (picture.requires_grad_() for picture in pictures())
+    VggLoss(vgg, ["conv2_1"])(a, b).backward()
+    assert a.grad is not None
+    assert a.grad.any()
+    assert b.grad is None
+
+
+def test_vgg_features_are_taken_before_the_relu(vgg: Path) -> None:
+    first, second = VggFeatures(vgg, ["conv1_1", "conv2_1"])(stand_in.tensor(10, 12))
+    assert first.shape == (1, 4, 10, 12)
+    assert second.shape == (1, 6, 5, 6)
+    assert first.min() < 0
+
+
+def test_vgg_reads_blue_green_red_around_imagenets_mean(vgg: Path) -> None:
+    features = VggFeatures(vgg, ["conv1_1"])
+    mean_rgb = torch.tensor([123.68, 116.779, 103.939]).view(1, 3, 1, 1) / 255
+    got = features(mean_rgb.expand(1, 3, 8, 8))[0]
+    bias = features.convs["conv1_1"].bias
+    assert torch.allclose(got, bias.view(1, -1, 1, 1).expand_as(got), atol=1e-3)  # type: ignore[operator]
+
+
+def test_the_smallest_picture_leaves_one_pixel(vgg: Path) -> None:
+    features = VggFeatures(vgg, ["conv2_1"])
+    assert features(torch.zeros(1, 3, features.smallest, features.smallest))[0].shape[-1] == 1
+
+
+@pytest.mark.parametrize("layers", [["conv9_9"], []])
+def test_unknown_vgg_layers_are_refused(vgg: Path, layers: list[str]) -> None:
+    with pytest.raises(
+        UsageError, match=r"vgg layers must be among conv1_1, .*, got (conv9|no)"
+    ):
+        VggFeatures(vgg, layers)
+
+
+def test_a_vgg_file_that_lacks_a_layer_is_named(vgg: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"weights .*vgg\.safetensors lack conv2_2\.weig"):
+        VggFeatures(vgg, ["conv2_2"])
+
+
+def test_a_file_with_another_networks_tensors_is_named(alex: Path, vgg: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"weights .*vgg.safetensors lack lin0\.model"):
+        LPIPS(alex, vgg)
+
+
+def test_a_tensor_that_is_no_convolution_is_named(tmp_path: Path) -> None:
+    wrong = {"conv1_1.weight": torch.zeros(4, 3), "conv1_1.bias": torch.zeros(4)}
+    save_file(wrong, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="conv1_1 is not a convolution"):
+        VggFeatures(tmp_path / "a.safetensors", ["conv1_1"])
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot read weights .*none\.safetensors"):
+        VggFeatures(tmp_path / "none.safetensors", ["conv1_1"])
+
+
+def test_weights_of_another_kind_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_text("hello")
+    with pytest.raises(CheckpointError, match=r"cannot read weights .*a\.safetensors"):
+        VggFeatures(tmp_path / "a.safetensors", ["conv1_1"])
