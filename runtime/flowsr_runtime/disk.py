@@ -38,7 +38,7 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: If it cannot be written; what stood at `path` is intact.
     """
-    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:32]}.{secrets.token_hex(4)}.tmp")
     try:
         _write_synced(temporary, data)
         os.replace(temporary, path)

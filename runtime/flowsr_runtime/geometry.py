@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.errors import ScaleError
 
-__all__ = ["MAX_SIDE", "Extent", "Halo", "Window", "exact_scale", "output_size", "size_for"]
+__all__ = [
+    "MAX_SIDE",
+    "Extent",
+    "Halo",
+    "Number",
+    "Window",
+    "exact_scale",
+    "output_size",
+    "size_for",
+]
 
 MAX_SIDE = 2**20
 """Largest output side in pixels; keeps every product of the graph's geometry in int64."""

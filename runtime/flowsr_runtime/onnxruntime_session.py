@@ -221,6 +221,9 @@ def _options(threads: int | None) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Memory patterns keep one block per tile shape and lay it out worse than the arena does:
+    # 590 MB against 343 MB for 9 convolutions and a GEMM at 172x172, at the same speed (CPU).
+    options.enable_mem_pattern = False
     options.log_severity_level = 3  # errors
     return options
 

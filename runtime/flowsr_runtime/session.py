@@ -92,6 +92,8 @@ def open_session(
     try:
         from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
     except ImportError as error:
+        if error.name != backend:
+            raise BackendError(f"{backend} cannot be loaded: {error}") from error
         raise BackendError(f"{backend} is not installed; pip install '{extra}'") from error
     return OnnxRuntimeSession.open(
         bundle, provider=provider, device=device, threads=threads, precision=precision

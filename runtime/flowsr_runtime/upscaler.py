@@ -50,10 +50,7 @@ class Upscaler:
         halo: HaloName = "default",
     ) -> None:
         """Join a bundle and a session of its model; see `open`."""
-        if not memory_budget >= 1:
-            raise UsageError(f"memory_budget must be at least 1 byte, got {memory_budget}")
-        if halo not in ("default", "exact"):
-            raise UsageError(f"halo must be default or exact, got {halo!r}")
+        _check_settings(memory_budget, halo)
         tiling = bundle.manifest.tiling
         self.bundle = bundle
         self.memory_budget = memory_budget
@@ -99,18 +96,18 @@ class Upscaler:
             ProviderError: If the provider or the device is missing.
             BundleError: If the bundle is missing, damaged or newer.
         """
-        opened = (
-            bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or embedded_bundle())
-        )
+        _check_settings(memory_budget, halo)
+        if not isinstance(bundle, Bundle):
+            bundle = Bundle.open(embedded_bundle() if bundle is None else bundle)
         session = open_session(
-            opened,
+            bundle,
             backend=backend,
             provider=provider,
             device=device,
             threads=threads,
             precision=precision,
         )
-        return cls(opened, session, memory_budget=memory_budget, halo=halo)
+        return cls(bundle, session, memory_budget=memory_budget, halo=halo)
 
     def plan(
         self,
@@ -270,6 +267,15 @@ class _Run:
                 temperature=self.temperature,
             )
         return feeds
+
+
+def _check_settings(memory_budget: object, halo: object) -> None:
+    if not isinstance(memory_budget, (int, np.integer)) or memory_budget < 1:
+        raise UsageError(
+            f"memory_budget must be a whole number of bytes above 0, got {memory_budget!r}"
+        )
+    if halo not in ("default", "exact"):
+        raise UsageError(f"halo must be default or exact, got {halo!r}")
 
 
 def _check_fixed(fixed: Fraction, source: tuple[int, int], target: tuple[int, int]) -> None:

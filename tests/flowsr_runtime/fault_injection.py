@@ -32,9 +32,9 @@ def arm(step: int, fault: str) -> None:
     left = count(step, -1)
     fsync = os.fsync
 
-    def audited_fsync(descriptor: Any) -> None:
-        sys.audit("os.fsync", descriptor)
-        fsync(descriptor)
+    def audited_fsync(fd: Any) -> None:
+        sys.audit("os.fsync", fd)
+        fsync(fd)
 
     def hook(event: str, _: Any) -> None:
         if event in STEPS and next(left) == 0:

@@ -123,7 +123,7 @@ def test_a_provider_that_fails_to_start_is_refused(
         OnnxRuntimeSession.open(bundle, provider="cuda")
 
 
-def test_the_options_are_those_of_a_quiet_strict_session(
+def test_the_options_are_those_of_a_quiet_frugal_session(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Any, Any]] = []
@@ -139,6 +139,7 @@ def test_the_options_are_those_of_a_quiet_strict_session(
     assert [options.intra_op_num_threads for options, _ in seen] == [usable_cores(), 3]
     assert seen[0][0].inter_op_num_threads == 1
     assert seen[0][0].log_severity_level == 3
+    assert not seen[0][0].enable_mem_pattern
     assert seen[0][1] == 0
 
 

@@ -36,6 +36,12 @@ def test_a_missing_library_names_the_remedy(
         open_session(bundle)
 
 
+def test_a_broken_library_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flowsr_runtime.onnxruntime_session", None)
+    with pytest.raises(BackendError, match="onnxruntime cannot be loaded: import of flowsr_"):
+        open_session(bundle)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -277,8 +277,10 @@ def test_a_closed_upscaler_is_refused(bundles: Bundles, photo: Photo) -> None:
 
 
 def test_bad_settings_are_refused(bundles: Bundles) -> None:
-    with pytest.raises(UsageError, match="memory_budget must be at least 1 byte, got 0"):
+    with pytest.raises(UsageError, match="whole number of bytes above 0, got 0"):
         Upscaler.open(bundles["bilinear"], memory_budget=0)
+    with pytest.raises(UsageError, match="whole number of bytes above 0, got '1G'"):
+        Upscaler.open(bundles["bilinear"], memory_budget="1G")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="halo must be default or exact, got 'wide'"):
         Upscaler.open(bundles["bilinear"], halo="wide")  # type: ignore[arg-type]
 
