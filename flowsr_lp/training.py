@@ -37,6 +37,9 @@ class Settings:
         ema_decay: Decay per step of the averaged weights that are kept; 0 keeps the last.
         save_every: Steps between checkpoints.
         seed: Seed of the noise; the crops have their own.
+
+    Raises:
+        UsageError: If a number makes no sense.
     """
 
     steps: int = 10_000
@@ -44,6 +47,20 @@ class Settings:
     ema_decay: float = 0.999
     save_every: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every number; NaN passes none of these."""
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(
+                f"learning_rate must be above 0 and finite, got {self.learning_rate}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
+        if min(self.steps, self.save_every) < 1 or self.seed < 0:
+            raise UsageError(
+                "steps and save_every must be at least 1 and seed at least 0, got "
+                f"{self.steps}, {self.save_every} and {self.seed}"
+            )
 
 
 class Objective(Protocol):
@@ -71,7 +88,12 @@ class FlowLoss:
     """
 
     def __init__(self, linf: LINF, pixel_weight: float = 0.0) -> None:
-        """Train `linf`."""
+        """Train `linf`.
+
+        Raises:
+            UsageError: If the weight is below 0 or not finite.
+        """
+        _check_weights(pixel_weight)
         self.trained = linf
         self.linf = linf
         self.pixel_weight = pixel_weight
@@ -123,9 +145,10 @@ class PriorLoss:
             pixel_weight: Weight of the L1 between pixels.
 
         Raises:
-            UsageError: If no weight is above 0.
+            UsageError: If no weight is above 0, or one is below 0 or not finite.
         """
         assert network.prior is not None
+        _check_weights(perceptual_weight, latent_weight, pixel_weight)
         if max(perceptual_weight, latent_weight, pixel_weight) <= 0:
             raise UsageError("one of the loss's weights must be above 0")
         self.trained: Prior = network.prior
@@ -224,6 +247,12 @@ def steps_done(folder: Path) -> int:
     """
     path = folder / "last.pt"
     return int(_load(path, torch.device("cpu"))["step"]) if path.exists() else 0
+
+
+def _check_weights(*weights: float) -> None:
+    for weight in weights:
+        if not 0 <= weight < math.inf:
+            raise UsageError(f"weights must be finite and at least 0, got {weight}")
 
 
 def _schedule(step: int, steps: int) -> float:

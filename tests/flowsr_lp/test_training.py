@@ -209,6 +209,26 @@ def test_a_run_that_cannot_be_saved_keeps_the_last_save(
     assert steps_done(tmp_path) == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps and save_every must be at least 1 and seed at least 0, got 0, 2"),
+        ({"save_every": 0}, "steps and save_every must be at least 1"),
+        ({"seed": -1}, "and seed at least 0, got 6, 2 and -1"),
+        ({"learning_rate": float("inf")}, "learning_rate must be above 0 and finite, got inf"),
+        ({"ema_decay": 1.0}, "ema_decay must be from 0 to below 1, got 1.0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(SETTINGS, **changes)
+
+
+def test_a_weight_below_zero_is_refused() -> None:
+    with pytest.raises(UsageError, match="weights must be finite and at least 0, got -1"):
+        prior_loss(latent_weight=-1.0)
+
+
 def test_a_prior_loss_without_a_weight_is_refused() -> None:
     with pytest.raises(UsageError, match="one of the loss's weights must be above 0"):
         prior_loss(perceptual_weight=0.0)
