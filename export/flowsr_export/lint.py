@@ -1,0 +1,371 @@
+"""Rules that a deployed graph keeps, checked on the ONNX file before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx.external_data_helper import uses_external_data
+
+from flowsr_runtime.errors import LintError
+
+__all__ = ["GEOMETRY_RULES", "RULES", "Finding", "lint", "require_clean"]
+
+Origin = Literal["weight", "geometry", "picture"]
+Problem = tuple[str, str]
+
+OPSETS = (16, 19)  # at 20 GridSample says "linear", which TensorRT takes for nearest
+STANDARD = {"", "ai.onnx"}
+RANDOM = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+INVERSES = {
+    "Cholesky",
+    "Det",
+    "Inverse",
+    "LU",
+    "LinearSolve",
+    "MatrixInverse",
+    "Solve",
+    "TriangularSolve",
+}
+# What an inverse, or a norm, of a weight is made of when the exporter does not fold it.
+FOLDABLE = {"Div", "Einsum", "Gemm", "MatMul", "Pow", "Reciprocal", "Sqrt"}
+CONTROL_FLOW = {"If", "Loop", "Scan"}
+# Operands that give values to a result; the others are its shape, or say where to read.
+VALUE_OPERANDS = {
+    "ConstantOfShape": 0,
+    "Expand": 1,
+    "Gather": 1,
+    "GatherElements": 1,
+    "GatherND": 1,
+    "Pad": 1,
+    "Reshape": 1,
+    "Resize": 1,
+    "Slice": 1,
+    "Split": 1,
+    "Squeeze": 1,
+    "Tile": 1,
+    "Unsqueeze": 1,
+}
+LAYOUT = {"Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+PRODUCTS = {"Gemm", "MatMul"}
+ROUNDINGS = {"Ceil", "Floor", "Mod", "Round"}
+SIZES = {"Range", "Shape", "Size"}
+INTEGERS = {TensorProto.INT32, TensorProto.INT64}
+HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+FLOATS = {*HALVES, TensorProto.FLOAT, TensorProto.DOUBLE}
+# float64 has a rule of its own.
+EXACT = {*INTEGERS, TensorProto.BOOL, TensorProto.FLOAT, TensorProto.DOUBLE}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A place where a graph breaks a rule.
+
+    Attributes:
+        rule: Name of the rule.
+        place: Node with its operator, or tensor, or part of the file.
+        remedy: What to do.
+    """
+
+    rule: str
+    place: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{self.rule} at {self.place}: {self.remedy}"
+
+
+def lint(model: ModelProto, *, linf: bool = True) -> list[Finding]:
+    """Check a graph against every rule.
+
+    Args:
+        model: A model that passes the ONNX checker.
+        linf: Whether the graph computes its geometry, as LINF's does.
+
+    Returns:
+        Findings in the order of the rules, then of the graph; empty if it is clean.
+    """
+    rules = {**RULES, **GEOMETRY_RULES} if linf else RULES
+    graph = _Graph(model)
+    return [
+        Finding(name, place, remedy)
+        for name, rule in rules.items()
+        for place, remedy in rule(graph)
+    ]
+
+
+def require_clean(model: ModelProto, *, linf: bool = True) -> None:
+    """Refuse a graph that breaks a rule.
+
+    Args:
+        model: A model that passes the ONNX checker.
+        linf: Whether the graph computes its geometry, as LINF's does.
+
+    Raises:
+        LintError: If there is a finding; the message holds the first and counts the others.
+    """
+    findings = lint(model, linf=linf)
+    if findings:
+        more = f"; {len(findings) - 1} more" if len(findings) > 1 else ""
+        raise LintError(f"graph breaks {findings[0]}{more}")
+
+
+class _Graph:
+    """A model with what the rules ask of it: types, origins and edges.
+
+    A tensor's origin is `picture` when any of its values comes from a picture or a latent,
+    else `geometry` when any comes from the `geometry` input, a shape or a Range, else
+    `weight`. Values count, not shapes: features read by a computed index are `picture`.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.nodes = list(model.graph.node)
+        self.every_node = list(_nodes(model))
+        inputs = {value.name for value in model.graph.input}
+        # An initialiser that is also an input can be replaced at run time.
+        self.constants = {tensor.name for tensor in model.graph.initializer} - inputs
+        self.producers = {name: node for node in self.nodes for name in node.output}
+
+    @cached_property
+    def types(self) -> dict[str, int]:
+        """Element type of every tensor, inferred from the inputs and weights alone."""
+        bare = ModelProto()
+        bare.CopyFrom(self.model)
+        del bare.graph.value_info[:]
+        for value in bare.graph.output:
+            value.type.tensor_type.elem_type = TensorProto.UNDEFINED
+        graph, values = bare.graph, list(bare.graph.input)
+        # What inference refuses altogether stays without types: the rule `typed` says so.
+        with suppress(onnx.shape_inference.InferenceError):
+            graph = onnx.shape_inference.infer_shapes(bare).graph
+            values = [*graph.input, *graph.output, *graph.value_info]
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
+        return {name: kind for name, kind in types.items() if kind}
+
+    @cached_property
+    def origins(self) -> dict[str, Origin]:
+        """Where the values of every tensor come from."""
+        origins: dict[str, Origin] = dict.fromkeys(self.constants, "weight")
+        for value in self.model.graph.input:
+            origins[value.name] = "geometry" if value.name == "geometry" else "picture"
+        for node in self.nodes:
+            found = {origins.get(name, "picture") for name in _operands(node)}
+            origin: Origin = "weight"
+            if node.op_type in SIZES:
+                origin = "geometry"
+            elif "picture" in found:
+                origin = "picture"
+            elif "geometry" in found:
+                origin = "geometry"
+            origins.update(dict.fromkeys(node.output, origin))
+        return origins
+
+    @cached_property
+    def consumers(self) -> dict[str, list[NodeProto]]:
+        """Nodes that read a tensor."""
+        consumers: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                consumers.setdefault(name, []).append(node)
+        return consumers
+
+    @cached_property
+    def phase(self) -> set[str]:
+        """Tensors between the geometry and a sine or cosine, both ends included."""
+        reached = {name for name, origin in self.origins.items() if origin == "geometry"}
+        for node in self.nodes:
+            if not reached.isdisjoint(_operands(node)):
+                reached.update(node.output)
+        wanted: set[str] = set()
+        for node in reversed(self.nodes):
+            if node.op_type in {"Cos", "Sin"} or not wanted.isdisjoint(node.output):
+                wanted.update(_operands(node))
+        return reached & wanted
+
+
+def _no_random(graph: _Graph) -> Iterator[Problem]:
+    for node in graph.every_node:
+        training = node.op_type == "Dropout" and len(node.input) > 2 and bool(node.input[2])
+        if training or node.op_type in RANDOM:
+            yield (
+                _label(node),
+                "give the graph its noise as an input; backends draw differently",
+            )
+
+
+def _no_grid_sample(graph: _Graph) -> Iterator[Problem]:
+    for node in graph.every_node:
+        if node.op_type == "GridSample":
+            yield _label(node), "read rows with Gather, or interpolate with MatMul"
+
+
+def _no_float64(graph: _Graph) -> Iterator[Problem]:
+    for name, kind in graph.types.items():
+        if kind == TensorProto.DOUBLE:
+            yield f"tensor {name!r}", "compute in float64 at export and keep float32"
+
+
+def _no_unfolded_inverse(graph: _Graph) -> Iterator[Problem]:
+    """Refuse inverses, and arithmetic on weights alone, which is what one decomposes into."""
+    for node in graph.every_node:
+        if node.op_type in INVERSES:
+            yield _label(node), "fold the inverse at export, in float64"
+    for node in graph.nodes:
+        weights = node.input and all(graph.origins.get(n) == "weight" for n in node.input if n)
+        if weights and node.op_type in FOLDABLE:
+            yield _label(node), "fold this arithmetic on weights at export, in float64"
+
+
+def _standard_domain(graph: _Graph) -> Iterator[Problem]:
+    for node in graph.every_node:
+        if node.domain not in STANDARD:
+            yield _label(node), f"replace the operator of domain {node.domain!r}"
+
+
+def _no_control_flow(graph: _Graph) -> Iterator[Problem]:
+    """Refuse subgraphs: the rules on values would not see what they hold."""
+    for node in graph.every_node:
+        if node.op_type in CONTROL_FLOW:
+            yield _label(node), "restate it without a branch or loop"
+
+
+def _typed(graph: _Graph) -> Iterator[Problem]:
+    """Refuse where type inference stops: the rules on types rely on it."""
+    for node in graph.nodes:
+        stops = any(name and name not in graph.types for name in node.output)
+        before = all(name in graph.types for name in node.input if name)
+        if stops and before and node.domain in STANDARD:
+            yield _label(node), "use an operator whose result type ONNX can infer"
+
+
+def _self_contained(graph: _Graph) -> Iterator[Problem]:
+    tensors = list(graph.model.graph.initializer)
+    for node in graph.every_node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                tensors.append(attribute.t)
+            tensors.extend(attribute.tensors)
+    for tensor in tensors:
+        if uses_external_data(tensor):
+            yield f"tensor {tensor.name!r}", "save the weights inside the file"
+
+
+def _opset(graph: _Graph) -> Iterator[Problem]:
+    low, high = OPSETS
+    versions = [o.version for o in graph.model.opset_import if o.domain in STANDARD]
+    if not versions or not all(low <= version <= high for version in versions):
+        found = ", ".join(map(str, versions)) or "none"
+        yield "opset_import", f"export with an opset from {low} to {high}, got {found}"
+
+
+def _static_weights(graph: _Graph) -> Iterator[Problem]:
+    for node in graph.every_node:
+        if node.op_type in {"Conv", "ConvTranspose"}:
+            source = graph.producers.get(node.input[1])
+            # A quantised weight is an initialiser behind its DequantizeLinear.
+            quantised = source is not None and source.op_type == "DequantizeLinear"
+            name = source.input[0] if source is not None and quantised else node.input[1]
+            if name not in graph.constants:
+                yield _label(node), "make the weight an initialiser that is not an input"
+
+
+def _no_half_geometry(graph: _Graph) -> Iterator[Problem]:
+    """Refuse geometry and phase that are not float32 or integers.
+
+    Geometry may become half in one way: a float32 matrix is cast and goes, at most through
+    changes of layout, straight into the product that applies it to features. Phase is what
+    lies between the geometry and a sine or cosine; features join it in float32.
+    """
+    for name in dict.fromkeys(name for node in graph.nodes for name in node.output):
+        kind = graph.types.get(name)
+        if kind is None or kind in EXACT:
+            continue
+        node = graph.producers[name]
+        if name in graph.phase:
+            yield _label(node), "keep the Fourier phase float32 until after the sine and cosine"
+        elif graph.origins[name] == "geometry" and not _cast_for_product(graph, node):
+            yield (
+                _label(node),
+                "keep geometry float32 or int64; cast at the MatMul that reads it",
+            )
+    for node in graph.nodes:
+        half_wave = node.op_type in {"Cos", "Sin"} and graph.types.get(node.input[0]) in HALVES
+        if half_wave and node.input[0] not in graph.phase:
+            yield _label(node), "compute sines and cosines in float32, then cast"
+
+
+def _cast_for_product(graph: _Graph, node: NodeProto) -> bool:
+    """Whether a half tensor of geometry is a float32 one, cast where it is used."""
+    readers = {reader.op_type for reader in graph.consumers.get(node.output[0], [])}
+    cast = node.op_type == "Cast" and graph.types.get(node.input[0]) == TensorProto.FLOAT
+    used = bool(readers) and readers <= LAYOUT | PRODUCTS
+    return used and (cast or node.op_type in LAYOUT)
+
+
+def _integer_indices(graph: _Graph) -> Iterator[Problem]:
+    """Refuse indices and sizes that pass through floats.
+
+    float32 holds whole numbers to 2^24 only, and a backend's division need not round
+    correctly: 6 / 3 that gives 1.9999999 becomes 1.
+    """
+    for node in graph.nodes:
+        source = graph.types.get(node.input[0]) if node.input else None
+        if source not in FLOATS or graph.origins.get(node.input[0]) != "geometry":
+            continue
+        target = graph.types.get(node.output[0])
+        to_integer = node.op_type == "Cast" and target not in {*FLOATS, TensorProto.BOOL}
+        if to_integer or node.op_type in ROUNDINGS:
+            yield _label(node), "divide and round in int64"
+
+
+RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
+    "opset": _opset,
+    "standard-domain": _standard_domain,
+    "self-contained": _self_contained,
+    "no-control-flow": _no_control_flow,
+    "typed": _typed,
+    "static-weights": _static_weights,
+    "no-random": _no_random,
+    "no-grid-sample": _no_grid_sample,
+    "no-float64": _no_float64,
+    "no-unfolded-inverse": _no_unfolded_inverse,
+}
+GEOMETRY_RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
+    "integer-indices": _integer_indices,
+    "no-half-geometry": _no_half_geometry,
+}
+
+
+def _operands(node: NodeProto) -> list[str]:
+    """Inputs that give values to the node's results."""
+    count = VALUE_OPERANDS.get(node.op_type, len(node.input))
+    return [name for name in node.input[:count] if name]
+
+
+def _label(node: NodeProto) -> str:
+    return f"node {node.name or node.output[0]!r} ({node.op_type})"
+
+
+def _nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Every node, those of subgraphs and local functions too."""
+    waiting: list[GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    for graph in waiting:
+        for node in graph.node:
+            yield node
+            for attribute in node.attribute:
+                waiting.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
