@@ -131,17 +131,19 @@ class UNet(LatentInput):
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """Predict a latent.
 
+        A latent with fewer rows or columns than the deepest level needs is zero-padded at
+        the bottom and right, and the result cropped; the published code fails there.
+
         Args:
             z: Encoded latent of the low-frequency residual, (B, D, rows, cols).
             x: Normalised low-resolution picture, (B, 3, h, w).
 
         Returns:
             Latent, (B, D, rows, cols).
-
-        Raises:
-            ValueError: If `z` has fewer than 2**depth rows or columns.
         """
-        feature = self.inc(self.embed(z, x))
+        rows, cols = z.shape[-2:]
+        bottom, right = max(0, self.reduction - rows), max(0, self.reduction - cols)
+        feature = self.inc(F.pad(self.embed(z, x), (0, right, 0, bottom)))
         skips = []
         for down in self.down_layers:
             skips.append(feature)
@@ -149,7 +151,7 @@ class UNet(LatentInput):
         for up in self.up_layers:
             feature = up(feature, skips.pop())
         out: Tensor = self.outc(feature)
-        return out
+        return out[..., :rows, :cols]
 
 
 class EdsrLatent(LatentInput):
