@@ -17,7 +17,7 @@ from flowsr_runtime.disk import (
 from flowsr_runtime.errors import BundleError, IntegrityError, OutputError, UsageError
 from flowsr_runtime.manifest import Manifest
 
-__all__ = ["MANIFEST_NAME", "Bundle", "embedded_bundle", "write_bundle"]
+__all__ = ["MANIFEST_NAME", "Bundle", "embedded_bundle", "write_bundle", "check_replaceable"]
 
 MANIFEST_NAME = "bundle.json"
 
@@ -199,7 +199,7 @@ def write_bundle(
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target):
             recover_directory(target)
-            _check_replaceable(target, force)
+            check_replaceable(target, force)
             replace_directory(target, {**contents, MANIFEST_NAME: text.encode()})
     except OutputError:
         raise
@@ -232,7 +232,17 @@ def _manifest_text(manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -
         raise BundleError(f"manifest cannot be written as JSON: {error}") from error
 
 
-def _check_replaceable(target: Path, force: bool) -> None:
+def check_replaceable(directory: str | os.PathLike[str], force: bool) -> None:
+    """Refuse, before slow work, to write a bundle where something is.
+
+    Args:
+        directory: Where a bundle would be written.
+        force: Whether a bundle that is there may be replaced.
+
+    Raises:
+        OutputError: If something is there and `force` is not given, or is not a bundle.
+    """
+    target = Path(os.path.abspath(directory))
     if not (target.exists() or target.is_symlink()):
         return
     if not force:

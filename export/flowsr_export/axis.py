@@ -1,0 +1,184 @@
+"""One axis of the deployed graph's geometry: every index in integers, every weight exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar, overload
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Axis",
+    "aligned_matrix",
+    "half_pixel_matrix",
+    "low_pass_matrix",
+    "neighbours",
+    "patch_count",
+    "quotient",
+]
+
+# A number of the graph: an int (to the exporter a symbolic one) or an int64 scalar tensor.
+Number = int | Tensor
+N = TypeVar("N", int, Tensor, Number)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Rows, or columns, of a tile and of the picture that it belongs to.
+
+    Attributes:
+        lr: Low-resolution pixels of the whole picture.
+        out: Output pixels of the whole picture.
+        lr_origin: Where the tile's input begins, in low-resolution pixels.
+        out_origin: Where the window begins, in output pixels; a multiple of `patch`.
+        lr_count: Low-resolution pixels of the tile.
+        patches: Patches of the window; the last may stick out of it.
+        patch: Patch side p.
+    """
+
+    lr: Number
+    out: Number
+    lr_origin: Number
+    out_origin: Number
+    lr_count: int
+    patches: int
+    patch: int
+
+    def first_patch(self) -> Number:
+        """Index of the window's first patch in the whole picture."""
+        return quotient(self.out_origin, self.patch)
+
+    def whole_patches(self) -> Number:
+        """Patches of the whole picture, ceil(out / p)."""
+        return patch_count(self.out, self.patch)
+
+    def pixels(self) -> Tensor:
+        """Output rows of the window's patches, sub-row major: (p · patches,) int64.
+
+        The order lets the p·p pixels of a patch become channels by a reshape.
+        """
+        sub = torch.arange(self.patch).view(-1, 1)
+        first = torch.arange(self.patches).view(1, -1) * self.patch
+        return (sub + first).reshape(-1) + self.out_origin
+
+
+def patch_count(size: N, patch: int) -> N:
+    """Patches that cover `size` output pixels, ceil(size / p)."""
+    return quotient(size + (patch - 1), patch)
+
+
+def neighbours(axis: Axis) -> tuple[Tensor, Tensor, Tensor]:
+    """Say which pixels each patch reads; spec/linf.md "Query geometry, exactly".
+
+    Args:
+        axis: The axis.
+
+    Returns:
+        Pixel within the tile (patches, 2) int64, offset r (patches, 2), weight (patches, 2).
+    """
+    patch = torch.arange(axis.patches) + axis.first_patch()
+    numerator = (2 * patch + 1) * axis.patch * axis.lr - axis.out
+    # numerator >= -out: one whole divisor more makes it positive, one less undoes it.
+    low = quotient(numerator + 2 * axis.out, 2 * axis.out) - 1
+    index = _clamp(torch.stack((low, low + 1), dim=-1), axis.lr)
+    distance = numerator.unsqueeze(-1) - 2 * axis.out * index
+    offset = distance.float() / _as_float(axis.out)
+    other = distance.flip(-1).abs().float()
+    total = other.sum(-1, keepdim=True)
+    weight = torch.where(total == 0, 0.5, other / torch.clamp(total, min=1.0))
+    return _clamp(index - axis.lr_origin, axis.lr_count), offset, weight
+
+
+def half_pixel_matrix(
+    index: Tensor, n_out: Number, n_in: Number, origin: Number, count: int
+) -> Tensor:
+    """Bilinear resizing with half-pixel centres, as a matrix over a tile.
+
+    Args:
+        index: Output positions in the whole picture, (n,) int64; zero rows beyond `n_out`.
+        n_out: Output length of the whole picture.
+        n_in: Input length of the whole picture.
+        origin: Where the tile's input begins.
+        count: Input length of the tile.
+
+    Returns:
+        (n, count); each row has the two weights of the exact resize.
+    """
+    numerator = torch.clamp((2 * index + 1) * n_in - n_out, min=0)
+    weights = _two_taps(numerator, 2 * n_out, n_in, origin, count)
+    return weights * (index < n_out).unsqueeze(-1).float()
+
+
+def low_pass_matrix(axis: Axis) -> Tensor:
+    """Resizing up to the output and back to low resolution, (lr_count, lr_count)."""
+    index = torch.arange(axis.lr_count) + axis.lr_origin
+    numerator = torch.clamp((2 * index + 1) * axis.out - axis.lr, min=0)
+    low = quotient(numerator, 2 * axis.lr)
+    fraction = (numerator - low * (2 * axis.lr)).float() / _as_float(2 * axis.lr)
+    high = _clamp(low + 1, axis.out)
+    first, second = (
+        half_pixel_matrix(row, axis.out, axis.lr, axis.lr_origin, axis.lr_count)
+        for row in (low, high)
+    )
+    fraction = fraction.unsqueeze(-1)
+    return first * (1 - fraction) + second * fraction
+
+
+def aligned_matrix(index: Tensor, n_in: Number, origin: Number, count: int) -> Tensor:
+    """Bilinear doubling with aligned corners, zero beyond the doubled length.
+
+    Args:
+        index: Positions in the whole doubled grid, (n,) int64.
+        n_in: Length of the whole grid below.
+        origin: Where the tile's grid begins.
+        count: Length of the tile's grid.
+
+    Returns:
+        (n, count).
+    """
+    weights = _two_taps(index * (n_in - 1), 2 * n_in - 1, n_in, origin, count)
+    return weights * (index < 2 * n_in).unsqueeze(-1).float()
+
+
+def _two_taps(
+    numerator: Tensor, denominator: Number, n_in: Number, origin: Number, count: int
+) -> Tensor:
+    """Weights of the two inputs around numerator / denominator, (n, count)."""
+    low = quotient(numerator, denominator)
+    fraction = (numerator - low * denominator).float() / _as_float(denominator)
+    fraction = fraction.unsqueeze(-1)
+    columns = torch.arange(count) + origin
+    first = (_clamp(low, n_in).unsqueeze(-1) == columns).float()
+    second = (_clamp(low + 1, n_in).unsqueeze(-1) == columns).float()
+    return first * (1 - fraction) + second * fraction
+
+
+def _clamp(index: Tensor, length: Number) -> Tensor:
+    """Clamp to [0, length - 1]."""
+    limit = length if isinstance(length, Tensor) else torch.full((), length)
+    return torch.minimum(torch.clamp(index, min=0), limit - 1)
+
+
+@overload
+def quotient(a: int, b: int) -> int: ...
+@overload
+def quotient(a: Tensor, b: Number) -> Tensor: ...
+@overload
+def quotient(a: Number, b: Number) -> Number: ...
+def quotient(a: Number, b: Number) -> Number:
+    """Divide non-negative integers, rounding down.
+
+    Truncation is the same there and one node of the graph; a floor is ten.
+    """
+    if isinstance(a, Tensor):
+        return torch.div(a, b, rounding_mode="trunc")
+    if isinstance(b, Tensor):
+        return torch.div(torch.full((), a), b, rounding_mode="trunc")
+    return a // b
+
+
+def _as_float(number: Number) -> Tensor | float:
+    if isinstance(number, Tensor):
+        return number.float()
+    return torch.full((), number).float()

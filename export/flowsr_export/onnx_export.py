@@ -1,0 +1,164 @@
+"""From a PyTorch network to one self-contained ONNX model."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any, Literal
+
+import onnx
+import torch
+from onnxscript import opset18 as op
+from torch import Tensor, nn
+from torch.export import Dim
+
+from flowsr_export.linf_graph import LinfFixedGraph, LinfGraph
+from flowsr_lp import LinfLP
+from flowsr_runtime.errors import LintError, UsageError
+
+__all__ = ["DEFAULT_OPSET", "OPSETS", "Precision", "onnx_from_network"]
+
+Precision = Literal["fp32", "fp16"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+# Below 18 the exporter converts down and can fail in silence; at 20 GridSample's "linear" is
+# what TensorRT's parser takes for "nearest", and nothing here needs 20.
+OPSETS = (18, 19)
+DEFAULT_OPSET = 18
+# Readable by ONNX Runtime from 1.17 on; the opsets above need no newer one.
+IR_VERSION = 10
+# Traced with an odd and an even size, a scale that is neither integer nor the same per axis,
+# and a batch of two, so that none of them is taken for a constant.
+TRACED_LR = (20, 25)
+TRACED_SIZE = (61, 77)
+
+
+def onnx_from_network(
+    network: LinfLP,
+    precision: Precision = "fp32",
+    scale: Fraction | None = None,
+    opset: int = DEFAULT_OPSET,
+    metadata: Mapping[str, Any] | None = None,
+) -> onnx.ModelProto:
+    """Export the deployment graph.
+
+    Args:
+        network: Model in evaluation mode.
+        precision: Type of the heavy layers; geometry, phase and flow stay float32.
+        scale: The one scale of the single-input variant; None for any scale.
+        opset: ONNX operator set, 18 or 19.
+        metadata: Written into the model's metadata, values as JSON.
+
+    Returns:
+        Checked model with its weights inside; axes named batch, h, w, H, W.
+
+    Raises:
+        UsageError: If the opset is not supported.
+        LintError: If the exporter gave another opset than asked for, or an invalid model.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"opset must be {OPSETS[0]} or {OPSETS[1]}, got {opset}")
+    graph = LinfGraph(network, DTYPES[precision]).eval()
+    module: nn.Module = graph if scale is None else LinfFixedGraph(graph, scale)
+    example, names = _example(graph, scale)
+    # The exporter merges inputs that are one object and fixes what it is not told to vary.
+    vary = {name: _dynamic(tensor) for name, tensor in zip(names, example, strict=True)}
+    with _quiet():
+        exported = torch.export.export(module, example, dynamic_shapes=vary, strict=False)
+        program = torch.onnx.export(
+            exported,
+            example,
+            dynamo=True,
+            opset_version=opset,
+            input_names=names,
+            output_names=["output"],
+            optimize=True,
+            verbose=False,
+            custom_translation_table={torch.ops.aten.div.Tensor_mode: _integer_division},
+        )
+    assert program is not None
+    buffer = io.BytesIO()
+    program.save(buffer)
+    return _finished(onnx.load_from_string(buffer.getvalue()), opset, metadata or {})
+
+
+def _example(graph: LinfGraph, scale: Fraction | None) -> tuple[tuple[Tensor, ...], list[str]]:
+    """Tensors to trace with, and the inputs' names."""
+    size = TRACED_SIZE
+    if scale is not None:
+        h, w = (n * scale + Fraction(1, 2) for n in TRACED_LR)
+        size = (int(h), int(w))
+    named = {"input": torch.rand(2, 3, *TRACED_LR)}
+    if scale is None:
+        named["geometry"] = torch.tensor([*TRACED_LR, *size, 0, 0, 0, 0, *size])
+    if graph.prior is None:
+        grid = (-(-n // graph.patch) for n in size)
+        named["latent"] = torch.randn(2, graph.width, *grid)
+    return tuple(named.values()), list(named)
+
+
+def _dynamic(tensor: Tensor) -> dict[int, Any] | None:
+    return {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO} if tensor.ndim == 4 else None
+
+
+def _finished(
+    model: onnx.ModelProto, opset: int, metadata: Mapping[str, Any]
+) -> onnx.ModelProto:
+    """Name the axes, add metadata, check."""
+    axes = {
+        "input": ["batch", None, "h", "w"],
+        "latent": ["batch", None, "rows", "cols"],
+        "output": ["batch", None, "H", "W"],
+    }
+    for value in (*model.graph.input, *model.graph.output):
+        for dim, name in zip(
+            value.type.tensor_type.shape.dim, axes.get(value.name, ()), strict=False
+        ):
+            if name is not None:
+                dim.dim_param = name
+    # Shapes inside were written with the exporter's symbols, which are not axes' names.
+    del model.graph.value_info[:]
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    if versions.get("") != opset:
+        raise LintError(f"exporter gave opset {versions.get('')}, asked for {opset}")
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "flowsr-lp", ""
+    del model.metadata_props[:]
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=json.dumps(value, sort_keys=True))
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise LintError(f"exported model is not valid ONNX: {error}") from error
+    return model
+
+
+def _integer_division(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
+    """Translate `div(rounding_mode="trunc")` of integers to one Div, which truncates.
+
+    The exporter's own translation goes through float32 and is wrong from 2^24 on. The graph
+    has no other division with a rounding mode: axis.quotient makes them all, and the lint's
+    rule "integer-indices" would find a float one.
+    """
+    return op.Div(self, other)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes on optional libraries and its own deprecations away."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

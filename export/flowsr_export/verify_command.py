@@ -1,0 +1,96 @@
+"""The `verify` command."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowsr_export.options import json_option, session_options
+
+if TYPE_CHECKING:
+    from flowsr_export.progress import Progress
+    from flowsr_export.verify import Verification
+
+__all__ = ["command"]
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command("verify")
+@click.argument("bundle", required=False, type=FILE)
+@click.option("--model", type=FILE, help="Checkpoint of the bundle's flow.")
+@click.option("--prior", type=FILE, help="Checkpoint of the bundle's latent module.")
+@session_options
+@json_option
+def command(
+    bundle: Path | None,
+    model: Path | None,
+    prior: Path | None,
+    as_json: bool,
+    **session: Any,
+) -> None:
+    """Compare BUNDLE with the PyTorch model that it was made of.
+
+    Scales from 1.3 to 12, odd, even and one-pixel sides, batches of one and three. Ends with
+    exit code 3 when a difference exceeds its bar or could not be computed. Without BUNDLE
+    it is the built-in one.
+
+    \b
+    Examples:
+      flowsr-export verify
+      flowsr-export verify edsr.bundle --model linf.pth --prior linf-LP.pth
+    """
+    import json
+
+    from flowsr_export.progress import progress
+    from flowsr_runtime import Bundle, UsageError
+
+    if model is None and prior is not None:
+        raise UsageError("--prior needs --model")
+    opened = None if bundle is None else Bundle.open(bundle)
+
+    from flowsr_export.verify import verify
+
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def start(total: int) -> None:
+            bars.append(stack.enter_context(progress("verify", total)))
+
+        done = verify(
+            opened,
+            model,
+            prior,
+            start=start,
+            advance=lambda note: bars[0].advance(1, note),
+            **session,
+        )
+    if as_json:
+        click.echo(json.dumps(_as_dict(done), indent=1))
+    else:
+        _print(done)
+
+
+def _as_dict(done: Verification) -> dict[str, Any]:
+    return {
+        "bundle": str(done.bundle.path),
+        "backend": done.backend,
+        "precision": done.precision,
+        "round_trip": done.round_trip,
+        "cases": [figures.as_dict() for figures in done.figures],
+    }
+
+
+def _print(done: Verification) -> None:
+    click.echo(f"{done.bundle.path}  {done.backend}  {done.precision}  against PyTorch float32")
+    click.echo(f"{'case':36}{'max error':>11}{'steps':>7}{'p99.9 steps':>13}{'PSNR dB':>10}")
+    for f in done.figures:
+        row = (
+            f"{f.case!s:36}{f.max_abs:11.1e}{f.max_steps:7d}{f.p999_steps:13.4f}{f.psnr:10.1f}"
+        )
+        click.echo(row)
+    click.echo(f"flow's inverse(forward(x)): {done.round_trip:.1e} relative")
+    click.echo("every case within its bar")
