@@ -117,7 +117,7 @@ def build_bundle(
         **_described(checkpoint, request),
         "tiling": _tiling(seam, exact.patch, exact.align, (exact.patches, exact.pixels)),
         "memory": _memory(network, len(content)),
-        "files": {name: _file(model, request, exact.patch)},
+        "files": {name: _file(model, network, request)},
         "verification": _verification(figures),
     }
     files = {name: content, **golden}
@@ -156,23 +156,26 @@ def _described(checkpoint: Checkpoint, request: Request) -> dict[str, Any]:
     }
 
 
-def _file(model: onnx.ModelProto, request: Request, patch: int) -> dict[str, Any]:
+def _file(model: onnx.ModelProto, network: LinfLP, request: Request) -> dict[str, Any]:
     return {
         "precision": request.precision,
         "opset": request.opset,
         "islands": [] if request.precision == "fp32" else ISLANDS,
-        "multiply_adds": _work(model, request, patch),
+        "multiply_adds": _work(model, network, request.scale),
     }
 
 
-def _work(model: onnx.ModelProto, request: Request, patch: int) -> dict[str, int]:
+def _work(model: onnx.ModelProto, network: LinfLP, scale: Fraction | None) -> dict[str, int]:
     """Multiply-adds as the manifest states them, counted from the graph."""
-    n = WORK_LR
-    if request.scale is not None:
-        total = multiply_adds(model, {"input": (1, 3, n, n)}).total
-        return {"per_lr_pixel": round(total / n**2), "per_patch": 0}
-    pixel, per_patch = per_pixel_and_patch(model, patch)
-    return {"per_lr_pixel": round(pixel), "per_patch": round(per_patch)}
+    if scale is None:
+        pixel, patch = per_pixel_and_patch(model, network.linf.patch_size)
+        return {"per_lr_pixel": round(pixel), "per_patch": round(patch)}
+    shapes: dict[str, tuple[int, ...]] = {"input": (1, 3, WORK_LR, WORK_LR)}
+    if network.prior is None:
+        side = output_size(WORK_LR, scale)
+        shapes["latent"] = (1, network.linf.width, *network.latent_size((side, side)))
+    total = multiply_adds(model, shapes).total
+    return {"per_lr_pixel": round(total / WORK_LR**2), "per_patch": 0}
 
 
 def _tiling(

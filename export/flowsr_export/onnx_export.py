@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import warnings
@@ -81,9 +80,7 @@ def onnx_from_network(
             custom_translation_table={torch.ops.aten.div.Tensor_mode: _integer_division},
         )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return _finished(onnx.load_from_string(buffer.getvalue()), opset, metadata or {})
+    return _finished(program.model_proto, opset, metadata or {})
 
 
 def _example(graph: LinfGraph, scale: Fraction | None) -> tuple[tuple[Tensor, ...], list[str]]:

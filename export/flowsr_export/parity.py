@@ -242,7 +242,8 @@ def photographs(case: Case) -> NDArray[np.float32]:
         with Image.open(paths[i % len(paths)]) as image:
             photo = np.asarray(image.convert("RGB"))
         crops.append(photo[64 : 64 + case.lr[0], 64 : 64 + case.lr[1]])
-    return np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / EIGHT_BIT
+    rgb = np.stack(crops).transpose(0, 3, 1, 2)
+    return np.asarray(rgb / EIGHT_BIT, np.float32)
 
 
 def _cases(sizes: Iterable[tuple[int, int]], scales: Iterable[Scale]) -> list[Case]:

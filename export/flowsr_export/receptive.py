@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,7 @@ def _run(
         for left, right in cuts:
             y = Extent.around(top, bottom, lr[0], out[0], halo)
             x = Extent.around(left, right, lr[1], out[1], halo)
-            feeds = {
+            feeds: dict[str, NDArray[Any]] = {
                 "input": rgb[:, :, y.lr_begin : y.lr_end, x.lr_begin : x.lr_end],
                 "geometry": Window(y, x).geometry(),
             }

@@ -1,6 +1,7 @@
 """A small bundle to drive the commands with: its graph is plain linear interpolation."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from flowsr_export.cli import main
+from flowsr_lp import save_weights
 from flowsr_runtime import write_bundle
+from tests.flowsr_export.networks import small, small_model, small_prior
 
 
 def resizing_graph() -> bytes:
@@ -80,3 +83,28 @@ def run() -> Callable[..., Result]:
         return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
     return run_main
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle of a small stand-in network, made by the command, and its checkpoints."""
+
+    bundle: Path
+    model: Path
+    prior: Path
+    result: Result
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The any-scale fp32 bundle; an export takes ten seconds, so there is one for all."""
+    folder = tmp_path_factory.mktemp("exported")
+    net = small()
+    assert net.prior is not None
+    model, prior = folder / "model.safetensors", folder / "prior.safetensors"
+    save_weights(model, "model", small_model(), net.linf.state_dict())
+    save_weights(prior, "prior", small_prior(), net.prior.state_dict())
+    bundle = folder / "exported.bundle"
+    arguments = ["export-onnx", "--model", model, "--prior", prior, "-o", bundle]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return Exported(bundle, model, prior, result)

@@ -1,0 +1,112 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from flowsr_export.parity import (
+    BARS,
+    Bar,
+    Case,
+    compare,
+    exported_cases,
+    photographs,
+    verify_cases,
+)
+from flowsr_lp import LinfLP
+from flowsr_runtime.errors import ParityError
+from flowsr_runtime.geometry import exact_scale
+from tests.flowsr_export.networks import small
+
+CASE = Case((6, 7), (12, 15))
+
+
+class Distorted:
+    """Computes the reference and changes it."""
+
+    def __init__(self, network: LinfLP, error: float = 0.0, value: float | None = None) -> None:
+        self.network, self.error, self.value = network, error, value
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        h, w = feeds["geometry"][2:4]
+        with torch.inference_mode():
+            rgb = torch.from_numpy(feeds["input"])
+            output: NDArray[np.float32] = self.network(rgb, (int(h), int(w))).output.numpy()
+        output[0, 1, 2, 3] += self.error
+        if self.value is not None:
+            output[0, 0, 0, 0] = self.value
+        return output
+
+
+def test_equal_outputs_have_no_difference() -> None:
+    net = small()
+    (figures,) = compare(net, Distorted(net), [CASE], False, BARS["fp32"])
+    assert (figures.max_abs, figures.max_steps, figures.non_finite) == (0, 0, 0)
+    assert figures.psnr == math.inf
+    assert figures.as_dict()["psnr"] is None
+
+
+def test_a_difference_of_one_value_is_refused() -> None:
+    net = small()
+    with pytest.raises(ParityError, match=r"7x6 to 15x12.*max error must be at most 0.0001"):
+        compare(net, Distorted(net, 2e-4), [CASE], False, BARS["fp32"])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_cannot_be_computed_is_refused(value: float) -> None:
+    net = small()
+    with pytest.raises(ParityError, match="1 values are not finite"):
+        compare(net, Distorted(net, value=value), [CASE], False, BARS["fp16"])
+
+
+def test_a_low_psnr_is_refused() -> None:
+    net = small()
+    with pytest.raises(ParityError, match="PSNR must be at least 90"):
+        compare(net, Distorted(net, 0.01), [CASE], False, Bar(psnr=90))
+
+
+def test_no_case_is_no_parity() -> None:
+    net = small()
+    with pytest.raises(ParityError, match="not checked"):
+        compare(net, Distorted(net), [], False, BARS["fp32"])
+
+
+def test_an_output_of_another_size_is_refused() -> None:
+    class Cropped(Distorted):
+        def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+            return super().run(feeds)[..., 1:]
+
+    net = small()
+    with pytest.raises(ParityError, match="output at"):
+        compare(net, Cropped(net), [CASE], False, BARS["fp32"])
+
+
+def test_exports_are_checked_on_sizes_and_scales_they_were_not_traced_with() -> None:
+    cases = exported_cases(None)
+    assert len({case.lr for case in cases}) >= 3
+    assert len({case.size[0] / case.lr[0] for case in cases}) >= 2
+    assert (20, 25) not in {case.lr for case in cases}
+
+
+def test_verify_covers_scales_sides_and_batches() -> None:
+    cases = verify_cases(None)
+    assert {case.batch for case in cases} == {1, 3}
+    assert {1, 19, 31, 24, 37} <= {side for case in cases for side in case.lr}
+    assert Case((16, 24), (43, 86)) in cases
+    assert Case((16, 24), (192, 288)) in cases
+
+
+def test_a_fixed_scale_is_verified_at_that_scale() -> None:
+    assert {case.size for case in verify_cases(exact_scale("4")) if case.lr == (1, 19)} == {
+        (4, 76)
+    }
+
+
+def test_photographs_are_in_range_and_differ_within_a_batch() -> None:
+    rgb = photographs(Case((8, 9), (16, 18), batch=3))
+    assert rgb.shape == (3, 3, 8, 9)
+    assert rgb.dtype == np.float32
+    assert 0 <= rgb.min() < rgb.max() <= 1
+    assert not np.array_equal(rgb[0], rgb[1])

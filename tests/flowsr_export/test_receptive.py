@@ -1,0 +1,56 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from flowsr_export.linf_graph import LinfGraph
+from flowsr_export.receptive import SEAM_GOAL, default_halo, exact_halo, seam_steps
+from flowsr_lp import LinfLP
+from tests.flowsr_export.networks import small, small_model, small_prior
+from tests.stand_in import network
+
+
+class Eager:
+    """Runs the deployment graph in PyTorch."""
+
+    def __init__(self, net: LinfLP) -> None:
+        self.graph = LinfGraph(net)
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in feeds.items()}
+        with torch.inference_mode():
+            output: NDArray[np.float32] = self.graph(**tensors).numpy()
+        return output
+
+
+def test_the_default_halo_keeps_the_seam_below_its_goal() -> None:
+    net = small()
+    seam = default_halo(net, Eager(net))
+    exact = exact_halo(net)
+    assert seam.steps <= SEAM_GOAL
+    assert seam.halo.patches <= exact.patches
+    assert seam.halo.pixels <= exact.pixels
+
+
+def test_a_network_without_a_prior_needs_pixels_alone() -> None:
+    net = network(small_model(), None)
+    seam = default_halo(net, Eager(net))
+    assert exact_halo(net).patches == 0
+    assert seam.steps <= SEAM_GOAL
+
+
+@pytest.mark.parametrize(("depth", "patches"), [(1, 17), (2, 37), (3, 77)])
+def test_each_level_of_the_prior_doubles_its_reach(depth: int, patches: int) -> None:
+    assert exact_halo(small(small_prior(depth=depth))).patches == patches
+
+
+def test_windows_begin_where_every_pooling_does() -> None:
+    assert exact_halo(small(small_prior(depth=3))).align == 24
+
+
+def test_a_seam_is_measured_in_eight_bit_steps_of_what_is_shown() -> None:
+    a, b = np.zeros((1, 3, 2, 2), np.float32), np.zeros((1, 3, 2, 2), np.float32)
+    b[0, 0, 0, 0], a[0, 0, 1, 1] = 1 / 255, -5
+    assert seam_steps(a, b) == pytest.approx(1)

@@ -1,0 +1,99 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import Result
+from onnx import numpy_helper
+
+from flowsr_export import verify as library
+from flowsr_export.verify import ROUND_TRIP_BAR, round_trip
+from flowsr_lp import LinfLP
+from flowsr_runtime import Bundle, write_bundle
+from tests.flowsr_export.conftest import Exported
+from tests.flowsr_export.networks import small
+
+Run = Callable[..., Result]
+
+
+def checkpoints(exported: Exported) -> tuple[Any, ...]:
+    return "--model", exported.model, "--prior", exported.prior
+
+
+def test_verify_reports_every_case(exported: Exported, run: Run) -> None:
+    done = run("verify", exported.bundle, *checkpoints(exported), "--threads", 1, "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert len(report["cases"]) == 38
+    assert max(case["max_abs"] for case in report["cases"]) <= 1e-4
+    assert report["round_trip"] <= ROUND_TRIP_BAR
+
+
+def changed(
+    exported: Exported, target: Path, change: Callable[[onnx.ModelProto], None]
+) -> Path:
+    """Write a bundle with another graph and right hashes."""
+    model = onnx.load(exported.bundle / "model.fp32.onnx")
+    change(model)
+    raw = Bundle.open(exported.bundle).manifest.raw
+    name = "model.fp32.onnx"
+    manifest = {**raw, "files": {name: raw["files"][name]}}
+    return write_bundle(target, manifest, {name: model.SerializeToString()}).path
+
+
+def one_percent(model: onnx.ModelProto) -> None:
+    weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
+    values = numpy_helper.to_array(weight) * np.float32(1.01)
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+
+
+def test_verify_catches_a_weight_that_is_one_percent_off(
+    exported: Exported, run: Run, tmp_path: Path
+) -> None:
+    bundle = changed(exported, tmp_path / "off.bundle", one_percent)
+    done = run("verify", bundle, *checkpoints(exported), "--threads", 1)
+    assert done.exit_code == 3
+    assert len(done.stderr.splitlines()) == 1
+    assert "differs from PyTorch at" in done.stderr
+
+
+def test_verify_refuses_a_bundle_of_other_checkpoints(exported: Exported, run: Run) -> None:
+    done = run("verify", exported.bundle, "--model", exported.model)
+    assert done.exit_code == 2
+    assert "was not made of" in done.stderr
+
+
+def test_verify_refuses_a_flipped_byte(exported: Exported, run: Run, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(exported.bundle, tmp_path / "copy.bundle"))
+    data = bytearray((bundle / "model.fp32.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / "model.fp32.onnx").write_bytes(data)
+    done = run("verify", bundle, *checkpoints(exported))
+    assert done.exit_code == 5
+    assert "model.fp32.onnx" in done.stderr
+
+
+def test_verify_refuses_a_provider_that_is_not_there(exported: Exported, run: Run) -> None:
+    done = run("verify", exported.bundle, *checkpoints(exported), "--provider", "cuda")
+    assert done.exit_code == 4
+    assert "pip install" in done.stderr
+
+
+def test_a_flow_that_does_not_come_back_is_refused(
+    exported: Exported, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(network: LinfLP) -> float:
+        return float("nan")
+
+    monkeypatch.setattr(library, "round_trip", explode)
+    done = run("verify", exported.bundle, *checkpoints(exported))
+    assert done.exit_code == 3
+    assert r"inverse(forward(x)) must be x" in done.stderr
+
+
+def test_the_round_trip_of_a_sound_flow_is_float_rounding() -> None:
+    assert round_trip(small()) < 1e-5
