@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from flowsr_lp import (
     LinfLP,
@@ -40,6 +42,7 @@ class Loop:
         scales: Range of the scale, one drawn per step.
         threads: CPU threads; PyTorch's choice when None.
         device: Where to compute.
+        start: Weights to begin with, of the same architecture; new ones when None.
     """
 
     pictures: Path
@@ -50,6 +53,7 @@ class Loop:
     scales: tuple[float, float]
     threads: int | None
     device: Literal["cpu", "cuda"]
+    start: Path | None = None
 
     @property
     def largest_crop(self) -> int:
@@ -105,6 +109,8 @@ def train_flow(
     first = steps_done(loop.output)
     torch.manual_seed(loop.settings.seed)
     linf = linf_from_spec(spec)
+    if loop.start is not None:
+        _begin(linf, load_checkpoint(loop.start).network.linf, loop.start)
     crops = _crops(loop)
     recipe = {"model": spec, "pixel_weight": pixel_weight, **_describe(loop, crops)}
     objective = FlowLoss(linf, pixel_weight)
@@ -144,6 +150,8 @@ def train_prior(
     spec = {"name": recipe.name, "args": {"in_chans": linf.width, **recipe.args}}
     torch.manual_seed(loop.settings.seed)
     prior = prior_from_spec(spec)
+    if loop.start is not None:
+        _begin(prior, load_checkpoint(model, loop.start).network.prior, loop.start)
     _check_batch(loop, prior, linf.patch_size)
     perceptual = VggLoss(vgg, recipe.vgg_layers)
     if loop.smallest_crop < perceptual.features.smallest:
@@ -201,7 +209,21 @@ def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
         "lr_size": loop.lr_size,
         "scales": list(loop.scales),
         "pictures": len(crops.pictures),
+        **({} if loop.start is None else {"start": _sha256(loop.start)}),
     }
+
+
+def _begin(module: nn.Module, source: nn.Module | None, path: Path) -> None:
+    """Give a module the weights of another of the same architecture."""
+    weights = {} if source is None else source.state_dict()
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    if shapes != {name: tensor.shape for name, tensor in module.state_dict().items()}:
+        raise UsageError(f"{path} is of another architecture than the one to train")
+    module.load_state_dict(weights)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_batch(loop: Loop, prior: Prior, patch: int) -> None:

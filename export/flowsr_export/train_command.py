@@ -24,7 +24,7 @@ PRIORS = ["unet", "edsr-baseline-latent"]
 SMOOTHING = 0.98
 LOOP = (
     *("pictures", "output", "steps", "batch", "lr_size", "scales", "learning_rate"),
-    *("ema_decay", "seed", "save_every", "threads", "device"),
+    *("ema_decay", "seed", "save_every", "threads", "device", "start"),
 )
 
 POSITIVE = click.IntRange(min=1)
@@ -83,6 +83,11 @@ def loop_options(learning_rate: float, batch: int) -> Callable[[Command], Comman
         _number("--seed", click.IntRange(min=0), 0, "Of weights, crops and noise."),
         _number("--save-every", POSITIVE, 200, "Steps between saves."),
         click.option("--threads", type=POSITIVE, show_default="all cores", help="CPU threads."),
+        click.option(
+            "--start",
+            type=click.Path(path_type=Path),
+            help="Weights to begin with; without it new ones.",
+        ),
         click.option(
             "--device",
             type=click.Choice(["cpu", "cuda"]),
@@ -259,12 +264,14 @@ def _loop(
     save_every: int,
     threads: int | None,
     device: Literal["cpu", "cuda"],
+    start: Path | None,
 ) -> Loop:
     from flowsr_export.train import Loop
     from flowsr_lp.training import Settings
 
     settings = Settings(steps, learning_rate, ema_decay, save_every, seed)
-    return Loop(pictures, output, settings, batch, lr_size, scales, threads, device)
+    data = (pictures, output, settings, batch, lr_size, scales)
+    return Loop(*data, threads=threads, device=device, start=start)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def test_the_golden_pair_of_a_bundle_is_what_its_graph_gives(exported: Exported)
     golden = exported.bundle / "golden"
     case = json.loads((golden / "case.json").read_text())
     with Image.open(golden / case["input"]) as image:
-        rgb = np.asarray(image, np.float32) / 255
+        rgb = np.asarray(np.asarray(image) / 255, np.float32)
     with Upscaler.open(exported.bundle, threads=1) as upscaler:
         output = upscaler.upscale(rgb, size=tuple(case["size"]), clamp=False)
     expected = np.load(golden / case["output"]).transpose(1, 2, 0)

@@ -219,3 +219,28 @@ def test_a_missing_gpu_is_not_replaced_by_the_cpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert_refused(flow("--device", "cuda"), 4, "PyTorch finds no CUDA device; use --device c")
+
+
+STILL = ("--steps", "1", "--learning-rate", "1e-12", "--ema-decay", "0")
+
+
+def test_a_run_can_begin_with_weights_it_is_given(
+    flow: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert flow("--seed", 7).exit_code == 0
+    first = load_file(tmp_path / "flow" / "model.safetensors")
+    again = tmp_path / "again"
+    done = flow("--start", tmp_path / "flow" / "model.safetensors", "-o", again, *STILL)
+    assert done.exit_code == 0, done.output
+    second = load_file(again / "model.safetensors")
+    assert all(torch.allclose(first[name], second[name], atol=1e-9) for name in first)
+
+
+def test_weights_of_another_architecture_are_no_start(
+    flow: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert flow().exit_code == 0
+    start = tmp_path / "flow" / "model.safetensors"
+    done = flow("--start", start, "-o", tmp_path / "other", "--hidden-dim", "16")
+    assert done.exit_code == 2
+    assert "is of another architecture" in done.stderr
