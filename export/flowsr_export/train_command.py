@@ -47,8 +47,25 @@ def loop_options(learning_rate: float, batch: int) -> Callable[[Command], Comman
         learning_rate: Default of `--learning-rate`.
         batch: Default of `--batch`.
     """
+    options = _loop_options(learning_rate, batch)
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def collected(**values: Any) -> object:
+            loop = _loop(**{name: values.pop(name) for name in LOOP})
+            return command(loop=loop, **values)
+
+        wrapped: Command = collected
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def _loop_options(learning_rate: float, batch: int) -> list[Callable[[Command], Command]]:
     folder = click.Path(path_type=Path, file_okay=False)
-    options: list[Callable[[Command], Command]] = [
+    return [
         click.option("--pictures", type=folder, required=True, help="Folder of pictures."),
         click.option(
             "-o",
@@ -96,19 +113,6 @@ def loop_options(learning_rate: float, batch: int) -> Callable[[Command], Comman
             help="Where to compute.",
         ),
     ]
-
-    def decorate(command: Command) -> Command:
-        @functools.wraps(command)
-        def collected(**values: Any) -> object:
-            loop = _loop(**{name: values.pop(name) for name in LOOP})
-            return command(loop=loop, **values)
-
-        wrapped: Command = collected
-        for option in reversed(options):
-            wrapped = option(wrapped)
-        return wrapped
-
-    return decorate
 
 
 def _number(
