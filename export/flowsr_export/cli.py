@@ -32,8 +32,20 @@ Exit codes:
   130  interrupted
 """
 
+MISSING = 4
 OUT_OF_MEMORY = 6
 INTERRUPTED = 130
+
+# Libraries that not every installation has, and the extra that brings each.
+EXTRAS = {
+    "onnx": "export",
+    "onnxruntime": "cpu",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "torch": "export",
+}
+# How PyTorch words a failed allocation, on the CPU and on a GPU.
+NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
 class LazyGroup(click.Group):
@@ -64,13 +76,10 @@ class LazyGroup(click.Group):
         except (KeyboardInterrupt, click.Abort):
             _end(ctx, "interrupted", INTERRUPTED)
         except Exception as error:
-            from flowsr_runtime.errors import FlowsrError
-
-            if isinstance(error, FlowsrError):
-                _end(ctx, str(error), error.exit_code)
-            if isinstance(error, MemoryError):
-                _end(ctx, str(error) or "out of memory", OUT_OF_MEMORY)
-            raise
+            ending = _ending(error)
+            if ending is None:
+                raise
+            _end(ctx, *ending)
 
 
 @click.group(
@@ -85,6 +94,25 @@ def main() -> None:
     A bundle is a folder with an ONNX graph and what a runtime needs to know about it. One
     is built in: `flowsr-export upscale photo.png -o large.png --scale 4`.
     """
+
+
+def _ending(error: Exception) -> tuple[str, int] | None:
+    """Return the line and the exit code of what a user can act on, None for a bug."""
+    from flowsr_runtime.errors import FlowsrError
+
+    if isinstance(error, FlowsrError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        return str(error) or "out of memory", OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
+        return "out of memory", OUT_OF_MEMORY
+    library = (getattr(error, "name", None) or "").split(".")[0]
+    if isinstance(error, ImportError) and library in EXTRAS:
+        if isinstance(error, ModuleNotFoundError):
+            remedy = f"pip install 'flowsr-lp[{EXTRAS[library]}]'"
+            return f"{library} is not installed; {remedy}", MISSING
+        return f"{library} cannot be loaded: {error}", MISSING
+    return None
 
 
 def _end(ctx: click.Context, message: str, exit_code: int) -> NoReturn:

@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 
 import click
@@ -76,8 +77,82 @@ def test_memory_that_runs_out_ends_with_6(raising: Raising) -> None:
     assert (done.exit_code, done.stderr) == (6, "flowsr-export: out of memory\n")
 
 
-def test_a_bug_keeps_its_traceback(raising: Raising) -> None:
-    assert isinstance(raising(ZeroDivisionError("a bug")).exception, ZeroDivisionError)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.",
+        "CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1.00 GiB free",
+    ],
+)
+def test_memory_that_pytorch_lacks_ends_with_6(words: str, raising: Raising) -> None:
+    done = raising(RuntimeError(words))
+    assert (done.exit_code, done.stderr) == (6, "flowsr-export: out of memory\n")
+
+
+def test_a_library_that_does_not_load_says_why(raising: Raising) -> None:
+    done = raising(ImportError("libcudart.so.13: no such\nfile", name="torch._C"))
+    line = "flowsr-export: torch cannot be loaded: libcudart.so.13: no such file\n"
+    assert (done.exit_code, done.stderr) == (4, line)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("a bug"),
+        RuntimeError("a bug"),
+        ModuleNotFoundError("No module named 'flowsr_export.typo'", name="flowsr_export.typo"),
+    ],
+)
+def test_a_bug_keeps_its_traceback(error: Exception, raising: Raising) -> None:
+    assert raising(error).exception is error
+
+
+def run_without(
+    libraries: Iterable[str], arguments: Iterable[str]
+) -> subprocess.CompletedProcess[str]:
+    """Run the program where some libraries are not installed."""
+    program = f"import sys; sys.modules.update(dict.fromkeys({list(libraries)}))"
+    program += "; from flowsr_export.cli import main; main()"
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "library"),
+    [
+        *(("export-onnx --model a.pth -o out", name) for name in cli.EXTRAS),
+        ("verify bundle", "torch"),
+        ("verify bundle", "onnx"),
+        ("train flow --pictures . -o out", "torch"),
+        ("train flow --pictures . -o out", "safetensors"),
+        ("train prior --model a --vgg b --pictures . -o out", "torch"),
+        ("upscale bundle photo.png -o out.png --scale 2", "onnxruntime"),
+        ("demo --bundle bundle -o out", "onnxruntime"),
+    ],
+)
+def test_a_missing_library_is_one_line_with_the_command_that_installs_it(
+    arguments: str,
+    library: str,
+    bundle: Path,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_without([library], arguments.split())
+    remedy = f"pip install 'flowsr-lp[{cli.EXTRAS[library]}]'"
+    assert done.stderr == f"flowsr-export: {library} is not installed; {remedy}\n"
+    assert (done.returncode, done.stdout) == (4, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "photo.png"]
+
+
+@pytest.mark.parametrize("arguments", ["inspect bundle", "doctor", "train flow --help"])
+def test_the_base_install_does_what_needs_no_other_library(
+    arguments: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_without(cli.EXTRAS, arguments.split())
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:
