@@ -65,6 +65,7 @@ BASE = "pip install flowsr-lp"
 CPU = "pip install 'flowsr-lp[cpu]' (or [gpu] for CUDA)"
 EXPORT = "pip install 'flowsr-lp[export]'"
 LATER = "nothing in this version; doctor reports it for the engines to come"
+COMPARING = "nothing in this version; comparing engines layer by layer is to come"
 
 WANTED = (
     _Wanted("numpy", ("numpy",), "arrays; every command", BASE),
@@ -72,7 +73,7 @@ WANTED = (
     _Wanted(
         "onnxruntime",
         ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
-        "upscale and demo: running a bundle",
+        "upscale, demo, export-onnx and verify: running a bundle",
         CPU,
         "InferenceSession",
         imported=True,
@@ -81,7 +82,7 @@ WANTED = (
     _Wanted("onnx", ("onnx",), "export-onnx: checking and storing a graph", EXPORT),
     _Wanted("onnxscript", ("onnxscript",), "export-onnx: writing a graph", EXPORT),
     _Wanted("safetensors", ("safetensors",), "reading and storing weights", EXPORT),
-    _Wanted("polygraphy", ("polygraphy",), "comparing backends layer by layer", EXPORT),
+    _Wanted("polygraphy", ("polygraphy",), COMPARING, EXPORT),
     _Wanted(
         "tensorrt",
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
