@@ -1,0 +1,90 @@
+"""Folded weights compute what the modules that they come from compute."""
+
+import torch
+from torch import nn
+
+from flowsr_export.fold import (
+    RowConditioner,
+    condition_numbers,
+    flow_maps,
+    fold_norms,
+    last_conditioner_layer,
+)
+from flowsr_lp.flow import Flow, scale_and_shift
+from flowsr_lp.prior import DoubleConv
+from tests import stand_in
+from tests.flowsr_export.networks import small
+
+# Sums of the same products in another order.
+SAME = 1e-5
+
+
+def flow() -> Flow:
+    return small().linf.imnet.requires_grad_(False)
+
+
+def test_the_maps_of_a_flow_are_its_linear_layers() -> None:
+    module, z = flow(), torch.randn(2, 5, 27)
+    for folded, linear in zip(
+        flow_maps(module, inverse=False), [*module.linears, module.last], strict=True
+    ):
+        torch.testing.assert_close(folded(z.mT).mT, linear(z), rtol=0, atol=SAME)
+
+
+def test_the_inverse_maps_undo_the_maps() -> None:
+    module, z = flow(), torch.randn(2, 27, 5)
+    pairs = zip(flow_maps(module, inverse=False), flow_maps(module, inverse=True), strict=True)
+    for forward, inverse in pairs:
+        torch.testing.assert_close(inverse(forward(z)), z, rtol=0, atol=SAME)
+
+
+def test_inverses_are_taken_in_float64_and_kept_in_float32() -> None:
+    module = flow()
+    (*_, last) = flow_maps(module, inverse=True)
+    exact = torch.linalg.inv(module.last._weight.double())
+    assert last.weight.dtype == torch.float32
+    assert torch.equal(last.weight, exact.float())
+
+
+def test_condition_numbers_name_the_layer_that_is_nearly_singular() -> None:
+    module = flow()
+    with torch.no_grad():
+        module.last._weight.copy_(torch.diag(torch.tensor([4.0] + 26 * [0.5])))
+    *others, last = condition_numbers(module)
+    assert len(others) == 2
+    assert last == 8
+    assert min(others) >= 1
+
+
+def test_rows_of_cosines_and_sines_give_the_hidden_features() -> None:
+    linf = small().linf
+    half = linf.coef.out_channels // 2
+    features = torch.randn(6, 4, 2, half)  # per neighbour cosines, then sines, as published
+    cosine, sine = features[:, :, 0].flatten(1), features[:, :, 1].flatten(1)
+    with torch.inference_mode():
+        rows = RowConditioner(linf)(cosine, sine)
+        expected = linf.layers[:-1](features.reshape(6, -1, 1, 1)).flatten(1)
+    torch.testing.assert_close(rows, expected, rtol=0, atol=SAME)
+
+
+def test_the_last_layer_gives_all_logits_and_then_all_shifts() -> None:
+    linf = small().linf
+    rows = torch.randn(5, linf.coef.out_channels)
+    with torch.inference_mode():
+        published = linf.layers[-1](rows[:, :, None, None]).flatten(1)
+    scale, shift = scale_and_shift(published, linf.flow_layers)
+    weight, bias = last_conditioner_layer(linf)
+    logits, shifts = (weight @ rows.T + bias).T.chunk(2, dim=1)
+    torch.testing.assert_close(
+        torch.sigmoid(logits) + 1e-4, scale.flatten(1), rtol=0, atol=SAME
+    )
+    torch.testing.assert_close(shifts, shift.flatten(1), rtol=0, atol=SAME)
+
+
+def test_folded_norms_compute_what_norms_compute() -> None:
+    module, x = stand_in.fill(DoubleConv(4, 6, 5)).eval(), torch.randn(2, 4, 9, 8)
+    folded = fold_norms(module)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(x), module(x), rtol=0, atol=SAME)
+    assert not any(isinstance(child, nn.BatchNorm2d) for child in folded.modules())
+    assert any(isinstance(child, nn.BatchNorm2d) for child in module.modules())
