@@ -61,6 +61,14 @@ def test_what_cannot_be_computed_is_refused(value: float) -> None:
         compare(net, Distorted(net, value=value), [CASE], False, BARS["fp16"])
 
 
+def test_a_reference_that_is_not_finite_is_refused_without_a_warning() -> None:
+    net = small()
+    with torch.no_grad():
+        net.linf.layers[-1].bias.fill_(math.inf)  # type: ignore[union-attr]
+    with pytest.raises(ParityError, match="values are not finite"):
+        compare(net, Distorted(net), [CASE], False, BARS["fp32"])
+
+
 def test_a_low_psnr_is_refused() -> None:
     net = small()
     with pytest.raises(ParityError, match="PSNR must be at least 90"):
@@ -93,7 +101,7 @@ def test_exports_are_checked_on_sizes_and_scales_they_were_not_traced_with() -> 
 def test_verify_covers_scales_sides_and_batches() -> None:
     cases = verify_cases(None)
     assert {case.batch for case in cases} == {1, 3}
-    assert {1, 19, 31, 24, 37} <= {side for case in cases for side in case.lr}
+    assert {1, 19, 31, 24, 37, 256} <= {side for case in cases for side in case.lr}
     assert Case((16, 24), (43, 86)) in cases
     assert Case((16, 24), (192, 288)) in cases
 
@@ -102,6 +110,12 @@ def test_a_fixed_scale_is_verified_at_that_scale() -> None:
     assert {case.size for case in verify_cases(exact_scale("4")) if case.lr == (1, 19)} == {
         (4, 76)
     }
+
+
+def test_photographs_are_as_large_as_the_case_says() -> None:
+    rgb = photographs(Case((300, 5), (300, 5)))
+    assert rgb.shape == (1, 3, 300, 5)
+    assert np.array_equal(rgb[:, :, 256:], rgb[:, :, :44])
 
 
 def test_photographs_are_in_range_and_differ_within_a_batch() -> None:
