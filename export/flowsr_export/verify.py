@@ -8,7 +8,14 @@ from pathlib import Path
 
 import torch
 
-from flowsr_export.parity import BARS, Figures, compare, verify_cases
+from flowsr_export.parity import (
+    BARS,
+    Case,
+    Figures,
+    compare,
+    photographs,
+    verify_cases,
+)
 from flowsr_lp import Checkpoint, LinfLP, embedded_checkpoint, load_checkpoint
 from flowsr_lp.linf import low_frequency_residual
 from flowsr_runtime import Bundle, ParityError, UsageError, embedded_bundle, open_session
@@ -55,9 +62,9 @@ def reference_of(bundle: Bundle, model: Path | None, prior: Path | None) -> Chec
     if model is None:
         model, prior = embedded_checkpoint()
     checkpoint = load_checkpoint(model, prior)
-    stated = bundle.manifest.raw["model"]
-    found = (checkpoint.model_sha256, checkpoint.prior_sha256)
-    if found != (stated["model_sha256"], stated["prior_sha256"]):
+    stated = bundle.manifest.raw.get("model")
+    found = {"model_sha256": checkpoint.model_sha256, "prior_sha256": checkpoint.prior_sha256}
+    if not isinstance(stated, dict) or found != {key: stated.get(key) for key in found}:
         given = f"{model}" if prior is None else f"{model} and {prior}"
         raise UsageError(
             f"bundle {bundle.path} was not made of {given}; give its checkpoints with --model "
@@ -126,8 +133,6 @@ def verify(
 
 def round_trip(network: LinfLP) -> float:
     """Largest error of decode(encode(x)) on a photograph's residual, relative to its range."""
-    from flowsr_export.parity import Case, photographs
-
     rgb = torch.from_numpy(photographs(Case(ROUND_TRIP_LR, ROUND_TRIP_SIZE)))
     x = (rgb - 0.5) / 0.5
     with torch.inference_mode():

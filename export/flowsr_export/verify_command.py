@@ -29,8 +29,12 @@ def command(
     bundle: Path | None,
     model: Path | None,
     prior: Path | None,
+    backend: str,
+    provider: str,
+    device: int,
+    threads: int | None,
+    precision: str,
     as_json: bool,
-    **session: Any,
 ) -> None:
     """Compare BUNDLE with the PyTorch model that it was made of.
 
@@ -64,9 +68,13 @@ def command(
             opened,
             model,
             prior,
+            backend=backend,
+            provider=provider,
+            device=device,
+            threads=threads,
+            precision=precision,
             start=start,
             advance=lambda note: bars[0].advance(1, note),
-            **session,
         )
     if as_json:
         click.echo(json.dumps(_as_dict(done), indent=1))

@@ -12,10 +12,10 @@ from onnx import numpy_helper
 
 from flowsr_export import verify as library
 from flowsr_export.verify import ROUND_TRIP_BAR, round_trip
-from flowsr_lp import LinfLP
+from flowsr_lp import LinfLP, save_weights
 from flowsr_runtime import Bundle, write_bundle
 from tests.flowsr_export.conftest import Exported
-from tests.flowsr_export.networks import small
+from tests.flowsr_export.networks import small, small_model
 
 Run = Callable[..., Result]
 
@@ -28,7 +28,7 @@ def test_verify_reports_every_case(exported: Exported, run: Run) -> None:
     done = run("verify", exported.bundle, *checkpoints(exported), "--threads", 1, "--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    assert len(report["cases"]) == 38
+    assert len(report["cases"]) == 40
     assert max(case["max_abs"] for case in report["cases"]) <= 1e-4
     assert report["round_trip"] <= ROUND_TRIP_BAR
 
@@ -65,6 +65,19 @@ def test_verify_refuses_a_bundle_of_other_checkpoints(exported: Exported, run: R
     done = run("verify", exported.bundle, "--model", exported.model)
     assert done.exit_code == 2
     assert "was not made of" in done.stderr
+
+
+def test_verify_refuses_a_bundle_that_does_not_say_what_it_was_made_of(
+    bundle: Path, run: Run, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.safetensors"
+    save_weights(model, "model", small_model(), small().linf.state_dict())
+    done = run("verify", bundle, "--model", model)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"flowsr-export: bundle {bundle} was not made of {model}; give its checkpoints with "
+        "--model and --prior\n"
+    )
 
 
 def test_verify_refuses_a_flipped_byte(exported: Exported, run: Run, tmp_path: Path) -> None:
