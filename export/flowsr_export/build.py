@@ -31,6 +31,7 @@ from flowsr_export.receptive import Seam, default_halo, exact_halo
 from flowsr_export.workload import multiply_adds, per_pixel_and_patch
 from flowsr_lp import Checkpoint, LinfLP
 from flowsr_runtime import Bundle, Window, output_size, write_bundle
+from flowsr_runtime.geometry import Halo
 from flowsr_runtime.noise import latent as draw_latent
 from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -115,7 +116,7 @@ def build_bundle(
     report(STEPS[4])
     manifest = {
         **_described(checkpoint, request),
-        "tiling": _tiling(seam, exact.patch, exact.align, (exact.patches, exact.pixels)),
+        "tiling": _tiling(seam, exact),
         "memory": _memory(network, len(content)),
         "files": {name: _file(model, network, request)},
         "verification": _verification(figures),
@@ -178,18 +179,16 @@ def _work(model: onnx.ModelProto, network: LinfLP, scale: Fraction | None) -> di
     return {"per_lr_pixel": round(total / WORK_LR**2), "per_patch": 0}
 
 
-def _tiling(
-    seam: Seam | None, patch: int, align: int, exact: tuple[int, int]
-) -> dict[str, Any]:
-    patches, pixels = (seam.halo.patches, seam.halo.pixels) if seam else exact
+def _tiling(seam: Seam | None, exact: Halo) -> dict[str, Any]:
+    halo = seam.halo if seam else exact
     return {
-        "patch": patch,
-        "align": align,
-        "lr_align": 3,
-        "halo_patches": patches,
-        "halo_pixels": pixels,
-        "exact_patches": exact[0],
-        "exact_pixels": exact[1],
+        "patch": exact.patch,
+        "align": exact.align,
+        "lr_align": exact.lr_align,
+        "halo_patches": halo.patches,
+        "halo_pixels": halo.pixels,
+        "exact_patches": exact.patches,
+        "exact_pixels": exact.pixels,
         "seam_steps": round(seam.steps, 4) if seam else None,
     }
 

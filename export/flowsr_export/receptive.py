@@ -12,7 +12,7 @@ from flowsr_export.parity import Case, Run, photographs
 from flowsr_lp import LinfLP
 from flowsr_lp.encoder import EDSR, RDN, RRDB
 from flowsr_lp.prior import EdsrLatent, UNet
-from flowsr_runtime import Window
+from flowsr_runtime import ParityError, Window
 from flowsr_runtime.geometry import Extent, Halo
 
 __all__ = ["Seam", "default_halo", "exact_halo", "seam_steps"]
@@ -21,6 +21,7 @@ __all__ = ["Seam", "default_halo", "exact_halo", "seam_steps"]
 SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)
 # A quarter of an eight-bit step, measured without blending: rounding then hides the seam.
 SEAM_GOAL = 0.25
+SEAM_LIMIT = 1.0
 SEAM_LR = 96  # low-resolution pixels a side of the measured photograph
 SEAM_SIZES = (2, 4)
 LR_ALIGN = 3  # stride of the prior's convolution on the picture
@@ -70,6 +71,9 @@ def default_halo(network: LinfLP, session: Run) -> Seam:
 
     Returns:
         The halo and its seam.
+
+    Raises:
+        ParityError: If even the whole receptive field leaves a seam that can be seen.
     """
     exact = exact_halo(network)
     whole = {scale: _run(session, network, scale, exact, whole=True) for scale in SEAM_SIZES}
@@ -81,6 +85,8 @@ def default_halo(network: LinfLP, session: Run) -> Seam:
         )
         if steps <= SEAM_GOAL:
             break
+    if not steps <= SEAM_LIMIT:
+        raise ParityError(f"tiles must be the whole picture within 1 step, got {steps:.3g}")
     return Seam(halo, steps)
 
 
@@ -125,7 +131,7 @@ def _cut(
 
 
 def _part(exact: Halo, share: float) -> Halo:
-    patches, pixels = (max(1, round(n * share)) for n in (exact.patches, exact.pixels))
+    patches, pixels = (min(n, max(1, round(n * share))) for n in (exact.patches, exact.pixels))
     return Halo(exact.patch, exact.align, exact.lr_align, patches, pixels)
 
 

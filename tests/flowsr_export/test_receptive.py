@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from flowsr_export.linf_graph import LinfGraph
 from flowsr_export.receptive import SEAM_GOAL, default_halo, exact_halo, seam_steps
 from flowsr_lp import LinfLP
+from flowsr_runtime import ParityError
 from tests.flowsr_export.networks import small, small_model, small_prior
 from tests.stand_in import network
 
@@ -37,8 +38,21 @@ def test_the_default_halo_keeps_the_seam_below_its_goal() -> None:
 def test_a_network_without_a_prior_needs_pixels_alone() -> None:
     net = network(small_model(), None)
     seam = default_halo(net, Eager(net))
-    assert exact_halo(net).patches == 0
+    assert exact_halo(net).patches == seam.halo.patches == 0
     assert seam.steps <= SEAM_GOAL
+
+
+class Uneven:
+    """Gives tiles that are darker the further down they begin."""
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        *_, top, _, rows, cols = feeds["geometry"]
+        return np.full((1, 3, rows, cols), 1 / (1 + top), np.float32)
+
+
+def test_tiles_that_no_halo_makes_whole_are_refused() -> None:
+    with pytest.raises(ParityError, match="tiles must be the whole picture within 1 step, got"):
+        default_halo(small(), Uneven())
 
 
 @pytest.mark.parametrize(("depth", "patches"), [(1, 17), (2, 37), (3, 77)])
