@@ -15,6 +15,7 @@ from flowsr_runtime.errors import CheckpointError
 # EDSR's residual scaling leaves no trace in the tensors; the wide configuration uses 0.1.
 WIDE_EDSR = 256
 RDN_NAMES = {20: "A", 16: "B"}
+MODEL, PRIOR = "a LINF model", "a LINF-LP prior"
 
 
 def model_spec_from_tensors(
@@ -33,20 +34,16 @@ def model_spec_from_tensors(
     Raises:
         CheckpointError: If these are not a LINF network's tensors.
     """
-    try:
-        width = tensors["imnet.last.bias"].numel()
-        hidden = tensors["coef.weight"].shape[0]
-        convolutions = _count(tensors, r"layers\.(\d+)\.weight")
-        layers = _count(tensors, r"imnet\.linears\.(\d+)\.bias")
-    except KeyError as error:
-        raise CheckpointError(f"{path} is not a LINF model: it lacks {error}") from error
-    patch = math.isqrt(width // 3)
+    if "imnet.last.bias" not in tensors:
+        raise CheckpointError(f"{path} is not {MODEL}: it lacks imnet.last.bias")
+    patch = math.isqrt(tensors["imnet.last.bias"].numel() // 3)
+    hidden, _ = _convolution(tensors, "coef.weight", path, MODEL)
     args = dict((named or {}).get("args") or {})
     encoder = dict(args.get("encoder_spec") or {}) or _encoder_spec(tensors, path)
     full: dict[str, Any] = {
         "encoder_spec": {"name": encoder.get("name"), "args": dict(encoder.get("args") or {})},
-        "flow_layers": layers,
-        "num_layer": convolutions - 1,
+        "flow_layers": _count(tensors, r"imnet\.linears\.(\d+)\.bias"),
+        "num_layer": _count(tensors, r"layers\.(\d+)\.weight") - 1,
         "hidden_dim": hidden,
     }
     if patch > 1:
@@ -71,11 +68,7 @@ def prior_spec_from_tensors(
     Raises:
         CheckpointError: If these are not a latent module's tensors.
     """
-    if "input_proj.conv1.weight" not in tensors:
-        raise CheckpointError(
-            f"{path} is not a LINF-LP prior: it lacks input_proj.conv1.weight"
-        )
-    growth, in_chans = tensors["input_proj.conv1.weight"].shape[:2]
+    growth, in_chans = _convolution(tensors, "input_proj.conv1.weight", path, PRIOR)
     args: dict[str, Any] = {"in_chans": in_chans, "dim": 2 * growth}
     if "outc.conv.weight" in tensors:
         name = "unet"
@@ -87,27 +80,39 @@ def prior_spec_from_tensors(
 
 
 def _encoder_spec(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:
+    def width(name: str) -> int:
+        return _convolution(tensors, f"encoder.{name}.weight", path, MODEL)[0]
+
     if "encoder.conv_first.weight" in tensors:
-        return {
-            "name": "rrdb",
-            "args": {
-                "nf": tensors["encoder.conv_first.weight"].shape[0],
-                "nb": _count(tensors, r"encoder\.RRDB_trunk\.(\d+)\.RDB1\.conv1\.weight"),
-                "gc": tensors["encoder.RRDB_trunk.0.RDB1.conv1.weight"].shape[0],
-            },
-        }
+        blocks = _count(tensors, r"encoder\.RRDB_trunk\.(\d+)\.RDB1\.conv1\.weight")
+        growth = width("RRDB_trunk.0.RDB1.conv1")
+        return {"name": "rrdb", "args": {"nf": width("conv_first"), "nb": blocks, "gc": growth}}
     if "encoder.SFENet1.weight" in tensors:
         blocks = _count(tensors, r"encoder\.RDBs\.(\d+)\.LFF\.weight")
         if blocks not in RDN_NAMES:
             raise CheckpointError(f"{path}: rdn must have 16 or 20 dense blocks, got {blocks}")
-        width = tensors["encoder.SFENet1.weight"].shape[0]
-        return {"name": "rdn", "args": {"G0": width, "RDNconfig": RDN_NAMES[blocks]}}
+        args = {"G0": width("SFENet1"), "RDNconfig": RDN_NAMES[blocks]}
+        return {"name": "rdn", "args": args}
     if "encoder.head.0.weight" in tensors:
-        width = tensors["encoder.head.0.weight"].shape[0]
+        features = width("head.0")
         blocks = _count(tensors, r"encoder\.body\.(\d+)\.body\.0\.weight")
-        name = "edsr" if width >= WIDE_EDSR else "edsr-baseline"
-        return {"name": name, "args": {"n_resblocks": blocks, "n_feats": width}}
+        name = "edsr" if features >= WIDE_EDSR else "edsr-baseline"
+        return {"name": name, "args": {"n_resblocks": blocks, "n_feats": features}}
     raise CheckpointError(f"{path} has an encoder of unknown kind")
+
+
+def _convolution(
+    tensors: Mapping[str, Tensor], name: str, path: str | Path, what: str
+) -> tuple[int, int]:
+    """Output and input channels of a convolution's weight."""
+    if name not in tensors:
+        raise CheckpointError(f"{path} is not {what}: it lacks {name}")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != 4:
+        raise CheckpointError(
+            f"{path} is not {what}: {name} must be a convolution's weight, got shape {shape}"
+        )
+    return shape[0], shape[1]
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:

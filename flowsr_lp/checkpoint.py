@@ -197,13 +197,21 @@ def _is_state_dict(content: object) -> bool:
     )
 
 
-def _checked_spec(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _checked_spec(entry: object, path: Path) -> dict[str, Any]:
     """Take `{"name": ..., "args": {...}}` out of an entry that anyone may have written."""
-    args = entry.get("args") or {}
-    encoder = args.get("encoder_spec") or {} if isinstance(args, dict) else None
-    if not isinstance(encoder, dict) or not isinstance(encoder.get("args") or {}, dict):
+    spec = _named(entry)
+    if spec is None or _named(spec["args"].get("encoder_spec") or {}) is None:
         raise CheckpointError(f"{path} describes its network in a form that is not known")
-    return {"name": entry.get("name"), "args": args}
+    return spec
+
+
+def _named(entry: object) -> dict[str, Any] | None:
+    """Return a spec's name and arguments, None if it has another form."""
+    if not isinstance(entry, dict):
+        return None
+    name, args = entry.get("name"), entry.get("args") or {}
+    known = isinstance(name, (str, type(None))) and isinstance(args, dict)
+    return {"name": name, "args": args} if known else None
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

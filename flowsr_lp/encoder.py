@@ -2,6 +2,7 @@
 
 __all__ = ["EDSR", "RDN", "RRDB", "encoder_from_spec"]
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -145,7 +146,7 @@ class RDN(nn.Module):
     def __init__(self, G0: int = 64, RDNconfig: str = "B") -> None:
         """Build configuration "A" or "B" with `G0` output channels."""
         super().__init__()
-        if RDNconfig not in RDN_CONFIGS:
+        if str(RDNconfig) not in RDN_CONFIGS:
             raise CheckpointError(f"rdn's RDNconfig must be A or B, got {RDNconfig!r}")
         blocks, layers, growth = RDN_CONFIGS[RDNconfig]
         self.out_dim = G0
@@ -199,6 +200,9 @@ def encoder_from_spec(spec: Mapping[str, Any]) -> nn.Module:
             raise CheckpointError(
                 f"encoder {name}: {key} must be a whole number of at least 1, got {value!r}"
             )
+    scale = args.get("res_scale", 1.0)
+    if not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        raise CheckpointError(f"encoder {name}: res_scale must be a number, got {scale!r}")
     return build(**{key: args.get(key, value) for key, value in defaults.items()})
 
 

@@ -95,7 +95,7 @@ def test_the_wide_encoder_scales_its_residuals() -> None:
 
 
 def test_tensors_of_another_network_are_not_a_model() -> None:
-    with pytest.raises(CheckpointError, match=r"x.pth is not a LINF model: it lacks 'imnet"):
+    with pytest.raises(CheckpointError, match=r"x.pth is not a LINF model: it lacks imnet"):
         model_spec_from_tensors(released("prior-unet"), None, "x.pth")
 
 
@@ -117,6 +117,8 @@ def test_an_encoder_that_is_not_known_is_named() -> None:
         ({"name": "swinir"}, "encoder must be one of edsr-baseline, edsr, rdn, rrdb, got 'swi"),
         ({"name": "edsr", "args": {"n_feats": "x"}}, "n_feats must be a whole number of at l"),
         ({"name": "rrdb", "args": {"nb": 0}}, "nb must be a whole number of at least 1, got 0"),
+        ({"name": "edsr", "args": {"res_scale": "x"}}, "res_scale must be a number, got 'x'"),
+        ({"name": "rdn", "args": {"RDNconfig": []}}, r"RDNconfig must be A or B, got \[\]"),
         ({"name": "edsr", "args": {"bogus": 1}}, "encoder edsr has no argument bogus"),
         (
             {"name": "rdn", "args": {"RDNconfig": "C"}},

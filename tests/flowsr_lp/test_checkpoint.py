@@ -248,11 +248,33 @@ def test_an_unknown_model_is_named(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", ["no dict", {"encoder_spec": "no dict"}, {"encoder_spec": {"args": "no dict"}}]
+    "change",
+    [
+        {"args": "no dict"},
+        {"args": {"encoder_spec": "no dict"}},
+        {"args": {"encoder_spec": {"args": "no dict"}}},
+        {"args": {"encoder_spec": {"name": ["edsr"]}}},
+        {"name": {"linf": "patch"}},
+    ],
 )
-def test_a_spec_of_another_form_is_refused(model: Path, args: object) -> None:
-    changed(model, lambda content: content["model"].update(args=args))
+def test_a_spec_of_another_form_is_refused(model: Path, change: dict[str, object]) -> None:
+    changed(model, lambda content: content["model"].update(change))
     refuse(model, r"linf.pth describes its network in a form that is not known")
+
+
+def test_metadata_whose_spec_has_another_form_is_refused(tmp_path: Path) -> None:
+    path, header = tmp_path / "a.safetensors", '{"kind": "model", "spec": "linf"}'
+    save_file({"x": torch.zeros(1)}, path, {"flowsr_lp": header})
+    refuse(path, r"a.safetensors describes its network in a form that is not known")
+
+
+def test_tensors_without_the_sides_they_need_are_refused(model: Path, prior: Path) -> None:
+    flat = {"input_proj.conv1.weight": torch.zeros(9)}
+    changed(prior, lambda content: content["prior_model"]["sd"].update(flat))
+    refuse(model, r"LP.pth is not a LINF-LP prior: .* weight, got shape \(9,\)", prior)
+    scalar = {"coef.weight": torch.tensor(1.0)}
+    changed(model, lambda content: content["model"]["sd"].update(scalar))
+    refuse(model, r"linf.pth is not a LINF model: coef.weight must be .*, got shape \(\)")
 
 
 @pytest.mark.parametrize("header", ["{", "[]", '"model"', '{"kind": "model"}'])
