@@ -2,9 +2,10 @@
 
 import math
 import numbers
+import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ __all__ = [
 
 MAX_SIDE = 2**20
 """Largest output side in pixels; keeps every product of the graph's geometry in int64."""
+
+# A power of ten with three digits: its exact value could fill the memory.
+_POWER: Final = re.compile(r"e[-+]?0*[1-9]\d\d", re.IGNORECASE)
 
 Number = float | str | Fraction
 
@@ -46,6 +50,8 @@ def exact_scale(scale: Number) -> Fraction:
     )
     if not real:
         raise ScaleError(f"scale must be a number, got {scale!r}")
+    if _POWER.search(str(scale)):
+        raise ScaleError(f"scale must be from 1 to {MAX_SIDE}, got {scale}")
     try:
         exact = Fraction(str(scale))
     except (ValueError, ZeroDivisionError) as error:

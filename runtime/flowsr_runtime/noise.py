@@ -1,6 +1,7 @@
 """Noise that any tile, batch, backend or language can draw alike: Philox4x32-10 by position."""
 
 import math
+import numbers
 import operator
 from typing import Final
 
@@ -107,5 +108,7 @@ def check_noise(seed: int, temperature: float) -> None:
         raise UsageError(f"seed must be a whole number, got {seed!r}") from error
     if not 0 <= value < 2**64:
         raise UsageError(f"seed must be from 0 to 2**64 - 1, got {value}")
+    if not isinstance(temperature, numbers.Real):
+        raise UsageError(f"temperature must be a number, got {temperature!r}")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise UsageError(f"temperature must be finite and at least 0, got {temperature}")

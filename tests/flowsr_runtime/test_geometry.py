@@ -67,6 +67,12 @@ def test_a_scale_below_one_is_refused(scale: float | str) -> None:
         exact_scale(scale)
 
 
+@pytest.mark.parametrize("scale", ["1e999999999", "1E-999999999", 1e300, "2e0100"])
+def test_a_power_that_would_fill_the_memory_is_refused(scale: float | str) -> None:
+    with pytest.raises(ScaleError, match="scale must be from 1 to 1048576, got"):
+        exact_scale(scale)
+
+
 @pytest.mark.parametrize("scale", [True, None, [2], 2j])
 def test_what_is_not_a_number_is_refused(scale: Any) -> None:
     with pytest.raises(ScaleError, match="scale must be a number, got"):

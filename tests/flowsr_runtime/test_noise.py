@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowsr_runtime.errors import UsageError
-from flowsr_runtime.noise import latent, philox4x32
+from flowsr_runtime.noise import check_noise, latent, philox4x32
 
 # Random123's kat_vectors, philox4x32 with 10 rounds.
 KNOWN_ANSWERS = [
@@ -118,3 +118,8 @@ def test_a_seed_that_is_not_whole_is_refused() -> None:
 def test_a_temperature_that_is_not_finite_or_negative_is_refused(temperature: float) -> None:
     with pytest.raises(UsageError, match="temperature must be finite and at least 0, got"):
         latent(0, top=0, left=0, rows=1, columns=1, channels=1, temperature=temperature)
+
+
+def test_a_temperature_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UsageError, match="temperature must be a number, got '1'"):
+        check_noise(0, "1")  # type: ignore[arg-type]
