@@ -32,6 +32,9 @@ _REMEDIES: Final = {
     "openvino": "pip install onnxruntime-openvino in place of onnxruntime",
 }
 
+_ONE_DEVICE: Final = ("cpu", "openvino")
+"""Providers that this version cannot send to another device than their own first."""
+
 # How ONNX Runtime, CUDA, cuDNN and the C++ library word a failed allocation.
 _OUT_OF_MEMORY: Final = (
     "failed to allocate memory",
@@ -72,7 +75,7 @@ class OnnxRuntimeSession:
         Args:
             model: Content of a self-contained ONNX file whose hash was checked.
             provider: A key of `PROVIDERS`.
-            device: Index of the device, 0 for a CPU.
+            device: Index of the GPU; 0 with cpu and openvino.
             threads: CPU threads, None for the number of usable cores.
             name: What to call the model in messages.
 
@@ -103,7 +106,7 @@ class OnnxRuntimeSession:
         Args:
             bundle: Bundle with the model.
             provider: A key of `PROVIDERS`.
-            device: Index of the device, 0 for a CPU.
+            device: Index of the GPU; 0 with cpu and openvino.
             threads: CPU threads, None for the number of usable cores.
             precision: "fp32", "fp16" or "int8".
 
@@ -168,8 +171,8 @@ def _load(
     model: bytes, provider: str, device: int, threads: int | None, name: str
 ) -> ort.InferenceSession:
     wanted = _provider_name(provider)
-    if provider == "cpu" and device != 0:
-        raise UsageError(f"device must be 0 with provider cpu, got {device}")
+    if provider in _ONE_DEVICE and device != 0:
+        raise UsageError(f"device must be 0 with provider {provider}, got {device}")
     try:
         session = ort.InferenceSession(
             model,

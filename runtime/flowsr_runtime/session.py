@@ -68,7 +68,7 @@ def open_session(
         bundle: Bundle with the model.
         backend: A key of `BACKENDS`.
         provider: What the backend computes with: "cpu", "cuda", "tensorrt" or "openvino".
-        device: Index of the device, 0 for a CPU.
+        device: Index of the GPU; 0 with cpu and openvino.
         threads: CPU threads, None for the number of usable cores.
         precision: "fp32", "fp16" or "int8".
 

@@ -79,7 +79,7 @@ class Upscaler:
             bundle: Bundle or its directory, None for the one that ships with the package.
             backend: "onnxruntime".
             provider: "cpu", "cuda", "tensorrt" or "openvino".
-            device: Index of the device, 0 for a CPU.
+            device: Index of the GPU; 0 with cpu and openvino.
             threads: CPU threads, None for the number of usable cores.
             precision: "fp32", "fp16" or "int8".
             memory_budget: Bytes of activations that one run may take; a larger picture is

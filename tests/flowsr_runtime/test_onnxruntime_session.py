@@ -106,8 +106,16 @@ def test_a_provider_that_does_not_start_is_refused(
         return real(model, providers=[PROVIDERS["cpu"]], **options)
 
     monkeypatch.setattr(ort, "InferenceSession", fall_back)
-    with pytest.raises(ProviderError, match=f"provider {provider} did not start on device 1"):
-        OnnxRuntimeSession.open(bundle, provider=provider, device=1)
+    with pytest.raises(ProviderError, match=f"provider {provider} did not start on device 0"):
+        OnnxRuntimeSession.open(bundle, provider=provider)
+
+
+def test_a_device_that_would_not_be_taken_is_refused(
+    bundle: Bundle, install: Callable[[str], None]
+) -> None:
+    install("openvino")
+    with pytest.raises(UsageError, match="device must be 0 with provider openvino, got 1"):
+        OnnxRuntimeSession.open(bundle, provider="openvino", device=1)
 
 
 def test_a_provider_that_fails_to_start_is_refused(
