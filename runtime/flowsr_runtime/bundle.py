@@ -233,17 +233,21 @@ def _manifest_text(manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -
 
 
 def check_replaceable(directory: str | os.PathLike[str], force: bool) -> None:
-    """Refuse, before slow work, to write a bundle where something is.
+    """Refuse, before slow work, a place where a bundle cannot be written.
 
     Args:
         directory: Where a bundle would be written.
         force: Whether a bundle that is there may be replaced.
 
     Raises:
-        OutputError: If something is there and `force` is not given, or is not a bundle.
+        OutputError: If something is there and `force` is not given, or is not a bundle, or
+            the folder above is not one that can be written.
     """
     target = Path(os.path.abspath(directory))
-    if not (target.exists() or target.is_symlink()):
+    above = next(folder for folder in (*target.parents, target) if os.path.lexists(folder))
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise OutputError(f"bundle {target} cannot be written: {above} is no writable folder")
+    if not os.path.lexists(target):
         return
     if not force:
         raise OutputError(f"bundle {target} exists; replace it with force (--force)")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flowsr_runtime.bundle import Bundle, embedded_bundle, write_bundle
+from flowsr_runtime.bundle import Bundle, check_replaceable, embedded_bundle, write_bundle
 from flowsr_runtime.errors import BundleError, IntegrityError, OutputError, UsageError
 
 MODEL = {"model.fp32.onnx": b"model"}
@@ -87,6 +87,21 @@ def test_bytes_that_are_no_text_are_refused(bundle: Bundle) -> None:
     (bundle.path / "bundle.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BundleError, match=r"bundle\.json cannot be read: 'utf-8' codec"):
         Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["b", "deep/er/b"])
+@pytest.mark.parametrize("force", [True, False])
+def test_a_place_that_cannot_be_written_is_refused_before_work(
+    tmp_path: Path, name: str, force: bool
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/.*b cannot be written: .*file is no writable"):
+        check_replaceable(tmp_path / "file" / name, force)
+
+
+def test_a_place_in_folders_to_be_made_is_taken(tmp_path: Path) -> None:
+    check_replaceable(tmp_path / "deep" / "er" / "b", force=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_precision_that_is_not_there_is_refused(bundle: Bundle) -> None:
