@@ -63,12 +63,14 @@ def fetch(name: str, directory: Path, base_url: str = DEFAULT_BASE_URL) -> Fetch
         raise UsageError(f"base address must begin with http:// or https://, got {base_url!r}")
     path = directory / name
     part = directory / f"{name}.part"
-    if path.exists():
-        if blob_id(path) == RELEASES[name]:
-            return Fetched(path, path.stat().st_size, "present")
-        raise CheckpointError(f"{path} is not the released file; move it away and fetch again")
     url = f"{base_url.rstrip('/')}/{name}"
     try:
+        if path.is_file() and blob_id(path) == RELEASES[name]:
+            return Fetched(path, path.stat().st_size, "present")
+        if os.path.lexists(path):
+            raise CheckpointError(
+                f"{path} is not the released file; move it away and fetch again"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         resumed = _download(url, part)
         if blob_id(part) != RELEASES[name]:

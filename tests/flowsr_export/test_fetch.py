@@ -114,6 +114,12 @@ def test_a_file_that_is_there_and_right_is_left_alone(server: Server, tmp_path: 
     assert server.ranges == []
 
 
+def test_a_folder_of_that_name_is_refused(server: Server, tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    with pytest.raises(CheckpointError, match="is not the released file; move it away"):
+        fetch(NAME, tmp_path, server.address("honest"))
+
+
 def test_a_wrong_file_of_that_name_is_refused_and_kept(server: Server, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"mine")
     with pytest.raises(CheckpointError, match="is not the released file; move it away"):
