@@ -71,8 +71,10 @@ class LazyGroup(click.Group):
         """Run the command that was asked for; errors of ours become a line and a code."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit):
+        except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit):
             raise
+        except click.ClickException as error:
+            _end(ctx, _usage(error), error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             _end(ctx, "interrupted", INTERRUPTED)
         except Exception as error:
@@ -94,6 +96,13 @@ def main() -> None:
     A bundle is a folder with an ONNX graph and what a runtime needs to know about it. One
     is built in: `flowsr-export upscale photo.png -o large.png --scale 4`.
     """
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return what is wrong with a command line, and where its help is."""
+    message = error.format_message().rstrip(".")
+    about = error.ctx if isinstance(error, click.UsageError) else None
+    return message if about is None else f"{message}; see {about.command_path} --help"
 
 
 def _ending(error: Exception) -> tuple[str, int] | None:

@@ -155,10 +155,26 @@ def test_the_base_install_does_what_needs_no_other_library(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_unknown_command_is_a_usage_error() -> None:
-    done = CliRunner().invoke(cli.main, ["sharpen"])
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("sharpen", "No such command 'sharpen'; see flowsr-export --help"),
+        ("doctor --quiet", "No such option"),
+        ("demo --threads 0", "Invalid value for '--threads': 0 is not in the range x>=1; see "),
+        ("train flow", "Missing option '--pictures'; see flowsr-export train flow --help"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments: str, line: str) -> None:
+    done = CliRunner().invoke(cli.main, arguments.split(), prog_name="flowsr-export")
     assert done.exit_code == 2
-    assert "No such command 'sharpen'" in done.stderr
+    assert done.stderr.startswith(f"flowsr-export: {line}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    done = CliRunner().invoke(cli.main, ["train"])
+    assert done.exit_code == 2
+    assert "Train a flow by likelihood." in done.stderr
 
 
 def test_the_version_is_printed() -> None:
