@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from flowsr_export.options import force_option, json_option
+
+if TYPE_CHECKING:
+    from flowsr_export.onnx_export import Precision
 
 __all__ = ["command"]
 
@@ -38,7 +42,7 @@ def command(
     model: Path | None,
     prior: Path | None,
     output: Path,
-    precision: str,
+    precision: Precision,
     scale: str | None,
     opset: int,
     force: bool,
@@ -74,7 +78,7 @@ def command(
         model, prior = embedded_checkpoint()
         licence = "Apache-2.0"
     checkpoint = load_checkpoint(model, prior)
-    request = Request(precision, fixed, opset, licence)  # type: ignore[arg-type]
+    request = Request(precision, fixed, opset, licence)
     with progress("export", len(STEPS)) as bar:
         notes = iter([0, 1, 1, 1, 1])
         bundle, figures = build_bundle(

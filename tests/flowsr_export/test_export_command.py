@@ -1,17 +1,21 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import Result
 from PIL import Image
 
 from flowsr_export import build
+from flowsr_lp import prior_from_spec, save_weights
 from flowsr_runtime import Bundle, Upscaler, output_size
 from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 from tests.flowsr_export.conftest import Exported
+from tests.flowsr_export.networks import small, small_model
 from tests.stand_in import picture
 
 Run = Callable[..., Result]
@@ -150,7 +154,74 @@ def test_a_bad_request_is_one_line(what: str, run: Run, tmp_path: Path) -> None:
     done = run("export-onnx", "-o", tmp_path / "x.bundle", *arguments)
     assert done.exit_code == code
     assert line in done.stderr
+    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "x.bundle").exists()
+
+
+class Code:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, ("ran",)
+
+
+NARROW = {"name": "unet", "args": {"in_chans": 3, "depth": 1, "dim": 4}}
+SWINIR = small_model(encoder_spec={"name": "swinir", "args": {}})
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Good and bad checkpoints in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    weights = small().linf.state_dict()
+    Path("empty.pth").touch()
+    Image.new("RGB", (8, 8)).save("picture.pth", "PNG")
+    torch.save({"model": Code()}, "code.pth")
+    torch.save({"model": {**SWINIR, "sd": weights}}, "swinir.pth")
+    save_weights(Path("good.safetensors"), "model", small_model(), weights)
+    narrow = prior_from_spec(NARROW).state_dict()
+    save_weights(Path("narrow.safetensors"), "prior", NARROW, narrow)
+
+
+BAD_FILES = {
+    "an empty file": ("empty.pth", "model empty.pth is empty (0 bytes)"),
+    "a picture": ("picture.pth", "model picture.pth is not a PyTorch checkpoint"),
+    "code": ("code.pth", "code.pth is refused: it holds more than tensors and could run code"),
+    "an unknown encoder": (
+        "swinir.pth",
+        "encoder must be one of edsr-baseline, edsr, rdn, rrd",
+    ),
+    "another prior": (
+        "good.safetensors --prior narrow.safetensors",
+        "prior narrow.safetensors is for latents 3 wide, the model good.safetensors has 27",
+    ),
+    "a prior for a model": (
+        "narrow.safetensors",
+        "narrow.safetensors holds a prior, not a model",
+    ),
+}
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("what", BAD_FILES)
+def test_a_bad_checkpoint_is_one_line(what: str, run: Run) -> None:
+    names, line = BAD_FILES[what]
+    done = run("export-onnx", "-o", "x.bundle", "--model", *names.split())
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("x.bundle").exists()
+    assert not Path("ran").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = run("export-onnx", "--model", "none.pth", "-o", tmp_path / "file" / "x.bundle")
+    assert done.exit_code == 1
+    assert "x.bundle cannot be written: " in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_bundle_that_is_there_is_not_replaced(exported: Exported, run: Run) -> None:
