@@ -80,3 +80,8 @@ def picture(height: int, width: int, salt: str = "g") -> NDArray[np.uint8]:
 def tensor(height: int, width: int, salt: str = "g") -> Tensor:
     """The picture as a batch of one in [0, 1], (1, 3, height, width)."""
     return torch.from_numpy(picture(height, width, salt)).permute(2, 0, 1)[None].float() / 255
+
+
+def noise(*shape: int) -> Tensor:
+    """Standard normal values that are the same in every run."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))

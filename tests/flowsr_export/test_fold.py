@@ -24,7 +24,7 @@ def flow() -> Flow:
 
 
 def test_the_maps_of_a_flow_are_its_linear_layers() -> None:
-    module, z = flow(), torch.randn(2, 5, 27)
+    module, z = flow(), stand_in.noise(2, 5, 27)
     for folded, linear in zip(
         flow_maps(module, inverse=False), [*module.linears, module.last], strict=True
     ):
@@ -32,7 +32,7 @@ def test_the_maps_of_a_flow_are_its_linear_layers() -> None:
 
 
 def test_the_inverse_maps_undo_the_maps() -> None:
-    module, z = flow(), torch.randn(2, 27, 5)
+    module, z = flow(), stand_in.noise(2, 27, 5)
     pairs = zip(flow_maps(module, inverse=False), flow_maps(module, inverse=True), strict=True)
     for forward, inverse in pairs:
         torch.testing.assert_close(inverse(forward(z)), z, rtol=0, atol=SAME)
@@ -59,7 +59,7 @@ def test_condition_numbers_name_the_layer_that_is_nearly_singular() -> None:
 def test_rows_of_cosines_and_sines_give_the_hidden_features() -> None:
     linf = small().linf
     half = linf.coef.out_channels // 2
-    features = torch.randn(6, 4, 2, half)  # per neighbour cosines, then sines, as published
+    features = stand_in.noise(6, 4, 2, half)  # per neighbour cosines, then sines, as published
     cosine, sine = features[:, :, 0].flatten(1), features[:, :, 1].flatten(1)
     with torch.inference_mode():
         rows = RowConditioner(linf)(cosine, sine)
@@ -69,7 +69,7 @@ def test_rows_of_cosines_and_sines_give_the_hidden_features() -> None:
 
 def test_the_last_layer_gives_all_logits_and_then_all_shifts() -> None:
     linf = small().linf
-    rows = torch.randn(5, linf.coef.out_channels)
+    rows = stand_in.noise(5, linf.coef.out_channels)
     with torch.inference_mode():
         published = linf.layers[-1](rows[:, :, None, None]).flatten(1)
     scale, shift = scale_and_shift(published, linf.flow_layers)
@@ -82,7 +82,7 @@ def test_the_last_layer_gives_all_logits_and_then_all_shifts() -> None:
 
 
 def test_folded_norms_compute_what_norms_compute() -> None:
-    module, x = stand_in.fill(DoubleConv(4, 6, 5)).eval(), torch.randn(2, 4, 9, 8)
+    module, x = stand_in.fill(DoubleConv(4, 6, 5)).eval(), stand_in.noise(2, 4, 9, 8)
     folded = fold_norms(module)
     with torch.inference_mode():
         torch.testing.assert_close(folded(x), module(x), rtol=0, atol=SAME)
