@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from flowsr_export.cli import EXIT_CODES, main
+from flowsr_export.lint import GEOMETRY_RULES, RULES
 from flowsr_runtime import errors
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +50,7 @@ MAX_FUNCTION_LINES = 60
 
 SOURCES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 
 def imports_of(path: Path) -> set[str]:
@@ -83,6 +85,18 @@ def test_every_import_keeps_to_the_layers(package: str) -> None:
         if not is_allowed(name, LAYERS[package] | BACKEND_FILES.get(path.name, set()))
     }
     assert wrong == set()
+
+
+def test_the_architecture_lists_every_file_and_no_other() -> None:
+    listed = set(re.findall(r"`(\w+\.py)`", ARCHITECTURE))
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    sources = {path.name for path in SOURCES if not path.name.endswith("_command.py")}
+    assert listed == (sources | scripts) - {"__init__.py"}
+
+
+def test_the_architecture_names_every_rule_of_the_lint() -> None:
+    rules = ARCHITECTURE.split("**Lint.**")[1].split("**Parity.**")[0]
+    assert set(re.findall(r"`([a-z0-9-]+)`", rules)) == {*RULES, *GEOMETRY_RULES}
 
 
 def test_no_file_is_too_long() -> None:
