@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -46,8 +48,9 @@ def test_the_graph_is_the_model(lr: tuple[int, int], size: tuple[int, int]) -> N
     torch.testing.assert_close(output, reference(net, rgb, size), rtol=0, atol=SAME)
 
 
-ENCODERS = {
+ENCODERS: dict[str, dict[str, Any]] = {
     "edsr": {"n_resblocks": 2, "n_feats": 8, "res_scale": 0.1},
+    "rdn": {"G0": 4, "RDNconfig": "A"},
     "rrdb": {"nf": 8, "nb": 1, "gc": 4},
 }
 

@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flowsr_export.linf_graph import LinfGraph
-from flowsr_export.receptive import SEAM_GOAL, default_halo, exact_halo, seam_steps
-from flowsr_lp import LinfLP
+from flowsr_export.receptive import (
+    SEAM_GOAL,
+    _encoder_radius,
+    _prior_radius,
+    default_halo,
+    exact_halo,
+    seam_steps,
+)
+from flowsr_lp import LinfLP, prior_from_spec
+from flowsr_lp.encoder import encoder_from_spec
 from flowsr_runtime import ParityError
 from tests.flowsr_export.networks import small, small_model, small_prior
 from tests.stand_in import network
@@ -58,6 +67,40 @@ def test_tiles_that_no_halo_makes_whole_are_refused() -> None:
 @pytest.mark.parametrize(("depth", "patches"), [(1, 17), (2, 37), (3, 77)])
 def test_each_level_of_the_prior_doubles_its_reach(depth: int, patches: int) -> None:
     assert exact_halo(small(small_prior(depth=depth))).patches == patches
+
+
+def reach(output: Tensor, column: int) -> int:
+    """Return how far not-a-number has spread from a column, over all rows and channels."""
+    spoilt = output.isnan().any(dim=(0, 1, 2)).nonzero().flatten()
+    return int((spoilt - column).abs().max())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "edsr-baseline", "args": {"n_resblocks": 3, "n_feats": 4}},
+        {"name": "rrdb", "args": {"nf": 4, "nb": 2, "gc": 4}},
+        {"name": "rdn", "args": {"G0": 4, "RDNconfig": "A"}},
+    ],
+    ids=lambda spec: spec["name"],
+)
+@torch.inference_mode()
+def test_an_encoder_sees_as_far_as_is_stated(spec: dict[str, Any]) -> None:
+    encoder = encoder_from_spec(spec)
+    x = torch.zeros(1, 3, 1, 160)
+    x[..., 0] = torch.nan
+    assert reach(encoder(x), 0) == _encoder_radius(encoder)
+
+
+@pytest.mark.parametrize("column", range(120, 128))
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@torch.inference_mode()
+def test_a_prior_sees_no_further_than_is_stated(depth: int, column: int) -> None:
+    prior = prior_from_spec({"name": "unet", "args": {"in_chans": 3, "depth": depth, "dim": 4}})
+    z = torch.zeros(1, 3, 1, 240)
+    z[..., column] = torch.nan
+    seen = reach(prior.eval()(z, torch.zeros(1, 3, 1, 80)), column)
+    assert 0.7 * _prior_radius(prior) < seen <= _prior_radius(prior)
 
 
 def test_windows_begin_where_every_pooling_does() -> None:
