@@ -1,0 +1,135 @@
+"""What the model that ships is held to: agreement, seam, memory and better than bicubic."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from flowsr_export.parity import BARS, Case, compare
+from flowsr_export.verify import reference_of
+from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session, output_size
+
+PICTURES = Path(__file__).parents[2] / "export" / "flowsr_export" / "pictures"
+NAMES = ["bridge", "chelsea", "citrus", "coffee", "honeybee", "picos", "stream"]
+ONE_STEP = 1
+GIB = 1 << 30
+
+
+def photograph(name: str) -> Image.Image:
+    with Image.open(PICTURES / f"{name}_256.png") as image:
+        return image.convert("RGB")
+
+
+def luma(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray(16 + rgb @ np.array([65.481, 128.553, 24.966]) / 255)
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8], border: int) -> float:
+    inner = np.s_[border:-border, border:-border]
+    return float(-10 * np.log10(np.mean((luma(a)[inner] - luma(b)[inner]) ** 2) / 255**2))
+
+
+def test_the_bundle_is_sound_and_made_of_the_weights_that_ship() -> None:
+    bundle = Bundle.open(embedded_bundle())
+    bundle.check_files()
+    assert reference_of(bundle, None, None).network.prior is not None
+    assert bundle.manifest.raw["model"]["licence"] == "Apache-2.0"
+
+
+def test_the_whole_model_is_under_eight_megabytes() -> None:
+    assert len(Bundle.open(embedded_bundle()).model_bytes()) < 8_000_000
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((24, 31), (31, 40)),
+        Case((24, 31), (65, 112)),
+        Case((16, 16), (192, 192)),
+        Case((1, 40), (4, 160)),
+        Case((256, 8), (512, 16), batch=3),
+    ],
+    ids=str,
+)
+def test_the_bundle_agrees_with_pytorch(case: Case) -> None:
+    bundle = Bundle.open(embedded_bundle())
+    network = reference_of(bundle, None, None).network
+    session = open_session(bundle, threads=2)
+    compare(network, session, [case], False, BARS["fp32"])
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_it_is_better_than_bicubic_on_every_shipped_photograph(scale: int) -> None:
+    with Upscaler.open() as upscaler:
+        for name in NAMES:
+            side = 252 // scale * scale
+            truth = photograph(name).crop((0, 0, side, side))
+            small = truth.resize((side // scale,) * 2, Image.Resampling.BICUBIC)
+            bicubic = np.asarray(small.resize((side, side), Image.Resampling.BICUBIC))
+            ours = upscaler.upscale(np.asarray(small), scale)
+            assert psnr(ours, np.asarray(truth), scale) > psnr(
+                bicubic, np.asarray(truth), scale
+            )
+
+
+@pytest.mark.parametrize("scale", ["2", "2.7", "4"])
+def test_tiles_are_the_whole_picture_within_one_step(scale: str) -> None:
+    rgb = np.asarray(photograph("bridge"))[:128]
+    with Upscaler.open() as whole:
+        expected = whole.upscale(rgb, scale)
+    with Upscaler.open(memory_budget=160_000_000) as tiled:
+        assert len(tiled.plan((128, 256), scale)) > 1
+        difference = np.abs(tiled.upscale(rgb, scale).astype(int) - expected)
+    assert difference.max() <= ONE_STEP
+
+
+def test_exact_tiles_are_the_whole_picture() -> None:
+    rgb = (np.asarray(photograph("chelsea"))[:96] / 255).astype(np.float32)
+    with Upscaler.open() as whole:
+        expected = whole.upscale(rgb, 3)
+    with Upscaler.open(memory_budget=160_000_000, halo="exact") as tiled:
+        assert len(tiled.plan((96, 256), 3)) > 1
+        np.testing.assert_allclose(tiled.upscale(rgb, 3), expected, rtol=0, atol=1e-5)
+
+
+def peak_of_upscale(source: Path, folder: Path) -> int:
+    """Return the peak resident memory of the command in bytes."""
+    output = folder / "large.png"
+    program = "from flowsr_export.cli import main; main()"
+    command = [sys.executable, "-c", program, "upscale", str(source), "-o", str(output)]
+    process = subprocess.Popen([*command, "--scale", "4"])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * 1024
+
+
+@pytest.mark.parametrize(("side", "limit"), [(32, 0.5), (512, 2.5)])
+def test_memory_is_bounded(side: int, limit: float, tmp_path: Path) -> None:
+    photograph("bridge").resize((side, side)).save(tmp_path / "small.png")
+    assert peak_of_upscale(tmp_path / "small.png", tmp_path) < limit * GIB
+
+
+def test_the_model_card_states_the_figures_that_were_measured() -> None:
+    import flowsr_lp
+
+    folder = Path(flowsr_lp.__file__).parent / "weights" / "default"
+    card = (folder / "MODEL_CARD.md").read_text()
+    measured = json.loads((folder / "quality.json").read_text())
+    for row in measured["rows"]:
+        assert f"{row['ours']['psnr']:.2f}" in card
+        assert row["ours"]["psnr"] > row["bicubic"]["psnr"]
+        assert row["ours"]["lpips"] < row["bicubic"]["lpips"]
+
+
+def test_sizes_of_any_scale_come_out_as_stated() -> None:
+    rgb = np.asarray(photograph("coffee"))[:13, :17]
+    with Upscaler.open() as upscaler:
+        output = upscaler.upscale(rgb, ("2.7", "3.6"))
+    assert output.shape == (output_size(13, "2.7"), output_size(17, "3.6"), 3)
