@@ -132,7 +132,7 @@ def _finished(
         node.doc_string = ""
     try:
         onnx.checker.check_model(model, full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise LintError(f"exported model is not valid ONNX: {error}") from error
     return model
 
