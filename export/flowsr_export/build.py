@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,18 +22,18 @@ from flowsr_export.lint import require_clean
 from flowsr_export.onnx_export import DEFAULT_OPSET, Precision, onnx_from_network
 from flowsr_export.parity import (
     BARS,
+    TEMPERATURE,
     Case,
     Figures,
     compare,
     exported_cases,
-    photographs,
+    feeds_of,
 )
 from flowsr_export.receptive import Seam, default_halo, exact_halo
 from flowsr_export.workload import multiply_adds, per_pixel_and_patch
 from flowsr_lp import Checkpoint, LinfLP
-from flowsr_runtime import Bundle, Window, output_size, write_bundle
+from flowsr_runtime import Bundle, output_size, write_bundle
 from flowsr_runtime.geometry import Halo
-from flowsr_runtime.noise import latent as draw_latent
 from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["STEPS", "Request", "build_bundle", "worst"]
@@ -217,26 +218,12 @@ def _golden(
     h, w = GOLDEN_LR
     used = scale or GOLDEN_SCALE
     size = (output_size(h, used), output_size(w, used))
-    rgb = photographs(Case(GOLDEN_LR, size))
-    feeds: dict[str, Any] = {"input": rgb}
-    if scale is None:
-        feeds["geometry"] = Window.whole(GOLDEN_LR, size).geometry()
+    feeds = feeds_of(network, Case(GOLDEN_LR, size), scale is not None)
     case: dict[str, Any] = {"input": "input.png", "output": "output.npy", "size": list(size)}
-    if network.prior is None:
-        rows, cols = network.latent_size(size)
-        noise = {"seed": 0, "temperature": 0.5}
-        case.update(noise)
-        feeds["latent"] = draw_latent(
-            0,
-            top=0,
-            left=0,
-            rows=rows,
-            columns=cols,
-            channels=network.linf.width,
-            temperature=0.5,
-        )
+    if "latent" in feeds:
+        case.update(seed=0, temperature=TEMPERATURE)
     output = session.run(feeds)
-    picture = np.rint(rgb[0].transpose(1, 2, 0) * EIGHT_BIT).astype(np.uint8)
+    picture = np.rint(feeds["input"][0].transpose(1, 2, 0) * EIGHT_BIT).astype(np.uint8)
     png, array = io.BytesIO(), io.BytesIO()
     Image.fromarray(picture).save(png, "PNG")
     np.save(array, output[0])
@@ -249,6 +236,7 @@ def _golden(
 
 def _verification(figures: list[Figures]) -> dict[str, Any]:
     most = worst(figures)
+    least = min(f.psnr for f in figures)
     return {
         "reference": f"PyTorch {torch.__version__.split('+')[0]}, float32",
         "backend": "onnxruntime cpu",
@@ -256,5 +244,6 @@ def _verification(figures: list[Figures]) -> dict[str, Any]:
         "max_abs": most.max_abs,
         "max_steps": max(f.max_steps for f in figures),
         "p999_steps": max(f.p999_steps for f in figures),
+        "psnr": least if math.isfinite(least) else None,
         "worst_case": str(most.case),
     }

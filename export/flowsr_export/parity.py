@@ -22,11 +22,13 @@ from flowsr_runtime.noise import latent as draw_latent
 
 __all__ = [
     "BARS",
+    "TEMPERATURE",
     "Bar",
     "Case",
     "Figures",
     "compare",
     "exported_cases",
+    "feeds_of",
     "photographs",
     "verify_cases",
 ]
@@ -186,14 +188,20 @@ def compare(
     return done
 
 
-def _outputs(
-    network: LinfLP, session: Run, case: Case, fixed_scale: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    rgb = photographs(case)
-    feeds: dict[str, NDArray[Any]] = {"input": rgb}
+def feeds_of(network: LinfLP, case: Case, fixed_scale: bool) -> dict[str, NDArray[Any]]:
+    """Inputs of a graph for a case: photographs, and noise of seed 0 without a prior.
+
+    Args:
+        network: What the graph was made of.
+        case: Sizes and batch.
+        fixed_scale: Whether the graph has no `geometry` input.
+
+    Returns:
+        `input` (B, 3, h, w), `geometry` (10,) int64, `latent` (B, D, rows, cols).
+    """
+    feeds: dict[str, NDArray[Any]] = {"input": photographs(case)}
     if not fixed_scale:
         feeds["geometry"] = Window.whole(case.lr, case.size).geometry()
-    latent = None
     if network.prior is None:
         rows, cols = network.latent_size(case.size)
         noise = draw_latent(
@@ -206,9 +214,17 @@ def _outputs(
             temperature=TEMPERATURE,
         )
         feeds["latent"] = np.repeat(noise, case.batch, axis=0)
-        latent = torch.from_numpy(feeds["latent"])
+    return feeds
+
+
+def _outputs(
+    network: LinfLP, session: Run, case: Case, fixed_scale: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    feeds = feeds_of(network, case, fixed_scale)
+    rgb = torch.from_numpy(feeds["input"])
+    latent = torch.from_numpy(feeds["latent"]) if "latent" in feeds else None
     with torch.inference_mode():
-        reference = network(torch.from_numpy(rgb), case.size, latent).output.numpy()
+        reference = network(rgb, case.size, latent).output.numpy()
     return reference, session.run(feeds)
 
 

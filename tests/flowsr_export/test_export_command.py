@@ -32,6 +32,7 @@ def test_a_bundle_says_what_it_was_made_of_and_how(exported: Exported) -> None:
     raw = Bundle.open(exported.bundle).manifest.raw
     assert raw["model"]["config"]["model"]["args"]["hidden_dim"] == 8
     assert raw["verification"]["max_abs"] <= 1e-4
+    assert raw["verification"]["psnr"] > 80
     assert raw["files"]["model.fp32.onnx"]["opset"] == 18
     assert raw["files"]["model.fp32.onnx"]["multiply_adds"]["per_patch"] > 0
     assert len(raw["condition_numbers"]) == 3

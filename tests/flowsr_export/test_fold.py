@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from flowsr_export.fold import (
+    ChannelMap,
     RowConditioner,
     condition_numbers,
     flow_maps,
@@ -42,6 +43,7 @@ def test_inverses_are_taken_in_float64_and_kept_in_float32() -> None:
     module = flow()
     (*_, last) = flow_maps(module, inverse=True)
     exact = torch.linalg.inv(module.last._weight.double())
+    assert isinstance(last, ChannelMap)
     assert last.weight.dtype == torch.float32
     assert torch.equal(last.weight, exact.float())
 

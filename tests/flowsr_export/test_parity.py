@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from flowsr_export.parity import (
     BARS,
@@ -63,8 +64,9 @@ def test_what_cannot_be_computed_is_refused(value: float) -> None:
 
 def test_a_reference_that_is_not_finite_is_refused_without_a_warning() -> None:
     net = small()
-    with torch.no_grad():
-        net.linf.layers[-1].bias.fill_(math.inf)  # type: ignore[union-attr]
+    last = net.linf.layers[-1]
+    assert isinstance(last, nn.Conv2d)
+    nn.init.constant_(last.weight, math.inf)
     with pytest.raises(ParityError, match="values are not finite"):
         compare(net, Distorted(net), [CASE], False, BARS["fp32"])
 
