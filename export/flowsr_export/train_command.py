@@ -127,6 +127,10 @@ def command() -> None:
 
     A run that was interrupted goes on when the same command is given again, and ends with
     the same weights as one that was not.
+
+    \b
+    Example:
+      flowsr-export train flow --pictures photos -o runs/flow
     """
 
 
