@@ -9,20 +9,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowsr_lp.encoder import DenseBlock
 from flowsr_lp.flow import Flow
 from flowsr_lp.linf import LINF
 
 __all__ = [
     "ChannelMap",
-    "RowConditioner",
+    "Conditioner",
     "condition_numbers",
     "flow_maps",
     "fold_norms",
     "last_conditioner_layer",
+    "pad_inputs",
+    "pad_outputs",
+    "padded_width",
 ]
 
 
 M = TypeVar("M", bound=nn.Module)
+CHANNEL_BLOCK = 16  # channels of one block of ONNX Runtime's blocked convolutions, AVX-512
 
 
 class ChannelMap(nn.Module):
@@ -32,14 +37,20 @@ class ChannelMap(nn.Module):
     bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        """Keep a float64 `weight` (D, D) and `bias` (D,) as float32."""
+        """Keep a float64 `weight` (D', D) and `bias` (D',) as float32."""
         super().__init__()
         self.register_buffer("weight", weight.float())
         self.register_buffer("bias", bias.float().unsqueeze(-1))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map (B, D, N) to the same shape."""
-        return torch.matmul(self.weight, z) + self.bias
+        """Map (D, M) to (D', M)."""
+        return torch.addmm(self.bias, self.weight, z)
+
+    def padded(self) -> ChannelMap:
+        """Return the map with `padded_width` outputs, the added ones zero."""
+        missing = padded_width(len(self.weight)) - len(self.weight)
+        weight = F.pad(self.weight, (0, 0, 0, missing))
+        return ChannelMap(weight, F.pad(self.bias.squeeze(-1), (0, missing)))
 
 
 def flow_maps(flow: Flow, inverse: bool) -> nn.ModuleList:
@@ -61,28 +72,39 @@ def condition_numbers(flow: Flow) -> list[float]:
     return [float(torch.linalg.cond(weight)) for weight in weights]
 
 
-class RowConditioner(nn.Module):
-    """The conditioner's hidden layers on rows; the first reads cosines and sines apart.
+class Conditioner(nn.Module):
+    """The conditioner with channels first; the first layer reads cosines and sines apart.
 
-    Two products that accumulate need no concatenation of the two halves.
+    Two products that accumulate need no concatenation of the two halves. Channels first,
+    the pixels are a product's columns: a fifth faster than as its rows in ONNX Runtime on
+    two AVX2 cores, and what a flow layer reads is contiguous.
     """
 
-    def __init__(self, linf: LINF) -> None:
-        """Copy the hidden layers of `linf`."""
+    def __init__(self, linf: LINF, dtype: torch.dtype = torch.float32) -> None:
+        """Copy the conditioner of `linf` to run in `dtype`."""
         super().__init__()
         first, *others = [m for m in linf.layers if isinstance(m, nn.Conv2d)][:-1]
-        hidden = linf.coef.out_channels
-        weight = first.weight.detach().view(first.out_channels, 4, 2, hidden // 2)
-        self.cosine = _linear(weight[:, :, 0].flatten(1), first.bias)
-        self.sine = nn.Parameter(weight[:, :, 1].flatten(1).T.contiguous(), requires_grad=False)
-        self.others = nn.ModuleList(_linear(m.weight.flatten(1), m.bias) for m in others)
+        half = linf.coef.out_channels // 2
+        weight = first.weight.detach().view(first.out_channels, 4, 2, half)
+        self.cosine = _frozen(weight[:, :, 0].flatten(1), dtype)
+        self.sine = _frozen(weight[:, :, 1].flatten(1), dtype)
+        self.bias = _frozen(_column(first), dtype)
+        self.weights = nn.ParameterList(_frozen(m.weight.flatten(1), dtype) for m in others)
+        self.biases = nn.ParameterList(_frozen(_column(m), dtype) for m in others)
+        last_weight, last_bias = last_conditioner_layer(linf)
+        self.last_weight = _frozen(last_weight, dtype)
+        self.last_bias = _frozen(last_bias, torch.float32)
 
     def forward(self, cosine: Tensor, sine: Tensor) -> Tensor:
-        """Map both halves of the Fourier features, (R, 2 · hidden) each, to (R, hidden)."""
-        rows = F.relu(torch.addmm(self.cosine(cosine), sine, self.sine))
-        for layer in self.others:
-            rows = F.relu(layer(rows))
-        return rows
+        """Map the halves of M queries' features, (M, 2 · hidden) each, to (2LD, M) float32."""
+        out = torch.addmm(self.bias, self.cosine, cosine.mT)
+        out = F.relu(torch.addmm(out, self.sine, sine.mT))
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            out = F.relu(torch.addmm(bias, weight, out))
+        if out.dtype == torch.float32:
+            return torch.addmm(self.last_bias, self.last_weight, out)
+        # A sum in half would round the logits at the bias's magnitude.
+        return torch.mm(self.last_weight, out).float() + self.last_bias
 
 
 def last_conditioner_layer(linf: LINF) -> tuple[Tensor, Tensor]:
@@ -97,12 +119,54 @@ def last_conditioner_layer(linf: LINF) -> tuple[Tensor, Tensor]:
     """
     last = linf.layers[-1]
     assert isinstance(last, nn.Conv2d)
-    assert last.bias is not None
     order = torch.arange(2 * linf.flow_layers * linf.width)
     order = order.view(linf.flow_layers, 2, linf.width).transpose(0, 1).reshape(-1)
-    bias = last.bias.detach().double()[order]
+    bias = _column(last).double()[order]
     bias[: len(bias) // 2] += 2
-    return last.weight.detach().flatten(1)[order], bias.float().unsqueeze(-1)
+    return last.weight.detach().flatten(1)[order], bias.float()
+
+
+def padded_width(channels: int) -> int:
+    """Channels of a dense block's input once padded to whole blocks of the CPU's kernels."""
+    return -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK
+
+
+def pad_inputs(block: DenseBlock) -> DenseBlock:
+    """Copy a dense block that takes `padded_width` channels, the added ones without weight.
+
+    Every concatenation in it then has a multiple of 16 channels, which ONNX Runtime's
+    blocked convolutions take: 1.6 times the rate of the others for 27 channels, measured on
+    two AVX2 cores.
+    """
+    growth, channels = block.conv1.weight.shape[:2]
+    width = padded_width(channels)
+    padded = DenseBlock(width, growth, block.conv5.out_channels)
+    for source, target in zip(block.children(), padded.children(), strict=True):
+        assert isinstance(source, nn.Conv2d)
+        assert isinstance(target, nn.Conv2d)
+        assert source.bias is not None
+        zeros = source.weight.new_zeros(source.out_channels, width - channels, 3, 3)
+        parts = (source.weight[:, :channels], zeros, source.weight[:, channels:])
+        target.load_state_dict(
+            {"weight": torch.cat(parts, dim=1).detach(), "bias": source.bias.detach()}
+        )
+    return padded.requires_grad_(False)
+
+
+def pad_outputs(conv: nn.Conv2d) -> nn.Conv2d:
+    """Copy a convolution that gives `padded_width` channels, the added ones zero."""
+    out = nn.Conv2d(
+        conv.in_channels,
+        padded_width(conv.out_channels),
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+    ).requires_grad_(False)
+    for name, value in conv.named_parameters():
+        target = out.get_parameter(name)
+        target.zero_()
+        target[: conv.out_channels] = value.detach()
+    return out
 
 
 def fold_norms(module: M) -> M:
@@ -118,11 +182,13 @@ def fold_norms(module: M) -> M:
     return folded.requires_grad_(False)
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    assert bias is not None
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
-    return linear.requires_grad_(False)
+def _column(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias.detach().unsqueeze(-1)
+
+
+def _frozen(value: Tensor, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(value.detach().to(dtype).contiguous(), requires_grad=False)
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:

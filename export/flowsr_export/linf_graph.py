@@ -17,10 +17,10 @@ from flowsr_export.axis import (
     patch_count,
 )
 from flowsr_export.fold import (
-    RowConditioner,
+    ChannelMap,
+    Conditioner,
     flow_maps,
     fold_norms,
-    last_conditioner_layer,
 )
 from flowsr_export.prior_graph import PriorGraph
 from flowsr_lp.linf import LinfLP
@@ -52,16 +52,18 @@ class LinfGraph(nn.Module):
         self.patch, self.layers, self.dtype = linf.patch_size, linf.flow_layers, dtype
         self.width = linf.width
         self.encoder = fold_norms(linf.encoder).to(dtype)
-        self.features = _joined_convolution(linf.coef, linf.freq).to(dtype)
+        self.tables = _quarters(linf.coef, linf.freq).to(dtype)
         self.hidden = linf.coef.out_channels
         self.register_buffer("phase", linf.phase.weight.detach().double().mul(torch.pi).float())
-        self.conditioner = RowConditioner(linf).to(dtype)
-        weight, bias = last_conditioner_layer(linf)
-        self.last_weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-        self.last_bias = nn.Parameter(bias, requires_grad=False)
+        self.conditioner = Conditioner(linf, dtype)
         self.encode_maps = flow_maps(linf.imnet, inverse=False)
         self.decode_maps = flow_maps(linf.imnet, inverse=True)
-        self.prior = None if network.prior is None else PriorGraph(network.prior, dtype)
+        self.prior = None
+        if network.prior is not None:
+            self.prior = PriorGraph(network.prior, dtype)
+            last = self.encode_maps[-1]
+            assert isinstance(last, ChannelMap)
+            self.encode_maps[-1] = last.padded()  # the prior reads whole blocks of channels
 
     def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
         """Enlarge a tile.
@@ -102,47 +104,60 @@ class LinfGraph(nn.Module):
         if latent is None:
             assert self.prior is not None
             z = self._encode(residual, scale, shift)
-            latent = self.prior(self._grid(z, row, col), x, row, col)
-        y = self._decode(latent.flatten(2), scale, shift) + base
-        y = y * 0.5 + 0.5
-        return F.pixel_shuffle(self._grid(y, row, col), self.patch)
-
-    def _grid(self, z: Tensor, row: Axis, col: Axis) -> Tensor:
-        return z.reshape(z.shape[0], self.width, row.patches, col.patches)
+            latent = self.prior(_grid(z, row, col), x, row, col)
+        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift) + base
+        return F.pixel_shuffle(_grid(y * 0.5 + 0.5, row, col), self.patch)
 
     def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
-        """Factors and shifts of every flow layer, L tensors (B, D, N) each."""
-        rows = self.conditioner(*self._fourier(x, row, col))
-        rows = rows.reshape(x.shape[0], row.patches * col.patches, self.hidden)
-        # (D·2L, hidden) times rows transposed: channels first, so that a layer is contiguous.
-        out = torch.matmul(self.last_weight, rows.mT).float() + self.last_bias
-        logits, shift = out.chunk(2, dim=1)
+        """Factors and shifts of every flow layer, L tensors (D, M) each, M = B · N."""
+        logits, shift = self.conditioner(*self._fourier(x, row, col)).chunk(2)
         scale = torch.sigmoid(logits) + 1e-4
-        return list(scale.chunk(self.layers, dim=1)), list(shift.chunk(self.layers, dim=1))
+        return list(scale.chunk(self.layers)), list(shift.chunk(self.layers))
 
     def _fourier(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
         """Cosine and sine halves, (B · N, 2 · hidden) each; spec/linf.md, stage 3."""
         (i, r_row, w_row), (j, r_col, w_col) = neighbours(row), neighbours(col)
-        index = (i[:, None, :, None] * col.lr_count + j[None, :, None, :]).reshape(-1)
-        shape = (row.patches, col.patches, 2, 2)
-        r_row = r_row[:, None, :, None].expand(shape).reshape(-1, 1)
-        r_col = r_col[None, :, None, :].expand(shape).reshape(-1, 1)
         weight = (w_row[:, None, :, None] * w_col[None, :, None, :]).reshape(-1, 1)
-        table = self.features(self.encoder(x.to(self.dtype))).flatten(2).mT
-        half = self.hidden // 2
-        # (B, 4N, hidden / 2) each: one Gather of rows per quarter of the table
+        features = self.encoder(x.to(self.dtype))
+        # Quarters of hidden / 2 channels, channels last: what Gather reads is contiguous.
         coef_cos, coef_sin, f_row, f_col = (
-            torch.index_select(part, 1, index) for part in table.split(half, dim=-1)
+            table(features).permute(0, 2, 3, 1) for table in self.tables
         )
-        phase = torch.mv(self.phase, torch.stack([_ratio(row), _ratio(col)]))
-        angle = f_row.float() * r_row + (f_col.float() * r_col + phase)
-        cosine = coef_cos * (torch.cos(angle) * weight).to(self.dtype)
-        sine = coef_sin * (torch.sin(angle) * weight).to(self.dtype)
+        index = _pairs(i, j, col.lr_count)
+        cosine, sine = (
+            coef.flatten(1, 2).index_select(1, index) for coef in (coef_cos, coef_sin)
+        )
+        angle = self._angle(f_row, f_col, (i, r_row, row), (j, r_col, col))
+        cosine = cosine * (torch.cos(angle) * weight).to(self.dtype)
+        sine = sine * (torch.sin(angle) * weight).to(self.dtype)
         n = x.shape[0] * row.patches * col.patches
         return cosine.reshape(n, 2 * self.hidden), sine.reshape(n, 2 * self.hidden)
 
+    def _angle(
+        self,
+        f_row: Tensor,
+        f_col: Tensor,
+        rows: tuple[Tensor, Tensor, Axis],
+        cols: tuple[Tensor, Tensor, Axis],
+    ) -> Tensor:
+        """Phase of every neighbour, π factored in, (B, 4N, hidden / 2).
+
+        `f_row · r_row` depends on a row of queries and a low-resolution column alone, and
+        `f_col · r_col` the other way round: both are multiplied on those smaller grids.
+        """
+        (i, r_row, row), (j, r_col, col) = rows, cols
+        phase = torch.mv(self.phase, torch.stack([_ratio(row), _ratio(col)]))
+        along_rows = f_row.index_select(1, i.reshape(-1)).float()
+        along_rows = along_rows * r_row.reshape(-1, 1, 1) + phase
+        along_cols = f_col.index_select(2, j.reshape(-1)).float() * r_col.reshape(-1, 1)
+        slots = (torch.arange(2 * axis.patches).reshape(-1, 2) for axis in (row, col))
+        row_slot, col_slot = slots
+        first = along_rows.flatten(1, 2).index_select(1, _pairs(row_slot, j, col.lr_count))
+        second = along_cols.flatten(1, 2).index_select(1, _pairs(i, col_slot, 2 * col.patches))
+        return first + second
+
     def _resized(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
-        """Base and low-frequency residual in patch layout, (B, D, N) each.
+        """Base and low-frequency residual in patch layout, (D, M) each.
 
         `up - R·D·up` with `up = R·x` is `R·(x - D·R·x)`: the low pass runs at low resolution.
         """
@@ -154,9 +169,7 @@ class LinfGraph(nn.Module):
         up = up_row @ torch.cat((x, x - low), dim=1) @ up_col.mT
         p = self.patch
         up = up.reshape(x.shape[0], 6, p, row.patches, p, col.patches)
-        up = up.permute(0, 1, 2, 4, 3, 5)
-        up = up.reshape(x.shape[0], 2 * self.width, row.patches * col.patches)
-        base, residual = up.chunk(2, dim=1)
+        base, residual = up.permute(1, 2, 4, 0, 3, 5).reshape(2 * self.width, -1).chunk(2)
         return base, residual
 
     def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
@@ -211,14 +224,29 @@ def _ratio(axis: Axis) -> Tensor:
     return 2 * lr.float() / out.float()
 
 
-def _joined_convolution(coef: nn.Conv2d, freq: nn.Conv2d) -> nn.Conv2d:
-    """Both feature convolutions as one; the phase's factor π goes into `freq`."""
-    joined = nn.Conv2d(coef.in_channels, 2 * coef.out_channels, 3, padding=1)
-    parts = (coef.state_dict(), freq.state_dict())
-    joined.load_state_dict(
-        {
-            name: torch.cat((parts[0][name].double(), parts[1][name].double() * torch.pi))
-            for name in ("weight", "bias")
-        }
-    )
-    return joined
+def _grid(z: Tensor, row: Axis, col: Axis) -> Tensor:
+    """Lay (C, M) out as (B, C, rows, cols)."""
+    return z.reshape(z.shape[0], -1, row.patches, col.patches).transpose(0, 1)
+
+
+def _pairs(row: Tensor, col: Tensor, width: int) -> Tensor:
+    """Flat index of the four pairs of every patch, (rows, 2) and (cols, 2) to (4N,)."""
+    return (row[:, None, :, None] * width + col[None, :, None, :]).reshape(-1)
+
+
+def _quarters(coef: nn.Conv2d, freq: nn.Conv2d) -> nn.ModuleList:
+    """Both feature convolutions in halves; the phase's factor π goes into `freq`.
+
+    Four convolutions of one input cost what one does and need no Split of their output.
+    """
+    quarters = []
+    for conv, factor in ((coef, 1.0), (freq, torch.pi)):
+        half = conv.out_channels // 2
+        for part in (slice(None, half), slice(half, None)):
+            quarter = nn.Conv2d(conv.in_channels, half, 3, padding=1)
+            state = conv.state_dict()
+            quarter.load_state_dict(
+                {name: state[name].double()[part] * factor for name in ("weight", "bias")}
+            )
+            quarters.append(quarter)
+    return nn.ModuleList(quarters)

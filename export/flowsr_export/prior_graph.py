@@ -16,7 +16,8 @@ from flowsr_export.axis import (
     patch_count,
     quotient,
 )
-from flowsr_export.fold import fold_norms
+from flowsr_export.fold import fold_norms, pad_inputs, pad_outputs
+from flowsr_lp.encoder import DenseBlock
 from flowsr_lp.prior import EdsrLatent, Prior, UNet, Up
 
 __all__ = ["PriorGraph"]
@@ -37,13 +38,19 @@ class PriorGraph(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.prior: Prior = fold_norms(prior).to(dtype)
+        self.input_proj = pad_inputs(prior.input_proj).to(dtype)
+        first, act, block = prior.lr_proj
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(block, DenseBlock)
+        self.lr_proj = nn.Sequential(pad_outputs(first), act, pad_inputs(block)).to(dtype)
         self.reduction = prior.reduction
 
     def forward(self, z: Tensor, x: Tensor, row: Axis, col: Axis) -> Tensor:
         """Predict a latent.
 
         Args:
-            z: Encoded latent of the tile, (B, D, rows, cols).
+            z: Encoded latent of the tile, its channels padded with zeros to whole blocks,
+                (B, fold.padded_width(D), rows, cols).
             x: Normalised low-resolution tile, (B, 3, h, w).
             row: Geometry of the rows.
             col: Geometry of the columns.
@@ -51,8 +58,8 @@ class PriorGraph(nn.Module):
         Returns:
             Latent, (B, D, rows, cols) float32.
         """
-        a = self.prior.input_proj(z.to(self.dtype))
-        b = self.prior.lr_proj(x.to(self.dtype))
+        a = self.input_proj(z.to(self.dtype))
+        b = self.lr_proj(x.to(self.dtype))
         feature = torch.cat((a, self._stretched(b, row, col)), dim=1)
         if isinstance(self.prior, EdsrLatent):
             out: Tensor = self.prior.last_conv(self.prior.body(feature)).float()

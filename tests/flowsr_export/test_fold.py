@@ -2,15 +2,19 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from flowsr_export.fold import (
     ChannelMap,
-    RowConditioner,
+    Conditioner,
     condition_numbers,
     flow_maps,
     fold_norms,
     last_conditioner_layer,
+    pad_inputs,
+    pad_outputs,
 )
+from flowsr_lp.encoder import DenseBlock
 from flowsr_lp.flow import Flow, scale_and_shift
 from flowsr_lp.prior import DoubleConv
 from tests import stand_in
@@ -25,18 +29,45 @@ def flow() -> Flow:
 
 
 def test_the_maps_of_a_flow_are_its_linear_layers() -> None:
-    module, z = flow(), stand_in.noise(2, 5, 27)
+    module, z = flow(), stand_in.noise(5, 27)
     for folded, linear in zip(
         flow_maps(module, inverse=False), [*module.linears, module.last], strict=True
     ):
-        torch.testing.assert_close(folded(z.mT).mT, linear(z), rtol=0, atol=SAME)
+        torch.testing.assert_close(folded(z.T).T, linear(z), rtol=0, atol=SAME)
 
 
 def test_the_inverse_maps_undo_the_maps() -> None:
-    module, z = flow(), stand_in.noise(2, 27, 5)
+    module, z = flow(), stand_in.noise(27, 5)
     pairs = zip(flow_maps(module, inverse=False), flow_maps(module, inverse=True), strict=True)
     for forward, inverse in pairs:
         torch.testing.assert_close(inverse(forward(z)), z, rtol=0, atol=SAME)
+
+
+def test_a_padded_map_adds_zeros() -> None:
+    (*_, last) = flow_maps(flow(), inverse=False)
+    assert isinstance(last, ChannelMap)
+    z = stand_in.noise(27, 5)
+    padded = last.padded()(z)
+    assert padded.shape == (32, 5)
+    assert torch.equal(padded[27:], torch.zeros(5, 5))
+    torch.testing.assert_close(padded[:27], last(z), rtol=0, atol=SAME)
+
+
+def test_padded_dense_blocks_compute_what_the_block_computes() -> None:
+    block = DenseBlock(27, 4, 6)
+    stand_in.fill(block)
+    z = stand_in.noise(2, 27, 6, 5)
+    with torch.inference_mode():
+        output = pad_inputs(block)(F.pad(z, (0, 0, 0, 0, 0, 5)))
+        torch.testing.assert_close(output, block(z), rtol=0, atol=SAME)
+
+
+def test_padded_convolutions_give_zeros_in_the_added_channels() -> None:
+    conv, x = nn.Conv2d(3, 27, 3, stride=3, padding=1), stand_in.noise(1, 3, 7, 8)
+    with torch.inference_mode():
+        output = pad_outputs(conv)(x)
+        assert torch.equal(output[:, 27:], torch.zeros_like(output[:, 27:]))
+        torch.testing.assert_close(output[:, :27], conv(x), rtol=0, atol=SAME)
 
 
 def test_inverses_are_taken_in_float64_and_kept_in_float32() -> None:
@@ -58,15 +89,18 @@ def test_condition_numbers_name_the_layer_that_is_nearly_singular() -> None:
     assert min(others) >= 1
 
 
-def test_rows_of_cosines_and_sines_give_the_hidden_features() -> None:
+def test_cosines_and_sines_apart_give_what_the_conditioner_gives() -> None:
     linf = small().linf
     half = linf.coef.out_channels // 2
     features = stand_in.noise(6, 4, 2, half)  # per neighbour cosines, then sines, as published
     cosine, sine = features[:, :, 0].flatten(1), features[:, :, 1].flatten(1)
     with torch.inference_mode():
-        rows = RowConditioner(linf)(cosine, sine)
-        expected = linf.layers[:-1](features.reshape(6, -1, 1, 1)).flatten(1)
-    torch.testing.assert_close(rows, expected, rtol=0, atol=SAME)
+        logits, shifts = Conditioner(linf)(cosine, sine).chunk(2)
+        published = linf.layers(features.reshape(6, -1, 1, 1)).flatten(1)
+    scale, shift = scale_and_shift(published, linf.flow_layers)
+    factors = torch.sigmoid(logits.T) + 1e-4
+    torch.testing.assert_close(factors, scale.flatten(1), rtol=0, atol=SAME)
+    torch.testing.assert_close(shifts.T, shift.flatten(1), rtol=0, atol=SAME)
 
 
 def test_the_last_layer_gives_all_logits_and_then_all_shifts() -> None:

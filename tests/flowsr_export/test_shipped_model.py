@@ -13,6 +13,7 @@ from PIL import Image
 
 from flowsr_export.parity import BARS, Case, compare
 from flowsr_export.verify import reference_of
+from flowsr_lp import embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session, output_size
 
 PICTURES = Path(__file__).parents[2] / "export" / "flowsr_export" / "pictures"
@@ -23,7 +24,8 @@ GIB = 1 << 30
 
 def photograph(name: str) -> Image.Image:
     with Image.open(PICTURES / f"{name}_256.png") as image:
-        return image.convert("RGB")
+        photo: Image.Image = image.convert("RGB")
+        return photo
 
 
 def luma(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -116,16 +118,26 @@ def test_memory_is_bounded(side: int, limit: float, tmp_path: Path) -> None:
     assert peak_of_upscale(tmp_path / "small.png", tmp_path) < limit * GIB
 
 
-def test_the_model_card_states_the_figures_that_were_measured() -> None:
-    import flowsr_lp
-
-    folder = Path(flowsr_lp.__file__).parent / "weights" / "default"
+def test_the_model_card_states_what_was_measured_of_these_weights() -> None:
+    folder = embedded_checkpoint()[0].parent
     card = (folder / "MODEL_CARD.md").read_text()
     measured = json.loads((folder / "quality.json").read_text())
-    for row in measured["rows"]:
-        assert f"{row['ours']['psnr']:.2f}" in card
-        assert row["ours"]["psnr"] > row["bicubic"]["psnr"]
-        assert row["ours"]["lpips"] < row["bicubic"]["lpips"]
+    checkpoint = load_checkpoint(*embedded_checkpoint())
+    assert measured["model_sha256"] == checkpoint.model_sha256
+    assert measured["prior_sha256"] == checkpoint.prior_sha256
+    cells = [f"{f['psnr']:.2f} / {f['lpips']:.3f}" for f in measured["figures"]]
+    assert len(cells) == 12
+    assert all(cell in card for cell in cells)
+
+
+def test_the_model_beats_bicubic_on_every_set_and_scale() -> None:
+    folder = embedded_checkpoint()[0].parent
+    figures = json.loads((folder / "quality.json").read_text())["figures"]
+    rows = {(f["dataset"], f["scale"], f["method"]): f for f in figures}
+    for dataset, scale in {(f["dataset"], f["scale"]) for f in figures}:
+        ours, bicubic = (rows[dataset, scale, name] for name in ("flowsr-lp", "bicubic"))
+        assert ours["psnr"] > bicubic["psnr"]
+        assert ours["lpips"] < bicubic["lpips"]
 
 
 def test_sizes_of_any_scale_come_out_as_stated() -> None:
