@@ -63,13 +63,13 @@ def test_the_golden_pair_of_a_bundle_is_what_its_graph_gives(exported: Exported)
 def test_tiles_of_an_exported_model_are_its_whole_picture(
     exported: Exported, scale: str
 ) -> None:
-    rgb = picture(120, 110)
+    rgb = picture(200, 190)
     with Upscaler.open(exported.bundle, threads=1) as whole:
         expected = whole.upscale(rgb, scale)
-    with Upscaler.open(exported.bundle, threads=1, memory_budget=52_000_000) as tiled:
-        assert len(tiled.plan((120, 110), scale)) > 1
+    with Upscaler.open(exported.bundle, threads=1, memory_budget=27_000_000) as tiled:
+        assert len(tiled.plan((200, 190), scale)) > 1
         output = tiled.upscale(rgb, scale)
-    assert output.shape == (output_size(120, scale), output_size(110, scale), 3)
+    assert output.shape == (output_size(200, scale), output_size(190, scale), 3)
     assert np.abs(output.astype(int) - expected).max() <= ONE_STEP
 
 

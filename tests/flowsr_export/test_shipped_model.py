@@ -1,7 +1,6 @@
 """What the model that ships is held to: agreement, seam, memory and better than bicubic."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +84,7 @@ def test_tiles_are_the_whole_picture_within_one_step(scale: str) -> None:
     rgb = np.asarray(photograph("bridge"))[:128]
     with Upscaler.open() as whole:
         expected = whole.upscale(rgb, scale)
-    with Upscaler.open(memory_budget=160_000_000) as tiled:
+    with Upscaler.open(memory_budget=90_000_000) as tiled:
         assert len(tiled.plan((128, 256), scale)) > 1
         difference = np.abs(tiled.upscale(rgb, scale).astype(int) - expected)
     assert difference.max() <= ONE_STEP
@@ -95,21 +94,28 @@ def test_exact_tiles_are_the_whole_picture() -> None:
     rgb = (np.asarray(photograph("chelsea"))[:96] / 255).astype(np.float32)
     with Upscaler.open() as whole:
         expected = whole.upscale(rgb, 3)
-    with Upscaler.open(memory_budget=160_000_000, halo="exact") as tiled:
+    with Upscaler.open(memory_budget=100_000_000, halo="exact") as tiled:
         assert len(tiled.plan((96, 256), 3)) > 1
         np.testing.assert_allclose(tiled.upscale(rgb, 3), expected, rtol=0, atol=1e-5)
 
 
+# The process states its own peak: what a parent is told of a child counts the fork too.
+PROGRAM = """
+import atexit, pathlib, sys
+from flowsr_export.cli import main
+status = pathlib.Path("/proc/self/status")
+atexit.register(lambda: pathlib.Path(sys.argv.pop()).write_text(status.read_text()))
+main(sys.argv[1:-1])
+"""
+
+
 def peak_of_upscale(source: Path, folder: Path) -> int:
     """Return the peak resident memory of the command in bytes."""
-    output = folder / "large.png"
-    program = "from flowsr_export.cli import main; main()"
-    command = [sys.executable, "-c", program, "upscale", str(source), "-o", str(output)]
-    process = subprocess.Popen([*command, "--scale", "4"])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * 1024
+    arguments = ["upscale", source, "-o", folder / "large.png", "--scale", "4"]
+    peak = folder / "peak.txt"
+    subprocess.run([sys.executable, "-c", PROGRAM, *arguments, peak], check=True)
+    (line,) = (s for s in peak.read_text().splitlines() if s.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 @pytest.mark.parametrize(("side", "limit"), [(32, 0.5), (512, 2.5)])
