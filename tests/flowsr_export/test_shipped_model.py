@@ -111,9 +111,9 @@ main(sys.argv[1:-1])
 
 def peak_of_upscale(source: Path, folder: Path) -> int:
     """Return the peak resident memory of the command in bytes."""
-    arguments = ["upscale", source, "-o", folder / "large.png", "--scale", "4"]
     peak = folder / "peak.txt"
-    subprocess.run([sys.executable, "-c", PROGRAM, *arguments, peak], check=True)
+    paths = ["upscale", source, "-o", folder / "large.png", "--scale", 4, peak]
+    subprocess.run([sys.executable, "-c", PROGRAM, *map(str, paths)], check=True)
     (line,) = (s for s in peak.read_text().splitlines() if s.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
