@@ -14,6 +14,7 @@ __all__ = [
     "parse_scale",
     "parse_size",
     "session_options",
+    "verification_options",
 ]
 
 Command = Callable[..., object]
@@ -79,6 +80,17 @@ force_option = click.option(
 
 def session_options(command: Command) -> Command:
     """Add the options that say how a bundle is run, named as `Upscaler.open` names them."""
+    about = "ONNX Runtime's execution provider; refused if it is not there."
+    return _with_session_options(command, "cpu", about)
+
+
+def verification_options(command: Command) -> Command:
+    """Add the same options, but every provider that starts stands for none."""
+    about = "ONNX Runtime's execution provider.  [default: every one that starts]"
+    return _with_session_options(command, None, about)
+
+
+def _with_session_options(command: Command, provider: str | None, about: str) -> Command:
     options = [
         click.option(
             "--backend",
@@ -90,9 +102,9 @@ def session_options(command: Command) -> Command:
         click.option(
             "--provider",
             type=click.Choice(["cpu", "cuda", "tensorrt", "openvino"]),
-            default="cpu",
+            default=provider,
             show_default=True,
-            help="ONNX Runtime's execution provider; refused if it is not there.",
+            help=about,
         ),
         click.option(
             "--device",

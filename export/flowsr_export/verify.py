@@ -18,7 +18,16 @@ from flowsr_export.parity import (
 )
 from flowsr_lp import Checkpoint, LinfLP, embedded_checkpoint, load_checkpoint
 from flowsr_lp.linf import low_frequency_residual
-from flowsr_runtime import Bundle, ParityError, UsageError, embedded_bundle, open_session
+from flowsr_runtime import (
+    Bundle,
+    ParityError,
+    ProviderError,
+    Session,
+    UsageError,
+    embedded_bundle,
+    open_session,
+)
+from flowsr_runtime.onnxruntime_session import present_providers
 
 __all__ = ["ROUND_TRIP_BAR", "Verification", "reference_of", "round_trip", "verify"]
 
@@ -27,6 +36,7 @@ ROUND_TRIP_BAR = 1e-4
 ROUND_TRIP_LR = (24, 24)
 # Not an odd multiple: there the low-frequency residual is zero.
 ROUND_TRIP_SIZE = (96, 96)
+GPU_PROVIDERS = ("cuda", "tensorrt")  # the others have one device
 
 
 @dataclass(frozen=True)
@@ -35,17 +45,17 @@ class Verification:
 
     Attributes:
         bundle: The bundle.
-        backend: Inference library and what it computed with, as "onnxruntime cpu".
         precision: Which of the bundle's graphs ran.
-        figures: One entry per case.
         round_trip: Largest relative error of the flow's inverse(forward(x)) in PyTorch.
+        runs: One entry per case for each backend, as "onnxruntime cpu".
+        not_started: Why a provider that is installed was not compared.
     """
 
     bundle: Bundle
-    backend: str
     precision: str
-    figures: list[Figures]
     round_trip: float
+    runs: dict[str, list[Figures]]
+    not_started: dict[str, str]
 
 
 def reference_of(bundle: Bundle, model: Path | None, prior: Path | None) -> Checkpoint:
@@ -79,7 +89,7 @@ def verify(
     prior: Path | None = None,
     *,
     backend: str = "onnxruntime",
-    provider: str = "cpu",
+    provider: str | None = None,
     device: int = 0,
     threads: int | None = None,
     precision: str = "fp32",
@@ -93,42 +103,72 @@ def verify(
         model: Checkpoint of its flow; None for the built-in one.
         prior: Checkpoint of its latent module.
         backend: Inference library.
-        provider: ONNX Runtime's execution provider.
+        provider: ONNX Runtime's execution provider; None for every one that starts.
         device: Number of the GPU.
         threads: CPU threads; None for all cores.
         precision: Which of the bundle's graphs to run.
-        start: Called once with the number of cases.
+        start: Called once with the number of comparisons.
         advance: Called with each case's name when it is done.
 
     Raises:
         ParityError: If a bar is missed or a figure cannot be computed.
+        ProviderError: If the provider that was asked for, or the CPU, does not start.
         UsageError: If the checkpoint is not the bundle's.
     """
     bundle = bundle or Bundle.open(embedded_bundle())
     bundle.check_files()
     checkpoint = reference_of(bundle, model, prior)
-    trip = round_trip(checkpoint.network)
+    trip = _checked_round_trip(checkpoint.network)
+    cases = verify_cases(bundle.manifest.scale)
+    providers = [provider] if provider else present_providers()
+    start(len(cases) * len(providers))
+    runs: dict[str, list[Figures]] = {}
+    not_started: dict[str, str] = {}
+    for name in providers:
+        try:
+            session = open_session(
+                bundle,
+                backend=backend,
+                provider=name,
+                device=device if provider or name in GPU_PROVIDERS else 0,
+                threads=threads,
+                precision=precision,
+            )
+        except ProviderError as error:
+            if provider or name == "cpu":
+                raise
+            not_started[name] = str(error)
+            continue
+        runs[f"{backend} {name}"] = _compared(
+            checkpoint.network, session, cases, bundle, precision, advance
+        )
+    return Verification(bundle, precision, trip, runs, not_started)
+
+
+def _compared(
+    network: LinfLP,
+    session: Session,
+    cases: list[Case],
+    bundle: Bundle,
+    precision: str,
+    advance: Callable[[str], None],
+) -> list[Figures]:
+    """Compare one session with PyTorch and close it."""
+    try:
+        bar = BARS["fp32" if precision == "fp32" else "fp16"]
+        fixed = bundle.manifest.scale is not None
+        return compare(network, session, cases, fixed, bar, advance)
+    finally:
+        session.close()
+
+
+def _checked_round_trip(network: LinfLP) -> float:
+    trip = round_trip(network)
     if not trip <= ROUND_TRIP_BAR:
         raise ParityError(
             f"flow's inverse(forward(x)) must be x within {ROUND_TRIP_BAR:g}, got {trip:.3g}"
         )
-    scale = bundle.manifest.scale
-    cases = verify_cases(scale)
-    start(len(cases))
-    session = open_session(
-        bundle,
-        backend=backend,
-        provider=provider,
-        device=device,
-        threads=threads,
-        precision=precision,
-    )
-    try:
-        bar = BARS["fp32" if precision == "fp32" else "fp16"]
-        figures = compare(checkpoint.network, session, cases, scale is not None, bar, advance)
-    finally:
-        session.close()
-    return Verification(bundle, f"{backend} {provider}", precision, figures, trip)
+    return trip
 
 
 def round_trip(network: LinfLP) -> float:

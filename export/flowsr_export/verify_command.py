@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options import json_option, session_options
+from flowsr_export.options import json_option, verification_options
 
 if TYPE_CHECKING:
     from flowsr_export.progress import Progress
@@ -23,14 +23,14 @@ FILE = click.Path(path_type=Path)
 @click.argument("bundle", required=False, type=FILE)
 @click.option("--model", type=FILE, help="Checkpoint of the bundle's flow.")
 @click.option("--prior", type=FILE, help="Checkpoint of the bundle's latent module.")
-@session_options
+@verification_options
 @json_option
 def command(
     bundle: Path | None,
     model: Path | None,
     prior: Path | None,
     backend: str,
-    provider: str,
+    provider: str | None,
     device: int,
     threads: int | None,
     precision: str,
@@ -40,7 +40,7 @@ def command(
 
     Scales from 1.3 to 12, odd, even and one-pixel sides, batches of one and three. Ends with
     exit code 3 when a difference exceeds its bar or could not be computed. Without BUNDLE
-    it is the built-in one.
+    it is the built-in one; without --provider every provider that starts is compared.
 
     \b
     Examples:
@@ -83,22 +83,26 @@ def command(
 
 
 def _as_dict(done: Verification) -> dict[str, Any]:
+    runs = {name: [f.as_dict() for f in figures] for name, figures in done.runs.items()}
     return {
         "bundle": str(done.bundle.path),
-        "backend": done.backend,
         "precision": done.precision,
         "round_trip": done.round_trip,
-        "cases": [figures.as_dict() for figures in done.figures],
+        "runs": runs,
+        "not_started": done.not_started,
     }
 
 
 def _print(done: Verification) -> None:
-    click.echo(f"{done.bundle.path}  {done.backend}  {done.precision}  against PyTorch float32")
-    click.echo(f"{'case':36}{'max error':>11}{'steps':>7}{'p99.9 steps':>13}{'PSNR dB':>10}")
-    for f in done.figures:
-        row = (
-            f"{f.case!s:36}{f.max_abs:11.1e}{f.max_steps:7d}{f.p999_steps:13.4f}{f.psnr:10.1f}"
+    for backend, figures in done.runs.items():
+        click.echo(f"{done.bundle.path}  {backend}  {done.precision}  against PyTorch float32")
+        click.echo(
+            f"{'case':36}{'max error':>11}{'steps':>7}{'p99.9 steps':>13}{'PSNR dB':>10}"
         )
-        click.echo(row)
+        for f in figures:
+            size = f"{f.max_abs:11.1e}{f.max_steps:7d}{f.p999_steps:13.4f}{f.psnr:10.1f}"
+            click.echo(f"{f.case!s:36}{size}")
     click.echo(f"flow's inverse(forward(x)): {done.round_trip:.1e} relative")
+    for name, reason in done.not_started.items():
+        click.echo(f"not compared, {name}: {reason}")
     click.echo("every case within its bar")

@@ -16,7 +16,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 
-__all__ = ["PROVIDERS", "OnnxRuntimeSession", "usable_cores"]
+__all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers", "usable_cores"]
 
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
@@ -165,6 +165,15 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def present_providers() -> list[str]:
+    """Return the keys of `PROVIDERS` that the installed onnxruntime holds.
+
+    A provider that is there may still not start: its libraries or its device can be missing.
+    """
+    available = ort.get_available_providers()
+    return [name for name, provider in PROVIDERS.items() if provider in available]
 
 
 def _load(

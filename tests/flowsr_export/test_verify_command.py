@@ -14,6 +14,7 @@ from flowsr_export import verify as library
 from flowsr_export.verify import ROUND_TRIP_BAR, round_trip
 from flowsr_lp import LinfLP, save_weights
 from flowsr_runtime import Bundle, write_bundle
+from flowsr_runtime.onnxruntime_session import present_providers
 from tests.flowsr_export.conftest import Exported
 from tests.flowsr_export.networks import small, small_model
 
@@ -28,8 +29,10 @@ def test_verify_reports_every_case(exported: Exported, run: Run) -> None:
     done = run("verify", exported.bundle, *checkpoints(exported), "--threads", 1, "--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    assert len(report["cases"]) == 40
-    assert max(case["max_abs"] for case in report["cases"]) <= 1e-4
+    assert report["not_started"] == {}
+    cases = report["runs"]["onnxruntime cpu"]
+    assert len(cases) == 40
+    assert max(case["max_abs"] for case in cases) <= 1e-4
     assert report["round_trip"] <= ROUND_TRIP_BAR
 
 
@@ -110,3 +113,17 @@ def test_a_flow_that_does_not_come_back_is_refused(
 
 def test_the_round_trip_of_a_sound_flow_is_float_rounding() -> None:
     assert round_trip(small()) < 1e-5
+
+
+def test_a_provider_that_does_not_start_is_named_and_the_others_compared(
+    exported: Exported, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "present_providers", lambda: ["cpu", "cuda"])
+    done = run("verify", exported.bundle, *checkpoints(exported), "--threads", 1)
+    assert done.exit_code == 0, done.output
+    assert "onnxruntime cpu" in done.stdout
+    assert "not compared, cuda: provider cuda is not in the installed" in done.stdout
+
+
+def test_the_cpu_provider_is_present() -> None:
+    assert "cpu" in present_providers()
