@@ -91,6 +91,7 @@ def half_graph() -> ModelProto:
 
 def test_right_graph_in_half_precision_passes() -> None:
     require_clean(half_graph())
+    assert lint(half_graph()) == []
 
 
 def changed(graph: ModelProto, name: str, replacement: list[NodeProto]) -> ModelProto:

@@ -49,6 +49,8 @@ def test_a_pipe_sees_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_unknown_total_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     with progress("fetching", 0) as bar:
         bar.advance(7)
+    assert "fetching" in terminal.getvalue()

@@ -65,7 +65,7 @@ def same(a: LinfLP, b: LinfLP) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def refuse(path: Path, message: str, prior: Path | None = None) -> None:
+def check_refused(path: Path, message: str, prior: Path | None = None) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(path, prior)
     assert "\n" not in str(caught.value)
@@ -135,42 +135,46 @@ def test_half_precision_weights_become_float32(model: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    refuse(tmp_path / "no.pth", r"cannot read model .*no.pth: No such file or directory")
+    check_refused(tmp_path / "no.pth", r"cannot read model .*no.pth: No such file or directory")
 
 
 def test_a_missing_prior_is_named(model: Path, tmp_path: Path) -> None:
-    refuse(model, r"cannot read prior .*no.pth: No such file or directory", tmp_path / "no.pth")
+    check_refused(
+        model, r"cannot read prior .*no.pth: No such file or directory", tmp_path / "no.pth"
+    )
 
 
 def test_a_folder_is_not_a_model(tmp_path: Path) -> None:
-    refuse(tmp_path, r"cannot read model .*: Is a directory")
+    check_refused(tmp_path, r"cannot read model .*: Is a directory")
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    refuse(tmp_path / name, r"model .* is empty \(0 bytes\)")
+    check_refused(tmp_path / name, r"model .* is empty \(0 bytes\)")
 
 
 def test_a_picture_is_not_a_checkpoint(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.pth", "PNG")
-    refuse(tmp_path / "a.pth", r"model .*a.pth is not a PyTorch checkpoint")
+    check_refused(tmp_path / "a.pth", r"model .*a.pth is not a PyTorch checkpoint")
 
 
 def test_a_picture_is_not_safetensors(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.safetensors", "PNG")
-    refuse(tmp_path / "a.safetensors", r"model .*a.safetensors is not a safetensors file")
+    check_refused(
+        tmp_path / "a.safetensors", r"model .*a.safetensors is not a safetensors file"
+    )
 
 
 @pytest.mark.parametrize("content", [b"hello", b"<!doctype html>", b"\x80\x04.", b"PK\x03\x04"])
 def test_other_bytes_are_not_a_checkpoint(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pth").write_bytes(content)
-    refuse(tmp_path / "a.pth", r"model .*a.pth is not a PyTorch checkpoint")
+    check_refused(tmp_path / "a.pth", r"model .*a.pth is not a PyTorch checkpoint")
 
 
 def test_a_truncated_file_is_refused(model: Path) -> None:
     model.write_bytes(model.read_bytes()[:-2000])
-    refuse(model, r"model .* is not a PyTorch checkpoint")
+    check_refused(model, r"model .* is not a PyTorch checkpoint")
 
 
 class Code:
@@ -190,61 +194,65 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, zipped: boo
         tmp_path / "a.pth",
         _use_new_zipfile_serialization=zipped,
     )
-    refuse(tmp_path / "a.pth", r"is refused: it holds more than tensors and could run code")
+    check_refused(
+        tmp_path / "a.pth", r"is refused: it holds more than tensors and could run code"
+    )
     assert not (tmp_path / "ran").exists()
 
 
 def test_code_in_a_plain_pickle_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(pickle.dumps({"model": Code(tmp_path / "ran")}))
-    refuse(tmp_path / "a.pth", r"is not a PyTorch checkpoint")
+    check_refused(tmp_path / "a.pth", r"is not a PyTorch checkpoint")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_dict_without_a_model_is_refused(model: Path) -> None:
     changed(model, lambda content: content.pop("model"))
-    refuse(model, r"model .* holds neither 'model' nor a state dict")
+    check_refused(model, r"model .* holds neither 'model' nor a state dict")
 
 
 def test_a_tensor_is_not_a_checkpoint(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "a.pth")
-    refuse(tmp_path / "a.pth", r"model .* holds neither 'model' nor a state dict")
+    check_refused(tmp_path / "a.pth", r"model .* holds neither 'model' nor a state dict")
 
 
 def test_a_prior_is_not_a_model(prior: Path) -> None:
-    refuse(prior, r"LP.pth holds a prior, not a model")
+    check_refused(prior, r"LP.pth holds a prior, not a model")
 
 
 def test_a_model_is_not_a_prior(model: Path) -> None:
-    refuse(model, r"linf.pth holds a model, not a prior", prior=model)
+    check_refused(model, r"linf.pth holds a model, not a prior", prior=model)
 
 
 def test_our_own_prior_is_not_a_model(network: LinfLP, tmp_path: Path) -> None:
     assert network.prior is not None
     path = tmp_path / "prior.safetensors"
     save_weights(path, "prior", PRIOR, network.prior.state_dict())
-    refuse(path, r"prior.safetensors holds a prior, not a model")
+    check_refused(path, r"prior.safetensors holds a prior, not a model")
 
 
 def test_a_prior_for_another_width_is_refused(model: Path, tmp_path: Path) -> None:
     narrow = prior_from_spec({"name": "unet", "args": {"in_chans": 3, "depth": 1, "dim": 4}})
     save_weights(tmp_path / "p.safetensors", "prior", {"name": "unet"}, narrow.state_dict())
     message = r"prior .*p.safetensors is for latents 3 wide, the model .*linf.pth has 27"
-    refuse(model, message, tmp_path / "p.safetensors")
+    check_refused(model, message, tmp_path / "p.safetensors")
 
 
 def test_an_unknown_encoder_is_named(model: Path) -> None:
     changed(model, lambda c: c["model"]["args"]["encoder_spec"].update(name="swinir"))
-    refuse(model, r"encoder must be one of edsr-baseline, edsr, rdn, rrdb, got 'swinir'")
+    check_refused(model, r"encoder must be one of edsr-baseline, edsr, rdn, rrdb, got 'swinir'")
 
 
 def test_an_unknown_prior_is_named(model: Path, prior: Path) -> None:
     changed(prior, lambda content: content["prior_model"].update(name="swin_latent"))
-    refuse(model, r"prior must be one of unet, edsr-baseline-latent, got 'swin_latent'", prior)
+    check_refused(
+        model, r"prior must be one of unet, edsr-baseline-latent, got 'swin_latent'", prior
+    )
 
 
 def test_an_unknown_model_is_named(model: Path) -> None:
     changed(model, lambda content: content["model"].update(name="liif"))
-    refuse(model, r"model must be linf or linf-patch, got 'liif'")
+    check_refused(model, r"model must be linf or linf-patch, got 'liif'")
 
 
 @pytest.mark.parametrize(
@@ -259,45 +267,49 @@ def test_an_unknown_model_is_named(model: Path) -> None:
 )
 def test_a_spec_of_another_form_is_refused(model: Path, change: dict[str, object]) -> None:
     changed(model, lambda content: content["model"].update(change))
-    refuse(model, r"linf.pth describes its network in a form that is not known")
+    check_refused(model, r"linf.pth describes its network in a form that is not known")
 
 
 def test_metadata_whose_spec_has_another_form_is_refused(tmp_path: Path) -> None:
     path, header = tmp_path / "a.safetensors", '{"kind": "model", "spec": "linf"}'
     save_file({"x": torch.zeros(1)}, path, {"flowsr_lp": header})
-    refuse(path, r"a.safetensors describes its network in a form that is not known")
+    check_refused(path, r"a.safetensors describes its network in a form that is not known")
 
 
 def test_tensors_without_the_sides_they_need_are_refused(model: Path, prior: Path) -> None:
     flat = {"input_proj.conv1.weight": torch.zeros(9)}
     changed(prior, lambda content: content["prior_model"]["sd"].update(flat))
-    refuse(model, r"LP.pth is not a LINF-LP prior: .* weight, got shape \(9,\)", prior)
+    check_refused(model, r"LP.pth is not a LINF-LP prior: .* weight, got shape \(9,\)", prior)
     scalar = {"coef.weight": torch.tensor(1.0)}
     changed(model, lambda content: content["model"]["sd"].update(scalar))
-    refuse(model, r"linf.pth is not a LINF model: coef.weight must be .*, got shape \(\)")
+    check_refused(
+        model, r"linf.pth is not a LINF model: coef.weight must be .*, got shape \(\)"
+    )
 
 
 @pytest.mark.parametrize("header", ["{", "[]", '"model"', '{"kind": "model"}'])
 def test_damaged_metadata_is_refused(tmp_path: Path, header: str) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(1)}, path, {"flowsr_lp": header})
-    refuse(path, r"model .*a.safetensors has damaged metadata")
+    check_refused(path, r"model .*a.safetensors has damaged metadata")
 
 
 def test_a_tensor_of_the_wrong_shape_is_named(model: Path) -> None:
     wrong = {"phase.weight": torch.zeros(9, 2)}
     changed(model, lambda content: content["model"]["sd"].update(wrong))
-    refuse(model, r"tensor phase.weight must be \(4, 2\) for the architecture .* got \(9, 2\)")
+    check_refused(
+        model, r"tensor phase.weight must be \(4, 2\) for the architecture .* got \(9, 2\)"
+    )
 
 
 def test_a_lacking_tensor_is_named(model: Path) -> None:
     changed(model, lambda content: content["model"]["sd"].pop("freq.bias"))
-    refuse(model, r"linf.pth lacks tensor freq.bias")
+    check_refused(model, r"linf.pth lacks tensor freq.bias")
 
 
 def test_an_unknown_tensor_is_named(model: Path) -> None:
     changed(model, lambda content: content["model"]["sd"].update(odd=torch.zeros(1)))
-    refuse(model, r"linf.pth has an unknown tensor odd")
+    check_refused(model, r"linf.pth has an unknown tensor odd")
 
 
 def test_weights_that_cannot_be_written_say_so(tmp_path: Path) -> None:
