@@ -76,8 +76,8 @@ class Conditioner(nn.Module):
     """The conditioner with channels first; the first layer reads cosines and sines apart.
 
     Two products that accumulate need no concatenation of the two halves. Channels first,
-    the pixels are a product's columns: a fifth faster than as its rows in ONNX Runtime on
-    two AVX2 cores, and what a flow layer reads is contiguous.
+    the pixels are a product's columns: the first layer alone took 148 ms in place of 163 for
+    29,241 queries in ONNX Runtime on two AVX2 cores, and what a flow layer reads is contiguous.
     """
 
     def __init__(self, linf: LINF, dtype: torch.dtype = torch.float32) -> None:
@@ -135,8 +135,8 @@ def pad_inputs(block: DenseBlock) -> DenseBlock:
     """Copy a dense block that takes `padded_width` channels, the added ones without weight.
 
     Every concatenation in it then has a multiple of 16 channels, which ONNX Runtime's
-    blocked convolutions take: 1.6 times the rate of the others for 27 channels, measured on
-    two AVX2 cores.
+    blocked convolutions take. On two AVX2 cores the unpadded block's ran at about 97 GFLOP/s,
+    the blocked ones of the same U-Net at 150 to 160.
     """
     growth, channels = block.conv1.weight.shape[:2]
     width = padded_width(channels)
