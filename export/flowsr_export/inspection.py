@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from flowsr_runtime.bundle import Bundle, embedded_bundle
 from flowsr_runtime.errors import BundleError
-from flowsr_runtime.manifest import Manifest
+from flowsr_runtime.geometry import Halo
+from flowsr_runtime.manifest import Latent, Manifest, Tiling
 
 __all__ = ["Inspection", "flatten", "inspect_bundle", "summary"]
 
@@ -50,26 +52,15 @@ def inspect_bundle(path: Path | None) -> Inspection:
 
 def summary(manifest: Manifest) -> list[tuple[str, str]]:
     """Return the manifest as (heading, text) rows for people to read."""
-    raw = manifest.raw
-    fixed = manifest.scale
-    drawn = manifest.latent_channels is not None
-    tiling = manifest.tiling
-    halo, exact = tiling.halo, tiling.exact
-    seam = (
-        "not measured" if tiling.seam_steps is None else f"{tiling.seam_steps:g} steps of 255"
-    )
-    memory = manifest.memory
+    raw, memory = manifest.raw, manifest.memory
     rows = [
         ("family", manifest.family),
-        (
-            "scale",
-            "any from 1, per axis" if fixed is None else f"{fixed} only",
-        ),
-        ("latent", "drawn with a temperature" if drawn else "learned prior"),
+        ("scale", _scale(manifest.scale)),
+        ("inputs", ", ".join(sorted(manifest.inputs))),
+        ("latents", _latents(manifest.latents)),
         ("border", str(raw.get("border", "not stated"))),
-        ("tiling", f"windows at multiples of {halo.align} output pixels"),
-        ("  default", f"halo {halo.patches} patches + {halo.pixels} LR pixels, seam {seam}"),
-        ("  exact", f"halo {exact.patches} patches + {exact.pixels} LR pixels"),
+        ("sides", _sides(manifest.multiple)),
+        *_tiling(manifest.tiling),
         (
             "memory",
             f"{memory.base_bytes / 2**20:.0f} MiB + "
@@ -95,6 +86,42 @@ def flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
         for key, inner in value.items()
         for row in flatten(inner, f"{prefix}.{key}" if prefix else str(key))
     ]
+
+
+def _scale(fixed: Fraction | None) -> str:
+    if fixed is None:
+        return "any from 1, per axis"
+    return f"{float(fixed):g} only; upscale --resample reaches others after it"
+
+
+def _latents(latents: tuple[Latent, ...]) -> str:
+    if not latents:
+        return "learned prior"
+    drawn = [f"{x.name} {x.channels} channels of {x.patch}x{x.patch} pixels" for x in latents]
+    return f"drawn with a temperature: {', '.join(drawn)}"
+
+
+def _sides(multiple: int) -> str:
+    if multiple == 1:
+        return "any"
+    return f"any; padded to multiples of {multiple} for the graph, and cropped after it"
+
+
+def _tiling(tiling: Tiling) -> list[tuple[str, str]]:
+    if tiling.whole_only:
+        return [("tiling", "none: whole pictures only")]
+    halo, seam = tiling.halo, tiling.seam_steps
+    stated = "not measured" if seam is None else f"{seam:g} steps of 255"
+    return [
+        ("tiling", f"windows at multiples of {halo.align} output pixels"),
+        ("  default", f"halo {_reach(halo)}, seam {stated}"),
+        ("  exact", f"halo {_reach(tiling.exact)}"),
+    ]
+
+
+def _reach(halo: Halo) -> str:
+    pixels = f"{halo.pixels} LR pixels"
+    return pixels if halo.ratio is not None else f"{halo.patches} patches + {pixels}"
 
 
 def _block(heading: str, value: object) -> list[tuple[str, str]]:

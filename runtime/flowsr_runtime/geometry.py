@@ -118,8 +118,10 @@ class Halo:
         patch: Output pixels along one side of a patch, p.
         align: Windows begin at multiples of this many output pixels.
         lr_align: Tiles begin at multiples of this many LR pixels.
-        patches: Patches added on each side of the output window.
+        patches: Patches added on each side of the output window; 0 with a ratio.
         pixels: LR pixels added on each side of what those patches read.
+        ratio: Output pixels per LR pixel of a graph whose window is its whole tile enlarged,
+            a divisor of `align`; None for a graph that is told its window.
     """
 
     patch: int
@@ -127,6 +129,7 @@ class Halo:
     lr_align: int
     patches: int
     pixels: int
+    ratio: int | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ class Extent:
         """Return what must be computed so that output pixels [begin, end) come out right.
 
         The neighbour of output row Y is floor(((2Y + 1) h - H) / 2H) and the one after it
-        (spec/linf.md, "Query geometry").
+        (spec/linf.md, "Query geometry"). With a ratio the window is the tile times it, and
+        both ends are aligned.
 
         Args:
             begin: First output pixel that is wanted.
@@ -171,6 +175,8 @@ class Extent:
         Returns:
             The window grown by the halo and clipped to the picture, and its LR pixels.
         """
+        if halo.ratio is not None:
+            return cls._enlarged(begin, end, source, target, halo, halo.ratio)
         margin = halo.patches * halo.patch
         out_begin = _floor_to(max(0, begin - margin), halo.align)
         out_end = min(target, end + margin)
@@ -178,6 +184,17 @@ class Extent:
         last = _neighbour(out_end - 1, source, target) + 1 + halo.pixels
         lr_begin = _floor_to(max(0, first), halo.lr_align)
         return cls(source, target, lr_begin, min(source, last + 1), out_begin, out_end)
+
+    @classmethod
+    def _enlarged(
+        cls, begin: int, end: int, source: int, target: int, halo: Halo, ratio: int
+    ) -> "Extent":
+        assert target == source * ratio
+        margin = halo.pixels * ratio
+        out_begin = _floor_to(max(0, begin - margin), halo.align)
+        out_end = min(target, -_floor_to(-(end + margin), halo.align))
+        lr_begin, lr_end = out_begin // ratio, out_end // ratio
+        return cls(source, target, lr_begin, lr_end, out_begin, out_end)
 
     @property
     def lr_size(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from flowsr_runtime.errors import BundleError, ScaleError
 from flowsr_runtime.geometry import Halo, exact_scale
 
-__all__ = ["SCHEMA", "FileEntry", "Manifest", "Memory", "Tiling"]
+__all__ = ["SCHEMA", "FileEntry", "Latent", "Manifest", "Memory", "Tiling"]
 
 SCHEMA: Final = 1
 """Newest schema that this runtime reads."""
@@ -34,17 +34,45 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """An input of noise.
+
+    Attributes:
+        name: Of the graph's input.
+        channels: Channels D.
+        patch: Output pixels of a cell and side.
+    """
+
+    name: str
+    channels: int
+    patch: int
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the cells of an output.
+
+        Args:
+            size: Output size (H, W).
+
+        Returns:
+            Rows and columns; the last ones may reach beyond the output.
+        """
+        return -(-size[0] // self.patch), -(-size[1] // self.patch)
+
+
+@dataclass(frozen=True)
 class Tiling:
     """How a picture may be cut.
 
     Attributes:
         halo: Surroundings with which a seam stays below one eight-bit step.
         exact: Surroundings that hold the whole receptive field.
+        whole_only: Whether the graph computes whole pictures alone.
         seam_steps: Measured seam of `halo` in eight-bit steps, None if not measured.
     """
 
     halo: Halo
     exact: Halo
+    whole_only: bool
     seam_steps: float | None
 
 
@@ -81,9 +109,11 @@ class Manifest:
     """What a runtime needs of bundle.json.
 
     Attributes:
-        family: Model family, such as "linf-lp".
+        family: Model family, "linf-lp" or "srflow-lp".
         scale: The only scale that the graph produces, None for any.
-        latent_channels: Channels of the `latent` input, None with a learned prior.
+        multiple: Sides of the graph's pictures are multiples of this many LR pixels.
+        geometry: Whether the graph has the input `geometry`.
+        latents: Inputs of noise in the order of their streams; none with a learned prior.
         tiling: How a picture may be cut.
         memory: Peak activation memory.
         files: Files by relative path with forward slashes.
@@ -92,7 +122,9 @@ class Manifest:
 
     family: str
     scale: Fraction | None
-    latent_channels: int | None
+    multiple: int
+    geometry: bool
+    latents: tuple[Latent, ...]
     tiling: Tiling
     memory: Memory
     files: Mapping[str, FileEntry]
@@ -114,10 +146,12 @@ class Manifest:
         if not isinstance(raw, dict):
             raise BundleError("bundle.json must hold an object")
         _check_schema(_whole(raw, "schema", least=1))
-        return cls(
+        manifest = cls(
             family=_text(raw, "family"),
             scale=_scale(raw),
-            latent_channels=_latent_channels(raw),
+            multiple=_whole(raw, "picture.multiple", least=1),
+            geometry=_flag(raw, "graph.geometry"),
+            latents=_latents(raw),
             tiling=_tiling(raw),
             memory=Memory(
                 base_bytes=_real(raw, "memory.base_bytes"),
@@ -127,6 +161,14 @@ class Manifest:
             files=_files(raw),
             raw=raw,
         )
+        _check_agreement(manifest)
+        return manifest
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """Names of the graph's inputs."""
+        names = {"input", *(latent.name for latent in self.latents)}
+        return frozenset(names | {"geometry"} if self.geometry else names)
 
 
 def _check_schema(schema: int) -> None:
@@ -137,10 +179,45 @@ def _check_schema(schema: int) -> None:
         )
 
 
+def _check_agreement(manifest: Manifest) -> None:
+    """Refuse keys that are right each by itself but cannot be true together."""
+    halo, scale = manifest.tiling.halo, manifest.scale
+    if scale is None and (halo.ratio is not None or manifest.multiple > 1):
+        raise BundleError(
+            "tiling.ratio and picture.multiple in bundle.json need a fixed scale, got any"
+        )
+    if halo.ratio not in (None, scale):
+        raise BundleError(
+            f"tiling.ratio in bundle.json must be the scale {scale}, got {halo.ratio}"
+        )
+    if halo.ratio is None and not manifest.geometry and not manifest.tiling.whole_only:
+        raise BundleError(
+            "tiling.whole_only in bundle.json must be true for a graph that has neither "
+            "geometry nor a ratio, got false"
+        )
+    if scale is None and not manifest.geometry:
+        raise BundleError("graph.geometry in bundle.json must be true for any scale, got false")
+    for latent in manifest.latents:
+        if halo.align % latent.patch:
+            raise BundleError(
+                f"tiling.align in bundle.json must be a multiple of the patch {latent.patch} "
+                f"of {latent.name}, got {halo.align}"
+            )
+    step = (halo.ratio or 1) * manifest.multiple
+    if halo.align % step:
+        raise BundleError(
+            f"tiling.align in bundle.json must be a multiple of {step}, the ratio times the "
+            f"picture's multiple, got {halo.align}"
+        )
+
+
 def _get(raw: Mapping[str, Any], key: str) -> Any:
     value: Any = raw
     for part in key.split("."):
-        value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
+        if isinstance(value, list) and part.isdigit():
+            value = dict(enumerate(value)).get(int(part), _MISSING)
+        else:
+            value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
         if value is _MISSING:
             raise BundleError(f"bundle.json lacks {key}")
     return value
@@ -162,6 +239,13 @@ def _real(raw: Mapping[str, Any], key: str) -> float:
     return float(value)
 
 
+def _flag(raw: Mapping[str, Any], key: str) -> bool:
+    value = _get(raw, key)
+    if not isinstance(value, bool):
+        raise BundleError(f"{key} in bundle.json must be true or false, got {value!r}")
+    return value
+
+
 def _text(raw: Mapping[str, Any], key: str) -> str:
     value = _get(raw, key)
     if not isinstance(value, str):
@@ -181,8 +265,24 @@ def _scale(raw: Mapping[str, Any]) -> Fraction | None:
         raise BundleError(f"scale.value in bundle.json: {error}") from error
 
 
-def _latent_channels(raw: Mapping[str, Any]) -> int | None:
-    return None if _get(raw, "latent") is None else _whole(raw, "latent.channels", least=1)
+def _latents(raw: Mapping[str, Any]) -> tuple[Latent, ...]:
+    listed = _get(raw, "latents")
+    if not isinstance(listed, list):
+        raise BundleError(f"latents in bundle.json must be a list, got {listed!r}")
+    latents = tuple(
+        Latent(
+            name=_text(raw, f"latents.{i}.name"),
+            channels=_whole(raw, f"latents.{i}.channels", least=1),
+            patch=_whole(raw, f"latents.{i}.patch", least=1),
+        )
+        for i in range(len(listed))
+    )
+    names = ["input", "geometry", *(latent.name for latent in latents)]
+    if len(set(names)) < len(names):
+        raise BundleError(
+            f"latents in bundle.json must have names of their own, got {', '.join(names[2:])}"
+        )
+    return latents
 
 
 def _tiling(raw: Mapping[str, Any]) -> Tiling:
@@ -193,19 +293,30 @@ def _tiling(raw: Mapping[str, Any]) -> Tiling:
             f"tiling.align in bundle.json must be a multiple of the patch {patch}, got {align}"
         )
 
+    ratio = None
+    if _get(raw, "tiling.ratio") is not None:
+        ratio = _whole(raw, "tiling.ratio", least=1)
+
     def halo(kind: str) -> Halo:
+        patches = _whole(raw, f"tiling.{kind}_patches", least=0)
+        if ratio is not None and patches:
+            raise BundleError(
+                f"tiling.{kind}_patches in bundle.json must be 0 with a ratio, got {patches}"
+            )
         return Halo(
             patch=patch,
             align=align,
             lr_align=_whole(raw, "tiling.lr_align", least=1),
-            patches=_whole(raw, f"tiling.{kind}_patches", least=0),
+            patches=patches,
             pixels=_whole(raw, f"tiling.{kind}_pixels", least=0),
+            ratio=ratio,
         )
 
     seam = _get(raw, "tiling.seam_steps")
     return Tiling(
         halo=halo("halo"),
         exact=halo("exact"),
+        whole_only=_flag(raw, "tiling.whole_only"),
         seam_steps=None if seam is None else _real(raw, "tiling.seam_steps"),
     )
 

@@ -55,12 +55,13 @@ def latent(
     columns: int,
     channels: int,
     temperature: float,
+    stream: int = 0,
 ) -> NDArray[np.float32]:
     """Draw temperature x standard normal noise for a window of patches.
 
-    Each value depends on (seed, absolute patch row, absolute patch column, channel) alone:
-    counter (row, column, channel, 0), key (low word of seed, high word of seed); of the
-    result's words a, b the normal is sqrt(-2 ln u) cos(2 pi v), u = (a + 1) / 2^32,
+    Each value depends on (seed, absolute patch row, absolute patch column, channel, stream)
+    alone: counter (row, column, channel, stream), key (low word of seed, high word of seed);
+    of the result's words a, b the normal is sqrt(-2 ln u) cos(2 pi v), u = (a + 1) / 2^32,
     v = b / 2^32 (Box and Muller 1958), in float64, and only then rounded.
 
     Args:
@@ -71,6 +72,7 @@ def latent(
         columns: Patch columns.
         channels: Channels D.
         temperature: Standard deviation, finite and at least 0.
+        stream: Which of a model's latents, counted from 0.
 
     Returns:
         Noise, (1, D, rows, columns).
@@ -83,6 +85,7 @@ def latent(
     counter = np.zeros((4, rows, columns), dtype=np.uint32)
     counter[0] = np.arange(top, top + rows, dtype=np.uint32)[:, None]
     counter[1] = np.arange(left, left + columns, dtype=np.uint32)[None, :]
+    counter[3] = stream
     noise = np.empty((1, channels, rows, columns), dtype=np.float32)
     for channel in range(channels):  # one at a time: ten rounds hold eight uint64 copies
         counter[2] = channel

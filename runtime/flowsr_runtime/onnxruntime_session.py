@@ -123,7 +123,7 @@ class OnnxRuntimeSession:
         model = bundle.read(name)
         path = str(bundle.path / name)
         session = cls(model, provider=provider, device=device, threads=threads, name=path)
-        expected = _expected_inputs(bundle)
+        expected = bundle.manifest.inputs
         if session.inputs != expected:
             raise BundleError(
                 f"{path} takes {sorted(session.inputs)}, bundle.json says {sorted(expected)}"
@@ -238,15 +238,6 @@ def _options(threads: int | None) -> ort.SessionOptions:
     options.enable_mem_pattern = False
     options.log_severity_level = 3  # errors
     return options
-
-
-def _expected_inputs(bundle: Bundle) -> frozenset[str]:
-    names = {"input"}
-    if bundle.manifest.scale is None:
-        names.add("geometry")
-    if bundle.manifest.latent_channels is not None:
-        names.add("latent")
-    return frozenset(names)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -1,28 +1,23 @@
-"""Enlarge pictures with a bundle: checks, tiles, runs, blends and rounds."""
+"""Enlarge pictures with a bundle: what a program uses."""
 
+import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_runtime.bundle import Bundle, embedded_bundle
-from flowsr_runtime.errors import (
-    BundleError,
-    MemoryBudgetError,
-    NonFiniteError,
-    ScaleError,
-    ShapeError,
-    UsageError,
-)
+from flowsr_runtime.enlargement import Enlargement, Progress
+from flowsr_runtime.errors import ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for
-from flowsr_runtime.noise import check_noise, latent
+from flowsr_runtime.noise import check_noise
+from flowsr_runtime.pixels import allocate, check_image, padded, resampled, store
 from flowsr_runtime.session import Session, open_session
-from flowsr_runtime.tiling import Plan, Tile, blend, plan_tiles
+from flowsr_runtime.tiling import Plan, plan_tiles
 
 __all__ = ["DEFAULT_MEMORY_BUDGET", "Upscaler"]
 
@@ -31,14 +26,17 @@ DEFAULT_MEMORY_BUDGET: Final = 2**30
 
 PixelT = TypeVar("PixelT", np.uint8, np.float32)
 HaloName = Literal["default", "exact"]
-Progress = Callable[[int, int], None]
+Size = tuple[int, int]
+
+logger = logging.getLogger(__name__)
 
 
 class Upscaler:
     """A model that is ready to enlarge pictures; `upscale` may be called from many threads.
 
     The memory budget bounds the activations of one run. The output picture and one row of
-    tiles in float32 come on top.
+    tiles in float32 come on top; with `resample` the model's whole output and the resampled
+    one as well, both in float32: 12 bytes a pixel each.
     """
 
     def __init__(
@@ -109,63 +107,107 @@ class Upscaler:
         )
         return cls(bundle, session, memory_budget=memory_budget, halo=halo)
 
-    def plan(
+    def target(
         self,
-        source: tuple[int, int],
+        source: Size,
         scale: Number | tuple[Number, Number] | None = None,
         *,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
+        resample: bool = False,
+    ) -> Size:
+        """Return the size that `upscale` gives a picture, without computing anything.
+
+        Args:
+            source: Input size (h, w).
+            scale: As for `upscale`.
+            size: As for `upscale`.
+            resample: As for `upscale`.
+
+        Returns:
+            Output size (H, W).
+
+        Raises:
+            ScaleError: If the scale or size cannot be produced.
+            UsageError: If `resample` is asked of a bundle of any scale.
+        """
+        fixed = self.bundle.manifest.scale
+        if fixed is None:
+            if resample:
+                raise UsageError(
+                    "resample is for bundles of one scale; this one makes any size by itself"
+                )
+            return size_for(source, scale=scale, size=size)
+        made = size_for(source, scale=fixed, size=None)
+        if scale is None and size is None:
+            return made
+        wanted = size_for(source, scale=scale, size=size)
+        if wanted != made and not resample:
+            raise ScaleError(
+                f"this model enlarges {float(fixed):g} times only, got "
+                f"{wanted[0]}x{wanted[1]} for {source[0]}x{source[1]}; resample=True "
+                "(--resample) reaches any other size after it"
+            )
+        return wanted
+
+    def plan(
+        self,
+        source: Size,
+        scale: Number | tuple[Number, Number] | None = None,
+        *,
+        size: Size | None = None,
+        resample: bool = False,
     ) -> Plan:
         """Return how a picture would be cut, without computing anything.
 
         Args:
             source: Input size (h, w).
-            scale: Output pixels per input pixel, at least 1, one number or (row, column).
-            size: Output size (H, W), in place of `scale`.
+            scale: As for `upscale`.
+            size: As for `upscale`.
+            resample: As for `upscale`.
 
         Returns:
-            The tiles and the estimated memory of one run.
+            The tiles and the estimated memory of one run. The picture that is cut is padded
+            to the model's multiple and has the model's scale.
 
         Raises:
             ScaleError: If the scale or size cannot be produced.
+            UsageError: If `resample` is asked of a bundle of any scale.
             MemoryBudgetError: If even the smallest tile does not fit.
         """
-        manifest = self.bundle.manifest
-        target = size_for(source, scale=scale, size=size)
-        if manifest.scale is not None:
-            _check_fixed(manifest.scale, source, target)
-        return plan_tiles(
-            source,
-            target,
-            halo=self._halo,
-            memory=manifest.memory,
-            budget=self.memory_budget,
-            fade=self._fade,
-            whole_only=manifest.scale is not None,
-        )
+        return self._plan(source, self.target(source, scale, size=size, resample=resample))
 
     def upscale(
         self,
         image: NDArray[PixelT],
         scale: Number | tuple[Number, Number] | None = None,
         *,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
+        resample: bool = False,
         clamp: bool = True,
+        truncate: bool = False,
         seed: int = 0,
         temperature: float | None = None,
         progress: Progress | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> NDArray[PixelT]:
         """Enlarge one picture.
 
         Args:
             image: RGB picture, (h, w, 3) uint8, or float32 in [0, 1].
             scale: Output pixels per input pixel, at least 1, one number or (row, column).
-            size: Output size (H, W), in place of `scale`.
+            size: Output size (H, W), in place of `scale`. A bundle of one scale takes its own
+                or neither.
+            resample: Let a bundle of one scale reach any other size: Lanczos, in float32,
+                after the model.
             clamp: Clamp the result to [0, 1]; only a float32 result can go without.
+            truncate: Make eight bits as floor(255 x), as the released SRFlow script does, in
+                place of rounding; only for uint8.
             seed: Seed of the noise, 64 bits unsigned; used with `temperature` alone.
-            temperature: Standard deviation of the latent, for a bundle without a learned
+            temperature: Standard deviation of the latents, for a bundle without a learned
                 prior, which needs it; 0 gives the mode.
             progress: Called with (tiles done, tiles in all) after each tile.
+            warn: Called with one line if values lie far out of range, as those of an
+                exploding inverse do; None logs it.
 
         Returns:
             RGB picture, (H, W, 3) of the input's dtype, H = floor(h * scale + 1/2).
@@ -177,18 +219,17 @@ class Upscaler:
             MemoryBudgetError: If the memory does not suffice.
             NonFiniteError: If the model gives NaN or infinity.
         """
-        _check_image(image)
-        if image.dtype == np.uint8 and not clamp:
-            raise UsageError("clamp=False needs a float32 image, got uint8")
+        check_image(image, clamp=clamp, truncate=truncate)
         self._check_noise(seed, temperature)
-        if self._session is None:
-            raise UsageError("the upscaler is closed")
         source = (image.shape[0], image.shape[1])
-        plan = self.plan(source, scale, size=size)
-        result = _allocate((plan.rows[-1].end, plan.columns[-1].end, 3), image.dtype)
-        run = _Run(self.bundle, self._session, image, seed, temperature, len(plan), progress)
-        for rows, band in blend(plan, run.compute):
-            _write(band, result[rows], clamp=clamp)
+        target: Size = self.target(source, scale, size=size, resample=resample)
+        run = self._enlargement(image, target, seed, temperature, progress)
+        result = allocate((*target, 3), image.dtype)
+        _fill(result, run, clamp, truncate)
+        if run.explosion is not None:
+            (warn or logger.warning)(
+                f"the inverse of the flow may have exploded: {run.explosion}"
+            )
         return result
 
     def close(self) -> None:
@@ -208,65 +249,55 @@ class Upscaler:
     ) -> None:
         self.close()
 
+    def _enlargement(
+        self,
+        image: NDArray[PixelT],
+        target: Size,
+        seed: int,
+        temperature: float | None,
+        progress: Progress | None,
+    ) -> Enlargement:
+        if self._session is None:
+            raise UsageError("the upscaler is closed")
+        source, manifest = (image.shape[0], image.shape[1]), self.bundle.manifest
+        return Enlargement(
+            manifest=manifest,
+            session=self._session,
+            image=padded(image, manifest.multiple),
+            plan=self._plan(source, target),
+            size=target if manifest.scale is None else _enlarged(source, manifest.scale),
+            seed=seed,
+            temperature=temperature,
+            progress=progress,
+        )
+
+    def _plan(self, source: Size, target: Size) -> Plan:
+        manifest = self.bundle.manifest
+        if manifest.scale is not None:
+            height, width = (-(-n // manifest.multiple) * manifest.multiple for n in source)
+            source, target = (height, width), _enlarged((height, width), manifest.scale)
+        return plan_tiles(
+            source,
+            target,
+            halo=self._halo,
+            memory=manifest.memory,
+            budget=self.memory_budget,
+            fade=self._fade,
+            whole_only=manifest.tiling.whole_only,
+        )
+
     def _check_noise(self, seed: int, temperature: float | None) -> None:
-        channels = self.bundle.manifest.latent_channels
-        if channels is None and temperature is not None:
+        latents = self.bundle.manifest.latents
+        if not latents and temperature is not None:
             raise UsageError(
                 "this bundle has a learned prior and takes no temperature; "
                 "export one without --prior to sample"
             )
-        if channels is not None and temperature is None:
+        if latents and temperature is None:
             raise UsageError(
                 "this bundle has no learned prior; give temperature (0 gives the mode)"
             )
         check_noise(seed, 0.0 if temperature is None else temperature)
-
-
-@dataclass
-class _Run:
-    """What the tiles of one picture have in common."""
-
-    bundle: Bundle
-    session: Session
-    image: NDArray[np.uint8] | NDArray[np.float32]
-    seed: int
-    temperature: float | None
-    total: int
-    progress: Progress | None
-    done: int = 0
-
-    def compute(self, tile: Tile) -> NDArray[np.float32]:
-        """Run one tile and return the pixels that are kept, (rows, columns, 3)."""
-        window = tile.window
-        output = self.session.run(self._feeds(tile))
-        expected = (1, 3, window.rows.out_size, window.columns.out_size)
-        if output.shape != expected:
-            raise BundleError(f"the model gave {output.shape} where {expected} is due")
-        kept: NDArray[np.float32] = output[0].transpose(1, 2, 0)[tile.kept]
-        _check_finite(kept, tile.rows.begin, tile.columns.begin)
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-        return kept
-
-    def _feeds(self, tile: Tile) -> dict[str, NDArray[Any]]:
-        manifest = self.bundle.manifest
-        feeds: dict[str, NDArray[Any]] = {"input": _input(self.image[tile.source])}
-        if manifest.scale is None:
-            feeds["geometry"] = tile.window.geometry()
-        if manifest.latent_channels is not None and self.temperature is not None:
-            rows, columns = tile.window.rows, tile.window.columns
-            patch = manifest.tiling.halo.patch
-            feeds["latent"] = latent(
-                self.seed,
-                top=rows.out_begin // patch,
-                left=columns.out_begin // patch,
-                rows=-(-rows.out_size // patch),
-                columns=-(-columns.out_size // patch),
-                channels=manifest.latent_channels,
-                temperature=self.temperature,
-            )
-        return feeds
 
 
 def _check_settings(memory_budget: object, halo: object) -> None:
@@ -278,66 +309,22 @@ def _check_settings(memory_budget: object, halo: object) -> None:
         raise UsageError(f"halo must be default or exact, got {halo!r}")
 
 
-def _check_fixed(fixed: Fraction, source: tuple[int, int], target: tuple[int, int]) -> None:
-    expected = (output_size(source[0], fixed), output_size(source[1], fixed))
-    if target != expected:
-        raise ScaleError(
-            f"this bundle makes {expected[0]}x{expected[1]}, its fixed scale {fixed}, got "
-            f"{target[0]}x{target[1]}; export one without --scale for any other"
-        )
-
-
-def _check_image(image: object) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.float32):
-        kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
-        raise ShapeError(f"image must be a uint8 or float32 array, got {kind}")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ShapeError(f"image must be (h, w, 3), got {image.shape}")
-    if image.dtype == np.float32:
-        least, most = image.min(), image.max()
-        if not (least >= 0 and most <= 1):
-            raise UsageError(
-                f"float32 image must lie in [0, 1], got values from {least} to {most}"
-            )
-
-
-def _check_finite(kept: NDArray[np.float32], top: int, left: int) -> None:
-    bad = ~np.isfinite(kept)
-    count = int(np.count_nonzero(bad))
-    if count == 0:
+def _fill(
+    result: NDArray[np.uint8] | NDArray[np.float32],
+    run: Enlargement,
+    clamp: bool,
+    truncate: bool,
+) -> None:
+    """Compute a picture into `result`, (H, W, 3), resampled if it is not the model's size."""
+    if result.shape[:2] == run.size:
+        for rows, band in run.bands():
+            store(band, result[rows], clamp=clamp, truncate=truncate)
         return
-    rows, columns = (np.flatnonzero(bad.any(axis=axes)) for axes in ((1, 2), (0, 2)))
-    raise NonFiniteError(
-        f"the model gave NaN or infinity: {count} of {bad.size} values "
-        f"({100 * count / bad.size:.3g} %) in output rows {top + rows[0]}-{top + rows[-1]}, "
-        f"columns {left + columns[0]}-{left + columns[-1]}"
-    )
+    whole = allocate((*run.size, 3), np.dtype(np.float32))
+    for rows, band in run.bands():
+        whole[rows] = band
+    store(resampled(whole, result.shape[:2]), result, clamp=clamp, truncate=truncate)
 
 
-def _allocate(shape: tuple[int, int, int], dtype: np.dtype[PixelT]) -> NDArray[PixelT]:
-    try:
-        return np.empty(shape, dtype=dtype)
-    except MemoryError as error:
-        raise MemoryBudgetError(
-            f"an output of {shape[0]}x{shape[1]} does not fit in memory"
-        ) from error
-
-
-def _input(crop: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (h, w, 3) pixels as the graph takes them, (1, 3, h, w) in [0, 1]."""
-    planes: NDArray[np.float32] = np.array(
-        crop.transpose(2, 0, 1)[None], dtype=np.float32, order="C"
-    )
-    if crop.dtype == np.uint8:
-        planes /= np.float32(255)
-    return planes
-
-
-def _write(band: NDArray[np.float32], result: NDArray[Any], *, clamp: bool) -> None:
-    """Clamp finished rows, round them half up if `result` is uint8, and store them."""
-    if clamp:
-        np.clip(band, 0.0, 1.0, out=band)
-    if result.dtype == np.uint8:
-        band *= np.float32(255)
-        band += np.float32(0.5)
-    result[...] = band  # to uint8 this cuts the fraction off
+def _enlarged(source: Size, scale: Fraction) -> Size:
+    return output_size(source[0], scale), output_size(source[1], scale)

@@ -41,7 +41,7 @@ def resizing_graph() -> bytes:
 
 def small_manifest(**changes: Any) -> dict[str, Any]:
     """Return a manifest for `resizing_graph`."""
-    tiling = {"patch": 3, "align": 12, "lr_align": 3, "seam_steps": None}
+    tiling = {"patch": 3, "align": 12, "lr_align": 3, "ratio": None, "seam_steps": None}
     halos = {"halo_patches": 4, "halo_pixels": 3, "exact_patches": 8, "exact_pixels": 6}
     return {
         "schema": 1,
@@ -50,8 +50,10 @@ def small_manifest(**changes: Any) -> dict[str, Any]:
         "model": {"config": {"width": 8}, "licence": "Apache-2.0"},
         "scale": {"kind": "any"},
         "border": "extend",
-        "latent": None,
-        "tiling": {**tiling, **halos},
+        "picture": {"colour": "RGB", "range": [0.0, 1.0], "layout": "NCHW", "multiple": 1},
+        "graph": {"geometry": True},
+        "latents": [],
+        "tiling": {**tiling, **halos, "whole_only": False},
         "memory": {"base_bytes": 0, "bytes_per_pixel": 64, "bytes_per_patch": 64},
         "condition_numbers": [1.5, 12.25],
         "files": {"model.fp32.onnx": {"precision": "fp32", "opset": 18, "islands": []}},

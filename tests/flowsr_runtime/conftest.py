@@ -107,6 +107,42 @@ FIXED = model_bytes(
     extra=", float[4] factors = {1.0, 1.0, 2.0, 2.0}",
 )
 
+# What SRFlow's graphs are outwardly: fourfold, a tile is its window, and sides must be even.
+EVEN = """halves = SpaceToDepth<blocksize = 2>(input)
+    even = DepthToSpace<blocksize = 2>(halves)
+"""
+FACTORS = ", float[4] factors = {1.0, 1.0, 4.0, 4.0}"
+
+FOURFOLD = model_bytes(
+    "", EVEN + 'output = Resize<mode = "linear">(even, , factors)', extra=FACTORS
+)
+
+FOURFOLD_GEOMETRY = model_bytes(
+    GEOMETRY, EVEN + bilinear_text("even") + "\noutput = Identity(resized)"
+)
+
+# Each latent's mean over its channels is added in every pixel of its cells.
+SAMPLED = model_bytes(
+    ", float[B,6,rows0,cols0] latent0, float[B,96,rows1,cols1] latent1",
+    EVEN
+    + """resized = Resize<mode = "linear">(even, , factors)
+    mean0 = ReduceMean(latent0, axis1)
+    mean1 = ReduceMean(latent1, axis1)
+    noise0 = Resize<mode = "nearest">(mean0, , twice)
+    noise1 = Resize<mode = "nearest">(mean1, , eightfold)
+    finer = Add(resized, noise0)
+    output = Add(finer, noise1)""",
+    extra=FACTORS
+    + ", float[4] twice = {1.0, 1.0, 2.0, 2.0}, float[4] eightfold = {1.0, 1.0, 8.0, 8.0}",
+)
+
+# Five times as bright as it should be: white becomes 5.
+EXPLODING = model_bytes(
+    GEOMETRY,
+    bilinear_text("input") + "\noutput = Mul(resized, five)",
+    extra=", float five = {5.0}",
+)
+
 # 0 / 0 where the picture is black.
 DIVIDING = model_bytes(GEOMETRY, bilinear_text("input") + "\noutput = Div(resized, resized)")
 
@@ -122,6 +158,11 @@ MODELS = {
     "blurred": BLURRED,
     "latent": LATENT,
     "fixed": FIXED,
+    "fourfold": FOURFOLD,
+    "fourfold-geometry": FOURFOLD_GEOMETRY,
+    "fourfold-whole": FOURFOLD,
+    "sampled": SAMPLED,
+    "exploding": EXPLODING,
     "dividing": DIVIDING,
     "huge": HUGE,
 }
@@ -132,11 +173,15 @@ MANIFEST: dict[str, Any] = {
     "family": "bilinear",
     "tool": {"flowsr": "0.1.0"},
     "scale": {"kind": "any"},
-    "latent": None,
+    "picture": {"colour": "RGB", "range": [0.0, 1.0], "layout": "NCHW", "multiple": 1},
+    "graph": {"geometry": True},
+    "latents": [],
     "tiling": {
         "patch": 3,
         "align": 12,
         "lr_align": 3,
+        "ratio": None,
+        "whole_only": False,
         "halo_patches": 0,
         "halo_pixels": 0,
         "exact_patches": 0,
@@ -146,9 +191,43 @@ MANIFEST: dict[str, Any] = {
     "memory": {"base_bytes": 1000, "bytes_per_pixel": 12, "bytes_per_patch": 108},
     "files": {"model.fp32.onnx": {"precision": "fp32", "opset": 18}},
 }
+FOURFOLD_TILING = {
+    "patch": 8,
+    "align": 64,
+    "lr_align": 16,
+    "ratio": 4,
+    "whole_only": False,
+    "halo_patches": 0,
+    "halo_pixels": 1,
+    "exact_patches": 0,
+    "exact_pixels": 16,
+    "seam_steps": None,
+}
+FOURFOLD_CHANGES: dict[str, Any] = {
+    "family": "srflow-lp",
+    "scale": {"kind": "fixed", "value": "4"},
+    "picture": {**MANIFEST["picture"], "multiple": 2},
+    "graph": {"geometry": False},
+    "tiling": FOURFOLD_TILING,
+    "memory": {"base_bytes": 1000, "bytes_per_pixel": 100, "bytes_per_patch": 0},
+}
 CHANGES: dict[str, dict[str, Any]] = {
-    "latent": {"latent": {"channels": 27}},
-    "fixed": {"scale": {"kind": "fixed", "value": "2"}},
+    "latent": {"latents": [{"name": "latent", "channels": 27, "patch": 3}]},
+    "fixed": {
+        "scale": {"kind": "fixed", "value": "2"},
+        "graph": {"geometry": False},
+        "tiling": {**MANIFEST["tiling"], "whole_only": True},
+    },
+    "fourfold": FOURFOLD_CHANGES,
+    "fourfold-geometry": {**FOURFOLD_CHANGES, "graph": {"geometry": True}},
+    "fourfold-whole": {**FOURFOLD_CHANGES, "tiling": {**FOURFOLD_TILING, "whole_only": True}},
+    "sampled": {
+        **FOURFOLD_CHANGES,
+        "latents": [
+            {"name": "latent0", "channels": 6, "patch": 2},
+            {"name": "latent1", "channels": 96, "patch": 8},
+        ],
+    },
 }
 
 

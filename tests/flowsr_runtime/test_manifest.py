@@ -1,21 +1,29 @@
 """A manifest is checked key by key; what is unknown is kept."""
 
+import copy
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.errors import BundleError
 from flowsr_runtime.geometry import Halo
-from flowsr_runtime.manifest import Manifest, Memory
+from flowsr_runtime.manifest import Latent, Manifest, Memory
 
 FILE = {"sha256": "0" * 64, "bytes": 3}
+CELLS = {"channels": 27, "patch": 3}
 
 
 @pytest.fixture
 def raw(manifest: dict[str, Any]) -> dict[str, Any]:
     manifest["files"] = {"model.fp32.onnx": {**FILE, "precision": "fp32"}}
     return manifest
+
+
+@pytest.fixture
+def fourfold(bundles: dict[str, Bundle]) -> dict[str, Any]:
+    return copy.deepcopy(dict(bundles["fourfold"].manifest.raw))
 
 
 def with_value(raw: dict[str, Any], key: str, value: object) -> dict[str, Any]:
@@ -42,7 +50,10 @@ def test_a_manifest_is_typed(raw: dict[str, Any]) -> None:
     manifest = Manifest.parse(raw)
     assert manifest.family == "bilinear"
     assert manifest.scale is None
-    assert manifest.latent_channels is None
+    assert manifest.multiple == 1
+    assert manifest.geometry
+    assert manifest.latents == ()
+    assert not manifest.tiling.whole_only
     assert manifest.tiling.halo == Halo(patch=3, align=12, lr_align=3, patches=0, pixels=0)
     assert manifest.tiling.exact == Halo(patch=3, align=12, lr_align=3, patches=0, pixels=1)
     assert manifest.memory == Memory(1000, 12, 108)
@@ -59,9 +70,28 @@ def test_a_fixed_scale_is_exact(raw: dict[str, Any]) -> None:
     assert Manifest.parse(raw).scale == Fraction(27, 10)
 
 
-def test_a_latent_has_channels(raw: dict[str, Any]) -> None:
-    raw["latent"] = {"channels": 27}
-    assert Manifest.parse(raw).latent_channels == 27
+def test_latents_keep_their_order(raw: dict[str, Any]) -> None:
+    raw["latents"] = [{"name": "b", **CELLS}, {"name": "a", "channels": 6, "patch": 2}]
+    assert Manifest.parse(raw).latents == (Latent("b", 27, 3), Latent("a", 6, 2))
+
+
+def test_a_latents_cells_cover_the_output() -> None:
+    assert Latent("latent1", 96, 8).grid((64, 65)) == (8, 9)
+
+
+def test_a_graph_is_said_to_take_what_it_takes(raw: dict[str, Any]) -> None:
+    raw["latents"] = [{"name": "latent", **CELLS}]
+    assert Manifest.parse(raw).inputs == {"input", "geometry", "latent"}
+
+
+def test_a_graph_of_one_scale_may_take_pictures_alone(fourfold: dict[str, Any]) -> None:
+    assert Manifest.parse(fourfold).inputs == {"input"}
+
+
+def test_a_ratio_is_for_both_halos(fourfold: dict[str, Any]) -> None:
+    tiling = Manifest.parse(fourfold).tiling
+    assert (tiling.halo.ratio, tiling.exact.ratio) == (4, 4)
+    assert Manifest.parse(fourfold).multiple == 2
 
 
 def test_memory_grows_with_pixels_and_patches() -> None:
@@ -87,11 +117,16 @@ def test_what_is_not_an_object_is_refused(raw_value: object) -> None:
         "family",
         "scale",
         "scale.kind",
-        "latent",
+        "picture",
+        "picture.multiple",
+        "graph.geometry",
+        "latents",
         "tiling",
         "tiling.patch",
         "tiling.align",
         "tiling.lr_align",
+        "tiling.ratio",
+        "tiling.whole_only",
         "tiling.halo_patches",
         "tiling.halo_pixels",
         "tiling.exact_patches",
@@ -118,8 +153,24 @@ def test_a_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
         ("scale.kind", "some", "scale.kind in bundle.json must be any or fixed, got 'some'"),
         ("scale", {"kind": "fixed", "value": "0.5"}, "scale.value .* at least 1, got 0.5"),
         ("scale", {"kind": "fixed"}, "bundle.json lacks scale.value"),
-        ("latent", {"channels": 0}, "latent.channels .* at least 1, got 0"),
-        ("latent", 27, "bundle.json lacks latent.channels"),
+        ("picture.multiple", 0, "picture.multiple .* at least 1, got 0"),
+        ("picture.multiple", 2, "picture.multiple in bundle.json need a fixed scale, got any"),
+        ("graph.geometry", 1, "graph.geometry in bundle.json must be true or false, got 1"),
+        ("graph.geometry", False, "whole_only .* neither geometry nor a ratio, got false"),
+        ("latents", None, "latents in bundle.json must be a list, got None"),
+        ("latents", [27], "bundle.json lacks latents.0.name"),
+        ("latents", [{"name": "z", "patch": 3}], "bundle.json lacks latents.0.channels"),
+        ("latents", [{"name": 0, **CELLS}], "latents.0.name .* must be a string, got 0"),
+        ("latents", [{"name": "input", **CELLS}], "must have names of their own, got input"),
+        ("latents", [{"name": "z", **CELLS}] * 2, "must have names of their own, got z, z"),
+        (
+            "latents",
+            [{"name": "z", "channels": 1, "patch": 8}],
+            "tiling.align .* must be a multiple of the patch 8 of z, got 12",
+        ),
+        ("tiling.ratio", 0, "tiling.ratio .* at least 1, got 0"),
+        ("tiling.ratio", 4, "tiling.ratio .* need a fixed scale, got any"),
+        ("tiling.whole_only", None, "tiling.whole_only .* true or false, got None"),
         ("tiling.patch", True, "tiling.patch .* whole number of at least 1, got True"),
         ("tiling.align", 10, "tiling.align .* must be a multiple of the patch 3, got 10"),
         ("tiling.halo_patches", -1, "tiling.halo_patches .* at least 0, got -1"),
@@ -150,3 +201,27 @@ def test_a_wrong_value_is_named(
 ) -> None:
     with pytest.raises(BundleError, match=message):
         Manifest.parse(with_value(raw, key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("scale.value", "3", "tiling.ratio in bundle.json must be the scale 3, got 4"),
+        ("tiling.halo_patches", 1, "tiling.halo_patches .* must be 0 with a ratio, got 1"),
+        ("tiling.exact_patches", 1, "tiling.exact_patches .* must be 0 with a ratio, got 1"),
+        ("picture.multiple", 3, "must be a multiple of 12, the ratio times .*, got 64"),
+        ("tiling.ratio", None, "whole_only .* neither geometry nor a ratio, got false"),
+    ],
+)
+def test_keys_that_cannot_be_true_together_are_refused(
+    fourfold: dict[str, Any], key: str, value: object, message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse(with_value(fourfold, key, value))
+
+
+def test_any_scale_needs_geometry(raw: dict[str, Any]) -> None:
+    raw["graph"]["geometry"] = False
+    raw["tiling"]["whole_only"] = True
+    with pytest.raises(BundleError, match=r"geometry .* true for any scale, got false"):
+        Manifest.parse(raw)

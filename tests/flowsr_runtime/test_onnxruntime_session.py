@@ -66,7 +66,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, manifest: dict[str, Any]) -
 def test_a_model_with_other_inputs_is_refused(
     tmp_path: Path, manifest: dict[str, Any], bundle: Bundle
 ) -> None:
-    manifest["latent"] = {"channels": 27}
+    manifest["latents"] = [{"name": "latent", "channels": 27, "patch": 3}]
     other = write_bundle(tmp_path / "b", manifest, {"model.fp32.onnx": bundle.path_of()})
     message = (
         r"takes \['geometry', 'input'\], bundle\.json says \['geometry', 'input', 'latent'"

@@ -135,8 +135,15 @@ def test_a_fixed_bundle_takes_its_scale_alone(bundles: Bundles, photo: Photo) ->
     doubled = photo.repeat(2, axis=0).repeat(2, axis=1)
     np.testing.assert_array_equal(upscaler.upscale(photo, 2), doubled)
     np.testing.assert_array_equal(upscaler.upscale(photo, size=(46, 62)), doubled)
-    with pytest.raises(ScaleError, match=r"46x62, its fixed scale 2, got 69x93; export"):
-        upscaler.upscale(photo, 3)
+    np.testing.assert_array_equal(upscaler.upscale(photo), doubled)
+
+
+def test_a_fixed_bundle_refuses_another_scale(bundles: Bundles, photo: Photo) -> None:
+    message = (
+        r"this model enlarges 2 times only, got 69x93 for 23x31; resample=True \(--resample\)"
+    )
+    with pytest.raises(ScaleError, match=message):
+        Upscaler.open(bundles["fixed"]).upscale(photo, 3)
 
 
 def test_a_fixed_bundle_is_not_cut_into_tiles(bundles: Bundles, photo: Photo) -> None:

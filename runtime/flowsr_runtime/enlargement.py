@@ -1,0 +1,113 @@
+"""One picture on its way through a model: its tiles, their inputs, and what exploded."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_runtime.errors import BundleError, NonFiniteError
+from flowsr_runtime.explosion import Explosion, find
+from flowsr_runtime.manifest import Manifest
+from flowsr_runtime.noise import latent as draw_latent
+from flowsr_runtime.pixels import planes
+from flowsr_runtime.session import Session
+from flowsr_runtime.tiling import Plan, Tile, blend
+
+__all__ = ["Enlargement", "Progress"]
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Enlargement:
+    """One picture on its way through a model.
+
+    Attributes:
+        manifest: Of the model.
+        session: The model.
+        image: Padded RGB picture, (h, w, 3) uint8, or float32 in [0, 1].
+        plan: How it is cut.
+        size: Output size (H, W) without what the padding becomes.
+        seed: Seed of the noise.
+        temperature: Standard deviation of the latents, None with a learned prior.
+        progress: Called with (tiles done, tiles in all) after each tile.
+        done: Tiles done.
+        explosion: Finite values far out of range in the bands so far.
+    """
+
+    manifest: Manifest
+    session: Session
+    image: NDArray[np.uint8] | NDArray[np.float32]
+    plan: Plan
+    size: tuple[int, int]
+    seed: int
+    temperature: float | None
+    progress: Progress | None
+    done: int = 0
+    explosion: Explosion | None = None
+
+    def bands(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Run the tiles and join them, holding one row of tiles at a time.
+
+        Yields:
+            Output rows as a slice, and their pixels, (rows, W, 3), unclamped; the caller may
+            change them.
+
+        Raises:
+            BundleError: If the model gives another size than is due.
+            NonFiniteError: If it gives NaN or infinity.
+        """
+        height, width = self.size
+        for rows, band in blend(self.plan, self._compute):
+            kept = slice(rows.start, min(rows.stop, height))
+            values = band[: kept.stop - kept.start, :width]
+            found = find(values.transpose(2, 0, 1), top=kept.start, total=height * width * 3)
+            if found is not None:
+                earlier = self.explosion
+                self.explosion = found if earlier is None else earlier.joined(found)
+            yield kept, values
+
+    def _compute(self, tile: Tile) -> NDArray[np.float32]:
+        """Run one tile and return the pixels that are kept, (rows, columns, 3)."""
+        window = tile.window
+        output = self.session.run(self._feeds(tile))
+        expected = (1, 3, window.rows.out_size, window.columns.out_size)
+        if output.shape != expected:
+            raise BundleError(f"the model gave {output.shape} where {expected} is due")
+        kept: NDArray[np.float32] = output[0].transpose(1, 2, 0)[tile.kept]
+        self._check_finite(kept, tile.rows.begin, tile.columns.begin)
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, len(self.plan))
+        return kept
+
+    def _feeds(self, tile: Tile) -> dict[str, NDArray[Any]]:
+        rows, columns = tile.window.rows, tile.window.columns
+        feeds: dict[str, NDArray[Any]] = {"input": planes(self.image[tile.source])}
+        if self.manifest.geometry:
+            feeds["geometry"] = tile.window.geometry()
+        for stream, latent in enumerate(self.manifest.latents):
+            assert self.temperature is not None
+            grid = latent.grid((rows.out_size, columns.out_size))
+            feeds[latent.name] = draw_latent(
+                self.seed,
+                top=rows.out_begin // latent.patch,
+                left=columns.out_begin // latent.patch,
+                rows=grid[0],
+                columns=grid[1],
+                channels=latent.channels,
+                temperature=self.temperature,
+                stream=stream,
+            )
+        return feeds
+
+    def _check_finite(self, kept: NDArray[np.float32], top: int, left: int) -> None:
+        """Refuse at once what would spoil the picture, except in what is cropped away."""
+        shown = kept[: self.size[0] - top, : self.size[1] - left]
+        if np.isfinite(shown).all():
+            return
+        tile = "" if len(self.plan) == 1 else f" in tile {self.done + 1} of {len(self.plan)}"
+        found = find(shown.transpose(2, 0, 1), top=top, left=left)
+        raise NonFiniteError(f"the model gave NaN or infinity{tile}: {found}")

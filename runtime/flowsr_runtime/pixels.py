@@ -1,0 +1,123 @@
+"""Pixels on their way in and out: checked, padded, resampled, and rounded once."""
+
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flowsr_runtime.errors import MemoryBudgetError, ShapeError, UsageError
+
+__all__ = ["allocate", "check_image", "padded", "planes", "resampled", "store"]
+
+PixelT = TypeVar("PixelT", np.uint8, np.float32)
+
+
+def check_image(image: object, *, clamp: bool, truncate: bool) -> None:
+    """Check a picture, before slow work.
+
+    Args:
+        image: RGB picture, (h, w, 3) uint8, or float32 in [0, 1].
+        clamp: Whether the result is clamped; a uint8 one is.
+        truncate: Whether the result is cut off; only a uint8 one can be.
+
+    Raises:
+        ShapeError: If `image` is not (h, w, 3) uint8 or float32.
+        UsageError: If it is out of range, or the rest does not go with its dtype.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.float32):
+        kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+        raise ShapeError(f"image must be a uint8 or float32 array, got {kind}")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ShapeError(f"image must be (h, w, 3), got {image.shape}")
+    if image.dtype == np.uint8:
+        if not clamp:
+            raise UsageError("clamp=False needs a float32 image, got uint8")
+        return
+    if truncate:
+        raise UsageError("truncate=True needs a uint8 image, got float32")
+    least, most = image.min(), image.max()
+    if not (least >= 0 and most <= 1):
+        raise UsageError(f"float32 image must lie in [0, 1], got values from {least} to {most}")
+
+
+def padded(image: NDArray[PixelT], multiple: int) -> NDArray[PixelT]:
+    """Reflect a picture at the bottom and on the right until its sides are multiples.
+
+    Args:
+        image: Picture, (h, w, 3).
+        multiple: What its sides become multiples of.
+
+    Returns:
+        The picture itself if they are, or a larger one; a side of 1 repeats its pixel.
+    """
+    rows, columns = (-(-side // multiple) * multiple for side in image.shape[:2])
+    right = (rows - image.shape[0], columns - image.shape[1])
+    if right == (0, 0):
+        return image
+    return np.pad(image, ((0, right[0]), (0, right[1]), (0, 0)), mode="reflect")
+
+
+def planes(crop: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (h, w, 3) pixels as the graph takes them, (1, 3, h, w) in [0, 1]."""
+    result: NDArray[np.float32] = np.array(
+        crop.transpose(2, 0, 1)[None], dtype=np.float32, order="C"
+    )
+    if crop.dtype == np.uint8:
+        result /= np.float32(255)
+    return result
+
+
+def allocate(shape: tuple[int, int, int], dtype: np.dtype[PixelT]) -> NDArray[PixelT]:
+    """Return an array that is not filled.
+
+    Raises:
+        MemoryBudgetError: If it does not fit in memory.
+    """
+    try:
+        return np.empty(shape, dtype=dtype)
+    except MemoryError as error:
+        raise MemoryBudgetError(
+            f"an output of {shape[0]}x{shape[1]} does not fit in memory"
+        ) from error
+
+
+def resampled(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resample a picture by Pillow's Lanczos filter in float32, each channel by itself.
+
+    Args:
+        values: Picture, (rows, columns, 3); any range.
+        size: Size (H, W) of the result.
+
+    Returns:
+        Picture, (H, W, 3), which may overshoot the range of `values` at edges.
+
+    Raises:
+        MemoryBudgetError: If it does not fit in memory.
+    """
+    result = allocate((*size, 3), np.dtype(np.float32))
+    for channel in range(3):
+        plane = Image.fromarray(np.ascontiguousarray(values[..., channel]))
+        large = plane.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+        result[..., channel] = np.asarray(large)
+    return result
+
+
+def store(
+    values: NDArray[np.float32], result: NDArray[Any], *, clamp: bool, truncate: bool
+) -> None:
+    """Clamp finished pixels, make them eight bits if `result` is uint8, and store them.
+
+    Args:
+        values: Pixels in units of full range, (rows, columns, 3); changed.
+        result: Where they go, (rows, columns, 3) uint8 or float32.
+        clamp: Clamp them to [0, 1].
+        truncate: Take floor(255 x) in place of floor(255 x + 1/2).
+    """
+    if clamp:
+        np.clip(values, 0.0, 1.0, out=values)
+    if result.dtype == np.uint8:
+        values *= np.float32(255)
+        if not truncate:
+            values += np.float32(0.5)
+    result[...] = values  # to uint8 this cuts the fraction off
