@@ -246,11 +246,14 @@ def _flatten(prefix: str, value: object) -> Iterator[tuple[str, str]]:
         for name in sorted(value):
             yield from _flatten(f"{prefix}.{name}" if prefix else name, value[name])
     elif prefix == "profiles" and isinstance(value, list):
+        yield prefix, str(len(value))
         for index, item in enumerate(value):
             yield from _flatten(f"{prefix}[{index}]", item)
     elif isinstance(value, list):
         parts = [str(part) for part in value]
         yield prefix, ("x" if prefix.startswith("profiles") else ", ").join(parts) or "any"
+    elif prefix.startswith("options."):
+        yield prefix, json.dumps(value)
     else:
         yield prefix, "any" if value is None else str(value)
 

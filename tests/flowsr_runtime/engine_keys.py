@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from flowsr_runtime.engine_key import FLAVOURS, EngineKey, Range
 
-__all__ = ["CHANGES", "key", "keys"]
+__all__ = ["CHANGES", "FIELDS", "key", "keys"]
 
 FIELDS: dict[str, Any] = {
     "onnx_sha256": "a" * 64,

@@ -2,14 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from flowsr_runtime.engine_key import EngineKey, Range
+from flowsr_runtime.engine_key import EngineKey, Range, canonical
 from flowsr_runtime.errors import UsageError
-from tests.flowsr_runtime.engine_keys import CHANGES, key, keys
+from tests.flowsr_runtime.engine_keys import CHANGES, FIELDS, key, keys
 
 DEVICE: dict[str, Any] = {
     "onnx_sha256": "a" * 64,
@@ -49,6 +51,16 @@ def test_one_changed_field_makes_another_key(field: str) -> None:
     changed = key(**{field: CHANGES[field]})
     assert changed != key()
     assert changed.file_name() != key().file_name()
+
+
+@given(keys(), keys(), st.sampled_from(sorted(FIELDS)))
+def test_any_other_value_of_any_field_makes_another_key(
+    one: EngineKey, other: EngineKey, field: str
+) -> None:
+    changed = replace(one, **{field: getattr(other, field)})
+    same = canonical(one.fields()[field]) == canonical(other.fields()[field])
+    assert (changed == one) is same
+    assert (changed.flat() == one.flat()) is same
 
 
 def test_the_order_of_names_makes_no_difference() -> None:
