@@ -18,7 +18,6 @@ from flowsr_runtime.errors import (
     ShapeError,
     UsageError,
 )
-from flowsr_runtime.geometry import size_for
 from flowsr_runtime.image import SUFFIXES
 
 __all__ = ["Done", "Failure", "Job", "STEPS", "Report", "Request", "enlarge_all", "plan"]
@@ -59,8 +58,11 @@ class Request:
     """What is asked for every picture.
 
     Attributes:
-        scale: Output pixels per input pixel, or (vertical, horizontal).
+        scale: Output pixels per input pixel, or (vertical, horizontal); None with a size, or
+            for the scale of a bundle that has one.
         size: Output (H, W), in place of a scale.
+        resample: Let a bundle of one scale reach any other size.
+        truncate: Cut eight-bit values off in place of rounding them.
         seed: Of the noise, for a bundle without a learned prior.
         temperature: Of the noise, for a bundle without a learned prior.
         force: Overwrite files that are there.
@@ -68,6 +70,8 @@ class Request:
 
     scale: str | tuple[str, str] | None
     size: tuple[int, int] | None
+    resample: bool = False
+    truncate: bool = False
     seed: int = 0
     temperature: float | None = None
     force: bool = False
@@ -83,6 +87,7 @@ class Done:
         height: Its rows.
         width: Its columns.
         seconds: Time of the enlargement, without reading and writing.
+        warning: One line if values lay far out of range, else None.
     """
 
     source: Path
@@ -90,6 +95,7 @@ class Done:
     height: int
     width: int
     seconds: float
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -214,21 +220,27 @@ class _PictureBar:
 def _enlarge(job: Job, upscaler: Upscaler, request: Request, bar: _PictureBar) -> Done:
     check_output(job.target, request.force)
     picture = read_picture(job.source)
-    height, width = picture.rgb.shape[:2]
-    target = size_for((height, width), scale=request.scale, size=request.size)
+    source = (picture.rgb.shape[0], picture.rgb.shape[1])
+    target = upscaler.target(
+        source, request.scale, size=request.size, resample=request.resample
+    )
     check_output(job.target, request.force, like=picture, size=target)
+    warnings: list[str] = []
     began = time.perf_counter()
     large = upscaler.upscale(
         picture.rgb,
         scale=request.scale,
         size=request.size,
+        resample=request.resample,
+        truncate=request.truncate,
         seed=request.seed,
         temperature=request.temperature,
         progress=bar.after_tile,
+        warn=warnings.append,
     )
     seconds = time.perf_counter() - began
     write_picture(job.target, large, like=picture, force=request.force)
-    return Done(job.source, job.target, *target, seconds)
+    return Done(job.source, job.target, *target, seconds, "; ".join(warnings) or None)
 
 
 def _failure(job: Job, error: FlowsrError) -> Failure:

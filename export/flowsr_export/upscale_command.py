@@ -20,6 +20,7 @@ from flowsr_export.options import (
 
 if TYPE_CHECKING:
     from flowsr_export.batch import Report
+    from flowsr_runtime import Bundle
 
 __all__ = ["command"]
 
@@ -39,13 +40,24 @@ __all__ = ["command"]
     "--scale",
     type=parse_scale,
     metavar="S|SxS",
-    help="Times larger, at least 1; as in 2.7x3.6 for width and height apart.",
+    help="Times larger, at least 1; as in 2.7x3.6 for width and height apart. A bundle of one "
+    "scale needs neither this nor --size.",
 )
 @click.option(
     "--size",
     type=parse_size,
     metavar="WxH",
     help="Output width and height in pixels, as in 1920x1080.",
+)
+@click.option(
+    "--resample",
+    is_flag=True,
+    help="Let a bundle of one scale reach any other: a Lanczos filter after the model.",
+)
+@click.option(
+    "--truncate",
+    is_flag=True,
+    help="Cut values down to 8 bits, as SRFlow's released script does; else they are rounded.",
 )
 @session_options
 @click.option(
@@ -72,6 +84,8 @@ def command(
     output: Path,
     scale: str | tuple[str, str] | None,
     size: tuple[int, int] | None,
+    resample: bool,
+    truncate: bool,
     temperature: float | None,
     seed: int,
     force: bool,
@@ -88,24 +102,24 @@ def command(
 
     The first argument may be a bundle; without one the built-in model is used. A bad
     picture does not stop the others; each is named at the end and the exit code is not 0.
+    A picture whose values lie far out of range is written, and a line says so; one with NaN
+    or infinity is not.
 
     \b
     Examples:
       flowsr-export upscale photo.jpg -o large.png --scale 4
       flowsr-export upscale holiday/ -o large/ --size 1920x1080
+      flowsr-export upscale srflow.bundle photo.jpg -o large.png
     """
     from flowsr_export.batch import STEPS, Request, enlarge_all, plan
     from flowsr_export.progress import progress
-    from flowsr_runtime import Upscaler
-    from flowsr_runtime.geometry import exact_scale
+    from flowsr_runtime import Bundle, Upscaler, embedded_bundle
 
-    if (scale is None) == (size is None):
-        raise click.UsageError("give exactly one of --scale and --size")
-    for factor in (scale,) if isinstance(scale, str) else scale or ():
-        exact_scale(factor)
-    bundle, pictures = _split(inputs)
+    path, pictures = _split(inputs)
+    bundle = Bundle.open(path or embedded_bundle())
+    _check_size(scale, size, bundle)
     jobs = plan(pictures, output)
-    request = Request(scale, size, seed, temperature, force)
+    request = Request(scale, size, resample, truncate, seed, temperature, force)
     upscaler = Upscaler.open(
         bundle,
         backend=backend,
@@ -131,6 +145,20 @@ def _split(inputs: tuple[Path, ...]) -> tuple[Path | None, tuple[Path, ...]]:
     return inputs[0], inputs[1:]
 
 
+def _check_size(
+    scale: str | tuple[str, str] | None, size: tuple[int, int] | None, bundle: Bundle
+) -> None:
+    """Refuse, before the model is loaded, what no picture can be enlarged to."""
+    from flowsr_runtime.geometry import exact_scale
+
+    given = [option for option in (scale, size) if option is not None]
+    own = bundle.manifest.scale is not None  # a bundle of one scale has a size of its own
+    if len(given) > 1 or not (given or own):
+        raise click.UsageError("give exactly one of --scale and --size")
+    for factor in (scale,) if isinstance(scale, str) else scale or ():
+        exact_scale(factor)
+
+
 def _print(report: Report, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
@@ -138,5 +166,8 @@ def _print(report: Report, as_json: bool) -> None:
         for done in report.done:
             size = f"{done.width}x{done.height}"
             click.echo(f"{done.target}  {size}  {done.seconds:.2f} s")
+    for done in report.done:
+        if done.warning:
+            click.echo(f"flowsr-export: {done.source}: {done.warning}", err=True)
     for failure in report.failures:
         click.echo(f"flowsr-export: {failure.reason}", err=True)

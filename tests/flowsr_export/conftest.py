@@ -39,6 +39,40 @@ def resizing_graph() -> bytes:
     return bytes(model.SerializeToString())
 
 
+def fourfold_graph(gain: float = 1.0) -> bytes:
+    """Return an ONNX file like SRFlow's outwardly: fourfold, and `gain` times as bright."""
+    factors = np.array([1, 1, 4, 4], dtype=np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Resize", ["input", "", "factors"], ["large"], mode="nearest"),
+            helper.make_node("Mul", ["large", "gain"], ["output"]),
+        ],
+        "fourfold",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, "H", "W"])],
+        [
+            numpy_helper.from_array(factors, "factors"),
+            numpy_helper.from_array(np.float32(gain), "gain"),
+        ],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def fourfold_manifest() -> dict[str, Any]:
+    """Return a manifest for `fourfold_graph`."""
+    tiling = {"patch": 8, "align": 64, "lr_align": 16, "ratio": 4, "whole_only": False}
+    halos = {"halo_patches": 0, "halo_pixels": 16, "exact_patches": 0, "exact_pixels": 32}
+    return small_manifest(
+        family="srflow-lp",
+        scale={"kind": "fixed", "value": "4"},
+        picture={"colour": "RGB", "range": [0.0, 1.0], "layout": "NCHW", "multiple": 2},
+        graph={"geometry": False},
+        tiling={**tiling, **halos, "seam_steps": 0.5},
+    )
+
+
 def small_manifest(**changes: Any) -> dict[str, Any]:
     """Return a manifest for `resizing_graph`."""
     tiling = {"patch": 3, "align": 12, "lr_align": 3, "ratio": None, "seam_steps": None}
@@ -67,6 +101,20 @@ def bundle(tmp_path: Path) -> Path:
     """A bundle that works."""
     files = {"model.fp32.onnx": resizing_graph()}
     return write_bundle(tmp_path / "bundle", small_manifest(), files).path
+
+
+@pytest.fixture
+def fourfold(tmp_path: Path) -> Path:
+    """A bundle of one scale that works."""
+    files = {"model.fp32.onnx": fourfold_graph()}
+    return write_bundle(tmp_path / "fourfold", fourfold_manifest(), files).path
+
+
+@pytest.fixture
+def exploding(tmp_path: Path) -> Path:
+    """A bundle whose pictures are nine times as bright as they should be."""
+    files = {"model.fp32.onnx": fourfold_graph(gain=9.0)}
+    return write_bundle(tmp_path / "exploding", fourfold_manifest(), files).path
 
 
 @pytest.fixture

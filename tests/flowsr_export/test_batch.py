@@ -106,6 +106,25 @@ def test_what_every_picture_would_meet_stops_the_batch(
         enlarge_all([Job(save(tmp_path / "a.png"), tmp_path / "b.png")], upscaler, warm, ignore)
 
 
+def test_an_exploded_picture_is_done_with_a_warning(exploding: Path, tmp_path: Path) -> None:
+    sources = [save(tmp_path / "a.png"), save(tmp_path / "b.png")]
+    with Upscaler.open(exploding, threads=1) as upscaler:
+        jobs = plan(sources, tmp_path / "out")
+        report = enlarge_all(jobs, upscaler, Request(scale=None, size=None), ignore)
+    assert report.exit_code == 0
+    assert [done.target.is_file() for done in report.done] == [True, True]
+    assert ["exploded: 512 of 768 values" in str(done.warning) for done in report.done] == [
+        True,
+        True,
+    ]
+
+
+def test_a_sound_picture_has_no_warning(upscaler: Upscaler, tmp_path: Path) -> None:
+    jobs = plan([save(tmp_path / "a.png")], tmp_path / "b.png")
+    (done,) = enlarge_all(jobs, upscaler, TWICE, ignore).done
+    assert done.warning is None
+
+
 def test_the_bar_gets_equal_steps_for_each_picture(upscaler: Upscaler, tmp_path: Path) -> None:
     told: list[tuple[int, str]] = []
     sources = [save(tmp_path / "a.png"), tmp_path / "none.png"]

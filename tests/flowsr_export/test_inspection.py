@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from flowsr_export.inspection import flatten, inspect_bundle
+from flowsr_export.inspection import flatten, inspect_bundle, summary
 from flowsr_runtime.errors import BundleError
+from flowsr_runtime.manifest import Manifest
+from tests.flowsr_export.conftest import fourfold_manifest
 
 Run = Callable[..., Result]
 
@@ -61,6 +63,24 @@ def test_the_command_prints_what_the_bundle_holds(bundle: Path, run: Run) -> Non
     assert "2 linear layers of the flow, largest 12.2" in done.stdout
     assert "  psnr" in done.stdout
     assert done.stdout.splitlines()[-1].split()[:2] == ["ok", "model.fp32.onnx"]
+
+
+def test_a_model_of_one_scale_says_what_it_takes(fourfold: Path, run: Run) -> None:
+    done = run("inspect", fourfold)
+    assert "4 only; upscale --resample reaches others after it" in done.stdout
+    assert "any; padded to multiples of 2 for the graph, and cropped after it" in done.stdout
+    assert "halo 16 LR pixels, seam 0.5 steps of 255" in done.stdout
+
+
+def test_latents_and_whole_pictures_are_stated() -> None:
+    changed = fourfold_manifest()
+    changed["latents"] = [{"name": "latent0", "channels": 6, "patch": 2}]
+    changed["tiling"]["whole_only"] = True
+    changed["files"] = {}
+    rows = dict(summary(Manifest.parse(changed)))
+    assert rows["latents"] == "drawn with a temperature: latent0 6 channels of 2x2 pixels"
+    assert rows["inputs"] == "input, latent0"
+    assert rows["tiling"] == "none: whole pictures only"
 
 
 def test_the_command_prints_one_json_object(bundle: Path, run: Run) -> None:

@@ -7,9 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
+
+from flowsr_runtime import write_bundle
+from tests.flowsr_export.conftest import fourfold_graph, fourfold_manifest
 
 Run = Callable[..., Result]
 
@@ -76,6 +80,81 @@ def test_json_is_one_object(bundle: Path, photo: Path, tmp_path: Path, run: Run)
     assert done.exit_code == 1
 
 
+def test_a_bundle_of_one_scale_needs_no_scale(
+    fourfold: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    done = run("upscale", fourfold, photo, "-o", tmp_path / "large.png")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert size_of(tmp_path / "large.png") == (24, 20)
+
+
+def test_another_scale_than_the_models_is_refused_with_the_remedy(
+    fourfold: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    done = run("upscale", fourfold, photo, "-o", tmp_path / "o.png", "--scale", "3")
+    assert_refused(
+        done, 2, "enlarges 4 times only, got 15x18 for 5x6; resample=True (--resampl"
+    )
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_resample_reaches_any_size(
+    fourfold: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    options = ("--size", "19x33", "--resample")
+    done = run("upscale", fourfold, photo, "-o", tmp_path / "o.png", *options)
+    assert done.exit_code == 0
+    assert size_of(tmp_path / "o.png") == (19, 33)
+
+
+def test_resample_is_refused_where_any_scale_is_made(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    options = ("--scale", "3", "--resample")
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *options)
+    assert_refused(done, 2, "resample is for bundles of one scale")
+
+
+def test_truncate_cuts_where_rounding_goes_up(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    for name, options in (("cut.png", ("--truncate",)), ("round.png", ())):
+        run("upscale", bundle, photo, "-o", tmp_path / name, "--scale", "2.7", *options)
+    cut, rounded = (
+        np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("cut.png", "round.png")
+    )
+    assert set((rounded - cut).flatten()) == {0, 1}
+
+
+def test_an_explosion_is_one_line_and_the_picture_is_written(
+    exploding: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    done = run("upscale", exploding, photo, "-o", tmp_path / "o.png")
+    assert done.exit_code == 0
+    assert done.stderr == (
+        f"flowsr-export: {photo}: the inverse of the flow may have exploded: 528 of 1440 "
+        "values (36.7 %) lie outside [-1, 2], in output rows 12-19, columns 0-23\n"
+    )
+    assert size_of(tmp_path / "o.png") == (24, 20)
+
+
+def test_an_explosion_is_in_the_json(
+    exploding: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    done = run("upscale", exploding, photo, "-o", tmp_path / "o.png", "--json")
+    (enlarged,) = json.loads(done.stdout)["done"]
+    assert enlarged["warning"] in done.stderr
+    assert "528 of 1440 values" in enlarged["warning"]
+
+
+def test_a_picture_of_nan_is_not_written(photo: Path, tmp_path: Path, run: Run) -> None:
+    files = {"model.fp32.onnx": fourfold_graph(gain=float("nan"))}
+    broken = write_bundle(tmp_path / "broken", fourfold_manifest(), files).path
+    done = run("upscale", broken, photo, "-o", tmp_path / "o.png")
+    assert_refused(done, 3, "photo.png: the model gave NaN or infinity: 1440 of 1440 values")
+    assert not (tmp_path / "o.png").exists()
+
+
 def test_nothing_is_overwritten_without_force(
     bundle: Path, photo: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -128,6 +207,15 @@ def test_a_size_below_the_picture_is_refused(
 ) -> None:
     done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", f"--size={size}")
     assert_refused(done, 2, "size must be at least the picture's")
+
+
+def test_both_of_scale_and_size_are_refused_for_one_scale_too(
+    fourfold: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    both = ("--scale", "4", "--size", "24x20")
+    done = run("upscale", fourfold, photo, "-o", tmp_path / "o.png", *both)
+    assert done.exit_code == 2
+    assert "give exactly one of --scale and --size" in done.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--scale", "2", "--size", "12x10")])

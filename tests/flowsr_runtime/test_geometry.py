@@ -29,6 +29,11 @@ HALOS = st.builds(
     patches=st.integers(0, 30),
     pixels=st.integers(0, 20),
 )
+RATIO_HALOS = st.builds(
+    lambda ratio, pixels: Halo(8, 16 * ratio, 16, patches=0, pixels=pixels, ratio=ratio),
+    st.sampled_from([4, 8]),
+    st.integers(0, 40),
+)
 
 
 @pytest.mark.parametrize(
@@ -157,3 +162,35 @@ def test_without_a_halo_only_the_neighbours_are_read() -> None:
     extent = Extent.around(12, 24, 100, 400, NO_HALO)
     assert (extent.out_begin, extent.out_end) == (12, 24)
     assert (extent.lr_begin, extent.lr_end) == (0, 7)  # 2 to 6, aligned down
+
+
+@given(st.data(), st.integers(1, 120), RATIO_HALOS)
+def test_with_a_ratio_the_window_is_the_tile_enlarged(
+    data: st.DataObject, halves: int, halo: Halo
+) -> None:
+    source, ratio = 2 * halves, halo.ratio or 0
+    target = source * ratio
+    begin = data.draw(st.integers(0, (target - 1) // halo.align)) * halo.align
+    end = data.draw(st.integers(begin + 1, target))
+    extent = Extent.around(begin, end, source, target, halo)
+    assert (extent.lr_begin * ratio, extent.lr_end * ratio) == (
+        extent.out_begin,
+        extent.out_end,
+    )
+    assert extent.out_begin % halo.align == extent.lr_begin % halo.lr_align == 0
+    assert extent.out_end == target or extent.out_end % halo.align == 0
+    assert extent.lr_size % 2 == 0
+    margin = halo.pixels * ratio
+    assert max(0, begin - margin - halo.align) <= extent.out_begin <= max(0, begin - margin)
+    assert min(target, end + margin) <= extent.out_end < end + margin + halo.align
+
+
+def test_with_a_ratio_the_geometry_is_that_of_the_padded_picture() -> None:
+    halo = Halo(patch=8, align=64, lr_align=16, patches=0, pixels=3, ratio=4)
+    rows = Extent.around(128, 192, 60, 240, halo)
+    columns = Extent.around(0, 64, 34, 136, halo)
+    assert Window(rows, columns).geometry().tolist() == [
+        *(60, 34, 240, 136),
+        *(16, 0, 64, 0),
+        *(176, 128),
+    ]

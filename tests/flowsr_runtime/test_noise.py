@@ -55,6 +55,23 @@ def test_a_window_is_a_part_of_the_whole(
     np.testing.assert_array_equal(window, whole[..., top : top + rows, left : left + columns])
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_each_stream_has_noise_of_its_own(stream: int) -> None:
+    first, other = (
+        latent(7, top=2, left=3, rows=4, columns=5, channels=6, temperature=1, stream=i)
+        for i in (0, stream)
+    )
+    assert (first != other).all()
+
+
+def test_a_stream_is_word_three_of_the_counter() -> None:
+    seed, counter = 0xA4093822 + (0x299F31D0 << 32), np.array([5, 6, 0, 2], dtype=np.uint32)
+    words = philox4x32(counter, (0xA4093822, 0x299F31D0)).astype(float)
+    radius = np.sqrt(-2 * np.log((words[0] + 1) / 2**32))
+    noise = latent(seed, top=5, left=6, rows=1, columns=1, channels=1, temperature=1, stream=2)
+    assert noise.item() == np.float32(radius * np.cos(2 * np.pi * words[1] / 2**32))
+
+
 def test_the_first_value_follows_the_formula() -> None:
     noise = latent(0, top=0, left=0, rows=1, columns=1, channels=1, temperature=1)
     u, v = (0x6627E8D5 + 1) / 2**32, 0xE169C58D / 2**32

@@ -14,6 +14,9 @@ from flowsr_runtime.manifest import Memory
 from flowsr_runtime.tiling import Plan, Tile, blend, pieces_of, plan_tiles
 
 HALO = Halo(patch=3, align=12, lr_align=3, patches=4, pixels=2)
+RATIO_HALO = Halo(patch=8, align=64, lr_align=16, patches=0, pixels=5, ratio=4)
+# From the smallest tile, 64x64 pixels, to about the largest picture of these tests.
+RATIO_BUDGETS = st.integers(160_000, 600_000)
 MEMORY = Memory(base_bytes=10_000, bytes_per_pixel=10, bytes_per_patch=100)
 SIDES = st.integers(1, 80)
 SCALES = st.fractions(1, 12, max_denominator=20)
@@ -152,3 +155,49 @@ def test_the_smallest_workable_budget_is_named() -> None:
 def test_a_huge_picture_is_planned_quickly() -> None:
     tiling = plan((4_000, 4_000), (48_000, 48_000), budget=5_000_000)
     assert len(tiling) > 1000
+
+
+def plan_of_ratio(halves: tuple[int, int], budget: int, fade: int) -> Plan:
+    source = (2 * halves[0], 2 * halves[1])
+    target = (4 * source[0], 4 * source[1])
+    return plan_tiles(source, target, halo=RATIO_HALO, memory=MEMORY, budget=budget, fade=fade)
+
+
+@settings(deadline=None)
+@given(st.tuples(SIDES, SIDES), st.sampled_from([0, 64]), RATIO_BUDGETS)
+def test_with_a_ratio_tiles_are_windows_of_whole_cells(
+    halves: tuple[int, int], fade: int, budget: int
+) -> None:
+    for tile in plan_of_ratio(halves, budget, fade).tiles():
+        for piece, side in zip((tile.rows, tile.columns), halves, strict=True):
+            extent = piece.extent
+            assert extent.out_size == 4 * extent.lr_size
+            assert extent.out_begin == 4 * extent.lr_begin
+            assert extent.out_begin % 64 == 0
+            assert extent.out_end % 64 == 0 or extent.out_end == 8 * side
+            assert extent.out_begin <= piece.begin < piece.end <= extent.out_end
+
+
+@settings(deadline=None)
+@given(st.tuples(SIDES, SIDES), RATIO_BUDGETS)
+def test_with_a_ratio_unblended_tiles_keep_every_pixel_once(
+    halves: tuple[int, int], budget: int
+) -> None:
+    kept = np.zeros((8 * halves[0], 8 * halves[1]), dtype=int)
+    for tile in plan_of_ratio(halves, budget, fade=0).tiles():
+        kept[tile.rows.begin : tile.rows.end, tile.columns.begin : tile.columns.end] += 1
+    assert (kept == 1).all()
+
+
+@settings(deadline=None)
+@given(st.tuples(SIDES, SIDES), RATIO_BUDGETS)
+def test_with_a_ratio_blended_weights_sum_to_one(halves: tuple[int, int], budget: int) -> None:
+    total = np.zeros((8 * halves[0], 8 * halves[1], 1))
+    for tile in plan_of_ratio(halves, budget, fade=64).tiles():
+        rows, columns = tile.rows, tile.columns
+        total[rows.begin : rows.end, columns.begin : columns.end] += tile.weights()
+    np.testing.assert_allclose(total, 1, atol=WEIGHT_ROUNDING)
+
+
+def test_with_a_ratio_a_small_budget_makes_many_tiles() -> None:
+    assert len(plan_of_ratio((80, 60), 160_000, fade=64)) > 4
