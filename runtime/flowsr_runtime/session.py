@@ -40,7 +40,7 @@ class Session(Protocol):
 
         Args:
             feeds: The graph's inputs by name: `input` (B, 3, h, w), and `geometry` (10,)
-                int64 and `latent` (B, D, rows, columns) where the graph has them.
+                int64 and latents (B, D, rows, columns) where the graph has them.
 
         Returns:
             Unclamped pictures, (B, 3, H, W).
