@@ -36,8 +36,8 @@ class Upscaler:
 
     The memory budget bounds the activations of one run. The output picture and one row of
     tiles in float32 come on top; with `resample` the model's whole output and the resampled
-    picture as well, both in float32: 12 bytes a pixel each, and 4 more while a channel is
-    resampled.
+    picture as well, both in float32: 12 bytes a pixel each, and about 10 more while a channel
+    is resampled.
     """
 
     def __init__(
