@@ -18,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from flowsr_export.cases import Case
+from flowsr_export.deployment import Network, deployment_of
 from flowsr_export.progress import progress
-from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
+from flowsr_lp import embedded_checkpoint, load_checkpoint
 from flowsr_lp.perceptual import LPIPS
 
 __all__ = ["Figures", "luma", "markdown", "measure", "measure_all", "psnr"]
@@ -138,17 +140,18 @@ def bicubic(low: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(image)
 
 
-def model_method(network: LinfLP) -> Method:
+def model_method(network: Network) -> Method:
     """Return a method that enlarges with a network and rounds to eight bits.
 
     A network without a learned prior decodes zeros, the mode of its flow.
     """
+    deployment = deployment_of(network)
 
     def enlarge(low: Picture, size: tuple[int, int]) -> Picture:
-        zeros = torch.zeros(1, network.linf.width, *network.latent_size(size))
+        whole = deployment.padded_size(Case((low.shape[0], low.shape[1]), size))
+        zeros = [torch.zeros(1, z.channels, *z.grid(whole)) for z in deployment.latents]
         with torch.inference_mode():
-            latent = zeros if network.prior is None else None
-            output = network(_tensor(low), size, latent).output
+            output = deployment.reference(_tensor(low), size, zeros or None)
         rounded = output[0].clamp(0, 1).mul(255).round().to(torch.uint8)
         return np.asarray(rounded.permute(1, 2, 0))
 

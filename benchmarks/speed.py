@@ -28,11 +28,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published_order import PublishedOrder
+from benchmarks.published_srflow import PublishedSrflow
+from flowsr_export.deployment import Network
+from flowsr_export.workload import multiply_adds
 from flowsr_lp import LinfLP, load_checkpoint
 from flowsr_runtime import Bundle, ParityError, Window, output_size
 from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["Speed", "markdown", "measure", "multiply_adds", "op_profile"]
+__all__ = ["Speed", "markdown", "measure", "op_profile"]
 
 GEMM_SIDE = 2048
 # Of full range: far above what two float32 orders differ by, far below another model.
@@ -50,6 +53,14 @@ MODEL: dict[str, Any] = {
     },
 }
 PRIOR: dict[str, Any] = {"name": "unet", "args": {"in_chans": 27, "depth": 3, "dim": 64}}
+SRFLOW: dict[str, Any] = {
+    "name": "srflow",
+    "args": {"scale": 4, "nb": 23, "K": 16, "L": 3, "blocks": [1, 8, 15, 22]},
+}
+SRFLOW_PRIOR: dict[str, Any] = {
+    "name": "unet",
+    "args": {"in_chans": [6, 96], "depth": 3, "dim": 64},
+}
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -62,7 +73,8 @@ class Speed:
         lr: Low-resolution size (h, w).
         size: Output size (H, W).
         threads: CPU threads of everything.
-        multiply_adds: Of one inference, encoder through fold, each part once.
+        multiply_adds: Of the deployed graph, counted from its nodes.
+        published_multiply_adds: Of the published order, counted as it runs.
         published_seconds: One inference in the published order, eager PyTorch.
         deployed_seconds: One inference of the deployed graph, ONNX Runtime.
         ratio: The one over the other.
@@ -77,6 +89,7 @@ class Speed:
     size: tuple[int, int]
     threads: int
     multiply_adds: int
+    published_multiply_adds: int
     published_seconds: float
     deployed_seconds: float
     ratio: float
@@ -87,15 +100,8 @@ class Speed:
     difference: float
 
 
-def multiply_adds(network: LinfLP, rgb: torch.Tensor, size: tuple[int, int]) -> int:
-    """Count the multiply-adds of convolutions and matrix products, each part once."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(rgb, size)
-    return int(counter.get_total_flops()) // 2
-
-
 def measure(
-    network: LinfLP, model: bytes, lr: tuple[int, int], scale: float, threads: int, rounds: int
+    network: Network, model: bytes, lr: tuple[int, int], scale: float, threads: int, rounds: int
 ) -> Speed:
     """Time the published order, the deployed graph and sgemm in interleaved blocks.
 
@@ -117,16 +123,16 @@ def measure(
         model, provider="cpu", device=0, threads=threads, name="the deployed graph"
     )
     feeds = _feeds(rgb, size)
-    published = PublishedOrder(network)
+    published = _published(network, rgb, size)
     blocks: dict[str, tuple[int, Callable[[], object]]] = {
-        "published": (1, lambda: published(rgb, size)),
+        "published": (1, published),
         "deployed": (3, lambda: session.run(feeds)),
         "torch": (2, torch_gemm()),
         "onnxruntime": (2, onnxruntime_gemm(threads)),
     }
     with torch.inference_mode():
         # These two first runs warm up as well.
-        difference = float(np.abs(session.run(feeds) - published(rgb, size).numpy()).max())
+        difference = float(np.abs(session.run(feeds) - published().numpy()).max())
         if not difference < SAME_MODEL:
             raise ParityError(f"the graph is of another model: outputs differ by {difference}")
         times: dict[str, list[list[float]]] = {name: [] for name in blocks}
@@ -134,8 +140,24 @@ def measure(
             for name, (repeats, run) in blocks.items():
                 time.sleep(SETTLE_SECONDS)
                 times[name].append([_seconds(run) for _ in range(repeats)])
-        count = multiply_adds(network, rgb, size)
-    return _summary(times, lr, size, threads, count, difference)
+        with FlopCounterMode(display=False) as counter:
+            published()
+    work = multiply_adds(
+        onnx.load_from_string(model), {"input": (1, 3, *lr)}, {"geometry": feeds["geometry"]}
+    )
+    counts = work.total, int(counter.get_total_flops()) // 2
+    return _summary(times, lr, size, threads, counts, difference)
+
+
+def _published(
+    network: Network, rgb: torch.Tensor, size: tuple[int, int]
+) -> Callable[[], torch.Tensor]:
+    """A call that enlarges a picture in the published order."""
+    if isinstance(network, LinfLP):
+        linf = PublishedOrder(network)
+        return lambda: linf(rgb, size)
+    srflow = PublishedSrflow(network)
+    return lambda: srflow(rgb)
 
 
 def torch_gemm() -> Callable[[], object]:
@@ -207,6 +229,7 @@ def op_profile(
 
 def markdown(speed: Speed) -> str:
     """Return the figures as a table."""
+    published = f"{speed.published_multiply_adds / 1e9:.2f} G"
     deployed, own, torch_own = (
         f"{2 * rate / 1e9:.0f} GFLOP/s"
         for rate in (
@@ -223,6 +246,9 @@ def markdown(speed: Speed) -> str:
         "",
         "| what | measured |",
         "|---|---|",
+        f"| multiply-adds of the published order | {published} |",
+        f"| multiply-adds of the deployed graph | {speed.multiply_adds / 1e9:.2f} G, "
+        f"{speed.multiply_adds / speed.published_multiply_adds:.3f} of them |",
         f"| published order, eager PyTorch | {speed.published_seconds:.3f} s |",
         f"| deployed graph, ONNX Runtime | {speed.deployed_seconds:.3f} s |",
         f"| ratio (of each round) | {speed.ratio:.2f} ({min(speed.ratios):.2f} to "
@@ -264,7 +290,7 @@ def _summary(
     lr: tuple[int, int],
     size: tuple[int, int],
     threads: int,
-    count: int,
+    counts: tuple[int, int],
     difference: float,
 ) -> Speed:
     medians = {name: [statistics.median(block) for block in t] for name, t in times.items()}
@@ -278,14 +304,14 @@ def _summary(
         lr,
         size,
         threads,
-        count,
+        *counts,
         published,
         deployed,
         published / deployed,
         [p / d for p, d in pairs],
         best["torch"],
         best["onnxruntime"],
-        count / deployed / max(best.values()),
+        counts[0] / deployed / max(best.values()),
         difference,
     )
 
@@ -304,23 +330,27 @@ def _feeds(rgb: torch.Tensor, size: tuple[int, int]) -> Feeds:
     return {"input": rgb.numpy(), "geometry": window.geometry()}
 
 
-def _stand_in() -> LinfLP:
+def _stand_in(system: str) -> Network:
     """The published sizes with weights that depend on their names alone."""
     from tests import stand_in
 
+    if system == "srflow":
+        return stand_in.srflow_network(SRFLOW, SRFLOW_PRIOR)
     return stand_in.network(MODEL, PRIOR)
 
 
-def _exported(network: LinfLP) -> bytes:
-    from flowsr_export.onnx_export import onnx_from_network
+def _exported(network: Network) -> bytes:
+    from flowsr_export.deployment import deployment_of
+    from flowsr_export.onnx_export import onnx_from_deployment
 
-    return bytes(onnx_from_network(network).SerializeToString())
+    return bytes(onnx_from_deployment(deployment_of(network)).SerializeToString())
 
 
 @click.command()
 @click.option("--bundle", type=click.Path(path_type=Path), help="Exported here if not given.")
 @click.option("--model", type=click.Path(path_type=Path), help="Stand-in weights if not given.")
 @click.option("--prior", type=click.Path(path_type=Path), help="Latent module of --model.")
+@click.option("--system", type=click.Choice(["linf", "srflow"]), default="linf")
 @click.option("--side", type=click.IntRange(min=8), default=128, show_default=True)
 @click.option("--scale", type=float, default=4, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
@@ -333,6 +363,7 @@ def main(
     bundle: Path | None,
     model: Path | None,
     prior: Path | None,
+    system: str,
     side: int,
     scale: float,
     threads: int,
@@ -342,11 +373,11 @@ def main(
 ) -> None:
     """Measure the deployed graph; prints Markdown.
 
-    Without --model the published sizes are measured: edsr-baseline and unet.
+    Without --model the published sizes are measured: edsr-baseline and unet, or SRFlow-LP.
     """
     if (model is None) != (prior is None):
         raise click.UsageError("give --model and --prior, or neither")
-    network = _stand_in() if model is None else load_checkpoint(model, prior).network
+    network = _stand_in(system) if model is None else load_checkpoint(model, prior).network
     opened = None if bundle is None else Bundle.open(bundle)
     graph = _exported(network) if opened is None else opened.read(opened.model_name("fp32"))
     speed = measure(network, graph, (side, side), scale, threads, rounds)

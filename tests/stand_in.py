@@ -9,7 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flowsr_lp import LinfLP, linf_from_spec, prior_from_spec
+from flowsr_lp import (
+    LinfLP,
+    SrflowLP,
+    linf_from_spec,
+    prior_from_spec,
+    srflow_from_spec,
+    srflow_prior_from_spec,
+)
 
 ACTNORM = re.compile(r"flowUpsamplerNet\.layers\.\d+\.actnorm\.logs$")
 # (pattern of the name, gain): every activation stays finite and of order one.
@@ -61,6 +68,28 @@ def network(model: dict[str, Any], prior: dict[str, Any] | None, salt: str = "g"
     linf = linf_from_spec(model)
     fill(linf, salt)
     return LinfLP(linf, module).eval()
+
+
+def srflow_network(
+    model: dict[str, Any], prior: dict[str, Any] | None, salt: str = "g"
+) -> SrflowLP:
+    """Build an SRFlow-LP network with stand-in weights, in evaluation mode."""
+    module = srflow_prior_from_spec(prior) if prior else None
+    if module is not None:
+        fill(module, salt)
+    srflow = srflow_from_spec(model)
+    fill(srflow, salt)
+    return SrflowLP(srflow, module).eval()
+
+
+def srflow(model: dict[str, Any], prior: dict[str, Any] | None, salt: str = "g") -> SrflowLP:
+    """Build an SRFlow-LP network with stand-in weights, in evaluation mode."""
+    module = srflow_prior_from_spec(prior) if prior else None
+    if module is not None:
+        fill(module, salt)
+    flow = srflow_from_spec(model)
+    fill(flow, salt)
+    return SrflowLP(flow, module).eval()
 
 
 def picture(height: int, width: int, salt: str = "g") -> NDArray[np.uint8]:

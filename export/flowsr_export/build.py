@@ -17,33 +17,21 @@ import onnx
 import torch
 from PIL import Image
 
-from flowsr_export.fold import condition_numbers
+from flowsr_export.cases import Case
+from flowsr_export.deployment import TEMPERATURE, Deployment, deployment_of
 from flowsr_export.lint import require_clean
-from flowsr_export.onnx_export import DEFAULT_OPSET, Precision, onnx_from_network
-from flowsr_export.parity import (
-    BARS,
-    TEMPERATURE,
-    Case,
-    Figures,
-    compare,
-    exported_cases,
-    feeds_of,
-)
-from flowsr_export.receptive import Seam, default_halo, exact_halo
-from flowsr_export.workload import multiply_adds, per_pixel_and_patch
-from flowsr_lp import Checkpoint, LinfLP
+from flowsr_export.onnx_export import DEFAULT_OPSET, Precision, onnx_from_deployment
+from flowsr_export.parity import Figures, bar_of, compare
+from flowsr_export.receptive import Seam, default_halo
+from flowsr_lp import Checkpoint
 from flowsr_runtime import Bundle, output_size, write_bundle
-from flowsr_runtime.geometry import Halo
 from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["STEPS", "Request", "build_bundle", "worst"]
 
-# Layers that stay float32 in a half-precision graph, as the manifest names them.
-ISLANDS = ["geometry", "phase", "flow", "sum"]
 GOLDEN_LR = (16, 20)
 GOLDEN_SCALE = Fraction("2.5")
 EIGHT_BIT = 255
-WORK_LR = 64  # side at which the work of a graph of one scale is counted
 STEPS = ("export to ONNX", "lint", "compare with PyTorch", "measure the seam", "write")
 
 
@@ -88,14 +76,14 @@ def build_bundle(
         ParityError: If it differs from PyTorch.
         OutputError: If the bundle cannot be written, or is there and `force` is not given.
     """
-    network = checkpoint.network
+    deployment, scale = deployment_of(checkpoint.network), request.scale
     report(STEPS[0])
     identity = {
         "model_sha256": checkpoint.model_sha256,
         "prior_sha256": checkpoint.prior_sha256,
     }
-    model = onnx_from_network(
-        network, request.precision, request.scale, request.opset, {"flowsr-lp": identity}
+    model = onnx_from_deployment(
+        deployment, request.precision, scale, request.opset, {"flowsr-lp": identity}
     )
     report(STEPS[1])
     require_clean(model)
@@ -104,22 +92,21 @@ def build_bundle(
     session = OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
     try:
         report(STEPS[2])
-        bar = BARS[request.precision]
-        cases = exported_cases(request.scale)
-        figures = compare(network, session, cases, request.scale is not None, bar)
+        bar = bar_of(deployment, request.precision)
+        figures = compare(deployment, session, deployment.exported_cases(scale), scale, bar)
         report(STEPS[3])
-        exact = exact_halo(network)
-        # A graph of one scale sees whole pictures: it has no tiles and no seam.
-        seam = default_halo(network, session) if request.scale is None else None
-        golden = _golden(network, session, request.scale)
+        # A graph that sees whole pictures has no tiles and no seam.
+        whole_only = deployment.whole_only(scale)
+        seam = None if whole_only else default_halo(deployment, session)
+        golden = _golden(deployment, session, scale)
     finally:
         session.close()
     report(STEPS[4])
     manifest = {
-        **_described(checkpoint, request),
-        "tiling": _tiling(seam, exact),
-        "memory": _memory(network, len(content)),
-        "files": {name: _file(model, network, request)},
+        **_described(checkpoint, deployment, request),
+        "tiling": _tiling(deployment, seam, whole_only),
+        "memory": deployment.memory(len(content)),
+        "files": {name: _file(model, deployment, request)},
         "verification": _verification(figures),
     }
     files = {name: content, **golden}
@@ -131,12 +118,12 @@ def worst(figures: list[Figures]) -> Figures:
     return max(figures, key=lambda f: f.max_abs)
 
 
-def _described(checkpoint: Checkpoint, request: Request) -> dict[str, Any]:
-    network = checkpoint.network
-    channels = network.linf.width
+def _described(
+    checkpoint: Checkpoint, deployment: Deployment, request: Request
+) -> dict[str, Any]:
     return {
         "schema": 1,
-        "family": "linf-lp",
+        **deployment.described(request.scale),
         "tool": {
             "flowsr": version("flowsr-lp"),
             "torch": version("torch"),
@@ -148,44 +135,29 @@ def _described(checkpoint: Checkpoint, request: Request) -> dict[str, Any]:
             "prior_sha256": checkpoint.prior_sha256,
             "licence": request.licence,
         },
-        "scale": {"kind": "fixed", "value": str(request.scale)}
-        if request.scale
-        else {"kind": "any"},
-        "picture": {"colour": "RGB", "range": [0.0, 1.0], "layout": "NCHW"},
         "border": "extend",
-        "latent": None if network.prior else {"channels": channels},
-        "condition_numbers": condition_numbers(network.linf.imnet),
+        "condition_numbers": deployment.condition_numbers(),
     }
 
 
-def _file(model: onnx.ModelProto, network: LinfLP, request: Request) -> dict[str, Any]:
+def _file(model: onnx.ModelProto, deployment: Deployment, request: Request) -> dict[str, Any]:
     return {
         "precision": request.precision,
         "opset": request.opset,
-        "islands": [] if request.precision == "fp32" else ISLANDS,
-        "multiply_adds": _work(model, network, request.scale),
+        "islands": [] if request.precision == "fp32" else list(deployment.islands),
+        "multiply_adds": deployment.work(model, request.scale),
     }
 
 
-def _work(model: onnx.ModelProto, network: LinfLP, scale: Fraction | None) -> dict[str, int]:
-    """Multiply-adds as the manifest states them, counted from the graph."""
-    if scale is None:
-        pixel, patch = per_pixel_and_patch(model, network.linf.patch_size)
-        return {"per_lr_pixel": round(pixel), "per_patch": round(patch)}
-    shapes: dict[str, tuple[int, ...]] = {"input": (1, 3, WORK_LR, WORK_LR)}
-    if network.prior is None:
-        side = output_size(WORK_LR, scale)
-        shapes["latent"] = (1, network.linf.width, *network.latent_size((side, side)))
-    total = multiply_adds(model, shapes).total
-    return {"per_lr_pixel": round(total / WORK_LR**2), "per_patch": 0}
-
-
-def _tiling(seam: Seam | None, exact: Halo) -> dict[str, Any]:
+def _tiling(deployment: Deployment, seam: Seam | None, whole_only: bool) -> dict[str, Any]:
+    exact = deployment.exact_halo()
     halo = seam.halo if seam else exact
     return {
         "patch": exact.patch,
         "align": exact.align,
         "lr_align": exact.lr_align,
+        "ratio": exact.ratio,
+        "whole_only": whole_only,
         "halo_patches": halo.patches,
         "halo_pixels": halo.pixels,
         "exact_patches": exact.patches,
@@ -194,34 +166,16 @@ def _tiling(seam: Seam | None, exact: Halo) -> dict[str, Any]:
     }
 
 
-def _memory(network: LinfLP, weights: int) -> dict[str, int]:
-    """Peak activation memory, bytes; checked against measured peaks of ONNX Runtime.
-
-    The peak lies at the Fourier features: per patch four quarters of four neighbours by half
-    the hidden width and the flow's factors and shifts, a fifth on top; per low-resolution
-    pixel the feature tables. Measured at 128×128 ×4: 4.6 KB per patch for 96 hidden channels
-    and 324 outputs, 9.7 KB for 256 and 540.
-    """
-    hidden = network.linf.coef.out_channels
-    features = network.linf.coef.in_channels
-    flow = 2 * network.linf.flow_layers * network.linf.width
-    return {
-        "base_bytes": weights + (16 << 20),
-        "bytes_per_pixel": 4 * 2 * (hidden + features),
-        "bytes_per_patch": round(1.2 * 4 * (8 * hidden + flow)),
-    }
-
-
 def _golden(
-    network: LinfLP, session: OnnxRuntimeSession, scale: Fraction | None
+    deployment: Deployment, session: OnnxRuntimeSession, scale: Fraction | None
 ) -> dict[str, bytes]:
     """A small input and its output, for self-tests in any language."""
     h, w = GOLDEN_LR
-    used = scale or GOLDEN_SCALE
+    used = scale or deployment.scale or GOLDEN_SCALE
     size = (output_size(h, used), output_size(w, used))
-    feeds = feeds_of(network, Case(GOLDEN_LR, size), scale is not None)
+    feeds = deployment.feeds(Case(GOLDEN_LR, size), scale)
     case: dict[str, Any] = {"input": "input.png", "output": "output.npy", "size": list(size)}
-    if "latent" in feeds:
+    if deployment.latents:
         case.update(seed=0, temperature=TEMPERATURE)
     output = session.run(feeds)
     picture = np.rint(feeds["input"][0].transpose(1, 2, 0) * EIGHT_BIT).astype(np.uint8)

@@ -13,14 +13,11 @@ from typing import Any, Literal
 import onnx
 import torch
 from onnxscript import opset18 as op
-from torch import Tensor, nn
-from torch.export import Dim
 
-from flowsr_export.linf_graph import LinfFixedGraph, LinfGraph
-from flowsr_lp import LinfLP
+from flowsr_export.deployment import Deployment
 from flowsr_runtime.errors import LintError, UsageError
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "Precision", "onnx_from_network"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "Precision", "onnx_from_deployment"]
 
 Precision = Literal["fp32", "fp16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -30,14 +27,11 @@ OPSETS = (18, 19)
 DEFAULT_OPSET = 18
 # Readable by ONNX Runtime from 1.17 on; the opsets above need no newer one.
 IR_VERSION = 10
-# Traced with an odd and an even size, a scale that is neither integer nor the same per axis,
-# and a batch of two, so that none of them is taken for a constant.
-TRACED_LR = (20, 25)
-TRACED_SIZE = (61, 77)
+AXES = {"input": ("h", "w"), "output": ("H", "W")}
 
 
-def onnx_from_network(
-    network: LinfLP,
+def onnx_from_deployment(
+    deployment: Deployment,
     precision: Precision = "fp32",
     scale: Fraction | None = None,
     opset: int = DEFAULT_OPSET,
@@ -46,8 +40,8 @@ def onnx_from_network(
     """Export the deployment graph.
 
     Args:
-        network: Model in evaluation mode.
-        precision: Type of the heavy layers; geometry, phase and flow stay float32.
+        deployment: The network.
+        precision: Type of the heavy layers; the deployment's islands stay float32.
         scale: The one scale of the single-input variant; None for any scale.
         opset: ONNX operator set, 18 or 19.
         metadata: Written into the model's metadata, values as JSON.
@@ -61,11 +55,11 @@ def onnx_from_network(
     """
     if opset not in OPSETS:
         raise UsageError(f"opset must be {OPSETS[0]} or {OPSETS[1]}, got {opset}")
-    graph = LinfGraph(network, DTYPES[precision]).eval()
-    module: nn.Module = graph if scale is None else LinfFixedGraph(graph, scale)
-    example, names = _example(graph, scale)
+    module = deployment.graph(DTYPES[precision], scale).eval()
+    named = deployment.example(scale)
+    names, example = list(named), tuple(named.values())
     # The exporter merges inputs that are one object and fixes what it is not told to vary.
-    vary = {name: _dynamic(tensor) for name, tensor in zip(names, example, strict=True)}
+    vary = deployment.vary(named)
     with _quiet():
         exported = torch.export.export(module, example, dynamic_shapes=vary, strict=False)
         program = torch.onnx.export(
@@ -83,40 +77,15 @@ def onnx_from_network(
     return _finished(program.model_proto, opset, metadata or {})
 
 
-def _example(graph: LinfGraph, scale: Fraction | None) -> tuple[tuple[Tensor, ...], list[str]]:
-    """Tensors to trace with, and the inputs' names."""
-    size = TRACED_SIZE
-    if scale is not None:
-        h, w = (n * scale + Fraction(1, 2) for n in TRACED_LR)
-        size = (int(h), int(w))
-    named = {"input": torch.rand(2, 3, *TRACED_LR)}
-    if scale is None:
-        named["geometry"] = torch.tensor([*TRACED_LR, *size, 0, 0, 0, 0, *size])
-    if graph.prior is None:
-        grid = (-(-n // graph.patch) for n in size)
-        named["latent"] = torch.randn(2, graph.width, *grid)
-    return tuple(named.values()), list(named)
-
-
-def _dynamic(tensor: Tensor) -> dict[int, Any] | None:
-    return {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO} if tensor.ndim == 4 else None
-
-
 def _finished(
     model: onnx.ModelProto, opset: int, metadata: Mapping[str, Any]
 ) -> onnx.ModelProto:
     """Name the axes, add metadata, check."""
-    axes = {
-        "input": ["batch", None, "h", "w"],
-        "latent": ["batch", None, "rows", "cols"],
-        "output": ["batch", None, "H", "W"],
-    }
     for value in (*model.graph.input, *model.graph.output):
-        for dim, name in zip(
-            value.type.tensor_type.shape.dim, axes.get(value.name, ()), strict=False
-        ):
-            if name is not None:
-                dim.dim_param = name
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 4:
+            rows, cols = AXES.get(value.name, _latent_axes(value.name))
+            dims[0].dim_param, dims[2].dim_param, dims[3].dim_param = "batch", rows, cols
     # Shapes inside were written with the exporter's symbols, which are not axes' names.
     del model.graph.value_info[:]
     versions = {entry.domain: entry.version for entry in model.opset_import}
@@ -135,6 +104,12 @@ def _finished(
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise LintError(f"exported model is not valid ONNX: {error}") from error
     return model
+
+
+def _latent_axes(name: str) -> tuple[str, str]:
+    """Name the grid of `latent0` rows0 and cols0."""
+    index = name.removeprefix("latent")
+    return f"rows{index}", f"cols{index}"
 
 
 def _integer_division(self: Any, other: Any, rounding_mode: str | None = None) -> Any:

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from flowsr_export.onnx_export import Precision
-from flowsr_lp import LinfLP
-from flowsr_runtime import Window, output_size
+from flowsr_export.cases import Case
+from flowsr_export.deployment import Deployment
 from flowsr_runtime.errors import ParityError
-from flowsr_runtime.noise import latent as draw_latent
+from flowsr_runtime.explosion import Explosion, find
 
-__all__ = [
-    "BARS",
-    "TEMPERATURE",
-    "Bar",
-    "Case",
-    "Figures",
-    "compare",
-    "exported_cases",
-    "feeds_of",
-    "photographs",
-    "verify_cases",
-]
+__all__ = ["HALF_BAR", "Bar", "Figures", "Run", "bar_of", "compare"]
 
-PICTURES = Path(__file__).parent / "pictures"
-CROP_ORIGIN = 64  # row and column of the photographs at which every crop begins
 EIGHT_BIT = 255
-TEMPERATURE = 0.5  # of the latents that a model without a learned prior is compared with
-Scale = Fraction | tuple[Fraction, Fraction]
 
 
 class Run(Protocol):
@@ -57,38 +39,17 @@ class Bar:
         max_steps: Largest difference of eight-bit pictures.
         p999_steps: 99.9th percentile of the difference, in eight-bit steps, not rounded.
         psnr: Smallest PSNR between the two outputs, dB.
+        in_range: Whether a finite value that no picture holds misses the bar too.
     """
 
     max_abs: float | None = None
     max_steps: int | None = None
     p999_steps: float | None = None
     psnr: float | None = None
+    in_range: bool = False
 
 
-BARS: dict[Precision, Bar] = {
-    "fp32": Bar(max_abs=1e-4, max_steps=1),
-    "fp16": Bar(psnr=50.0, p999_steps=2.0),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison.
-
-    Attributes:
-        lr: Low-resolution size (h, w).
-        size: Output size (H, W).
-        batch: Pictures at once.
-    """
-
-    lr: tuple[int, int]
-    size: tuple[int, int]
-    batch: int = 1
-
-    def __str__(self) -> str:
-        """Name the case as messages and tables do."""
-        (h, w), (out_h, out_w) = self.lr, self.size
-        return f"{w}x{h} to {out_w}x{out_h}, batch {self.batch}"
+HALF_BAR = Bar(psnr=50.0, p999_steps=2.0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +62,7 @@ class Figures:
         max_steps: Largest difference of the eight-bit pictures.
         p999_steps: 99.9th percentile of the difference, in eight-bit steps, not rounded.
         psnr: PSNR between the outputs in dB, infinity when equal.
-        non_finite: Values that are not finite, in either output.
+        explosion: Values that no picture holds, in the output or else in the reference.
     """
 
     case: Case
@@ -109,13 +70,13 @@ class Figures:
     max_steps: int
     p999_steps: float
     psnr: float
-    non_finite: int
+    explosion: Explosion | None
 
     def misses(self, bar: Bar) -> list[str]:
         """Say which bars are missed; a figure that is not a number misses every bar."""
         missed = []
-        if self.non_finite:
-            missed.append(f"{self.non_finite} values are not finite")
+        if self.explosion and (bar.in_range or self.explosion.non_finite):
+            missed.append(f"the flow explodes, {self.explosion}")
         limits = (
             ("max error", self.max_abs, bar.max_abs, 1),
             ("eight-bit error", self.max_steps, bar.max_steps, 1),
@@ -135,37 +96,28 @@ class Figures:
         return values
 
 
-def exported_cases(scale: Fraction | None) -> list[Case]:
-    """Cases that every export is checked with; none was traced with."""
-    scales: list[Scale] = [scale] if scale else [Fraction("1.3"), Fraction(4)]
-    return _cases([(24, 24), (17, 30), (9, 1)], scales)
-
-
-def verify_cases(scale: Fraction | None) -> list[Case]:
-    """Cases of `flowsr-export verify`: sides from 1 to 256, odd and even, scales to 12."""
-    texts = ("1.3", "2", "3", "4", "8", "12")
-    scales: list[Scale] = [Fraction(text) for text in texts]
-    scales.insert(2, (Fraction("2.7"), Fraction("3.6")))
-    small = _cases([(1, 1), (1, 19), (31, 1), (16, 24), (23, 37)], [scale] if scale else scales)
-    large = _cases([(96, 128), (256, 1), (5, 256)], [scale or Fraction(2)])
-    return [*small, *(Case(c.lr, c.size, 3) for c in small[-2:]), *large]
+def bar_of(deployment: Deployment, precision: str) -> Bar:
+    """The largest difference that a graph of a precision may show."""
+    if precision == "fp32":
+        return Bar(max_abs=deployment.max_abs, max_steps=1)
+    return HALF_BAR
 
 
 def compare(
-    network: LinfLP,
+    deployment: Deployment,
     session: Run,
     cases: Sequence[Case],
-    fixed_scale: bool,
+    scale: Fraction | None,
     bar: Bar,
     advance: Callable[[str], None] = lambda note: None,
 ) -> list[Figures]:
     """Compare a session with the reference and refuse a difference.
 
     Args:
-        network: Reference in float32.
+        deployment: The network; its reference is in float32.
         session: Runs the exported graph.
         cases: What to compare, at least one.
-        fixed_scale: Whether the graph has no `geometry` input.
+        scale: The scale that the graph was restated with, None for any.
         bar: Largest difference that is accepted.
         advance: Called with each case's name when it is done.
 
@@ -179,7 +131,7 @@ def compare(
         raise ParityError("parity was not checked: no case")
     done = []
     for case in cases:
-        figures = _figures(case, *_outputs(network, session, case, fixed_scale))
+        figures = _figures(case, *_outputs(deployment, session, case, scale))
         missed = figures.misses(bar)
         if missed:
             raise ParityError(f"output differs from PyTorch at {case}: {'; '.join(missed)}")
@@ -188,52 +140,26 @@ def compare(
     return done
 
 
-def feeds_of(network: LinfLP, case: Case, fixed_scale: bool) -> dict[str, NDArray[Any]]:
-    """Inputs of a graph for a case: photographs, and noise of seed 0 without a prior.
-
-    Args:
-        network: What the graph was made of.
-        case: Sizes and batch.
-        fixed_scale: Whether the graph has no `geometry` input.
-
-    Returns:
-        `input` (B, 3, h, w), `geometry` (10,) int64, `latent` (B, D, rows, cols).
-    """
-    feeds: dict[str, NDArray[Any]] = {"input": photographs(case)}
-    if not fixed_scale:
-        feeds["geometry"] = Window.whole(case.lr, case.size).geometry()
-    if network.prior is None:
-        rows, cols = network.latent_size(case.size)
-        noise = draw_latent(
-            0,
-            top=0,
-            left=0,
-            rows=rows,
-            columns=cols,
-            channels=network.linf.width,
-            temperature=TEMPERATURE,
-        )
-        feeds["latent"] = np.repeat(noise, case.batch, axis=0)
-    return feeds
-
-
 def _outputs(
-    network: LinfLP, session: Run, case: Case, fixed_scale: bool
+    deployment: Deployment, session: Run, case: Case, scale: Fraction | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    feeds = feeds_of(network, case, fixed_scale)
-    rgb = torch.from_numpy(feeds["input"])
-    latent = torch.from_numpy(feeds["latent"]) if "latent" in feeds else None
+    feeds = deployment.feeds(case, scale)
+    rgb = torch.from_numpy(
+        np.ascontiguousarray(feeds["input"][..., : case.lr[0], : case.lr[1]])
+    )
+    latents = [torch.from_numpy(feeds[latent.name]) for latent in deployment.latents]
     with torch.inference_mode():
-        reference = network(rgb, case.size, latent).output.numpy()
-    return reference, session.run(feeds)
+        reference = deployment.reference(rgb, case.size, latents or None).numpy()
+    output = session.run(feeds)
+    padded = (*reference.shape[:2], *deployment.padded_size(case))
+    if output.shape != padded:
+        raise ParityError(f"output at {case} must be {padded}, got {output.shape}")
+    return reference, output[..., : case.size[0], : case.size[1]]
 
 
 def _figures(
     case: Case, reference: NDArray[np.float32], output: NDArray[np.float32]
 ) -> Figures:
-    if reference.shape != output.shape:
-        raise ParityError(f"output at {case} must be {reference.shape}, got {output.shape}")
-    finite = np.isfinite(reference) & np.isfinite(output)
     with np.errstate(invalid="ignore", over="ignore"):  # the count of such values says it
         difference = np.abs(reference.astype(np.float64) - output)
         mse = float(np.mean(difference**2))
@@ -243,35 +169,10 @@ def _figures(
         max_steps=int(np.abs(_eight_bit(reference) - _eight_bit(output)).max()),
         p999_steps=float(np.percentile(difference, 99.9)) * EIGHT_BIT,
         psnr=math.inf if mse == 0 else -10 * math.log10(mse),
-        non_finite=int((~finite).sum()),
+        explosion=find(output) or find(reference),
     )
 
 
 def _eight_bit(values: NDArray[np.float32]) -> NDArray[np.int64]:
     clean = np.nan_to_num(np.clip(values, 0, 1))
     return np.rint(clean * EIGHT_BIT).astype(np.int64)
-
-
-def photographs(case: Case) -> NDArray[np.float32]:
-    """Crops of the shipped photographs, (B, 3, h, w) in [0, 1]; they repeat beyond an edge."""
-    paths = sorted(PICTURES.glob("*.png"))
-    crops = []
-    for i in range(case.batch):
-        with Image.open(paths[i % len(paths)]) as image:
-            photo = np.asarray(image.convert("RGB"))
-        rows, cols = (
-            np.arange(CROP_ORIGIN, CROP_ORIGIN + n) % side
-            for n, side in zip(case.lr, photo.shape[:2], strict=True)
-        )
-        crops.append(photo[np.ix_(rows, cols)])
-    rgb = np.stack(crops).transpose(0, 3, 1, 2)
-    return np.asarray(rgb / EIGHT_BIT, np.float32)
-
-
-def _cases(sizes: Iterable[tuple[int, int]], scales: Iterable[Scale]) -> list[Case]:
-    cases = []
-    for scale in scales:
-        rows, cols = scale if isinstance(scale, tuple) else (scale, scale)
-        for h, w in sizes:
-            cases.append(Case((h, w), (output_size(h, rows), output_size(w, cols))))
-    return cases

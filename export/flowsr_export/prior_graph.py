@@ -18,11 +18,75 @@ from flowsr_export.axis import (
 )
 from flowsr_export.fold import fold_norms, pad_inputs, pad_outputs
 from flowsr_lp.encoder import DenseBlock
-from flowsr_lp.prior import EdsrLatent, Prior, UNet, Up
+from flowsr_lp.prior import EdsrLatent, Prior, Up
 
-__all__ = ["PriorGraph"]
+__all__ = ["PriorGraph", "UNetGraph"]
 
 LR_STRIDE = 3
+
+
+class UNetGraph(nn.Module):
+    """A U-Net on a tile of latents; its doublings sample where the whole picture's do."""
+
+    def __init__(
+        self,
+        inc: nn.Module,
+        down_layers: nn.ModuleList,
+        up_layers: nn.ModuleList,
+        outc: nn.Module,
+        dtype: torch.dtype,
+    ) -> None:
+        """Copy the parts of a U-Net, their norms folded, to run in `dtype`."""
+        super().__init__()
+        self.dtype = dtype
+        self.inc, self.outc = (fold_norms(module).to(dtype) for module in (inc, outc))
+        self.downs = nn.ModuleList(fold_norms(down).to(dtype) for down in down_layers)
+        convs = [up.conv for up in up_layers if isinstance(up, Up)]
+        self.convs = nn.ModuleList(fold_norms(conv).to(dtype) for conv in convs)
+        self.reduction = 1 << len(self.downs)
+
+    def forward(self, feature: Tensor, row: Axis, col: Axis) -> Tensor:
+        """Map (B, dim, rows, cols) in `dtype` to (B, D, rows, cols) in `dtype`.
+
+        Grids smaller than the deepest level's cells are padded with zeros and cut again.
+        """
+        rows, cols = feature.shape[2:]
+        bottom = _larger(self.reduction - rows, 0)
+        right = _larger(self.reduction - cols, 0)
+        feature = self.inc(F.pad(feature, (0, right, 0, bottom)))
+        skips = []
+        for down in self.downs:
+            skips.append(feature)
+            feature = down(feature)
+        for level, conv in zip(reversed(range(len(skips))), self.convs, strict=True):
+            skip = skips[level]
+            height = self._doubling(row, level, skip.shape[2], feature.shape[2])
+            width = self._doubling(col, level, skip.shape[3], feature.shape[3])
+            feature = conv(torch.cat((skip, height @ feature @ width.mT), dim=1))
+        out: Tensor = self.outc(feature)
+        return out[:, :, :rows, :cols]
+
+    def _doubling(self, axis: Axis, level: int, target: int, count: int) -> Tensor:
+        """Sampling matrix from level + 1 to level, (target, count)."""
+        whole = _larger(axis.whole_patches(), self.reduction)
+        first = axis.first_patch()
+        index = torch.arange(target) + quotient(first, 1 << level)
+        below = 1 << (level + 1)
+        matrix = aligned_matrix(index, quotient(whole, below), quotient(first, below), count)
+        return matrix.to(self.dtype)
+
+
+class _Flat(nn.Module):
+    """The latent module without levels."""
+
+    def __init__(self, prior: EdsrLatent, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(prior.body, prior.last_conv)
+        self.layers = fold_norms(self.layers).to(dtype)
+
+    def forward(self, feature: Tensor, row: Axis, col: Axis) -> Tensor:
+        out: Tensor = self.layers(feature)
+        return out
 
 
 class PriorGraph(nn.Module):
@@ -37,13 +101,16 @@ class PriorGraph(nn.Module):
         """Copy `prior`, its norms folded, to run in `dtype`."""
         super().__init__()
         self.dtype = dtype
-        self.prior: Prior = fold_norms(prior).to(dtype)
+        self.body = (
+            _Flat(prior, dtype)
+            if isinstance(prior, EdsrLatent)
+            else UNetGraph(prior.inc, prior.down_layers, prior.up_layers, prior.outc, dtype)
+        )
         self.input_proj = pad_inputs(prior.input_proj).to(dtype)
         first, act, block = prior.lr_proj
         assert isinstance(first, nn.Conv2d)
         assert isinstance(block, DenseBlock)
         self.lr_proj = nn.Sequential(pad_outputs(first), act, pad_inputs(block)).to(dtype)
-        self.reduction = prior.reduction
 
     def forward(self, z: Tensor, x: Tensor, row: Axis, col: Axis) -> Tensor:
         """Predict a latent.
@@ -61,10 +128,8 @@ class PriorGraph(nn.Module):
         a = self.input_proj(z.to(self.dtype))
         b = self.lr_proj(x.to(self.dtype))
         feature = torch.cat((a, self._stretched(b, row, col)), dim=1)
-        if isinstance(self.prior, EdsrLatent):
-            out: Tensor = self.prior.last_conv(self.prior.body(feature)).float()
-            return out
-        return self._unet(self.prior, feature, row, col)
+        out: Tensor = self.body(feature, row, col)
+        return out.float()
 
     def _stretched(self, b: Tensor, row: Axis, col: Axis) -> Tensor:
         """Resize the picture's branch (B, C, ceil(h/3), ceil(w/3)) to the latent's grid."""
@@ -76,33 +141,6 @@ class PriorGraph(nn.Module):
             n_out = axis.whole_patches()
             matrices.append(half_pixel_matrix(index, n_out, n_in, origin, count).to(self.dtype))
         return matrices[0] @ b @ matrices[1].mT
-
-    def _unet(self, prior: UNet, feature: Tensor, row: Axis, col: Axis) -> Tensor:
-        bottom = _larger(self.reduction - row.patches, 0)
-        right = _larger(self.reduction - col.patches, 0)
-        feature = prior.inc(F.pad(feature, (0, right, 0, bottom)))
-        convs = [up.conv for up in prior.up_layers if isinstance(up, Up)]
-        skips = []
-        for down in prior.down_layers:
-            skips.append(feature)
-            feature = down(feature)
-        for level in reversed(range(len(skips))):
-            skip = skips[level]
-            rows = self._doubling(row, level, skip.shape[2], feature.shape[2])
-            cols = self._doubling(col, level, skip.shape[3], feature.shape[3])
-            up = rows @ feature @ cols.mT
-            feature = convs[-1 - level](torch.cat((skip, up), dim=1))
-        out: Tensor = prior.outc(feature).float()
-        return out[:, :, : row.patches, : col.patches]
-
-    def _doubling(self, axis: Axis, level: int, target: int, count: int) -> Tensor:
-        """Sampling matrix from level + 1 to level, (target, count)."""
-        whole = _larger(axis.whole_patches(), self.reduction)
-        first = axis.first_patch()
-        index = torch.arange(target) + quotient(first, 1 << level)
-        below = 1 << (level + 1)
-        matrix = aligned_matrix(index, quotient(whole, below), quotient(first, below), count)
-        return matrix.to(self.dtype)
 
 
 @overload

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
-import torch
-
-from flowsr_export.parity import (
-    BARS,
-    Case,
-    Figures,
-    compare,
-    photographs,
-    verify_cases,
-)
-from flowsr_lp import Checkpoint, LinfLP, embedded_checkpoint, load_checkpoint
-from flowsr_lp.linf import low_frequency_residual
+from flowsr_export.cases import Case
+from flowsr_export.deployment import Deployment, deployment_of
+from flowsr_export.parity import Figures, bar_of, compare
+from flowsr_lp import Checkpoint, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import (
     Bundle,
     ParityError,
@@ -29,13 +22,10 @@ from flowsr_runtime import (
 )
 from flowsr_runtime.onnxruntime_session import present_providers
 
-__all__ = ["ROUND_TRIP_BAR", "Verification", "reference_of", "round_trip", "verify"]
+__all__ = ["ROUND_TRIP_BAR", "Verification", "reference_of", "verify"]
 
 # Largest relative error of decode(encode(x)) against x, float32.
 ROUND_TRIP_BAR = 1e-4
-ROUND_TRIP_LR = (24, 24)
-# Not an odd multiple: there the low-frequency residual is zero.
-ROUND_TRIP_SIZE = (96, 96)
 GPU_PROVIDERS = ("cuda", "tensorrt")  # the others have one device
 
 
@@ -118,8 +108,10 @@ def verify(
     bundle = bundle or Bundle.open(embedded_bundle())
     bundle.check_files()
     checkpoint = reference_of(bundle, model, prior)
-    trip = _checked_round_trip(checkpoint.network)
-    cases = verify_cases(bundle.manifest.scale)
+    deployment = deployment_of(checkpoint.network)
+    trip = _checked_round_trip(deployment)
+    scale = restated_scale(bundle, deployment)
+    cases = deployment.verify_cases(scale)
     providers = [provider] if provider else present_providers()
     start(len(cases) * len(providers))
     runs: dict[str, list[Figures]] = {}
@@ -140,30 +132,29 @@ def verify(
             not_started[name] = str(error)
             continue
         runs[f"{backend} {name}"] = _compared(
-            checkpoint.network, session, cases, bundle, precision, advance
+            deployment, session, cases, scale, precision, advance
         )
     return Verification(bundle, precision, trip, runs, not_started)
 
 
 def _compared(
-    network: LinfLP,
+    deployment: Deployment,
     session: Session,
     cases: list[Case],
-    bundle: Bundle,
+    scale: Fraction | None,
     precision: str,
     advance: Callable[[str], None],
 ) -> list[Figures]:
     """Compare one session with PyTorch and close it."""
     try:
-        bar = BARS["fp32" if precision == "fp32" else "fp16"]
-        fixed = bundle.manifest.scale is not None
-        return compare(network, session, cases, fixed, bar, advance)
+        bar = replace(bar_of(deployment, precision), in_range=True)
+        return compare(deployment, session, cases, scale, bar, advance)
     finally:
         session.close()
 
 
-def _checked_round_trip(network: LinfLP) -> float:
-    trip = round_trip(network)
+def _checked_round_trip(deployment: Deployment) -> float:
+    trip = deployment.round_trip()
     if not trip <= ROUND_TRIP_BAR:
         raise ParityError(
             f"flow's inverse(forward(x)) must be x within {ROUND_TRIP_BAR:g}, got {trip:.3g}"
@@ -171,12 +162,7 @@ def _checked_round_trip(network: LinfLP) -> float:
     return trip
 
 
-def round_trip(network: LinfLP) -> float:
-    """Largest error of decode(encode(x)) on a photograph's residual, relative to its range."""
-    rgb = torch.from_numpy(photographs(Case(ROUND_TRIP_LR, ROUND_TRIP_SIZE)))
-    x = (rgb - 0.5) / 0.5
-    with torch.inference_mode():
-        residual = low_frequency_residual(x, ROUND_TRIP_SIZE)
-        c = network.linf.condition(x, ROUND_TRIP_SIZE, "extend")
-        back = network.linf.decode(network.linf.encode(residual, c), c, ROUND_TRIP_SIZE)
-    return float((back - residual).abs().max() / residual.abs().max())
+def restated_scale(bundle: Bundle, deployment: Deployment) -> Fraction | None:
+    """The scale that the bundle's graph was restated with, None for any or for tiles."""
+    fixed = bundle.manifest.scale
+    return None if deployment.scale and not bundle.manifest.tiling.whole_only else fixed

@@ -2,10 +2,17 @@
 
 from typing import Any
 
-from flowsr_lp import LinfLP
-from tests.stand_in import network
+from flowsr_lp import LinfLP, SrflowLP
+from tests.stand_in import network, srflow_network
 
-__all__ = ["small", "small_model", "small_prior"]
+__all__ = [
+    "small",
+    "small_model",
+    "small_prior",
+    "small_srflow",
+    "small_srflow_model",
+    "small_srflow_prior",
+]
 
 
 def small_model(**changes: Any) -> dict[str, Any]:
@@ -28,3 +35,19 @@ def small_prior(**changes: Any) -> dict[str, Any]:
 def small(prior: dict[str, Any] | None = None, **changes: Any) -> LinfLP:
     """Return a network with a prior, by default the small U-Net."""
     return network(small_model(**changes), prior or small_prior())
+
+
+def small_srflow_model(**changes: Any) -> dict[str, Any]:
+    """Return the spec of an SRFlow network of some thousand weights."""
+    args = {"scale": 4, "nb": 2, "K": 1, "L": 3, "blocks": [0, 1]}
+    return {"name": "srflow", "args": args | {"nf": 8, "gc": 4, "hidden": 8} | changes}
+
+
+def small_srflow_prior(**changes: Any) -> dict[str, Any]:
+    """Return the spec of the latent module for it."""
+    return {"name": "unet", "args": {"in_chans": [6, 96], "depth": 2, "dim": 8} | changes}
+
+
+def small_srflow(prior: dict[str, Any] | None = None, **changes: Any) -> SrflowLP:
+    """Return an SRFlow network with a prior, by default the small U-Nets."""
+    return srflow_network(small_srflow_model(**changes), prior or small_srflow_prior())

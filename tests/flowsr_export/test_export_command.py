@@ -74,11 +74,12 @@ def test_tiles_of_an_exported_model_are_its_whole_picture(
 
 
 def test_the_same_export_gives_the_same_graph(exported: Exported, tmp_path: Path) -> None:
-    from flowsr_export.onnx_export import onnx_from_network
+    from flowsr_export.deployment import deployment_of
+    from flowsr_export.onnx_export import onnx_from_deployment
     from flowsr_lp import load_checkpoint
 
     network = load_checkpoint(exported.model, exported.prior).network
-    model = onnx_from_network(network)
+    model = onnx_from_deployment(deployment_of(network))
     stored = onnx.load(exported.bundle / "model.fp32.onnx")
     assert [n.op_type for n in model.graph.node] == [n.op_type for n in stored.graph.node]
     assert model.graph.initializer == stored.graph.initializer
@@ -115,7 +116,7 @@ def test_an_export_that_differs_from_pytorch_is_not_kept(
     weight = next(t for t in stored.graph.initializer if len(t.dims) == 4)
     values = onnx.numpy_helper.to_array(weight) * np.float32(1.01)
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    monkeypatch.setattr(build, "onnx_from_network", lambda *_: stored)
+    monkeypatch.setattr(build, "onnx_from_deployment", lambda *_: stored)
     bundle = tmp_path / "wrong.bundle"
     done = run(
         "export-onnx", "--model", exported.model, "--prior", exported.prior, "-o", bundle
@@ -132,7 +133,7 @@ def test_an_interrupted_export_leaves_the_old_bundle(
         raise KeyboardInterrupt
 
     before = (exported.bundle / "bundle.json").read_bytes()
-    monkeypatch.setattr(build, "onnx_from_network", interrupt)
+    monkeypatch.setattr(build, "onnx_from_deployment", interrupt)
     arguments = ("--model", exported.model, "--prior", exported.prior, "--force")
     done = run("export-onnx", *arguments, "-o", exported.bundle)
     assert done.exit_code == 130

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from flowsr_export.deployment import deployment_of
 from flowsr_export.linf_graph import LinfFixedGraph, LinfGraph
-from flowsr_export.receptive import exact_halo
 from flowsr_lp import LinfLP
 from flowsr_runtime import Window
 from flowsr_runtime.geometry import Extent, Halo, exact_scale
@@ -116,7 +116,7 @@ def test_a_tile_with_the_whole_receptive_field_is_the_whole_picture(
     rgb = tensor(60, 63)
     graph = LinfGraph(net)
     whole = run(graph, rgb, Window.whole((60, 63), size))[:, :, 48:84, 48:84]
-    output = tile(graph, rgb, size, exact_halo(net))
+    output = tile(graph, rgb, size, deployment_of(net).exact_halo())
     torch.testing.assert_close(output, whole, rtol=0, atol=1e-5)
 
 

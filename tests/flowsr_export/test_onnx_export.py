@@ -8,9 +8,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from flowsr_export.linf_graph import LinfGraph
+from flowsr_export.deployment import deployment_of
 from flowsr_export.lint import lint
-from flowsr_export.onnx_export import _finished, onnx_from_network
+from flowsr_export.onnx_export import _finished, onnx_from_deployment
 from flowsr_lp import load_checkpoint
 from flowsr_runtime import Bundle, Window, open_session
 from flowsr_runtime.errors import LintError, UsageError
@@ -28,7 +28,7 @@ SAME = 2e-5
 @pytest.mark.parametrize("opset", [17, 20])
 def test_an_opset_that_is_not_supported_is_refused(opset: int) -> None:
     with pytest.raises(UsageError, match=f"opset must be 18 or 19, got {opset}"):
-        onnx_from_network(small(), opset=opset)
+        onnx_from_deployment(deployment_of(small()), opset=opset)
 
 
 def plain_model(opset: int = 18) -> onnx.ModelProto:
@@ -75,7 +75,7 @@ def test_a_model_that_is_not_valid_is_refused(change: Change) -> None:
 
 @pytest.mark.slow
 def test_the_newer_opset_is_exported_too() -> None:
-    model = onnx_from_network(small(), opset=19)
+    model = onnx_from_deployment(deployment_of(small()), opset=19)
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [19]
     assert lint(model) == []
 
@@ -86,7 +86,8 @@ def test_the_exported_geometry_is_exact_beyond_float32s_integers(exported: Expor
     window = Window(extent, Extent.whole(9, 23))
     assert extent.target * extent.source > 2**24
     tile = stand_in.tensor(extent.lr_size, 9)
-    graph = LinfGraph(load_checkpoint(exported.model, exported.prior).network)
+    network = load_checkpoint(exported.model, exported.prior).network
+    graph = deployment_of(network).graph(torch.float32, None)
     with torch.inference_mode():
         expected = graph(tile, torch.from_numpy(window.geometry())).numpy()
     session = open_session(Bundle.open(exported.bundle), threads=1)

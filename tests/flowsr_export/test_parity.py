@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,20 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from flowsr_export.parity import (
-    BARS,
-    Bar,
-    Case,
-    compare,
-    exported_cases,
-    photographs,
-    verify_cases,
-)
+from flowsr_export.cases import Case, photographs
+from flowsr_export.deployment import deployment_of
+from flowsr_export.linf_deployment import LinfDeployment
+from flowsr_export.parity import HALF_BAR, Bar, bar_of, compare
 from flowsr_lp import LinfLP
 from flowsr_runtime.errors import ParityError
 from flowsr_runtime.geometry import exact_scale
 from tests.flowsr_export.networks import small
 
+FULL = Bar(max_abs=1e-4, max_steps=1)
 CASE = Case((6, 7), (12, 15))
 
 
@@ -43,8 +40,8 @@ class Distorted:
 
 def test_equal_outputs_have_no_difference() -> None:
     net = small()
-    (figures,) = compare(net, Distorted(net), [CASE], False, BARS["fp32"])
-    assert (figures.max_abs, figures.max_steps, figures.non_finite) == (0, 0, 0)
+    (figures,) = compare(deployment_of(net), Distorted(net), [CASE], None, FULL)
+    assert (figures.max_abs, figures.max_steps, figures.explosion) == (0, 0, None)
     assert figures.psnr == math.inf
     assert figures.as_dict()["psnr"] is None
 
@@ -52,14 +49,15 @@ def test_equal_outputs_have_no_difference() -> None:
 def test_a_difference_of_one_value_is_refused() -> None:
     net = small()
     with pytest.raises(ParityError, match=r"7x6 to 15x12.*max error must be at most 0.0001"):
-        compare(net, Distorted(net, 2e-4), [CASE], False, BARS["fp32"])
+        compare(deployment_of(net), Distorted(net, 2e-4), [CASE], None, FULL)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_cannot_be_computed_is_refused(value: float) -> None:
     net = small()
-    with pytest.raises(ParityError, match="1 values are not finite"):
-        compare(net, Distorted(net, value=value), [CASE], False, BARS["fp16"])
+    where = r"the flow explodes, 1 of 540 values \(0.185 %\) are NaN or infinite"
+    with pytest.raises(ParityError, match=where):
+        compare(deployment_of(net), Distorted(net, value=value), [CASE], None, HALF_BAR)
 
 
 def test_a_reference_that_is_not_finite_is_refused_without_a_warning() -> None:
@@ -67,20 +65,31 @@ def test_a_reference_that_is_not_finite_is_refused_without_a_warning() -> None:
     last = net.linf.layers[-1]
     assert isinstance(last, nn.Conv2d)
     nn.init.constant_(last.weight, math.inf)
-    with pytest.raises(ParityError, match="values are not finite"):
-        compare(net, Distorted(net), [CASE], False, BARS["fp32"])
+    with pytest.raises(ParityError, match=r"values .* are NaN or infinite"):
+        compare(deployment_of(net), Distorted(net), [CASE], None, FULL)
+
+
+def test_a_value_that_no_picture_holds_is_refused_where_the_bar_says_so() -> None:
+    net = deployment_of(small())
+    far = Distorted(small(), value=7)
+    loose = Bar(psnr=0)
+    (figures,) = compare(net, far, [CASE], None, loose)
+    assert figures.explosion is not None
+    assert figures.explosion.out_of_range == 1
+    with pytest.raises(ParityError, match=r"1 of 540 .* lie outside \[-1, 2\], .* rows 0-0"):
+        compare(net, far, [CASE], None, replace(loose, in_range=True))
 
 
 def test_a_low_psnr_is_refused() -> None:
     net = small()
     with pytest.raises(ParityError, match="PSNR must be at least 90"):
-        compare(net, Distorted(net, 0.01), [CASE], False, Bar(psnr=90))
+        compare(deployment_of(net), Distorted(net, 0.01), [CASE], None, Bar(psnr=90))
 
 
 def test_no_case_is_no_parity() -> None:
     net = small()
     with pytest.raises(ParityError, match="not checked"):
-        compare(net, Distorted(net), [], False, BARS["fp32"])
+        compare(deployment_of(net), Distorted(net), [], None, FULL)
 
 
 def test_an_output_of_another_size_is_refused() -> None:
@@ -90,18 +99,18 @@ def test_an_output_of_another_size_is_refused() -> None:
 
     net = small()
     with pytest.raises(ParityError, match="output at"):
-        compare(net, Cropped(net), [CASE], False, BARS["fp32"])
+        compare(deployment_of(net), Cropped(net), [CASE], None, FULL)
 
 
 def test_exports_are_checked_on_sizes_and_scales_they_were_not_traced_with() -> None:
-    cases = exported_cases(None)
+    cases = deployment_of(small()).exported_cases(None)
     assert len({case.lr for case in cases}) >= 3
     assert len({case.size[0] / case.lr[0] for case in cases}) >= 2
     assert (20, 25) not in {case.lr for case in cases}
 
 
 def test_verify_covers_scales_sides_and_batches() -> None:
-    cases = verify_cases(None)
+    cases = deployment_of(small()).verify_cases(None)
     assert {case.batch for case in cases} == {1, 3}
     assert {1, 19, 31, 24, 37, 256} <= {side for case in cases for side in case.lr}
     assert Case((16, 24), (43, 86)) in cases
@@ -109,9 +118,13 @@ def test_verify_covers_scales_sides_and_batches() -> None:
 
 
 def test_a_fixed_scale_is_verified_at_that_scale() -> None:
-    assert {case.size for case in verify_cases(exact_scale("4")) if case.lr == (1, 19)} == {
-        (4, 76)
-    }
+    cases = deployment_of(small()).verify_cases(exact_scale("4"))
+    assert {case.size for case in cases if case.lr == (1, 19)} == {(4, 76)}
+
+
+def test_the_bar_of_full_precision_is_the_familys() -> None:
+    assert bar_of(deployment_of(small()), "fp32") == FULL
+    assert LinfDeployment.max_abs == FULL.max_abs
 
 
 def test_photographs_are_as_large_as_the_case_says() -> None:

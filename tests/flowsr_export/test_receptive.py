@@ -6,13 +6,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowsr_export.deployment import deployment_of
 from flowsr_export.linf_graph import LinfGraph
 from flowsr_export.receptive import (
     SEAM_GOAL,
-    _encoder_radius,
-    _prior_radius,
     default_halo,
-    exact_halo,
+    encoder_radius,
+    prior_radius,
     seam_steps,
 )
 from flowsr_lp import LinfLP, prior_from_spec
@@ -37,8 +37,8 @@ class Eager:
 
 def test_the_default_halo_keeps_the_seam_below_its_goal() -> None:
     net = small()
-    seam = default_halo(net, Eager(net))
-    exact = exact_halo(net)
+    seam = default_halo(deployment_of(net), Eager(net))
+    exact = deployment_of(net).exact_halo()
     assert seam.steps <= SEAM_GOAL
     assert seam.halo.patches <= exact.patches
     assert seam.halo.pixels <= exact.pixels
@@ -46,8 +46,8 @@ def test_the_default_halo_keeps_the_seam_below_its_goal() -> None:
 
 def test_a_network_without_a_prior_needs_pixels_alone() -> None:
     net = network(small_model(), None)
-    seam = default_halo(net, Eager(net))
-    assert exact_halo(net).patches == seam.halo.patches == 0
+    seam = default_halo(deployment_of(net), Eager(net))
+    assert deployment_of(net).exact_halo().patches == seam.halo.patches == 0
     assert seam.steps <= SEAM_GOAL
 
 
@@ -61,12 +61,12 @@ class Uneven:
 
 def test_tiles_that_no_halo_makes_whole_are_refused() -> None:
     with pytest.raises(ParityError, match="tiles must be the whole picture within 1 step, got"):
-        default_halo(small(), Uneven())
+        default_halo(deployment_of(small()), Uneven())
 
 
 @pytest.mark.parametrize(("depth", "patches"), [(1, 17), (2, 37), (3, 77)])
 def test_each_level_of_the_prior_doubles_its_reach(depth: int, patches: int) -> None:
-    assert exact_halo(small(small_prior(depth=depth))).patches == patches
+    assert deployment_of(small(small_prior(depth=depth))).exact_halo().patches == patches
 
 
 def reach(output: Tensor, column: int) -> int:
@@ -89,7 +89,7 @@ def test_an_encoder_sees_as_far_as_is_stated(spec: dict[str, Any]) -> None:
     encoder = encoder_from_spec(spec)
     x = torch.zeros(1, 3, 1, 160)
     x[..., 0] = torch.nan
-    assert reach(encoder(x), 0) == _encoder_radius(encoder)
+    assert reach(encoder(x), 0) == encoder_radius(encoder)
 
 
 @pytest.mark.parametrize("column", range(120, 128))
@@ -100,11 +100,11 @@ def test_a_prior_sees_no_further_than_is_stated(depth: int, column: int) -> None
     z = torch.zeros(1, 3, 1, 240)
     z[..., column] = torch.nan
     seen = reach(prior.eval()(z, torch.zeros(1, 3, 1, 80)), column)
-    assert 0.7 * _prior_radius(prior) < seen <= _prior_radius(prior)
+    assert 0.7 * prior_radius(prior) < seen <= prior_radius(prior)
 
 
 def test_windows_begin_where_every_pooling_does() -> None:
-    assert exact_halo(small(small_prior(depth=3))).align == 24
+    assert deployment_of(small(small_prior(depth=3))).exact_halo().align == 24
 
 
 def test_a_seam_is_measured_in_eight_bit_steps_of_what_is_shown() -> None:

@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_export.parity import BARS, Case, compare
+from flowsr_export.cases import Case
+from flowsr_export.deployment import deployment_of
+from flowsr_export.parity import bar_of, compare
 from flowsr_export.verify import reference_of
 from flowsr_lp import embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session, output_size
@@ -60,9 +62,9 @@ def test_the_whole_model_is_under_eight_megabytes() -> None:
 )
 def test_the_bundle_agrees_with_pytorch(case: Case) -> None:
     bundle = Bundle.open(embedded_bundle())
-    network = reference_of(bundle, None, None).network
+    deployment = deployment_of(reference_of(bundle, None, None).network)
     session = open_session(bundle, threads=2)
-    (figures,) = compare(network, session, [case], False, BARS["fp32"])
+    (figures,) = compare(deployment, session, [case], None, bar_of(deployment, "fp32"))
     assert figures.max_abs <= 1e-4
 
 

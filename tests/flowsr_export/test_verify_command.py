@@ -11,8 +11,10 @@ from click.testing import Result
 from onnx import numpy_helper
 
 from flowsr_export import verify as library
-from flowsr_export.verify import ROUND_TRIP_BAR, round_trip
-from flowsr_lp import LinfLP, save_weights
+from flowsr_export.deployment import deployment_of
+from flowsr_export.linf_deployment import LinfDeployment
+from flowsr_export.verify import ROUND_TRIP_BAR
+from flowsr_lp import save_weights
 from flowsr_runtime import Bundle, write_bundle
 from flowsr_runtime.onnxruntime_session import present_providers
 from tests.flowsr_export.conftest import Exported
@@ -102,17 +104,14 @@ def test_verify_refuses_a_provider_that_is_not_there(exported: Exported, run: Ru
 def test_a_flow_that_does_not_come_back_is_refused(
     exported: Exported, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explode(network: LinfLP) -> float:
-        return float("nan")
-
-    monkeypatch.setattr(library, "round_trip", explode)
+    monkeypatch.setattr(LinfDeployment, "round_trip", lambda _: float("nan"))
     done = run("verify", exported.bundle, *checkpoints(exported))
     assert done.exit_code == 3
     assert r"inverse(forward(x)) must be x" in done.stderr
 
 
 def test_the_round_trip_of_a_sound_flow_is_float_rounding() -> None:
-    assert round_trip(small()) < 1e-5
+    assert deployment_of(small()).round_trip() < 1e-5
 
 
 def test_a_provider_that_does_not_start_is_named_and_the_others_compared(

@@ -1,0 +1,42 @@
+"""SRFlow-LP's inference in the order in which it was published: what a deployed graph saves.
+
+Eager PyTorch, as spec/srflow.md describes the released code: the encoder and every net of the
+couplings run for encode and again for decode.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowsr_lp import SrflowLP
+
+__all__ = ["PublishedSrflow"]
+
+
+class PublishedSrflow(nn.Module):
+    """Enlarge like `SrflowLP` with its learned prior, pictures of even sides."""
+
+    def __init__(self, network: SrflowLP) -> None:
+        """Take the parameters of `network`; they are shared, not copied.
+
+        Args:
+            network: Model with a learned prior, in evaluation mode.
+        """
+        super().__init__()
+        assert network.prior is not None
+        self.srflow, self.prior = network.srflow, network.prior
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Enlarge a picture.
+
+        Args:
+            rgb: RGB in [0, 1], (B, 3, h, w), h and w even.
+
+        Returns:
+            RGB, unclamped, (B, 3, scale · h, scale · w).
+        """
+        size = [self.srflow.scale * n for n in rgb.shape[2:]]
+        enlarged = F.interpolate(rgb, size=size, mode="bilinear", align_corners=False)
+        encoded = self.srflow.encode(enlarged, self.srflow.condition(rgb))
+        return self.srflow.decode(self.prior(encoded), self.srflow.condition(rgb))
