@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from flowsr_lp.architecture import model_spec_from_tensors, prior_spec_from_tensors
-from flowsr_lp.linf import LinfLP, linf_from_spec
-from flowsr_lp.prior import prior_from_spec
+from flowsr_lp.linf import LINF, LinfLP, linf_from_spec
+from flowsr_lp.prior import Prior, prior_from_spec
+from flowsr_lp.srflow import SRFlow, SrflowLP, srflow_from_spec
+from flowsr_lp.srflow_architecture import (
+    is_srflow,
+    is_srflow_prior,
+    srflow_prior_spec,
+    srflow_spec,
+    unwrapped,
+)
+from flowsr_lp.srflow_prior import SrflowPrior, srflow_prior_from_spec
 from flowsr_runtime.errors import CheckpointError, OutputError
 
 Kind = Literal["model", "prior"]
@@ -34,6 +43,10 @@ UNUSED_PREFIXES = (
     "encoder.upconv",
     "encoder.HRconv.",
     "encoder.conv_last.",
+    "RRDB.upconv",
+    "RRDB.HRconv.",
+    "RRDB.conv_last.",
+    "flowUpsamplerNet.f.",
 )
 
 
@@ -48,18 +61,29 @@ class Checkpoint:
         prior_sha256: SHA-256 of the prior's file, None without one.
     """
 
-    network: LinfLP
+    network: LinfLP | SrflowLP
     config: dict[str, Any]
     model_sha256: str
     prior_sha256: str | None
 
+    @property
+    def family(self) -> str:
+        """Name of the system, "linf-lp" or "srflow-lp"."""
+        return "linf-lp" if isinstance(self.network, LinfLP) else "srflow-lp"
 
-def load_checkpoint(model: str | Path, prior: str | Path | None = None) -> Checkpoint:
+
+def load_checkpoint(
+    model: str | Path,
+    prior: str | Path | None = None,
+    blocks: Sequence[int] | None = None,
+) -> Checkpoint:
     """Load a flow and, if given, the latent module trained for it.
 
     Args:
-        model: Released LINF file (.pth) or our safetensors.
+        model: Released LINF or SRFlow file (.pth) or our safetensors.
         prior: Released LP file or our safetensors.
+        blocks: Stacked blocks of an SRFlow network, where neither its file nor its sizes
+            tell them.
 
     Returns:
         The network in evaluation mode, float32, on the CPU.
@@ -68,28 +92,23 @@ def load_checkpoint(model: str | Path, prior: str | Path | None = None) -> Check
         CheckpointError: If a file is missing, damaged, holds code, is of another kind, or the
             two do not belong together.
     """
-    model_file = _read(Path(model), "model")
-    model_spec = model_spec_from_tensors(model_file.tensors, model_file.spec, model)
-    linf = linf_from_spec(model_spec)
-    _fill(linf, model_file.tensors, Path(model))
+    flow, spec, model_sha256 = _load_model(Path(model), blocks)
     if prior is None:
-        config = {"model": model_spec, "prior": None}
-        return Checkpoint(LinfLP(linf).eval(), config, model_file.sha256, None)
-    prior_file = _read(Path(prior), "prior")
-    prior_spec = prior_spec_from_tensors(prior_file.tensors, prior_file.spec, prior)
-    width = int(prior_spec["args"]["in_chans"])
-    if width != linf.width:
+        config = {"model": spec, "prior": None}
+        return Checkpoint(_joined(flow, None), config, model_sha256, None)
+    module, prior_spec, prior_sha256 = _load_prior(Path(prior))
+    if isinstance(flow, SRFlow) != isinstance(module, SrflowPrior):
+        names = ("SRFlow", "LINF") if isinstance(flow, SRFlow) else ("LINF", "SRFlow")
         raise CheckpointError(
-            f"prior {prior} is for latents {width} wide, the model {model} has {linf.width}"
+            f"prior {prior} is one of {names[1]}-LP, the model {model} is {names[0]}"
         )
-    module = prior_from_spec(prior_spec)
-    _fill(module, prior_file.tensors, Path(prior))
-    return Checkpoint(
-        LinfLP(linf, module).eval(),
-        {"model": model_spec, "prior": prior_spec},
-        model_file.sha256,
-        prior_file.sha256,
-    )
+    width, wanted = _widths(module), _widths(flow)
+    if width != wanted:
+        raise CheckpointError(
+            f"prior {prior} is for latents {width} wide, the model {model} has {wanted}"
+        )
+    config = {"model": spec, "prior": prior_spec}
+    return Checkpoint(_joined(flow, module), config, model_sha256, prior_sha256)
 
 
 def embedded_checkpoint() -> tuple[Path, Path]:
@@ -125,6 +144,56 @@ def save_weights(
         with suppress(OSError):
             temporary.unlink()
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _load_model(
+    path: Path, blocks: Sequence[int] | None
+) -> tuple[LINF | SRFlow, dict[str, Any], str]:
+    """Read a flow: the module, its spec and the file's hash."""
+    file = _read(path, "model")
+    tensors = unwrapped(file.tensors)
+    flow: LINF | SRFlow
+    if is_srflow(tensors):
+        spec = srflow_spec(tensors, file.spec, blocks, path)
+        flow = srflow_from_spec(spec)
+    else:
+        if blocks is not None:
+            raise CheckpointError(f"{path} is not an SRFlow model: it has no stacked blocks")
+        spec = model_spec_from_tensors(tensors, file.spec, path)
+        flow = linf_from_spec(spec)
+    _fill(flow, tensors, path)
+    return flow, spec, file.sha256
+
+
+def _load_prior(path: Path) -> tuple[Prior | SrflowPrior, dict[str, Any], str]:
+    """Read a latent module: the module, its spec and the file's hash."""
+    file = _read(path, "prior")
+    prior: Prior | SrflowPrior
+    if is_srflow_prior(file.tensors):
+        spec = srflow_prior_spec(file.tensors, path)
+        prior = srflow_prior_from_spec(spec)
+    else:
+        spec = prior_spec_from_tensors(file.tensors, file.spec, path)
+        prior = prior_from_spec(spec)
+    _fill(prior, file.tensors, path)
+    return prior, spec, file.sha256
+
+
+def _joined(flow: LINF | SRFlow, prior: Prior | SrflowPrior | None) -> LinfLP | SrflowLP:
+    if isinstance(flow, SRFlow):
+        assert prior is None or isinstance(prior, SrflowPrior)
+        return SrflowLP(flow, prior).eval()
+    assert not isinstance(prior, SrflowPrior)
+    return LinfLP(flow, prior).eval()
+
+
+def _widths(module: LINF | SRFlow | Prior | SrflowPrior) -> str:
+    """Channels of the latents, as messages say it."""
+    if isinstance(module, SRFlow):
+        return " and ".join(str(latent.channels) for latent in module.latents)
+    if isinstance(module, SrflowPrior):
+        return " and ".join(map(str, module.in_chans))
+    return str(module.width)
 
 
 @dataclass(frozen=True)

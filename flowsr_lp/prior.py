@@ -21,6 +21,7 @@ class LatentInput(nn.Module):
     def __init__(self, in_chans: int, dim: int) -> None:
         """Build the two dense blocks, each giving dim/2 channels."""
         super().__init__()
+        self.width = in_chans
         half = dim // 2
         self.input_proj = DenseBlock(in_chans, half, half)
         self.lr_proj = nn.Sequential(
@@ -105,6 +106,53 @@ class PointwiseOut(nn.Module):
         return out
 
 
+def unet_levels(depth: int, dim: int) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Build the ways down and up of a U-Net of `depth` levels, `dim` channels at the top."""
+    skips = [dim << level for level in range(depth)]
+    downs = (
+        Down(width, width if level == depth - 1 else 2 * width)
+        for level, width in enumerate(skips)
+    )
+    ups = (Up(2 * width, max(width // 2, dim)) for width in reversed(skips))
+    return nn.ModuleList(downs), nn.ModuleList(ups)
+
+
+def pass_levels(
+    x: Tensor,
+    inc: DoubleConv,
+    down_layers: nn.ModuleList,
+    up_layers: nn.ModuleList,
+    outc: PointwiseOut,
+) -> Tensor:
+    """Run the levels of a U-Net.
+
+    Features with fewer rows or columns than the deepest level needs are zero-padded at the
+    bottom and right, and the result cropped; the published code fails there.
+
+    Args:
+        x: Features at the top, (B, dim, rows, cols).
+        inc: First convolutions.
+        down_layers: Levels down.
+        up_layers: Levels up, as many.
+        outc: Last convolution.
+
+    Returns:
+        Latent, (B, D, rows, cols).
+    """
+    rows, cols = x.shape[-2:]
+    reduction = 1 << len(down_layers)
+    bottom, right = max(0, reduction - rows), max(0, reduction - cols)
+    feature = inc(F.pad(x, (0, right, 0, bottom)))
+    skips = []
+    for down in down_layers:
+        skips.append(feature)
+        feature = down(feature)
+    for up in up_layers:
+        feature = up(feature, skips.pop())
+    out: Tensor = outc(feature)
+    return out[..., :rows, :cols]
+
+
 class UNet(LatentInput):
     """The published latent module (arXiv 2403.10988); spec/linf.md "Latent modules"."""
 
@@ -112,14 +160,7 @@ class UNet(LatentInput):
         """Build `depth` levels with `dim` channels at the top, for latents of `in_chans`."""
         super().__init__(in_chans, dim)
         self.depth = depth
-        skips = [dim << level for level in range(depth)]
-        self.down_layers = nn.ModuleList(
-            Down(width, width if level == depth - 1 else 2 * width)
-            for level, width in enumerate(skips)
-        )
-        self.up_layers = nn.ModuleList(
-            Up(2 * width, max(width // 2, dim)) for width in reversed(skips)
-        )
+        self.down_layers, self.up_layers = unet_levels(depth, dim)
         self.inc = DoubleConv(dim, dim, dim)
         self.outc = PointwiseOut(dim, in_chans)
 
@@ -141,17 +182,8 @@ class UNet(LatentInput):
         Returns:
             Latent, (B, D, rows, cols).
         """
-        rows, cols = z.shape[-2:]
-        bottom, right = max(0, self.reduction - rows), max(0, self.reduction - cols)
-        feature = self.inc(F.pad(self.embed(z, x), (0, right, 0, bottom)))
-        skips = []
-        for down in self.down_layers:
-            skips.append(feature)
-            feature = down(feature)
-        for up in self.up_layers:
-            feature = up(feature, skips.pop())
-        out: Tensor = self.outc(feature)
-        return out[..., :rows, :cols]
+        levels = (self.inc, self.down_layers, self.up_layers, self.outc)
+        return pass_levels(self.embed(z, x), *levels)
 
 
 class EdsrLatent(LatentInput):

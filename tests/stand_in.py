@@ -82,16 +82,6 @@ def srflow_network(
     return SrflowLP(srflow, module).eval()
 
 
-def srflow(model: dict[str, Any], prior: dict[str, Any] | None, salt: str = "g") -> SrflowLP:
-    """Build an SRFlow-LP network with stand-in weights, in evaluation mode."""
-    module = srflow_prior_from_spec(prior) if prior else None
-    if module is not None:
-        fill(module, salt)
-    flow = srflow_from_spec(model)
-    fill(flow, salt)
-    return SrflowLP(flow, module).eval()
-
-
 def picture(height: int, width: int, salt: str = "g") -> NDArray[np.uint8]:
     """A smooth RGB picture, (height, width, 3) uint8; the one the golden files were made of."""
     rng = np.random.RandomState(zlib.crc32(f"image/{height}x{width}/{salt}".encode()))
