@@ -135,7 +135,6 @@ def _described(
             "prior_sha256": checkpoint.prior_sha256,
             "licence": request.licence,
         },
-        "border": "extend",
         "condition_numbers": deployment.condition_numbers(),
     }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowsr_export.options import force_option, json_option
+from flowsr_export.options import force_option, json_option, parse_blocks
 
 if TYPE_CHECKING:
     from flowsr_export.onnx_export import Precision
@@ -18,8 +18,14 @@ FILE = click.Path(path_type=Path)
 
 
 @click.command("export-onnx")
-@click.option("--model", type=FILE, help="LINF checkpoint; without it the built-in model.")
-@click.option("--prior", type=FILE, help="Latent module; without it the graph takes `latent`.")
+@click.option("--model", type=FILE, help="LINF or SRFlow file; without it the built-in one.")
+@click.option("--prior", type=FILE, help="Latent module; without it the graph takes latents.")
+@click.option(
+    "--blocks",
+    type=parse_blocks,
+    metavar="I,I,…",
+    help="Stacked blocks of an SRFlow network that its file does not tell.",
+)
 @click.option("-o", "--output", type=FILE, required=True, help="Directory of the bundle.")
 @click.option(
     "--precision",
@@ -28,7 +34,10 @@ FILE = click.Path(path_type=Path)
     show_default=True,
     help="Type of the heavy layers; geometry, phase and flow stay float32.",
 )
-@click.option("--scale", help="Build the single-input graph of this one scale, as in 4 or 2.7.")
+@click.option(
+    "--scale",
+    help="Build the single-input graph of this one scale, as in 4 or 2.7, for whole pictures.",
+)
 @click.option(
     "--opset",
     type=click.IntRange(18, 19),
@@ -41,6 +50,7 @@ FILE = click.Path(path_type=Path)
 def command(
     model: Path | None,
     prior: Path | None,
+    blocks: tuple[int, ...] | None,
     output: Path,
     precision: Precision,
     scale: str | None,
@@ -50,6 +60,9 @@ def command(
 ) -> None:
     """Turn checkpoints into a bundle that serves any scale, checked before it is kept.
 
+    A bundle of SRFlow serves the scale of its network; --scale, which must be that one, gives
+    it a graph of the single input `input`, whose sides must be even.
+
     The graph is linted and compared with PyTorch on sizes and scales that it was not traced
     with; a difference ends with exit code 3 and writes nothing.
 
@@ -57,6 +70,7 @@ def command(
     Examples:
       flowsr-export export-onnx --model linf.pth --prior linf-LP.pth -o edsr.bundle
       flowsr-export export-onnx -o small-x4.bundle --scale 4
+      flowsr-export export-onnx --model SRFlow_DF2K_4X.pth --prior SRFlow-LP.pth -o x4.bundle
     """
     import json
 
@@ -77,7 +91,7 @@ def command(
     if model is None:
         model, prior = embedded_checkpoint()
         licence = "Apache-2.0"
-    checkpoint = load_checkpoint(model, prior)
+    checkpoint = load_checkpoint(model, prior, blocks)
     request = Request(precision, fixed, opset, licence)
     with progress("export", len(STEPS)) as bar:
         notes = iter([0, 1, 1, 1, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import onnx
 import torch
@@ -55,6 +56,10 @@ class LinfDeployment(Deployment):
         """Restate the network."""
         graph = LinfGraph(self.network, dtype).eval()
         return graph if scale is None else LinfFixedGraph(graph, scale)
+
+    def described(self, scale: Fraction | None) -> dict[str, Any]:
+        """Add the rule for patches beyond the edge; spec/linf.md "Borders"."""
+        return {**super().described(scale), "border": "extend"}
 
     def example(self, scale: Fraction | None) -> dict[str, Tensor]:
         """Inputs to trace `graph` with."""

@@ -10,6 +10,7 @@ import click
 __all__ = [
     "force_option",
     "json_option",
+    "parse_blocks",
     "parse_memory",
     "parse_scale",
     "parse_size",
@@ -68,6 +69,20 @@ def parse_memory(value: str) -> int:
     if match is None or float(match[1]) == 0:
         raise click.BadParameter(f"{value!r} is not as in 800M or 1.5G")
     return int(float(match[1]) * UNITS[match[2]])
+
+
+def parse_blocks(value: str) -> tuple[int, ...]:
+    """Read indices of blocks joined by commas, as in `1,8,15,22`.
+
+    Args:
+        value: What was typed.
+
+    Returns:
+        The indices, from 0.
+    """
+    if re.fullmatch(r"\d+(,\d+)*", value.strip()) is None:
+        raise click.BadParameter(f"{value!r} is not as in 1,8,15,22")
+    return tuple(map(int, value.split(",")))
 
 
 json_option = click.option(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from flowsr_export.cases import Case
 from flowsr_export.deployment import Deployment, deployment_of
@@ -61,7 +62,7 @@ def reference_of(bundle: Bundle, model: Path | None, prior: Path | None) -> Chec
     """
     if model is None:
         model, prior = embedded_checkpoint()
-    checkpoint = load_checkpoint(model, prior)
+    checkpoint = load_checkpoint(model, prior, _stacked_blocks(bundle))
     stated = bundle.manifest.raw.get("model")
     found = {"model_sha256": checkpoint.model_sha256, "prior_sha256": checkpoint.prior_sha256}
     if not isinstance(stated, dict) or found != {key: stated.get(key) for key in found}:
@@ -112,11 +113,11 @@ def verify(
     trip = _checked_round_trip(deployment)
     scale = restated_scale(bundle, deployment)
     cases = deployment.verify_cases(scale)
-    providers = [provider] if provider else present_providers()
-    start(len(cases) * len(providers))
+    names = [provider] if provider else present_providers()
+    start(len(cases) * len(names))
     runs: dict[str, list[Figures]] = {}
     not_started: dict[str, str] = {}
-    for name in providers:
+    for name in names:
         try:
             session = open_session(
                 bundle,
@@ -131,9 +132,8 @@ def verify(
                 raise
             not_started[name] = str(error)
             continue
-        runs[f"{backend} {name}"] = _compared(
-            deployment, session, cases, scale, precision, advance
-        )
+        run = _compared(deployment, session, cases, scale, precision, advance)
+        runs[f"{backend} {name}"] = run
     return Verification(bundle, precision, trip, runs, not_started)
 
 
@@ -160,6 +160,16 @@ def _checked_round_trip(deployment: Deployment) -> float:
             f"flow's inverse(forward(x)) must be x within {ROUND_TRIP_BAR:g}, got {trip:.3g}"
         )
     return trip
+
+
+def _stacked_blocks(bundle: Bundle) -> tuple[int, ...] | None:
+    """What the bundle says of an SRFlow network that its checkpoint may not."""
+    if bundle.manifest.family != "srflow-lp":
+        return None
+    value: Any = bundle.manifest.raw
+    for key in ("model", "config", "model", "args", "blocks"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return tuple(value) if isinstance(value, list) else None
 
 
 def restated_scale(bundle: Bundle, deployment: Deployment) -> Fraction | None:
