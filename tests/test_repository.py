@@ -43,7 +43,11 @@ LAYERS = {
 }
 
 # The one file of the runtime for each inference library.
-BACKEND_FILES = {"onnxruntime_session.py": {"onnxruntime"}}
+BACKEND_FILES = {
+    "device.py": {"cuda"},
+    "onnxruntime_session.py": {"onnxruntime"},
+    "tensorrt_session.py": {"tensorrt", "tensorrt_rtx"},
+}
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -30,7 +30,7 @@ class CudaError(IntEnum):
     cudaErrorNoDevice = 100
     cudaErrorInvalidDevice = 101
     cudaErrorInvalidResourceHandle = 400
-    cudaErrorIllegalAddressError = 700
+    cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
 
@@ -281,7 +281,7 @@ class FakeCuda:
         try:
             target.drain()
         except IllegalAddressError:
-            self._sticky = CudaError.cudaErrorIllegalAddressError
+            self._sticky = CudaError.cudaErrorIllegalAddress
         return (self._sticky,)
 
     def cudaEventCreateWithFlags(self, flags: int) -> tuple[CudaError, int]:

@@ -11,7 +11,12 @@ import pytest
 import flowsr_runtime
 
 SOURCES = sorted(Path(flowsr_runtime.__file__).parent.glob("*.py"))
-HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "click"}
+HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "click"}
+LIBRARIES = {
+    "device": {"cuda"},
+    "onnxruntime_session": {"onnxruntime"},
+    "tensorrt_session": {"tensorrt", "tensorrt_rtx"},
+}
 IMPORT_SECONDS = 0.3
 PROBE = """
 import json, sys, time
@@ -49,9 +54,7 @@ def test_a_module_imports_no_other_room(source: Path) -> None:
     ]
     names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
     roots = {name.split(".")[0] for name in names}
-    ours = {"flowsr_runtime"} | (
-        {"onnxruntime"} if source.stem == "onnxruntime_session" else set()
-    )
+    ours = {"flowsr_runtime"} | LIBRARIES.get(source.stem, set())
     assert roots <= set(sys.stdlib_module_names) | {"numpy", "PIL"} | ours
 
 

@@ -1,0 +1,268 @@
+"""One GPU through CUDA's runtime: memory, pinned memory, streams and captured graphs."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+from cuda.bindings import runtime as cudart
+from numpy.typing import DTypeLike, NDArray
+
+from flowsr_runtime.errors import FlowsrError, MemoryBudgetError, ProviderError, UsageError
+
+__all__ = ["Buffer", "Device", "Graph", "Staging", "Stream"]
+
+_OUT_OF_MEMORY: Final = 2
+_NO_DRIVER: Final = frozenset({3, 35, 100, 803, 804})
+"""Not initialised, driver too old, no device, driver and library that do not go together."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU.
+
+    Attributes:
+        index: Its index.
+        name: What the driver calls it, such as "NVIDIA L4".
+        compute_capability: Such as "8.9".
+        driver: Newest CUDA version that the driver takes, such as "13.0".
+    """
+
+    index: int
+    name: str
+    compute_capability: str
+    driver: str
+
+    @classmethod
+    def open(cls, index: int) -> "Device":
+        """Look a GPU up and make it this thread's.
+
+        Args:
+            index: Its index.
+
+        Returns:
+            The device.
+
+        Raises:
+            ProviderError: If there is no driver, or no such device.
+        """
+        count = _call("cudaGetDeviceCount", cudart.cudaGetDeviceCount())
+        if index >= count:
+            raise ProviderError(
+                f"device must be below {count}, the number of GPUs, got {index}"
+            )
+        found = _call("cudaGetDeviceProperties", cudart.cudaGetDeviceProperties(index))
+        driver = _call("cudaDriverGetVersion", cudart.cudaDriverGetVersion())
+        device = cls(
+            index=index,
+            name=found.name.split(b"\0")[0].decode(),
+            compute_capability=f"{found.major}.{found.minor}",
+            driver=f"{driver // 1000}.{driver % 1000 // 10}",
+        )
+        device.use()
+        return device
+
+    def use(self) -> None:
+        """Make it the device of the calling thread: CUDA keeps that per thread."""
+        _call("cudaSetDevice", cudart.cudaSetDevice(self.index))
+
+    def free_memory(self) -> int:
+        """Return the bytes that are free on it; call `use` before."""
+        return int(_call("cudaMemGetInfo", cudart.cudaMemGetInfo())[0])
+
+
+class Stream:
+    """A queue of work on the thread's device; does not wait for the default stream."""
+
+    def __init__(self) -> None:
+        flags = cudart.cudaStreamNonBlocking
+        self._stream = _call("cudaStreamCreate", cudart.cudaStreamCreateWithFlags(flags))
+        self.handle = int(self._stream)
+
+    def synchronize(self) -> None:
+        """Wait until everything that was queued is done.
+
+        Raises:
+            ProviderError: If the GPU failed at it.
+        """
+        _call("cudaStreamSynchronize", cudart.cudaStreamSynchronize(self.handle))
+
+    def wait_for(self, other: int) -> None:
+        """Let what is queued from now wait for what is queued on another stream now.
+
+        Args:
+            other: Handle of the other stream.
+        """
+        flags = cudart.cudaEventDisableTiming
+        event = _call("cudaEventCreate", cudart.cudaEventCreateWithFlags(flags))
+        try:
+            _call("cudaEventRecord", cudart.cudaEventRecord(event, other))
+            _call("cudaStreamWaitEvent", cudart.cudaStreamWaitEvent(self.handle, event, 0))
+        finally:
+            cudart.cudaEventDestroy(event)  # CUDA keeps it until it was reached
+
+    def begin_capture(self) -> None:
+        """Record what is queued from now instead of doing it."""
+        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        _call("cudaStreamBeginCapture", cudart.cudaStreamBeginCapture(self.handle, mode))
+
+    def end_capture(self) -> "Graph":
+        """Return what was queued since `begin_capture`.
+
+        Raises:
+            ProviderError: If something cannot be captured.
+        """
+        graph = _call("cudaStreamEndCapture", cudart.cudaStreamEndCapture(self.handle))
+        try:
+            return Graph(_call("cudaGraphInstantiate", cudart.cudaGraphInstantiate(graph, 0)))
+        finally:
+            cudart.cudaGraphDestroy(graph)
+
+    def close(self) -> None:
+        """Destroy the stream."""
+        if self.handle:
+            cudart.cudaStreamDestroy(self.handle)
+        self.handle = 0
+
+
+class Graph:
+    """Work that was captured: one launch in place of many."""
+
+    def __init__(self, executable: Any) -> None:
+        """Take over an instantiated graph; see `Stream.end_capture`."""
+        self._executable: Any = executable
+
+    def launch(self, stream: Stream) -> None:
+        """Queue the work on a stream."""
+        _call("cudaGraphLaunch", cudart.cudaGraphLaunch(self._executable, stream.handle))
+
+    def close(self) -> None:
+        """Destroy the graph."""
+        if self._executable is not None:
+            cudart.cudaGraphExecDestroy(self._executable)
+        self._executable = None
+
+
+class Buffer:
+    """Memory of the device that is reused and grows; it must not be in use when it does."""
+
+    def __init__(self) -> None:
+        self.address = 0
+        self.size = 0
+
+    def reserve(self, size: int) -> bool:
+        """Hold at least that much; the content is lost when it grows.
+
+        Args:
+            size: Bytes.
+
+        Returns:
+            Whether the memory lies elsewhere now.
+
+        Raises:
+            MemoryBudgetError: If the device has not that much left.
+        """
+        if self.address and size <= self.size:
+            return False
+        self.close()  # first, so that old and new need not fit together
+        self.address = int(_call("cudaMalloc", cudart.cudaMalloc(max(size, 1)), size))
+        self.size = size
+        return True
+
+    def upload(self, staging: "Staging", size: int, stream: Stream) -> None:
+        """Queue a copy of the first bytes of pinned memory to here."""
+        kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+        _copy(self.address, staging.address, size, kind, stream)
+
+    def download(self, staging: "Staging", size: int, stream: Stream) -> None:
+        """Queue a copy of the first bytes from here to pinned memory."""
+        kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        _copy(staging.address, self.address, size, kind, stream)
+
+    def close(self) -> None:
+        """Free the memory."""
+        if self.address:
+            cudart.cudaFree(self.address)
+        self.address = self.size = 0
+
+
+class Staging:
+    """Pinned host memory that is reused and grows: what a GPU copies from and to by itself."""
+
+    def __init__(self) -> None:
+        self.address = 0
+        self.size = 0
+
+    def reserve(self, size: int) -> bool:
+        """Hold at least that much; the content is lost when it grows.
+
+        Args:
+            size: Bytes.
+
+        Returns:
+            Whether the memory lies elsewhere now.
+
+        Raises:
+            MemoryBudgetError: If the machine has not that much left.
+        """
+        if self.address and size <= self.size:
+            return False
+        self.close()
+        flags = cudart.cudaHostAllocDefault
+        result = cudart.cudaHostAlloc(max(size, 1), flags)
+        self.address = int(_call("cudaHostAlloc", result, size))
+        self.size = size
+        return True
+
+    def array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Return the first bytes as an array; it is valid until the memory grows or is freed.
+
+        Args:
+            shape: Shape of the array; it must fit.
+            dtype: Type of its values.
+
+        Returns:
+            A view, no copy.
+        """
+        kind = np.dtype(dtype)
+        size = prod(shape) * kind.itemsize
+        if size > self.size:
+            raise UsageError(f"an array of {size} bytes does not fit in {self.size}")
+        block = (ctypes.c_ubyte * size).from_address(self.address)
+        values: NDArray[Any] = np.frombuffer(memoryview(block), dtype=kind)
+        return values.reshape(shape)
+
+    def close(self) -> None:
+        """Free the memory."""
+        if self.address:
+            cudart.cudaFreeHost(self.address)
+        self.address = self.size = 0
+
+
+def _copy(target: int, source: int, size: int, kind: Any, stream: Stream) -> None:
+    result = cudart.cudaMemcpyAsync(target, source, size, kind, stream.handle)
+    _call("cudaMemcpyAsync", result)
+
+
+def _call(name: str, result: tuple[Any, ...], size: int | None = None) -> Any:
+    """Return what a call of CUDA gives, without its error code, or raise our exception."""
+    code, *values = result
+    if int(code) != 0:
+        raise _translate(name, code, size)
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _translate(name: str, code: Any, size: int | None) -> FlowsrError:
+    text = cudart.cudaGetErrorString(code)[1]
+    words = text.decode() if isinstance(text, bytes) else str(text)
+    if int(code) == _OUT_OF_MEMORY:
+        wish = "" if size is None else f" for {size / 2**20:.1f} MiB more"
+        return MemoryBudgetError(f"out of memory{wish} ({name}); give a smaller memory budget")
+    if int(code) in _NO_DRIVER:
+        return ProviderError(
+            f"no usable NVIDIA driver: {words} (CUDA error {int(code)}); install or update it, "
+            "or use backend onnxruntime"
+        )
+    return ProviderError(f"{name} failed: {words} (CUDA error {int(code)})")

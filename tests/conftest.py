@@ -1,0 +1,15 @@
+"""What the tests of all rooms share: the GPU, where there is one."""
+
+import pytest
+
+from flowsr_runtime.device import Device
+from flowsr_runtime.errors import ProviderError
+
+
+@pytest.fixture
+def gpu() -> Device:
+    """The first GPU; the test is skipped where there is none."""
+    try:
+        return Device.open(0)
+    except ProviderError as error:
+        pytest.skip(f"needs a CUDA device: {error}")
