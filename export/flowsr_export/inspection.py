@@ -58,7 +58,7 @@ def summary(manifest: Manifest) -> list[tuple[str, str]]:
         ("scale", _scale(manifest.scale)),
         ("inputs", ", ".join(sorted(manifest.inputs))),
         ("latents", _latents(manifest.latents)),
-        ("border", str(raw.get("border", "not stated"))),
+        *([("border", str(raw["border"]))] if "border" in raw else []),
         ("sides", _sides(manifest.multiple)),
         *_tiling(manifest.tiling),
         (
