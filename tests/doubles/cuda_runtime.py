@@ -111,6 +111,7 @@ class FakeCuda:
         self._next_address, self._next_handle = DEVICE_BASE, 16
         self._local = threading.local()
         self._sticky = OK
+        self._defaults = {1: Stream(0), 2: Stream(0)}  # of the process and of the thread
         self._lock = threading.RLock()
 
     # What tests ask.
@@ -147,7 +148,7 @@ class FakeCuda:
         return None
 
     def stream(self, handle: Any) -> Stream | None:
-        found = self.handles.get(int(handle))
+        found = self._defaults.get(int(handle)) or self.handles.get(int(handle))
         return found if isinstance(found, Stream) else None
 
     # Devices.

@@ -1,0 +1,194 @@
+"""DLPack capsules: arrays handed from library to library without a copy (DLPack 0.8)."""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+
+from flowsr_runtime.errors import ShapeError
+
+__all__ = ["CPU", "CUDA", "Borrowed", "borrow", "lend"]
+
+CPU: Final = 1
+CUDA: Final = 2
+"""Device types of DLPack."""
+
+_NAME: Final = b"dltensor"
+_USED: Final = b"used_dltensor"
+_KINDS: Final = {"i": 0, "u": 1, "f": 2, "b": 6}
+"""DLPack's type codes by NumPy's kinds."""
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class _Managed(ctypes.Structure):
+    """A tensor, and what to call when it is no longer used."""
+
+
+_Deleter = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Managed))
+_Managed._fields_ = (
+    ("tensor", _Tensor),
+    ("manager", ctypes.c_void_p),
+    ("deleter", _Deleter),
+)
+
+_API: Final = ctypes.pythonapi
+_API.PyCapsule_New.restype = ctypes.py_object
+_API.PyCapsule_New.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+_API.PyCapsule_IsValid.argtypes = (ctypes.py_object, ctypes.c_char_p)
+_API.PyCapsule_GetPointer.restype = ctypes.c_void_p
+_API.PyCapsule_GetPointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+_API.PyCapsule_SetName.argtypes = (ctypes.py_object, ctypes.c_char_p)
+
+# A destructor sees a capsule whose last reference is gone: only its address may be used.
+_DESTRUCTOR: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_IS_VALID: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", _API)
+)
+_POINTER_OF: Final = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", _API)
+)
+
+_lent: dict[int, tuple[_Managed, object, Any]] = {}
+"""What was lent, by address: kept alive until its user or its capsule gives it back."""
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """Memory that another library owns.
+
+    Attributes:
+        address: Of its first value.
+        shape: Its shape.
+        dtype: Type of its values.
+        device: (device type, index), such as (`CUDA`, 0).
+        strides: Values from one index to the next, None if it lies row after row.
+        release: Gives it back; call it once, when nothing uses the memory any more.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    device: tuple[int, int]
+    strides: tuple[int, ...] | None
+    release: Callable[[], None]
+
+
+def lend(
+    address: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    device: tuple[int, int],
+    owner: object,
+) -> object:
+    """Make a capsule of memory that lies row after row.
+
+    Args:
+        address: Of the first value.
+        shape: Its shape.
+        dtype: Type of its values.
+        device: (device type, index).
+        owner: Is kept alive until the memory is given back.
+
+    Returns:
+        What `__dlpack__` returns.
+    """
+    shape_field = (ctypes.c_int64 * len(shape))(*shape)
+    tensor = _Tensor(
+        data=address,
+        device_type=device[0],
+        device_id=device[1],
+        ndim=len(shape),
+        code=_KINDS[dtype.kind],
+        bits=8 * dtype.itemsize,
+        lanes=1,
+        shape=shape_field,
+        strides=None,
+        byte_offset=0,
+    )
+    managed = _Managed(tensor=tensor, manager=None, deleter=_GIVE_BACK)
+    at = ctypes.addressof(managed)
+    _lent[at] = (managed, owner, shape_field)
+    return _API.PyCapsule_New(at, _NAME, ctypes.cast(_FORGET, ctypes.c_void_p))
+
+
+def borrow(capsule: object) -> Borrowed:
+    """Take the memory that a capsule holds; nobody else can take it after that.
+
+    Args:
+        capsule: What `__dlpack__` returned.
+
+    Returns:
+        Where the memory is and what is in it.
+
+    Raises:
+        ShapeError: If it is no capsule, was used already, or holds values that NumPy has not.
+    """
+    if not _API.PyCapsule_IsValid(capsule, _NAME):
+        raise ShapeError(f"__dlpack__ must give a fresh capsule, got {capsule!r}")
+    managed = _Managed.from_address(_API.PyCapsule_GetPointer(capsule, _NAME))
+    tensor = managed.tensor
+    kinds = [kind for kind, code in _KINDS.items() if code == tensor.code]
+    if not kinds or tensor.lanes != 1 or tensor.bits % 8:
+        raise ShapeError(
+            f"array must hold whole numbers or floats, got DLPack type {tensor.code}, "
+            f"{tensor.bits} bits, {tensor.lanes} lanes"
+        )
+    _API.PyCapsule_SetName(capsule, _USED)
+    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
+    strides = (
+        tuple(tensor.strides[axis] for axis in range(tensor.ndim)) if tensor.strides else None
+    )
+    return Borrowed(
+        address=(tensor.data or 0) + tensor.byte_offset,
+        shape=shape,
+        dtype=np.dtype(f"{kinds[0]}{tensor.bits // 8}"),
+        device=(tensor.device_type, tensor.device_id),
+        strides=None if strides is None or _is_plain(shape, strides) else strides,
+        release=lambda: _release(managed),
+    )
+
+
+def _is_plain(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Return whether values lie row after row."""
+    return all(
+        size == 1 or stride == prod(shape[axis + 1 :])
+        for axis, (size, stride) in enumerate(zip(shape, strides, strict=True))
+    )
+
+
+def _release(managed: _Managed) -> None:
+    if managed.deleter:
+        managed.deleter(ctypes.pointer(managed))
+
+
+def _give_back(managed: Any) -> None:
+    _lent.pop(ctypes.addressof(managed.contents), None)
+
+
+def _forget(capsule: int) -> None:
+    """Give back what nobody took out of a capsule."""
+    if _IS_VALID(capsule, _NAME):
+        _lent.pop(_POINTER_OF(capsule, _NAME), None)
+
+
+# C calls these for as long as the process lives.
+_GIVE_BACK: Final = _Deleter(_give_back)
+_FORGET: Final = _DESTRUCTOR(_forget)
