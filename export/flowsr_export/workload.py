@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from flowsr_runtime.errors import ShapeError, UsageError
 
-__all__ = ["Work", "multiply_adds", "per_pixel_and_patch"]
+__all__ = ["Product", "Work", "multiply_adds", "per_pixel_and_patch"]
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 TYPE_NAMES: dict[int, str] = {
@@ -35,6 +35,21 @@ FITTED = (((32, 32), (48, 48)), ((64, 48), (48, 72)), ((72, 120), (96, 72)))
 
 
 @dataclass(frozen=True)
+class Product:
+    """Multiply-adds of one node.
+
+    Attributes:
+        count: How many.
+        type: The type that is multiplied.
+        of_weights: Whether an operand is a weight.
+    """
+
+    count: int
+    type: str
+    of_weights: bool
+
+
+@dataclass(frozen=True)
 class Work:
     """Multiply-adds of one run.
 
@@ -44,12 +59,14 @@ class Work:
         by_type: Split by the type that is multiplied: fp32, fp16, bf16, fp8, int8, other.
         between_results: Those of products in which neither operand is a weight; in LINF
             they resize, and grow faster than the picture.
+        by_node: Each product by the name of its node, or of its output where it has none.
     """
 
     total: int
     by_operator: dict[str, int]
     by_type: dict[str, int]
     between_results: int
+    by_node: dict[str, Product]
 
     def share(self, type_name: str) -> float:
         """Part of the multiply-adds in a type, in [0, 1]."""
@@ -84,15 +101,18 @@ def multiply_adds(
     producers = {name: node for node in model.graph.node for name in node.output}
     operators: Counter[str] = Counter()
     types: Counter[str] = Counter()
-    between = 0
+    nodes: dict[str, Product] = {}
     for node in model.graph.node:
         if node.op_type in OPERATORS:
             count = _product(node, inferred)
             operators[node.op_type] += count
             stored = [_stored(name, producers) for name in node.input[:2]]
-            types[_type_name(node, stored, inferred)] += count
-            between += count if weights.isdisjoint(stored) else 0
-    return Work(operators.total(), dict(operators), dict(types), between)
+            kind = _type_name(node, stored, inferred)
+            types[kind] += count
+            name = node.name or node.output[0]
+            nodes[name] = Product(count, kind, not weights.isdisjoint(stored))
+    between = sum(product.count for product in nodes.values() if not product.of_weights)
+    return Work(operators.total(), dict(operators), dict(types), between, nodes)
 
 
 def per_pixel_and_patch(model: ModelProto, patch: int = 3) -> tuple[float, float]:

@@ -12,6 +12,7 @@ __all__ = [
     "OutputError",
     "ParityError",
     "PictureError",
+    "PrecisionError",
     "ProviderError",
     "ScaleError",
     "ShapeError",
@@ -63,6 +64,12 @@ class ParityError(FlowsrError, ArithmeticError):
 
 class NonFiniteError(FlowsrError, ArithmeticError):
     """A model gave NaN or infinity where a picture should be."""
+
+    exit_code = 3
+
+
+class PrecisionError(FlowsrError, ArithmeticError):
+    """A model or an engine that computes in another precision than was asked for."""
 
     exit_code = 3
 

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from flowsr_export.workload import Work, multiply_adds, per_pixel_and_patch
+from flowsr_export.workload import Product, Work, multiply_adds, per_pixel_and_patch
 from flowsr_runtime.errors import ShapeError, UsageError
 
 HALF, FLOAT, INT64 = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT64
@@ -97,14 +97,15 @@ def test_count_is_the_one_by_hand(case: str) -> None:
     step, weights, shape, wanted = COUNTS[case]
     graph = model([step], weights, [f"d{i}" for i in range(len(shape))])
     work = multiply_adds(graph, {"input": shape})
-    assert work == Work(wanted, {step.op_type: wanted}, {"fp32": wanted}, 0)
+    nodes = {"output": Product(wanted, "fp32", of_weights=True)}
+    assert work == Work(wanted, {step.op_type: wanted}, {"fp32": wanted}, 0, nodes)
 
 
 def test_elementwise_work_counts_nothing() -> None:
     work = multiply_adds(
         model([node("Relu", ["input"], ["output"])], {}), {"input": (1, 3, 4, 4)}
     )
-    assert work == Work(0, {}, {}, 0)
+    assert work == Work(0, {}, {}, 0, {})
     assert work.share("fp32") == 0
 
 
@@ -120,6 +121,7 @@ def test_types_are_counted_apart() -> None:
     )
     work = multiply_adds(graph, {"input": (1, 3, 1, 1)})
     assert work.by_type == {"fp32": 6, "fp16": 18}
+    assert work.by_node == {"a": Product(6, "fp32", True), "b": Product(18, "fp16", True)}
     assert work.share("fp16") == 0.75
 
 
