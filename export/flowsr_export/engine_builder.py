@@ -151,22 +151,20 @@ def build_engine(
         for profile in profiles:
             if config.add_optimization_profile(_profile(builder, network, profile)) < 0:
                 raise explain(said.errors, said.warnings, situation)
-        progress = BuildProgress()
-        config.progress_monitor = progress.monitor(library.module)
-        plan = _waited(
-            lambda: builder.build_serialized_network(network, config), progress, report
-        )
+        plan = _compiled(library, builder, network, config, report)
         if plan is None:
             raise explain(said.errors, said.warnings, situation)
         if settings.timing_cache is not None:
             _keep_timings(config, settings.timing_cache)
+        seconds = time.monotonic() - began
+        tensors = _tensors(network)
         return Built(
-            plan=bytes(plan),
-            seconds=time.monotonic() - began,
-            scratch=tuple(said.scratch),
-            tensors=_tensors(network),
-            layers=said.layers,
-            warnings=tuple(said.warnings),
+            bytes(plan),
+            seconds,
+            tuple(said.scratch),
+            tensors,
+            said.layers,
+            tuple(said.warnings),
         )
 
 
@@ -244,19 +242,23 @@ def _profile(builder: Any, network: Any, profile: Profile) -> Any:
     return translated
 
 
-def _waited(
-    work: Callable[[], Any],
-    progress: BuildProgress,
+def _compiled(
+    library: Library,
+    builder: Any,
+    network: Any,
+    config: Any,
     report: Callable[[float, str], None],
 ) -> Any:
     """Build in a thread, so that this one can hear Ctrl-C and say how far it is."""
+    progress = BuildProgress()
+    config.progress_monitor = progress.monitor(library.module)
     results: list[Any] = []
     errors: list[BaseException] = []
     ended = threading.Event()
 
     def run() -> None:
         try:
-            results.append(work())
+            results.append(builder.build_serialized_network(network, config))
         except BaseException as error:
             errors.append(error)
         finally:
