@@ -172,9 +172,6 @@ class UNet(LatentInput):
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """Predict a latent.
 
-        A latent with fewer rows or columns than the deepest level needs is zero-padded at
-        the bottom and right, and the result cropped; the published code fails there.
-
         Args:
             z: Encoded latent of the low-frequency residual, (B, D, rows, cols).
             x: Normalised low-resolution picture, (B, 3, h, w).

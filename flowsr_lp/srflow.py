@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from flowsr_lp.flow import LOG_2PI
 from flowsr_lp.linf import resize

@@ -16,12 +16,12 @@ class ActNorm(nn.Module):
         self.logs = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, rows, cols) to (x + bias) · exp(logs)."""
-        return (x + self.bias) * self.logs.exp()
+        """Map (B, C, rows, cols) to (x + bias) · exp(logs), in the type of `x`."""
+        return (x + self.bias) * self.logs.to(x.dtype).exp()
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Map (B, C, rows, cols) to x · exp(−logs) − bias."""
-        return x * (-self.logs).exp() - self.bias
+        """Map (B, C, rows, cols) to x · exp(−logs) − bias, in the type of `x`."""
+        return x * (-self.logs.to(x.dtype)).exp() - self.bias
 
 
 class NormedConv(nn.Conv2d):
@@ -85,7 +85,7 @@ class Coupling(nn.Module):
         """
         shift, scale = _shift_and_scale(self.fFeatures(u))
         first, second = self._halves((x + shift) * scale)
-        own_shift, own_scale = _shift_and_scale(self.fAffine(torch.cat((first, u), dim=1)))
+        own_shift, own_scale = self._own(first, u)
         second = (second + own_shift) * own_scale
         log_det = scale.log().flatten(1).sum(1) + own_scale.log().flatten(1).sum(1)
         return torch.cat((first, second), dim=1), log_det
@@ -93,10 +93,14 @@ class Coupling(nn.Module):
     def decode(self, x: Tensor, u: Tensor) -> Tensor:
         """Undo `encode`: (B, C, rows, cols) to the same shape."""
         first, second = self._halves(x)
-        own_shift, own_scale = _shift_and_scale(self.fAffine(torch.cat((first, u), dim=1)))
+        own_shift, own_scale = self._own(first, u)
         x = torch.cat((first, second / own_scale - own_shift), dim=1)
         shift, scale = _shift_and_scale(self.fFeatures(u))
         return x / scale - shift
+
+    def _own(self, first: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and scale of the second half."""
+        return _shift_and_scale(self.fAffine(torch.cat((first.to(u.dtype), u), dim=1)))
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x[:, : self.own], x[:, self.own :]

@@ -67,8 +67,8 @@ class SrflowPrior(nn.Module):
         """
         outs = []
         for index, latent in enumerate(latents):
-            input_proj, *levels = self.branch(index)
-            outs.append(pass_levels(input_proj(_normalised(latent)), *levels))
+            branch = self.branch(index)
+            outs.append(pass_levels(branch.input_proj(_normalised(latent)), *branch[1:]))
         return outs
 
 

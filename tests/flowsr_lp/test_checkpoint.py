@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from flowsr_lp import LinfLP, linf_from_spec, load_checkpoint, prior_from_spec, save_weights
 from flowsr_runtime.errors import CheckpointError, OutputError
@@ -60,7 +61,7 @@ def prior(tmp_path: Path, network: LinfLP) -> Path:
     return path
 
 
-def same(a: LinfLP, b: LinfLP) -> bool:
+def same(a: nn.Module, b: nn.Module) -> bool:
     ours, theirs = a.state_dict(), b.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
