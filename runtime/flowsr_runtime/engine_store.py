@@ -156,6 +156,16 @@ class EngineStore:
             )
         return data
 
+    def cache_path(self, entry: EngineEntry, device: str) -> Path:
+        """Return where kernels lie that a library compiles for an engine on a device.
+
+        Args:
+            entry: The engine.
+            device: What tells the device and its driver from others.
+        """
+        digest = hashlib.sha256(device.encode()).hexdigest()
+        return self._folder() / f"{Path(entry.name).name}.{digest[:12]}.cache"
+
     def explain(self, key: EngineKey) -> list[Difference]:
         """Return field by field why each engine is not the one of a key, nearest first."""
         wanted = key.flat()
@@ -268,6 +278,7 @@ class EngineStore:
         """Yield files and reasons, a description before its plan."""
         files = sorted(self._folder().iterdir(), key=lambda path: path.name)
         plans = {path for path in files if path.suffix == ".engine"}
+        gone = {path.name for path in plans}
         for description in (path for path in files if path.name.endswith(".engine.json")):
             plan = description.with_suffix("")
             reason = self._reason(description, keep)
@@ -275,9 +286,14 @@ class EngineStore:
                 yield description, reason
                 if plan in plans:
                     yield plan, reason
+            else:
+                gone.discard(plan.name)
             plans.discard(plan)
         yield from ((plan, "no description beside it") for plan in sorted(plans))
+        kept = {path.name for path in files if path.suffix == ".engine"} - gone
         for path in files:
+            if path.suffix == ".cache" and path.name.rsplit(".", 2)[0] not in kept:
+                yield path, "kernels of an engine that is not there"
             if path.name.startswith(".") and path.suffix == ".tmp":
                 yield path, "left by a writer that was killed"
 

@@ -29,6 +29,7 @@ class ExecutionContext(Closed):
         self._allocators: dict[str, IOutputAllocator] = {}
         self._profile = 0
         self._warm: set[Any] = set()
+        self._changes = 0  # a graph that was captured is valid until the next
         self._busy = threading.Lock()
         self._session: Any = None
         self._open = False
@@ -50,6 +51,7 @@ class ExecutionContext(Closed):
         if not known or self._cuda.stream(stream_handle) is None:
             return self._refuse("setOptimizationProfileAsync", f"profile {profile_index}")
         if profile_index != self._profile:
+            self._changes += 1
             self._profile = profile_index
             self._shapes.clear()
         return True
@@ -66,6 +68,7 @@ class ExecutionContext(Closed):
                 f"Supplied binding dimension {list(sizes)} for {name} exceed min ~ max range, "
                 f"minimum dimension in profile is {least}, maximum is {most}",
             )
+        self._changes += 1
         self._shapes[name] = sizes
         return True
 
@@ -79,6 +82,7 @@ class ExecutionContext(Closed):
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if name not in self._engine._tensors:
             return self._refuse("setTensorAddress", f"no tensor {name}")
+        self._changes += 1
         self._addresses[name] = int(memory)
         return True
 
@@ -100,6 +104,7 @@ class ExecutionContext(Closed):
     def set_device_memory(self, memory: int, size: int) -> None:
         assert self._own_scratch is None, "memory was given to a context that has its own"
         assert int(memory) % 256 == 0, "device memory must be aligned to 256 bytes"
+        self._changes += 1
         self._scratch = (int(memory), int(size))
 
     def update_device_memory_size_for_shapes(self) -> int:
@@ -164,7 +169,7 @@ class ExecutionContext(Closed):
         cache = self._config._runtime_cache
         if cache is not None:
             cache.kernels.add(str(self._shapes.get("input")))
-        stream.push(self._work())
+        stream.push(self._work(captured=stream.captured is not None))
         return True
 
     def _may_capture(self, stream: Stream, state: Any) -> bool:
@@ -187,13 +192,16 @@ class ExecutionContext(Closed):
             allocator.notify_shape(name, Dims(shape))  # type: ignore[attr-defined]  # the same
         return True
 
-    def _work(self) -> Any:
+    def _work(self, captured: bool) -> Any:
         """Return the device work: everything that is set now is fixed in it."""
         shapes = {name: tuple(self.get_tensor_shape(name)) for name in self._engine._inputs}
         hosts = {name: self._host_values(name).copy() for name in self._plan.shape_inputs}
         addresses, scratch = dict(self._addresses), self._scratch
+        changes = self._changes
 
         def work() -> None:
+            unchanged = not captured or changes == self._changes
+            assert unchanged, "a context was changed after a graph was captured from it"
             if scratch[1]:
                 self._cuda.view(*scratch)[:1] = b"\xff"
             feeds = {

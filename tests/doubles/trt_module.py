@@ -9,7 +9,13 @@ from tests.doubles.trt_context import ExecutionContext
 from tests.doubles.trt_names import VARIANTS, DataType, Dims, enumerations, nptype
 from tests.doubles.trt_objects import ILogger, IOutputAllocator, IProgressMonitor, Logger
 from tests.doubles.trt_parser import Network, OnnxParser, ParserError
-from tests.doubles.trt_runtime import Engine, runtime_class
+from tests.doubles.trt_runtime import (
+    Engine,
+    RtxRuntimeConfig,
+    RuntimeCache,
+    RuntimeConfig,
+    runtime_class,
+)
 
 __all__ = ["fake_tensorrt", "tensorrt_stubs"]
 
@@ -47,6 +53,9 @@ def fake_tensorrt(variant: str, cuda: FakeCuda | None = None) -> Any:
     }
     if chosen.has_precision_flags:
         content["IInt8EntropyCalibrator2"] = type("IInt8EntropyCalibrator2", (), {})
+    content["IRuntimeConfig"] = RtxRuntimeConfig if chosen.rtx else RuntimeConfig
+    if chosen.rtx:
+        content["IRuntimeCache"] = RuntimeCache
     for name, value in content.items():
         setattr(module, name, value)
     return module

@@ -12,7 +12,7 @@ from tests.doubles.trt_objects import Closed, ILogger, Log
 from tests.doubles.trt_parser import Tensor
 from tests.doubles.trt_plan import Plan
 
-__all__ = ["runtime_class"]
+__all__ = ["Engine", "RtxRuntimeConfig", "RuntimeCache", "RuntimeConfig", "runtime_class"]
 
 FAILED = "IRuntime::deserializeCudaEngine: Error Code 1: "
 

@@ -1,0 +1,78 @@
+"""What TensorRT says: passed on to `logging`, and its errors made ours."""
+
+import logging
+import threading
+from typing import Any, Final
+
+from flowsr_runtime.errors import BundleError, FlowsrError, MemoryBudgetError, ProviderError
+
+__all__ = ["TensorrtLog"]
+
+logger = logging.getLogger(__name__)
+
+_LEVELS: Final = {
+    "INTERNAL_ERROR": logging.ERROR,
+    "ERROR": logging.ERROR,
+    "WARNING": logging.WARNING,
+    "INFO": logging.DEBUG,
+    "VERBOSE": logging.DEBUG,
+}
+_OUT_OF_MEMORY: Final = ("outofmemory", "out of memory", "could not be allocated")
+
+
+class TensorrtLog:
+    """Keeps the errors that a thread's calls caused until they are taken."""
+
+    def __init__(self, module: Any) -> None:
+        """Make a logger for a module.
+
+        Args:
+            module: `tensorrt` or `tensorrt_rtx`.
+        """
+        self._name = module.__name__
+        self._local = threading.local()
+        self.logger = _logger_class(module, self)()
+
+    def heard(self, severity: str, text: str) -> None:
+        """Take a message in; TensorRT calls this through its logger."""
+        level = _LEVELS.get(severity, logging.WARNING)
+        if level == logging.ERROR:
+            self._errors().append(" ".join(text.split()))
+            level = logging.DEBUG  # it becomes an exception, which is said once
+        logger.log(level, "%s: %s", self._name, text)
+
+    def failure(self, what: str) -> FlowsrError:
+        """Return the exception for something that TensorRT failed to do."""
+        text = self._take()
+        if any(sign in text.lower() for sign in _OUT_OF_MEMORY):
+            return MemoryBudgetError(
+                f"{self._name} ran out of memory ({text}); give a smaller memory budget"
+            )
+        return ProviderError(f"{self._name} failed to {what}: {text}")
+
+    def refusal(self, what: str) -> BundleError:
+        """Return the exception for something that an engine does not take."""
+        return BundleError(f"the engine does not take {what}: {self._take()}")
+
+    def _take(self) -> str:
+        errors = self._errors()
+        text = "; ".join(errors) or "it gave no reason"
+        errors.clear()
+        return text
+
+    def _errors(self) -> list[str]:
+        if not hasattr(self._local, "errors"):
+            self._local.errors = []
+        found: list[str] = self._local.errors
+        return found
+
+
+def _logger_class(module: Any, log: TensorrtLog) -> Any:
+    class ForwardingLogger(module.ILogger):  # type: ignore[misc]  # a class of the library
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            log.heard(severity.name, msg)
+
+    return ForwardingLogger
