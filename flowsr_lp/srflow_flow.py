@@ -112,7 +112,8 @@ class SrflowFlow(nn.Module):
 
     The channels of the flow are float64 on their way, the couplings' nets are not. In float32
     the rounding of some 150 maps comes back amplified: at K = 16 with stand-in weights,
-    decode(encode(y)) misses y by 6e-4 of its magnitude, and this way by 8e-5.
+    decode(encode(y)) misses y by 6e-4 of its magnitude. This way it is 1e-4, what float32
+    latents leave, and 1e-12 for a float64 picture, whose latents are float64.
     """
 
     def __init__(self, levels: int, steps: int, features: int, hidden: int = 64) -> None:
@@ -159,7 +160,8 @@ class SrflowFlow(nn.Module):
             u: What each level is conditioned on, the finest first, (B, features, …).
 
         Returns:
-            The latents, the finest first, each (B, D, rows, cols), and log |det|, (B,).
+            The latents, the finest first, each (B, D, rows, cols), of the type of `y`, and
+            log |det|, (B,).
         """
         latents = []
         x, log_det = y.double(), y.new_zeros(len(y))
