@@ -96,8 +96,13 @@ class Deployment(ABC):
         """Halos to try, the smallest first, the whole receptive field last."""
 
     @abstractmethod
-    def memory(self, weights: int) -> dict[str, int]:
-        """Peak activation memory as the manifest states it; `weights` is the file in bytes."""
+    def memory(self, weights: int, halo: Halo | None) -> dict[str, int]:
+        """Peak activation memory as the manifest states it.
+
+        Args:
+            weights: Bytes of the ONNX file.
+            halo: The default halo of tiles, None for whole pictures only.
+        """
 
     @abstractmethod
     def work(self, model: onnx.ModelProto, scale: Fraction | None) -> dict[str, int]:

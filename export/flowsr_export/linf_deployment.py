@@ -123,7 +123,7 @@ class LinfDeployment(Deployment):
         exact = self.exact_halo()
         return [_part(exact, share) for share in SHARES]
 
-    def memory(self, weights: int) -> dict[str, int]:
+    def memory(self, weights: int, halo: Halo | None) -> dict[str, int]:
         """Peak activation memory, bytes; checked against measured peaks of ONNX Runtime.
 
         The peak lies at the Fourier features: per patch four quarters of four neighbours by

@@ -109,7 +109,7 @@ def unet_radius(depth: int) -> int:
 def _run(
     session: Run, deployment: Deployment, case: Case, halo: Halo | None
 ) -> NDArray[np.float32]:
-    """Enlarge a photograph at once, or in four tiles that meet in the middle, unblended."""
+    """Enlarge a photograph at once, or in tiles that meet in the middle, unblended."""
     rgb = photographs(case)
     geometry = deployment.takes_geometry(None)
     if halo is None:
@@ -118,7 +118,7 @@ def _run(
     cuts = []
     for side in case.size:
         middle = side // 2 // halo.align * halo.align
-        cuts.append([(0, middle), (middle, side)])
+        cuts.append([(0, middle), (middle, side)] if 0 < middle < side else [(0, side)])
     for top, bottom in cuts[0]:
         for left, right in cuts[1]:
             y = Extent.around(top, bottom, case.lr[0], case.size[0], halo)

@@ -22,6 +22,7 @@ from flowsr_lp import SrflowLP
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import Halo
 from flowsr_runtime.manifest import Latent
+from flowsr_runtime.upscaler import DEFAULT_MEMORY_BUDGET
 
 __all__ = ["SrflowDeployment"]
 
@@ -29,9 +30,11 @@ TRACED_LR = (20, 26)  # even, not the same, and no multiple of eight
 LONGEST_SIDE = 1 << 20
 WORK_LR = 64  # side at which the work is counted
 LR_ALIGN = 16  # low-resolution pixels of a cell of the prior's deepest level
-# Halos that are tried, in low-resolution pixels, on a photograph that is larger than a tile.
-HALOS = (16, 32, 48)
-SEAM_LR = 160
+# Halos that are tried, in low-resolution pixels, on a strip that is longer than any tile.
+HALOS = (32, 48, 64, 96, 128)
+SEAM_LR = (32, 384)
+# Pixels beyond the halos of a tile that the stated memory budget holds.
+KEPT = 96
 ROUND_TRIP_LR = (24, 24)
 
 
@@ -115,8 +118,8 @@ class SrflowDeployment(Deployment):
         return [*small, *(Case(c.lr, c.size, 3) for c in small[-2:]), *large]
 
     def seam_cases(self) -> list[Case]:
-        """One photograph."""
-        return self._cases([(SEAM_LR, SEAM_LR)])
+        """A strip of a photograph, which costs less than a square and shows as much."""
+        return self._cases([SEAM_LR])
 
     def exact_halo(self) -> Halo:
         """Low-resolution pixels; an upper bound, added up over every layer in its way."""
@@ -141,22 +144,23 @@ class SrflowDeployment(Deployment):
         exact = self.exact_halo()
         return [*(self._halo(n) for n in HALOS if n < exact.pixels), exact]
 
-    def memory(self, weights: int) -> dict[str, int]:
+    def memory(self, weights: int, halo: Halo | None) -> dict[str, int]:
         """Peak activation memory, bytes; checked against measured peaks of ONNX Runtime.
 
         The peak lies at the finest level: what its couplings read, and the nets of one chunk.
         Measured at 64×64 and 96×96, float32: 35 to 38 KB per pixel for 16 couplings of 64
-        hidden channels.
+        hidden channels. The budget holds a tile that is not mostly halo.
         """
         level = levels_of(self.network.srflow)[0]
         hidden = len(level.couplings[0].own)
         kept = len(level.couplings) * (hidden + 2 * level.couplings[0].width)
         cells = (self.network.srflow.scale // 2) ** 2
-        return {
-            "base_bytes": weights + (32 << 20),
-            "bytes_per_pixel": 4 * cells * (kept + 4 * CHUNK * hidden),
-            "bytes_per_patch": 0,
-        }
+        base, per_pixel = weights + (32 << 20), 4 * cells * (kept + 4 * CHUNK * hidden)
+        memory = {"base_bytes": base, "bytes_per_pixel": per_pixel, "bytes_per_patch": 0}
+        if halo is not None:
+            budget = base + (2 * halo.pixels + KEPT) ** 2 * per_pixel
+            memory["budget_bytes"] = max(DEFAULT_MEMORY_BUDGET, budget)
+        return memory
 
     def work(self, model: onnx.ModelProto, scale: Fraction | None) -> dict[str, int]:
         """Multiply-adds per low-resolution pixel."""

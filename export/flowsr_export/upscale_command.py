@@ -64,8 +64,7 @@ __all__ = ["command"]
     "--memory-budget",
     type=parse_memory,
     metavar="BYTES",
-    default="1G",
-    show_default=True,
+    show_default="what the bundle states, or 1G",
     help="Memory for one run of the model; a picture that needs more is tiled.",
 )
 @click.option(
@@ -91,11 +90,11 @@ def command(
     force: bool,
     as_json: bool,
     backend: str,
-    provider: str,
+    provider: str | None,
     device: int,
     threads: int | None,
     precision: str,
-    memory_budget: int,
+    memory_budget: int | None,
     halo: Literal["default", "exact"],
 ) -> None:
     """Enlarge the pictures IN: files, and folders of files.

@@ -84,11 +84,14 @@ class Memory:
         base_bytes: Bytes whatever the size.
         bytes_per_pixel: Bytes per LR pixel of the tile.
         bytes_per_patch: Bytes per output patch of the window.
+        budget_bytes: What one run may take if the caller states nothing: with less, tiles
+            would be mostly halo. None for the runtime's own default.
     """
 
     base_bytes: float
     bytes_per_pixel: float
     bytes_per_patch: float
+    budget_bytes: int | None = None
 
     def estimate(self, pixels: int, patches: int) -> int:
         """Return the peak activation memory of one run.
@@ -157,6 +160,7 @@ class Manifest:
                 base_bytes=_real(raw, "memory.base_bytes"),
                 bytes_per_pixel=_real(raw, "memory.bytes_per_pixel"),
                 bytes_per_patch=_real(raw, "memory.bytes_per_patch"),
+                budget_bytes=_budget(raw),
             ),
             files=_files(raw),
             raw=raw,
@@ -263,6 +267,11 @@ def _scale(raw: Mapping[str, Any]) -> Fraction | None:
         return exact_scale(_text(raw, "scale.value"))
     except ScaleError as error:
         raise BundleError(f"scale.value in bundle.json: {error}") from error
+
+
+def _budget(raw: Mapping[str, Any]) -> int | None:
+    stated = "budget_bytes" in _get(raw, "memory")
+    return _whole(raw, "memory.budget_bytes", least=1) if stated else None
 
 
 def _latents(raw: Mapping[str, Any]) -> tuple[Latent, ...]:

@@ -22,7 +22,7 @@ from flowsr_runtime.tiling import Plan, plan_tiles
 __all__ = ["DEFAULT_MEMORY_BUDGET", "Upscaler"]
 
 DEFAULT_MEMORY_BUDGET: Final = 2**30
-"""Bytes of activations that one run may take."""
+"""Bytes of activations that one run may take where neither caller nor bundle says so."""
 
 PixelT = TypeVar("PixelT", np.uint8, np.float32)
 HaloName = Literal["default", "exact"]
@@ -45,14 +45,15 @@ class Upscaler:
         bundle: Bundle,
         session: Session,
         *,
-        memory_budget: int = DEFAULT_MEMORY_BUDGET,
+        memory_budget: int | None = None,
         halo: HaloName = "default",
     ) -> None:
         """Join a bundle and a session of its model; see `open`."""
         _check_settings(memory_budget, halo)
         tiling = bundle.manifest.tiling
         self.bundle = bundle
-        self.memory_budget = memory_budget
+        stated = bundle.manifest.memory.budget_bytes
+        self.memory_budget = memory_budget or stated or DEFAULT_MEMORY_BUDGET
         self.halo = halo
         self._session: Session | None = session
         self._halo = tiling.exact if halo == "exact" else tiling.halo
@@ -65,24 +66,30 @@ class Upscaler:
         bundle: str | os.PathLike[str] | Bundle | None = None,
         *,
         backend: str = "onnxruntime",
-        provider: str = "cpu",
+        provider: str | None = None,
         device: int = 0,
         threads: int | None = None,
         precision: str = "fp32",
-        memory_budget: int = DEFAULT_MEMORY_BUDGET,
+        workers: int | None = None,
+        cuda_graphs: int = 0,
+        memory_budget: int | None = None,
         halo: HaloName = "default",
     ) -> "Upscaler":
         """Load a model.
 
         Args:
             bundle: Bundle or its directory, None for the one that ships with the package.
-            backend: "onnxruntime".
-            provider: "cpu", "cuda", "tensorrt" or "openvino".
+            backend: "onnxruntime", "tensorrt" or "tensorrt_rtx"; the last two need an engine
+                in the bundle.
+            provider: "cpu", "cuda", "tensorrt" or "openvino" of ONNX Runtime, None for "cpu";
+                TensorRT has "cuda" alone.
             device: Index of the GPU; 0 with cpu and openvino.
-            threads: CPU threads, None for the number of usable cores.
-            precision: "fp32", "fp16" or "int8".
-            memory_budget: Bytes of activations that one run may take; a larger picture is
-                cut into tiles.
+            threads: CPU threads, None for the number of usable cores; ONNX Runtime alone.
+            precision: "fp32", "fp16", "bf16" or "int8".
+            workers: Most runs at once on a GPU, None for four; TensorRT alone.
+            cuda_graphs: Most captured CUDA graphs, 0 for none; see `open_session`.
+            memory_budget: Bytes of activations that one run may take, None for what the
+                bundle states, or 1 GiB; a larger picture is cut into tiles.
             halo: "default": tiles agree to one eight-bit step; "exact": to float rounding,
                 at a higher cost.
 
@@ -105,6 +112,8 @@ class Upscaler:
             device=device,
             threads=threads,
             precision=precision,
+            workers=workers,
+            cuda_graphs=cuda_graphs,
         )
         return cls(bundle, session, memory_budget=memory_budget, halo=halo)
 
@@ -302,7 +311,9 @@ class Upscaler:
 
 
 def _check_settings(memory_budget: object, halo: object) -> None:
-    if not isinstance(memory_budget, (int, np.integer)) or memory_budget < 1:
+    if memory_budget is not None and (
+        not isinstance(memory_budget, (int, np.integer)) or memory_budget < 1
+    ):
         raise UsageError(
             f"memory_budget must be a whole number of bytes above 0, got {memory_budget!r}"
         )

@@ -22,7 +22,7 @@ from tests.flowsr_export.networks import (
     small_srflow_model,
     small_srflow_prior,
 )
-from tests.stand_in import picture
+from tests.stand_in import picture, srflow_network
 
 Run = Callable[..., Result]
 ONE_STEP = 1
@@ -47,12 +47,14 @@ class Srflow:
     result: Result
 
 
-def exported(folder: Path, network: SrflowLP, *options: str, prior: bool = True) -> Srflow:
+def exported(
+    folder: Path, network: SrflowLP, *options: str, spec: dict[str, Any] | None = None
+) -> Srflow:
     model = folder / "model.safetensors"
-    save_weights(model, "model", small_srflow_model(), network.srflow.state_dict())
+    spec = spec or small_srflow_model()
+    save_weights(model, "model", spec, network.srflow.state_dict())
     files: tuple[Any, ...] = ("--model", model)
-    if prior:
-        assert network.prior is not None
+    if network.prior is not None:
         latent_module = folder / "prior.safetensors"
         save_weights(latent_module, "prior", small_srflow_prior(), network.prior.state_dict())
         files = (*files, "--prior", latent_module)
@@ -76,12 +78,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Srflow:
 
 @pytest.fixture(scope="module")
 def exploding(tmp_path_factory: pytest.TempPathFactory) -> Srflow:
-    """A sampled bundle whose inverse explodes."""
-    network = small_srflow()
+    """A sampled bundle of eight times whose inverse explodes."""
+    spec = small_srflow_model(scale=8, L=4)
+    network = srflow_network(spec, None)
     with torch.no_grad():
         network.srflow.flowUpsamplerNet.get_parameter("layers.1.actnorm.logs").sub_(EXPLODING)
-    network.prior = None
-    return exported(tmp_path_factory.mktemp("exploding"), network, prior=False)
+    return exported(tmp_path_factory.mktemp("exploding"), network, spec=spec)
 
 
 def expected(network: SrflowLP, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -218,8 +220,22 @@ def test_upscale_warns_once_of_a_flow_that_explodes(
     (line,) = done.stderr.splitlines()
     assert "lie outside [-1, 2]" in line
     with Image.open(target) as image:
-        assert image.size == (24, 20)
+        assert image.size == (48, 40)
 
 
-def test_a_sampled_bundle_takes_its_latents(exploding: Srflow) -> None:
-    assert inputs_of(exploding.bundle) == ["input", "latent0", "latent1"]
+def test_a_sampled_bundle_of_eight_times_takes_three_latents(exploding: Srflow) -> None:
+    assert inputs_of(exploding.bundle) == ["input", "latent0", "latent1", "latent2"]
+
+
+def test_the_tiles_of_a_sampled_bundle_see_the_noise_of_the_whole(exploding: Srflow) -> None:
+    rgb = (picture(10, 320) / 255).astype(np.float32)
+    sampled: dict[str, Any] = {"temperature": 0.1, "seed": 5, "clamp": False}
+    with Upscaler.open(exploding.bundle, threads=1) as upscaler:
+        whole = upscaler.upscale(rgb, warn=print, **sampled)
+    budget = 60_000_000
+    with Upscaler.open(
+        exploding.bundle, threads=1, memory_budget=budget, halo="exact"
+    ) as upscaler:
+        assert len(upscaler.plan((10, 320))) > 1
+        tiled = upscaler.upscale(rgb, warn=print, **sampled)
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-4)

@@ -225,3 +225,16 @@ def test_any_scale_needs_geometry(raw: dict[str, Any]) -> None:
     raw["tiling"]["whole_only"] = True
     with pytest.raises(BundleError, match=r"geometry .* true for any scale, got false"):
         Manifest.parse(raw)
+
+
+def test_a_bundle_may_state_a_memory_budget(raw: dict[str, Any]) -> None:
+    assert Manifest.parse(raw).memory.budget_bytes is None
+    raw["memory"]["budget_bytes"] = 2**31
+    assert Manifest.parse(raw).memory.budget_bytes == 2**31
+
+
+@pytest.mark.parametrize("budget", [0, -5, 1.5, "2G"])
+def test_a_memory_budget_is_a_number_of_bytes(raw: dict[str, Any], budget: object) -> None:
+    raw["memory"]["budget_bytes"] = budget
+    with pytest.raises(BundleError, match=r"memory\.budget_bytes in bundle\.json must be"):
+        Manifest.parse(raw)

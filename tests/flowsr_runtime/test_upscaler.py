@@ -1,6 +1,7 @@
 """The upscaler against an exact bilinear model: tiled equals whole, and bad requests fail."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -290,6 +291,15 @@ def test_bad_settings_are_refused(bundles: Bundles) -> None:
         Upscaler.open(bundles["bilinear"], memory_budget="1G")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="halo must be default or exact, got 'wide'"):
         Upscaler.open(bundles["bilinear"], halo="wide")  # type: ignore[arg-type]
+
+
+def test_the_budget_is_the_callers_else_the_bundles_else_a_gibibyte(bundles: Bundles) -> None:
+    plain = bundles["bilinear"]
+    memory = replace(plain.manifest.memory, budget_bytes=12_345)
+    stating = replace(plain, manifest=replace(plain.manifest, memory=memory))
+    assert Upscaler.open(plain).memory_budget == 2**30
+    assert Upscaler.open(stating).memory_budget == 12_345
+    assert Upscaler.open(stating, memory_budget=7).memory_budget == 7
 
 
 def test_a_model_that_gives_another_size_is_refused(
