@@ -82,8 +82,8 @@ def load_checkpoint(
     Args:
         model: Released LINF or SRFlow file (.pth) or our safetensors.
         prior: Released LP file or our safetensors.
-        blocks: Stacked blocks of an SRFlow network, where neither its file nor its sizes
-            tell them.
+        blocks: Indices from 0 of the trunk's blocks that an SRFlow network reads; needed
+            where it is neither one of ours nor of the sizes that were released.
 
     Returns:
         The network in evaluation mode, float32, on the CPU.
@@ -158,7 +158,7 @@ def _load_model(
         flow = srflow_from_spec(spec)
     else:
         if blocks is not None:
-            raise CheckpointError(f"{path} is not an SRFlow model: it has no stacked blocks")
+            raise CheckpointError(f"{path} is not an SRFlow model: blocks are not for it")
         spec = model_spec_from_tensors(tensors, file.spec, path)
         flow = linf_from_spec(spec)
     _fill(flow, tensors, path)
@@ -168,14 +168,15 @@ def _load_model(
 def _load_prior(path: Path) -> tuple[Prior | SrflowPrior, dict[str, Any], str]:
     """Read a latent module: the module, its spec and the file's hash."""
     file = _read(path, "prior")
+    tensors = unwrapped(file.tensors)
     prior: Prior | SrflowPrior
-    if is_srflow_prior(file.tensors):
-        spec = srflow_prior_spec(file.tensors, path)
+    if is_srflow_prior(tensors):
+        spec = srflow_prior_spec(tensors, file.spec, path)
         prior = srflow_prior_from_spec(spec)
     else:
-        spec = prior_spec_from_tensors(file.tensors, file.spec, path)
+        spec = prior_spec_from_tensors(tensors, file.spec, path)
         prior = prior_from_spec(spec)
-    _fill(prior, file.tensors, path)
+    _fill(prior, tensors, path)
     return prior, spec, file.sha256
 
 

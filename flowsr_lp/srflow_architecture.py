@@ -65,64 +65,87 @@ def srflow_spec(
         raise CheckpointError(
             f"{path} is not an SRFlow model: {len(couplings)} couplings in {levels} levels"
         )
+    scale = 1 << (levels - 1)
     nb = len(_indices(tensors, r"RRDB\.RRDB_trunk\.(\d+)\.RDB1\.conv1\.weight"))
-    nf = _outputs(tensors, "RRDB.conv_first.weight", path)
+    nf = _sizes(tensors, "RRDB.conv_first.weight", path)[0]
+    hidden, features = _sizes(tensors, f"{FLOW}{couplings[0]}.affine.fFeatures.0.weight", path)
     stated = dict((named or {}).get("args") or {}).get("blocks")
-    known = blocks or stated or BLOCKS.get((1 << (levels - 1), nb))
-    if known is None:
+    stacked = _stacked(stated, blocks, BLOCKS.get((scale, nb)), path)
+    if features != nf * (1 + len(stacked)):
         raise CheckpointError(
-            f"{path} does not say which of its {nb} blocks are stacked; give --blocks, "
-            "as in --blocks 1,8,15,22"
+            f"{path} reads {features} channels, {nf} and as many of each stacked block: "
+            f"{features / nf - 1:g} blocks, got {_listed(stacked)}"
         )
-    first = tensors[f"{FLOW}{couplings[0]}.affine.fFeatures.0.weight"]
-    if first.shape[1] != nf * (1 + len(known)):
-        raise CheckpointError(
-            f"{path}: {first.shape[1] // nf - 1} blocks are stacked, got {len(known)}: "
-            f"{', '.join(map(str, known))}"
-        )
-    return {
-        "name": "srflow",
-        "args": {
-            "scale": 1 << (levels - 1),
-            "nb": nb,
-            "K": len(couplings) // levels,
-            "L": levels,
-            "blocks": list(known),
-            "nf": nf,
-            "gc": _outputs(tensors, "RRDB.RRDB_trunk.0.RDB1.conv1.weight", path),
-            "hidden": first.shape[0],
-        },
-    }
+    args = {"scale": scale, "nb": nb, "K": len(couplings) // levels, "L": levels}
+    growth = _sizes(tensors, "RRDB.RRDB_trunk.0.RDB1.conv1.weight", path)[0]
+    widths = {"nf": nf, "gc": growth, "hidden": hidden}
+    return {"name": "srflow", "args": args | {"blocks": stacked} | widths}
 
 
-def srflow_prior_spec(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:
+def srflow_prior_spec(
+    tensors: Mapping[str, Tensor], named: Mapping[str, Any] | None, path: str | Path
+) -> dict[str, Any]:
     """Describe SRFlow-LP's latent module.
+
+    Args:
+        tensors: State dict, unwrapped.
+        named: The spec that the file states, None for a bare state dict.
+        path: Where it came from, for messages.
+
+    Returns:
+        `{"name": "unet", "args": {...}}`, complete.
 
     Raises:
         CheckpointError: If these are not its tensors.
     """
     count = len(_indices(tensors, r"input_proj(\d+)\.conv1\.weight"))
-    widths = [_outputs(tensors, f"outc{i}.conv.weight", path) for i in range(count)]
+    inputs = [_sizes(tensors, f"input_proj{i}.conv1.weight", path) for i in range(count)]
     return {
-        "name": "unet",
+        "name": (named or {}).get("name") or "unet",
         "args": {
-            "in_chans": widths,
+            "in_chans": [channels for _, channels in inputs],
             "depth": len(_indices(tensors, r"down_layers0\.(\d+)\..*\.0\.weight")),
-            "dim": _outputs(tensors, "input_proj0.conv1.weight", path),
+            "dim": inputs[0][0],
         },
     }
+
+
+def _stacked(
+    stated: object, given: Sequence[int] | None, known: Sequence[int] | None, path: str | Path
+) -> list[int]:
+    """Choose the stacked blocks: what the file states, else what is given, else known."""
+    if stated is not None:
+        if not isinstance(stated, list) or not all(type(index) is int for index in stated):
+            raise CheckpointError(f"{path} states blocks of another form: {stated!r}")
+        if given is not None and list(given) != stated:
+            raise CheckpointError(
+                f"{path} states that blocks {_listed(stated)} are stacked, got {_listed(given)}"
+            )
+        return stated
+    stacked = given if given is not None else known
+    if stacked is None:
+        raise CheckpointError(
+            f"{path} does not tell which blocks of its trunk are stacked; state them, as in "
+            "--blocks 1,8,15,22 or load_checkpoint(..., blocks=(1, 8, 15, 22))"
+        )
+    return list(stacked)
 
 
 def _indices(tensors: Iterable[str], pattern: str) -> list[int]:
     return sorted({int(m[1]) for name in tensors if (m := re.fullmatch(pattern, name))})
 
 
-def _outputs(tensors: Mapping[str, Tensor], name: str, path: str | Path) -> int:
-    """Output channels of a convolution's weight."""
-    shape = tuple(tensors[name].shape) if name in tensors else ()
+def _sizes(tensors: Mapping[str, Tensor], name: str, path: str | Path) -> tuple[int, int]:
+    """Output and input channels of a convolution's weight."""
+    if name not in tensors:
+        raise CheckpointError(f"{path} is not of SRFlow: it lacks {name}")
+    shape = tuple(tensors[name].shape)
     if len(shape) != 4:
-        found = f"of shape {shape}" if name in tensors else "missing"
         raise CheckpointError(
-            f"{path} is not of SRFlow: {name} must be a convolution's weight, it is {found}"
+            f"{path} is not of SRFlow: {name} must be a convolution's weight, got shape {shape}"
         )
-    return shape[0]
+    return shape[0], shape[1]
+
+
+def _listed(blocks: Sequence[int]) -> str:
+    return ",".join(map(str, blocks)) or "none"
