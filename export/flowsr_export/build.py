@@ -13,21 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from PIL import Image
 
 from flowsr_export.cases import Case
 from flowsr_export.deployment import TEMPERATURE, Deployment, deployment_of
 from flowsr_export.lint import require_clean
-from flowsr_export.onnx_export import DEFAULT_OPSET, Precision, onnx_from_deployment
+from flowsr_export.onnx_export import Precision, onnx_from_deployment
 from flowsr_export.parity import Figures, bar_of, compare
 from flowsr_export.receptive import Seam, default_halo
+from flowsr_export.rounding import RoundedGraph
 from flowsr_lp import Checkpoint
 from flowsr_runtime import Bundle, output_size, write_bundle
 from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["STEPS", "Request", "build_bundle", "worst"]
+__all__ = [
+    "STEPS",
+    "CheckedModel",
+    "Request",
+    "build_bundle",
+    "checked_model",
+    "runner_of",
+    "worst",
+]
+
+Runner = OnnxRuntimeSession | RoundedGraph
 
 GOLDEN_LR = (16, 20)
 GOLDEN_SCALE = Fraction("2.5")
@@ -42,14 +52,31 @@ class Request:
     Attributes:
         precision: Type of the heavy layers.
         scale: The one scale of the single-input variant; None for any scale.
-        opset: ONNX operator set.
+        opset: ONNX operator set; None for the usual one of the precision.
         licence: What the manifest says of the weights' licence.
     """
 
     precision: Precision = "fp32"
     scale: Fraction | None = None
-    opset: int = DEFAULT_OPSET
+    opset: int | None = None
     licence: str = "see the checkpoint's source"
+
+
+@dataclass(frozen=True)
+class CheckedModel:
+    """A graph that is what PyTorch computes.
+
+    Attributes:
+        name: Its name in a bundle.
+        content: The ONNX file.
+        entry: What the manifest says of it, its verification included.
+        figures: Of its comparison with PyTorch; in half precision those of the rounding.
+    """
+
+    name: str
+    content: bytes
+    entry: dict[str, Any]
+    figures: list[Figures]
 
 
 def build_bundle(
@@ -77,40 +104,99 @@ def build_bundle(
         OutputError: If the bundle cannot be written, or is there and `force` is not given.
     """
     deployment, scale = deployment_of(checkpoint.network), request.scale
+    checked = checked_model(checkpoint, deployment, request, report)
+    run = runner_of(checked.content, deployment, request)
+    try:
+        report(STEPS[3])
+        # A graph that sees whole pictures has no tiles and no seam.
+        whole_only = deployment.whole_only(scale)
+        seam = None if whole_only else default_halo(deployment, run)
+        golden = _golden(deployment, run, scale)
+    finally:
+        run.close()
+    report(STEPS[4])
+    entry = dict(checked.entry)
+    manifest = {
+        **_described(checkpoint, deployment, request),
+        "tiling": _tiling(deployment, seam, whole_only),
+        "memory": deployment.memory(len(checked.content), seam.halo if seam else None),
+        "verification": entry.pop("verification"),
+        "files": {checked.name: entry},
+    }
+    files = {checked.name: checked.content, **golden}
+    return write_bundle(output, manifest, files, force=force), checked.figures
+
+
+def checked_model(
+    checkpoint: Checkpoint,
+    deployment: Deployment,
+    request: Request,
+    report: Callable[[str], None] = lambda step: None,
+) -> CheckedModel:
+    """Export a graph, lint it and compare it with PyTorch.
+
+    Args:
+        checkpoint: The network.
+        deployment: How it is deployed.
+        request: What to build.
+        report: Called with each of the first three `STEPS` when it begins.
+
+    Returns:
+        The file and what the manifest says of it.
+
+    Raises:
+        LintError: If the graph breaks a rule.
+        ParityError: If it differs from PyTorch.
+    """
     report(STEPS[0])
     identity = {
         "model_sha256": checkpoint.model_sha256,
         "prior_sha256": checkpoint.prior_sha256,
     }
+    precision, scale = request.precision, request.scale
     model = onnx_from_deployment(
-        deployment, request.precision, scale, request.opset, {"flowsr-lp": identity}
+        deployment, precision, scale, request.opset, {"flowsr-lp": identity}
     )
     report(STEPS[1])
     require_clean(model)
     content = model.SerializeToString()
-    name = f"model.{request.precision}.onnx"
-    session = OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
+    report(STEPS[2])
+    run = runner_of(content, deployment, request)
+    bar, cases = bar_of(deployment, precision), deployment.exported_cases(scale)
     try:
-        report(STEPS[2])
-        bar = bar_of(deployment, request.precision)
-        figures = compare(deployment, session, deployment.exported_cases(scale), scale, bar)
-        report(STEPS[3])
-        # A graph that sees whole pictures has no tiles and no seam.
-        whole_only = deployment.whole_only(scale)
-        seam = None if whole_only else default_halo(deployment, session)
-        golden = _golden(deployment, session, scale)
+        figures = compare(deployment, run, cases, scale, bar)
     finally:
-        session.close()
-    report(STEPS[4])
-    manifest = {
-        **_described(checkpoint, deployment, request),
-        "tiling": _tiling(deployment, seam, whole_only),
-        "memory": deployment.memory(len(content)),
-        "files": {name: _file(model, deployment, request)},
-        "verification": _verification(figures),
+        run.close()
+    entry = {
+        "precision": precision,
+        "opset": model.opset_import[0].version,
+        "islands": [] if precision == "fp32" else list(deployment.islands),
+        "multiply_adds": deployment.work(model, scale),
+        "verification": _verification(figures, run),
     }
-    files = {name: content, **golden}
-    return write_bundle(output, manifest, files, force=force), figures
+    if precision == "fp16":
+        # What a CPU makes of the file is float32 between casts: PyTorch rounds as a GPU does.
+        rounded = RoundedGraph(deployment, precision, scale)
+        figures = compare(deployment, rounded, cases, scale, bar)
+        entry["verification"]["rounding"] = _verification(figures, rounded)
+    return CheckedModel(f"model.{precision}.onnx", content, entry, figures)
+
+
+def runner_of(content: bytes, deployment: Deployment, request: Request) -> Runner:
+    """Open what runs a graph on the CPU: ONNX Runtime, or PyTorch for bfloat16.
+
+    Args:
+        content: The ONNX file.
+        deployment: The network that it was made of.
+        request: What was built.
+
+    Returns:
+        What runs it; close it after use.
+    """
+    if request.precision == "bf16":
+        return RoundedGraph(deployment, request.precision, request.scale)
+    name = f"model.{request.precision}.onnx"
+    return OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
 
 
 def worst(figures: list[Figures]) -> Figures:
@@ -139,15 +225,6 @@ def _described(
     }
 
 
-def _file(model: onnx.ModelProto, deployment: Deployment, request: Request) -> dict[str, Any]:
-    return {
-        "precision": request.precision,
-        "opset": request.opset,
-        "islands": [] if request.precision == "fp32" else list(deployment.islands),
-        "multiply_adds": deployment.work(model, request.scale),
-    }
-
-
 def _tiling(deployment: Deployment, seam: Seam | None, whole_only: bool) -> dict[str, Any]:
     exact = deployment.exact_halo()
     halo = seam.halo if seam else exact
@@ -165,9 +242,7 @@ def _tiling(deployment: Deployment, seam: Seam | None, whole_only: bool) -> dict
     }
 
 
-def _golden(
-    deployment: Deployment, session: OnnxRuntimeSession, scale: Fraction | None
-) -> dict[str, bytes]:
+def _golden(deployment: Deployment, run: Runner, scale: Fraction | None) -> dict[str, bytes]:
     """A small input and its output, for self-tests in any language."""
     h, w = GOLDEN_LR
     used = scale or deployment.scale or GOLDEN_SCALE
@@ -176,7 +251,7 @@ def _golden(
     case: dict[str, Any] = {"input": "input.png", "output": "output.npy", "size": list(size)}
     if deployment.latents:
         case.update(seed=0, temperature=TEMPERATURE)
-    output = session.run(feeds)
+    output = run.run(feeds)
     picture = np.rint(feeds["input"][0].transpose(1, 2, 0) * EIGHT_BIT).astype(np.uint8)
     png, array = io.BytesIO(), io.BytesIO()
     Image.fromarray(picture).save(png, "PNG")
@@ -188,12 +263,12 @@ def _golden(
     }
 
 
-def _verification(figures: list[Figures]) -> dict[str, Any]:
+def _verification(figures: list[Figures], run: Runner) -> dict[str, Any]:
     most = worst(figures)
     least = min(f.psnr for f in figures)
     return {
         "reference": f"PyTorch {torch.__version__.split('+')[0]}, float32",
-        "backend": "onnxruntime cpu",
+        "backend": f"{run.backend} {run.provider}",
         "cases": len(figures),
         "max_abs": most.max_abs,
         "max_steps": max(f.max_steps for f in figures),

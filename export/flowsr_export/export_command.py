@@ -29,7 +29,7 @@ FILE = click.Path(path_type=Path)
 @click.option("-o", "--output", type=FILE, required=True, help="Directory of the bundle.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(["fp32", "fp16", "bf16"]),
     default="fp32",
     show_default=True,
     help="Type of the heavy layers; geometry, phase and flow stay float32.",
@@ -41,9 +41,8 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--opset",
     type=click.IntRange(18, 19),
-    default=18,
-    show_default=True,
-    help="ONNX operator set.",
+    show_default="18; 22 in bf16",
+    help="ONNX operator set; bf16 has one of its own.",
 )
 @force_option
 @json_option
@@ -54,7 +53,7 @@ def command(
     output: Path,
     precision: Precision,
     scale: str | None,
-    opset: int,
+    opset: int | None,
     force: bool,
     as_json: bool,
 ) -> None:

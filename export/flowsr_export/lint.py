@@ -20,6 +20,7 @@ Origin = Literal["weight", "geometry", "picture"]
 Problem = tuple[str, str]
 
 OPSETS = (16, 19)  # at 20 GridSample says "linear", which TensorRT takes for nearest
+BF16_OPSET = 22  # before, no convolution takes bfloat16
 STANDARD = {"", "ai.onnx"}
 RANDOM = {
     "Bernoulli",
@@ -268,6 +269,9 @@ def _self_contained(graph: _Graph) -> Iterator[Problem]:
 def _opset(graph: _Graph) -> Iterator[Problem]:
     low, high = OPSETS
     versions = [o.version for o in graph.model.opset_import if o.domain in STANDARD]
+    weights = [n.input[1] for n in graph.every_node if n.op_type in {"Conv", "ConvTranspose"}]
+    if any(graph.types.get(name) == TensorProto.BFLOAT16 for name in weights):
+        low = high = BF16_OPSET
     if not versions or not all(low <= version <= high for version in versions):
         found = ", ".join(map(str, versions)) or "none"
         yield "opset_import", f"export with an opset from {low} to {high}, got {found}"

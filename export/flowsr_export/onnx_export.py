@@ -17,14 +17,15 @@ from onnxscript import opset18 as op
 from flowsr_export.deployment import Deployment
 from flowsr_runtime.errors import LintError, UsageError
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "Precision", "onnx_from_deployment"]
+__all__ = ["DTYPES", "OPSETS", "Precision", "onnx_from_deployment"]
 
-Precision = Literal["fp32", "fp16"]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+Precision = Literal["fp32", "fp16", "bf16"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Below 18 the exporter converts down and can fail in silence; at 20 GridSample's "linear" is
 # what TensorRT's parser takes for "nearest", and nothing here needs 20.
 OPSETS = (18, 19)
-DEFAULT_OPSET = 18
+# The first in which a convolution takes bfloat16.
+BF16_OPSET = 22
 # Readable by ONNX Runtime from 1.17 on; the opsets above need no newer one.
 IR_VERSION = 10
 AXES = {"input": ("h", "w"), "output": ("H", "W")}
@@ -34,7 +35,7 @@ def onnx_from_deployment(
     deployment: Deployment,
     precision: Precision = "fp32",
     scale: Fraction | None = None,
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> onnx.ModelProto:
     """Export the deployment graph.
@@ -43,7 +44,7 @@ def onnx_from_deployment(
         deployment: The network.
         precision: Type of the heavy layers; the deployment's islands stay float32.
         scale: The one scale of the single-input variant; None for any scale.
-        opset: ONNX operator set, 18 or 19.
+        opset: ONNX operator set, 18 or 19; None for 18, or 22 in bf16, which has no other.
         metadata: Written into the model's metadata, values as JSON.
 
     Returns:
@@ -53,8 +54,7 @@ def onnx_from_deployment(
         UsageError: If the opset is not supported.
         LintError: If the exporter gave another opset than asked for, or an invalid model.
     """
-    if opset not in OPSETS:
-        raise UsageError(f"opset must be {OPSETS[0]} or {OPSETS[1]}, got {opset}")
+    opset = _checked_opset(precision, opset)
     module = deployment.graph(DTYPES[precision], scale).eval()
     named = deployment.example(scale)
     names, example = list(named), tuple(named.values())
@@ -75,6 +75,19 @@ def onnx_from_deployment(
         )
     assert program is not None
     return _finished(program.model_proto, opset, metadata or {})
+
+
+def _checked_opset(precision: Precision, opset: int | None) -> int:
+    if precision == "bf16":
+        if opset not in (None, BF16_OPSET):
+            raise UsageError(
+                f"opset must be {BF16_OPSET} in bf16: no convolution takes bfloat16 before, "
+                f"got {opset}"
+            )
+        return BF16_OPSET
+    if opset is not None and opset not in OPSETS:
+        raise UsageError(f"opset must be {OPSETS[0]} or {OPSETS[1]}, got {opset}")
+    return opset or OPSETS[0]
 
 
 def _finished(

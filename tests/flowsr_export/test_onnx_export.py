@@ -31,6 +31,19 @@ def test_an_opset_that_is_not_supported_is_refused(opset: int) -> None:
         onnx_from_deployment(deployment_of(small()), opset=opset)
 
 
+def test_bfloat16_has_one_opset() -> None:
+    with pytest.raises(UsageError, match="opset must be 22 in bf16: no convolution takes"):
+        onnx_from_deployment(deployment_of(small()), "bf16", opset=18)
+
+
+def test_bfloat16_is_exported_with_its_opset() -> None:
+    model = onnx_from_deployment(deployment_of(small()), "bf16")
+    assert model.opset_import[0].version == 22
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    assert TensorProto.BFLOAT16 in types
+    assert lint(model) == []
+
+
 def plain_model(opset: int = 18) -> onnx.ModelProto:
     """Return a valid model with the names of a bundle's."""
     pictures = [
