@@ -30,7 +30,7 @@ def command(
     directory: Path,
     bundle: Path | None,
     backend: str,
-    provider: str,
+    provider: str | None,
     device: int,
     threads: int | None,
     precision: str,

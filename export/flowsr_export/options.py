@@ -95,17 +95,17 @@ force_option = click.option(
 
 def session_options(command: Command) -> Command:
     """Add the options that say how a bundle is run, named as `Upscaler.open` names them."""
-    about = "ONNX Runtime's execution provider; refused if it is not there."
-    return _with_session_options(command, "cpu", about)
+    about = "ONNX Runtime's execution provider; refused if it is not there.  [default: cpu]"
+    return _with_session_options(command, about)
 
 
 def verification_options(command: Command) -> Command:
     """Add the same options, but every provider that starts stands for none."""
     about = "ONNX Runtime's execution provider.  [default: every one that starts]"
-    return _with_session_options(command, None, about)
+    return _with_session_options(command, about)
 
 
-def _with_session_options(command: Command, provider: str | None, about: str) -> Command:
+def _with_session_options(command: Command, about: str) -> Command:
     options = [
         click.option(
             "--backend",
@@ -117,8 +117,6 @@ def _with_session_options(command: Command, provider: str | None, about: str) ->
         click.option(
             "--provider",
             type=click.Choice(["cpu", "cuda", "tensorrt", "openvino"]),
-            default=provider,
-            show_default=True,
             help=about,
         ),
         click.option(

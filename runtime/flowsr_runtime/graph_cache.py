@@ -5,8 +5,6 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flowsr_runtime.device import Graph
-
 __all__ = ["Captured", "GraphCache", "GraphCounters"]
 
 _SEEN_PER_GRAPH: Final = 8
@@ -18,12 +16,12 @@ class Captured:
     """A graph with what it needs to stay valid.
 
     Attributes:
-        graph: The work.
+        graph: The work, a `device.Graph`.
         context: The execution context that it was captured from; nothing else may use it.
         shapes: Shapes of the outputs by name.
     """
 
-    graph: Graph
+    graph: Any
     context: Any
     shapes: dict[str, tuple[int, ...]]
 
@@ -112,4 +110,3 @@ class GraphCache:
         for captured in self._kept.values():
             captured.close()
         self._kept.clear()
-        self._seen.clear()

@@ -1,7 +1,10 @@
 """Run a bundle's ONNX file with ONNX Runtime on exactly the provider that was asked for."""
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -11,12 +14,19 @@ from numpy.typing import NDArray
 from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.errors import (
     BundleError,
+    FlowsrError,
     MemoryBudgetError,
     ProviderError,
     UsageError,
 )
+from flowsr_runtime.graph_cache import GraphCounters
+from flowsr_runtime.onnxruntime_binding import GraphRunner, run_bound
 
 __all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers", "usable_cores"]
+
+logger = logging.getLogger(__name__)
+
+_OUTPUT: Final = "output"
 
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
@@ -31,6 +41,8 @@ _REMEDIES: Final = {
     "tensorrt": "pip install 'flowsr-lp[gpu]', with the libraries of TensorRT 10",
     "openvino": "pip install onnxruntime-openvino in place of onnxruntime",
 }
+
+_ON_GPU: Final = ("cuda", "tensorrt")
 
 _ONE_DEVICE: Final = ("cpu", "openvino")
 """Providers that this version cannot send to another device than their own first."""
@@ -68,7 +80,15 @@ class OnnxRuntimeSession:
     backend = "onnxruntime"
 
     def __init__(
-        self, model: bytes, *, provider: str, device: int, threads: int | None, name: str
+        self,
+        model: bytes,
+        *,
+        provider: str,
+        device: int,
+        threads: int | None,
+        name: str,
+        cuda_graphs: int = 0,
+        engine_cache: Path | None = None,
     ) -> None:
         """Load a model.
 
@@ -78,17 +98,29 @@ class OnnxRuntimeSession:
             device: Index of the GPU; 0 with cpu and openvino.
             threads: CPU threads, None for the number of usable cores.
             name: What to call the model in messages.
+            cuda_graphs: Most captured CUDA graphs, 0 for none; for a model whose shapes
+                follow from those of its inputs.
+            engine_cache: Folder for the engines of provider tensorrt, None to keep none.
 
         Raises:
-            UsageError: If there is no such provider.
+            UsageError: If there is no such provider, or it has no CUDA graphs.
             ProviderError: If the provider or the device is missing.
             BundleError: If ONNX Runtime cannot load the model.
         """
         self.provider = provider
         self.device = device
+        if cuda_graphs and provider not in _ON_GPU:
+            raise UsageError(
+                f"cuda_graphs is for {' and '.join(_ON_GPU)}, got {cuda_graphs} with provider "
+                f"{provider}"
+            )
         self._session: ort.InferenceSession | None = _load(
-            model, provider, device, threads, name
+            model, provider, device, threads, name, bool(cuda_graphs), engine_cache
         )
+        self._place = ("cuda" if provider in _ON_GPU else "cpu", device)
+        self._graphs: GraphRunner | None = None
+        if cuda_graphs:
+            self._graphs = GraphRunner(ort, self._session, _OUTPUT, self._place, cuda_graphs)
         self.inputs = frozenset(item.name for item in self._session.get_inputs())
 
     @classmethod
@@ -100,8 +132,12 @@ class OnnxRuntimeSession:
         device: int = 0,
         threads: int | None = None,
         precision: str = "fp32",
+        cuda_graphs: int = 0,
     ) -> "OnnxRuntimeSession":
         """Load a bundle's model.
+
+        Provider tensorrt keeps the engines that it builds in the bundle, in a folder for this
+        model and this version of ONNX Runtime: it does not look at the model itself.
 
         Args:
             bundle: Bundle with the model.
@@ -109,20 +145,35 @@ class OnnxRuntimeSession:
             device: Index of the GPU; 0 with cpu and openvino.
             threads: CPU threads, None for the number of usable cores.
             precision: "fp32", "fp16" or "int8".
+            cuda_graphs: Most captured CUDA graphs, 0 for none.
 
         Returns:
             The session.
 
         Raises:
-            UsageError: If there is no such provider.
+            UsageError: If there is no such provider, or it or the model has no CUDA graphs.
             ProviderError: If the provider or the device is missing.
             BundleError: If the bundle holds no such model, or it is damaged, or takes other
                 inputs than the manifest says.
         """
+        _provider_name(provider)
         name = bundle.model_name(precision)
         model = bundle.read(name)
         path = str(bundle.path / name)
-        session = cls(model, provider=provider, device=device, threads=threads, name=path)
+        if cuda_graphs and "geometry" in bundle.manifest.inputs:
+            raise UsageError(
+                "cuda_graphs needs a bundle of one fixed scale with onnxruntime; "
+                "backend tensorrt captures those of any bundle"
+            )
+        session = cls(
+            model,
+            provider=provider,
+            device=device,
+            threads=threads,
+            name=path,
+            cuda_graphs=cuda_graphs,
+            engine_cache=_engine_cache(bundle, name) if provider == "tensorrt" else None,
+        )
         expected = bundle.manifest.inputs
         if session.inputs != expected:
             raise BundleError(
@@ -143,21 +194,60 @@ class OnnxRuntimeSession:
             MemoryBudgetError: If the device's memory does not suffice.
             ProviderError: If the provider fails while it runs.
         """
+        session = self._opened()
+        with self._translated():
+            if self._graphs is not None:
+                return self._graphs.run(feeds)
+            output: NDArray[np.float32] = session.run([_OUTPUT], dict(feeds))[0]
+            return output
+
+    def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
+        """Run the model and leave the pictures where they are computed.
+
+        Args:
+            feeds: As `run`. An array of the provider's device with `__dlpack__`, such as a
+                PyTorch tensor, is read where it lies.
+            out: Array of that device to write to, None for a new one.
+
+        Returns:
+            `out`, or an `OrtArray`; the pictures are there when you get it.
+
+        Raises:
+            ShapeError: If an array lies elsewhere, or not row after row.
+            MemoryBudgetError: If the device's memory does not suffice.
+            ProviderError: If the provider fails while it runs.
+        """
+        session = self._opened()
+        with self._translated():
+            return run_bound(session, feeds, _OUTPUT, self._place, out)
+
+    @property
+    def graph_counters(self) -> GraphCounters:
+        """How often CUDA graphs were used."""
+        return GraphCounters() if self._graphs is None else self._graphs.counters
+
+    def close(self) -> None:
+        """Free the model; the session cannot run after that."""
+        self._session = self._graphs = None
+
+    def _opened(self) -> ort.InferenceSession:
         if self._session is None:
             raise UsageError("the session is closed")
+        return self._session
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Make the library's errors ours."""
         try:
-            output: NDArray[np.float32] = self._session.run(["output"], dict(feeds))[0]
+            yield
+        except FlowsrError:
+            raise
         except _ERRORS as error:
             if _is_out_of_memory(error):
                 raise MemoryBudgetError(
                     f"{self.provider} ran out of memory; give a smaller memory budget"
                 ) from error
             raise ProviderError(f"{self.provider} failed: {_one_line(error)}") from error
-        return output
-
-    def close(self) -> None:
-        """Free the model; the session cannot run after that."""
-        self._session = None
 
 
 def usable_cores() -> int:
@@ -176,8 +266,27 @@ def present_providers() -> list[str]:
     return [name for name, provider in PROVIDERS.items() if provider in available]
 
 
+def _engine_cache(bundle: Bundle, name: str) -> Path | None:
+    """Return a folder of the bundle for the engines of one model, None if none can be made."""
+    digest = bundle.manifest.files[name].sha256
+    folder = bundle.path / "engines" / "ort-tensorrt" / f"{digest[:12]}-{ort.__version__}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        logger.warning("engines are not kept: %s cannot be made: %s", folder, reason)
+        return None
+    return folder
+
+
 def _load(
-    model: bytes, provider: str, device: int, threads: int | None, name: str
+    model: bytes,
+    provider: str,
+    device: int,
+    threads: int | None,
+    name: str,
+    graphs: bool,
+    engine_cache: Path | None,
 ) -> ort.InferenceSession:
     wanted = _provider_name(provider)
     if provider in _ONE_DEVICE and device != 0:
@@ -186,7 +295,7 @@ def _load(
         session = ort.InferenceSession(
             model,
             sess_options=_options(threads),
-            providers=_provider_list(provider, device),
+            providers=_provider_list(provider, device, graphs, engine_cache),
             enable_fallback=0,  # its fallback prints, and takes another provider in silence
         )
     except _ERRORS as error:
@@ -215,13 +324,23 @@ def _provider_name(provider: str) -> str:
     return wanted
 
 
-def _provider_list(provider: str, device: int) -> list[Any]:
+def _provider_list(
+    provider: str, device: int, graphs: bool = False, engine_cache: Path | None = None
+) -> list[Any]:
+    at = {"device_id": str(device)}
     arena = {"arena_extend_strategy": "kSameAsRequested"}
-    cuda = (PROVIDERS["cuda"], {"device_id": str(device), **arena})
+    captured = {"enable_cuda_graph": "1"} if graphs and provider == "cuda" else {}
+    cuda = (PROVIDERS["cuda"], {**at, **arena, **captured})
+    tensorrt = {**at, "trt_cuda_graph_enable": "1"} if graphs else at
+    if engine_cache is not None:
+        kept = {"trt_engine_cache_enable": "1", "trt_timing_cache_enable": "1"}
+        folder = str(engine_cache)
+        paths = {"trt_engine_cache_path": folder, "trt_timing_cache_path": folder}
+        tensorrt = {**tensorrt, **kept, **paths}
     accelerated: dict[str, list[Any]] = {
         "cpu": [],
         "cuda": [cuda],
-        "tensorrt": [(PROVIDERS["tensorrt"], {"device_id": str(device)}), cuda],
+        "tensorrt": [(PROVIDERS["tensorrt"], tensorrt), cuda],
         "openvino": [(PROVIDERS["openvino"], {})],
     }
     return [*accelerated[provider], PROVIDERS["cpu"]]

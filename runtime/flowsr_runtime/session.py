@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,16 @@ __all__ = ["BACKENDS", "Session", "open_session"]
 
 BACKENDS = {
     "onnxruntime": "flowsr-lp[cpu]",
-    "tensorrt": None,
-    "tensorrt_rtx": None,
+    "tensorrt": "flowsr-lp[tensorrt]",
+    "tensorrt_rtx": "flowsr-lp[tensorrt-rtx]",
 }
-"""Backends and the extra that installs each; None: reserved, not in this version."""
+"""Backends and the extra that installs each."""
+
+_LIBRARIES: Final = {"onnxruntime": "onnxruntime", "cuda": "cuda-bindings"}
+"""What a backend's module imports, and what to call it in a message."""
+
+_WORKERS: Final = 4
+"""Runs at once on a GPU; the memory of each is taken when a thread needs it."""
 
 
 class Session(Protocol):
@@ -57,47 +63,115 @@ def open_session(
     bundle: Bundle,
     *,
     backend: str = "onnxruntime",
-    provider: str = "cpu",
+    provider: str | None = None,
     device: int = 0,
     threads: int | None = None,
     precision: str = "fp32",
+    workers: int | None = None,
+    cuda_graphs: int = 0,
 ) -> Session:
     """Load a bundle's model on a backend.
 
     Args:
-        bundle: Bundle with the model.
+        bundle: Bundle with the model; TensorRT needs an engine of it too.
         backend: A key of `BACKENDS`.
-        provider: What the backend computes with: "cpu", "cuda", "tensorrt" or "openvino".
+        provider: What ONNX Runtime computes with: "cpu", "cuda", "tensorrt" or "openvino";
+            None for "cpu". TensorRT has "cuda" alone.
         device: Index of the GPU; 0 with cpu and openvino.
-        threads: CPU threads, None for the number of usable cores.
-        precision: "fp32", "fp16" or "int8".
+        threads: CPU threads, None for the number of usable cores; ONNX Runtime alone.
+        precision: "fp32", "fp16", "bf16" or "int8".
+        workers: Most runs at once, None for four; TensorRT alone.
+        cuda_graphs: Most captured CUDA graphs, of each worker with TensorRT; 0 for none. They
+            help where the same sizes come again and again. ONNX Runtime captures those of
+            fixed-scale bundles alone.
 
     Returns:
         The session.
 
     Raises:
-        UsageError: If an argument is not one of these.
+        UsageError: If an argument is not one of these, or the backend has no such thing.
         BackendError: If the backend's library is not installed.
         ProviderError: If the provider or the device is missing.
-        BundleError: If the bundle holds no such model, or it is damaged.
+        BundleError: If the bundle holds no such model or engine, or it is damaged.
     """
-    _check_count("device", device, least=0)
-    if threads is not None:
-        _check_count("threads", threads, least=1)
     if backend not in BACKENDS:
         raise UsageError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    extra = BACKENDS[backend]
-    if extra is None:
-        raise BackendError(f"backend {backend} is not in this version; use onnxruntime")
+    _check_count("device", device, least=0)
+    _check_count("cuda_graphs", cuda_graphs, least=0)
+    for name, value in (("threads", threads), ("workers", workers)):
+        if value is not None:
+            _check_count(name, value, least=1)
     try:
-        from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
+        if backend == "onnxruntime":
+            return _open_onnxruntime(
+                bundle, provider or "cpu", device, threads, precision, workers, cuda_graphs
+            )
+        return _open_tensorrt(
+            bundle, backend, provider, device, threads, precision, workers, cuda_graphs
+        )
     except ImportError as error:
-        if error.name != backend:
-            raise BackendError(f"{backend} cannot be loaded: {error}") from error
-        raise BackendError(f"{backend} is not installed; pip install '{extra}'") from error
+        if isinstance(error, BackendError):
+            raise
+        raise _missing(backend, error) from error
+
+
+def _open_onnxruntime(
+    bundle: Bundle,
+    provider: str,
+    device: int,
+    threads: int | None,
+    precision: str,
+    workers: int | None,
+    cuda_graphs: int,
+) -> Session:
+    if workers is not None:
+        raise UsageError(
+            f"workers is for tensorrt, got {workers}; onnxruntime runs every thread at once"
+        )
+    from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
+
     return OnnxRuntimeSession.open(
-        bundle, provider=provider, device=device, threads=threads, precision=precision
+        bundle,
+        provider=provider,
+        device=device,
+        threads=threads,
+        precision=precision,
+        cuda_graphs=cuda_graphs,
     )
+
+
+def _open_tensorrt(
+    bundle: Bundle,
+    backend: str,
+    provider: str | None,
+    device: int,
+    threads: int | None,
+    precision: str,
+    workers: int | None,
+    cuda_graphs: int,
+) -> Session:
+    if provider not in (None, "cuda"):
+        raise UsageError(f"provider must be cuda with backend {backend}, got {provider!r}")
+    if threads is not None:
+        raise UsageError(f"threads is for onnxruntime, got {threads} with backend {backend}")
+    from flowsr_runtime.tensorrt_session import TensorrtSession
+
+    return TensorrtSession.open(
+        bundle,
+        backend=backend,
+        device=device,
+        precision=precision,
+        workers=_WORKERS if workers is None else workers,
+        graphs=cuda_graphs,
+    )
+
+
+def _missing(backend: str, error: ImportError) -> BackendError:
+    """Return what to say of a library that cannot be imported."""
+    library = _LIBRARIES.get((error.name or "").split(".")[0])
+    if library is None:
+        return BackendError(f"{backend} cannot be loaded: {error}")
+    return BackendError(f"{library} is not installed; pip install '{BACKENDS[backend]}'")
 
 
 def _check_count(name: str, value: object, *, least: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flowsr_runtime.bundle import Bundle, write_bundle
+from tests.doubles.rig import ALL, Rig
 
 HEADER = '<ir_version: 9, opset_import: ["" : 18]>\n'
 CONSTANTS = """
@@ -253,6 +254,18 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 def bundle(tmp_path: Path, manifest: dict[str, Any]) -> Bundle:
     """A bilinear bundle of the test's own."""
     return write_bundle(tmp_path / "own", manifest, {"model.fp32.onnx": BILINEAR})
+
+
+@pytest.fixture(params=ALL)
+def rig(request: pytest.FixtureRequest, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """A machine with each version of TensorRT, an L4 and a bundle without engines."""
+    return Rig(request.param, bundle, monkeypatch)
+
+
+@pytest.fixture
+def eleven(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """The same with TensorRT 11."""
+    return Rig("tensorrt-11", bundle, monkeypatch)
 
 
 @pytest.fixture

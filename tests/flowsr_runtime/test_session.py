@@ -8,6 +8,7 @@ import pytest
 from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.errors import BackendError, UsageError
 from flowsr_runtime.session import open_session
+from tests.doubles.rig import Rig
 
 
 def test_a_session_says_what_it_runs_on(bundle: Bundle) -> None:
@@ -20,10 +21,32 @@ def test_an_unknown_backend_is_refused(bundle: Bundle) -> None:
         open_session(bundle, backend="caffe")
 
 
+def test_each_flavour_of_tensorrt_is_opened(rig: Rig) -> None:
+    rig.add()
+    session = open_session(rig.bundle, backend=rig.backend, workers=2, cuda_graphs=3)
+    assert (session.backend, session.provider, session.device) == (rig.backend, "cuda", 0)
+    session.close()
+
+
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
-def test_a_reserved_backend_says_so(bundle: Bundle, backend: str) -> None:
-    with pytest.raises(BackendError, match=f"backend {backend} is not in this version; use"):
+def test_tensorrt_without_cuda_bindings_names_the_remedy(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    for name in ("tensorrt_session", "tensorrt_engine", "device", "device_array"):
+        monkeypatch.delitem(sys.modules, f"flowsr_runtime.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    remedy = rf"cuda-bindings is not installed; pip install 'flowsr-lp\[{backend[:8]}"
+    with pytest.raises(BackendError, match=remedy):
         open_session(bundle, backend=backend)
+
+
+def test_tensorrt_that_is_not_installed_names_the_remedy(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    remedy = r"tensorrt is not installed; pip install 'flowsr-lp\[tensorrt\]'"
+    with pytest.raises(BackendError, match=remedy):
+        open_session(bundle, backend="tensorrt")
 
 
 def test_a_missing_library_names_the_remedy(
@@ -50,6 +73,18 @@ def test_a_broken_library_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPat
         ({"device": -1}, "device must be at least 0, got -1"),
         ({"device": "gpu"}, "device must be a whole number, got 'gpu'"),
         ({"device": 1}, "device must be 0 with provider cpu, got 1"),
+        ({"cuda_graphs": -1}, "cuda_graphs must be at least 0, got -1"),
+        ({"cuda_graphs": 2}, "cuda_graphs needs a bundle of one fixed scale with onnxruntime"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"workers": 2}, "workers is for tensorrt, got 2"),
+        (
+            {"backend": "tensorrt", "provider": "cpu"},
+            "provider must be cuda with backend tensorrt, got 'cpu'",
+        ),
+        (
+            {"backend": "tensorrt", "threads": 2},
+            "threads is for onnxruntime, got 2 with backend tensorrt",
+        ),
         ({"provider": "rocm"}, "provider must be one of cpu, cuda, .* got 'rocm'"),
     ],
 )
