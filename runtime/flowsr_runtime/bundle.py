@@ -13,11 +13,19 @@ from flowsr_runtime.disk import (
     needs_recovery,
     recover_directory,
     replace_directory,
+    replace_file,
 )
 from flowsr_runtime.errors import BundleError, IntegrityError, OutputError, UsageError
 from flowsr_runtime.manifest import Manifest
 
-__all__ = ["MANIFEST_NAME", "Bundle", "embedded_bundle", "write_bundle", "check_replaceable"]
+__all__ = [
+    "MANIFEST_NAME",
+    "Bundle",
+    "embedded_bundle",
+    "write_bundle",
+    "extend_bundle",
+    "check_replaceable",
+]
 
 MANIFEST_NAME = "bundle.json"
 
@@ -201,6 +209,50 @@ def write_bundle(
             recover_directory(target)
             check_replaceable(target, force)
             replace_directory(target, {**contents, MANIFEST_NAME: text.encode()})
+    except OutputError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"bundle {directory} cannot be written: {reason}") from error
+    return Bundle(Path(directory), parsed)
+
+
+def extend_bundle(
+    directory: str | os.PathLike[str],
+    files: Mapping[str, bytes],
+    described: Mapping[str, Mapping[str, Any]],
+) -> Bundle:
+    """Add files to a bundle: each is complete before bundle.json names it.
+
+    Args:
+        directory: The bundle; what it holds beside, its engines too, stays.
+        files: Content by path inside the bundle, of files that it does not list yet.
+        described: What bundle.json says of a file beside its hash and size.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        BundleError: If there is no bundle, or its manifest would not be readable.
+        OutputError: If it lists one of them, the disk refuses, or another process holds the
+            bundle too long.
+    """
+    target = Path(os.path.abspath(directory))
+    try:
+        with locked(target):
+            recover_directory(target)
+            raw = dict(Bundle.open(target).manifest.raw)
+            for name in files:
+                if name in raw["files"]:  # to replace it could not be one step with its hash
+                    raise OutputError(f"{directory} holds {name} already")
+            listed = {name: described.get(name, {}) for name in files}
+            added = json.loads(_manifest_text({**raw, "files": listed}, files))["files"]
+            text = json.dumps({**raw, "files": {**raw["files"], **added}}, indent=1) + "\n"
+            parsed = _parse(text, target / MANIFEST_NAME)
+            for name, data in files.items():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                replace_file(target / name, data)
+            replace_file(target / MANIFEST_NAME, text.encode())
     except OutputError:
         raise
     except OSError as error:

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from flowsr_runtime.bundle import Bundle, check_replaceable, embedded_bundle, write_bundle
+from flowsr_runtime.bundle import (
+    Bundle,
+    check_replaceable,
+    embedded_bundle,
+    extend_bundle,
+    write_bundle,
+)
+from flowsr_runtime.disk import replace_file
 from flowsr_runtime.errors import BundleError, IntegrityError, OutputError, UsageError
 
 MODEL = {"model.fp32.onnx": b"model"}
@@ -224,3 +231,58 @@ def test_a_bundle_can_be_moved(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_the_embedded_bundle_lies_in_the_package() -> None:
     assert embedded_bundle().parts[-3:] == ("flowsr_runtime", "bundles", "default")
+
+
+HALF = {"model.fp16.onnx": {"precision": "fp16", "opset": 18}}
+
+
+def test_a_file_is_added_beside_the_others(bundle: Bundle) -> None:
+    (bundle.path / "engines").mkdir()
+    (bundle.path / "engines" / "a.engine").write_bytes(b"plan")
+    before = dict(bundle.manifest.files)
+    extended = extend_bundle(bundle.path, {"model.fp16.onnx": b"half"}, HALF)
+    assert extended == Bundle.open(bundle.path)
+    assert extended.model_bytes("fp16") == b"half"
+    assert extended.manifest.raw["files"]["model.fp16.onnx"]["opset"] == 18
+    assert before.items() <= extended.manifest.files.items()
+    assert (bundle.path / "engines" / "a.engine").read_bytes() == b"plan"
+    extended.check_files()
+
+
+def test_a_file_that_is_listed_is_not_replaced(bundle: Bundle) -> None:
+    with pytest.raises(OutputError, match=r"holds model.fp32.onnx already"):
+        extend_bundle(bundle.path, {"model.fp32.onnx": b"other"}, {})
+    bundle.check_files()
+
+
+def test_a_file_that_a_killed_writer_left_is_replaced(bundle: Bundle) -> None:
+    (bundle.path / "model.fp16.onnx").write_bytes(b"ha")
+    extend_bundle(bundle.path, {"model.fp16.onnx": b"half"}, HALF)
+    assert Bundle.open(bundle.path).model_bytes("fp16") == b"half"
+
+
+@pytest.mark.parametrize("name", ["model.fp16.onnx", "bundle.json"])
+def test_a_writer_that_dies_at_a_file_leaves_the_old_bundle(
+    name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(path: Path, data: bytes) -> None:
+        if path.name == name:
+            raise OSError(28, "No space left on device")
+        replace_file(path, data)
+
+    monkeypatch.setattr("flowsr_runtime.bundle.replace_file", die)
+    with pytest.raises(OutputError, match=r"cannot be written: No space left on device"):
+        extend_bundle(bundle.path, {"model.fp16.onnx": b"half"}, HALF)
+    assert Bundle.open(bundle.path).manifest == bundle.manifest
+    bundle.check_files()
+
+
+def test_only_a_bundle_is_extended(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="does not exist"):
+        extend_bundle(tmp_path / "nothing", {"model.fp16.onnx": b"half"}, HALF)
+
+
+def test_a_file_outside_the_bundle_is_not_written(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="must lie inside the bundle"):
+        extend_bundle(bundle.path, {"../model.onnx": b"half"}, {})
+    assert not (bundle.path.parent / "model.onnx").exists()
