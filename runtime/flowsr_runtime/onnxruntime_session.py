@@ -65,6 +65,7 @@ _MODEL_ERRORS: Final[tuple[type[Exception], ...]] = (
 )
 _ERRORS: Final[tuple[type[Exception], ...]] = (
     MemoryError,
+    RuntimeError,  # an IOBinding raises it
     ValueError,
     _STATE.EPFail,
     _STATE.Fail,

@@ -19,6 +19,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 from flowsr_runtime.geometry import Window
+from flowsr_runtime.graph_cache import GraphCounters
 from flowsr_runtime.onnxruntime_session import PROVIDERS, OnnxRuntimeSession, usable_cores
 
 Feeds = dict[str, Any]
@@ -149,6 +150,101 @@ def test_the_options_are_those_of_a_quiet_frugal_session(
     assert seen[0][0].log_severity_level == 3
     assert not seen[0][0].enable_mem_pattern
     assert seen[0][1] == 0
+
+
+def options_of(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **wanted: Any
+) -> dict[str, dict[str, str]]:
+    """Return the options that each provider would get; none of them starts."""
+    seen: dict[str, dict[str, str]] = {}
+
+    def spy(model: bytes, *, providers: list[Any], **options: Any) -> Any:
+        seen.update(each for each in providers if isinstance(each, tuple))
+        raise onnxruntime_session._STATE.Fail("no GPU")
+
+    monkeypatch.setattr(ort, "InferenceSession", spy)
+    with pytest.raises(ProviderError, match="did not start on device 0: no GPU"):
+        OnnxRuntimeSession.open(bundle, **wanted)
+    return seen
+
+
+def test_tensorrt_keeps_its_engines_in_the_bundle(
+    bundle: Bundle, install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("tensorrt")
+    found = options_of(bundle, monkeypatch, provider="tensorrt")[PROVIDERS["tensorrt"]]
+    digest = bundle.manifest.files["model.fp32.onnx"].sha256
+    folder = bundle.path / "engines" / "ort-tensorrt" / f"{digest[:12]}-{ort.__version__}"
+    assert folder.is_dir()
+    assert found["trt_engine_cache_enable"] == found["trt_timing_cache_enable"] == "1"
+    assert found["trt_engine_cache_path"] == found["trt_timing_cache_path"] == str(folder)
+    assert "trt_cuda_graph_enable" not in found
+
+
+def test_engines_that_cannot_be_kept_are_said_so(
+    bundle: Bundle,
+    install: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (bundle.path / "engines").write_bytes(b"no folder")
+    install("tensorrt")
+    found = options_of(bundle, monkeypatch, provider="tensorrt")[PROVIDERS["tensorrt"]]
+    assert found == {"device_id": "0"}
+    assert "engines are not kept: " in caplog.text
+
+
+def test_a_provider_that_is_missing_leaves_no_folder(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [PROVIDERS["cpu"]])
+    with pytest.raises(ProviderError, match="provider tensorrt is not in the installed"):
+        OnnxRuntimeSession.open(bundle, provider="tensorrt")
+    assert not (bundle.path / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    ("provider", "option"),
+    [("cuda", "enable_cuda_graph"), ("tensorrt", "trt_cuda_graph_enable")],
+)
+def test_cuda_graphs_are_enabled_where_they_were_asked_for(
+    bundles: dict[str, Bundle],
+    install: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    provider: str,
+    option: str,
+) -> None:
+    monkeypatch.setattr(onnxruntime_session, "_engine_cache", lambda *_: None)
+    install(provider)
+    fixed = bundles["fixed"]
+    found = options_of(fixed, monkeypatch, provider=provider, cuda_graphs=2)
+    assert found[PROVIDERS[provider]][option] == "1"
+    assert option not in options_of(fixed, monkeypatch, provider=provider)[PROVIDERS[provider]]
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "message"),
+    [
+        ("bilinear", "cuda", "cuda_graphs needs a bundle of one fixed scale with onnxruntime"),
+        ("fixed", "cpu", "cuda_graphs is for cuda and tensorrt, got 2 with provider cpu"),
+    ],
+)
+def test_cuda_graphs_that_cannot_be_captured_are_refused(
+    bundles: dict[str, Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    provider: str,
+    message: str,
+) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [*PROVIDERS.values()])
+    with pytest.raises(UsageError, match=message):
+        OnnxRuntimeSession.open(bundles[name], provider=provider, cuda_graphs=2)
+
+
+def test_without_cuda_graphs_the_counters_stay_zero(bundle: Bundle, feeds: Feeds) -> None:
+    session = OnnxRuntimeSession.open(bundle)
+    session.run(feeds)
+    assert session.graph_counters == GraphCounters()
 
 
 def test_memory_that_runs_out_is_a_budget_error(bundles: dict[str, Bundle]) -> None:
