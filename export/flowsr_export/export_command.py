@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 FILE = click.Path(path_type=Path)
+LICENCES = {
+    "linf-lp": "see the checkpoint's source",
+    "srflow-lp": "see the checkpoint's source; SRFlow's released ones are CC BY-NC-SA 4.0, "
+    "for research only",
+}
 
 
 @click.command("export-onnx")
@@ -86,11 +91,11 @@ def command(
     from flowsr_export.progress import progress
     from flowsr_lp import embedded_checkpoint, load_checkpoint
 
-    licence = "see the checkpoint's source"
+    built_in = model is None
     if model is None:
         model, prior = embedded_checkpoint()
-        licence = "Apache-2.0"
     checkpoint = load_checkpoint(model, prior, blocks)
+    licence = "Apache-2.0" if built_in else LICENCES[checkpoint.family]
     request = Request(precision, fixed, opset, licence)
     with progress("export", len(STEPS)) as bar:
         notes = iter([0, 1, 1, 1, 1])
@@ -110,3 +115,4 @@ def command(
         f"agrees with PyTorch in {len(figures)} cases; worst {most.max_abs:.1e} of full range, "
         f"{most.max_steps} eight-bit steps, at {most.case}"
     )
+    click.echo(f"licence of the weights: {licence}")

@@ -101,6 +101,7 @@ def inputs_of(bundle: Path) -> list[str]:
 
 def test_an_export_says_what_it_holds(srflow: Srflow) -> None:
     assert srflow.result.exit_code == 0, srflow.result.output
+    assert "CC BY-NC-SA 4.0, for research only" in srflow.result.output
     raw = Bundle.open(srflow.bundle).manifest.raw
     assert raw["family"] == "srflow-lp"
     assert raw["scale"] == {"kind": "fixed", "value": "4"}
