@@ -254,6 +254,18 @@ def _call(name: str, result: tuple[Any, ...], size: int | None = None) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
+def _remedy() -> str:
+    """Say what helps where CUDA finds no driver, or one that is too old for the bindings."""
+    versions = cudart.cudaDriverGetVersion()[1], cudart.cudaRuntimeGetVersion()[1]
+    driver, needed = (int(version or 0) // 1000 for version in versions)
+    if 0 < driver < needed:
+        return (
+            f"it takes CUDA {driver}, cuda-bindings needs {needed}: update the driver, or "
+            f"pip install 'cuda-bindings<{driver + 1}'"
+        )
+    return "install or update it, or use backend onnxruntime"
+
+
 def _translate(name: str, code: Any, size: int | None) -> FlowsrError:
     text = cudart.cudaGetErrorString(code)[1]
     words = text.decode() if isinstance(text, bytes) else str(text)
@@ -261,8 +273,6 @@ def _translate(name: str, code: Any, size: int | None) -> FlowsrError:
         wish = "" if size is None else f" for {size / 2**20:.1f} MiB more"
         return MemoryBudgetError(f"out of memory{wish} ({name}); give a smaller memory budget")
     if int(code) in _NO_DRIVER:
-        return ProviderError(
-            f"no usable NVIDIA driver: {words} (CUDA error {int(code)}); install or update it, "
-            "or use backend onnxruntime"
-        )
+        text = f"no usable NVIDIA driver: {words} (CUDA error {int(code)}); {_remedy()}"
+        return ProviderError(text)
     return ProviderError(f"{name} failed: {words} (CUDA error {int(code)})")

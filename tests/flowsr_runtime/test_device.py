@@ -69,6 +69,17 @@ def test_a_machine_without_driver_or_gpu_is_refused(
         Device.open(0)
 
 
+def test_a_driver_that_is_too_old_names_the_bindings_that_take_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = FakeCuda(driver=False)
+    monkeypatch.setattr(machine, "cudaDriverGetVersion", lambda: (CudaError.cudaSuccess, 12080))
+    monkeypatch.setattr(device_module, "cudart", machine)
+    message = "it takes CUDA 12, cuda-bindings needs 13: .* pip install 'cuda-bindings<13'"
+    with pytest.raises(ProviderError, match=message):
+        Device.open(0)
+
+
 def test_data_goes_there_and_back(stream: Stream) -> None:
     up, buffer, down = Staging(), Buffer(), Staging()
     result = there_and_back(stream, up, buffer, down)
