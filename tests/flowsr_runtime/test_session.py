@@ -4,9 +4,10 @@ import sys
 from typing import Any
 
 import pytest
+from cuda.bindings import runtime as cudart
 
 from flowsr_runtime.bundle import Bundle
-from flowsr_runtime.errors import BackendError, UsageError
+from flowsr_runtime.errors import BackendError, ProviderError, UsageError
 from flowsr_runtime.session import open_session
 from tests.doubles.rig import Rig
 
@@ -93,3 +94,11 @@ def test_a_bad_argument_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         open_session(bundle, **options)
+
+
+@pytest.mark.skipif(int(cudart.cudaGetDeviceCount()[0]) == 0, reason="there is a GPU")
+def test_the_real_library_without_a_gpu_says_that_there_is_none(bundle: Bundle) -> None:
+    with pytest.raises(
+        ProviderError, match=r"no usable NVIDIA driver: .*; install or update it"
+    ):
+        open_session(bundle, backend="tensorrt_rtx")
