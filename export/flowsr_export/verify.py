@@ -107,13 +107,12 @@ def verify(
         UsageError: If the checkpoint is not the bundle's.
     """
     bundle = bundle or Bundle.open(embedded_bundle())
-    bundle.check_files()
-    checkpoint = reference_of(bundle, model, prior)
-    deployment = deployment_of(checkpoint.network)
-    trip = _checked_round_trip(deployment)
+    deployment, trip = _sound(bundle, model, prior)
     scale = restated_scale(bundle, deployment)
     cases = deployment.verify_cases(scale)
-    names = [provider] if provider else present_providers()
+    # TensorRT has one provider; of ONNX Runtime's, every one that starts stands for none.
+    several = provider is None and backend == "onnxruntime"
+    names = present_providers() if several else [provider]
     start(len(cases) * len(names))
     runs: dict[str, list[Figures]] = {}
     not_started: dict[str, str] = {}
@@ -123,17 +122,17 @@ def verify(
                 bundle,
                 backend=backend,
                 provider=name,
-                device=device if provider or name in GPU_PROVIDERS else 0,
+                device=device if not several or name in GPU_PROVIDERS else 0,
                 threads=threads,
                 precision=precision,
             )
         except ProviderError as error:
-            if provider or name == "cpu":
+            if name is None or name == "cpu" or not several:
                 raise
             not_started[name] = str(error)
             continue
-        run = _compared(deployment, session, cases, scale, precision, advance)
-        runs[f"{backend} {name}"] = run
+        label = f"{session.backend} {session.provider}"
+        runs[label] = _compared(deployment, session, cases, scale, precision, advance)
     return Verification(bundle, precision, trip, runs, not_started)
 
 
@@ -153,13 +152,16 @@ def _compared(
         session.close()
 
 
-def _checked_round_trip(deployment: Deployment) -> float:
+def _sound(bundle: Bundle, model: Path | None, prior: Path | None) -> tuple[Deployment, float]:
+    """Check the bundle's files and the flow's round trip; give the network and its error."""
+    bundle.check_files()
+    deployment = deployment_of(reference_of(bundle, model, prior).network)
     trip = deployment.round_trip()
     if not trip <= ROUND_TRIP_BAR:
         raise ParityError(
             f"flow's inverse(forward(x)) must be x within {ROUND_TRIP_BAR:g}, got {trip:.3g}"
         )
-    return trip
+    return deployment, trip
 
 
 def _stacked_blocks(bundle: Bundle) -> tuple[int, ...] | None:
