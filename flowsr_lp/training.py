@@ -1,6 +1,14 @@
 """Training: the flow by likelihood, then the learned prior on the frozen flow."""
 
-__all__ = ["FlowLoss", "PriorLoss", "Settings", "steps_done", "train"]
+__all__ = [
+    "FlowLoss",
+    "PriorLoss",
+    "Settings",
+    "check_prior_weights",
+    "check_weights",
+    "steps_done",
+    "train",
+]
 
 import json
 import logging
@@ -93,7 +101,7 @@ class FlowLoss:
         Raises:
             UsageError: If the weight is below 0 or not finite.
         """
-        _check_weights(pixel_weight)
+        check_weights(pixel_weight)
         self.trained = linf
         self.linf = linf
         self.pixel_weight = pixel_weight
@@ -148,13 +156,10 @@ class PriorLoss:
             UsageError: If no weight is above 0, or one is below 0 or not finite.
         """
         assert network.prior is not None
-        _check_weights(perceptual_weight, latent_weight, pixel_weight)
-        if max(perceptual_weight, latent_weight, pixel_weight) <= 0:
-            raise UsageError("one of the loss's weights must be above 0")
+        self.weights = check_prior_weights(perceptual_weight, latent_weight, pixel_weight)
         self.trained: Prior = network.prior
         self.linf = network.linf.requires_grad_(False).eval()
         self.perceptual = perceptual
-        self.weights = (perceptual_weight, latent_weight, pixel_weight)
 
     def to(self, device: torch.device) -> None:
         """Move both networks and the perceptual one."""
@@ -239,6 +244,31 @@ def train(
     return {name: tensor.cpu() for name, tensor in average.items()}
 
 
+def check_weights(*weights: float) -> None:
+    """Refuse weights of a loss that make no sense.
+
+    Raises:
+        UsageError: If one is below 0 or not finite.
+    """
+    for weight in weights:
+        if not 0 <= weight < math.inf:
+            raise UsageError(f"weights must be finite and at least 0, got {weight}")
+
+
+def check_prior_weights(
+    perceptual: float, latent: float, pixel: float
+) -> tuple[float, float, float]:
+    """Return the weights of a prior's loss.
+
+    Raises:
+        UsageError: If none is above 0, or one is below 0 or not finite.
+    """
+    check_weights(perceptual, latent, pixel)
+    if max(perceptual, latent, pixel) <= 0:
+        raise UsageError("one of the loss's weights must be above 0")
+    return perceptual, latent, pixel
+
+
 def steps_done(folder: Path) -> int:
     """Return the step that a run in `folder` would go on from, 0 if there is none.
 
@@ -247,12 +277,6 @@ def steps_done(folder: Path) -> int:
     """
     path = folder / "last.pt"
     return int(_load(path, torch.device("cpu"))["step"]) if path.exists() else 0
-
-
-def _check_weights(*weights: float) -> None:
-    for weight in weights:
-        if not 0 <= weight < math.inf:
-            raise UsageError(f"weights must be finite and at least 0, got {weight}")
 
 
 def _schedule(step: int, steps: int) -> float:
