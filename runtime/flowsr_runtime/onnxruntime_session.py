@@ -21,6 +21,7 @@ from flowsr_runtime.errors import (
 )
 from flowsr_runtime.graph_cache import GraphCounters
 from flowsr_runtime.onnxruntime_binding import GraphRunner, run_bound
+from flowsr_runtime.sealed_folder import drop_unsealed, seal
 
 __all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers", "usable_cores"]
 
@@ -118,6 +119,7 @@ class OnnxRuntimeSession:
         self._session: ort.InferenceSession | None = _load(
             model, provider, device, threads, name, bool(cuda_graphs), engine_cache
         )
+        self._engine_cache = engine_cache
         self._place = ("cuda" if provider in _ON_GPU else "cpu", device)
         self._graphs: GraphRunner | None = None
         if cuda_graphs:
@@ -229,6 +231,8 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         """Free the model; the session cannot run after that."""
+        if self._session is not None and self._engine_cache is not None:
+            seal(self._engine_cache)
         self._session = self._graphs = None
 
     def _opened(self) -> ort.InferenceSession:
@@ -273,9 +277,10 @@ def _engine_cache(bundle: Bundle, name: str) -> Path | None:
     folder = bundle.path / "engines" / "ort-tensorrt" / f"{digest[:12]}-{ort.__version__}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        drop_unsealed(folder)  # loading an engine runs its code
     except OSError as error:
         reason = error.strerror or str(error)
-        logger.warning("engines are not kept: %s cannot be made: %s", folder, reason)
+        logger.warning("engines are not kept: %s cannot be used: %s", folder, reason)
         return None
     return folder
 

@@ -118,6 +118,8 @@ class TensorrtEngine:
             for worker in idle:
                 self._retire(worker)
         self._save_kernels()
+        # Contexts before their engine, the engine before its runtime.
+        self._config = self._kernels = self._engine = self._runtime = None
 
     def _take(self) -> TensorrtWorker:
         with self._free:

@@ -267,7 +267,9 @@ def load_library(backend: str) -> Any:
 def _sizes(value: Any) -> tuple[int, ...]:
     """Return what a profile ranges over: a shape, or the values of a shape tensor."""
     if is_device_array(value):
-        return tuple(int(size) for size in value.shape)
+        interface = getattr(value, "__cuda_array_interface__", None)
+        shape = value.shape if interface is None else interface["shape"]
+        return tuple(int(size) for size in shape)
     array = np.asarray(value)
     decides_shapes = array.ndim <= 1 and np.issubdtype(array.dtype, np.integer)
     return tuple(int(each) for each in (array.ravel() if decides_shapes else array.shape))

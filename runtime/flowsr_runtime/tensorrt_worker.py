@@ -255,7 +255,8 @@ class TensorrtWorker:
                 size = prod(shape) * self._dtype(name).itemsize
                 moved |= self._pinned(name).reserve(size)
             self._moved(moved and (place.is_fixed or not asked))
-            context.set_output_allocator(name, None)
+            if context.get_output_allocator(name) is not None:
+                context.set_output_allocator(name, None)
             self._set_address(context, name, place.address)
 
     def _enqueue(self, context: Any, request: Request, destination: Destination) -> None:

@@ -21,6 +21,7 @@ from flowsr_runtime.errors import (
 from flowsr_runtime.geometry import Window
 from flowsr_runtime.graph_cache import GraphCounters
 from flowsr_runtime.onnxruntime_session import PROVIDERS, OnnxRuntimeSession, usable_cores
+from flowsr_runtime.sealed_folder import drop_unsealed
 
 Feeds = dict[str, Any]
 
@@ -179,6 +180,32 @@ def test_tensorrt_keeps_its_engines_in_the_bundle(
     assert found["trt_engine_cache_enable"] == found["trt_timing_cache_enable"] == "1"
     assert found["trt_engine_cache_path"] == found["trt_timing_cache_path"] == str(folder)
     assert "trt_cuda_graph_enable" not in found
+
+
+def test_an_engine_that_was_changed_never_reaches_onnx_runtime(
+    bundle: Bundle, install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("tensorrt")
+    found = options_of(bundle, monkeypatch, provider="tensorrt")[PROVIDERS["tensorrt"]]
+    engine = Path(found["trt_engine_cache_path"]) / "kernel_sm89.engine"
+    engine.write_bytes(b"nobody saw this")
+    options_of(bundle, monkeypatch, provider="tensorrt")
+    assert not engine.exists()
+
+
+def test_closing_seals_the_engines(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "kernel.engine").write_bytes(b"engine")
+    session = OnnxRuntimeSession(
+        bundle.model_bytes(),
+        provider="cpu",
+        device=0,
+        threads=None,
+        name="model",
+        engine_cache=tmp_path,
+    )
+    session.close()
+    assert drop_unsealed(tmp_path) == []
+    assert (tmp_path / "kernel.engine").read_bytes() == b"engine"
 
 
 def test_engines_that_cannot_be_kept_are_said_so(
