@@ -1,16 +1,20 @@
 """An engine loads or says why not; its workers serve threads; RTX keeps its kernels."""
 
+import sys
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorrt_rtx
+from cuda.bindings import runtime as real
 from numpy.typing import NDArray
 
 from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.errors import MemoryBudgetError, ProviderError, UsageError
+from tests.doubles.builds import build
 from tests.doubles.cuda_runtime import Gpu
-from tests.doubles.rig import TOLERANCE, Rig, expected, feeds_of
+from tests.doubles.rig import TOLERANCE, WIDE, Rig, expected, feeds_of
 
 
 def test_a_version_compatible_engine_may_run_its_code(rig: Rig) -> None:
@@ -79,6 +83,7 @@ def test_the_second_gpu_is_used_from_any_thread(
     rig = Rig("tensorrt-rtx", bundle, monkeypatch, gpus)
     rig.add()
     session = rig.open(device=1)
+    session.run(feeds_of(4, 5))  # makes the worker that the thread gets
     results: list[NDArray[np.float32]] = []
     thread = threading.Thread(target=lambda: results.append(session.run(feeds_of(4, 5))))
     thread.start()
@@ -184,16 +189,23 @@ def test_a_worker_that_is_at_work_is_freed_when_it_is_done(eleven: Rig) -> None:
         pass
 
 
-def test_a_worker_that_cannot_be_made_leaves_its_place_free(
-    eleven: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_cannot_be_made_leaves_its_place_free(eleven: Rig) -> None:
     eleven.add()
     session = eleven.open(workers=1)
     engine = session._loaded[session.engines[0]]
-    monkeypatch.setattr(engine, "_engine", _Refusing())
-    with pytest.raises(ProviderError, match="failed to make an execution context: it gave no"):
+    message = "failed to make an execution context: it gave no"
+    loaded, engine._engine = engine._engine, _Refusing()
+    with pytest.raises(ProviderError, match=message):
         session.run(feeds_of(4, 5))
-    monkeypatch.undo()
+    engine._engine = loaded
+    results: list[NDArray[np.float32]] = []
+    thread = threading.Thread(
+        target=lambda: results.append(session.run(feeds_of(4, 5))), daemon=True
+    )
+    thread.start()
+    thread.join(10)
+    assert len(results) == 1
+    session.close()
 
 
 class _Refusing:
@@ -214,3 +226,17 @@ def test_kernels_that_cannot_be_kept_are_said_so(
     monkeypatch.setattr("flowsr_runtime.tensorrt_engine.replace_file", full)
     with_session(rig, feeds_of(4, 5))
     assert "cannot be written: No space left on device" in caplog.text
+
+
+@pytest.mark.skipif(int(real.cudaGetDeviceCount()[0]) == 0, reason="there is a GPU")
+def test_the_real_library_says_why_it_cannot_load_an_engine(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = {name: (each.min, each.opt, each.max) for name, each in WIDE.items()}
+    rig = Rig("tensorrt-rtx", bundle, monkeypatch)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", tensorrt_rtx)
+    plan, _ = build(tensorrt_rtx, bundle.model_bytes(), ranges, capabilities=("SM89",))
+    rig.store.add(rig.key(WIDE), plan or b"", {})
+    message = r"tensorrt_rtx failed to load engines/.* CUDA driver version is insufficient"
+    with pytest.raises(ProviderError, match=message):
+        rig.open()

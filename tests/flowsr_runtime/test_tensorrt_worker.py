@@ -204,9 +204,25 @@ def test_an_array_that_is_written_again_and_again_has_a_graph(eleven: Rig) -> No
 def test_new_arrays_of_the_device_have_no_graph(eleven: Rig) -> None:
     eleven.add()
     session = eleven.open(graphs=4)
-    for _ in range(4):
-        session.run_device(feeds_of(4, 5))
-    assert session.graph_counters.plain == 4
+    feeds = feeds_of(4, 5)
+    right = expected(eleven.bundle, feeds)
+    for _ in range(3):
+        session.run(feeds)
+    arrays = [session.run_device(feeds) for _ in range(3)]
+    for array in arrays:
+        np.testing.assert_allclose(array.numpy(), right, atol=TOLERANCE)
+    assert (session.graph_counters.plain, session.graph_counters.captures) == (5, 1)
+    session.close()
+
+
+def test_an_array_of_the_device_does_not_bring_a_graph_about(eleven: Rig) -> None:
+    eleven.add()
+    session = eleven.open(graphs=4)
+    feeds = feeds_of(4, 5)
+    for _ in range(3):
+        session.run_device(feeds)
+    assert session.graph_counters.captures == 0
+    np.testing.assert_allclose(session.run(feeds), expected(eleven.bundle, feeds), atol=1e-6)
     session.close()
 
 
