@@ -1,6 +1,13 @@
 """Telling an SRFlow network's sizes from the tensors of its checkpoint."""
 
-__all__ = ["is_srflow", "is_srflow_prior", "srflow_prior_spec", "srflow_spec", "unwrapped"]
+__all__ = [
+    "BLOCKS",
+    "is_srflow",
+    "is_srflow_prior",
+    "srflow_prior_spec",
+    "srflow_spec",
+    "unwrapped",
+]
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,21 +12,29 @@ import torch
 from torch import nn
 
 from flowsr_lp import (
+    LINF,
     LinfLP,
+    SRFlow,
+    SrflowLP,
+    SrflowPrior,
     linf_from_spec,
     load_checkpoint,
     prior_from_spec,
     save_weights,
+    srflow_from_spec,
+    srflow_prior_from_spec,
 )
 from flowsr_lp.crops import Crops, load_pictures
 from flowsr_lp.perceptual import VggLoss
-from flowsr_lp.prior import Prior, UNet
+from flowsr_lp.prior import EdsrLatent, Prior
+from flowsr_lp.srflow_training import SrflowFlowLoss, SrflowPriorLoss, fit_norms
 from flowsr_lp.training import FlowLoss, PriorLoss, Settings, steps_done, train
 from flowsr_runtime.errors import OutputError, ProviderError, UsageError
 
 __all__ = ["Loop", "PriorRecipe", "train_flow", "train_prior"]
 
 Report = Callable[[int, int, dict[str, float]], None]
+ANY_SCALE = (1.0, 4.0)  # of LINF unless something else is asked for
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Loop:
         settings: Length, rate, averaging, seed.
         batch: Crops per step.
         lr_size: Side of the low-resolution crops in pixels.
-        scales: Range of the scale, one drawn per step.
+        scales: Range of the scale, one drawn per step; None is 1 to 4 for LINF and the
+            one that it has for SRFlow.
         threads: CPU threads; PyTorch's choice when None.
         device: Where to compute.
         start: Weights to begin with, of the same architecture; new ones when None.
@@ -50,20 +59,25 @@ class Loop:
     settings: Settings
     batch: int
     lr_size: int
-    scales: tuple[float, float]
+    scales: tuple[float, float] | None
     threads: int | None
     device: Literal["cpu", "cuda"]
     start: Path | None = None
 
     @property
+    def range(self) -> tuple[float, float]:
+        """Range of the scale."""
+        return self.scales or ANY_SCALE
+
+    @property
     def largest_crop(self) -> int:
         """Side in pixels of a high-resolution crop at the largest scale."""
-        return round(self.lr_size * self.scales[1])
+        return round(self.lr_size * self.range[1])
 
     @property
     def smallest_crop(self) -> int:
         """Side in pixels of a high-resolution crop at the smallest scale."""
-        return round(self.lr_size * self.scales[0])
+        return round(self.lr_size * self.range[0])
 
 
 @dataclass(frozen=True)
@@ -93,8 +107,8 @@ def train_flow(
     """Train a flow by likelihood and write `model.safetensors` into the run's folder.
 
     Args:
-        spec: `{"name": "linf" | "linf-patch", "args": {...}}`.
-        pixel_weight: Weight of the L1 between the flow's mode and the residual.
+        spec: `{"name": "linf" | "linf-patch" | "srflow", "args": {...}}`.
+        pixel_weight: Weight of the L1 between the flow's mode and the truth.
         loop: How.
         started: Called with the step that comes first; gives what is told of every step.
 
@@ -108,12 +122,18 @@ def train_flow(
     device = _prepare(loop)
     first = steps_done(loop.output)
     torch.manual_seed(loop.settings.seed)
-    linf = linf_from_spec(spec)
+    flow = srflow_from_spec(spec) if spec["name"] == "srflow" else linf_from_spec(spec)
+    loop = _at_own_scale(loop, flow)
     if loop.start is not None:
-        _begin(linf, load_checkpoint(loop.start).network.linf, loop.start)
+        source = load_checkpoint(loop.start, blocks=spec["args"].get("blocks")).network
+        _begin(flow, _flow_of(source), loop.start)
     crops = _crops(loop)
     recipe = {"model": spec, "pixel_weight": pixel_weight, **_describe(loop, crops)}
-    objective = FlowLoss(linf, pixel_weight)
+    objective = _flow_loss(flow, pixel_weight)
+    if isinstance(flow, SRFlow) and first == 0 and loop.start is None:
+        objective.to(device)
+        low, high = crops.batch_at(0)
+        fit_norms(flow, low.to(device), high.to(device))
     report = started(first)
     weights = train(objective, crops, loop.settings, loop.output, report, device, recipe)
     path = loop.output / "model.safetensors"
@@ -127,6 +147,7 @@ def train_prior(
     recipe: PriorRecipe,
     loop: Loop,
     started: Callable[[int], Report],
+    blocks: Sequence[int] | None = None,
 ) -> Path:
     """Train the prior of a frozen flow and write `prior.safetensors` into the run's folder.
 
@@ -136,6 +157,7 @@ def train_prior(
         recipe: What to train and for what.
         loop: How.
         started: Called with the step that comes first; gives what is told of every step.
+        blocks: Stacked blocks of an SRFlow network that its file does not tell.
 
     Returns:
         The file.
@@ -145,27 +167,21 @@ def train_prior(
     """
     device = _prepare(loop)
     first = steps_done(loop.output)
-    checkpoint = load_checkpoint(model)
-    linf = checkpoint.network.linf
-    spec = {"name": recipe.name, "args": {"in_chans": linf.width, **recipe.args}}
+    checkpoint = load_checkpoint(model, blocks=blocks)
+    flow = _flow_of(checkpoint.network)
+    loop = _at_own_scale(loop, flow)
     torch.manual_seed(loop.settings.seed)
-    prior = prior_from_spec(spec)
+    spec, prior = _new_prior(recipe, flow)
     if loop.start is not None:
-        _begin(prior, load_checkpoint(model, loop.start).network.prior, loop.start)
-    _check_batch(loop, prior, linf.patch_size)
+        _begin(prior, load_checkpoint(model, loop.start, blocks).network.prior, loop.start)
+    _check_batch(loop, prior, _coarsest_patch(flow))
     perceptual = VggLoss(vgg, recipe.vgg_layers)
     if loop.smallest_crop < perceptual.features.smallest:
         raise UsageError(
             f"crops must be at least {perceptual.features.smallest} pixels a side for "
-            f"{recipe.vgg_layers[-1]}, got {loop.smallest_crop} at scale {loop.scales[0]:g}"
+            f"{recipe.vgg_layers[-1]}, got {loop.smallest_crop} at scale {loop.range[0]:g}"
         )
-    objective = PriorLoss(
-        LinfLP(linf, prior),
-        perceptual,
-        recipe.perceptual_weight,
-        recipe.latent_weight,
-        recipe.pixel_weight,
-    )
+    objective = _prior_loss(flow, prior, perceptual, recipe)
     crops = _crops(loop)
     described = {
         "prior": spec,
@@ -183,9 +199,9 @@ def train_prior(
 
 def _prepare(loop: Loop) -> torch.device:
     """Check what can be checked at once, set the threads, make the folder."""
-    if not 1 <= loop.scales[0] <= loop.scales[1]:
+    if not 1 <= loop.range[0] <= loop.range[1]:
         raise UsageError(
-            f"scales must be a range from 1 up, got {loop.scales[0]:g},{loop.scales[1]:g}"
+            f"scales must be a range from 1 up, got {loop.range[0]:g},{loop.range[1]:g}"
         )
     if loop.device == "cuda" and not torch.cuda.is_available():
         raise ProviderError("PyTorch finds no CUDA device; use --device cpu")
@@ -198,16 +214,68 @@ def _prepare(loop: Loop) -> torch.device:
     return torch.device(loop.device)
 
 
+def _at_own_scale(loop: Loop, flow: LINF | SRFlow) -> Loop:
+    """Settle the scale of the crops: an SRFlow network has one."""
+    if isinstance(flow, LINF):
+        return loop
+    if loop.scales not in (None, (flow.scale, flow.scale)):
+        raise UsageError(
+            f"this network enlarges {flow.scale} times only, got scales "
+            f"{loop.range[0]:g},{loop.range[1]:g}; leave them out"
+        )
+    if loop.lr_size % flow.multiple:
+        raise UsageError(f"lr_size must be even for SRFlow, got {loop.lr_size}")
+    return replace(loop, scales=(flow.scale, flow.scale))
+
+
+def _flow_of(network: LinfLP | SrflowLP) -> LINF | SRFlow:
+    return network.linf if isinstance(network, LinfLP) else network.srflow
+
+
+def _flow_loss(flow: LINF | SRFlow, pixel_weight: float) -> FlowLoss | SrflowFlowLoss:
+    if isinstance(flow, LINF):
+        return FlowLoss(flow, pixel_weight)
+    return SrflowFlowLoss(flow, pixel_weight)
+
+
+def _new_prior(
+    recipe: PriorRecipe, flow: LINF | SRFlow
+) -> tuple[dict[str, Any], Prior | SrflowPrior]:
+    """Make a latent module for a flow: its spec and the module."""
+    if isinstance(flow, LINF):
+        spec = {"name": recipe.name, "args": {"in_chans": flow.width, **recipe.args}}
+        return spec, prior_from_spec(spec)
+    if recipe.name != "unet":
+        raise UsageError(f"the prior of an SRFlow model must be unet, got {recipe.name}")
+    widths = [latent.channels for latent in flow.latents]
+    spec = {"name": recipe.name, "args": {"in_chans": widths, **recipe.args}}
+    return spec, srflow_prior_from_spec(spec)
+
+
+def _prior_loss(
+    flow: LINF | SRFlow,
+    prior: Prior | SrflowPrior,
+    perceptual: VggLoss,
+    recipe: PriorRecipe,
+) -> PriorLoss | SrflowPriorLoss:
+    weights = (recipe.perceptual_weight, recipe.latent_weight, recipe.pixel_weight)
+    if isinstance(flow, LINF):
+        assert not isinstance(prior, SrflowPrior)
+        return PriorLoss(LinfLP(flow, prior), perceptual, *weights)
+    assert isinstance(prior, SrflowPrior)
+    return SrflowPriorLoss(SrflowLP(flow, prior), perceptual, *weights)
+
+
 def _crops(loop: Loop) -> Crops:
     pictures = load_pictures(loop.pictures, loop.largest_crop)
-    return Crops(pictures, loop.batch, loop.lr_size, loop.scales, loop.settings.seed)
+    return Crops(pictures, loop.batch, loop.lr_size, loop.range, loop.settings.seed)
 
 
 def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
     return {
         "batch": loop.batch,
         "lr_size": loop.lr_size,
-        "scales": list(loop.scales),
+        "scales": list(loop.range),
         "pictures": len(crops.pictures),
         **({} if loop.start is None else {"start": _sha256(loop.start)}),
     }
@@ -226,9 +294,14 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _check_batch(loop: Loop, prior: Prior, patch: int) -> None:
+def _coarsest_patch(flow: LINF | SRFlow) -> int:
+    """Output pixels per cell and side of the coarsest latent."""
+    return flow.patch_size if isinstance(flow, LINF) else flow.latents[-1].patch
+
+
+def _check_batch(loop: Loop, prior: Prior | SrflowPrior, patch: int) -> None:
     """Batch normalisation needs two values per channel at the deepest level."""
     rows = -(-loop.smallest_crop // patch)
     deepest = max(rows // prior.reduction, 1)
-    if isinstance(prior, UNet) and loop.batch * deepest**2 < 2:
+    if not isinstance(prior, EdsrLatent) and loop.batch * deepest**2 < 2:
         raise UsageError("batch must be at least 2 for crops this small, got 1")

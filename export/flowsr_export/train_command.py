@@ -2,123 +2,34 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from flowsr_export.options import parse_blocks
+from flowsr_export.train_options import (
+    POSITIVE,
+    WEIGHT,
+    gathered,
+    linf_options,
+    loop_options,
+    number,
+    srflow_options,
+)
 
 if TYPE_CHECKING:
     from flowsr_export.train import Loop
 
 __all__ = ["command"]
 
-Command = Callable[..., object]
 Report = Callable[[int, int, dict[str, float]], None]
 
-ENCODERS = ["edsr-baseline", "edsr", "rdn", "rrdb"]
 PRIORS = ["unet", "edsr-baseline-latent"]
 # Figures of single batches jump with the scale; the bar shows their running mean.
 SMOOTHING = 0.98
-LOOP = (
-    *("pictures", "output", "steps", "batch", "lr_size", "scales", "learning_rate"),
-    *("ema_decay", "seed", "save_every", "threads", "device", "start"),
-)
-
-POSITIVE = click.IntRange(min=1)
-WEIGHT = click.FloatRange(min=0)
-
-
-def parse_range(value: str) -> tuple[float, float]:
-    """Read two numbers joined by a comma, as in `1,4`."""
-    try:
-        low, high = map(float, value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not as in 1,4") from None
-    return low, high
-
-
-def loop_options(learning_rate: float, batch: int) -> Callable[[Command], Command]:
-    """Return a decorator that adds the options which both commands share, as one `loop`.
-
-    Args:
-        learning_rate: Default of `--learning-rate`.
-        batch: Default of `--batch`.
-    """
-    options = _loop_options(learning_rate, batch)
-
-    def decorate(command: Command) -> Command:
-        @functools.wraps(command)
-        def collected(**values: Any) -> object:
-            loop = _loop(**{name: values.pop(name) for name in LOOP})
-            return command(loop=loop, **values)
-
-        wrapped: Command = collected
-        for option in reversed(options):
-            wrapped = option(wrapped)
-        return wrapped
-
-    return decorate
-
-
-def _loop_options(learning_rate: float, batch: int) -> list[Callable[[Command], Command]]:
-    folder = click.Path(path_type=Path, file_okay=False)
-    return [
-        click.option("--pictures", type=folder, required=True, help="Folder of pictures."),
-        click.option(
-            "-o",
-            "--output",
-            type=folder,
-            required=True,
-            help="Folder of the run; one that was interrupted goes on.",
-        ),
-        _number("--steps", POSITIVE, 10_000, "Optimiser steps."),
-        _number("--batch", POSITIVE, batch, "Crops per step."),
-        _number("--lr-size", POSITIVE, 32, "Side of the low-resolution crops in pixels."),
-        click.option(
-            "--scales",
-            type=parse_range,
-            metavar="FROM,TO",
-            default="1,4",
-            show_default=True,
-            help="Range of the scale; one is drawn per step.",
-        ),
-        _number(
-            "--learning-rate",
-            click.FloatRange(min=0, min_open=True),
-            learning_rate,
-            "Peak of the warm-up; from there a cosine to zero.",
-        ),
-        _number(
-            "--ema-decay",
-            click.FloatRange(min=0, max=1, max_open=True),
-            0.999,
-            "Of the averaged weights that are kept; 0 keeps the last ones.",
-        ),
-        _number("--seed", click.IntRange(min=0), 0, "Of weights, crops and noise."),
-        _number("--save-every", POSITIVE, 200, "Steps between saves."),
-        click.option("--threads", type=POSITIVE, show_default="all cores", help="CPU threads."),
-        click.option(
-            "--start",
-            type=click.Path(path_type=Path),
-            help="Weights to begin with; without it new ones.",
-        ),
-        click.option(
-            "--device",
-            type=click.Choice(["cpu", "cuda"]),
-            default="cpu",
-            show_default=True,
-            help="Where to compute.",
-        ),
-    ]
-
-
-def _number(
-    name: str, kind: click.IntRange | click.FloatRange, default: float, help_text: str
-) -> Callable[[Command], Command]:
-    return click.option(name, type=kind, default=default, show_default=True, help=help_text)
 
 
 @click.group("train")
@@ -135,23 +46,21 @@ def command() -> None:
 
 
 @command.command("flow")
-@click.option("--encoder", type=click.Choice(ENCODERS), default=ENCODERS[0], show_default=True)
-@click.option("--n-resblocks", type=POSITIVE, help="Residual blocks of an EDSR.")
-@click.option("--n-feats", type=POSITIVE, help="Channels of an EDSR.")
-@_number("--hidden-dim", POSITIVE, 256, "Channels of the Fourier features, even.")
-@_number("--flow-layers", POSITIVE, 10, "Layers of the flow.")
-@_number("--num-layer", POSITIVE, 3, "Hidden layers of the conditioner.")
-@_number("--patch-size", POSITIVE, 3, "Side of a patch in output pixels.")
-@_number("--pixel-weight", WEIGHT, 0.0, "Weight of the L1 between the flow's mode and pixels.")
+@click.option(
+    "--system",
+    type=click.Choice(["linf", "srflow"]),
+    default="linf",
+    show_default=True,
+    help="LINF enlarges any times, SRFlow 4 or 8 times.",
+)
+@gathered("linf", linf_options())
+@gathered("srflow", srflow_options())
+@number("--pixel-weight", WEIGHT, 0.0, "Weight of the L1 between the flow's mode and pixels.")
 @loop_options(learning_rate=4e-4, batch=16)
 def flow(
-    encoder: str,
-    n_resblocks: int | None,
-    n_feats: int | None,
-    hidden_dim: int,
-    flow_layers: int,
-    num_layer: int,
-    patch_size: int,
+    system: str,
+    linf: dict[str, Any],
+    srflow: dict[str, Any],
     pixel_weight: float,
     loop: Loop,
 ) -> None:
@@ -162,22 +71,13 @@ def flow(
     \b
     Example:
       flowsr-export train flow --pictures photos -o runs/flow --steps 7000
+      flowsr-export train flow --system srflow --pictures photos -o runs/srflow
     """
-    args = _given(n_resblocks=n_resblocks, n_feats=n_feats)
-    if args and not encoder.startswith("edsr"):
-        raise click.UsageError(f"--n-resblocks and --n-feats are for EDSR, not {encoder}")
-    if hidden_dim % 2:
-        raise click.UsageError(f"--hidden-dim must be even, got {hidden_dim}")
-    spec: dict[str, Any] = {
-        "name": "linf-patch" if patch_size > 1 else "linf",
-        "args": {
-            "encoder_spec": {"name": encoder, "args": args},
-            "flow_layers": flow_layers,
-            "num_layer": num_layer,
-            "hidden_dim": hidden_dim,
-            **({"patch_size": patch_size} if patch_size > 1 else {}),
-        },
-    }
+    other, options = ("linf", linf) if system == "srflow" else ("srflow", srflow)
+    if options:
+        name = min(options).replace("_", "-")
+        raise click.UsageError(f"--{name} is for {other}, not {system}")
+    spec = _srflow_spec(**srflow) if system == "srflow" else _linf_spec(**linf)
     from flowsr_export.train import train_flow
 
     with _told(loop) as started:
@@ -190,7 +90,13 @@ def flow(
     "--model",
     type=click.Path(path_type=Path),
     required=True,
-    help="The flow, a released file or one of ours; it stays as it is.",
+    help="The flow, LINF or SRFlow, a released file or one of ours; it stays as it is.",
+)
+@click.option(
+    "--blocks",
+    type=parse_blocks,
+    metavar="I,J,…",
+    help="Stacked blocks of an SRFlow network that its file does not tell.",
 )
 @click.option(
     "--vgg",
@@ -201,7 +107,7 @@ def flow(
 @click.option("--prior", type=click.Choice(PRIORS), default=PRIORS[0], show_default=True)
 @click.option("--depth", type=POSITIVE, show_default="3", help="Levels of the U-Net.")
 @click.option("--n-resblocks", type=POSITIVE, show_default="16", help="Blocks of the EDSR.")
-@_number("--dim", POSITIVE, 64, "Channels, even.")
+@number("--dim", POSITIVE, 64, "Channels, even.")
 @click.option(
     "--vgg-layer",
     "vgg_layers",
@@ -210,12 +116,13 @@ def flow(
     show_default=True,
     help="Layer whose features are compared, before its ReLU; may be repeated.",
 )
-@_number("--perceptual-weight", WEIGHT, 1.0, "Weight of the distance of VGG's features.")
-@_number("--latent-weight", WEIGHT, 0.0, "Weight of the L1 between latents.")
-@_number("--pixel-weight", WEIGHT, 0.0, "Weight of the L1 between pixels.")
+@number("--perceptual-weight", WEIGHT, 1.0, "Weight of the distance of VGG's features.")
+@number("--latent-weight", WEIGHT, 0.0, "Weight of the L1 between latents.")
+@number("--pixel-weight", WEIGHT, 0.0, "Weight of the L1 between pixels.")
 @loop_options(learning_rate=1e-4, batch=16)
 def prior(
     model: Path,
+    blocks: tuple[int, ...] | None,
     vgg: Path,
     prior: str,
     depth: int | None,
@@ -227,7 +134,7 @@ def prior(
     pixel_weight: float,
     loop: Loop,
 ) -> None:
-    """Train the learned prior of a flow.
+    """Train the learned prior of a flow, LINF's or SRFlow's.
 
     Writes OUTPUT/prior.safetensors when it is done. The published recipe compares features
     of VGG19 before the last ReLU; this command takes VGG16, whose last layer is conv5_3.
@@ -251,7 +158,7 @@ def prior(
     weights = (perceptual_weight, latent_weight, pixel_weight)
     recipe = PriorRecipe(prior, args, vgg_layers, *weights)
     with _told(loop) as started:
-        path = train_prior(model, vgg, recipe, loop, started)
+        path = train_prior(model, vgg, recipe, loop, started, blocks)
     _say_written(path, loop)
 
 
@@ -259,27 +166,52 @@ def _given(**values: int | None) -> dict[str, int]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _loop(
-    pictures: Path,
-    output: Path,
-    steps: int,
-    batch: int,
-    lr_size: int,
-    scales: tuple[float, float],
-    learning_rate: float,
-    ema_decay: float,
-    seed: int,
-    save_every: int,
-    threads: int | None,
-    device: Literal["cpu", "cuda"],
-    start: Path | None,
-) -> Loop:
-    from flowsr_export.train import Loop
-    from flowsr_lp.training import Settings
+def _linf_spec(
+    encoder: str = "edsr-baseline",
+    hidden_dim: int = 256,
+    flow_layers: int = 10,
+    num_layer: int = 3,
+    patch_size: int = 3,
+    n_resblocks: int | None = None,
+    n_feats: int | None = None,
+) -> dict[str, Any]:
+    edsr = _given(n_resblocks=n_resblocks, n_feats=n_feats)
+    if edsr and not encoder.startswith("edsr"):
+        raise click.UsageError(f"--n-resblocks and --n-feats are for EDSR, not {encoder}")
+    if hidden_dim % 2:
+        raise click.UsageError(f"--hidden-dim must be even, got {hidden_dim}")
+    return {
+        "name": "linf-patch" if patch_size > 1 else "linf",
+        "args": {
+            "encoder_spec": {"name": encoder, "args": edsr},
+            "flow_layers": flow_layers,
+            "num_layer": num_layer,
+            "hidden_dim": hidden_dim,
+            **({"patch_size": patch_size} if patch_size > 1 else {}),
+        },
+    }
 
-    settings = Settings(steps, learning_rate, ema_decay, save_every, seed)
-    data = (pictures, output, settings, batch, lr_size, scales)
-    return Loop(*data, threads=threads, device=device, start=start)
+
+def _srflow_spec(
+    scale: str = "4",
+    nb: int = 23,
+    blocks: tuple[int, ...] | None = None,
+    nf: int = 64,
+    gc: int = 32,
+    steps_per_level: int = 16,
+    coupling_width: int = 64,
+) -> dict[str, Any]:
+    from flowsr_lp.srflow import LEVELS
+    from flowsr_lp.srflow_architecture import BLOCKS
+
+    stacked = blocks or BLOCKS.get((int(scale), nb))
+    if stacked is None:
+        raise click.UsageError(f"--blocks must say which of {nb} blocks the flow reads")
+    if max(stacked) >= nb:
+        raise click.UsageError(f"--blocks must be from 0 to {nb - 1}, got {max(stacked)}")
+    sizes = {"nb": nb, "K": steps_per_level, "L": LEVELS[int(scale)], "blocks": list(stacked)}
+    widths = {"nf": nf, "gc": gc, "hidden": coupling_width}
+    return {"name": "srflow", "args": {"scale": int(scale), **sizes, **widths}}
 
 
 @contextmanager

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from safetensors.torch import save_file
 
 from flowsr_export.cli import main
 from flowsr_lp import save_weights
 from flowsr_runtime import write_bundle
 from tests.flowsr_export.networks import small, small_model, small_prior
+from tests.stand_in import picture
 
 
 def resizing_graph() -> bytes:
@@ -123,6 +126,29 @@ def photo(tmp_path: Path) -> Path:
     pixels = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of three pictures, 24 x 24."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for salt in "abc":
+        Image.fromarray(picture(24, 24, salt)).save(folder / f"{salt}.png")
+    return folder
+
+
+@pytest.fixture
+def vgg(tmp_path: Path) -> Path:
+    """The first layers of a narrow VGG."""
+    shapes = {"conv1_1": (4, 3), "conv1_2": (4, 4), "conv2_1": (4, 4)}
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, shape in shapes.items():
+        tensors[f"{name}.weight"] = torch.randn(*shape, 3, 3, generator=generator)
+        tensors[f"{name}.bias"] = torch.zeros(shape[0])
+    save_file(tensors, tmp_path / "vgg.safetensors")
+    return tmp_path / "vgg.safetensors"
 
 
 @pytest.fixture

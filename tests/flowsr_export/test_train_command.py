@@ -6,46 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from flowsr_lp import linf_from_spec, load_checkpoint
 from flowsr_lp.crops import Crops, load_pictures
 from flowsr_lp.training import FlowLoss, Settings, train
 from tests import stand_in
+from tests.flowsr_export.trainings import LOOP, PRIOR, STILL, assert_refused
 
 Run = Callable[..., Result]
 
-LOOP = (
-    *("--steps", "4", "--save-every", "2", "--batch", "2", "--lr-size", "8"),
-    *("--scales", "1,2", "--learning-rate", "1e-3", "--threads", "1", "--seed", "3"),
-)
 FLOW = (
     *("--n-resblocks", "1", "--n-feats", "8", "--hidden-dim", "8"),
     *("--flow-layers", "2", "--num-layer", "1", "--pixel-weight", "2"),
 )
-PRIOR = ("--depth", "1", "--dim", "4", "--vgg-layer", "conv1_1", "--vgg-layer", "conv2_1")
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for salt in "abc":
-        Image.fromarray(stand_in.picture(24, 24, salt)).save(folder / f"{salt}.png")
-    return folder
-
-
-@pytest.fixture
-def vgg(tmp_path: Path) -> Path:
-    shapes = {"conv1_1": (4, 3), "conv1_2": (4, 4), "conv2_1": (4, 4)}
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name, shape in shapes.items():
-        tensors[f"{name}.weight"] = torch.randn(*shape, 3, 3, generator=generator)
-        tensors[f"{name}.bias"] = torch.zeros(shape[0])
-    save_file(tensors, tmp_path / "vgg.safetensors")
-    return tmp_path / "vgg.safetensors"
 
 
 @pytest.fixture
@@ -70,13 +44,6 @@ def prior(run: Run, pictures: Path, vgg: Path, tmp_path: Path) -> Callable[..., 
         return run("train", "prior", *fixed, *folder, *PRIOR, *LOOP, *options)
 
     return train_prior
-
-
-def assert_refused(done: Result, exit_code: int, words: str) -> None:
-    assert done.exit_code == exit_code
-    assert done.stdout == ""
-    assert words in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
 
 
 def test_a_flow_and_its_prior_make_a_model(flow: Run, prior: Run, tmp_path: Path) -> None:
@@ -219,9 +186,6 @@ def test_a_missing_gpu_is_not_replaced_by_the_cpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert_refused(flow("--device", "cuda"), 4, "PyTorch finds no CUDA device; use --device c")
-
-
-STILL = ("--steps", "1", "--learning-rate", "1e-12", "--ema-decay", "0")
 
 
 def test_a_run_can_begin_with_weights_it_is_given(
