@@ -191,9 +191,9 @@ def _joined(flow: LINF | SRFlow, prior: Prior | SrflowPrior | None) -> LinfLP | 
 def _widths(module: LINF | SRFlow | Prior | SrflowPrior) -> str:
     """Channels of the latents, as messages say it."""
     if isinstance(module, SRFlow):
-        return " and ".join(str(latent.channels) for latent in module.latents)
+        return ", ".join(str(latent.channels) for latent in module.latents)
     if isinstance(module, SrflowPrior):
-        return " and ".join(map(str, module.in_chans))
+        return ", ".join(map(str, module.in_chans))
     return str(module.width)
 
 

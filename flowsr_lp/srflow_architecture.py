@@ -80,8 +80,8 @@ def srflow_spec(
     stacked = _stacked(stated, blocks, BLOCKS.get((scale, nb)), path)
     if features != nf * (1 + len(stacked)):
         raise CheckpointError(
-            f"{path} reads {features} channels, {nf} and as many of each stacked block: "
-            f"{features / nf - 1:g} blocks, got {_listed(stacked)}"
+            f"{path}: the flow reads {features} channels, not the {nf} of the trunk and as "
+            f"many of each stacked block {_listed(stacked)}"
         )
     args = {"scale": scale, "nb": nb, "K": len(couplings) // levels, "L": levels}
     growth = _sizes(tensors, "RRDB.RRDB_trunk.0.RDB1.conv1.weight", path)[0]

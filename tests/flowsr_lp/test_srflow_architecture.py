@@ -119,8 +119,12 @@ def test_given_blocks_come_before_known_ones() -> None:
         ),
         ([0, 2], (0, 1), "x.pth states that blocks 0,2 are stacked, got 0,1"),
         ("02", None, "x.pth states blocks of another form: '02'"),
-        (None, (0, 1, 2), r"x.pth reads 24 channels, 8 and .*: 2 blocks, got 0,1,2"),
-        (None, (), r"x.pth reads 24 channels, 8 and .*: 2 blocks, got none"),
+        (
+            None,
+            (0, 1, 2),
+            r"x.pth: the flow reads 24 channels, not the 8 .* stacked block 0,1,2",
+        ),
+        (None, (), r"x.pth: the flow reads 24 channels, not the 8 .* stacked block none"),
     ],
 )
 def test_blocks_that_make_no_sense_are_refused(
