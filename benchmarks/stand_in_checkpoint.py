@@ -1,0 +1,58 @@
+"""Checkpoints of the published sizes with stand-in weights, to export and measure.
+
+The authors' weights are not ours to pass on; speed, memory and agreement with PyTorch do not
+depend on them. The same names always get the same weights.
+
+Example:
+    python -m benchmarks.stand_in_checkpoint srflow -o build/srflow
+    flowsr-export export-onnx --model build/srflow/model.safetensors \
+        --prior build/srflow/prior.safetensors -o build/srflow.bundle
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+import torch
+from torch import nn
+
+from benchmarks.speed import MODEL, PRIOR, SRFLOW, SRFLOW_PRIOR
+from flowsr_lp import SrflowLP, save_weights
+from tests import stand_in
+
+__all__ = ["calm"]
+
+# Stand-in weights decode to several times a picture's range; the last step divides by this.
+CALM = 6.0
+
+
+def calm(network: SrflowLP) -> SrflowLP:
+    """Scale what an SRFlow network decodes into a picture's range; its encode grows alike."""
+    first = network.srflow.flowUpsamplerNet.get_parameter("layers.1.actnorm.logs")
+    with torch.no_grad():
+        first.add_(math.log(CALM))
+    return network
+
+
+@click.command()
+@click.argument("system", type=click.Choice(["linf", "srflow"]))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder.")
+def main(system: str, output: Path) -> None:
+    """Write OUTPUT/model.safetensors and OUTPUT/prior.safetensors."""
+    flow: nn.Module
+    prior: nn.Module | None
+    if system == "linf":
+        linf = stand_in.network(MODEL, PRIOR)
+        specs, flow, prior = (MODEL, PRIOR), linf.linf, linf.prior
+    else:
+        srflow = calm(stand_in.srflow_network(SRFLOW, SRFLOW_PRIOR))
+        specs, flow, prior = (SRFLOW, SRFLOW_PRIOR), srflow.srflow, srflow.prior
+    assert prior is not None
+    save_weights(output / "model.safetensors", "model", specs[0], flow.state_dict())
+    save_weights(output / "prior.safetensors", "prior", specs[1], prior.state_dict())
+
+
+if __name__ == "__main__":
+    main()
