@@ -20,6 +20,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 from flowsr_runtime.graph_cache import GraphCounters
+from flowsr_runtime.limits import Limits
 from flowsr_runtime.onnxruntime_binding import GraphRunner, run_bound
 from flowsr_runtime.sealed_folder import drop_unsealed, seal
 
@@ -80,6 +81,7 @@ class OnnxRuntimeSession:
     """A `Session` on ONNX Runtime."""
 
     backend = "onnxruntime"
+    limits: Limits | None = None
 
     def __init__(
         self,

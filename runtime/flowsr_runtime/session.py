@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.errors import BackendError, UsageError
+from flowsr_runtime.limits import Limits
 
 __all__ = ["BACKENDS", "Session", "open_session"]
 
@@ -40,6 +41,10 @@ class Session(Protocol):
     @property
     def device(self) -> int:
         """Index of the device."""
+
+    @property
+    def limits(self) -> Limits | None:
+        """Sizes that it takes, None for every size."""
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Run the model.

@@ -15,6 +15,7 @@ from flowsr_runtime.device_array import is_device_array
 from flowsr_runtime.engine_store import Difference, EngineEntry, EngineStore, Profile, Range
 from flowsr_runtime.errors import BackendError, BundleError, UsageError
 from flowsr_runtime.graph_cache import GraphCounters
+from flowsr_runtime.limits import Limits, bounds_of
 from flowsr_runtime.tensorrt_engine import TensorrtEngine
 
 __all__ = ["TensorrtSession", "load_library"]
@@ -90,6 +91,14 @@ class TensorrtSession:
             workers=workers,
             graphs=graphs,
         )
+
+    @property
+    def limits(self) -> Limits:
+        """The sizes that an engine of the device takes, whether it is loaded or not."""
+        latents = self._bundle.manifest.latents
+        profiles = [each for entry in self._entries for each in entry.key.profiles or ({},)]
+        bounds = (bounds_of(profile, latents) for profile in profiles)
+        return Limits(tuple(each for each in bounds if each is not None), self._words())
 
     @property
     def engines(self) -> list[str]:
@@ -221,10 +230,7 @@ class TensorrtSession:
         self, profile: Profile | None = None, sizes: Mapping[str, tuple[int, ...]] | None = None
     ) -> str:
         """Return the command that builds the engine that is missing."""
-        words = ["flowsr-export", "build-engine", str(self._bundle.path)]
-        words += ["--flavour", _EXTRAS[self.backend], "--precision", self._precision]
-        if self.backend == "tensorrt_rtx":
-            words += ["--compute-capability", self._device.compute_capability]
+        words = list(self._words())
         if profile is not None and sizes is not None and "input" in profile:
             shape, had = sizes["input"], profile["input"]
             least = [min(pair) for pair in zip(had.min, shape, strict=False)]
@@ -235,6 +241,14 @@ class TensorrtSession:
                 height, _, target, *_ = sizes["geometry"]
                 words += ["--scale", f"{target / height:.6g}"]
         return shlex.join(words)
+
+    def _words(self) -> tuple[str, ...]:
+        """Return the command's words that say what it is built of and for."""
+        words = ["flowsr-export", "build-engine", str(self._bundle.path)]
+        words += ["--flavour", _EXTRAS[self.backend], "--precision", self._precision]
+        if self.backend == "tensorrt_rtx":
+            words += ["--compute-capability", self._device.compute_capability]
+        return tuple(words)
 
 
 def load_library(backend: str) -> Any:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_runtime.errors import MemoryBudgetError
+from flowsr_runtime.errors import BundleError, MemoryBudgetError
 from flowsr_runtime.geometry import Extent, Halo, Window
+from flowsr_runtime.limits import Limits
 from flowsr_runtime.manifest import Memory
 
 __all__ = ["Piece", "Plan", "Tile", "blend", "pieces_of", "plan_tiles"]
@@ -113,6 +114,7 @@ class _Cut:
     patches: int  # of the largest piece
     total_pixels: int
     total_patches: int
+    takers: frozenset[int]  # which profiles take each piece; Limits.takers
 
 
 def plan_tiles(
@@ -124,6 +126,7 @@ def plan_tiles(
     budget: int,
     fade: int,
     whole_only: bool = False,
+    limits: Limits | None = None,
 ) -> Plan:
     """Choose the cheapest tiling whose largest tile fits the budget.
 
@@ -138,31 +141,39 @@ def plan_tiles(
         budget: Bytes that one run may take.
         fade: Output pixels over which neighbouring tiles are blended, at most the alignment.
         whole_only: Whether the graph computes whole pictures alone.
+        limits: Sizes that the session takes, None for every size.
 
     Returns:
         The plan; one tile if the whole picture fits.
 
     Raises:
         MemoryBudgetError: If even the smallest tile does not fit.
+        BundleError: If no tiles that fit have sizes that the session takes.
     """
-    whole = [_cut(_whole(*axis), halo.patch) for axis in zip(source, target, strict=True)]
+    axes = list(zip(source, target, strict=True))
+    whole = [_cut(_whole(*axes[i]), i, halo.patch, limits) for i in (0, 1)]
     needed = _peak(whole[0], whole[1], memory)
-    if needed <= budget:
+    if needed <= budget and _is_taken(*whole):
         return Plan(whole[0].pieces, whole[1].pieces, needed)
+    if whole_only and needed <= budget:
+        raise _untaken(source, target, budget, limits)
     if whole_only:
         raise MemoryBudgetError(
             "the model computes whole pictures only; the memory budget must be at least "
             f"{needed} bytes for {source[0]}x{source[1]}, got {budget}"
         )
-    rows, columns = (_cuts(*axis, halo, fade) for axis in zip(source, target, strict=True))
+    rows, columns = (_cuts(*axes[i], i, halo, fade, limits) for i in (0, 1))
     fitting = []
     for row in rows:
         # Work grows with the number of pieces: the first cut that fits is the best.
-        column = next((cut for cut in columns if _peak(row, cut, memory) <= budget), None)
+        fits = (cut for cut in columns if _peak(row, cut, memory) <= budget)
+        column = next((cut for cut in fits if _is_taken(row, cut)), None)
         if column is not None:
             fitting.append((row, column))
     if not fitting:
         least = min(_peak(row, column, memory) for row in rows for column in columns)
+        if least <= budget:
+            raise _untaken(source, target, budget, limits)
         raise MemoryBudgetError(
             f"memory budget must be at least {least} bytes for {source[0]}x{source[1]} to "
             f"{target[0]}x{target[1]}, got {budget}"
@@ -239,20 +250,41 @@ def _whole(source: int, target: int) -> tuple[Piece, ...]:
     return (Piece(Extent.whole(source, target), 0, target, 0, 0),)
 
 
-def _cuts(source: int, target: int, halo: Halo, fade: int) -> list[_Cut]:
+def _cuts(
+    source: int, target: int, axis: int, halo: Halo, fade: int, limits: Limits | None
+) -> list[_Cut]:
     """Return one cut for every largest size that a piece can have."""
     units = -(-target // halo.align)
     counts = {-(-units // size) for size in range(1, units + 1)}
-    return [_cut(_whole(source, target), halo.patch)] + [
-        _cut(pieces_of(source, target, count=count, halo=halo, fade=fade), halo.patch)
+    pieces = [
+        pieces_of(source, target, count=count, halo=halo, fade=fade)
         for count in sorted(counts - {1})
     ]
+    whole = _whole(source, target)
+    return [_cut(each, axis, halo.patch, limits) for each in (whole, *pieces)]
 
 
-def _cut(pieces: tuple[Piece, ...], patch: int) -> _Cut:
-    pixels = [piece.extent.lr_size for piece in pieces]
-    patches = [math.ceil(piece.extent.out_size / patch) for piece in pieces]
-    return _Cut(pieces, max(pixels), max(patches), sum(pixels), sum(patches))
+def _cut(pieces: tuple[Piece, ...], axis: int, patch: int, limits: Limits | None) -> _Cut:
+    extents = [piece.extent for piece in pieces]
+    pixels = [extent.lr_size for extent in extents]
+    patches = [math.ceil(extent.out_size / patch) for extent in extents]
+    takers = frozenset({1}) if limits is None else limits.takers(axis, extents)
+    return _Cut(pieces, max(pixels), max(patches), sum(pixels), sum(patches), takers)
+
+
+def _is_taken(row: _Cut, column: _Cut) -> bool:
+    """Return whether the session takes every tile of two cuts."""
+    return all(above & beside for above in row.takers for beside in column.takers)
+
+
+def _untaken(
+    source: tuple[int, int], target: tuple[int, int], budget: int, limits: Limits | None
+) -> BundleError:
+    assert limits is not None, "without limits every size is taken"
+    return BundleError(
+        f"no engine takes {source[0]}x{source[1]} to {target[0]}x{target[1]}, whole or in "
+        f"tiles; build one that does: {limits.remedy(source, target, budget)}"
+    )
 
 
 def _peak(row: _Cut, column: _Cut, memory: Memory) -> int:

@@ -59,6 +59,9 @@ class Upscaler:
         self._halo = tiling.exact if halo == "exact" else tiling.halo
         # Tiles with an exact halo agree to float rounding: there is nothing to blend.
         self._fade = 0 if halo == "exact" else self._halo.align
+        self._limits = session.limits
+        if self._limits is not None and halo == "exact":
+            self._limits = self._limits.with_options("--halo", halo)
 
     @classmethod
     def open(
@@ -183,6 +186,7 @@ class Upscaler:
             ScaleError: If the scale or size cannot be produced.
             UsageError: If `resample` is asked of a bundle of any scale.
             MemoryBudgetError: If even the smallest tile does not fit.
+            BundleError: If no engine takes the picture or tiles of it.
         """
         return self._plan(source, self.target(source, scale, size=size, resample=resample))
 
@@ -226,6 +230,7 @@ class Upscaler:
             ShapeError: If `image` is not (h, w, 3) uint8 or float32.
             ScaleError: If the scale or size cannot be produced.
             UsageError: If the other arguments do not go with the image or the bundle.
+            BundleError: If no engine takes the picture or tiles of it.
             MemoryBudgetError: If the memory does not suffice.
             NonFiniteError: If the model gives NaN or infinity.
         """
@@ -294,6 +299,7 @@ class Upscaler:
             budget=self.memory_budget,
             fade=self._fade,
             whole_only=manifest.tiling.whole_only,
+            limits=self._limits,
         )
 
     def _check_noise(self, seed: int, temperature: float | None) -> None:

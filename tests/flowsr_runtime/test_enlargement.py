@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.errors import MemoryBudgetError, NonFiniteError, ScaleError, UsageError
+from flowsr_runtime.limits import Limits
 from flowsr_runtime.pixels import resampled
 from flowsr_runtime.upscaler import Upscaler
 
@@ -29,6 +30,7 @@ class Recorder:
     """Gives what the model would, and keeps what it is fed."""
 
     backend, provider, device = "none", "none", 0
+    limits: Limits | None = None
 
     def __init__(self, value: float = 0.5) -> None:
         self.value = value

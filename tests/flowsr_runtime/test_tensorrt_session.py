@@ -57,6 +57,32 @@ def test_the_upscaler_enlarges_a_picture(rig: Rig, photo: NDArray[np.uint8]) -> 
     assert rig.cuda.leaks() == {}
 
 
+def test_a_picture_larger_than_every_profile_is_cut_into_tiles(rig: Rig) -> None:
+    rig.add()
+    image = np.random.default_rng(3).random((150, 90, 3), dtype=np.float32)
+    with (
+        Upscaler.open(rig.bundle, backend=rig.backend) as ours,
+        Upscaler.open(rig.bundle) as cpu,
+    ):
+        tiles = ours.plan((150, 90), 2)
+        assert (len(tiles.rows), len(tiles.columns)) == (3, 2)
+        np.testing.assert_allclose(ours.upscale(image, 2), cpu.upscale(image, 2), atol=2e-6)
+
+
+def test_a_picture_that_no_engine_takes_is_refused_before_a_run(eleven: Rig) -> None:
+    eleven.add(eleven.key(SMALL))
+    message = (
+        r"no engine takes 150x90 to 15000x9000, whole or in tiles; build one that does: "
+        r"flowsr-export build-engine \S+ --flavour tensorrt --precision fp32 --halo exact "
+        r"--picture 90x150 --scale 100 --memory-budget 1073741824"
+    )
+    with (
+        Upscaler.open(eleven.bundle, backend=eleven.backend, halo="exact") as upscaler,
+        pytest.raises(BundleError, match=message),
+    ):
+        upscaler.plan((150, 90), 100)
+
+
 def test_the_first_profile_that_covers_is_taken(eleven: Rig) -> None:
     eleven.add()
     session = eleven.open()

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flowsr_runtime.errors import MemoryBudgetError
+from flowsr_runtime.errors import BundleError, MemoryBudgetError
 from flowsr_runtime.geometry import Halo, output_size
+from flowsr_runtime.limits import Bounds, Limits
 from flowsr_runtime.manifest import Memory
 from flowsr_runtime.tiling import Plan, Tile, blend, pieces_of, plan_tiles
 
@@ -201,3 +202,69 @@ def test_with_a_ratio_blended_weights_sum_to_one(halves: tuple[int, int], budget
 
 def test_with_a_ratio_a_small_budget_makes_many_tiles() -> None:
     assert len(plan_of_ratio((80, 60), 160_000, fade=64)) > 4
+
+
+@settings(deadline=None)
+@given(st.tuples(SIDES, SIDES), SCALES, st.integers(100_000, 10**6))
+def test_every_tile_is_one_that_some_profile_takes(
+    source: tuple[int, int], scale: Fraction, budget: int
+) -> None:
+    target = output_size(source[0], scale), output_size(source[1], scale)
+    small, tall = Bounds((1, 60), (1, 80)), Bounds((1, 70), (1, 300))
+    profiles = ((small, small), (tall, small))
+    tiling = plan_tiles(
+        source,
+        target,
+        halo=HALO,
+        memory=MEMORY,
+        budget=budget,
+        fade=12,
+        limits=Limits(profiles),
+    )
+    assert tiling.peak_bytes <= budget
+    for tile in tiling.tiles():
+        window = tile.window
+        assert any(
+            rows.covers(window.rows) and columns.covers(window.columns)
+            for rows, columns in profiles
+        )
+
+
+def limited(bounds: Bounds, *, whole_only: bool = False, budget: int = 10**9) -> Plan:
+    return plan_tiles(
+        (50, 40),
+        (200, 160),
+        halo=HALO,
+        memory=MEMORY,
+        budget=budget,
+        fade=12,
+        whole_only=whole_only,
+        limits=Limits(((bounds, bounds),), ("build-engine",)),
+    )
+
+
+def test_a_picture_that_a_profile_takes_is_one_tile() -> None:
+    assert len(limited(Bounds((40, 50), (160, 200)))) == 1
+    assert len(limited(Bounds((1, 49)))) == 2
+
+
+def test_a_least_size_leaves_larger_tiles() -> None:
+    assert len(limited(Bounds((25, 33)))) == 4
+
+
+@pytest.mark.parametrize("whole_only", [True, False])
+@pytest.mark.parametrize("bounds", [Bounds((1, 5)), Bounds((60, 90)), Bounds((1, 99), (1, 9))])
+def test_a_picture_that_no_profile_takes_names_the_command(
+    bounds: Bounds, whole_only: bool
+) -> None:
+    message = (
+        r"no engine takes 50x40 to 200x160, whole or in tiles; build one that does: "
+        r"build-engine --picture 40x50 --scale 4 --memory-budget 1000000000$"
+    )
+    with pytest.raises(BundleError, match=message):
+        limited(bounds, whole_only=whole_only)
+
+
+def test_too_little_memory_is_told_before_the_profiles() -> None:
+    with pytest.raises(MemoryBudgetError, match="memory budget must be at least"):
+        limited(Bounds((1, 5)), budget=1)
