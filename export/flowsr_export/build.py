@@ -25,6 +25,7 @@ from flowsr_export.receptive import Seam, default_halo
 from flowsr_export.rounding import RoundedGraph
 from flowsr_lp import Checkpoint
 from flowsr_runtime import Bundle, output_size, write_bundle
+from flowsr_runtime.manifest import Manifest
 from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Request",
     "build_bundle",
     "checked_model",
+    "draft_manifest",
     "runner_of",
     "worst",
 ]
@@ -125,6 +127,26 @@ def build_bundle(
     }
     files = {checked.name: checked.content, **golden}
     return write_bundle(output, manifest, files, force=force), checked.figures
+
+
+def draft_manifest(checkpoint: Checkpoint, request: Request) -> Manifest:
+    """Return a manifest of what would be built, without building it.
+
+    Nothing is measured: tiles overlap by the whole receptive field, and there are no files.
+
+    Args:
+        checkpoint: The network.
+        request: What would be built.
+    """
+    deployment = deployment_of(checkpoint.network)
+    whole_only = deployment.whole_only(request.scale)
+    raw = {
+        **_described(checkpoint, deployment, request),
+        "tiling": _tiling(deployment, None, whole_only),
+        "memory": deployment.memory(0, None if whole_only else deployment.exact_halo()),
+        "files": {},
+    }
+    return Manifest.parse(raw)
 
 
 def checked_model(

@@ -13,6 +13,8 @@ COMMAND_MODULES = {
     "upscale": "flowsr_export.upscale_command",
     "inspect": "flowsr_export.inspect_command",
     "export-onnx": "flowsr_export.export_command",
+    "build-engine": "flowsr_export.build_engine_command",
+    "engines": "flowsr_export.engines_command",
     "verify": "flowsr_export.verify_command",
     "train": "flowsr_export.train_command",
     "fetch": "flowsr_export.fetch_command",

@@ -64,7 +64,6 @@ class _Wanted:
 BASE = "pip install flowsr-lp"
 CPU = "pip install 'flowsr-lp[cpu]' (or [gpu] for CUDA)"
 EXPORT = "pip install 'flowsr-lp[export]'"
-LATER = "nothing in this version; doctor reports it for the engines to come"
 COMPARING = "nothing in this version; comparing engines layer by layer is to come"
 
 WANTED = (
@@ -86,7 +85,7 @@ WANTED = (
     _Wanted(
         "tensorrt",
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-        LATER,
+        "build-engine and its engines, on the GPU that is here",
         "pip install 'flowsr-lp[tensorrt]'",
         "Builder",
         imported=True,
@@ -94,7 +93,7 @@ WANTED = (
     _Wanted(
         "tensorrt_rtx",
         ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
-        LATER,
+        "build-engine without a GPU, and its engines on GeForce and RTX",
         "pip install 'flowsr-lp[tensorrt-rtx]'",
         "Builder",
         imported=True,

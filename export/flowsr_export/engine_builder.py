@@ -19,7 +19,7 @@ from flowsr_runtime.disk import replace_file
 from flowsr_runtime.engine_store import Option, Profile
 from flowsr_runtime.errors import OutputError, UsageError
 
-__all__ = ["Built", "Settings", "Tensor", "build_engine"]
+__all__ = ["Built", "Settings", "Tensor", "build_engine", "check_settings"]
 
 TICK_SECONDS = 0.2  # between two looks at a build that runs
 HARDWARE = {

@@ -6,12 +6,14 @@ import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from flowsr_export.doctor import Gpu
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
 
-__all__ = ["Flavour", "Library", "Target", "load_library", "target_of"]
+if TYPE_CHECKING:
+    from flowsr_runtime.device import Device
+
+__all__ = ["Flavour", "Library", "Target", "device_here", "load_library", "target_of"]
 
 Flavour = Literal["auto", "tensorrt", "tensorrt_rtx"]
 
@@ -67,13 +69,13 @@ class Target:
         return f"compute capability {devices}" + (f", {self.gpu_name}" * bool(self.gpu_name))
 
 
-def load_library(flavour: Flavour, gpus: Sequence[Gpu] = ()) -> Library:
+def load_library(flavour: Flavour, device: Device | None = None) -> Library:
     """Import the library of a flavour.
 
     Args:
         flavour: "auto" takes tensorrt where it is installed and there is a GPU, else
             tensorrt_rtx.
-        gpus: Those of this machine.
+        device: The GPU that is here, None for none.
 
     Returns:
         The library.
@@ -83,7 +85,7 @@ def load_library(flavour: Flavour, gpus: Sequence[Gpu] = ()) -> Library:
     """
     if flavour != "auto":
         return _load(flavour)
-    order = ("tensorrt", "tensorrt_rtx") if gpus else ("tensorrt_rtx", "tensorrt")
+    order = ("tensorrt", "tensorrt_rtx") if device else ("tensorrt_rtx", "tensorrt")
     troubles = []
     for each in order:
         try:
@@ -93,11 +95,32 @@ def load_library(flavour: Flavour, gpus: Sequence[Gpu] = ()) -> Library:
     raise BackendError("; ".join(troubles))
 
 
+def device_here(index: int) -> Device | None:
+    """Return a GPU of this machine, None where there is none or no driver.
+
+    Args:
+        index: Its index.
+
+    Raises:
+        ProviderError: If there are GPUs, but not that one.
+    """
+    try:
+        from flowsr_runtime.device import Device
+    except ImportError:  # without cuda-bindings nothing is known of a GPU
+        return None
+    try:
+        return Device.open(index)
+    except ProviderError:
+        if index:
+            raise
+        return None
+
+
 def target_of(
     library: Library,
     capabilities: Sequence[str],
     hardware_compatibility: str,
-    gpu: Gpu | None,
+    device: Device | None,
 ) -> Target:
     """Say which GPUs an engine will run on.
 
@@ -105,7 +128,7 @@ def target_of(
         library: The builder's.
         capabilities: Compute capabilities that are asked for, none for the usual.
         hardware_compatibility: "none", "ampere-plus" or "same-compute-capability".
-        gpu: This machine's; tensorrt builds on it and for it.
+        device: The GPU that is here; tensorrt builds on it and for it.
 
     Returns:
         The target, as the engine's key has it.
@@ -128,20 +151,20 @@ def target_of(
                     + ("; H100 and H200 need --flavour tensorrt" if each == "9.0" else "")
                 )
         return Target(tuple(sorted(set(capabilities), key=float)), None)
-    if gpu is None:
+    if device is None:
         raise ProviderError(
             f"{library} builds on the GPU that it builds for, and there is none here; "
             "--flavour tensorrt-rtx builds without one"
         )
-    if set(capabilities) - {gpu.compute_capability}:
+    if set(capabilities) - {device.compute_capability}:
         raise ProviderError(
-            f"{library} builds for the GPU that is here, {gpu.name} "
-            f"({gpu.compute_capability}), got {', '.join(capabilities)}"
+            f"{library} builds for the GPU that is here, {device.name} "
+            f"({device.compute_capability}), got {', '.join(capabilities)}"
         )
     if hardware_compatibility == "ampere-plus":
         return Target((), None)
     same = hardware_compatibility == "same-compute-capability"
-    return Target((gpu.compute_capability,), None if same else gpu.name)
+    return Target((device.compute_capability,), None if same else device.name)
 
 
 def _load(flavour: str) -> Library:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 
-from flowsr_export.workload import multiply_adds
+from flowsr_export.engine_builder import Built
+from flowsr_export.engine_log import BuildLog
+from flowsr_export.workload import Work, multiply_adds
 from flowsr_runtime.engine_store import Profile
 from flowsr_runtime.errors import PrecisionError
 
 __all__ = [
-    "LEAST_SHARE",
     "Layer",
     "Truth",
     "layers_from_json",
     "layers_from_log",
+    "layers_of",
+    "least_share",
     "require_precision",
     "truth_of",
+    "work_at",
 ]
 
 # Share of the multiply-adds that must be in the precision that was asked for; the rest is what
@@ -96,32 +100,38 @@ class Truth:
     layers: Mapping[str, int] | None
 
 
-def truth_of(
-    model: onnx.ModelProto,
-    profile: Profile,
-    layers: Sequence[Layer],
-    precision: str,
-    family: str,
-) -> Truth:
-    """Count what is computed in which precision.
+def work_at(model: onnx.ModelProto, profile: Profile) -> Work:
+    """Count the multiply-adds of a graph at the best shapes of a profile.
 
     Args:
-        model: The ONNX file of the engine.
-        profile: Where the work is counted: at its best shapes.
+        model: The ONNX file of an engine.
+        profile: One of its profiles.
+    """
+    best = {name: each.opt for name, each in profile.items()}
+    values = {name: np.array(best.pop(name), np.int64) for name in ["geometry"] if name in best}
+    return multiply_adds(model, best, values)
+
+
+def least_share(precision: str, family: str) -> float:
+    """Return the share of a network that must be in the precision that was asked for."""
+    return 1.0 if precision == "fp32" else LEAST_SHARE[family]
+
+
+def truth_of(work: Work, layers: Sequence[Layer], precision: str, least: float) -> Truth:
+    """Say what is computed in which precision.
+
+    Args:
+        work: The multiply-adds of the ONNX file.
         layers: The engine's, empty if they are not known.
         precision: What was asked for.
-        family: "linf-lp" or "srflow-lp"; it decides the share that is needed.
+        least: Share of the products with weights that must be in it.
 
     Returns:
         The shares.
     """
-    best = {name: each.opt for name, each in profile.items()}
-    values = {name: np.array(best.pop(name), np.int64) for name in ["geometry"] if name in best}
-    work = multiply_adds(model, best, values)
     products = {name: each for name, each in work.by_node.items() if each.of_weights}
     stored = _shares((each.type, each.count) for each in products.values())
     everything = _shares((each.type, each.count) for each in work.by_node.values())
-    least = 1.0 if precision == "fp32" else LEAST_SHARE[family]
     if not layers:
         return Truth(precision, least, stored, None, everything, None)
     types: dict[str, set[str]] = {}
@@ -148,16 +158,40 @@ def require_precision(truth: Truth) -> None:
     """
     wanted = truth.precision
     for name, shares in (("ONNX file", truth.onnx), ("engine", truth.engine)):
-        if shares is None:
+        if not shares:  # the layers are not known, or there is no product at all
             continue
         share = shares.get(wanted, 0.0) + shares.get(UNKNOWN, 0.0)
         if share < truth.least - ROUNDING:
             rest = ", ".join(f"{part:.1%} {kind}" for kind, part in shares.items())
             raise PrecisionError(
                 f"{name} has {share:.1%} of its multiply-adds with weights in {wanted}, at "
-                f"least {truth.least:.0%} are needed (it has {rest}); export that graph with "
-                f"flowsr-export export-onnx --precision {wanted}"
+                f"least {truth.least:.0%} are needed (it has {rest}); a small network keeps "
+                "more of itself in float32, --least-share accepts that"
             )
+
+
+def layers_of(trt: Any, built: Built, *, on_device: bool) -> list[Layer]:
+    """Ask the engine for its layers where it can be opened, else the builder's log.
+
+    Args:
+        trt: The module `tensorrt` or `tensorrt_rtx`.
+        built: What it built.
+        on_device: Whether there is a GPU; without one no engine can be opened.
+
+    Returns:
+        The layers, empty if neither knows them.
+    """
+    if on_device:
+        with BuildLog(None) as log:
+            runtime = trt.Runtime(log.logger(trt))
+            # This process made the plan: its host code is the library's own.
+            runtime.engine_host_code_allowed = True
+            engine = runtime.deserialize_cuda_engine(built.plan)
+            if engine is not None:
+                form = trt.LayerInformationFormat.JSON
+                text = engine.create_engine_inspector().get_engine_information(form)
+                return layers_from_json(text) or layers_from_log(built.layers)
+    return layers_from_log(built.layers)
 
 
 def layers_from_log(text: str) -> list[Layer]:
@@ -221,9 +255,12 @@ def _described(raw: Mapping[str, object]) -> Described:
 
 
 def _type(inputs: Sequence[Described], constants: Sequence[Described]) -> str | None:
-    """The type of the weights, else the widest that is read; single numbers do not count."""
-    matrices = [word for sides, word in constants if len(sides) > 1 and math.prod(sides) != 1]
-    named = [_named(word) for word in matrices]
+    """The type of the weights, else the widest that is read.
+
+    Weights have two sides at least; a bias has one, and may be added after a cast.
+    """
+    weights = [word for sides, word in constants if sum(side != 1 for side in sides) > 1]
+    named = [_named(word) for word in weights]
     if not any(named):
         named = [_named(word) for _, word in inputs]
     return min(filter(None, named), key=WIDEST.index, default=None)

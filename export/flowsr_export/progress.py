@@ -30,6 +30,15 @@ class Progress:
         """
         self._bar.update(steps, note)
 
+    def say(self, note: str) -> None:
+        """Show what is being done now; the bar stays where it is.
+
+        Args:
+            note: As for `advance`.
+        """
+        self._bar.current_item = note
+        self._bar.render_progress()
+
 
 @contextmanager
 def progress(label: str, total: int, done: int = 0) -> Iterator[Progress]:

@@ -208,7 +208,7 @@ class EngineKey:
         """
         plain = {"onnx_sha256": onnx_sha256, "flavour": flavour, "precision": precision}
         pairs = {name: (wanted, str(getattr(self, name))) for name, wanted in plain.items()}
-        if not self._loads_in(version):
+        if not self.loads_in(version):
             pairs["version"] = (version, self.version)
         if not self._runs_on(compute_capability):
             devices = ", ".join(self.compute_capability)
@@ -217,8 +217,12 @@ class EngineKey:
             pairs["gpu_name"] = (gpu_name or "any", self.gpu_name)
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
-    def _loads_in(self, version: str) -> bool:
-        """Return whether a library loads it: the same, or a later one of its major."""
+    def loads_in(self, version: str) -> bool:
+        """Return whether a library of a version loads it.
+
+        Args:
+            version: The same always does; a later one of its major if it was built for that.
+        """
         if self.version == version or self.options.get("version_compatible") is not True:
             return self.version == version
         built, here = _numbers(self.version), _numbers(version)

@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 
-from flowsr_export.doctor import Gpu
-from flowsr_export.engine_library import Library, Target, load_library, target_of
+from flowsr_export.engine_library import (
+    Library,
+    Target,
+    device_here,
+    load_library,
+    target_of,
+)
+from flowsr_runtime.device import Device
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
 from tests.doubles.cuda_runtime import FakeCuda
 from tests.doubles.trt_module import fake_tensorrt, tensorrt_stubs
 
-L4 = Gpu("NVIDIA L4", "8.9", 23_034, "580.1")
+L4 = Device(0, "NVIDIA L4", "8.9", "13.0")
 
 
 def library(variant: str) -> Library:
@@ -33,13 +39,13 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_auto_takes_tensorrt_where_there_is_a_gpu(installed: Any) -> None:
     installed(tensorrt=fake_tensorrt("tensorrt-11"), tensorrt_rtx=fake_tensorrt("tensorrt-rtx"))
-    assert str(load_library("auto", [L4])) == "tensorrt 11.4.1.5"
+    assert str(load_library("auto", L4)) == "tensorrt 11.4.1.5"
     assert load_library("auto").is_rtx
 
 
 def test_auto_takes_what_is_installed(installed: Any) -> None:
     installed(tensorrt=None, tensorrt_rtx=fake_tensorrt("tensorrt-rtx"))
-    assert load_library("auto", [L4]).flavour == "tensorrt_rtx"
+    assert load_library("auto", L4).flavour == "tensorrt_rtx"
 
 
 def test_nothing_installed_names_both_remedies(installed: Any) -> None:
@@ -111,3 +117,18 @@ def test_tensorrt_needs_a_gpu() -> None:
 def test_a_target_names_itself() -> None:
     assert str(Target(("8.9",), "NVIDIA L4")) == "compute capability 8.9, NVIDIA L4"
     assert str(Target((), None)) == "compute capability 8.0 and above"
+
+
+def test_a_machine_without_a_gpu_has_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(index: int) -> Device:
+        raise ProviderError("no usable NVIDIA driver")
+
+    monkeypatch.setattr(Device, "open", refuse)
+    assert device_here(0) is None
+    with pytest.raises(ProviderError, match="no usable NVIDIA driver"):
+        device_here(1)
+
+
+def test_without_the_cuda_bindings_there_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flowsr_runtime.device", None)
+    assert device_here(0) is None

@@ -8,16 +8,18 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from flowsr_export.engine_builder import Settings, build_engine
+from flowsr_export.engine_builder import Built, Settings, build_engine
 from flowsr_export.engine_library import Library
 from flowsr_export.engine_truth import (
-    LEAST_SHARE,
     Layer,
     Truth,
     layers_from_json,
     layers_from_log,
+    layers_of,
+    least_share,
     require_precision,
     truth_of,
+    work_at,
 )
 from flowsr_runtime.engine_store import Profile, Range
 from flowsr_runtime.errors import PrecisionError
@@ -31,13 +33,13 @@ LOGGED = (
     "Layers:\n"
     "Name: conv_wide_myl1_1, LayerType: correlation, Inputs: [ { Name: input, Dimensions: "
     "[1,3,-1,-1], Datatype: Float, Format: Row major }], Constants: [ { Name: w, Dimensions: "
-    "[1,3,1,1], Strides: [3,1,1,1], Datatype: Float, Format: Row major }, { Name: alpha, "
+    "[2,3,1,1], Strides: [3,1,1,1], Datatype: Float, Format: Row major }, { Name: alpha, "
     "Dimensions: [1], Datatype: Float, Format: Row major }], Outputs: [ { Name: a, Dimensions: "
     "[1,1,-1,-1], Datatype: Float, Format: Row major }], TacticName: x, StreamId: 0, Metadata: "
     "[ONNX Layer: conv_wide][ONNX Layer: to_half]\n"
     "Name: conv_half_myl1_2, LayerType: runtime_fusion, Inputs: [ { Name: half, Dimensions: "
     "[1,1,-1,-1], Datatype: Half, Format: Row major }, { Name: sum, Dimensions: [1,19,-1,-1], "
-    "Datatype: Float, Format: Row major }], Constants: [ { Name: v, Dimensions: [19,1,1,1], "
+    "Datatype: Float, Format: Row major }], Constants: [ { Name: v, Dimensions: [19,2,1,1], "
     "Datatype: Half, Format: Row major }, { Name: alpha, Dimensions: [1], Datatype: Float, "
     "Format: Row major }], Outputs: [ { Name: output, Dimensions: [1,19,-1,-1], Datatype: "
     "Half, Format: Row major }], TacticName: , StreamId: 0, Metadata: [ONNX Layer: conv_half]\n"
@@ -67,6 +69,9 @@ def half_graph() -> Any:
     )
     opsets = [helper.make_opsetid("", 18)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+WORK = work_at(half_graph(), PROFILE)
 
 
 def truth(share: float, engine: dict[str, float] | None = None, least: float = 0.95) -> Truth:
@@ -102,7 +107,10 @@ def test_a_layer_without_weights_has_the_widest_type_that_it_reads(
         {"Inputs": [{"Datatype": "Float"}], "Weights": {"Type": "Half", "Count": 57}},
         {
             "Inputs": [{"Datatype": "Float"}],
-            "Constants": [{"Dimensions": [19, 3], "Datatype": "Half"}],
+            "Constants": [
+                {"Dimensions": [19, 1], "Datatype": "Float"},
+                {"Dimensions": [19, 3], "Datatype": "Half"},
+            ],
         },
     ],
 )
@@ -117,28 +125,28 @@ def test_an_inspector_that_knows_names_alone_gives_no_layers() -> None:
 
 
 def test_shares_are_those_of_the_graph_and_of_the_engines_layers() -> None:
-    found = truth_of(half_graph(), PROFILE, layers_from_log(LOGGED), "fp16", "linf-lp")
+    found = truth_of(WORK, layers_from_log(LOGGED), "fp16", 0.8)
     assert found.onnx == pytest.approx({"fp16": SHARE, "fp32": 1 - SHARE})
     assert found.engine == found.onnx == found.everything
     assert found.layers == {"fp16": 1, "fp32": 1}
-    assert found.least == LEAST_SHARE["linf-lp"]
+    assert found.least == 0.8
 
 
 def test_an_engine_that_computes_wider_is_found() -> None:
     wide = layers_from_log(LOGGED.replace("Datatype: Half", "Datatype: Float"))
-    found = truth_of(half_graph(), PROFILE, wide, "fp16", "srflow-lp")
+    found = truth_of(WORK, wide, "fp16", 0.8)
     assert found.onnx["fp16"] == pytest.approx(SHARE)
     assert found.engine == {"fp32": 1.0}
 
 
 def test_a_node_that_no_layer_names_is_unknown() -> None:
     layers = [Layer("a", "gemm", "fp32", ("conv_wide",))]
-    found = truth_of(half_graph(), PROFILE, layers, "fp16", "linf-lp")
+    found = truth_of(WORK, layers, "fp16", 0.8)
     assert found.engine == pytest.approx({"fp32": 1 - SHARE, "unknown": SHARE})
 
 
 def test_without_layers_nothing_is_claimed_of_the_engine() -> None:
-    found = truth_of(half_graph(), PROFILE, [], "fp16", "linf-lp")
+    found = truth_of(WORK, [], "fp16", 0.8)
     assert (found.engine, found.layers) == (None, None)
 
 
@@ -147,12 +155,14 @@ def test_the_inspector_of_an_engine_agrees_with_its_file(variant: str) -> None:
     trt: Any = fake_tensorrt(variant, FakeCuda(Gpu()))
     library, model = Library(trt, "tensorrt", trt.__version__), half_graph()
     built = build_engine(library, model.SerializeToString(), [PROFILE], Settings())
-    engine = trt.Runtime(trt.Logger()).deserialize_cuda_engine(built.plan)
-    text = engine.create_engine_inspector().get_engine_information(
-        trt.LayerInformationFormat.JSON
-    )
-    found = truth_of(model, PROFILE, layers_from_json(text), "fp16", "linf-lp")
+    found = truth_of(WORK, layers_of(trt, built, on_device=True), "fp16", 0.8)
     assert found.engine == found.onnx
+
+
+def test_each_family_has_its_bar() -> None:
+    assert least_share("fp16", "linf-lp") == least_share("bf16", "linf-lp") == 0.95
+    assert least_share("fp16", "srflow-lp") == 0.9
+    assert least_share("fp32", "srflow-lp") == 1
 
 
 def test_enough_in_half_is_accepted() -> None:
@@ -173,6 +183,14 @@ def test_an_engine_that_lost_the_precision_is_refused() -> None:
 
 
 def test_float32_is_float32_all_through() -> None:
-    found = truth_of(half_graph(), PROFILE, [], "fp32", "linf-lp")
+    found = truth_of(WORK, [], "fp32", 1.0)
     with pytest.raises(PrecisionError, match=r"at least 100% are needed"):
         require_precision(found)
+
+
+def test_the_builders_log_stands_in_where_no_engine_can_be_opened() -> None:
+    built = Built(b"", 0.0, (), (), LOGGED, ())
+    alone: Any = fake_tensorrt("tensorrt-rtx")
+    expected = layers_from_log(LOGGED)
+    assert layers_of(alone, built, on_device=False) == expected
+    assert layers_of(alone, built, on_device=True) == expected

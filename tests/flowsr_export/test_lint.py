@@ -298,10 +298,9 @@ def test_opset_in_the_range_passes(opset: int) -> None:
     assert lint(model([node("Relu", ["input"], ["output"])], opset)) == []
 
 
-@pytest.mark.parametrize("opset", [18, 20])
-def test_a_bfloat16_convolution_needs_the_opset_that_takes_it(opset: int) -> None:
-    graph = model([node("Conv", ["input", "w"], ["output"])], opset)
-    weight = helper.make_tensor("w", TensorProto.BFLOAT16, [1, 3, 1, 1], [1.0, 1.0, 1.0])
+def test_a_bfloat16_convolution_needs_the_opset_that_takes_it() -> None:
+    graph = model([node("Conv", ["input", "w"], ["output"])])
+    weight = helper.make_tensor("w", TensorProto.BFLOAT16, [1, 3, 1, 1], [1.0] * 3)
     graph.graph.initializer.append(weight)
     assert "opset" in rules_of(graph)
     graph.opset_import[0].version = 22

@@ -42,6 +42,17 @@ def test_a_long_note_is_cut_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "x" * 26 not in terminal.getvalue()
 
 
+def test_a_note_is_shown_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress("building", 4) as bar:
+        bar.advance(1)
+        bar.say("phase 3 s")
+        assert terminal.getvalue().rstrip().endswith("phase 3 s")
+        assert "25%" in terminal.getvalue()
+        assert "50%" not in terminal.getvalue()
+
+
 def test_a_pipe_sees_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("enlarging", 4) as bar:
         bar.advance(4, "photo.png")
