@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from flowsr_export.options import force_option, session_options
+
+if TYPE_CHECKING:
+    from flowsr_runtime import SessionSettings
 
 __all__ = ["command"]
 
@@ -29,11 +33,7 @@ PHOTOGRAPHS = ("honeybee", "chelsea")
 def command(
     directory: Path,
     bundle: Path | None,
-    backend: str,
-    provider: str | None,
-    device: int,
-    threads: int | None,
-    precision: str,
+    settings: SessionSettings,
     force: bool,
 ) -> None:
     """Enlarge shipped photographs and compare.
@@ -46,17 +46,10 @@ def command(
       flowsr-export demo -o build/demo
     """
     from flowsr_export.demo import demonstrate
-    from flowsr_runtime import Upscaler
+    from flowsr_runtime import Bundle, Upscaler, embedded_bundle
 
-    upscaler = Upscaler.open(
-        bundle,
-        backend=backend,
-        provider=provider,
-        device=device,
-        threads=threads,
-        precision=precision,
-    )
-    with upscaler:
+    opened = Bundle.open(embedded_bundle() if bundle is None else bundle)
+    with Upscaler(opened, settings.open(opened)) as upscaler:
         comparisons = demonstrate(upscaler, directory, PHOTOGRAPHS, force=force)
     for done in comparisons:
         sizes = f"{done.input[0]}x{done.input[1]} to {done.output[0]}x{done.output[1]}"

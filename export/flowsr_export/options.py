@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -18,7 +20,7 @@ __all__ = [
     "verification_options",
 ]
 
-Command = Callable[..., object]
+Command = Callable[..., Any]
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -94,7 +96,7 @@ force_option = click.option(
 
 
 def session_options(command: Command) -> Command:
-    """Add the options that say how a bundle is run, named as `Upscaler.open` names them."""
+    """Add the options that say how a bundle is run; the command gets them as `settings`."""
     about = "ONNX Runtime's execution provider; refused if it is not there.  [default: cpu]"
     return _with_session_options(command, about)
 
@@ -106,6 +108,25 @@ def verification_options(command: Command) -> Command:
 
 
 def _with_session_options(command: Command, about: str) -> Command:
+    @functools.wraps(command)
+    def packed(
+        *,
+        backend: str,
+        provider: str | None,
+        device: int,
+        threads: int | None,
+        precision: str,
+        workers: int | None,
+        cuda_graphs: int,
+        **others: Any,
+    ) -> Any:
+        from flowsr_runtime.session import SessionSettings
+
+        settings = SessionSettings(
+            backend, provider, device, threads, precision, workers, cuda_graphs
+        )
+        return command(settings=settings, **others)
+
     options = [
         click.option(
             "--backend",
@@ -134,12 +155,25 @@ def _with_session_options(command: Command, about: str) -> Command:
         ),
         click.option(
             "--precision",
-            type=click.Choice(["fp32", "fp16"]),
+            type=click.Choice(["fp32", "fp16", "bf16"]),
             default="fp32",
             show_default=True,
             help="Which of the bundle's graphs to run.",
         ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            show_default="4",
+            help="Most runs at once on a GPU; TensorRT alone.",
+        ),
+        click.option(
+            "--cuda-graphs",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Most captured CUDA graphs, 0 for none; they help where sizes come again.",
+        ),
     ]
     for option in reversed(options):
-        command = option(command)
-    return command
+        packed = option(packed)
+    return packed

@@ -20,7 +20,7 @@ from flowsr_export.options import (
 
 if TYPE_CHECKING:
     from flowsr_export.batch import Report
-    from flowsr_runtime import Bundle
+    from flowsr_runtime import Bundle, SessionSettings
 
 __all__ = ["command"]
 
@@ -89,11 +89,7 @@ def command(
     seed: int,
     force: bool,
     as_json: bool,
-    backend: str,
-    provider: str | None,
-    device: int,
-    threads: int | None,
-    precision: str,
+    settings: SessionSettings,
     memory_budget: int | None,
     halo: Literal["default", "exact"],
 ) -> None:
@@ -119,16 +115,8 @@ def command(
     _check_size(scale, size, bundle)
     jobs = plan(pictures, output)
     request = Request(scale, size, resample, truncate, seed, temperature, force)
-    upscaler = Upscaler.open(
-        bundle,
-        backend=backend,
-        provider=provider,
-        device=device,
-        threads=threads,
-        precision=precision,
-        memory_budget=memory_budget,
-        halo=halo,
-    )
+    session = settings.open(bundle)
+    upscaler = Upscaler(bundle, session, memory_budget=memory_budget, halo=halo)
     with upscaler, progress("enlarging", len(jobs) * STEPS) as bar:
         report = enlarge_all(jobs, upscaler, request, bar.advance)
     _print(report, as_json)

@@ -17,9 +17,9 @@ from flowsr_runtime import (
     ParityError,
     ProviderError,
     Session,
+    SessionSettings,
     UsageError,
     embedded_bundle,
-    open_session,
 )
 from flowsr_runtime.onnxruntime_session import present_providers
 
@@ -27,6 +27,7 @@ __all__ = ["ROUND_TRIP_BAR", "Verification", "reference_of", "verify"]
 
 # Largest relative error of decode(encode(x)) against x, float32.
 ROUND_TRIP_BAR = 1e-4
+DEFAULTS = SessionSettings()
 GPU_PROVIDERS = ("cuda", "tensorrt")  # the others have one device
 
 
@@ -78,12 +79,8 @@ def verify(
     bundle: Bundle | None,
     model: Path | None = None,
     prior: Path | None = None,
+    settings: SessionSettings = DEFAULTS,
     *,
-    backend: str = "onnxruntime",
-    provider: str | None = None,
-    device: int = 0,
-    threads: int | None = None,
-    precision: str = "fp32",
     start: Callable[[int], None] = lambda total: None,
     advance: Callable[[str], None] = lambda note: None,
 ) -> Verification:
@@ -93,11 +90,8 @@ def verify(
         bundle: The bundle; None for the built-in one.
         model: Checkpoint of its flow; None for the built-in one.
         prior: Checkpoint of its latent module.
-        backend: Inference library.
-        provider: ONNX Runtime's execution provider; None for every one that starts.
-        device: Number of the GPU.
-        threads: CPU threads; None for all cores.
-        precision: Which of the bundle's graphs to run.
+        settings: On what it runs; no provider stands for every one of ONNX Runtime's that
+            starts.
         start: Called once with the number of comparisons.
         advance: Called with each case's name when it is done.
 
@@ -111,29 +105,23 @@ def verify(
     scale = restated_scale(bundle, deployment)
     cases = deployment.verify_cases(scale)
     # TensorRT has one provider; of ONNX Runtime's, every one that starts stands for none.
-    several = provider is None and backend == "onnxruntime"
-    names = present_providers() if several else [provider]
+    several = settings.provider is None and settings.backend == "onnxruntime"
+    names = present_providers() if several else [settings.provider]
     start(len(cases) * len(names))
     runs: dict[str, list[Figures]] = {}
     not_started: dict[str, str] = {}
     for name in names:
+        device = settings.device if not several or name in GPU_PROVIDERS else 0
         try:
-            session = open_session(
-                bundle,
-                backend=backend,
-                provider=name,
-                device=device if not several or name in GPU_PROVIDERS else 0,
-                threads=threads,
-                precision=precision,
-            )
+            session = replace(settings, provider=name, device=device).open(bundle)
         except ProviderError as error:
             if name is None or name == "cpu" or not several:
                 raise
             not_started[name] = str(error)
             continue
         label = f"{session.backend} {session.provider}"
-        runs[label] = _compared(deployment, session, cases, scale, precision, advance)
-    return Verification(bundle, precision, trip, runs, not_started)
+        runs[label] = _compared(deployment, session, cases, scale, settings.precision, advance)
+    return Verification(bundle, settings.precision, trip, runs, not_started)
 
 
 def _compared(

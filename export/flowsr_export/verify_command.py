@@ -13,6 +13,7 @@ from flowsr_export.options import json_option, verification_options
 if TYPE_CHECKING:
     from flowsr_export.progress import Progress
     from flowsr_export.verify import Verification
+    from flowsr_runtime import SessionSettings
 
 __all__ = ["command"]
 
@@ -29,11 +30,7 @@ def command(
     bundle: Path | None,
     model: Path | None,
     prior: Path | None,
-    backend: str,
-    provider: str | None,
-    device: int,
-    threads: int | None,
-    precision: str,
+    settings: SessionSettings,
     as_json: bool,
 ) -> None:
     """Compare BUNDLE with the PyTorch model that it was made of.
@@ -68,11 +65,7 @@ def command(
             opened,
             model,
             prior,
-            backend=backend,
-            provider=provider,
-            device=device,
-            threads=threads,
-            precision=precision,
+            settings,
             start=start,
             advance=lambda note: bars[0].advance(1, note),
         )

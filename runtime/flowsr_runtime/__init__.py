@@ -20,7 +20,7 @@ from flowsr_runtime.errors import (
 )
 from flowsr_runtime.geometry import Window, output_size
 from flowsr_runtime.image import Picture, check_output, read_picture, write_picture
-from flowsr_runtime.session import Session, open_session
+from flowsr_runtime.session import Session, SessionSettings, open_session
 from flowsr_runtime.upscaler import Upscaler
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "read_picture",
     "write_picture",
     "Session",
+    "SessionSettings",
     "open_session",
     "Window",
     "output_size",

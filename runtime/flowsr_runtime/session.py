@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.errors import BackendError, UsageError
 from flowsr_runtime.limits import Limits
 
-__all__ = ["BACKENDS", "Session", "open_session"]
+__all__ = ["BACKENDS", "Session", "SessionSettings", "open_session"]
 
 BACKENDS = {
     "onnxruntime": "flowsr-lp[cpu]",
@@ -64,6 +65,88 @@ class Session(Protocol):
         """Free the model; the session cannot run after that."""
 
 
+@dataclass(frozen=True)
+class SessionSettings:
+    """On what a bundle's model runs; `open` makes the session.
+
+    Attributes:
+        backend: A key of `BACKENDS`.
+        provider: What ONNX Runtime computes with: "cpu", "cuda", "tensorrt" or "openvino";
+            None for "cpu". TensorRT has "cuda" alone.
+        device: Index of the GPU; 0 with cpu and openvino.
+        threads: CPU threads, None for the number of usable cores; ONNX Runtime alone.
+        precision: "fp32", "fp16", "bf16" or "int8".
+        workers: Most runs at once, None for four; TensorRT alone.
+        cuda_graphs: Most captured CUDA graphs, of each worker with TensorRT; 0 for none. They
+            help where the same sizes come again and again. ONNX Runtime captures those of
+            fixed-scale bundles alone.
+    """
+
+    backend: str = "onnxruntime"
+    provider: str | None = None
+    device: int = 0
+    threads: int | None = None
+    precision: str = "fp32"
+    workers: int | None = None
+    cuda_graphs: int = 0
+
+    def check(self) -> None:
+        """Check what can be checked without a library.
+
+        Raises:
+            UsageError: If a setting is not one of these, or the backend has no such thing.
+        """
+        if self.backend not in BACKENDS:
+            raise UsageError(
+                f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}"
+            )
+        _check_count("device", self.device, least=0)
+        _check_count("cuda_graphs", self.cuda_graphs, least=0)
+        for name, value in (("threads", self.threads), ("workers", self.workers)):
+            if value is not None:
+                _check_count(name, value, least=1)
+        if self.backend != "onnxruntime":
+            if self.provider not in (None, "cuda"):
+                raise UsageError(
+                    f"provider must be cuda with backend {self.backend}, got {self.provider!r}"
+                )
+            if self.threads is not None:
+                raise UsageError(
+                    f"threads is for onnxruntime, got {self.threads} with backend "
+                    f"{self.backend}"
+                )
+        elif self.workers is not None:
+            raise UsageError(
+                f"workers is for tensorrt, got {self.workers}; onnxruntime runs every thread "
+                "at once"
+            )
+
+    def open(self, bundle: Bundle) -> Session:
+        """Load a bundle's model.
+
+        Args:
+            bundle: Bundle with the model; TensorRT needs an engine of it too.
+
+        Returns:
+            The session.
+
+        Raises:
+            UsageError: If a setting is not one of these, or the backend has no such thing.
+            BackendError: If the backend's library is not installed.
+            ProviderError: If the provider or the device is missing.
+            BundleError: If the bundle holds no such model or engine, or it is damaged.
+        """
+        self.check()
+        try:
+            if self.backend == "onnxruntime":
+                return _open_onnxruntime(bundle, self)
+            return _open_tensorrt(bundle, self)
+        except ImportError as error:
+            if isinstance(error, BackendError):
+                raise
+            raise _missing(self.backend, error) from error
+
+
 def open_session(
     bundle: Bundle,
     *,
@@ -79,95 +162,49 @@ def open_session(
 
     Args:
         bundle: Bundle with the model; TensorRT needs an engine of it too.
-        backend: A key of `BACKENDS`.
-        provider: What ONNX Runtime computes with: "cpu", "cuda", "tensorrt" or "openvino";
-            None for "cpu". TensorRT has "cuda" alone.
-        device: Index of the GPU; 0 with cpu and openvino.
-        threads: CPU threads, None for the number of usable cores; ONNX Runtime alone.
-        precision: "fp32", "fp16", "bf16" or "int8".
-        workers: Most runs at once, None for four; TensorRT alone.
-        cuda_graphs: Most captured CUDA graphs, of each worker with TensorRT; 0 for none. They
-            help where the same sizes come again and again. ONNX Runtime captures those of
-            fixed-scale bundles alone.
+        backend: This and the others as in `SessionSettings`.
+        provider: What ONNX Runtime computes with.
+        device: Index of the GPU.
+        threads: CPU threads.
+        precision: Which of the bundle's graphs.
+        workers: Most runs at once.
+        cuda_graphs: Most captured CUDA graphs.
 
     Returns:
         The session.
 
     Raises:
-        UsageError: If an argument is not one of these, or the backend has no such thing.
-        BackendError: If the backend's library is not installed.
-        ProviderError: If the provider or the device is missing.
-        BundleError: If the bundle holds no such model or engine, or it is damaged.
+        FlowsrError: As `SessionSettings.open`.
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    _check_count("device", device, least=0)
-    _check_count("cuda_graphs", cuda_graphs, least=0)
-    for name, value in (("threads", threads), ("workers", workers)):
-        if value is not None:
-            _check_count(name, value, least=1)
-    try:
-        if backend == "onnxruntime":
-            return _open_onnxruntime(
-                bundle, provider or "cpu", device, threads, precision, workers, cuda_graphs
-            )
-        return _open_tensorrt(
-            bundle, backend, provider, device, threads, precision, workers, cuda_graphs
-        )
-    except ImportError as error:
-        if isinstance(error, BackendError):
-            raise
-        raise _missing(backend, error) from error
+    settings = SessionSettings(
+        backend, provider, device, threads, precision, workers, cuda_graphs
+    )
+    return settings.open(bundle)
 
 
-def _open_onnxruntime(
-    bundle: Bundle,
-    provider: str,
-    device: int,
-    threads: int | None,
-    precision: str,
-    workers: int | None,
-    cuda_graphs: int,
-) -> Session:
-    if workers is not None:
-        raise UsageError(
-            f"workers is for tensorrt, got {workers}; onnxruntime runs every thread at once"
-        )
+def _open_onnxruntime(bundle: Bundle, settings: SessionSettings) -> Session:
     from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 
     return OnnxRuntimeSession.open(
         bundle,
-        provider=provider,
-        device=device,
-        threads=threads,
-        precision=precision,
-        cuda_graphs=cuda_graphs,
+        provider=settings.provider or "cpu",
+        device=settings.device,
+        threads=settings.threads,
+        precision=settings.precision,
+        cuda_graphs=settings.cuda_graphs,
     )
 
 
-def _open_tensorrt(
-    bundle: Bundle,
-    backend: str,
-    provider: str | None,
-    device: int,
-    threads: int | None,
-    precision: str,
-    workers: int | None,
-    cuda_graphs: int,
-) -> Session:
-    if provider not in (None, "cuda"):
-        raise UsageError(f"provider must be cuda with backend {backend}, got {provider!r}")
-    if threads is not None:
-        raise UsageError(f"threads is for onnxruntime, got {threads} with backend {backend}")
+def _open_tensorrt(bundle: Bundle, settings: SessionSettings) -> Session:
     from flowsr_runtime.tensorrt_session import TensorrtSession
 
     return TensorrtSession.open(
         bundle,
-        backend=backend,
-        device=device,
-        precision=precision,
-        workers=_WORKERS if workers is None else workers,
-        graphs=cuda_graphs,
+        backend=settings.backend,
+        device=settings.device,
+        precision=settings.precision,
+        workers=_WORKERS if settings.workers is None else settings.workers,
+        graphs=settings.cuda_graphs,
     )
 
 

@@ -16,7 +16,7 @@ from flowsr_runtime.errors import ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for
 from flowsr_runtime.noise import check_noise
 from flowsr_runtime.pixels import allocate, check_image, padded, resampled, store
-from flowsr_runtime.session import Session, open_session
+from flowsr_runtime.session import Session, SessionSettings
 from flowsr_runtime.tiling import Plan, plan_tiles
 
 __all__ = ["DEFAULT_MEMORY_BUDGET", "Upscaler"]
@@ -90,7 +90,7 @@ class Upscaler:
             threads: CPU threads, None for the number of usable cores; ONNX Runtime alone.
             precision: "fp32", "fp16", "bf16" or "int8".
             workers: Most runs at once on a GPU, None for four; TensorRT alone.
-            cuda_graphs: Most captured CUDA graphs, 0 for none; see `open_session`.
+            cuda_graphs: Most captured CUDA graphs, 0 for none; see `SessionSettings`.
             memory_budget: Bytes of activations that one run may take, None for what the
                 bundle states, or 1 GiB; a larger picture is cut into tiles.
             halo: "default": tiles agree to one eight-bit step; "exact": to float rounding,
@@ -108,17 +108,10 @@ class Upscaler:
         _check_settings(memory_budget, halo)
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(embedded_bundle() if bundle is None else bundle)
-        session = open_session(
-            bundle,
-            backend=backend,
-            provider=provider,
-            device=device,
-            threads=threads,
-            precision=precision,
-            workers=workers,
-            cuda_graphs=cuda_graphs,
+        settings = SessionSettings(
+            backend, provider, device, threads, precision, workers, cuda_graphs
         )
-        return cls(bundle, session, memory_budget=memory_budget, halo=halo)
+        return cls(bundle, settings.open(bundle), memory_budget=memory_budget, halo=halo)
 
     def target(
         self,

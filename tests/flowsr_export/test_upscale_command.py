@@ -306,21 +306,13 @@ def test_a_provider_that_is_not_installed_is_refused(
     assert_refused(done, 4, "pip install 'flowsr-lp[gpu]'")
 
 
-def test_a_backend_that_is_to_come_is_refused(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
+def test_a_missing_tensorrt_is_refused(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = run(
-        "upscale",
-        bundle,
-        photo,
-        "-o",
-        tmp_path / "o.png",
-        "--scale",
-        "2",
-        "--backend",
-        "tensorrt",
-    )
-    assert_refused(done, 4, "tensorrt is not in this version")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    words = ("--scale", "2", "--backend", "tensorrt")
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
+    assert_refused(done, 4, "pip install 'flowsr-lp[tensorrt]'")
 
 
 def test_a_missing_onnxruntime_is_refused(

@@ -8,13 +8,20 @@ from cuda.bindings import runtime as cudart
 
 from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
-from flowsr_runtime.session import open_session
+from flowsr_runtime.session import SessionSettings, open_session
 from tests.doubles.rig import Rig
 
 
 def test_a_session_says_what_it_runs_on(bundle: Bundle) -> None:
     session = open_session(bundle)
     assert (session.backend, session.provider, session.device) == ("onnxruntime", "cpu", 0)
+
+
+def test_settings_open_what_the_arguments_open(bundle: Bundle) -> None:
+    session = SessionSettings(threads=1, precision="fp32").open(bundle)
+    assert (session.backend, session.provider, session.device) == ("onnxruntime", "cpu", 0)
+    with pytest.raises(UsageError, match="threads must be at least 1, got 0"):
+        SessionSettings(threads=0).check()
 
 
 def test_an_unknown_backend_is_refused(bundle: Bundle) -> None:
