@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -24,6 +25,13 @@ from tests import stand_in
 
 __all__ = ["calm"]
 
+RRDB_MODEL: dict[str, Any] = {
+    "name": MODEL["name"],
+    "args": {
+        **MODEL["args"],
+        "encoder_spec": {"name": "rrdb", "args": {"nf": 64, "nb": 23, "gc": 32}},
+    },
+}
 # Stand-in weights decode to several times a picture's range; the last step divides by this.
 CALM = 6.0
 
@@ -37,15 +45,24 @@ def calm(network: SrflowLP) -> SrflowLP:
 
 
 @click.command()
-@click.argument("system", type=click.Choice(["linf", "srflow"]))
+@click.argument("system", type=click.Choice(["linf", "linf-rrdb", "srflow"]))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder.")
-def main(system: str, output: Path) -> None:
+@click.option(
+    "--half",
+    is_flag=True,
+    help="Let a LINF network decode a sixth: float16 meets its bar then, as trained ones do.",
+)
+def main(system: str, output: Path, half: bool) -> None:
     """Write OUTPUT/model.safetensors and OUTPUT/prior.safetensors."""
     flow: nn.Module
     prior: nn.Module | None
-    if system == "linf":
-        linf = stand_in.network(MODEL, PRIOR)
-        specs, flow, prior = (MODEL, PRIOR), linf.linf, linf.prior
+    if system != "srflow":
+        model = MODEL if system == "linf" else RRDB_MODEL
+        linf = stand_in.network(model, PRIOR)
+        specs, flow, prior = (model, PRIOR), linf.linf, linf.prior
+        if half:
+            with torch.no_grad():  # encode grows, and its inverse shrinks
+                flow.get_parameter("imnet.linears.0._weight").mul_(CALM)
     else:
         srflow = calm(stand_in.srflow_network(SRFLOW, SRFLOW_PRIOR))
         specs, flow, prior = (SRFLOW, SRFLOW_PRIOR), srflow.srflow, srflow.prior

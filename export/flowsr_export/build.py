@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnx import ModelProto
 from PIL import Image
 
 from flowsr_export.cases import Case
 from flowsr_export.deployment import TEMPERATURE, Deployment, deployment_of
+from flowsr_export.eight_bit import EightBit, Io, with_eight_bits
 from flowsr_export.lint import require_clean
 from flowsr_export.onnx_export import Precision, onnx_from_deployment
 from flowsr_export.parity import Figures, bar_of, compare
 from flowsr_export.receptive import Seam, default_halo
 from flowsr_export.rounding import RoundedGraph
 from flowsr_lp import Checkpoint
-from flowsr_runtime import Bundle, output_size, write_bundle
+from flowsr_runtime import Bundle, ParityError, UsageError, output_size, write_bundle
 from flowsr_runtime.manifest import Manifest
 from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -39,7 +41,7 @@ __all__ = [
     "worst",
 ]
 
-Runner = OnnxRuntimeSession | RoundedGraph
+Runner = OnnxRuntimeSession | RoundedGraph | EightBit
 
 GOLDEN_LR = (16, 20)
 GOLDEN_SCALE = Fraction("2.5")
@@ -56,12 +58,14 @@ class Request:
         scale: The one scale of the single-input variant; None for any scale.
         opset: ONNX operator set; None for the usual one of the precision.
         licence: What the manifest says of the weights' licence.
+        io: Type of the graph's pictures.
     """
 
     precision: Precision = "fp32"
     scale: Fraction | None = None
     opset: int | None = None
     licence: str = "see the checkpoint's source"
+    io: Io = "float32"
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,14 @@ class CheckedModel:
     Attributes:
         name: Its name in a bundle.
         content: The ONNX file.
+        plain: The same with pictures in float32, by which seams are measured.
         entry: What the manifest says of it, its verification included.
         figures: Of its comparison with PyTorch; in half precision those of the rounding.
     """
 
     name: str
     content: bytes
+    plain: bytes
     entry: dict[str, Any]
     figures: list[Figures]
 
@@ -107,15 +113,15 @@ def build_bundle(
     """
     deployment, scale = deployment_of(checkpoint.network), request.scale
     checked = checked_model(checkpoint, deployment, request, report)
-    run = runner_of(checked.content, deployment, request)
+    run = runner_of(checked.plain, deployment, replace(request, io="float32"))
     try:
         report(STEPS[3])
         # A graph that sees whole pictures has no tiles and no seam.
         whole_only = deployment.whole_only(scale)
         seam = None if whole_only else default_halo(deployment, run)
-        golden = _golden(deployment, run, scale)
     finally:
         run.close()
+    golden = _golden(deployment, checked.content, request)
     report(STEPS[4])
     entry = dict(checked.entry)
     manifest = {
@@ -167,9 +173,12 @@ def checked_model(
         The file and what the manifest says of it.
 
     Raises:
+        UsageError: If the precision has no graph of eight-bit pictures.
         LintError: If the graph breaks a rule.
         ParityError: If it differs from PyTorch.
     """
+    if request.io == "uint8" and request.precision == "bf16":
+        raise UsageError("io uint8 is for fp32 and fp16: no CPU runs a bf16 file to check it")
     report(STEPS[0])
     identity = {
         "model_sha256": checkpoint.model_sha256,
@@ -183,7 +192,7 @@ def checked_model(
     require_clean(model)
     content = model.SerializeToString()
     report(STEPS[2])
-    run = runner_of(content, deployment, request)
+    run = runner_of(content, deployment, replace(request, io="float32"))
     bar, cases = bar_of(deployment, precision), deployment.exported_cases(scale)
     try:
         figures = compare(deployment, run, cases, scale, bar)
@@ -199,13 +208,19 @@ def checked_model(
     if precision == "fp16":
         # What a CPU makes of the file is float32 between casts: PyTorch rounds as a GPU does.
         rounded = RoundedGraph(deployment, precision, scale)
-        figures = compare(deployment, rounded, cases, scale, bar)
+        try:
+            figures = compare(deployment, rounded, cases, scale, bar)
+        except ParityError as error:
+            raise ParityError(f"rounded as on a GPU, {error}") from error
         entry["verification"]["rounding"] = _verification(figures, rounded)
-    return CheckedModel(f"model.{precision}.onnx", content, entry, figures)
+    plain = content
+    if request.io == "uint8":
+        content, entry["verification"]["eight_bit"] = _in_eight_bits(model, deployment, request)
+    return CheckedModel(f"model.{precision}.onnx", content, plain, entry, figures)
 
 
 def runner_of(content: bytes, deployment: Deployment, request: Request) -> Runner:
-    """Open what runs a graph on the CPU: ONNX Runtime, or PyTorch for bfloat16.
+    """Open what runs a graph on pictures in [0, 1] on the CPU: for bfloat16 that is PyTorch.
 
     Args:
         content: The ONNX file.
@@ -218,7 +233,25 @@ def runner_of(content: bytes, deployment: Deployment, request: Request) -> Runne
     if request.precision == "bf16":
         return RoundedGraph(deployment, request.precision, request.scale)
     name = f"model.{request.precision}.onnx"
-    return OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
+    run = OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
+    return EightBit(run) if request.io == "uint8" else run
+
+
+def _in_eight_bits(
+    model: ModelProto, deployment: Deployment, request: Request
+) -> tuple[bytes, dict[str, Any]]:
+    """Give a checked graph pictures of eight bits, and check it again in their steps."""
+    made = with_eight_bits(model)
+    require_clean(made)
+    content = made.SerializeToString()
+    run = runner_of(content, deployment, request)
+    bar = bar_of(deployment, request.precision, request.io)
+    try:
+        cases = deployment.exported_cases(request.scale)
+        figures = compare(deployment, run, cases, request.scale, bar)
+    finally:
+        run.close()
+    return content, _verification(figures, run)
 
 
 def worst(figures: list[Figures]) -> Figures:
@@ -229,9 +262,13 @@ def worst(figures: list[Figures]) -> Figures:
 def _described(
     checkpoint: Checkpoint, deployment: Deployment, request: Request
 ) -> dict[str, Any]:
+    described = deployment.described(request.scale)
+    described["picture"]["io"] = request.io
+    if request.io == "uint8":
+        described["picture"]["range"] = [0, EIGHT_BIT]
     return {
         "schema": 1,
-        **deployment.described(request.scale),
+        **described,
         "tool": {
             "flowsr": version("flowsr-lp"),
             "torch": version("torch"),
@@ -264,16 +301,20 @@ def _tiling(deployment: Deployment, seam: Seam | None, whole_only: bool) -> dict
     }
 
 
-def _golden(deployment: Deployment, run: Runner, scale: Fraction | None) -> dict[str, bytes]:
+def _golden(deployment: Deployment, content: bytes, request: Request) -> dict[str, bytes]:
     """A small input and its output, for self-tests in any language."""
     h, w = GOLDEN_LR
-    used = scale or deployment.scale or GOLDEN_SCALE
+    used = request.scale or deployment.scale or GOLDEN_SCALE
     size = (output_size(h, used), output_size(w, used))
-    feeds = deployment.feeds(Case(GOLDEN_LR, size), scale)
+    feeds = deployment.feeds(Case(GOLDEN_LR, size), request.scale)
     case: dict[str, Any] = {"input": "input.png", "output": "output.npy", "size": list(size)}
     if deployment.latents:
         case.update(seed=0, temperature=TEMPERATURE)
-    output = run.run(feeds)
+    run = runner_of(content, deployment, request)
+    try:
+        output = run.run(feeds)
+    finally:
+        run.close()
     picture = np.rint(feeds["input"][0].transpose(1, 2, 0) * EIGHT_BIT).astype(np.uint8)
     png, array = io.BytesIO(), io.BytesIO()
     Image.fromarray(picture).save(png, "PNG")

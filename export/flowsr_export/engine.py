@@ -162,6 +162,9 @@ def key_of(
         BundleError: If the bundle has no graph of the precision.
     """
     name = bundle.model_name(wanted.precision)
+    options = wanted.settings.options()
+    if library.lacks_gemm(wanted.settings.compute_capabilities):
+        options["float32_gemm"] = "rewritten"
     return EngineKey(
         onnx_sha256=bundle.manifest.files[name].sha256,
         flavour=library.flavour,
@@ -170,7 +173,7 @@ def key_of(
         gpu_name=target.gpu_name,
         precision=wanted.precision,
         profiles=tuple(profiles),
-        options=wanted.settings.options(),
+        options=options,
     )
 
 
@@ -241,13 +244,17 @@ def _built(
         truth_of,
         work_at,
     )
+    from flowsr_export.turing import without_float32_gemm
 
     precision, least = wanted.precision, wanted.least
     if least is None:
         least = least_share(precision, bundle.manifest.family)
     content = bundle.model_bytes(precision)
-    work = work_at(onnx.load_from_string(content), profile)
+    model = onnx.load_from_string(content)
+    work = work_at(model, profile)
     require_precision(truth_of(work, [], precision, least))  # before the slow part
+    if library.lacks_gemm(wanted.settings.compute_capabilities):
+        content = without_float32_gemm(model).SerializeToString()
     built = compiled(content)
     truth = truth_of(
         work, layers_of(library.module, built, on_device=on_device), precision, least

@@ -19,6 +19,7 @@ Flavour = Literal["auto", "tensorrt", "tensorrt_rtx"]
 
 # The first version whose calls are those of 11; older ones lack some.
 OLDEST = {"tensorrt": (10, 13), "tensorrt_rtx": (1, 1)}
+TURING = "7.5"  # for which tensorrt_rtx has no products in float32
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 
 
@@ -43,6 +44,10 @@ class Library:
     def is_rtx(self) -> bool:
         """Whether it is TensorRT for RTX, which needs no GPU to build."""
         return self.flavour == "tensorrt_rtx"
+
+    def lacks_gemm(self, capabilities: Sequence[str]) -> bool:
+        """Return whether it has no products in float32 for some GPUs; see `turing`."""
+        return self.is_rtx and TURING in capabilities
 
     def capabilities(self) -> dict[str, Any]:
         """Return what it builds for without a GPU: "8.9" and the like to its constants."""
@@ -144,6 +149,11 @@ def target_of(
                 "tensorrt-rtx without --compute-capability runs on 8.0 and above"
             )
         known = library.capabilities()
+        if TURING in capabilities and len(set(capabilities)) > 1:
+            raise UsageError(
+                f"compute capability {TURING} needs an engine of its own, got "
+                f"{', '.join(capabilities)}: its products in float32 are written in another way"
+            )
         for each in capabilities:
             if each not in known:
                 raise ProviderError(

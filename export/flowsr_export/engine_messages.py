@@ -123,8 +123,8 @@ def _library(found: re.Match[str], _: Sequence[str], situation: Situation) -> Fl
 
 def _device(found: re.Match[str], _: Sequence[str], situation: Situation) -> FlowsrError:
     return ProviderError(
-        f"{situation.library} does not support this GPU: {_short(found[0])}; see "
-        "flowsr-export doctor for the GPU, and the library's list of supported ones"
+        f"{situation.library} does not support this GPU, or not this precision on it: "
+        f"{_short(found[0])}; leave that --compute-capability out, or take --precision fp16"
     )
 
 
@@ -173,7 +173,13 @@ RULES: tuple[Rule, ...] = (
         ),
         _profile,
     ),
-    (re.compile(r"Target GPU SM \S+ is not supported|[Uu]nsupported SM[^.)]*"), _device),
+    (
+        re.compile(
+            r"Cannot compile (operation|for target)[^.]*|Target GPU SM \S+ is not supp|"
+            r"[Uu]nsupported SM[^.)]*"
+        ),
+        _device,
+    ),
     (
         re.compile(r"cudaError (35|100)\b|CUDA initialization failure|no CUDA-capable device"),
         _no_device,

@@ -101,6 +101,24 @@ def test_every_wish_makes_another_engine(change: dict[str, Any], both: Bundle) -
     assert len(EngineStore(both.path).entries()) == 2
 
 
+def test_turing_gets_a_graph_without_float32_products(
+    both: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewritten: list[Any] = []
+
+    def rewrite(model: Any) -> Any:
+        rewritten.append(model)
+        return model
+
+    monkeypatch.setattr("flowsr_export.turing.without_float32_gemm", rewrite)
+    rtx = library("tensorrt-rtx")
+    make_engine(both, rtx, wanted(compute_capabilities=("8.6",)))
+    assert rewritten == []
+    made = make_engine(both, rtx, wanted(compute_capabilities=("7.5",)))
+    assert len(rewritten) == 1
+    assert made.entry.key.options["float32_gemm"] == "rewritten"
+
+
 def test_a_damaged_engine_is_built_again(both: Bundle) -> None:
     rtx = library("tensorrt-rtx")
     entry = make_engine(both, rtx, wanted()).entry

@@ -81,6 +81,16 @@ def test_rtx_refuses_what_it_does_not_build_for() -> None:
         target_of(library("tensorrt-rtx"), ("9.0",), "none", None)
 
 
+def test_turing_needs_an_engine_of_its_own() -> None:
+    rtx = library("tensorrt-rtx")
+    assert target_of(rtx, ("7.5",), "none", None) == Target(("7.5",), None)
+    assert rtx.lacks_gemm(("7.5",))
+    assert not rtx.lacks_gemm(("8.6",))
+    assert not library("tensorrt-11").lacks_gemm(("7.5",))
+    with pytest.raises(UsageError, match=r"7.5 needs an engine of its own, got 7.5, 8.9"):
+        target_of(rtx, ("7.5", "8.9"), "none", None)
+
+
 def test_rtx_has_no_hardware_compatibility() -> None:
     with pytest.raises(
         UsageError, match="--hardware-compatibility-level is for --flavour tens"

@@ -67,7 +67,19 @@ KNOWN = {
     "old GPU": (
         "Error Code 9: API Usage Error (Target GPU SM 61 is not supported by this release)",
         ProviderError,
-        "does not support this GPU: Target GPU SM 61 is not supported",
+        "does not support this GPU, or not this precision on it: Target GPU SM 61 is not supp",
+    ),
+    "bfloat16 of Turing": (
+        "Error Code 1: Myelin ([pass.cpp:1500: run_passes] Cannot compile for target(s) sm75, "
+        "because the model contains HW-specific datatypes: b16. In compileGraph at x.cpp:2012)",
+        ProviderError,
+        "because the model contains HW-specific datatypes: b16; leave that --compute-cap",
+    ),
+    "float32 of Turing": (
+        "Error Code 1: Myelin ([pass.cpp:337: check_turing_op_compatibility] Cannot compile "
+        "operation 'node_matmul' for Turing (SM75): FP32 GEMM is not supported. In compileGra)",
+        ProviderError,
+        "Cannot compile operation 'node_matmul' for Turing .*: FP32 GEMM is not supported",
     ),
     "lean runtime": (
         "Error Code 6: API Usage Error (Unable to load library: libnvinfer_lean.so.1: cannot)",

@@ -1,0 +1,122 @@
+"""Float32 products rewritten for compute capability 7.5.
+
+TensorRT for RTX 1.7 refuses them there: "FP32 GEMM is not supported". It takes convolutions,
+and sums of products of elements, which it fuses: the products are never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from flowsr_runtime.errors import LintError
+
+__all__ = ["without_float32_gemm"]
+
+RANK = 2  # of a plain product
+
+
+def without_float32_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Write every float32 Gemm and MatMul in another way; the function stays the same.
+
+    A product with weights on the left becomes a 1x1 convolution. A product of two results,
+    which resizes, becomes a product of elements and a sum.
+
+    Args:
+        model: A deployed graph; not changed.
+
+    Returns:
+        A copy without float32 Gemm and MatMul. Nodes keep their names where they multiply.
+
+    Raises:
+        LintError: If a product is of a form that no deployed graph has.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    ranks, types = _inferred(model)
+    constants = {tensor.name: tensor for tensor in copy.graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        wide = node.op_type in ("Gemm", "MatMul") and types[node.input[0]] == TensorProto.FLOAT
+        if not wide:
+            nodes.append(node)
+            continue
+        left, right = node.input[:2]
+        _check(node)
+        if left in constants and ranks[left] == ranks[right] == RANK:
+            nodes.extend(_convolution(node, copy.graph))
+        else:
+            nodes.extend(_sum(node, ranks, copy.graph))
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in copy.graph.initializer if tensor.name in read]
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(kept)
+    return copy
+
+
+def _inferred(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
+    """Rank and type of every tensor."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        ranks[value.name] = len(value.type.tensor_type.shape.dim)
+        types[value.name] = value.type.tensor_type.elem_type
+    return ranks, types
+
+
+def _check(node: NodeProto) -> None:
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        if value != plain.get(attribute.name):
+            raise LintError(
+                f"{node.op_type} {node.name} cannot be written without a float32 product: "
+                f"{attribute.name} is {value}"
+            )
+
+
+def _convolution(node: NodeProto, graph: onnx.GraphProto) -> Iterator[NodeProto]:
+    """W (M, K) @ X (K, N) + C as a convolution over N places."""
+    left, right, *added = node.input
+    prefix = node.name or node.output[0]
+    stored = next(tensor for tensor in graph.initializer if tensor.name == left)
+    weight = numpy_helper.to_array(stored)[:, :, None, None]
+    ends = _constant(graph, f"{prefix}_ends", np.array([0, 3]))
+    kernel = _constant(graph, f"{prefix}_kernel", np.ascontiguousarray(weight))
+    wide, result = f"{prefix}_wide", f"{prefix}_result"
+    out = f"{prefix}_product" if added else node.output[0]
+    yield helper.make_node("Unsqueeze", [right, ends], [wide], name=f"{prefix}_unsqueeze")
+    yield helper.make_node("Conv", [wide, kernel], [result], name=prefix)
+    yield helper.make_node("Squeeze", [result, ends], [out], name=f"{prefix}_squeeze")
+    if added:
+        yield helper.make_node("Add", [out, added[0]], node.output, name=f"{prefix}_add")
+
+
+def _sum(node: NodeProto, ranks: dict[str, int], graph: onnx.GraphProto) -> Iterator[NodeProto]:
+    """A (…, m, k) @ B (…, k, n) or B (k,) as a sum over k of products of elements."""
+    left, right = node.input
+    prefix = node.name or node.output[0]
+    product, axis = f"{prefix}_products", -1
+    if ranks[right] >= RANK:
+        last = _constant(graph, f"{prefix}_last", np.array([-1]))
+        third = _constant(graph, f"{prefix}_third", np.array([-3]))
+        rows, columns = f"{prefix}_rows", f"{prefix}_columns"
+        yield helper.make_node("Unsqueeze", [left, last], [rows], name=rows)
+        yield helper.make_node("Unsqueeze", [right, third], [columns], name=columns)
+        left, right, axis = rows, columns, -2
+    summed = _constant(graph, f"{prefix}_axis", np.array([axis]))
+    yield helper.make_node("Mul", [left, right], [product], name=f"{prefix}_multiply")
+    yield helper.make_node("ReduceSum", [product, summed], node.output, name=prefix, keepdims=0)
+
+
+def _constant(graph: onnx.GraphProto, name: str, values: NDArray[Any]) -> str:
+    graph.initializer.append(numpy_helper.from_array(values, name))
+    return name
