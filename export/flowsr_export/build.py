@@ -19,7 +19,7 @@ from PIL import Image
 
 from flowsr_export.cases import Case
 from flowsr_export.deployment import TEMPERATURE, Deployment, deployment_of
-from flowsr_export.eight_bit import EightBit, Io, with_eight_bits
+from flowsr_export.eight_bit import EightBit, with_eight_bits
 from flowsr_export.lint import require_clean
 from flowsr_export.onnx_export import Precision, onnx_from_deployment
 from flowsr_export.parity import Figures, bar_of, compare
@@ -27,7 +27,7 @@ from flowsr_export.receptive import Seam, default_halo
 from flowsr_export.rounding import RoundedGraph
 from flowsr_lp import Checkpoint
 from flowsr_runtime import Bundle, ParityError, UsageError, output_size, write_bundle
-from flowsr_runtime.manifest import Manifest
+from flowsr_runtime.manifest import Io, Manifest
 from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = [

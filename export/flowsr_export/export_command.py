@@ -11,6 +11,7 @@ from flowsr_export.options import force_option, json_option, parse_blocks
 
 if TYPE_CHECKING:
     from flowsr_export.onnx_export import Precision
+    from flowsr_runtime.manifest import Io
 
 __all__ = ["command"]
 
@@ -49,6 +50,13 @@ LICENCES = {
     show_default="18; 22 in bf16",
     help="ONNX operator set; bf16 has one of its own.",
 )
+@click.option(
+    "--io",
+    type=click.Choice(["float32", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="Type of the graph's pictures; uint8 is converted, clamped and rounded in the graph.",
+)
 @force_option
 @json_option
 def command(
@@ -59,6 +67,7 @@ def command(
     precision: Precision,
     scale: str | None,
     opset: int | None,
+    io: Io,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -68,12 +77,14 @@ def command(
     it a graph of the single input `input`, whose sides must be even.
 
     The graph is linted and compared with PyTorch on sizes and scales that it was not traced
-    with; a difference ends with exit code 3 and writes nothing.
+    with; a difference ends with exit code 3 and writes nothing. With --io uint8 it is compared
+    in eight-bit steps as well, and an upscale cannot see an inverse that explodes.
 
     \b
     Examples:
       flowsr-export export-onnx --model linf.pth --prior linf-LP.pth -o edsr.bundle
       flowsr-export export-onnx -o small-x4.bundle --scale 4
+      flowsr-export export-onnx -o small.bundle --precision fp16 --io uint8
       flowsr-export export-onnx --model SRFlow_DF2K_4X.pth --prior SRFlow-LP.pth -o x4.bundle
     """
     import json
@@ -96,7 +107,7 @@ def command(
         model, prior = embedded_checkpoint()
     checkpoint = load_checkpoint(model, prior, blocks)
     licence = "Apache-2.0" if built_in else LICENCES[checkpoint.family]
-    request = Request(precision, fixed, opset, licence)
+    request = Request(precision, fixed, opset, licence, io)
     with progress("export", len(STEPS)) as bar:
         notes = iter([0, 1, 1, 1, 1])
         bundle, figures = build_bundle(

@@ -56,6 +56,7 @@ def summary(manifest: Manifest) -> list[tuple[str, str]]:
     rows = [
         ("family", manifest.family),
         ("scale", _scale(manifest.scale)),
+        ("pictures", _pictures(manifest.io)),
         ("inputs", ", ".join(sorted(manifest.inputs))),
         ("latents", _latents(manifest.latents)),
         *([("border", str(raw["border"]))] if "border" in raw else []),
@@ -92,6 +93,12 @@ def _scale(fixed: Fraction | None) -> str:
     if fixed is None:
         return "any from 1, per axis"
     return f"{float(fixed):g} only; upscale --resample reaches others after it"
+
+
+def _pictures(io: str) -> str:
+    if io == "float32":
+        return "float32 in [0, 1]"
+    return "uint8, rounded in the graph; values of an exploding inverse cannot be seen"
 
 
 def _latents(latents: tuple[Latent, ...]) -> str:

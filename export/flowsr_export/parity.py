@@ -25,8 +25,8 @@ EIGHT_BIT = 255
 class Run(Protocol):
     """What runs the graph: a session of the runtime."""
 
-    def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Output of the graph for named inputs."""
+    def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """Output of the graph for named inputs: float32, or eight bits."""
         ...
 
 
@@ -96,10 +96,10 @@ class Figures:
         return values
 
 
-def bar_of(deployment: Deployment, precision: str) -> Bar:
-    """The largest difference that a graph of a precision may show."""
+def bar_of(deployment: Deployment, precision: str, io: str = "float32") -> Bar:
+    """The largest difference that a graph of a precision and a type of pictures may show."""
     if precision == "fp32":
-        return Bar(max_abs=deployment.max_abs, max_steps=1)
+        return Bar(max_abs=deployment.max_abs if io == "float32" else None, max_steps=1)
     return HALF_BAR
 
 
@@ -115,7 +115,7 @@ def compare(
 
     Args:
         deployment: The network; its reference is in float32.
-        session: Runs the exported graph.
+        session: Runs the exported graph; what gives eight bits is compared in their steps.
         cases: What to compare, at least one.
         scale: The scale that the graph was restated with, None for any.
         bar: Largest difference that is accepted.
@@ -142,7 +142,7 @@ def compare(
 
 def _outputs(
     deployment: Deployment, session: Run, case: Case, scale: Fraction | None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
     feeds = deployment.feeds(case, scale)
     rgb = torch.from_numpy(
         np.ascontiguousarray(feeds["input"][..., : case.lr[0], : case.lr[1]])
@@ -157,9 +157,15 @@ def _outputs(
     return reference, output[..., : case.size[0], : case.size[1]]
 
 
-def _figures(
-    case: Case, reference: NDArray[np.float32], output: NDArray[np.float32]
-) -> Figures:
+def _figures(case: Case, reference: NDArray[np.float32], output: NDArray[Any]) -> Figures:
+    explosion = find(reference)
+    if output.dtype != np.uint8:
+        explosion = find(output) or explosion
+    else:  # eight bits hide what explodes; the reference shows it
+        reference = (np.floor(_clean(reference) * EIGHT_BIT + 0.5) / EIGHT_BIT).astype(
+            np.float32
+        )
+        output = (output / EIGHT_BIT).astype(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):  # the count of such values says it
         difference = np.abs(reference.astype(np.float64) - output)
         mse = float(np.mean(difference**2))
@@ -167,12 +173,16 @@ def _figures(
         case,
         max_abs=float(difference.max()),
         max_steps=int(np.abs(_eight_bit(reference) - _eight_bit(output)).max()),
-        p999_steps=float(np.percentile(difference, 99.9)) * EIGHT_BIT,
+        p999_steps=round(float(np.percentile(difference, 99.9)) * EIGHT_BIT, 5),
         psnr=math.inf if mse == 0 else -10 * math.log10(mse),
-        explosion=find(output) or find(reference),
+        explosion=explosion,
     )
 
 
 def _eight_bit(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    clean = np.nan_to_num(np.clip(values, 0, 1))
-    return np.rint(clean * EIGHT_BIT).astype(np.int64)
+    return np.rint(_clean(values) * EIGHT_BIT).astype(np.int64)
+
+
+def _clean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    clean: NDArray[np.float32] = np.nan_to_num(np.clip(values, 0, 1))
+    return clean

@@ -38,6 +38,7 @@ def add_precision(
         OutputError: If it cannot be written, or the bundle has it.
     """
     deployment = deployment_of(checkpoint.network)
-    request = Request(precision, restated_scale(bundle, deployment))
+    scale = restated_scale(bundle, deployment)
+    request = Request(precision, scale, io=bundle.manifest.io)
     made = checked_model(checkpoint, deployment, request, report)
     return extend_bundle(bundle.path, {made.name: made.content}, {made.name: made.entry})

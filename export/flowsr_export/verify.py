@@ -10,6 +10,7 @@ from typing import Any
 
 from flowsr_export.cases import Case
 from flowsr_export.deployment import Deployment, deployment_of
+from flowsr_export.eight_bit import EightBit
 from flowsr_export.parity import Figures, bar_of, compare
 from flowsr_lp import Checkpoint, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import (
@@ -102,8 +103,7 @@ def verify(
     """
     bundle = bundle or Bundle.open(embedded_bundle())
     deployment, trip = _sound(bundle, model, prior)
-    scale = restated_scale(bundle, deployment)
-    cases = deployment.verify_cases(scale)
+    cases = deployment.verify_cases(restated_scale(bundle, deployment))
     # TensorRT has one provider; of ONNX Runtime's, every one that starts stands for none.
     several = settings.provider is None and settings.backend == "onnxruntime"
     names = present_providers() if several else [settings.provider]
@@ -120,7 +120,7 @@ def verify(
             not_started[name] = str(error)
             continue
         label = f"{session.backend} {session.provider}"
-        runs[label] = _compared(deployment, session, cases, scale, settings.precision, advance)
+        runs[label] = _compared(deployment, session, cases, bundle, settings.precision, advance)
     return Verification(bundle, settings.precision, trip, runs, not_started)
 
 
@@ -128,14 +128,16 @@ def _compared(
     deployment: Deployment,
     session: Session,
     cases: list[Case],
-    scale: Fraction | None,
+    bundle: Bundle,
     precision: str,
     advance: Callable[[str], None],
 ) -> list[Figures]:
     """Compare one session with PyTorch and close it."""
+    io, scale = bundle.manifest.io, restated_scale(bundle, deployment)
     try:
-        bar = replace(bar_of(deployment, precision), in_range=True)
-        return compare(deployment, session, cases, scale, bar, advance)
+        bar = replace(bar_of(deployment, precision, io), in_range=True)
+        run = EightBit(session) if io == "uint8" else session
+        return compare(deployment, run, cases, scale, bar, advance)
     finally:
         session.close()
 

@@ -34,7 +34,8 @@ class Enlargement:
         temperature: Standard deviation of the latents, None with a learned prior.
         progress: Called with (tiles done, tiles in all) after each tile.
         done: Tiles done.
-        explosion: Finite values far out of range in the bands so far.
+        explosion: Finite values far out of range in the bands so far; a graph that gives
+            eight bits hides them.
     """
 
     manifest: Manifest
@@ -48,36 +49,46 @@ class Enlargement:
     done: int = 0
     explosion: Explosion | None = None
 
-    def bands(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    def bands(self) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Run the tiles and join them, holding one row of tiles at a time.
 
         Yields:
-            Output rows as a slice, and their pixels, (rows, W, 3), unclamped; the caller may
-            change them.
+            Output rows as a slice, and their pixels, (rows, W, 3), which the caller may
+            change: float32, unclamped, or uint8 of a whole picture.
 
         Raises:
-            BundleError: If the model gives another size than is due.
+            BundleError: If the model gives another size or type than is due.
             NonFiniteError: If it gives NaN or infinity.
         """
         height, width = self.size
         for rows, band in blend(self.plan, self._compute):
             kept = slice(rows.start, min(rows.stop, height))
             values = band[: kept.stop - kept.start, :width]
-            found = find(values.transpose(2, 0, 1), top=kept.start, total=height * width * 3)
+            found = self._find(values, kept.start)
             if found is not None:
                 earlier = self.explosion
                 self.explosion = found if earlier is None else earlier.joined(found)
             yield kept, values
 
-    def _compute(self, tile: Tile) -> NDArray[np.float32]:
+    def _find(self, values: NDArray[Any], top: int) -> Explosion | None:
+        """Return what of a band is far out of range; eight bits never are."""
+        if self.manifest.io == "uint8":
+            return None
+        total = self.size[0] * self.size[1] * 3
+        return find(values.transpose(2, 0, 1), top=top, total=total)
+
+    def _compute(self, tile: Tile) -> NDArray[Any]:
         """Run one tile and return the pixels that are kept, (rows, columns, 3)."""
         window = tile.window
         output = self.session.run(self._feeds(tile))
         expected = (1, 3, window.rows.out_size, window.columns.out_size)
         if output.shape != expected:
             raise BundleError(f"the model gave {output.shape} where {expected} is due")
-        kept: NDArray[np.float32] = output[0].transpose(1, 2, 0)[tile.kept]
-        self._check_finite(kept, tile.rows.begin, tile.columns.begin)
+        if output.dtype != self.manifest.io:
+            raise BundleError(f"the model gave {output.dtype} where {self.manifest.io} is due")
+        kept: NDArray[Any] = output[0].transpose(1, 2, 0)[tile.kept]
+        if output.dtype != np.uint8:
+            self._check_finite(kept, tile.rows.begin, tile.columns.begin)
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, len(self.plan))
@@ -85,7 +96,9 @@ class Enlargement:
 
     def _feeds(self, tile: Tile) -> dict[str, NDArray[Any]]:
         rows, columns = tile.window.rows, tile.window.columns
-        feeds: dict[str, NDArray[Any]] = {"input": planes(self.image[tile.source])}
+        feeds: dict[str, NDArray[Any]] = {
+            "input": planes(self.image[tile.source], self.manifest.io)
+        }
         if self.manifest.geometry:
             feeds["geometry"] = tile.window.geometry()
         for stream, latent in enumerate(self.manifest.latents):

@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from flowsr_runtime.errors import BundleError, ScaleError
 from flowsr_runtime.geometry import Halo, exact_scale
 
-__all__ = ["SCHEMA", "FileEntry", "Latent", "Manifest", "Memory", "Tiling"]
+__all__ = ["SCHEMA", "FileEntry", "Io", "Latent", "Manifest", "Memory", "Tiling"]
 
 SCHEMA: Final = 1
 """Newest schema that this runtime reads."""
+
+Io = Literal["float32", "uint8"]
+"""Types of a graph's pictures."""
 
 _MISSING: Final = object()
 
@@ -115,6 +118,8 @@ class Manifest:
         family: Model family, "linf-lp" or "srflow-lp".
         scale: The only scale that the graph produces, None for any.
         multiple: Sides of the graph's pictures are multiples of this many LR pixels.
+        io: Type of the graph's pictures: "float32", in units of full range, or "uint8",
+            clamped and rounded in the graph.
         geometry: Whether the graph has the input `geometry`.
         latents: Inputs of noise in the order of their streams; none with a learned prior.
         tiling: How a picture may be cut.
@@ -126,6 +131,7 @@ class Manifest:
     family: str
     scale: Fraction | None
     multiple: int
+    io: Io
     geometry: bool
     latents: tuple[Latent, ...]
     tiling: Tiling
@@ -153,6 +159,7 @@ class Manifest:
             family=_text(raw, "family"),
             scale=_scale(raw),
             multiple=_whole(raw, "picture.multiple", least=1),
+            io=_io(raw),
             geometry=_flag(raw, "graph.geometry"),
             latents=_latents(raw),
             tiling=_tiling(raw),
@@ -267,6 +274,13 @@ def _scale(raw: Mapping[str, Any]) -> Fraction | None:
         return exact_scale(_text(raw, "scale.value"))
     except ScaleError as error:
         raise BundleError(f"scale.value in bundle.json: {error}") from error
+
+
+def _io(raw: Mapping[str, Any]) -> Io:
+    io = _get(raw, "picture").get("io", "float32")
+    if io not in get_args(Io):
+        raise BundleError(f"picture.io in bundle.json must be float32 or uint8, got {io!r}")
+    return "uint8" if io == "uint8" else "float32"
 
 
 def _budget(raw: Mapping[str, Any]) -> int | None:

@@ -143,7 +143,7 @@ class GraphRunner:
         self.counters = GraphCounters()
         self._library, self._session, self._output = library, session, output
         self._device, self._limit = device, limit
-        self._shapes: dict[Any, tuple[int, ...]] = {}
+        self._results: dict[Any, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._bound: dict[Any, _Bound] = {}
         self._lock = threading.Lock()
 
@@ -159,7 +159,7 @@ class GraphRunner:
         key = tuple((name, array.shape) for name, array in sorted(feeds.items()))
         with self._lock:  # the memory of a graph serves one run at a time
             bound = self._bound.get(key)
-            if bound is None and key in self._shapes and len(self._bound) < self._limit:
+            if bound is None and key in self._results and len(self._bound) < self._limit:
                 bound = self._bind(key, feeds)
                 self.counters.captures += 1
             elif bound is not None:
@@ -170,8 +170,8 @@ class GraphRunner:
             result: NDArray[Any] = self._session.run(
                 [self._output], dict(feeds), self._run_options(_NO_GRAPH)
             )[0]
-            if len(self._shapes) < 64 * max(self._limit, 1):
-                self._shapes[key] = result.shape
+            if len(self._results) < 64 * max(self._limit, 1):
+                self._results[key] = result.shape, result.dtype
             return result
 
     def _replay(self, bound: _Bound, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -188,7 +188,8 @@ class GraphRunner:
             name: make.ortvalue_from_numpy(np.ascontiguousarray(array), *self._device)
             for name, array in feeds.items()
         }
-        output = make.ortvalue_from_shape_and_type(self._shapes[key], np.float32, *self._device)
+        shape, dtype = self._results[key]
+        output = make.ortvalue_from_shape_and_type(shape, dtype.type, *self._device)
         binding = self._session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)

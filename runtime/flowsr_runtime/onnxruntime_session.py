@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -29,6 +28,9 @@ __all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers", "usable_cores
 logger = logging.getLogger(__name__)
 
 _OUTPUT: Final = "output"
+
+_PICTURES: Final = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+"""ONNX Runtime's names of what the manifest calls `picture.io`."""
 
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
@@ -126,7 +128,8 @@ class OnnxRuntimeSession:
         self._graphs: GraphRunner | None = None
         if cuda_graphs:
             self._graphs = GraphRunner(ort, self._session, _OUTPUT, self._place, cuda_graphs)
-        self.inputs = frozenset(item.name for item in self._session.get_inputs())
+        self.types = {item.name: str(item.type) for item in self._session.get_inputs()}
+        self.inputs = frozenset(self.types)
 
     @classmethod
     def open(
@@ -184,16 +187,21 @@ class OnnxRuntimeSession:
             raise BundleError(
                 f"{path} takes {sorted(session.inputs)}, bundle.json says {sorted(expected)}"
             )
+        wanted = _PICTURES[bundle.manifest.io]
+        if session.types["input"] != wanted:
+            raise BundleError(
+                f"{path} takes pictures of {session.types['input']}, bundle.json says {wanted}"
+            )
         return session
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Run the model; see `Session.run`.
 
         Args:
             feeds: The graph's inputs by name.
 
         Returns:
-            Unclamped pictures, (B, 3, H, W).
+            Pictures, (B, 3, H, W).
 
         Raises:
             MemoryBudgetError: If the device's memory does not suffice.
@@ -203,7 +211,7 @@ class OnnxRuntimeSession:
         with self._translated():
             if self._graphs is not None:
                 return self._graphs.run(feeds)
-            output: NDArray[np.float32] = session.run([_OUTPUT], dict(feeds))[0]
+            output: NDArray[Any] = session.run([_OUTPUT], dict(feeds))[0]
             return output
 
     def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:

@@ -8,21 +8,30 @@ from PIL import Image
 
 from flowsr_runtime.errors import MemoryBudgetError, ShapeError, UsageError
 
-__all__ = ["allocate", "check_image", "padded", "planes", "resampled", "store"]
+__all__ = [
+    "allocate",
+    "check_image",
+    "full_range",
+    "padded",
+    "planes",
+    "resampled",
+    "store",
+]
 
 PixelT = TypeVar("PixelT", np.uint8, np.float32)
 
 
-def check_image(image: object, *, clamp: bool, truncate: bool) -> None:
+def check_image(image: object, *, clamp: bool, truncate: bool, io: str = "float32") -> None:
     """Check a picture, before slow work.
 
     Args:
         image: RGB picture, (h, w, 3) uint8, or float32 in [0, 1].
         clamp: Whether the result is clamped; a uint8 one is.
         truncate: Whether the result is cut off; only a uint8 one can be.
+        io: Type of the graph's pictures; `Manifest.io`.
 
     Raises:
-        ShapeError: If `image` is not (h, w, 3) uint8 or float32.
+        ShapeError: If `image` is not (h, w, 3) uint8 or float32, or not of the graph's type.
         UsageError: If it is out of range, or the rest does not go with its dtype.
     """
     if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.float32):
@@ -30,6 +39,8 @@ def check_image(image: object, *, clamp: bool, truncate: bool) -> None:
         raise ShapeError(f"image must be a uint8 or float32 array, got {kind}")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ShapeError(f"image must be (h, w, 3), got {image.shape}")
+    if io == "uint8":
+        _check_eight_bit(image, truncate)
     if image.dtype == np.uint8:
         if not clamp:
             raise UsageError("clamp=False needs a float32 image, got uint8")
@@ -58,14 +69,28 @@ def padded(image: NDArray[PixelT], multiple: int) -> NDArray[PixelT]:
     return np.pad(image, ((0, right[0]), (0, right[1]), (0, 0)), mode="reflect")
 
 
-def planes(crop: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (h, w, 3) pixels as the graph takes them, (1, 3, h, w) in [0, 1]."""
-    result: NDArray[np.float32] = np.array(
-        crop.transpose(2, 0, 1)[None], dtype=np.float32, order="C"
-    )
-    if crop.dtype == np.uint8:
+def planes(crop: NDArray[np.uint8] | NDArray[np.float32], io: str = "float32") -> NDArray[Any]:
+    """Return pixels as the graph takes them.
+
+    Args:
+        crop: Pixels, (h, w, 3) uint8 or float32; uint8 for a graph of uint8.
+        io: Type of the graph's pictures; `Manifest.io`.
+
+    Returns:
+        Pixels, (1, 3, h, w), float32 in [0, 1] or uint8.
+    """
+    result: NDArray[Any] = np.array(crop.transpose(2, 0, 1)[None], dtype=io, order="C")
+    if crop.dtype == np.uint8 and io == "float32":
         result /= np.float32(255)
     return result
+
+
+def full_range(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return pixels in units of full range: eight bits divided, float32 as it is."""
+    if values.dtype != np.uint8:
+        return values
+    scaled: NDArray[np.float32] = values.astype(np.float32) / np.float32(255)
+    return scaled
 
 
 def allocate(shape: tuple[int, int, int], dtype: np.dtype[PixelT]) -> NDArray[PixelT]:
@@ -103,17 +128,19 @@ def resampled(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.
     return result
 
 
-def store(
-    values: NDArray[np.float32], result: NDArray[Any], *, clamp: bool, truncate: bool
-) -> None:
+def store(values: NDArray[Any], result: NDArray[Any], *, clamp: bool, truncate: bool) -> None:
     """Clamp finished pixels, make them eight bits if `result` is uint8, and store them.
 
     Args:
-        values: Pixels in units of full range, (rows, columns, 3); changed.
+        values: Pixels in units of full range, (rows, columns, 3) float32, changed; or eight
+            bits, which are finished.
         result: Where they go, (rows, columns, 3) uint8 or float32.
         clamp: Clamp them to [0, 1].
         truncate: Take floor(255 x) in place of floor(255 x + 1/2).
     """
+    if values.dtype == np.uint8:
+        result[...] = values
+        return
     if clamp:
         np.clip(values, 0.0, 1.0, out=values)
     if result.dtype == np.uint8:
@@ -121,3 +148,17 @@ def store(
         if not truncate:
             values += np.float32(0.5)
     result[...] = values  # to uint8 this cuts the fraction off
+
+
+def _check_eight_bit(image: NDArray[Any], truncate: bool) -> None:
+    """Refuse what a graph that takes and gives eight bits cannot do."""
+    if image.dtype != np.uint8:
+        raise ShapeError(
+            f"this bundle's graph takes uint8 pictures, got {image.dtype}; give uint8, or "
+            "export one with --io float32"
+        )
+    if truncate:
+        raise UsageError(
+            "truncate=True needs a graph of float32 pictures, this one rounds by itself; "
+            "export one with --io float32"
+        )

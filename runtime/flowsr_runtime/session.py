@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_runtime.bundle import Bundle
@@ -47,15 +46,16 @@ class Session(Protocol):
     def limits(self) -> Limits | None:
         """Sizes that it takes, None for every size."""
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Run the model.
 
         Args:
-            feeds: The graph's inputs by name: `input` (B, 3, h, w), and `geometry` (10,)
-                int64 and latents (B, D, rows, columns) where the graph has them.
+            feeds: The graph's inputs by name: `input` (B, 3, h, w) float32 or uint8, and
+                `geometry` (10,) int64 and latents (B, D, rows, columns) where the graph has
+                them.
 
         Returns:
-            Unclamped pictures, (B, 3, H, W).
+            Pictures, (B, 3, H, W), of the type of `input`; float32 is unclamped.
 
         Raises:
             MemoryBudgetError: If the device's memory does not suffice.

@@ -127,7 +127,7 @@ class TensorrtSession:
                 decide shapes lie on the host.
 
         Returns:
-            Unclamped pictures, (B, 3, H, W).
+            Pictures, (B, 3, H, W).
 
         Raises:
             BundleError: If no engine has a profile for these shapes.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from flowsr_runtime.errors import BundleError, MemoryBudgetError
 from flowsr_runtime.geometry import Extent, Halo, Window
 from flowsr_runtime.limits import Limits
 from flowsr_runtime.manifest import Memory
+from flowsr_runtime.pixels import full_range
 
 __all__ = ["Piece", "Plan", "Tile", "blend", "pieces_of", "plan_tiles"]
 
@@ -215,16 +217,17 @@ def pieces_of(
 
 
 def blend(
-    plan: Plan, compute: Callable[[Tile], NDArray[np.float32]]
-) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    plan: Plan, compute: Callable[[Tile], NDArray[Any]]
+) -> Iterator[tuple[slice, NDArray[Any]]]:
     """Compute the tiles and join them, holding one row of tiles at a time.
 
     Args:
         plan: How the picture is cut.
-        compute: Gives the kept pixels of a tile, (rows, columns, 3).
+        compute: Gives the kept pixels of a tile, (rows, columns, 3) float32 or uint8.
 
     Yields:
-        Output rows as a slice, and their pixels, (rows, W, 3); the caller may change them.
+        Output rows as a slice, and their pixels, (rows, W, 3), which the caller may change:
+        float32, or uint8 if the whole picture is one tile of eight bits.
     """
     if len(plan) == 1:
         yield slice(0, plan.rows[0].end), compute(Tile(plan.rows[0], plan.columns[0]))
@@ -235,7 +238,7 @@ def blend(
         band[: len(shared)] = shared
         for column in plan.columns:
             tile = Tile(row, column)
-            band[:, column.begin : column.end] += compute(tile) * tile.weights()
+            band[:, column.begin : column.end] += full_range(compute(tile)) * tile.weights()
         finished = len(band) - row.fade_out
         shared = band[finished:].copy()
         yield slice(row.begin, row.begin + finished), band[:finished]

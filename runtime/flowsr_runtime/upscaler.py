@@ -15,7 +15,7 @@ from flowsr_runtime.enlargement import Enlargement, Progress
 from flowsr_runtime.errors import ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for
 from flowsr_runtime.noise import check_noise
-from flowsr_runtime.pixels import allocate, check_image, padded, resampled, store
+from flowsr_runtime.pixels import allocate, check_image, full_range, padded, resampled, store
 from flowsr_runtime.session import Session, SessionSettings
 from flowsr_runtime.tiling import Plan, plan_tiles
 
@@ -200,7 +200,8 @@ class Upscaler:
         """Enlarge one picture.
 
         Args:
-            image: RGB picture, (h, w, 3) uint8, or float32 in [0, 1].
+            image: RGB picture, (h, w, 3) uint8, or float32 in [0, 1]; uint8 alone for a
+                bundle whose graph takes and gives eight bits.
             scale: Output pixels per input pixel, at least 1, one number or (row, column).
             size: Output size (H, W), in place of `scale`. A bundle of one scale takes its own
                 or neither.
@@ -214,20 +215,21 @@ class Upscaler:
                 prior, which needs it; 0 gives the mode.
             progress: Called with (tiles done, tiles in all) after each tile.
             warn: Called with one line if values lie far out of range, as those of an
-                exploding inverse do; None logs it.
+                exploding inverse do; None logs it. A graph that gives eight bits hides them.
 
         Returns:
             RGB picture, (H, W, 3) of the input's dtype, H = floor(h * scale + 1/2).
 
         Raises:
-            ShapeError: If `image` is not (h, w, 3) uint8 or float32.
+            ShapeError: If `image` is not (h, w, 3) uint8 or float32, or not what the graph
+                takes.
             ScaleError: If the scale or size cannot be produced.
             UsageError: If the other arguments do not go with the image or the bundle.
             BundleError: If no engine takes the picture or tiles of it.
             MemoryBudgetError: If the memory does not suffice.
             NonFiniteError: If the model gives NaN or infinity.
         """
-        check_image(image, clamp=clamp, truncate=truncate)
+        check_image(image, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
         self._check_noise(seed, temperature)
         source = (image.shape[0], image.shape[1])
         target: Size = self.target(source, scale, size=size, resample=resample)
@@ -333,7 +335,7 @@ def _fill(
         return
     whole = allocate((*run.size, 3), np.dtype(np.float32))
     for rows, band in run.bands():
-        whole[rows] = band
+        whole[rows] = full_range(band)
     store(resampled(whole, result.shape[:2]), result, clamp=clamp, truncate=truncate)
 
 

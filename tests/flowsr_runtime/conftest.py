@@ -69,9 +69,9 @@ def bilinear_text(source: str) -> str:
     resized = MatMul(tall, c_transposed)"""
 
 
-def model_bytes(inputs: str, body: str, extra: str = "") -> bytes:
+def model_bytes(inputs: str, body: str, extra: str = "", kind: str = "float") -> bytes:
     """Return an ONNX file from its text."""
-    signature = f"tiny (float[B,3,h,w] input{inputs}) => (float[B,3,H,W] output)"
+    signature = f"tiny ({kind}[B,3,h,w] input{inputs}) => ({kind}[B,3,H,W] output)"
     graph = f"{HEADER}{signature}{CONSTANTS % extra}{{\n{body}\n}}"
     model = onnx.parser.parse_model(graph)
     onnx.checker.check_model(model)
@@ -144,6 +144,21 @@ EXPLODING = model_bytes(
     extra=", float five = {5.0}",
 )
 
+# Pictures of eight bits on both sides; inside, the graph is the bilinear one.
+EIGHT_BIT = model_bytes(
+    GEOMETRY,
+    f"""real = Cast<to = 1>(input)
+    unit = Div(real, white)
+    {bilinear_text("unit")}
+    clamped = Clip(resized, zero_f, one_f)
+    wide = Mul(clamped, white)
+    above = Add(wide, half)
+    whole = Floor(above)
+    output = Cast<to = 2>(whole)""",
+    extra=", float white = {255.0}, float half = {0.5}",
+    kind="uint8",
+)
+
 # 0 / 0 where the picture is black.
 DIVIDING = model_bytes(GEOMETRY, bilinear_text("input") + "\noutput = Div(resized, resized)")
 
@@ -164,6 +179,7 @@ MODELS = {
     "fourfold-whole": FOURFOLD,
     "sampled": SAMPLED,
     "exploding": EXPLODING,
+    "eight-bit": EIGHT_BIT,
     "dividing": DIVIDING,
     "huge": HUGE,
 }
@@ -213,6 +229,7 @@ FOURFOLD_CHANGES: dict[str, Any] = {
     "memory": {"base_bytes": 1000, "bytes_per_pixel": 100, "bytes_per_patch": 0},
 }
 CHANGES: dict[str, dict[str, Any]] = {
+    "eight-bit": {"picture": {**MANIFEST["picture"], "io": "uint8"}},
     "latent": {"latents": [{"name": "latent", "channels": 27, "patch": 3}]},
     "fixed": {
         "scale": {"kind": "fixed", "value": "2"},

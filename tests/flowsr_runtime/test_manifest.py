@@ -238,3 +238,11 @@ def test_a_memory_budget_is_a_number_of_bytes(raw: dict[str, Any], budget: objec
     raw["memory"]["budget_bytes"] = budget
     with pytest.raises(BundleError, match=r"memory\.budget_bytes in bundle\.json must be"):
         Manifest.parse(raw)
+
+
+def test_pictures_are_float32_unless_the_manifest_says_uint8(raw: dict[str, Any]) -> None:
+    assert Manifest.parse(raw).io == "float32"
+    assert Manifest.parse(with_value(raw, "picture.io", "uint8")).io == "uint8"
+    message = r"picture\.io in bundle\.json must be float32 or uint8, got 'float16'"
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse(with_value(raw, "picture.io", "float16"))

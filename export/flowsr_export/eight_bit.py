@@ -1,0 +1,129 @@
+"""Pictures of eight bits in the graph: the conversion on both sides of a float graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from flowsr_runtime.errors import ParityError
+
+__all__ = ["EightBit", "with_eight_bits"]
+
+WHITE = 255
+# Names inside the graph of what was `input` and `output` before.
+RENAMED = {"input": "input_full_range", "output": "output_full_range"}
+CONSTANTS = {"white": WHITE, "half": 0.5, "zero": 0.0, "one": 1.0}
+
+
+class Session(Protocol):
+    """What runs a graph of eight-bit pictures."""
+
+    @property
+    def backend(self) -> str:
+        """Name of the inference library."""
+
+    @property
+    def provider(self) -> str:
+        """What the library computes with."""
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Run the graph."""
+
+    def close(self) -> None:
+        """Free it."""
+
+
+class EightBit:
+    """A session of a graph of eight-bit pictures that takes pictures in [0, 1].
+
+    Attributes:
+        backend: Name of the inference library.
+        provider: What the library computes with.
+    """
+
+    def __init__(self, session: Session) -> None:
+        """Wrap a session; closing this closes it."""
+        self._session = session
+        self.backend, self.provider = session.backend, session.provider
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+        """Run the graph.
+
+        Args:
+            feeds: Its inputs by name; `input` (B, 3, h, w) float32, eight bits divided by 255.
+
+        Returns:
+            Pictures, (B, 3, H, W) uint8.
+
+        Raises:
+            ParityError: If the graph gives another type.
+        """
+        picture = np.rint(feeds["input"] * WHITE).astype(np.uint8)
+        output = self._session.run({**feeds, "input": picture})
+        if output.dtype != np.uint8:
+            raise ParityError(f"output must be uint8, got {output.dtype}")
+        return output
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session.close()
+
+
+def with_eight_bits(model: ModelProto) -> ModelProto:
+    """Put the conversion of pictures from and to eight bits into a graph.
+
+    The input is divided by 255; the output is clamped to [0, 1], multiplied by 255 and rounded
+    half up, as the runtime does it. All of it is float32: floor before the last cast, so that
+    it does not matter how a backend casts.
+
+    Args:
+        model: A graph with `input` and `output` in float32; not changed.
+
+    Returns:
+        The same graph with both in uint8.
+    """
+    made = ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    for node in graph.node:
+        node.input[:] = [RENAMED.get(name, name) for name in node.input]
+        node.output[:] = [RENAMED.get(name, name) for name in node.output]
+    nodes = [*_before(), *graph.node, *_after()]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(
+        numpy_helper.from_array(np.float32(value), f"eight_bit.{name}")
+        for name, value in CONSTANTS.items()
+    )
+    for value in (*graph.input, *graph.output):
+        if value.name in RENAMED:
+            value.type.tensor_type.elem_type = TensorProto.UINT8
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def _before() -> list[NodeProto]:
+    return [
+        _node("Cast", ["input"], "eight_bit.input", to=TensorProto.FLOAT),
+        _node("Div", ["eight_bit.input", "eight_bit.white"], RENAMED["input"]),
+    ]
+
+
+def _after() -> list[NodeProto]:
+    bounds = ["eight_bit.zero", "eight_bit.one"]
+    return [
+        _node("Clip", [RENAMED["output"], *bounds], "eight_bit.clamped"),
+        _node("Mul", ["eight_bit.clamped", "eight_bit.white"], "eight_bit.scaled"),
+        _node("Add", ["eight_bit.scaled", "eight_bit.half"], "eight_bit.above"),
+        _node("Floor", ["eight_bit.above"], "eight_bit.whole"),
+        _node("Cast", ["eight_bit.whole"], "output", to=TensorProto.UINT8),
+    ]
+
+
+def _node(kind: str, inputs: list[str], output: str, to: int | None = None) -> NodeProto:
+    return helper.make_node(kind, inputs, [output], name=f"{kind} to {output}", to=to)
