@@ -24,12 +24,12 @@ import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.published_order import PublishedOrder
-from benchmarks.published_srflow import PublishedSrflow
+from flowsr_export.bench_probes import GEMM_SIDE, onnxruntime_gemm, torch_gemm
 from flowsr_export.deployment import Network
+from flowsr_export.published_order import PublishedOrder
+from flowsr_export.published_srflow import PublishedSrflow
 from flowsr_export.workload import multiply_adds
 from flowsr_lp import LinfLP, load_checkpoint
 from flowsr_runtime import Bundle, ParityError, Window, output_size
@@ -37,7 +37,6 @@ from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["Speed", "markdown", "measure", "op_profile"]
 
-GEMM_SIDE = 2048
 # Of full range: far above what two float32 orders differ by, far below another model.
 SAME_MODEL = 1e-3
 # ONNX Runtime's threads spin for a while after a run; they must not disturb PyTorch's.
@@ -158,32 +157,6 @@ def _published(
         return lambda: linf(rgb, size)
     srflow = PublishedSrflow(network)
     return lambda: srflow(rgb)
-
-
-def torch_gemm() -> Callable[[], object]:
-    """Return a call that multiplies two square matrices with PyTorch."""
-    a, b = torch.rand(2, GEMM_SIDE, GEMM_SIDE).unbind()
-    return lambda: torch.mm(a, b)
-
-
-def onnxruntime_gemm(threads: int) -> Callable[[], object]:
-    """Return a call that multiplies by a constant square matrix with ONNX Runtime."""
-    a, b = np.random.default_rng(0).random((2, GEMM_SIDE, GEMM_SIDE), np.float32)
-    shape = [GEMM_SIDE, GEMM_SIDE]
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["a", "b"], ["c"])],
-        "sgemm",
-        [helper.make_tensor_value_info("a", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("c", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(b, "b")],
-    )
-    opset = [helper.make_opsetid("", 18)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
-    onnx.checker.check_model(model)
-    session = ort.InferenceSession(
-        model.SerializeToString(), _options(threads), providers=["CPUExecutionProvider"]
-    )
-    return lambda: session.run(["c"], {"a": a})
 
 
 def op_profile(

@@ -29,7 +29,16 @@ PACKAGES = {
 LAYERS = {
     "flowsr_export": {
         *("flowsr_export", "flowsr_calibration", "flowsr_lp", "flowsr_runtime"),
-        *("click", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "PIL"),
+        *(
+            "click",
+            "matplotlib",
+            "numpy",
+            "onnx",
+            "onnx_ir",
+            "onnxruntime",
+            "onnxscript",
+            "PIL",
+        ),
         *("polygraphy", "safetensors", "tensorrt", "tensorrt_rtx", "torch"),
     },
     "flowsr_calibration": {

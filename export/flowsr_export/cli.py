@@ -16,6 +16,7 @@ COMMAND_MODULES = {
     "build-engine": "flowsr_export.build_engine_command",
     "engines": "flowsr_export.engines_command",
     "verify": "flowsr_export.verify_command",
+    "bench": "flowsr_export.bench_command",
     "train": "flowsr_export.train_command",
     "fetch": "flowsr_export.fetch_command",
     "doctor": "flowsr_export.doctor_command",
@@ -31,6 +32,7 @@ Exit codes:
   4    a backend, provider or device is missing
   5    an artefact is damaged, stale or for another device
   6    out of memory
+  7    slower than before by more than the threshold
   130  interrupted
 """
 
@@ -40,6 +42,7 @@ INTERRUPTED = 130
 
 # Libraries that not every installation has, and the extra that brings each.
 EXTRAS = {
+    "matplotlib": "bench",
     "onnx": "export",
     "onnxruntime": "cpu",
     "onnxscript": "export",

@@ -64,6 +64,7 @@ class _Wanted:
 BASE = "pip install flowsr-lp"
 CPU = "pip install 'flowsr-lp[cpu]' (or [gpu] for CUDA)"
 EXPORT = "pip install 'flowsr-lp[export]'"
+BENCH = "pip install 'flowsr-lp[bench]'"
 COMPARING = "nothing in this version; comparing engines layer by layer is to come"
 
 WANTED = (
@@ -81,6 +82,7 @@ WANTED = (
     _Wanted("onnx", ("onnx",), "export-onnx: checking and storing a graph", EXPORT),
     _Wanted("onnxscript", ("onnxscript",), "export-onnx: writing a graph", EXPORT),
     _Wanted("safetensors", ("safetensors",), "reading and storing weights", EXPORT),
+    _Wanted("matplotlib", ("matplotlib",), "bench: the pictures of a report", BENCH),
     _Wanted("polygraphy", ("polygraphy",), COMPARING, EXPORT),
     _Wanted(
         "tensorrt",

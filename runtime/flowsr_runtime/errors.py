@@ -14,6 +14,7 @@ __all__ = [
     "PictureError",
     "PrecisionError",
     "ProviderError",
+    "RegressionError",
     "ScaleError",
     "ShapeError",
     "UsageError",
@@ -106,3 +107,9 @@ class MemoryBudgetError(FlowsrError, MemoryError):
     """The work does not fit in the memory that it may use."""
 
     exit_code = 6
+
+
+class RegressionError(FlowsrError, ArithmeticError):
+    """Something became slower by more than was accepted."""
+
+    exit_code = 7

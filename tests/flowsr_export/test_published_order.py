@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.published_order import PublishedOrder
+from flowsr_export.published_order import PublishedOrder
 from tests import stand_in
 
 # Relative to the largest magnitude: the published order computes its query coordinates in

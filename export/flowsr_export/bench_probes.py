@@ -1,0 +1,122 @@
+"""What the machine can do: matrix products and copies, timed in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["GEMM_SIDE", "Probe", "onnxruntime_gemm", "probes_of", "torch_gemm"]
+
+GEMM_SIDE = 2048
+GPU_GEMM_SIDE = 8192
+COPIED_BYTES = 1 << 28  # more than the caches of a processor hold
+TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One thing that the machine can do.
+
+    Attributes:
+        name: What runs it, and in which precision.
+        kind: A matrix product, or a copy.
+        place: "cpu" or "cuda".
+        amount: Multiply-adds, or bytes read and written, of one run.
+        run: Runs it once.
+    """
+
+    name: str
+    kind: Literal["matmul", "copy"]
+    place: str
+    amount: int
+    run: Callable[[], object]
+
+
+def probes_of(threads: int, places: set[str], device: int, precision: str) -> list[Probe]:
+    """Return the probes of the places that something is measured on.
+
+    Args:
+        threads: CPU threads.
+        places: "cpu", "cuda" or both; a GPU needs a PyTorch that knows it.
+        device: Number of the GPU.
+        precision: Of the products on the GPU; those on the CPU are in float32.
+
+    Returns:
+        Products by two libraries and a copy on the CPU, a product and a copy on the GPU.
+    """
+    probes = []
+    if "cpu" in places:
+        amount = GEMM_SIDE**3
+        probes += [
+            Probe(
+                "ONNX Runtime MatMul fp32", "matmul", "cpu", amount, onnxruntime_gemm(threads)
+            ),
+            Probe("torch.mm fp32", "matmul", "cpu", amount, torch_gemm()),
+            Probe("torch copy", "copy", "cpu", 2 * COPIED_BYTES, _copy("cpu")),
+        ]
+    if "cuda" in places and torch.cuda.is_available():
+        place, amount = f"cuda:{device}", GPU_GEMM_SIDE**3
+        run = torch_gemm(place, precision, GPU_GEMM_SIDE)
+        probes += [
+            Probe(f"torch.mm {precision}", "matmul", "cuda", amount, run),
+            Probe("torch copy", "copy", "cuda", 2 * COPIED_BYTES, _copy(place)),
+        ]
+    return probes
+
+
+def torch_gemm(
+    place: str = "cpu", precision: str = "fp32", side: int = GEMM_SIDE
+) -> Callable[[], object]:
+    """Return a call that multiplies two square matrices with PyTorch."""
+    dtype = TORCH_TYPES.get(precision, torch.float32)
+    a, b = torch.rand(2, side, side, device=place).to(dtype).unbind()
+    out = torch.empty_like(a)
+    return _waiting(place, lambda: torch.mm(a, b, out=out))
+
+
+def onnxruntime_gemm(threads: int) -> Callable[[], object]:
+    """Return a call that multiplies by a constant square matrix with ONNX Runtime."""
+    a, b = np.random.default_rng(0).random((2, GEMM_SIDE, GEMM_SIDE), np.float32)
+    shape = [GEMM_SIDE, GEMM_SIDE]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "sgemm",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(b, "b")],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    onnx.checker.check_model(model)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda: session.run(["c"], {"a": a})
+
+
+def _copy(place: str) -> Callable[[], object]:
+    source = torch.zeros(COPIED_BYTES // 4, device=place)
+    target = torch.ones_like(source)
+    return _waiting(place, lambda: target.copy_(source))
+
+
+def _waiting(place: str, run: Callable[[], object]) -> Callable[[], object]:
+    """Return `run`, followed by a wait for the GPU where it is one."""
+    if place == "cpu":
+        return run
+
+    def waited() -> None:
+        run()
+        torch.cuda.synchronize(place)
+
+    return waited

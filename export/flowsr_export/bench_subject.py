@@ -1,0 +1,243 @@
+"""What is timed: a bundle on a backend or its PyTorch model, at one size and scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_export.cases import Case, photographs
+from flowsr_export.runs import Run
+from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session
+from flowsr_runtime.errors import UsageError
+from flowsr_runtime.geometry import output_size
+from flowsr_runtime.manifest import Manifest
+from flowsr_runtime.noise import latent as draw_latent
+from flowsr_runtime.session import Session
+
+if TYPE_CHECKING:
+    import torch
+
+    from flowsr_export.deployment import Network
+
+__all__ = [
+    "TEMPERATURE",
+    "TORCH_BACKENDS",
+    "Engine",
+    "Loading",
+    "Measures",
+    "graph_feeds",
+    "load_engine",
+    "padded_run",
+]
+
+Measures = Literal["graph", "end-to-end"]
+TORCH_BACKENDS = ("torch", "torch-compiled", "published")
+TEMPERATURE = 0.5  # of the latents of a bundle without a learned prior
+EIGHT_BIT = 255
+
+
+@dataclass(frozen=True)
+class Loading:
+    """One model on one backend; what a child process needs to load it again.
+
+    Attributes:
+        bundle: Its folder, None for the built-in one.
+        model: Checkpoint of its flow, for PyTorch; None for the built-in one.
+        prior: Checkpoint of its latent module.
+        backend: A backend of the runtime, or one of `TORCH_BACKENDS`.
+        provider: What it computes with; "cpu" or "cuda" with PyTorch.
+        device: Number of the GPU.
+        threads: CPU threads.
+        precision: Which of the bundle's graphs; PyTorch has "fp32" alone.
+    """
+
+    bundle: Path | None
+    model: Path | None
+    prior: Path | None
+    backend: str
+    provider: str
+    device: int
+    threads: int
+    precision: str
+
+    @property
+    def label(self) -> str:
+        """Name the loading as tables do."""
+        return f"{self.backend} {self.provider} {self.precision}"
+
+    @property
+    def measures(self) -> tuple[Measures, ...]:
+        """What can be timed of it: the graph alone, and a picture from array to array."""
+        return ("graph",) if self.backend in TORCH_BACKENDS else ("graph", "end-to-end")
+
+    @property
+    def place(self) -> str:
+        """Whose matrix products its speed is held against, "cpu" or "cuda"."""
+        return "cuda" if self.provider in ("cuda", "tensorrt") else "cpu"
+
+
+class Engine(Protocol):
+    """A loaded model."""
+
+    def call(self, case: Case, measures: Measures) -> Callable[[], object]:
+        """Return a call that makes one run; its inputs are made here, not in the call."""
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+def load_engine(loading: Loading) -> Engine:
+    """Load a model.
+
+    Raises:
+        UsageError: If the checkpoint is not the bundle's, or PyTorch has no such precision.
+        BackendError: If the backend's library is not installed.
+        ProviderError: If the provider or the device is missing.
+        BundleError: If the bundle holds no such model or engine, or it is damaged.
+    """
+    bundle = Bundle.open(embedded_bundle() if loading.bundle is None else loading.bundle)
+    if loading.backend in TORCH_BACKENDS:
+        return _TorchEngine(bundle, loading)
+    session = open_session(
+        bundle,
+        backend=loading.backend,
+        provider=loading.provider,
+        device=loading.device,
+        threads=loading.threads if loading.backend == "onnxruntime" else None,
+        precision=loading.precision,
+    )
+    return _SessionEngine(bundle, session)
+
+
+def padded_run(manifest: Manifest, case: Case) -> Run:
+    """Return the sizes that the graph takes for a whole picture."""
+    if manifest.scale is None:
+        return Run(case.lr, case.size)
+    h, w = (-(-n // manifest.multiple) * manifest.multiple for n in case.lr)
+    return Run((h, w), (output_size(h, manifest.scale), output_size(w, manifest.scale)))
+
+
+class _SessionEngine:
+    """A bundle on a backend of the runtime."""
+
+    def __init__(self, bundle: Bundle, session: Session) -> None:
+        self._bundle, self._session = bundle, session
+        # No budget: a picture is one run, so that it can be held against the graph's.
+        self._upscaler = Upscaler(bundle, session, memory_budget=2**62)
+
+    def call(self, case: Case, measures: Measures) -> Callable[[], object]:
+        if measures == "graph":
+            feeds = graph_feeds(self._bundle.manifest, case)
+            return lambda: self._session.run(feeds)
+        pictures = [
+            np.ascontiguousarray(np.rint(rgb.transpose(1, 2, 0) * EIGHT_BIT).astype(np.uint8))
+            for rgb in photographs(case)
+        ]
+        temperature = TEMPERATURE if self._bundle.manifest.latents else None
+
+        def enlarge() -> None:
+            for picture in pictures:
+                self._upscaler.upscale(
+                    picture, size=case.size, temperature=temperature, warn=lambda line: None
+                )
+
+        return enlarge
+
+    def close(self) -> None:
+        self._upscaler.close()
+
+
+class _TorchEngine:
+    """The model that a bundle was made of, in eager PyTorch or in the published order."""
+
+    def __init__(self, bundle: Bundle, loading: Loading) -> None:
+        import torch
+
+        from flowsr_export.verify import reference_of
+
+        if loading.precision != "fp32":
+            raise UsageError(f"{loading.backend} runs in fp32 alone, got {loading.precision}")
+        torch.set_num_threads(loading.threads)
+        place = "cpu" if loading.provider == "cpu" else f"cuda:{loading.device}"
+        network = reference_of(bundle, loading.model, loading.prior).network.to(place)
+        self._place, self._manifest = place, bundle.manifest
+        self._run = _torch_call(network, loading.backend)
+
+    def call(self, case: Case, measures: Measures) -> Callable[[], object]:
+        import torch
+
+        feeds = graph_feeds(self._manifest, case)
+        rgb = torch.from_numpy(feeds["input"]).to(self._place)
+        latents = [
+            torch.from_numpy(feeds[latent.name]).to(self._place)
+            for latent in self._manifest.latents
+        ]
+
+        def enlarge() -> None:
+            with torch.inference_mode():
+                self._run(rgb, case.size, latents)
+            if self._place != "cpu":
+                torch.cuda.synchronize(self._place)
+
+        return enlarge
+
+    def close(self) -> None:
+        del self._run
+
+
+def _torch_call(
+    network: Network, backend: str
+) -> Callable[[torch.Tensor, tuple[int, int], list[torch.Tensor]], object]:
+    """Return what runs a network on a picture, an output size and latents."""
+    from flowsr_export.deployment import deployment_of
+
+    if backend == "published":
+        return _published_call(network)
+    if backend == "torch-compiled":
+        network.compile(dynamic=True)
+    deployment = deployment_of(network)
+    return lambda rgb, size, latents: deployment.reference(rgb, size, latents or None)
+
+
+def _published_call(
+    network: Network,
+) -> Callable[[torch.Tensor, tuple[int, int], list[torch.Tensor]], object]:
+    from flowsr_export.published_order import PublishedOrder
+    from flowsr_export.published_srflow import PublishedSrflow
+    from flowsr_lp import LinfLP
+
+    if network.prior is None:
+        raise UsageError("backend published needs a bundle with a learned prior")
+    if isinstance(network, LinfLP):
+        linf = PublishedOrder(network)
+        return lambda rgb, size, latents: linf(rgb, size)
+    srflow = PublishedSrflow(network)
+    return lambda rgb, size, latents: srflow(rgb)
+
+
+def graph_feeds(manifest: Manifest, case: Case) -> dict[str, NDArray[Any]]:
+    """Inputs of the graph for a case: photographs, and noise of seed 0 without a prior."""
+    run = padded_run(manifest, case)
+    right = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(run.lr, case.lr, strict=True))]
+    feeds: dict[str, NDArray[Any]] = {"input": np.pad(photographs(case), right, mode="edge")}
+    if manifest.geometry:
+        feeds["geometry"] = np.array(run.feeds(manifest)["geometry"], np.int64)
+    for stream, latent in enumerate(manifest.latents):
+        rows, columns = latent.grid(run.out)
+        drawn = draw_latent(
+            0,
+            top=0,
+            left=0,
+            rows=rows,
+            columns=columns,
+            channels=latent.channels,
+            temperature=TEMPERATURE,
+            stream=stream,
+        )
+        feeds[latent.name] = np.repeat(drawn, case.batch, axis=0)
+    return feeds

@@ -1,0 +1,95 @@
+"""What is timed really runs: the graph, a picture, PyTorch and the published order."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowsr_export.bench_memory import Memory, measure_memory, peak_bytes, resident_bytes
+from flowsr_export.bench_probes import probes_of
+from flowsr_export.bench_subject import Loading, graph_feeds, load_engine, padded_run
+from flowsr_export.cases import Case
+from flowsr_runtime import Bundle, BundleError, UsageError
+from tests.flowsr_export.conftest import Exported
+
+CASE = Case((8, 9), (20, 22), batch=2)
+
+
+def loading(bundle: Path, backend: str = "onnxruntime", precision: str = "fp32") -> Loading:
+    return Loading(bundle, None, None, backend, "cpu", 0, 1, precision)
+
+
+def torch_loading(exported: Exported, backend: str) -> Loading:
+    return Loading(
+        exported.bundle, exported.model, exported.prior, backend, "cpu", 0, 1, "fp32"
+    )
+
+
+def test_the_graph_runs(exported: Exported) -> None:
+    engine = load_engine(loading(exported.bundle))
+    output = engine.call(CASE, "graph")()
+    assert isinstance(output, np.ndarray)
+    assert output.shape == (2, 3, 20, 22)
+    engine.close()
+
+
+def test_a_picture_runs_from_end_to_end(fourfold: Path) -> None:
+    engine = load_engine(loading(fourfold))
+    assert engine.call(Case((7, 9), (28, 36)), "end-to-end")() is None
+    engine.close()
+
+
+@pytest.mark.parametrize("backend", ["torch", "published"])
+def test_pytorch_runs(exported: Exported, backend: str) -> None:
+    engine = load_engine(torch_loading(exported, backend))
+    assert engine.call(Case((8, 9), (20, 22)), "graph")() is None
+    engine.close()
+
+
+def test_pytorch_has_one_precision(exported: Exported) -> None:
+    with pytest.raises(UsageError, match="torch runs in fp32 alone, got fp16"):
+        load_engine(loading(exported.bundle, "torch", "fp16"))
+
+
+def test_a_graph_that_the_bundle_lacks_is_refused(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="int8"):
+        load_engine(loading(bundle, precision="int8"))
+
+
+def test_odd_sides_are_padded_as_the_graph_wants(fourfold: Path) -> None:
+    manifest = Bundle.open(fourfold).manifest
+    case = Case((7, 9), (28, 36))
+    run = padded_run(manifest, case)
+    assert (run.lr, run.out) == ((8, 10), (32, 40))
+    assert graph_feeds(manifest, case)["input"].shape == (1, 3, 8, 10)
+
+
+def test_memory_is_that_of_a_process_of_its_own(bundle: Path) -> None:
+    memory = measure_memory(loading(bundle), Case((8, 8), (16, 16)), "graph")
+    assert memory.trouble is None
+    assert memory.host_bytes is not None
+    assert memory.libraries_bytes is not None
+    assert memory.host_bytes > memory.libraries_bytes > 0
+
+
+def test_a_model_that_does_not_load_has_no_memory(bundle: Path) -> None:
+    broken = loading(bundle, precision="int8")
+    memory = measure_memory(broken, Case((8, 8), (16, 16)), "graph")
+    assert (memory.host_bytes, memory.device_bytes) == (None, None)
+    assert "int8" in str(memory.trouble)
+    assert memory != Memory()
+
+
+def test_resident_sizes_come_from_the_kernel(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name: x\nVmHWM:\t    300 kB\nVmRSS:\t    200 kB\n", encoding="ascii")
+    assert (peak_bytes(status), resident_bytes(status)) == (300 << 10, 200 << 10)
+    assert peak_bytes(tmp_path / "absent") is None
+
+
+def test_the_machines_probes_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowsr_export.bench_probes.GEMM_SIDE", 16)
+    monkeypatch.setattr("flowsr_export.bench_probes.COPIED_BYTES", 1 << 10)
+    probes = probes_of(1, {"cpu"}, 0, "fp32")
+    assert [probe.kind for probe in probes] == ["matmul", "matmul", "copy"]
+    assert all(probe.run() is not None for probe in probes)
