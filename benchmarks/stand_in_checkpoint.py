@@ -11,16 +11,19 @@ Example:
 
 from __future__ import annotations
 
-import math
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from benchmarks.speed import MODEL, PRIOR, SRFLOW, SRFLOW_PRIOR
+from flowsr_export.cases import Case, photographs
 from flowsr_lp import SrflowLP, save_weights
+from flowsr_lp.srflow_training import fit_norms
 from tests import stand_in
 
 __all__ = ["calm"]
@@ -32,15 +35,27 @@ RRDB_MODEL: dict[str, Any] = {
         "encoder_spec": {"name": "rrdb", "args": {"nf": 64, "nb": 23, "gc": 32}},
     },
 }
-# Stand-in weights decode to several times a picture's range; the last step divides by this.
-CALM = 6.0
+SIXTH = 6.0  # divides what a LINF network decodes
+# Of the couplings' last convolutions and the prior's: with the weights as they are the inverse
+# amplifies what the prior gives to many times a picture's range.
+GAIN = 0.1
+LAST = re.compile(r"\.affine\.f(Affine|Features)\.4\.weight$|^prior\.outc\d\.")
+FITTED_LR = 32  # low-resolution side of the photographs that the norms are fitted to
 
 
 def calm(network: SrflowLP) -> SrflowLP:
-    """Scale what an SRFlow network decodes into a picture's range; its encode grows alike."""
-    first = network.srflow.flowUpsamplerNet.get_parameter("layers.1.actnorm.logs")
+    """Bring latents to unit variance and outputs near a picture's range; changes `network`.
+
+    Its ActNorms are fitted to photographs, as before training.
+    """
+    side = network.srflow.scale * FITTED_LR
+    high = torch.from_numpy(photographs(Case((side, side), (side, side), batch=2)))
+    low = F.interpolate(high, size=(FITTED_LR, FITTED_LR), mode="bilinear", antialias=True)
     with torch.no_grad():
-        first.add_(math.log(CALM))
+        for name, parameter in network.named_parameters():
+            if LAST.search(name):
+                parameter.mul_(GAIN)
+    fit_norms(network.srflow, low, high)
     return network
 
 
@@ -62,7 +77,7 @@ def main(system: str, output: Path, half: bool) -> None:
         specs, flow, prior = (model, PRIOR), linf.linf, linf.prior
         if half:
             with torch.no_grad():  # encode grows, and its inverse shrinks
-                flow.get_parameter("imnet.linears.0._weight").mul_(CALM)
+                flow.get_parameter("imnet.linears.0._weight").mul_(SIXTH)
     else:
         srflow = calm(stand_in.srflow_network(SRFLOW, SRFLOW_PRIOR))
         specs, flow, prior = (SRFLOW, SRFLOW_PRIOR), srflow.srflow, srflow.prior

@@ -4,20 +4,19 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import stand_in_checkpoint
-from benchmarks.stand_in_checkpoint import CALM, calm
+from benchmarks.stand_in_checkpoint import calm
+from flowsr_export.cases import Case, photographs
 from flowsr_lp import load_checkpoint
 from tests.flowsr_export.networks import small_srflow
-from tests.stand_in import noise, tensor
 
 
 @torch.inference_mode()
-def test_a_calm_network_decodes_a_sixth_of_what_it_did() -> None:
-    network, rgb = small_srflow(), tensor(6, 8)
-    latents = [noise(1, *shape) for shape in network.latent_sizes((6, 8))]
-    bias = network.srflow.flowUpsamplerNet.get_parameter("layers.1.actnorm.bias")
-    bias.zero_()
-    before = network(rgb, latents).output
-    torch.testing.assert_close(calm(network)(rgb, latents).output, before / CALM)
+def test_a_calm_network_encodes_to_unit_variance_and_decodes_to_a_picture() -> None:
+    network = calm(small_srflow(K=4))
+    prediction = network(torch.from_numpy(photographs(Case((24, 24), (96, 96)))))
+    assert prediction.encoded is not None
+    assert all(z.abs().max() < 10 for z in prediction.encoded)
+    assert -1 < prediction.output.min() < prediction.output.max() < 2
 
 
 def test_the_linf_checkpoints_are_read_back(tmp_path: Path) -> None:
