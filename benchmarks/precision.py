@@ -1,0 +1,325 @@
+"""What half precision costs: the deployed graph rounded as on a GPU, against float32.
+
+The graph runs in PyTorch on the shipped photographs. The second table switches the parts that
+stay float32 to half, one at a time: it is why they are islands.
+
+Example:
+    python -m benchmarks.precision --json precision.json
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from flowsr_export import linf_graph
+from flowsr_export.axis import Axis, half_pixel_matrix, low_pass_matrix
+from flowsr_export.cases import Case
+from flowsr_export.deployment import Deployment, deployment_of
+from flowsr_export.linf_graph import LinfGraph
+from flowsr_export.onnx_export import DTYPES, Precision
+from flowsr_export.rounding import RoundedGraph
+from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
+from flowsr_runtime import output_size
+
+__all__ = ["ISLANDS", "Figures", "IslandGraph", "exact_outputs", "figures", "markdown"]
+
+PHOTOGRAPHS = 7
+EIGHT_BIT = 255
+SCALES = ("2", "2.7", "4")
+ISLANDS = ("geometry", "phase", "flow", "sum", "resizing")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How far outputs are from float32, the worst of the photographs.
+
+    Attributes:
+        precision: Type of the heavy layers.
+        island: What is in that type beside them, "none" as deployed.
+        scale: Output pixels per input pixel.
+        psnr: Least PSNR, dB.
+        p999_steps: Largest 99.9th percentile of the difference, eight-bit steps.
+        max_steps: Largest difference, eight-bit steps, not rounded.
+    """
+
+    precision: str
+    island: str
+    scale: str
+    psnr: float
+    p999_steps: float
+    max_steps: float
+
+
+class IslandGraph(LinfGraph):
+    """The deployed graph with some of its float32 parts in half."""
+
+    def __init__(self, network: LinfLP, dtype: torch.dtype, switched: frozenset[str]) -> None:
+        """Restate `network` in `dtype`, the islands in `switched` included."""
+        super().__init__(network, dtype)
+        self.switched = switched
+
+    def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
+        """Enlarge a tile; see `LinfGraph`."""
+        with ExitStack() as stack:
+            if "geometry" in self.switched:
+                for name, other in (
+                    ("neighbours", self._neighbours),
+                    ("half_pixel_matrix", self._half_pixel_matrix),
+                ):
+                    stack.enter_context(mock.patch.object(linf_graph, name, other))
+            return super().forward(input, geometry, latent)
+
+    def patches(self, rgb: Tensor, row: Axis, col: Axis, latent: Tensor | None) -> Tensor:
+        """Enlarge to whole patches; see `LinfGraph`."""
+        if "sum" not in self.switched:
+            return super().patches(rgb, row, col, latent)
+        assert self.prior is not None
+        x = rgb * 2 - 1
+        scale, shift = self._condition(x, row, col)
+        base, residual = self._resized(x, row, col)
+        z = self._encode(residual, scale, shift)
+        latent = self.prior(self._laid_out(z, row, col), x, row, col)
+        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift)
+        total = (y.to(self.dtype) + base.to(self.dtype)) * 0.5 + 0.5
+        return F.pixel_shuffle(self._laid_out(total, row, col), self.patch).float()
+
+    def _laid_out(self, z: Tensor, row: Axis, col: Axis) -> Tensor:
+        return z.reshape(z.shape[0], -1, row.patches, col.patches).transpose(0, 1)
+
+    def _angle(
+        self,
+        f_row: Tensor,
+        f_col: Tensor,
+        rows: tuple[Tensor, Tensor, Axis],
+        cols: tuple[Tensor, Tensor, Axis],
+    ) -> Tensor:
+        angle = super()._angle(f_row, f_col, rows, cols)
+        if "phase" not in self.switched:
+            return angle
+        # The same sum with every operand and result rounded.
+        (i, r_row, row), (j, r_col, col) = rows, cols
+        half = self.dtype
+        phase = (self.phase @ torch.stack([_ratio(row), _ratio(col)])).to(half)
+        along_rows = f_row.index_select(1, i.reshape(-1))
+        along_rows = along_rows * r_row.reshape(-1, 1, 1).to(half) + phase
+        along_cols = f_col.index_select(2, j.reshape(-1)) * r_col.reshape(-1, 1).to(half)
+        slots = [torch.arange(2 * axis.patches).reshape(-1, 2) for axis in (row, col)]
+        first = along_rows.flatten(1, 2).index_select(1, _pairs(slots[0], j, col.lr_count))
+        second = along_cols.flatten(1, 2).index_select(1, _pairs(i, slots[1], 2 * col.patches))
+        return first + second
+
+    def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
+        if "flow" not in self.switched:
+            return super()._encode(z, scale, shift)
+        *maps, last = self.encode_maps
+        z = z.to(self.dtype)
+        for linear, a, b in zip(maps, scale, shift, strict=True):
+            z = self._mapped(linear, z) * a.to(self.dtype) + b.to(self.dtype)
+        return self._mapped(last, z).float()
+
+    def _decode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
+        if "flow" not in self.switched:
+            return super()._decode(z, scale, shift)
+        *maps, last = self.decode_maps
+        z = self._mapped(last, z.to(self.dtype))
+        for linear, a, b in reversed(list(zip(maps, scale, shift, strict=True))):
+            z = self._mapped(linear, (z - b.to(self.dtype)) / a.to(self.dtype))
+        return z.float()
+
+    def _mapped(self, linear: Any, z: Tensor) -> Tensor:
+        weight, bias = linear.weight.to(self.dtype), linear.bias.to(self.dtype)
+        return torch.addmm(bias, weight, z)
+
+    def _resized(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
+        if "resizing" not in self.switched:
+            return super()._resized(x, row, col)
+        made: Any
+        with ExitStack() as stack:
+            for name, made in (
+                ("half_pixel_matrix", half_pixel_matrix),
+                ("low_pass_matrix", low_pass_matrix),
+            ):
+                stack.enter_context(mock.patch.object(linf_graph, name, self._rounded(made)))
+            base, residual = super()._resized(x.to(self.dtype), row, col)
+        return base.float(), residual.float()
+
+    def _rounded(self, make: Any) -> Any:
+        return lambda *parts: make(*parts).to(self.dtype)
+
+    def _positions(self, index: Tensor, ratio: Tensor) -> Tensor:
+        """Where the centre of an index lies on the other grid, in half."""
+        half = self.dtype
+        position: Tensor = (index.to(half) + 0.5) * ratio.to(half) - 0.5
+        return position
+
+    def _neighbours(self, axis: Axis) -> tuple[Tensor, Tensor, Tensor]:
+        patch = torch.arange(axis.patches) + axis.first_patch()
+        position = self._positions(patch, _ratio(axis) / 2 * axis.patch)
+        low = position.floor().long()
+        index = torch.stack((low, low + 1), dim=-1)
+        index = torch.minimum(index.clamp(min=0), torch.as_tensor(axis.lr) - 1)
+        offset = 2 * (position.unsqueeze(-1) - index.to(self.dtype))
+        other = offset.flip(-1).abs()
+        total = other.sum(-1, keepdim=True)
+        weight = torch.where(total == 0, 0.5, other / total.clamp(min=1e-3))
+        inside = torch.minimum((index - axis.lr_origin).clamp(min=0), _last(axis.lr_count))
+        return inside, offset.float(), weight.float()
+
+    def _half_pixel_matrix(
+        self, index: Tensor, n_out: Any, n_in: Any, origin: Any, count: int
+    ) -> Tensor:
+        ratio = torch.as_tensor(n_in).float() / torch.as_tensor(n_out).float()
+        position = self._positions(index, ratio).clamp(min=0)
+        low = position.floor()
+        fraction = (position - low).float().unsqueeze(-1)
+        columns = torch.arange(count) + origin
+        end = torch.as_tensor(n_in) - 1
+        first, second = (
+            (torch.minimum(low.long() + k, end).unsqueeze(-1) == columns).float()
+            for k in (0, 1)
+        )
+        inside = (index < n_out).unsqueeze(-1).float()
+        matrix: Tensor = (first * (1 - fraction) + second * fraction) * inside
+        return matrix
+
+
+def exact_outputs(network: LinfLP, lr: int) -> dict[str, NDArray[np.float32]]:
+    """Enlarge the photographs in float32 at every scale.
+
+    Args:
+        network: LINF-LP in evaluation mode, with a learned prior.
+        lr: Side of the photographs' crops, low-resolution pixels.
+
+    Returns:
+        Outputs (7, 3, H, W) by scale.
+    """
+    deployment = deployment_of(network)
+    run = RoundedGraph(deployment, "fp32", None)
+    return {scale: _outputs(run, deployment, scale, lr) for scale in SCALES}
+
+
+def figures(
+    network: LinfLP,
+    precision: Precision,
+    islands: frozenset[str],
+    named: str,
+    exact: dict[str, NDArray[np.float32]],
+) -> Iterator[Figures]:
+    """Compare with float32 at every scale.
+
+    Args:
+        network: LINF-LP in evaluation mode, with a learned prior.
+        precision: Type of the heavy layers.
+        islands: What is in that type beside them.
+        named: What the table calls that.
+        exact: What `exact_outputs` gave.
+
+    Yields:
+        Figures of each scale.
+    """
+    deployment = deployment_of(network)
+    rounded = RoundedGraph(deployment, precision, None)
+    rounded._graph = IslandGraph(network, DTYPES[precision], islands).eval()
+    for scale in SCALES:
+        expected = exact[scale]
+        side = round(expected.shape[-1] / Fraction(scale))
+        output = _outputs(rounded, deployment, scale, side)
+        difference = np.abs(np.clip(expected, 0, 1) - np.clip(output, 0, 1)).astype(np.float64)
+        errors = difference.reshape(PHOTOGRAPHS, -1)
+        yield Figures(
+            precision=precision,
+            island=named,
+            scale=scale,
+            psnr=min(_psnr(row) for row in errors),
+            p999_steps=float(np.percentile(errors, 99.9, axis=1).max()) * EIGHT_BIT,
+            max_steps=float(errors.max()) * EIGHT_BIT,
+        )
+
+
+def markdown(rows: list[Figures], title: str) -> str:
+    """Lay figures out, one row an island and the scales beside each other."""
+    lines = [
+        f"| {title} | {' | '.join(f'×{scale}' for scale in SCALES)} |",
+        "| --- " * (1 + len(SCALES)) + "|",
+    ]
+    for name in dict.fromkeys((row.precision, row.island) for row in rows):
+        cells = [
+            f"{row.psnr:.1f} dB, {row.p999_steps:.2f}, {row.max_steps:.1f}"
+            for row in rows
+            if (row.precision, row.island) == name
+        ]
+        label = name[0] if title == "precision" else name[1]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path), help="LINF file; built in without.")
+@click.option("--prior", type=click.Path(path_type=Path), help="Its latent module.")
+@click.option("--lr", type=int, default=64, show_default=True, help="Pixels a side.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
+def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -> None:
+    """Print two tables: PSNR, 99.9th percentile and largest difference in eight-bit steps."""
+    files = embedded_checkpoint() if model is None else (model, prior)
+    network = load_checkpoint(*files).network
+    assert isinstance(network, LinfLP)
+    exact = exact_outputs(network, lr)
+    precisions: list[Figures] = []
+    kinds: tuple[Precision, ...] = ("fp16", "bf16")
+    for precision in kinds:
+        precisions += figures(network, precision, frozenset(), "none", exact)
+    switched = list(figures(network, "fp16", frozenset(), "none, as deployed", exact))
+    for island in ISLANDS:
+        switched += figures(network, "fp16", frozenset({island}), island, exact)
+    switched += figures(network, "fp16", frozenset(ISLANDS), "all of them", exact)
+    click.echo(markdown(precisions, "precision"))
+    click.echo()
+    click.echo(markdown(switched, "also in float16"))
+    if report is not None:
+        rows = [asdict(row) for row in (*precisions, *switched)]
+        report.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _outputs(
+    run: RoundedGraph, deployment: Deployment, scale: str, lr: int
+) -> NDArray[np.float32]:
+    side = output_size(lr, Fraction(scale))
+    case = Case((lr, lr), (side, side), PHOTOGRAPHS)
+    return run.run(deployment.feeds(case, None))
+
+
+def _psnr(errors: NDArray[np.float64]) -> float:
+    mse = float(np.mean(errors**2))
+    return math.inf if mse == 0 else -10 * math.log10(mse)
+
+
+def _ratio(axis: Axis) -> Tensor:
+    lr, out = torch.as_tensor(axis.lr), torch.as_tensor(axis.out)
+    return 2 * lr.float() / out.float()
+
+
+def _pairs(row: Tensor, col: Tensor, width: int) -> Tensor:
+    return (row[:, None, :, None] * width + col[None, :, None, :]).reshape(-1)
+
+
+def _last(count: int) -> Tensor:
+    return torch.as_tensor(count) - 1
+
+
+if __name__ == "__main__":
+    main()
