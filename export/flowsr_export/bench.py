@@ -182,8 +182,8 @@ def _subjects(
     subjects = [
         Subject(loading, scale, case, measures)
         for scale, case in cases
-        for loading in engines
-        for measures in loading.measures
+        for loading, engine in engines.items()
+        for measures in engine.measures
     ]
     calls: dict[Subject | str, Callable[[], object]] = {
         subject: engines[subject.loading].call(subject.case, subject.measures)

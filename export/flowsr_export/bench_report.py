@@ -185,8 +185,9 @@ def _tables(report: dict[str, Any]) -> list[Table]:
 def _latency(report: dict[str, Any]) -> Table:
     names = list(report["rows"][0]["seconds"])
     note = (
-        "Milliseconds. graph: the model alone, arrays of the host in and out; end-to-end: "
-        "an eight-bit picture in and out, as a program sees it."
+        "Milliseconds. gpu: the model alone, arrays that stay on the GPU; graph: the model "
+        "alone, arrays of the host in and out; end-to-end: an eight-bit picture in and out, "
+        "as a program sees it."
     )
     table = Table("Latency", ["what", *names, "output MP/s", "runs", "load"], note)
     for row in report["rows"]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ __all__ = [
     "padded_run",
 ]
 
-Measures = Literal["graph", "end-to-end"]
+Measures = Literal["gpu", "graph", "end-to-end"]
 TORCH_BACKENDS = ("torch", "torch-compiled", "published")
 TEMPERATURE = 0.5  # of the latents of a bundle without a learned prior
 EIGHT_BIT = 255
@@ -71,11 +71,6 @@ class Loading:
         return f"{self.backend} {self.provider} {self.precision}"
 
     @property
-    def measures(self) -> tuple[Measures, ...]:
-        """What can be timed of it: the graph alone, and a picture from array to array."""
-        return ("graph",) if self.backend in TORCH_BACKENDS else ("graph", "end-to-end")
-
-    @property
     def place(self) -> str:
         """Whose matrix products its speed is held against, "cpu" or "cuda"."""
         return "cuda" if self.provider in ("cuda", "tensorrt") else "cpu"
@@ -83,6 +78,14 @@ class Loading:
 
 class Engine(Protocol):
     """A loaded model."""
+
+    @property
+    def measures(self) -> tuple[Measures, ...]:
+        """What can be timed of it.
+
+        "gpu" is the graph with arrays that stay on the GPU, "graph" with arrays of the host
+        in and out, "end-to-end" a picture.
+        """
 
     def call(self, case: Case, measures: Measures) -> Callable[[], object]:
         """Return a call that makes one run; its inputs are made here, not in the call."""
@@ -111,7 +114,7 @@ def load_engine(loading: Loading) -> Engine:
         threads=loading.threads if loading.backend == "onnxruntime" else None,
         precision=loading.precision,
     )
-    return _SessionEngine(bundle, session)
+    return _SessionEngine(bundle, session, loading)
 
 
 def padded_run(manifest: Manifest, case: Case) -> Run:
@@ -122,11 +125,24 @@ def padded_run(manifest: Manifest, case: Case) -> Run:
     return Run((h, w), (output_size(h, manifest.scale), output_size(w, manifest.scale)))
 
 
+@runtime_checkable
+class _DeviceSession(Protocol):
+    """A session that takes arrays of its GPU."""
+
+    def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
+        """Run the model and leave the pictures where they are computed."""
+
+
 class _SessionEngine:
     """A bundle on a backend of the runtime."""
 
-    def __init__(self, bundle: Bundle, session: Session) -> None:
+    measures: tuple[Measures, ...] = ("graph", "end-to-end")
+
+    def __init__(self, bundle: Bundle, session: Session, loading: Loading) -> None:
         self._bundle, self._session = bundle, session
+        self._gpu = f"cuda:{loading.device}"
+        if loading.place == "cuda" and _torch_has_gpu():
+            self.measures = ("gpu", *self.measures)
         # No budget: a picture is one run, so that it can be held against the graph's.
         self._upscaler = Upscaler(bundle, session, memory_budget=2**62)
 
@@ -134,6 +150,8 @@ class _SessionEngine:
         if measures == "graph":
             feeds = graph_feeds(self._bundle.manifest, case)
             return lambda: self._session.run(feeds)
+        if measures == "gpu":
+            return self._resident(case)
         pictures = [
             np.ascontiguousarray(np.rint(rgb.transpose(1, 2, 0) * EIGHT_BIT).astype(np.uint8))
             for rgb in photographs(case)
@@ -147,6 +165,17 @@ class _SessionEngine:
                 )
 
         return enlarge
+
+    def _resident(self, case: Case) -> Callable[[], object]:
+        """Return a run whose pictures and latents lie on the GPU before and after it."""
+        assert isinstance(self._session, _DeviceSession)
+        session = self._session
+        feeds = {
+            # The values of `geometry` decide shapes, which are the host's to know.
+            name: array if name == "geometry" else _on_gpu(array, self._gpu)
+            for name, array in graph_feeds(self._bundle.manifest, case).items()
+        }
+        return lambda: session.run_device(feeds)
 
     def close(self) -> None:
         self._upscaler.close()
@@ -167,6 +196,8 @@ class _TorchEngine:
         network = reference_of(bundle, loading.model, loading.prior).network.to(place)
         self._place, self._manifest = place, bundle.manifest
         self._run = _torch_call(network, loading.backend)
+        # The tensors lie where the network does.
+        self.measures: tuple[Measures, ...] = ("graph",) if place == "cpu" else ("gpu",)
 
     def call(self, case: Case, measures: Measures) -> Callable[[], object]:
         import torch
@@ -188,6 +219,19 @@ class _TorchEngine:
 
     def close(self) -> None:
         del self._run
+
+
+def _torch_has_gpu() -> bool:
+    """Whether PyTorch can hold arrays on a GPU; the export's extra brings it."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _on_gpu(array: NDArray[Any], place: str) -> Any:
+    import torch
+
+    return torch.from_numpy(array).to(place)
 
 
 def _torch_call(

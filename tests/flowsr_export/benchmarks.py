@@ -49,6 +49,7 @@ class FakeEngine:
     loading: Loading
     time: FakeTime
     closed: list[Loading] = field(default_factory=list)
+    measures: tuple[Measures, ...] = ("graph", "end-to-end")
 
     def call(self, case: Case, measures: Measures) -> Callable[[], object]:
         seconds = case.batch * case.size[0] * case.size[1] * 1e-6

@@ -1,6 +1,7 @@
 """What is timed really runs: the graph, a picture, PyTorch and the published order."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +55,26 @@ def test_pytorch_has_one_precision(exported: Exported) -> None:
 def test_a_graph_that_the_bundle_lacks_is_refused(bundle: Path) -> None:
     with pytest.raises(BundleError, match="int8"):
         load_engine(loading(bundle, precision="int8"))
+
+
+def test_on_a_gpu_arrays_can_stay_there(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, object]] = []
+    session = SimpleNamespace(run_device=seen.append, limits=None)
+    module = "flowsr_export.bench_subject"
+    monkeypatch.setattr(f"{module}.open_session", lambda *arguments, **options: session)
+    monkeypatch.setattr(f"{module}._torch_has_gpu", lambda: True)
+    monkeypatch.setattr(f"{module}._on_gpu", lambda array, place: f"{array.shape} on {place}")
+    on_gpu = Loading(bundle, None, None, "tensorrt", "cuda", 1, 1, "fp32")
+    engine = load_engine(on_gpu)
+    assert engine.measures == ("gpu", "graph", "end-to-end")
+    engine.call(Case((8, 9), (16, 18)), "gpu")()
+    assert seen[0]["input"] == "(1, 3, 8, 9) on cuda:1"
+    assert isinstance(seen[0]["geometry"], np.ndarray)
+
+
+def test_on_the_cpu_there_is_no_gpu_to_measure(exported: Exported) -> None:
+    assert load_engine(loading(exported.bundle)).measures == ("graph", "end-to-end")
+    assert load_engine(torch_loading(exported, "torch")).measures == ("graph",)
 
 
 def test_odd_sides_are_padded_as_the_graph_wants(fourfold: Path) -> None:
