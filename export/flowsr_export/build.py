@@ -58,7 +58,7 @@ class Request:
         scale: The one scale of the single-input variant; None for any scale.
         opset: ONNX operator set; None for the usual one of the precision.
         licence: What the manifest says of the weights' licence.
-        io: Type of the graph's pictures.
+        io: Type of the graph's pictures; uint8 is for fp32 and fp16.
     """
 
     precision: Precision = "fp32"
@@ -66,6 +66,12 @@ class Request:
     opset: int | None = None
     licence: str = "see the checkpoint's source"
     io: Io = "float32"
+
+    def __post_init__(self) -> None:
+        if self.io == "uint8" and self.precision == "bf16":
+            raise UsageError(
+                "io uint8 is for fp32 and fp16: no CPU runs a bf16 file to check it"
+            )
 
 
 @dataclass(frozen=True)
@@ -173,12 +179,9 @@ def checked_model(
         The file and what the manifest says of it.
 
     Raises:
-        UsageError: If the precision has no graph of eight-bit pictures.
         LintError: If the graph breaks a rule.
         ParityError: If it differs from PyTorch.
     """
-    if request.io == "uint8" and request.precision == "bf16":
-        raise UsageError("io uint8 is for fp32 and fp16: no CPU runs a bf16 file to check it")
     report(STEPS[0])
     identity = {
         "model_sha256": checkpoint.model_sha256,

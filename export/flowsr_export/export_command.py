@@ -11,6 +11,8 @@ from flowsr_export.options import force_option, json_option, parse_blocks
 
 if TYPE_CHECKING:
     from flowsr_export.onnx_export import Precision
+    from flowsr_export.parity import Figures
+    from flowsr_runtime import Bundle
     from flowsr_runtime.manifest import Io
 
 __all__ = ["command"]
@@ -98,7 +100,7 @@ def command(
     fixed = None if scale is None else exact_scale(scale)
     check_replaceable(output, force)
 
-    from flowsr_export.build import STEPS, Request, build_bundle, worst
+    from flowsr_export.build import STEPS, Request, build_bundle
     from flowsr_export.progress import progress
     from flowsr_lp import embedded_checkpoint, load_checkpoint
 
@@ -114,16 +116,22 @@ def command(
             checkpoint, output, request, force, lambda step: bar.advance(next(notes), step)
         )
         bar.advance(1, "done")
-    most = worst(figures)
     if as_json:
         manifest = dict(bundle.manifest.raw)
         click.echo(json.dumps({"path": str(output), "manifest": manifest}, indent=1))
         return
+    _print(bundle, precision, figures)
+    click.echo(f"licence of the weights: {licence}")
+
+
+def _print(bundle: Bundle, precision: str, figures: list[Figures]) -> None:
+    from flowsr_export.build import worst
+
+    most = worst(figures)
     click.echo(
-        f"{output}  {bundle.manifest.files[f'model.{precision}.onnx'].bytes / 1e6:.2f} MB"
+        f"{bundle.path}  {bundle.manifest.files[f'model.{precision}.onnx'].bytes / 1e6:.2f} MB"
     )
     click.echo(
         f"agrees with PyTorch in {len(figures)} cases; worst {most.max_abs:.1e} of full range, "
         f"{most.max_steps} eight-bit steps, at {most.case}"
     )
-    click.echo(f"licence of the weights: {licence}")

@@ -95,6 +95,50 @@ force_option = click.option(
 )
 
 
+SESSION = (
+    click.option(
+        "--backend",
+        type=click.Choice(["onnxruntime", "tensorrt", "tensorrt_rtx"]),
+        default="onnxruntime",
+        show_default=True,
+        help="Inference library.",
+    ),
+    click.option(
+        "--device",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Number of the GPU.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        show_default="all cores",
+        help="CPU threads.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "bf16"]),
+        default="fp32",
+        show_default=True,
+        help="Which of the bundle's graphs to run.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        show_default="4",
+        help="Most runs at once on a GPU; TensorRT alone.",
+    ),
+    click.option(
+        "--cuda-graphs",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Most captured CUDA graphs, 0 for none; they help where sizes come again.",
+    ),
+)
+
+
 def session_options(command: Command) -> Command:
     """Add the options that say how a bundle is run; the command gets them as `settings`."""
     about = "ONNX Runtime's execution provider; refused if it is not there.  [default: cpu]"
@@ -127,53 +171,10 @@ def _with_session_options(command: Command, about: str) -> Command:
         )
         return command(settings=settings, **others)
 
-    options = [
-        click.option(
-            "--backend",
-            type=click.Choice(["onnxruntime", "tensorrt", "tensorrt_rtx"]),
-            default="onnxruntime",
-            show_default=True,
-            help="Inference library.",
-        ),
-        click.option(
-            "--provider",
-            type=click.Choice(["cpu", "cuda", "tensorrt", "openvino"]),
-            help=about,
-        ),
-        click.option(
-            "--device",
-            type=click.IntRange(min=0),
-            default=0,
-            show_default=True,
-            help="Number of the GPU.",
-        ),
-        click.option(
-            "--threads",
-            type=click.IntRange(min=1),
-            show_default="all cores",
-            help="CPU threads.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["fp32", "fp16", "bf16"]),
-            default="fp32",
-            show_default=True,
-            help="Which of the bundle's graphs to run.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1),
-            show_default="4",
-            help="Most runs at once on a GPU; TensorRT alone.",
-        ),
-        click.option(
-            "--cuda-graphs",
-            type=click.IntRange(min=0),
-            default=0,
-            show_default=True,
-            help="Most captured CUDA graphs, 0 for none; they help where sizes come again.",
-        ),
-    ]
-    for option in reversed(options):
+    provider = click.option(
+        "--provider", type=click.Choice(["cpu", "cuda", "tensorrt", "openvino"]), help=about
+    )
+    first, *others = SESSION
+    for option in reversed((first, provider, *others)):
         packed = option(packed)
     return packed

@@ -182,16 +182,7 @@ class OnnxRuntimeSession:
             cuda_graphs=cuda_graphs,
             engine_cache=_engine_cache(bundle, name) if provider == "tensorrt" else None,
         )
-        expected = bundle.manifest.inputs
-        if session.inputs != expected:
-            raise BundleError(
-                f"{path} takes {sorted(session.inputs)}, bundle.json says {sorted(expected)}"
-            )
-        wanted = _PICTURES[bundle.manifest.io]
-        if session.types["input"] != wanted:
-            raise BundleError(
-                f"{path} takes pictures of {session.types['input']}, bundle.json says {wanted}"
-            )
+        session._check_inputs(bundle, path)
         return session
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -244,6 +235,16 @@ class OnnxRuntimeSession:
         if self._session is not None and self._engine_cache is not None:
             seal(self._engine_cache)
         self._session = self._graphs = None
+
+    def _check_inputs(self, bundle: Bundle, path: str) -> None:
+        expected = bundle.manifest.inputs
+        if self.inputs != expected:
+            raise BundleError(
+                f"{path} takes {sorted(self.inputs)}, bundle.json says {sorted(expected)}"
+            )
+        wanted, kind = _PICTURES[bundle.manifest.io], self.types["input"]
+        if kind != wanted:
+            raise BundleError(f"{path} takes pictures of {kind}, bundle.json says {wanted}")
 
     def _opened(self) -> ort.InferenceSession:
         if self._session is None:

@@ -165,13 +165,7 @@ def plan_tiles(
             f"{needed} bytes for {source[0]}x{source[1]}, got {budget}"
         )
     rows, columns = (_cuts(*axes[i], i, halo, fade, limits) for i in (0, 1))
-    fitting = []
-    for row in rows:
-        # Work grows with the number of pieces: the first cut that fits is the best.
-        fits = (cut for cut in columns if _peak(row, cut, memory) <= budget)
-        column = next((cut for cut in fits if _is_taken(row, cut)), None)
-        if column is not None:
-            fitting.append((row, column))
+    fitting = _fitting(rows, columns, memory, budget)
     if not fitting:
         least = min(_peak(row, column, memory) for row in rows for column in columns)
         if least <= budget:
@@ -273,6 +267,20 @@ def _cut(pieces: tuple[Piece, ...], axis: int, patch: int, limits: Limits | None
     patches = [math.ceil(extent.out_size / patch) for extent in extents]
     takers = frozenset({1}) if limits is None else limits.takers(axis, extents)
     return _Cut(pieces, max(pixels), max(patches), sum(pixels), sum(patches), takers)
+
+
+def _fitting(
+    rows: list[_Cut], columns: list[_Cut], memory: Memory, budget: int
+) -> list[tuple[_Cut, _Cut]]:
+    """Return for each cut of the rows the best one of the columns, where there is one."""
+    pairs = []
+    for row in rows:
+        # Work grows with the number of pieces: the first cut that fits is the best.
+        fits = (cut for cut in columns if _peak(row, cut, memory) <= budget)
+        column = next((cut for cut in fits if _is_taken(row, cut)), None)
+        if column is not None:
+            pairs.append((row, column))
+    return pairs
 
 
 def _is_taken(row: _Cut, column: _Cut) -> bool:

@@ -15,15 +15,14 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_export.build import Request, checked_model
 from flowsr_export.cases import Case
 from flowsr_export.cli import main
 from flowsr_export.deployment import deployment_of
 from flowsr_export.eight_bit import EightBit, with_eight_bits
 from flowsr_export.lint import lint
 from flowsr_export.parity import Bar, bar_of, compare
-from flowsr_lp import LinfLP, load_checkpoint
-from flowsr_runtime import Bundle, ParityError, Upscaler, UsageError
+from flowsr_lp import LinfLP
+from flowsr_runtime import Bundle, ParityError, Upscaler
 from tests.doubles.builds import build
 from tests.flowsr_export.conftest import Exported, fourfold_graph, resizing_graph
 from tests.flowsr_export.networks import small
@@ -153,11 +152,12 @@ def test_tensorrt_for_rtx_builds_it(eight: Path) -> None:
     assert plan is not None, heard.said()
 
 
-def test_bfloat16_has_no_graph_of_eight_bits(exported: Exported) -> None:
-    checkpoint = load_checkpoint(exported.model, exported.prior)
-    deployment = deployment_of(checkpoint.network)
-    with pytest.raises(UsageError, match="io uint8 is for fp32 and fp16"):
-        checked_model(checkpoint, deployment, Request("bf16", io="uint8"))
+def test_bfloat16_has_no_graph_of_eight_bits(run: Run, tmp_path: Path) -> None:
+    words = ("--precision", "bf16", "--io", "uint8")
+    done = run("export-onnx", "-o", tmp_path / "never.bundle", *words)
+    assert done.exit_code == 2
+    assert "io uint8 is for fp32 and fp16" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("gain", [0.3, 1.0, 9.0])
