@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowsr_runtime import Bundle
     from flowsr_runtime.device import Device
     from flowsr_runtime.engine_store import Profile
+    from flowsr_runtime.manifest import Io
 
 __all__ = ["command"]
 
@@ -53,6 +54,12 @@ BAR_STEPS = 100
     help="Share of the multiply-adds with weights that must be in the precision.",
 )
 @click.option("--fixed-scale", help="Make the graph of this one scale, as export-onnx --scale.")
+@click.option(
+    "--io",
+    type=click.Choice(["float32", "uint8"]),
+    show_default="the bundle's own, or float32",
+    help="Type of the pictures of a graph that is made now, as for export-onnx.",
+)
 @flavour_option
 @size_options
 @builder_options
@@ -76,6 +83,7 @@ def command(
     precision: Precision,
     least_share: float | None,
     fixed_scale: str | None,
+    io: Io | None,
     flavour: str,
     sizes: Sizes,
     settings: Settings,
@@ -105,12 +113,11 @@ def command(
     from flowsr_runtime.geometry import exact_scale
 
     fixed = None if fixed_scale is None else exact_scale(fixed_scale)
-    source = Source(bundle, output, model, prior, blocks, fixed, force)
+    source = Source(bundle, output, model, prior, blocks, fixed, io, force)
     wanted = Wanted(precision, sizes, settings, least_share)
-    chosen = cast("Flavour", flavour.replace("-", "_"))
+    chosen, gpu = cast("Flavour", flavour.replace("-", "_")), device_here(device)
     if not dry_run:
         source.check()
-    gpu = device_here(device)
     seen = forecast(source.manifest(precision), source.opened(), chosen, wanted, gpu)
     if dry_run:
         click.echo(json.dumps(_foreseen(seen), indent=1) if as_json else _forecast_text(seen))

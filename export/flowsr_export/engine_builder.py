@@ -126,9 +126,6 @@ def build_engine(
         estimates: Activation memory of each profile as estimated, bytes; errors quote it.
         report: Called about five times a second with the share that is done and the phase.
 
-    Returns:
-        The plan and what is known of it.
-
     Raises:
         UsageError: If a setting is not one of the flavour's, or a profile does not fit.
         LintError: If the library cannot import the graph.
@@ -156,8 +153,7 @@ def build_engine(
             raise explain(said.errors, said.warnings, situation)
         if settings.timing_cache is not None:
             _keep_timings(config, settings.timing_cache)
-        seconds = time.monotonic() - began
-        tensors = _tensors(network)
+        seconds, tensors = time.monotonic() - began, _tensors(network)
         return Built(
             bytes(plan),
             seconds,

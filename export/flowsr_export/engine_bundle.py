@@ -12,7 +12,7 @@ from flowsr_export.engine import has_graph
 from flowsr_runtime import Bundle, embedded_bundle, write_bundle
 from flowsr_runtime.bundle import check_replaceable
 from flowsr_runtime.errors import OutputError, UsageError
-from flowsr_runtime.manifest import Manifest
+from flowsr_runtime.manifest import Io, Manifest
 
 if TYPE_CHECKING:
     from flowsr_export.build import Request
@@ -36,6 +36,7 @@ class Source:
         prior: Its latent module.
         blocks: Stacked blocks of an SRFlow network that its file does not tell.
         fixed_scale: The one scale of a graph whose only input is the picture.
+        io: Type of the pictures of a graph that is exported now; None for the bundle's.
         force: Replace an output that holds another model.
     """
 
@@ -45,6 +46,7 @@ class Source:
     prior: Path | None = None
     blocks: tuple[int, ...] | None = None
     fixed_scale: Fraction | None = None
+    io: Io | None = None
     force: bool = False
 
     def check(self) -> None:
@@ -56,9 +58,10 @@ class Source:
         """
         if self.prior is not None and self.model is None:
             raise UsageError("--prior needs --model")
-        if self.bundle is not None and self.fixed_scale is not None:
+        if self.bundle is not None and not (self.fixed_scale is None and self.io is None):
             raise UsageError(
-                "--fixed-scale is for a graph that is exported now; the bundle has its own"
+                "--fixed-scale and --io are for a graph that is exported now; the bundle has "
+                "its own"
             )
         if self.output is None:
             if self.bundle is None:
@@ -122,7 +125,7 @@ class Source:
         if self.force or not (self.output / "bundle.json").is_file():
             return None
         there = Bundle.open(self.output)
-        wanted = self._draft("fp16") if self._is_made else self._opened().manifest
+        wanted = self._draft("fp32") if self._is_made else self._opened().manifest
         if _identity(there.manifest) != _identity(wanted):
             raise OutputError(
                 f"bundle {self.output} holds another model; replace it with --force, or name "
@@ -153,7 +156,7 @@ class Source:
         from flowsr_export.build import Request
 
         licence = OWN_LICENCE if self.model is None else LICENCE
-        return Request(precision, self.fixed_scale, licence=licence)
+        return Request(precision, self.fixed_scale, licence=licence, io=self.io or "float32")
 
     def _checkpoint(self) -> Checkpoint:
         from flowsr_lp import embedded_checkpoint, load_checkpoint
@@ -168,4 +171,4 @@ def _identity(manifest: Manifest) -> tuple[object, ...]:
     model = manifest.raw.get("model")
     named = model if isinstance(model, dict) else {}
     digests = (named.get("model_sha256"), named.get("prior_sha256"))
-    return (*digests, manifest.scale, manifest.geometry)
+    return (*digests, manifest.scale, manifest.geometry, manifest.io)

@@ -110,6 +110,11 @@ REFUSED = {
     "RTX with timings": (("{both}", *SMALL, "--timing-cache", "t"), 2, "times nothing"),
     "RTX for later versions": (("{both}", *SMALL, "--version-compatible"), 2, "lean runtime"),
     "fixed scale of a bundle": (("{both}", *SMALL, "--fixed-scale", "2"), 2, "has its own"),
+    "eight bits of a bundle": (
+        ("{both}", *SMALL, "--io", "uint8"),
+        2,
+        "--fixed-scale and --io",
+    ),
     "scale": (("{both}", "--picture", "8x8", "--scale", "0.5"), 2, "scale must be at least 1"),
     "shape": (("{both}", "--opt-shapes", "input:3x8x8"), 2, "input takes 4 numbers"),
     "budget": (("{both}", *SMALL, "--memory-budget", "100"), 6, "memory budget must be"),

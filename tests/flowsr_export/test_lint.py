@@ -300,8 +300,7 @@ def test_opset_in_the_range_passes(opset: int) -> None:
 
 def test_a_bfloat16_convolution_needs_the_opset_that_takes_it() -> None:
     graph = model([node("Conv", ["input", "w"], ["output"])])
-    weight = helper.make_tensor("w", TensorProto.BFLOAT16, [1, 3, 1, 1], [1.0] * 3)
-    graph.graph.initializer.append(weight)
+    graph.graph.initializer.add(name="w", data_type=TensorProto.BFLOAT16, dims=[1, 3, 1, 1])
     assert "opset" in rules_of(graph)
     graph.opset_import[0].version = 22
     assert "opset" not in rules_of(graph)
