@@ -120,11 +120,10 @@ def command(
         manifest = dict(bundle.manifest.raw)
         click.echo(json.dumps({"path": str(output), "manifest": manifest}, indent=1))
         return
-    _print(bundle, precision, figures)
-    click.echo(f"licence of the weights: {licence}")
+    _print(bundle, precision, figures, licence)
 
 
-def _print(bundle: Bundle, precision: str, figures: list[Figures]) -> None:
+def _print(bundle: Bundle, precision: str, figures: list[Figures], licence: str) -> None:
     from flowsr_export.build import worst
 
     most = worst(figures)
@@ -135,3 +134,4 @@ def _print(bundle: Bundle, precision: str, figures: list[Figures]) -> None:
         f"agrees with PyTorch in {len(figures)} cases; worst {most.max_abs:.1e} of full range, "
         f"{most.max_steps} eight-bit steps, at {most.case}"
     )
+    click.echo(f"licence of the weights: {licence}")
