@@ -217,7 +217,11 @@ def make_engine(
 
     def compiled(content: bytes) -> Built:
         return build_engine(
-            library, content, profiles, settings, log=log, estimates=estimates, report=report
+            *(library, content, profiles, settings),
+            device=device,
+            log=log,
+            estimates=estimates,
+            report=report,
         )
 
     built, truth = _built(bundle, library, wanted, profiles[-1], compiled, device is not None)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowsr_export.engine_library import Library
 from flowsr_export.engine_log import BuildLog
@@ -18,6 +18,9 @@ from flowsr_export.engine_progress import BuildProgress
 from flowsr_runtime.disk import replace_file
 from flowsr_runtime.engine_store import Option, Profile
 from flowsr_runtime.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from flowsr_runtime.device import Device
 
 __all__ = ["Built", "Settings", "Tensor", "build_engine", "check_settings"]
 
@@ -109,19 +112,21 @@ def build_engine(
     profiles: Sequence[Profile],
     settings: Settings,
     *,
+    device: Device | None = None,
     log: Path | None = None,
     estimates: Sequence[int] = (),
     report: Callable[[float, str], None] = lambda share, phase: None,
 ) -> Built:
     """Compile a graph.
 
-    Ctrl-C ends it at the next step of the library's progress; nothing is left behind then.
+    Ctrl-C ends it at the library's next step; nothing is left behind then.
 
     Args:
         library: The builder's.
         model: A self-contained ONNX file.
         profiles: Ranges by input; at least one where a shape or value varies.
         settings: How to build.
+        device: The GPU to build on, None for none.
         log: File for everything that the library says.
         estimates: Activation memory of each profile as estimated, bytes; errors quote it.
         report: Called about five times a second with the share that is done and the phase.
@@ -132,35 +137,33 @@ def build_engine(
         MemoryBudgetError: If a kernel needs more memory than it may take.
         ProviderError: If there is no GPU and the library needs one.
         OutputError: If the log or the timing cache cannot be written.
-        FlowsrError: If the library fails for another reason.
+        FlowsrError: If the library fails otherwise.
     """
     check_settings(library, settings)
-    began = time.monotonic()
     situation = Situation(str(library), settings.workspace, tuple(estimates), str(log or ""))
+    began = time.monotonic()
     with BuildLog(log) as said:
         logger = said.logger(library.module)
         try:
             builder = library.module.Builder(logger)
-        except (TypeError, RuntimeError) as error:  # how the bindings say that it is null
+        except (TypeError, RuntimeError) as error:  # the bindings' word for a null pointer
             raise explain([*said.errors, str(error)], said.warnings, situation) from error
         network = _parsed(library, builder, logger, model)
         config = _configured(library, builder, settings)
         for profile in profiles:
             if config.add_optimization_profile(_profile(builder, network, profile)) < 0:
                 raise explain(said.errors, said.warnings, situation)
-        plan = _compiled(library, builder, network, config, report)
+        plan = _compiled(library, builder, network, config, report, device)
         if plan is None:
             raise explain(said.errors, said.warnings, situation)
-        if settings.timing_cache is not None:
-            _keep_timings(config, settings.timing_cache)
-        seconds, tensors = time.monotonic() - began, _tensors(network)
+        _keep_timings(config, settings.timing_cache)
         return Built(
-            bytes(plan),
-            seconds,
-            tuple(said.scratch),
-            tensors,
-            said.layers,
-            tuple(said.warnings),
+            plan=bytes(plan),
+            seconds=time.monotonic() - began,
+            scratch=tuple(said.scratch),
+            tensors=_tensors(network),
+            layers=said.layers,
+            warnings=tuple(said.warnings),
         )
 
 
@@ -244,6 +247,7 @@ def _compiled(
     network: Any,
     config: Any,
     report: Callable[[float, str], None],
+    device: Device | None,
 ) -> Any:
     """Build in a thread, so that this one can hear Ctrl-C and say how far it is."""
     progress = BuildProgress()
@@ -254,6 +258,8 @@ def _compiled(
 
     def run() -> None:
         try:
+            if device is not None:
+                device.use()  # CUDA keeps the device per thread
             results.append(builder.build_serialized_network(network, config))
         except BaseException as error:
             errors.append(error)
@@ -294,7 +300,9 @@ def _cancelling(progress: BuildProgress) -> Iterator[None]:
         signal.signal(signal.SIGINT, heard)
 
 
-def _keep_timings(config: Any, path: Path) -> None:
+def _keep_timings(config: Any, path: Path | None) -> None:
+    if path is None:
+        return
     try:
         replace_file(path, bytes(config.get_timing_cache().serialize()))
     except OSError as error:

@@ -16,7 +16,15 @@ from tests.flowsr_export.conftest import small_manifest
 
 __all__ = ["L4", "convolving_bundle", "library"]
 
-L4 = Device(0, "Double L4", "8.9", "13.0")
+
+class StillDevice(Device):
+    """A GPU that only the doubles of TensorRT know of."""
+
+    def use(self) -> None:
+        """Do nothing: there is no CUDA here."""
+
+
+L4 = StillDevice(0, "Double L4", "8.9", "13.0")
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 
 

@@ -17,6 +17,7 @@ from flowsr_export.engine_progress import BuildProgress
 from flowsr_export.engine_truth import layers_from_log
 from flowsr_export.profiles import profile_of
 from flowsr_export.runs import Run
+from flowsr_runtime.device import Device
 from flowsr_runtime.engine_store import Profile
 from flowsr_runtime.errors import (
     LintError,
@@ -175,6 +176,18 @@ def test_timings_that_cannot_be_kept_are_an_error(profile: Profile, tmp_path: Pa
     settings = Settings(timing_cache=tmp_path / "missing" / "timings")
     with pytest.raises(OutputError, match=r"timing cache .* cannot be written"):
         build_engine(library("tensorrt-11"), MODEL, [profile], settings)
+
+
+def test_the_thread_that_builds_uses_the_gpu_that_is_meant(profile: Profile) -> None:
+    used: list[str] = []
+
+    class Watched(Device):
+        def use(self) -> None:
+            used.append(threading.current_thread().name)
+
+    gpu = Watched(1, "Double L4", "8.9", "13.0")
+    build_engine(library("tensorrt-11"), MODEL, [profile], Settings(), device=gpu)
+    assert used == ["tensorrt-build"]
 
 
 def test_progress_is_reported_while_it_builds(profile: Profile) -> None:
