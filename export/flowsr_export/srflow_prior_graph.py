@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from flowsr_lp.srflow_prior import Branch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +13,7 @@ from flowsr_export.axis import Axis
 from flowsr_export.fold import pad_inputs, padded_width
 from flowsr_export.prior_graph import UNetGraph
 from flowsr_lp import SrflowPrior
+from flowsr_lp.srflow_prior import Branch
 
 __all__ = ["SrflowPriorGraph"]
 
