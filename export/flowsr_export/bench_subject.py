@@ -39,6 +39,7 @@ Measures = Literal["gpu", "graph", "end-to-end"]
 TORCH_BACKENDS = ("torch", "torch-compiled", "published")
 TEMPERATURE = 0.5  # of the latents of a bundle without a learned prior
 EIGHT_BIT = 255
+COMPILED_SIZES = 256
 
 
 @dataclass(frozen=True)
@@ -243,9 +244,19 @@ def _torch_call(
     if backend == "published":
         return _published_call(network)
     if backend == "torch-compiled":
-        network.compile(dynamic=True)
+        _compile(network)
     deployment = deployment_of(network)
     return lambda rgb, size, latents: deployment.reference(rgb, size, latents or None)
+
+
+def _compile(network: Network) -> None:
+    """Compile each size on its own; PyTorch 2.13 fails on LINF's patches of any size."""
+    import torch._dynamo.config as settings
+
+    # Beyond eight sizes PyTorch would run the others uncompiled, and not say so.
+    settings.recompile_limit = settings.accumulated_recompile_limit = COMPILED_SIZES
+    settings.fail_on_recompile_limit_hit = True
+    network.compile(dynamic=False)
 
 
 def _published_call(

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch._dynamo.config as dynamo
 
 from flowsr_export.bench_memory import Memory, measure_memory, peak_bytes, resident_bytes
 from flowsr_export.bench_probes import probes_of
@@ -45,6 +46,17 @@ def test_pytorch_runs(exported: Exported, backend: str) -> None:
     engine = load_engine(torch_loading(exported, backend))
     assert engine.call(Case((8, 9), (20, 22)), "graph")() is None
     engine.close()
+
+
+def test_compiled_pytorch_never_runs_uncompiled(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamo, "fail_on_recompile_limit_hit", False)
+    monkeypatch.setattr(dynamo, "recompile_limit", 8)
+    monkeypatch.setattr("torch.nn.Module.compile", lambda self, **options: None)
+    load_engine(torch_loading(exported, "torch-compiled"))
+    assert dynamo.fail_on_recompile_limit_hit
+    assert dynamo.recompile_limit > 100
 
 
 def test_pytorch_has_one_precision(exported: Exported) -> None:
