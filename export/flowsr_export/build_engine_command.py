@@ -217,15 +217,12 @@ def _text(made: Made, bundle: Bundle) -> str:
 
 
 def _precision(precision: str, facts: Mapping[str, Any]) -> list[str]:
-    shares = {"in the file": facts["onnx"], "in the engine": facts["engine"]}
-    parts = [
-        f"{share.get(precision, 0):.1%} {where}" if share else f"not known {where}"
-        for where, share in shares.items()
-    ]
+    stored, engine = (facts[name] for name in ("onnx", "engine"))
+    inside = "not known" if engine is None else f"{engine.get(precision, 0):.1%}"
     whole = facts["everything"].get(precision, 0)
     lines = [
-        f"{precision:9}  {', '.join(parts)} of the multiply-adds with weights "
-        f"(at least {facts['least']:.0%}); {whole:.1%} with the resizing"
+        f"{precision:9}  of the multiply-adds with weights {stored.get(precision, 0):.1%} in the "
+        f"file, {inside} in the engine (at least {facts['least']:.0%}); {whole:.1%} of all"
     ]
     if facts["layers"]:
         counted = ", ".join(f"{count} {kind}" for kind, count in facts["layers"].items())

@@ -236,8 +236,11 @@ def _profile(builder: Any, network: Any, profile: Profile) -> Any:
         each = profile.get(tensor.name)
         if each is None:
             continue
-        add = translated.set_shape_input if tensor.is_shape_tensor else translated.set_shape
-        add(tensor.name, each.min, each.opt, each.max)
+        if tensor.is_shape_tensor:
+            translated.set_shape_input(tensor.name, each.min, each.opt, each.max)
+        elif -1 in tuple(tensor.shape):
+            translated.set_shape(tensor.name, each.min, each.opt, each.max)
+        # Else its shape is fixed, and its values decide no shape: SRFlow's geometry.
     return translated
 
 

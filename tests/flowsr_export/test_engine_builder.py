@@ -40,6 +40,15 @@ UNSUPPORTED = """<ir_version: 9, opset_import: ["" : 18]>
         output = NonZero(input)
     }"""
 
+# As SRFlow's: the geometry decides values, and no shape.
+VALUES_ALONE = """<ir_version: 9, opset_import: ["" : 18]>
+    graph (float[1, 3, h, w] input, int64[10] geometry) => (float[1, 3, h, w] output)
+    <int64[1] first = {0}> {
+        row = Gather(geometry, first)
+        offset = Cast<to = 1>(row)
+        output = Add(input, offset)
+    }"""
+
 
 def library(variant: str) -> Library:
     """The double of a version, on a machine with a GPU if it needs one."""
@@ -140,6 +149,12 @@ def test_a_profile_without_the_geometry_is_named(variant: str, profile: Profile)
     lacking = {"input": profile["input"]}
     with pytest.raises(UsageError, match="missing values for shape input tensor geometry"):
         build_engine(library(variant), MODEL, [lacking], Settings())
+
+
+def test_a_geometry_that_decides_no_shape_needs_no_profile(profile: Profile) -> None:
+    model = onnx.parser.parse_model(VALUES_ALONE).SerializeToString()
+    built = build_engine(library("real"), model, [profile], Settings())
+    assert [tensor.name for tensor in built.tensors] == ["input", "geometry", "output"]
 
 
 def test_tensorrt_without_a_gpu_is_refused(profile: Profile) -> None:
