@@ -221,8 +221,8 @@ def _precision(precision: str, facts: Mapping[str, Any]) -> list[str]:
     inside = "not known" if engine is None else f"{engine.get(precision, 0):.1%}"
     share, whole = stored.get(precision, 0), facts["everything"].get(precision, 0)
     lines = [
-        f"{precision:9}  of the multiply-adds with weights {share:.1%} in the file, {inside} in "
-        f"the engine (at least {facts['least']:.0%}); {whole:.1%} of all"
+        f"{precision:9}  of the multiply-adds with weights {share:.1%} in the file, {inside} "
+        f"in the engine (at least {facts['least']:.0%}); {whole:.1%} of all"
     ]
     if facts["layers"]:
         counted = ", ".join(f"{count} {kind}" for kind, count in facts["layers"].items())
