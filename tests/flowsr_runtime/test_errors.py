@@ -21,6 +21,7 @@ KINDS = [
     ("BundleError", ValueError, 5),
     ("IntegrityError", errors.BundleError, 5),
     ("MemoryBudgetError", MemoryError, 6),
+    ("RegressionError", ArithmeticError, 7),
 ]
 
 
