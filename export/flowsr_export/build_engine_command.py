@@ -135,8 +135,11 @@ def _make(
 
     library = load_library(flavour, gpu)
     precision = cast("Precision", wanted.precision)
-    with progress("export", EXPORT_STEPS) as bar:
-        bundle = source.prepare(precision, lambda step: bar.advance(1, step))
+    if source.is_ready(precision):
+        bundle = source.prepare(precision)
+    else:
+        with progress("export", EXPORT_STEPS) as bar:
+            bundle = source.prepare(precision, lambda step: bar.advance(1, step))
     log = log or bundle.path.with_name(f"{bundle.path.name}.build.log")
     began, shown = time.monotonic(), 0
     with progress("build", BAR_STEPS) as bar:

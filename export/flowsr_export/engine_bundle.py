@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,11 @@ class Source:
         """Return the bundle that the engine's graph is in now, None if it is to be made."""
         return self._kept() or (None if self._is_made else self._opened())
 
+    def is_ready(self, precision: Precision) -> bool:
+        """Return whether the bundle is there with a graph of a precision."""
+        bundle = self.opened()
+        return bundle is not None and has_graph(bundle, precision)
+
     def prepare(
         self, precision: Precision, report: Callable[[str], None] = lambda step: None
     ) -> Bundle:
@@ -143,14 +149,14 @@ class Source:
         from flowsr_export.build import build_bundle
 
         assert self.output is not None
-        checkpoint, request = self._checkpoint(), self._request(precision)
+        checkpoint, request = self._checkpoint, self._request(precision)
         bundle, _ = build_bundle(checkpoint, self.output, request, self.force, report)
         return bundle
 
     def _draft(self, precision: Precision) -> Manifest:
         from flowsr_export.build import draft_manifest
 
-        return draft_manifest(self._checkpoint(), self._request(precision))
+        return draft_manifest(self._checkpoint, self._request(precision))
 
     def _request(self, precision: Precision) -> Request:
         from flowsr_export.build import Request
@@ -158,6 +164,7 @@ class Source:
         licence = OWN_LICENCE if self.model is None else LICENCE
         return Request(precision, self.fixed_scale, licence=licence, io=self.io or "float32")
 
+    @cached_property
     def _checkpoint(self) -> Checkpoint:
         from flowsr_lp import embedded_checkpoint, load_checkpoint
 

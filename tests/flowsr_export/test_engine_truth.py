@@ -169,6 +169,8 @@ def test_enough_in_half_is_accepted() -> None:
     require_precision(truth(0.97, {"fp16": 0.96, "fp32": 0.04}))
     require_precision(truth(0.95))
     require_precision(truth(0.97, {"unknown": 1.0}))
+    with pytest.raises(PrecisionError, match="at least 95% are needed"):
+        require_precision(truth(0.9499))
 
 
 def test_too_little_in_half_is_refused() -> None:

@@ -43,7 +43,7 @@ def times_four(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return source.prepare("fp32")
 
 
-def check(made: Made, bundle: Bundle) -> None:
+def check_sound(made: Made, bundle: Bundle) -> None:
     """An engine that is kept, computes in its precision and says what memory it takes."""
     assert made.built is not None
     assert made.truth is not None
@@ -60,7 +60,7 @@ def test_the_graph_of_one_scale_builds_for_every_gpu(
 ) -> None:
     settings = Settings(compute_capabilities=(capability,) if capability else ())
     made = make_engine(times_four, rtx, Wanted("fp16", SMALL, settings))
-    check(made, times_four)
+    check_sound(made, times_four)
     assert made.entry.key.compute_capability == settings.compute_capabilities
     assert set(made.entry.key.profiles[0]) == {"input"}
 
@@ -72,18 +72,18 @@ def test_the_graph_of_any_scale_builds_for_every_gpu(
 ) -> None:
     settings = Settings(compute_capabilities=capabilities)
     made = make_engine(any_scale, rtx, Wanted(precision, SEVERAL, settings))
-    check(made, any_scale)
+    check_sound(made, any_scale)
 
 
 def test_full_hd_takes_less_than_one_and_a_half_gigabytes(
     any_scale: Bundle, rtx: Library
 ) -> None:
     made = make_engine(any_scale, rtx, Wanted("fp16", FULL_HD, Settings()))
-    check(made, any_scale)
+    check_sound(made, any_scale)
     assert made.built is not None
     assert made.built.scratch[0] < 1.5 * GIGABYTE
 
 
 def test_the_float32_graph_of_one_scale_builds(times_four: Bundle, rtx: Library) -> None:
     made = make_engine(times_four, rtx, Wanted("fp32", SMALL, Settings()))
-    check(made, times_four)
+    check_sound(made, times_four)

@@ -20,7 +20,8 @@ from tests.doubles.rig import TOLERANCE, WIDE, Rig, expected, feeds_of
 def test_a_version_compatible_engine_may_run_its_code(rig: Rig) -> None:
     rig.add(rig.key(options={"version_compatible": True}), version_compatible=True)
     session = rig.open()
-    session.run(feeds_of(4, 5))
+    result = session.run(feeds_of(4, 5))
+    np.testing.assert_allclose(result, expected(rig.bundle, feeds_of(4, 5)), atol=TOLERANCE)
     session.close()
 
 
