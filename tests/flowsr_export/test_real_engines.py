@@ -36,11 +36,9 @@ def any_scale(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def times_four(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shipped model's graphs whose only input is the picture."""
+    """The shipped model's float16 graph whose only input is the picture."""
     place: Path = tmp_path_factory.mktemp("fixed") / "b"
-    source = Source(output=place, fixed_scale=Fraction(4))
-    source.prepare("fp16")
-    return source.prepare("fp32")
+    return Source(output=place, fixed_scale=Fraction(4)).prepare("fp16")
 
 
 def check_sound(made: Made, bundle: Bundle) -> None:
@@ -82,8 +80,3 @@ def test_full_hd_takes_less_than_one_and_a_half_gigabytes(
     check_sound(made, any_scale)
     assert made.built is not None
     assert made.built.scratch[0] < 1.5 * GIGABYTE
-
-
-def test_the_float32_graph_of_one_scale_builds(times_four: Bundle, rtx: Library) -> None:
-    made = make_engine(times_four, rtx, Wanted("fp32", SMALL, Settings()))
-    check_sound(made, times_four)
