@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_export.cases import Case, photographs
+from flowsr_export.cases import TEMPERATURE, Case, noise_of, photographs
 from flowsr_export.runs import Run
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.geometry import output_size
 from flowsr_runtime.manifest import Manifest
-from flowsr_runtime.noise import latent as draw_latent
 from flowsr_runtime.session import Session
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from flowsr_export.deployment import Network
 
 __all__ = [
-    "TEMPERATURE",
     "TORCH_BACKENDS",
     "Engine",
     "Loading",
@@ -37,7 +35,6 @@ __all__ = [
 
 Measures = Literal["gpu", "graph", "end-to-end"]
 TORCH_BACKENDS = ("torch", "torch-compiled", "published")
-TEMPERATURE = 0.5  # of the latents of a bundle without a learned prior
 EIGHT_BIT = 255
 COMPILED_SIZES = 256
 
@@ -279,20 +276,7 @@ def graph_feeds(manifest: Manifest, case: Case) -> dict[str, NDArray[Any]]:
     """Inputs of the graph for a case: photographs, and noise of seed 0 without a prior."""
     run = padded_run(manifest, case)
     right = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(run.lr, case.lr, strict=True))]
-    feeds: dict[str, NDArray[Any]] = {"input": np.pad(photographs(case), right, mode="edge")}
+    feeds: dict[str, NDArray[Any]] = {"input": np.pad(photographs(case), right, mode="reflect")}
     if manifest.geometry:
         feeds["geometry"] = np.array(run.feeds(manifest)["geometry"], np.int64)
-    for stream, latent in enumerate(manifest.latents):
-        rows, columns = latent.grid(run.out)
-        drawn = draw_latent(
-            0,
-            top=0,
-            left=0,
-            rows=rows,
-            columns=columns,
-            channels=latent.channels,
-            temperature=TEMPERATURE,
-            stream=stream,
-        )
-        feeds[latent.name] = np.repeat(drawn, case.batch, axis=0)
-    return feeds
+    return feeds | noise_of(manifest.latents, run.out, case.batch)

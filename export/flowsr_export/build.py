@@ -17,8 +17,8 @@ import torch
 from onnx import ModelProto
 from PIL import Image
 
-from flowsr_export.cases import Case
-from flowsr_export.deployment import TEMPERATURE, Deployment, deployment_of
+from flowsr_export.cases import TEMPERATURE, Case
+from flowsr_export.deployment import Deployment, deployment_of
 from flowsr_export.eight_bit import EightBit, with_eight_bits
 from flowsr_export.lint import require_clean
 from flowsr_export.onnx_export import Precision, onnx_from_deployment

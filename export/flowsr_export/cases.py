@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_runtime import output_size
+from flowsr_runtime.manifest import Latent
+from flowsr_runtime.noise import latent as draw_latent
 
-__all__ = ["Case", "Scale", "cases_of", "photographs"]
+__all__ = ["TEMPERATURE", "Case", "Scale", "cases_of", "noise_of", "photographs"]
 
 PICTURES = Path(__file__).parent / "pictures"
 CROP_ORIGIN = 64  # row and column of the photographs at which every crop begins
 EIGHT_BIT = 255
+TEMPERATURE = 0.5  # of the latents that a model without a learned prior is compared with
 Scale = Fraction | tuple[Fraction, Fraction]
 
 
@@ -65,3 +68,33 @@ def photographs(case: Case) -> NDArray[np.float32]:
         crops.append(photo[np.ix_(rows, cols)])
     rgb = np.stack(crops).transpose(0, 3, 1, 2)
     return np.asarray(rgb / EIGHT_BIT, np.float32)
+
+
+def noise_of(
+    latents: Sequence[Latent], size: tuple[int, int], batch: int
+) -> dict[str, NDArray[np.float32]]:
+    """Draw the latents of a whole output of `size` (H, W), seed 0, the same for every picture.
+
+    Args:
+        latents: Inputs of noise.
+        size: Output size (H, W).
+        batch: Pictures at once.
+
+    Returns:
+        By name, (B, D, rows, columns).
+    """
+    drawn = {}
+    for stream, latent in enumerate(latents):
+        rows, columns = latent.grid(size)
+        noise = draw_latent(
+            0,
+            top=0,
+            left=0,
+            rows=rows,
+            columns=columns,
+            channels=latent.channels,
+            temperature=TEMPERATURE,
+            stream=stream,
+        )
+        drawn[latent.name] = np.repeat(noise, batch, axis=0)
+    return drawn

@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-from flowsr_export.cases import Case, photographs
+from flowsr_export.cases import Case, noise_of, photographs
 from flowsr_lp import LinfLP, SrflowLP
 from flowsr_runtime import Window
 from flowsr_runtime.geometry import Halo
 from flowsr_runtime.manifest import Latent
-from flowsr_runtime.noise import latent as draw_latent
 
-__all__ = ["TEMPERATURE", "Deployment", "Network", "deployment_of"]
+__all__ = ["Deployment", "Network", "deployment_of"]
 
 Network = LinfLP | SrflowLP
-TEMPERATURE = 0.5  # of the latents that a model without a learned prior is compared with
 
 
 class Deployment(ABC):
@@ -145,20 +143,7 @@ class Deployment(ABC):
         }
         if self.takes_geometry(scale):
             feeds["geometry"] = Window.whole(lr, size).geometry()
-        for stream, latent in enumerate(self.latents):
-            rows, columns = latent.grid(size)
-            noise = draw_latent(
-                0,
-                top=0,
-                left=0,
-                rows=rows,
-                columns=columns,
-                channels=latent.channels,
-                temperature=TEMPERATURE,
-                stream=stream,
-            )
-            feeds[latent.name] = np.repeat(noise, case.batch, axis=0)
-        return feeds
+        return feeds | noise_of(self.latents, size, case.batch)
 
     def described(self, scale: Fraction | None) -> dict[str, Any]:
         """What the manifest says of inputs and scale."""
