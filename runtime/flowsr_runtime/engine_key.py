@@ -23,6 +23,9 @@ _PRECISION: Final = re.compile(r"[a-z0-9]{1,16}")
 _PORTABLE_FROM: Final = (8, 0)
 """Lowest compute capability of a portable engine."""
 
+_NOT_IN_RTX: Final = frozenset({"9.0"})
+"""Above that, and not a GPU of TensorRT for RTX: H100 and H200."""
+
 _MOST_SHAPES: Final = 40
 """Characters of shapes in a file name; the digest behind them tells the rest apart."""
 
@@ -211,8 +214,7 @@ class EngineKey:
         if not self.loads_in(version):
             pairs["version"] = (version, self.version)
         if not self._runs_on(compute_capability):
-            devices = ", ".join(self.compute_capability)
-            pairs["compute_capability"] = (compute_capability, devices or "portable (8.0 up)")
+            pairs["compute_capability"] = (compute_capability, self._devices())
         if self.gpu_name is not None:
             pairs["gpu_name"] = (gpu_name or "any", self.gpu_name)
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -228,9 +230,17 @@ class EngineKey:
         built, here = _numbers(self.version), _numbers(version)
         return built[:1] == here[:1] and built <= here
 
+    def _devices(self) -> str:
+        if self.compute_capability:
+            return ", ".join(self.compute_capability)
+        exceptions = f", no {', '.join(_NOT_IN_RTX)}" if self.flavour == "tensorrt_rtx" else ""
+        return f"portable (8.0 up{exceptions})"
+
     def _runs_on(self, compute_capability: str) -> bool:
         if self.compute_capability:
             return compute_capability in self.compute_capability
+        if self.flavour == "tensorrt_rtx" and compute_capability in _NOT_IN_RTX:
+            return False
         return tuple(_numbers(compute_capability)) >= _PORTABLE_FROM
 
     def __eq__(self, other: object) -> bool:

@@ -145,10 +145,16 @@ def test_a_misfit_names_its_field(
     assert key(**changes).misfits(**DEVICE) == misfits
 
 
-def test_a_portable_engine_needs_8_0() -> None:
-    device = {**DEVICE, "compute_capability": "7.5"}
-    found = key(compute_capability=()).misfits(**device)
-    assert found == {"compute_capability": ("7.5", "portable (8.0 up)")}
+@pytest.mark.parametrize("capability", ["7.5", "9.0"])
+def test_a_portable_engine_needs_8_0_and_a_gpu_of_its_library(capability: str) -> None:
+    found = key(compute_capability=()).misfits(**{**DEVICE, "compute_capability": capability})
+    assert found == {"compute_capability": (capability, "portable (8.0 up, no 9.0)")}
+
+
+@pytest.mark.parametrize("capability", ["8.0", "8.6", "8.9", "12.0", "12.1"])
+def test_a_portable_engine_runs_on_every_other_gpu(capability: str) -> None:
+    device = {**DEVICE, "compute_capability": capability}
+    assert key(compute_capability=()).misfits(**device) == {}
 
 
 @pytest.mark.parametrize(
