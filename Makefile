@@ -22,7 +22,7 @@ demo: $(VENV)/runtime.stamp
 
 # Lint, format, types and tests: what has to pass before a change lands.
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/develop.stamp
 	$(BIN)/ruff check .

@@ -1,9 +1,14 @@
-"""What the tests of all rooms share: the GPU, where there is one."""
+"""What the tests of all rooms share: the GPU, where there is one, and few threads."""
+
+import os
 
 import pytest
 
 from flowsr_runtime.device import Device
 from flowsr_runtime.errors import ProviderError
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: a thread of PyTorch each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
