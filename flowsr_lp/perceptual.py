@@ -2,6 +2,7 @@
 
 __all__ = ["LPIPS", "VggFeatures", "VggLoss"]
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ VGG_MEAN_BGR = (103.939, 116.779, 123.68)
 ALEX_STRIDE_PADDING = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
+PICKLED = (".pth", ".pt")
 TINY = 1e-8  # features that are all zero have no magnitude to divide by
 
 
@@ -89,6 +91,9 @@ class VggLoss(nn.Module):
 class LPIPS(nn.Module):
     """LPIPS v0.1 with AlexNet (arXiv 1801.03924)."""
 
+    smallest = 31
+    """Pixels a side below which AlexNet's pools leave nothing."""
+
     shift: Tensor
     scale: Tensor
 
@@ -96,8 +101,9 @@ class LPIPS(nn.Module):
         """Load ImageNet's and LPIPS's weights.
 
         Args:
-            features: safetensors file with AlexNet's `features.{0,3,6,8,10}.weight|bias`.
-            linear: safetensors file with `lin{0..4}.model.1.weight`.
+            features: File with AlexNet's `features.{0,3,6,8,10}.weight|bias`: safetensors, or
+                torchvision's .pth.
+            linear: File with `lin{0..4}.model.1.weight`: safetensors, or LPIPS's own .pth.
 
         Raises:
             CheckpointError: If a file is missing, damaged or lacks a tensor.
@@ -119,10 +125,22 @@ class LPIPS(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of two RGB batches in [0, 1], (B, 3, H, W); one value a picture, (B,)."""
-        total = a.new_zeros(a.shape[0])
-        for x, y, lin in zip(self._features(a), self._features(b), self.lin, strict=True):
-            total = total + F.conv2d((_unit(x) - _unit(y)).square(), lin).mean((1, 2, 3))
-        return total
+        return torch.stack([layer.mean((1, 2, 3)) for layer in self._layers(a, b)]).sum(0)
+
+    def spatial(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance of two RGB batches in [0, 1] by pixel, (B, 1, H, W).
+
+        Each layer's distances resized to the picture, as the `lpips` package does with
+        `spatial=True`; their mean differs a little from `forward`.
+        """
+        size = a.shape[-2:]
+        resized = [F.interpolate(x, size, mode="bilinear") for x in self._layers(a, b)]
+        return torch.stack(resized).sum(0)
+
+    def _layers(self, a: Tensor, b: Tensor) -> list[Tensor]:
+        """Return the distances at the positions of each layer's features."""
+        features = zip(self._features(a), self._features(b), self.lin, strict=True)
+        return [F.conv2d((_unit(x) - _unit(y)).square(), lin) for x, y, lin in features]
 
     def _features(self, rgb: Tensor) -> list[Tensor]:
         x = (rgb * 2 - 1 - self.shift) / self.scale
@@ -136,15 +154,33 @@ class LPIPS(nn.Module):
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file as float32.
+    """Read the tensors of a file as float32; no code of the file is run.
+
+    Args:
+        path: safetensors file, or PyTorch's state dict if the name ends in .pth or .pt.
 
     Raises:
-        CheckpointError: If the file is missing or not safetensors.
+        CheckpointError: If the file is missing, or not what its name says.
     """
     try:
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
+        found = _unpickled(path) if path.suffix in PICKLED else load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}: {error}") from error
+    return {name: tensor.float() for name, tensor in found.items()}
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():  # PyTorch's, about the pickle protocol
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the unpickler meets in a file of another kind
+        raise CheckpointError(f"weights {path} are not a PyTorch state dict") from error
+    if not (isinstance(found, dict) and all(isinstance(x, Tensor) for x in found.values())):
+        raise CheckpointError(f"weights {path} are not a PyTorch state dict")
+    return found
 
 
 def _tensor(tensors: dict[str, Tensor], name: str, path: Path) -> Tensor:

@@ -17,6 +17,7 @@ COMMAND_MODULES = {
     "engines": "flowsr_export.engines_command",
     "verify": "flowsr_export.verify_command",
     "bench": "flowsr_export.bench_command",
+    "evaluate": "flowsr_export.evaluate_command",
     "train": "flowsr_export.train_command",
     "fetch": "flowsr_export.fetch_command",
     "doctor": "flowsr_export.doctor_command",
@@ -46,6 +47,7 @@ EXTRAS = {
     "onnx": "export",
     "onnxruntime": "cpu",
     "onnxscript": "export",
+    "polygraphy": "export",
     "safetensors": "export",
     "torch": "export",
 }

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 __all__ = [
+    "evaluation_options",
     "force_option",
     "json_option",
     "parse_blocks",
@@ -95,14 +96,8 @@ force_option = click.option(
 )
 
 
+BACKENDS = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 SESSION = (
-    click.option(
-        "--backend",
-        type=click.Choice(["onnxruntime", "tensorrt", "tensorrt_rtx"]),
-        default="onnxruntime",
-        show_default=True,
-        help="Inference library.",
-    ),
     click.option(
         "--device",
         type=click.IntRange(min=0),
@@ -151,7 +146,15 @@ def verification_options(command: Command) -> Command:
     return _with_session_options(command, about)
 
 
-def _with_session_options(command: Command, about: str) -> Command:
+def evaluation_options(command: Command) -> Command:
+    """Add the options of a session, and PyTorch beside its backends."""
+    about = "What computes; refused if it is not there.  [default: cpu]"
+    return _with_session_options(command, about, (*BACKENDS, "torch"))
+
+
+def _with_session_options(
+    command: Command, about: str, backends: tuple[str, ...] = BACKENDS
+) -> Command:
     @functools.wraps(command)
     def packed(
         *,
@@ -174,7 +177,13 @@ def _with_session_options(command: Command, about: str) -> Command:
     provider = click.option(
         "--provider", type=click.Choice(["cpu", "cuda", "tensorrt", "openvino"]), help=about
     )
-    first, *others = SESSION
-    for option in reversed((first, provider, *others)):
+    backend = click.option(
+        "--backend",
+        type=click.Choice(backends),
+        default=backends[0],
+        show_default=True,
+        help="Inference library.",
+    )
+    for option in reversed((backend, provider, *SESSION)):
         packed = option(packed)
     return packed

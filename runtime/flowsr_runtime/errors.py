@@ -8,6 +8,7 @@ __all__ = [
     "IntegrityError",
     "LintError",
     "MemoryBudgetError",
+    "MetricError",
     "NonFiniteError",
     "OutputError",
     "ParityError",
@@ -65,6 +66,12 @@ class ParityError(FlowsrError, ArithmeticError):
 
 class NonFiniteError(FlowsrError, ArithmeticError):
     """A model gave NaN or infinity where a picture should be."""
+
+    exit_code = 3
+
+
+class MetricError(FlowsrError, ArithmeticError):
+    """A figure of quality that could not be computed."""
 
     exit_code = 3
 

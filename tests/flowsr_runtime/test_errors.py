@@ -14,6 +14,7 @@ KINDS = [
     ("OutputError", OSError, 1),
     ("ParityError", ArithmeticError, 3),
     ("NonFiniteError", ArithmeticError, 3),
+    ("MetricError", ArithmeticError, 3),
     ("PrecisionError", ArithmeticError, 3),
     ("LintError", ValueError, 3),
     ("BackendError", ImportError, 4),
