@@ -1,9 +1,12 @@
 """The light runtime of flowsr-lp: run a bundle without PyTorch."""
 
+from flowsr_runtime.asynchronous import AsyncUpscaler
 from flowsr_runtime.bundle import Bundle, embedded_bundle, write_bundle
 from flowsr_runtime.errors import (
     BackendError,
     BundleError,
+    BusyError,
+    CancelledError,
     CheckpointError,
     FlowsrError,
     IntegrityError,
@@ -19,7 +22,15 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 from flowsr_runtime.geometry import Window, output_size
-from flowsr_runtime.image import Picture, check_output, read_picture, write_picture
+from flowsr_runtime.image import (
+    Metadata,
+    Picture,
+    check_output,
+    encode_picture,
+    read_picture,
+    write_picture,
+)
+from flowsr_runtime.pool import PendingPicture, UpscalerPool
 from flowsr_runtime.session import Session, SessionSettings, open_session
 from flowsr_runtime.upscaler import Upscaler
 
@@ -28,8 +39,13 @@ __all__ = [
     "Bundle",
     "embedded_bundle",
     "write_bundle",
+    "UpscalerPool",
+    "PendingPicture",
+    "AsyncUpscaler",
     "Picture",
+    "Metadata",
     "check_output",
+    "encode_picture",
     "read_picture",
     "write_picture",
     "Session",
@@ -40,6 +56,8 @@ __all__ = [
     "FlowsrError",
     "BackendError",
     "BundleError",
+    "BusyError",
+    "CancelledError",
     "CheckpointError",
     "IntegrityError",
     "LintError",

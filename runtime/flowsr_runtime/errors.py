@@ -3,6 +3,8 @@
 __all__ = [
     "BackendError",
     "BundleError",
+    "BusyError",
+    "CancelledError",
     "CheckpointError",
     "FlowsrError",
     "IntegrityError",
@@ -120,3 +122,11 @@ class RegressionError(FlowsrError, ArithmeticError):
     """Something became slower by more than was accepted."""
 
     exit_code = 7
+
+
+class BusyError(FlowsrError, RuntimeError):
+    """A pool whose workers are busy and whose queue is full; try again later."""
+
+
+class CancelledError(FlowsrError, RuntimeError):
+    """A call that was told to stop, and stopped between two tiles."""

@@ -1,11 +1,13 @@
 """Pixels on their way in and out: checked, padded, resampled, and rounded once."""
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flowsr_runtime.channels import luma
+from flowsr_runtime.depth import full_scale
 from flowsr_runtime.errors import MemoryBudgetError, ShapeError, UsageError
 
 __all__ = [
@@ -18,35 +20,37 @@ __all__ = [
     "store",
 ]
 
-PixelT = TypeVar("PixelT", np.uint8, np.float32)
+PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
+
+_DTYPES: Final = (np.uint8, np.uint16, np.float32)
 
 
 def check_image(image: object, *, clamp: bool, truncate: bool, io: str = "float32") -> None:
     """Check a picture, before slow work.
 
     Args:
-        image: RGB picture, (h, w, 3) uint8, or float32 in [0, 1].
-        clamp: Whether the result is clamped; a uint8 one is.
+        image: Picture, (h, w) or (h, w, 1 to 4), uint8, uint16, or float32 in [0, 1].
+        clamp: Whether the result is clamped; one of whole numbers is.
         truncate: Whether the result is cut off; only a uint8 one can be.
         io: Type of the graph's pictures; `Manifest.io`.
 
     Raises:
-        ShapeError: If `image` is not (h, w, 3) uint8 or float32, or not of the graph's type.
+        ShapeError: If `image` has another shape or dtype, or is not of the graph's type.
         UsageError: If it is out of range, or the rest does not go with its dtype.
     """
-    if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.float32):
+    if not isinstance(image, np.ndarray) or image.dtype not in _DTYPES:
         kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
-        raise ShapeError(f"image must be a uint8 or float32 array, got {kind}")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ShapeError(f"image must be (h, w, 3), got {image.shape}")
+        raise ShapeError(f"image must be a uint8, uint16 or float32 array, got {kind}")
+    if image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] > (4,):
+        raise ShapeError(f"image must be (h, w) or (h, w, 1 to 4), got {image.shape}")
     if io == "uint8":
         _check_eight_bit(image, truncate)
-    if image.dtype == np.uint8:
+    if truncate and image.dtype != np.uint8:
+        raise UsageError(f"truncate=True needs a uint8 image, got {image.dtype}")
+    if image.dtype != np.float32:
         if not clamp:
-            raise UsageError("clamp=False needs a float32 image, got uint8")
+            raise UsageError(f"clamp=False needs a float32 image, got {image.dtype}")
         return
-    if truncate:
-        raise UsageError("truncate=True needs a uint8 image, got float32")
     least, most = image.min(), image.max()
     if not (least >= 0 and most <= 1):
         raise UsageError(f"float32 image must lie in [0, 1], got values from {least} to {most}")
@@ -69,19 +73,19 @@ def padded(image: NDArray[PixelT], multiple: int) -> NDArray[PixelT]:
     return np.pad(image, ((0, right[0]), (0, right[1]), (0, 0)), mode="reflect")
 
 
-def planes(crop: NDArray[np.uint8] | NDArray[np.float32], io: str = "float32") -> NDArray[Any]:
+def planes(crop: NDArray[Any], io: str = "float32") -> NDArray[Any]:
     """Return pixels as the graph takes them.
 
     Args:
-        crop: Pixels, (h, w, 3) uint8 or float32; uint8 for a graph of uint8.
+        crop: Pixels, (h, w, 3) uint8, uint16 or float32; uint8 for a graph of uint8.
         io: Type of the graph's pictures; `Manifest.io`.
 
     Returns:
         Pixels, (1, 3, h, w), float32 in [0, 1] or uint8.
     """
     result: NDArray[Any] = np.array(crop.transpose(2, 0, 1)[None], dtype=io, order="C")
-    if crop.dtype == np.uint8 and io == "float32":
-        result /= np.float32(255)
+    if crop.dtype != np.float32 and io == "float32":
+        result /= np.float32(full_scale(crop.dtype))
     return result
 
 
@@ -129,25 +133,27 @@ def resampled(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.
 
 
 def store(values: NDArray[Any], result: NDArray[Any], *, clamp: bool, truncate: bool) -> None:
-    """Clamp finished pixels, make them eight bits if `result` is uint8, and store them.
+    """Clamp finished pixels, make them gray, 8 or 16 bits if `result` is, and store them.
 
     Args:
         values: Pixels in units of full range, (rows, columns, 3) float32, changed; or eight
             bits, which are finished.
-        result: Where they go, (rows, columns, 3) uint8 or float32.
+        result: Where they go, (rows, columns, 3), or 1 for gray; uint8, uint16 or float32.
         clamp: Clamp them to [0, 1].
         truncate: Take floor(255 x) in place of floor(255 x + 1/2).
     """
+    if result.shape[2] == 1:
+        values = luma(full_range(values))
     if values.dtype == np.uint8:
         result[...] = values
         return
     if clamp:
         np.clip(values, 0.0, 1.0, out=values)
-    if result.dtype == np.uint8:
-        values *= np.float32(255)
+    if result.dtype != np.float32:
+        values *= np.float32(full_scale(result.dtype))
         if not truncate:
             values += np.float32(0.5)
-    result[...] = values  # to uint8 this cuts the fraction off
+    result[...] = values  # to whole numbers this cuts the fraction off
 
 
 def _check_eight_bit(image: NDArray[Any], truncate: bool) -> None:

@@ -11,6 +11,8 @@ KINDS = [
     ("ScaleError", ValueError, 2),
     ("PictureError", ValueError, 1),
     ("CheckpointError", ValueError, 1),
+    ("BusyError", RuntimeError, 1),
+    ("CancelledError", RuntimeError, 1),
     ("OutputError", OSError, 1),
     ("ParityError", ArithmeticError, 3),
     ("NonFiniteError", ArithmeticError, 3),
