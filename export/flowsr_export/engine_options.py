@@ -50,12 +50,12 @@ SIZES = (
         help="Factor, or one each for width and height; may be repeated.",
     ),
     click.option(
-        "--memory-budget",
+        "--max-memory",
         "budget",
         type=parse_memory,
         metavar="BYTES",
         show_default="what the bundle states, or 1G",
-        help="As for upscale: a picture that needs more is tiled, and the tiles are covered.",
+        help="GPU memory for one run, as for upscale: a picture that needs more is tiled.",
     ),
     click.option(
         "--halo",

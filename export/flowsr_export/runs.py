@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from flowsr_runtime.cutter import Cutter
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import Number, Window, exact_scale, output_size, size_for
 from flowsr_runtime.manifest import Manifest
-from flowsr_runtime.tiling import plan_tiles
 
 __all__ = [
     "DEFAULT_SCALE",
@@ -117,16 +117,15 @@ def runs_for(
     runs: dict[Run, None] = {}
     for pair in pairs:
         lr, out = _padded(manifest, *pair)
-        plan = plan_tiles(
+        cutter = Cutter(
             lr,
             out,
             halo=around,
             memory=manifest.memory,
-            budget=budget,
             fade=0 if halo == "exact" else around.align,
             whole_only=tiling.whole_only,
         )
-        for tile in plan.tiles():
+        for tile in cutter.plan(budget).tiles():
             rows, columns = tile.window.rows, tile.window.columns
             lr_size, out_size = (
                 (rows.lr_size, columns.lr_size),

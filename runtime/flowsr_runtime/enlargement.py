@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_runtime.errors import BundleError, NonFiniteError
+from flowsr_runtime.cutter import Cutter
+from flowsr_runtime.errors import BundleError, MemoryBudgetError, NonFiniteError
 from flowsr_runtime.explosion import Explosion, find
 from flowsr_runtime.manifest import Manifest
 from flowsr_runtime.noise import latent as draw_latent
@@ -28,11 +29,14 @@ class Enlargement:
         manifest: Of the model.
         session: The model.
         image: Padded RGB picture, (h, w, 3) uint8, or float32 in [0, 1].
+        cutter: Cuts it again where memory runs out.
         plan: How it is cut.
         size: Output size (H, W) without what the padding becomes.
         seed: Seed of the noise.
         temperature: Standard deviation of the latents, None with a learned prior.
-        progress: Called with (tiles done, tiles in all) after each tile.
+        progress: Called with (tiles done, tiles in all) after each tile; the latter grows
+            where memory runs out.
+        warn: Called with one line when memory runs out and tiles are halved.
         done: Tiles done.
         explosion: Finite values far out of range in the bands so far; a graph that gives
             eight bits hides them.
@@ -41,27 +45,35 @@ class Enlargement:
     manifest: Manifest
     session: Session
     image: NDArray[np.uint8] | NDArray[np.float32]
+    cutter: Cutter
     plan: Plan
     size: tuple[int, int]
     seed: int
     temperature: float | None
     progress: Progress | None
+    warn: Callable[[str], None]
     done: int = 0
     explosion: Explosion | None = None
+
+    def __post_init__(self) -> None:
+        self._tiles = len(self.plan)
 
     def bands(self) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Run the tiles and join them, holding one row of tiles at a time.
 
+        Where memory runs out the row is begun again with tiles of half the memory.
+
         Yields:
             Output rows as a slice, and their pixels, (rows, W, 3), which the caller may
-            change: float32, unclamped, or uint8 of a whole picture.
+            change: float32, unclamped, or uint8 where nothing was blended.
 
         Raises:
             BundleError: If the model gives another size or type than is due.
             NonFiniteError: If it gives NaN or infinity.
+            MemoryBudgetError: If memory runs out with the smallest tiles.
         """
         height, width = self.size
-        for rows, band in blend(self.plan, self._compute):
+        for rows, band in blend(self.plan, self._compute, self._smaller):
             kept = slice(rows.start, min(rows.stop, height))
             values = band[: kept.stop - kept.start, :width]
             found = self._find(values, kept.start)
@@ -91,8 +103,21 @@ class Enlargement:
             self._check_finite(kept, tile.rows.begin, tile.columns.begin)
         self.done += 1
         if self.progress is not None:
-            self.progress(self.done, len(self.plan))
+            self.progress(self.done, self._tiles)
         return kept
+
+    def _smaller(self, plan: Plan, top: int, error: MemoryError) -> Plan:
+        """Return smaller tiles from an output row on, and say so."""
+        try:
+            smaller = self.cutter.smaller(plan, top)
+        except (MemoryBudgetError, BundleError) as refusal:
+            raise MemoryBudgetError(f"out of memory: {error}; {refusal}") from error
+        self._tiles = self.done + len(smaller)
+        self.warn(
+            f"out of memory with tiles of {plan.largest} output pixels, going on with "
+            f"{smaller.largest} from row {top}"
+        )
+        return smaller
 
     def _feeds(self, tile: Tile) -> dict[str, NDArray[Any]]:
         rows, columns = tile.window.rows, tile.window.columns
@@ -121,6 +146,6 @@ class Enlargement:
         shown = kept[: self.size[0] - top, : self.size[1] - left]
         if np.isfinite(shown).all():
             return
-        tile = "" if len(self.plan) == 1 else f" in tile {self.done + 1} of {len(self.plan)}"
+        tile = "" if self._tiles == 1 else f" in tile {self.done + 1} of {self._tiles}"
         found = find(shown.transpose(2, 0, 1), top=top, left=left)
         raise NonFiniteError(f"the model gave NaN or infinity{tile}: {found}")

@@ -5,26 +5,31 @@ import os
 from collections.abc import Callable
 from fractions import Fraction
 from types import TracebackType
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_runtime.bundle import Bundle, embedded_bundle
+from flowsr_runtime.cancellation import Cancel, stopping
+from flowsr_runtime.channels import Channels
+from flowsr_runtime.cutter import Cutter
 from flowsr_runtime.enlargement import Enlargement, Progress
 from flowsr_runtime.errors import ScaleError, UsageError
+from flowsr_runtime.footprint import Allowance
 from flowsr_runtime.geometry import Number, output_size, size_for
 from flowsr_runtime.noise import check_noise
 from flowsr_runtime.pixels import allocate, check_image, full_range, padded, resampled, store
 from flowsr_runtime.session import Session, SessionSettings
-from flowsr_runtime.tiling import Plan, plan_tiles
+from flowsr_runtime.tiling import Plan
+from flowsr_runtime.turnstile import Turnstile
 
 __all__ = ["DEFAULT_MEMORY_BUDGET", "Upscaler"]
 
 DEFAULT_MEMORY_BUDGET: Final = 2**30
 """Bytes of activations that one run may take where neither caller nor bundle says so."""
 
-PixelT = TypeVar("PixelT", np.uint8, np.float32)
+PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
 HaloName = Literal["default", "exact"]
 Size = tuple[int, int]
 
@@ -34,10 +39,10 @@ logger = logging.getLogger(__name__)
 class Upscaler:
     """A model that is ready to enlarge pictures; `upscale` may be called from many threads.
 
-    The memory budget bounds the activations of one run. The output picture and one row of
+    `memory_budget` bounds the activations of one run. The output picture and one row of
     tiles in float32 come on top; with `resample` the model's whole output and the resampled
     picture as well, both in float32: 12 bytes a pixel each, and about 10 more while a channel
-    is resampled.
+    is resampled. `max_memory` bounds all of it, for one call at a time.
     """
 
     def __init__(
@@ -46,16 +51,19 @@ class Upscaler:
         session: Session,
         *,
         memory_budget: int | None = None,
+        max_memory: int | None = None,
         halo: HaloName = "default",
     ) -> None:
         """Join a bundle and a session of its model; see `open`."""
-        _check_settings(memory_budget, halo)
+        _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
         tiling = bundle.manifest.tiling
         self.bundle = bundle
         stated = bundle.manifest.memory.budget_bytes
-        self.memory_budget = memory_budget or stated or DEFAULT_MEMORY_BUDGET
+        self.memory_budget = memory_budget or max_memory or stated or DEFAULT_MEMORY_BUDGET
+        self._allowance = Allowance.of(self.memory_budget, max_memory, session.provider)
         self.halo = halo
-        self._session: Session | None = session
+        self._session = session
+        self._turnstile = Turnstile("upscaler", session.close)
         self._halo = tiling.exact if halo == "exact" else tiling.halo
         # Tiles with an exact halo agree to float rounding: there is nothing to blend.
         self._fade = 0 if halo == "exact" else self._halo.align
@@ -76,6 +84,7 @@ class Upscaler:
         workers: int | None = None,
         cuda_graphs: int = 0,
         memory_budget: int | None = None,
+        max_memory: int | None = None,
         halo: HaloName = "default",
     ) -> "Upscaler":
         """Load a model.
@@ -93,6 +102,9 @@ class Upscaler:
             cuda_graphs: Most captured CUDA graphs, 0 for none; see `SessionSettings`.
             memory_budget: Bytes of activations that one run may take, None for what the
                 bundle states, or 1 GiB; a larger picture is cut into tiles.
+            max_memory: On the CPU, bytes that the process may take in all, with the model,
+                the picture, the result and its file; on a GPU, bytes of its memory that one
+                run may take. None for no bound but `memory_budget`.
             halo: "default": tiles agree to one eight-bit step; "exact": to float rounding,
                 at a higher cost.
 
@@ -105,13 +117,19 @@ class Upscaler:
             ProviderError: If the provider or the device is missing.
             BundleError: If the bundle is missing, damaged or newer.
         """
-        _check_settings(memory_budget, halo)
+        _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(embedded_bundle() if bundle is None else bundle)
         settings = SessionSettings(
             backend, provider, device, threads, precision, workers, cuda_graphs
         )
-        return cls(bundle, settings.open(bundle), memory_budget=memory_budget, halo=halo)
+        return cls(
+            bundle,
+            settings.open(bundle),
+            memory_budget=memory_budget,
+            max_memory=max_memory,
+            halo=halo,
+        )
 
     def target(
         self,
@@ -162,6 +180,7 @@ class Upscaler:
         *,
         size: Size | None = None,
         resample: bool = False,
+        pixel_bytes: int = 3,
     ) -> Plan:
         """Return how a picture would be cut, without computing anything.
 
@@ -170,10 +189,11 @@ class Upscaler:
             scale: As for `upscale`.
             size: As for `upscale`.
             resample: As for `upscale`.
+            pixel_bytes: Bytes of a pixel of the picture: channels by bytes of a channel.
 
         Returns:
-            The tiles and the estimated memory of one run. The picture that is cut is padded
-            to the model's multiple and has the model's scale.
+            The tiles, and the estimated memory of one run and of the process. The picture
+            that is cut is padded to the model's multiple and has the model's scale.
 
         Raises:
             ScaleError: If the scale or size cannot be produced.
@@ -181,7 +201,9 @@ class Upscaler:
             MemoryBudgetError: If even the smallest tile does not fit.
             BundleError: If no engine takes the picture or tiles of it.
         """
-        return self._plan(source, self.target(source, scale, size=size, resample=resample))
+        target = self.target(source, scale, size=size, resample=resample)
+        cutter, budget = self._cutter(source, target, pixel_bytes)
+        return cutter.plan(budget)
 
     def upscale(
         self,
@@ -196,12 +218,15 @@ class Upscaler:
         temperature: float | None = None,
         progress: Progress | None = None,
         warn: Callable[[str], None] | None = None,
+        cancel: Cancel | None = None,
     ) -> NDArray[PixelT]:
         """Enlarge one picture.
 
         Args:
-            image: RGB picture, (h, w, 3) uint8, or float32 in [0, 1]; uint8 alone for a
-                bundle whose graph takes and gives eight bits.
+            image: Gray (h, w) or (h, w, 1), gray and alpha (h, w, 2), RGB (h, w, 3) or RGBA
+                (h, w, 4); uint8, uint16, or float32 in [0, 1]. A bundle whose graph takes and
+                gives eight bits takes uint8 alone. Alpha is resized apart, bilinearly, and
+                what is fully transparent leaves no fringe; see `alpha.filled`.
             scale: Output pixels per input pixel, at least 1, one number or (row, column).
             size: Output size (H, W), in place of `scale`. A bundle of one scale takes its own
                 or neither.
@@ -213,40 +238,48 @@ class Upscaler:
             seed: Seed of the noise, 64 bits unsigned; used with `temperature` alone.
             temperature: Standard deviation of the latents, for a bundle without a learned
                 prior, which needs it; 0 gives the mode.
-            progress: Called with (tiles done, tiles in all) after each tile.
-            warn: Called with one line if values lie far out of range, as those of an
-                exploding inverse do; None logs it. A graph that gives eight bits hides them.
+            progress: Called with (tiles done, tiles in all) after each tile; the latter
+                grows where memory runs out.
+            warn: Called with one line when memory runs out and tiles are halved, and if values
+                lie far out of range, as those of an exploding inverse do; None logs it. A
+                graph that gives eight bits hides the latter.
+            cancel: An event, or a function that returns True, when the call shall stop; it is
+                asked before the first tile and after each.
 
         Returns:
-            RGB picture, (H, W, 3) of the input's dtype, H = floor(h * scale + 1/2).
+            Picture of the input's dtype and channels, H = floor(h * scale + 1/2) rows.
 
         Raises:
-            ShapeError: If `image` is not (h, w, 3) uint8 or float32, or not what the graph
-                takes.
+            ShapeError: If `image` has another shape or dtype, or is not what the graph takes.
+            CancelledError: If `cancel` stopped it.
             ScaleError: If the scale or size cannot be produced.
             UsageError: If the other arguments do not go with the image or the bundle.
             BundleError: If no engine takes the picture or tiles of it.
-            MemoryBudgetError: If the memory does not suffice.
+            MemoryBudgetError: If the memory does not suffice for the smallest tiles.
             NonFiniteError: If the model gives NaN or infinity.
         """
         check_image(image, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
         self._check_noise(seed, temperature)
         source = (image.shape[0], image.shape[1])
         target: Size = self.target(source, scale, size=size, resample=resample)
-        run = self._enlargement(image, target, seed, temperature, progress)
-        result = allocate((*target, 3), image.dtype)
-        _fill(result, run, clamp, truncate)
+        warn = warn or logger.warning
+        with self._turnstile.inside():
+            progress = stopping(cancel, progress)
+            channels = Channels.of(image)
+            run = self._enlargement(channels, target, seed, temperature, progress, warn)
+            result = allocate((*target, channels.count), image.dtype)
+            _fill(result[..., : channels.colours], run, clamp, truncate)
         if run.explosion is not None:
-            (warn or logger.warning)(
-                f"the inverse of the flow may have exploded: {run.explosion}"
-            )
-        return result
+            warn(f"the inverse of the flow may have exploded: {run.explosion}")
+        return channels.finished(result)
 
     def close(self) -> None:
-        """Free the model; the upscaler cannot be used after that."""
-        if self._session is not None:
-            self._session.close()
-        self._session = None
+        """Free the model when the calls of other threads have ended; no more are taken.
+
+        From inside a call, as in `progress`, it returns at once and that call's end frees the
+        model. Closing twice does no harm.
+        """
+        self._turnstile.close()
 
     def __enter__(self) -> "Upscaler":
         return self
@@ -261,41 +294,49 @@ class Upscaler:
 
     def _enlargement(
         self,
-        image: NDArray[PixelT],
+        image: Channels,
         target: Size,
         seed: int,
         temperature: float | None,
         progress: Progress | None,
+        warn: Callable[[str], None],
     ) -> Enlargement:
-        if self._session is None:
-            raise UsageError("the upscaler is closed")
-        source, manifest = (image.shape[0], image.shape[1]), self.bundle.manifest
+        rgb, manifest = image.rgb, self.bundle.manifest
+        source = (rgb.shape[0], rgb.shape[1])
+        cutter, budget = self._cutter(source, target, rgb.itemsize * image.count)
         return Enlargement(
             manifest=manifest,
             session=self._session,
-            image=padded(image, manifest.multiple),
-            plan=self._plan(source, target),
+            image=padded(rgb, manifest.multiple),
+            cutter=cutter,
+            plan=cutter.plan(budget),
             size=target if manifest.scale is None else _enlarged(source, manifest.scale),
             seed=seed,
             temperature=temperature,
             progress=progress,
+            warn=warn,
         )
 
-    def _plan(self, source: Size, target: Size) -> Plan:
-        manifest = self.bundle.manifest
+    def _cutter(self, source: Size, target: Size, pixel_bytes: int) -> tuple[Cutter, int]:
+        """Return what cuts a picture, and the bytes that it may use for that."""
+        manifest, made = self.bundle.manifest, target
+        if manifest.scale is not None:
+            made = _enlarged(source, manifest.scale)
+        budget, beside = self._allowance.shares(source, made, target, pixel_bytes)
         if manifest.scale is not None:
             height, width = (-(-n // manifest.multiple) * manifest.multiple for n in source)
-            source, target = (height, width), _enlarged((height, width), manifest.scale)
-        return plan_tiles(
+            source, made = (height, width), _enlarged((height, width), manifest.scale)
+        cutter = Cutter(
             source,
-            target,
+            made,
             halo=self._halo,
             memory=manifest.memory,
-            budget=self.memory_budget,
             fade=self._fade,
             whole_only=manifest.tiling.whole_only,
             limits=self._limits,
+            beside=beside,
         )
+        return cutter, budget
 
     def _check_noise(self, seed: int, temperature: float | None) -> None:
         latents = self.bundle.manifest.latents
@@ -311,24 +352,21 @@ class Upscaler:
         check_noise(seed, 0.0 if temperature is None else temperature)
 
 
-def _check_settings(memory_budget: object, halo: object) -> None:
-    if memory_budget is not None and (
-        not isinstance(memory_budget, (int, np.integer)) or memory_budget < 1
-    ):
-        raise UsageError(
-            f"memory_budget must be a whole number of bytes above 0, got {memory_budget!r}"
-        )
+def _check_settings(halo: object, **sizes: object) -> None:
+    for name, size in sizes.items():
+        if size is not None and (not isinstance(size, (int, np.integer)) or size < 1):
+            raise UsageError(f"{name} must be a whole number of bytes above 0, got {size!r}")
     if halo not in ("default", "exact"):
         raise UsageError(f"halo must be default or exact, got {halo!r}")
 
 
 def _fill(
-    result: NDArray[np.uint8] | NDArray[np.float32],
+    result: NDArray[Any],
     run: Enlargement,
     clamp: bool,
     truncate: bool,
 ) -> None:
-    """Compute a picture into `result`, (H, W, 3), resampled if it is not the model's size."""
+    """Compute a picture into `result`, (H, W, 3 or 1), resampled if it needs another size."""
     if result.shape[:2] == run.size:
         for rows, band in run.bands():
             store(band, result[rows], clamp=clamp, truncate=truncate)

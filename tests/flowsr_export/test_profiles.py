@@ -15,10 +15,10 @@ from flowsr_export.profiles import (
     profiles_for,
 )
 from flowsr_export.runs import Run, joined, runs_for
+from flowsr_runtime.cutter import Cutter
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.geometry import MAX_SIDE, size_for
 from flowsr_runtime.manifest import Manifest
-from flowsr_runtime.tiling import plan_tiles
 from tests.flowsr_export.manifests import linf_manifest, srflow_manifest
 
 ANY, FIXED, SRFLOW = linf_manifest(), linf_manifest("4"), srflow_manifest()
@@ -52,8 +52,8 @@ def test_every_whole_picture_and_every_tile_lies_in_a_profile(
         for scale in scales or ["4"]:
             out = size_for(lr, scale=scale, size=None)
             halo = ANY.tiling.halo
-            plan = plan_tiles(lr, out, halo=halo, memory=ANY.memory, budget=budget, fade=12)
-            for tile in plan.tiles():
+            cutter = Cutter(lr, out, halo=halo, memory=ANY.memory, fade=12)
+            for tile in cutter.plan(budget).tiles():
                 h, w = tile.window.rows.lr_size, tile.window.columns.lr_size
                 geometry = [int(n) for n in tile.window.geometry()]
                 assert any(

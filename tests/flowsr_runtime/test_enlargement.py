@@ -14,6 +14,7 @@ from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.errors import MemoryBudgetError, NonFiniteError, ScaleError, UsageError
 from flowsr_runtime.limits import Limits
 from flowsr_runtime.pixels import resampled
+from flowsr_runtime.session import Session, open_session
 from flowsr_runtime.upscaler import Upscaler
 
 Bundles = dict[str, Bundle]
@@ -43,6 +44,10 @@ class Recorder:
 
     def close(self) -> None:
         pass
+
+
+def model_session(model: Bundle) -> Session:
+    return open_session(model, threads=1)
 
 
 def picture(*size: int) -> NDArray[np.float32]:
@@ -250,3 +255,84 @@ def test_what_is_cropped_away_may_be_anything(bundles: Bundles) -> None:
     np.testing.assert_array_equal(upscaler.upscale(picture(9, 8)), np.full((36, 32, 3), 0.5))
     with pytest.raises(NonFiniteError, match=r"96 of 3840 values .*rows 39-39, columns 0-31"):
         upscaler.upscale(picture(10, 8))
+
+
+class Scarce(Recorder):
+    """Runs out of memory above a number of LR pixels, as often as it is asked."""
+
+    def __init__(self, inner: Any, most: int, error: Exception) -> None:
+        super().__init__()
+        self.inner, self.most, self.error = inner, most, error
+        self.refused = 0
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        if feeds["input"].size // 3 > self.most:
+            self.refused += 1
+            raise self.error
+        output: NDArray[np.float32] = self.inner.run(feeds)
+        return output
+
+
+ERRORS = [MemoryBudgetError("cpu ran out of memory"), MemoryError("Unable to allocate")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["session", "numpy"])
+@pytest.mark.parametrize("halo", ["default", "exact"])
+@pytest.mark.parametrize("name", ["fourfold", "fourfold-geometry"])
+def test_halved_tiles_equal_the_whole(
+    bundles: Bundles, name: str, halo: Any, error: Exception
+) -> None:
+    image, model = picture(131, 98), bundles[name]
+    whole = Upscaler.open(model, threads=1).upscale(image)
+    scarce = Scarce(model_session(model), 80 * 80, error)
+    lines: list[str] = []
+    shares: list[float] = []
+    result = Upscaler(model, scarce, halo=halo).upscale(
+        image, progress=lambda done, tiles: shares.append(done / tiles), warn=lines.append
+    )
+    np.testing.assert_allclose(result, whole, atol=ROUNDING)
+    assert len(lines) == scarce.refused > 0
+    assert all(line.startswith("out of memory with tiles of ") for line in lines)
+    assert lines[0].startswith("out of memory with tiles of 528x392 output pixels, going on wi")
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_rows_that_were_finished_stay_as_they_are(bundles: Bundles) -> None:
+    model = bundles["bilinear"]
+    image = picture(60, 60)
+    whole = Upscaler.open(model, threads=1).upscale(image, 4)
+    inner = model_session(model)
+    scarce = Scarce(inner, 10**9, MemoryError())
+    tiles = Upscaler(model, scarce, memory_budget=40_000)
+    rows = len(tiles.plan((60, 60), 4).rows)
+    columns = len(tiles.plan((60, 60), 4).columns)
+    assert rows > 2
+
+    def less_after_a_row(done: int, tiles: int) -> None:
+        scarce.most = 200 if done >= columns else scarce.most
+
+    lines: list[str] = []
+    result = tiles.upscale(image, 4, progress=less_after_a_row, warn=lines.append)
+    np.testing.assert_allclose(result, whole, atol=ROUNDING)
+    assert not any(line.endswith("from row 0") for line in lines)
+    assert len(lines) > 0
+
+
+def test_only_the_smallest_tile_ends_it(bundles: Bundles) -> None:
+    model = bundles["fourfold"]
+    scarce = Scarce(None, 0, MemoryBudgetError("cpu ran out of memory"))
+    lines: list[str] = []
+    message = "out of memory: cpu ran out of memory; there are no tiles smaller than 128x128"
+    with pytest.raises(MemoryBudgetError, match=message):
+        Upscaler(model, scarce).upscale(picture(131, 98), warn=lines.append)
+    assert len(lines) == scarce.refused - 1 > 1
+    assert lines[-1].endswith("going on with 128x128 from row 0")
+
+
+def test_a_model_of_whole_pictures_cannot_go_on(bundles: Bundles) -> None:
+    model = bundles["fourfold-whole"]
+    scarce = Scarce(None, 0, MemoryBudgetError("cpu ran out of memory"))
+    with pytest.raises(MemoryBudgetError, match="there are no tiles smaller than 40x32"):
+        Upscaler(model, scarce).upscale(picture(9, 8))
+    assert scarce.refused == 1

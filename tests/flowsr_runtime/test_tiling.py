@@ -1,4 +1,4 @@
-"""Tiles cover the picture, fit the budget, and blend with weights that sum to one."""
+"""Pieces lie and overlap as they should, and tiles blend into the picture."""
 
 from fractions import Fraction
 
@@ -8,26 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flowsr_runtime.errors import BundleError, MemoryBudgetError
+from flowsr_runtime.errors import MemoryBudgetError
 from flowsr_runtime.geometry import Halo, output_size
-from flowsr_runtime.limits import Bounds, Limits
-from flowsr_runtime.manifest import Memory
-from flowsr_runtime.tiling import Plan, Tile, blend, pieces_of, plan_tiles
+from flowsr_runtime.tiling import Piece, Plan, Tile, blend, pieces_of
 
 HALO = Halo(patch=3, align=12, lr_align=3, patches=4, pixels=2)
-RATIO_HALO = Halo(patch=8, align=64, lr_align=16, patches=0, pixels=5, ratio=4)
-# From the smallest tile, 64x64 pixels, to about the largest picture of these tests.
-RATIO_BUDGETS = st.integers(160_000, 600_000)
-MEMORY = Memory(base_bytes=10_000, bytes_per_pixel=10, bytes_per_patch=100)
 SIDES = st.integers(1, 80)
 SCALES = st.fractions(1, 12, max_denominator=20)
 FADES = st.sampled_from([0, 1, 5, 12])
+COUNTS = st.integers(1, 6)
 # Weights are float32 and each pixel has at most four.
 WEIGHT_ROUNDING = 1e-6
 
 
-def plan(source: tuple[int, int], target: tuple[int, int], budget: int, fade: int = 12) -> Plan:
-    return plan_tiles(source, target, halo=HALO, memory=MEMORY, budget=budget, fade=fade)
+def cut(source: int, target: int, count: int, fade: int, begin: int = 0) -> tuple[Piece, ...]:
+    """Cut an axis into that many pieces, or as many as there can be."""
+    count = min(count, -(-(target - begin) // HALO.align))
+    return pieces_of(source, target, count=count, halo=HALO, fade=fade, begin=begin)
+
+
+def unexpected(plan: Plan, top: int, error: MemoryError) -> Plan:
+    raise AssertionError("no memory runs out here") from error
 
 
 @given(SIDES, SCALES, FADES, st.data())
@@ -58,213 +59,99 @@ def test_pieces_begin_aligned_and_lie_inside_what_is_computed(
         assert len(range(piece.extent.out_size)[piece.kept]) == piece.end - piece.begin
 
 
-@settings(deadline=None)
-@given(st.tuples(SIDES, SIDES), st.tuples(SCALES, SCALES), FADES, st.integers(80_000, 10**6))
-def test_every_pixels_weights_sum_to_one(
-    source: tuple[int, int], scales: tuple[Fraction, Fraction], fade: int, budget: int
+@given(SIDES, SCALES, FADES, st.data())
+def test_what_is_left_of_an_axis_is_cut_to_go_with_the_piece_before(
+    source: int, scale: Fraction, fade: int, data: st.DataObject
 ) -> None:
-    target = output_size(source[0], scales[0]), output_size(source[1], scales[1])
-    total = np.zeros((*target, 1))
-    for tile in plan(source, target, budget, fade).tiles():
-        rows, columns = tile.rows, tile.columns
-        total[rows.begin : rows.end, columns.begin : columns.end] += tile.weights()
+    target = output_size(source, scale)
+    pieces = cut(source, target, data.draw(COUNTS), fade)
+    last = data.draw(st.integers(0, len(pieces) - 1))
+    rest = cut(source, target, data.draw(COUNTS), fade, begin=pieces[last].begin)
+    total = np.zeros(target, dtype=np.float32)
+    for piece in (*pieces[:last], *rest):
+        total[piece.begin : piece.end] += piece.weights()
     np.testing.assert_allclose(total, 1, atol=WEIGHT_ROUNDING)
 
 
 @settings(deadline=None)
-@given(st.tuples(SIDES, SIDES), st.tuples(SCALES, SCALES), st.integers(80_000, 10**6))
+@given(st.tuples(SIDES, SIDES), SCALES, FADES, st.tuples(COUNTS, COUNTS))
 def test_blending_agreeing_tiles_gives_the_picture(
-    source: tuple[int, int], scales: tuple[Fraction, Fraction], budget: int
+    source: tuple[int, int], scale: Fraction, fade: int, counts: tuple[int, int]
 ) -> None:
-    target = output_size(source[0], scales[0]), output_size(source[1], scales[1])
+    target = output_size(source[0], scale), output_size(source[1], scale)
     picture = np.random.default_rng(0).random((*target, 3), dtype=np.float32)
     result = np.full_like(picture, np.nan)
+    axes = zip(source, target, counts, strict=True)
+    rows, columns = (cut(*axis, fade) for axis in axes)
+    plan = Plan(rows, columns, 0, 0)
 
     def compute(tile: Tile) -> NDArray[np.float32]:
         rows, columns = tile.rows, tile.columns
         return picture[rows.begin : rows.end, columns.begin : columns.end]
 
-    for rows, band in blend(plan(source, target, budget), compute):
-        assert np.isnan(result[rows]).all()  # each row is finished once
-        result[rows] = band
+    for finished, band in blend(plan, compute, unexpected):
+        assert np.isnan(result[finished]).all()  # each row is finished once
+        result[finished] = band
     np.testing.assert_allclose(result, picture, atol=WEIGHT_ROUNDING)
 
 
-@settings(deadline=None)
-@given(st.tuples(SIDES, SIDES), st.tuples(SCALES, SCALES), st.integers(80_000, 10**6))
-def test_every_tile_fits_the_budget(
-    source: tuple[int, int], scales: tuple[Fraction, Fraction], budget: int
-) -> None:
-    target = output_size(source[0], scales[0]), output_size(source[1], scales[1])
-    tiling = plan(source, target, budget)
-    for tile in tiling.tiles():
-        window = tile.window
-        pixels = window.rows.lr_size * window.columns.lr_size
-        patches = -(-window.rows.out_size // 3) * -(-window.columns.out_size // 3)
-        assert MEMORY.estimate(pixels, patches) <= tiling.peak_bytes <= budget
+class Scarce:
+    """A picture whose tiles run out of memory from a row on, until they are narrower."""
 
+    def __init__(self, picture: NDArray[np.float32], failing: int) -> None:
+        self.picture = picture
+        self.failing = failing
+        self.plans: list[Plan] = []
 
-def test_a_picture_that_fits_is_one_tile() -> None:
-    tiling = plan((50, 40), (200, 160), budget=10**8)
-    assert len(tiling) == 1
-    (tile,) = tiling.tiles()
-    assert tile.window.geometry().tolist() == [50, 40, 200, 160, 0, 0, 0, 0, 200, 160]
-    assert (tile.weights() == 1).all()
-
-
-def test_a_picture_that_just_fits_is_one_tile() -> None:
-    whole = MEMORY.estimate(50 * 40, 67 * 54)
-    assert len(plan((50, 40), (200, 160), budget=whole)) == 1
-    assert len(plan((50, 40), (200, 160), budget=whole - 1)) == 2
-
-
-def test_tiles_of_a_square_are_nearly_square() -> None:
-    tiling = plan((300, 300), (1200, 1200), budget=2_000_000)
-    sides = [
-        max(piece.extent.out_size for piece in axis) for axis in (tiling.rows, tiling.columns)
-    ]
-    assert max(sides) < 2 * min(sides)
-    assert len(tiling) > 4
-
-
-def test_tiles_are_balanced() -> None:
-    tiling = plan((300, 300), (1200, 1200), budget=2_000_000)
-    steps = np.diff([piece.begin for piece in tiling.rows] + [1200])
-    assert steps.max() - steps.min() <= HALO.align
-
-
-def test_more_memory_means_no_more_tiles() -> None:
-    budgets = [80_000 * 2**power for power in range(8)]
-    counts = [len(plan((200, 150), (800, 600), budget)) for budget in budgets]
-    assert counts == sorted(counts, reverse=True)
-    assert counts[0] > counts[3] > counts[-1]
-
-
-def test_a_strip_is_cut_along_its_length() -> None:
-    tiling = plan((1, 1000), (4, 4000), budget=50_000)
-    assert len(tiling.rows) == 1
-    assert len(tiling.columns) > 5
-
-
-def test_the_smallest_workable_budget_is_named() -> None:
-    with pytest.raises(MemoryBudgetError, match=r"at least (\d+) bytes") as caught:
-        plan((200, 150), (800, 600), budget=1)
-    least = int(str(caught.value).split()[6])
-    assert plan((200, 150), (800, 600), budget=least).peak_bytes == least
-
-
-def test_a_huge_picture_is_planned_quickly() -> None:
-    tiling = plan((4_000, 4_000), (48_000, 48_000), budget=5_000_000)
-    assert len(tiling) > 1000
-
-
-def plan_of_ratio(halves: tuple[int, int], budget: int, fade: int) -> Plan:
-    source = (2 * halves[0], 2 * halves[1])
-    target = (4 * source[0], 4 * source[1])
-    return plan_tiles(source, target, halo=RATIO_HALO, memory=MEMORY, budget=budget, fade=fade)
-
-
-@settings(deadline=None)
-@given(st.tuples(SIDES, SIDES), st.sampled_from([0, 64]), RATIO_BUDGETS)
-def test_with_a_ratio_tiles_are_windows_of_whole_cells(
-    halves: tuple[int, int], fade: int, budget: int
-) -> None:
-    for tile in plan_of_ratio(halves, budget, fade).tiles():
-        for piece, side in zip((tile.rows, tile.columns), halves, strict=True):
-            extent = piece.extent
-            assert extent.out_size == 4 * extent.lr_size
-            assert extent.out_begin == 4 * extent.lr_begin
-            assert extent.out_begin % 64 == 0
-            assert extent.out_end % 64 == 0 or extent.out_end == 8 * side
-            assert extent.out_begin <= piece.begin < piece.end <= extent.out_end
-
-
-@settings(deadline=None)
-@given(st.tuples(SIDES, SIDES), RATIO_BUDGETS)
-def test_with_a_ratio_unblended_tiles_keep_every_pixel_once(
-    halves: tuple[int, int], budget: int
-) -> None:
-    kept = np.zeros((8 * halves[0], 8 * halves[1]), dtype=int)
-    for tile in plan_of_ratio(halves, budget, fade=0).tiles():
-        kept[tile.rows.begin : tile.rows.end, tile.columns.begin : tile.columns.end] += 1
-    assert (kept == 1).all()
-
-
-@settings(deadline=None)
-@given(st.tuples(SIDES, SIDES), RATIO_BUDGETS)
-def test_with_a_ratio_blended_weights_sum_to_one(halves: tuple[int, int], budget: int) -> None:
-    total = np.zeros((8 * halves[0], 8 * halves[1], 1))
-    for tile in plan_of_ratio(halves, budget, fade=64).tiles():
+    def compute(self, tile: Tile) -> NDArray[np.float32]:
+        if not self.plans and tile.rows.begin >= self.failing:
+            raise MemoryBudgetError("out of memory")
         rows, columns = tile.rows, tile.columns
-        total[rows.begin : rows.end, columns.begin : columns.end] += tile.weights()
-    np.testing.assert_allclose(total, 1, atol=WEIGHT_ROUNDING)
+        return self.picture[rows.begin : rows.end, columns.begin : columns.end]
 
+    def join(self, plan: Plan, rest: Plan) -> NDArray[np.float32]:
+        """Blend the tiles of a plan, and of another where memory runs out."""
 
-def test_with_a_ratio_a_small_budget_makes_many_tiles() -> None:
-    assert len(plan_of_ratio((80, 60), 160_000, fade=64)) > 4
+        def smaller(failed: Plan, top: int, error: MemoryError) -> Plan:
+            assert (failed, top) == (plan, self.failing)
+            self.plans.append(rest)
+            return rest
+
+        result = np.full_like(self.picture, np.nan)
+        for rows, band in blend(plan, self.compute, smaller):
+            assert np.isnan(result[rows]).all()  # each row is finished once
+            result[rows] = band
+        return result
 
 
 @settings(deadline=None)
-@given(st.tuples(SIDES, SIDES), SCALES, st.integers(100_000, 10**6))
-def test_every_tile_is_one_that_some_profile_takes(
-    source: tuple[int, int], scale: Fraction, budget: int
+@given(st.tuples(SIDES, SIDES), SCALES, FADES, st.tuples(COUNTS, COUNTS, COUNTS), st.data())
+def test_smaller_tiles_from_any_row_on_give_the_picture_too(
+    source: tuple[int, int],
+    scale: Fraction,
+    fade: int,
+    counts: tuple[int, int, int],
+    data: st.DataObject,
 ) -> None:
     target = output_size(source[0], scale), output_size(source[1], scale)
-    small, tall = Bounds((1, 60), (1, 80)), Bounds((1, 70), (1, 300))
-    profiles = ((small, small), (tall, small))
-    tiling = plan_tiles(
-        source,
-        target,
-        halo=HALO,
-        memory=MEMORY,
-        budget=budget,
-        fade=12,
-        limits=Limits(profiles),
-    )
-    assert tiling.peak_bytes <= budget
-    for tile in tiling.tiles():
-        window = tile.window
-        assert any(
-            rows.covers(window.rows) and columns.covers(window.columns)
-            for rows, columns in profiles
-        )
+    picture = np.random.default_rng(0).random((*target, 3), dtype=np.float32)
+    rows = cut(source[0], target[0], counts[0], fade)
+    failing = data.draw(st.sampled_from(rows)).begin
+    rest = cut(source[0], target[0], counts[2], fade, begin=failing)
+    plan = Plan(rows, cut(source[1], target[1], counts[1], fade), 0, 0)
+    scarce = Scarce(picture, failing)
+    result = scarce.join(plan, Plan(rest, cut(source[1], target[1], 9, fade), 0, 0))
+    np.testing.assert_allclose(result, picture, atol=WEIGHT_ROUNDING)
+    assert len(scarce.plans) == 1
 
 
-def limited(bounds: Bounds, *, whole_only: bool = False, budget: int = 10**9) -> Plan:
-    return plan_tiles(
-        (50, 40),
-        (200, 160),
-        halo=HALO,
-        memory=MEMORY,
-        budget=budget,
-        fade=12,
-        whole_only=whole_only,
-        limits=Limits(((bounds, bounds),), ("build-engine",)),
-    )
+def test_what_smaller_raises_ends_it() -> None:
+    def compute(tile: Tile) -> NDArray[np.float32]:
+        raise MemoryError("no more")
 
+    def smaller(plan: Plan, top: int, error: MemoryError) -> Plan:
+        raise MemoryBudgetError(f"cannot go on after: {error}")
 
-def test_a_picture_that_a_profile_takes_is_one_tile() -> None:
-    assert len(limited(Bounds((40, 50), (160, 200)))) == 1
-    assert len(limited(Bounds((1, 49)))) == 2
-
-
-def test_a_least_size_leaves_larger_tiles() -> None:
-    assert len(limited(Bounds((25, 33)))) == 4
-
-
-@pytest.mark.parametrize("whole_only", [True, False])
-@pytest.mark.parametrize("bounds", [Bounds((1, 5)), Bounds((60, 90)), Bounds((1, 99), (1, 9))])
-def test_a_picture_that_no_profile_takes_names_the_command(
-    bounds: Bounds, whole_only: bool
-) -> None:
-    message = (
-        r"no engine takes 50x40 to 200x160, whole or in tiles; build one that does: "
-        r"build-engine --picture 40x50 --scale 4 --memory-budget 1000000000$"
-    )
-    with pytest.raises(BundleError, match=message):
-        limited(bounds, whole_only=whole_only)
-
-
-def test_too_little_memory_is_told_before_the_profiles() -> None:
-    with pytest.raises(MemoryBudgetError, match="memory budget must be at least"):
-        limited(Bounds((1, 5)), budget=1)
+    plan = Plan(cut(9, 36, 2, 0), cut(9, 36, 2, 0), 0, 0)
+    with pytest.raises(MemoryBudgetError, match="cannot go on after: no more"):
+        list(blend(plan, compute, smaller))
