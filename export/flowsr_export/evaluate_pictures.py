@@ -33,7 +33,7 @@ class Pair:
 
     Attributes:
         dataset: Name of its set.
-        name: Its file's name without the suffix.
+        name: Its file's, without the suffix, `_HR` and `_GT`.
         scale: Output pixels per input pixel, as it was typed.
         hr: The original's file.
         lr: Its small partner's, None to shrink the original.
@@ -60,8 +60,8 @@ class Pair:
             partner, or the original shrunk by MATLAB's bicubic.
 
         Raises:
-            PictureError: If a file cannot be read or is not opaque, the original is smaller
-                than the scale, or the partner is not of that size.
+            PictureError: If a file cannot be read, is not opaque or not of eight bits, the
+                original is smaller than the scale, or the partner is not of that size.
         """
         original, scale = _opaque(self.hr), exact_scale(self.scale)
         height, width = original.shape[:2]
@@ -116,7 +116,7 @@ def find_pairs(hr: Sequence[Path], lr: Sequence[Path], scales: Sequence[str]) ->
         small = None if partners is None else _pictures(_at_scale(partners, scale))
         for original in _originals(_at_scale(folder, scale)):
             partner = None if small is None else _partner(original, small, partners, scale)
-            pairs.append(Pair(name, original.stem, scale, original, partner))
+            pairs.append(Pair(name, _name_of(original), scale, original, partner))
     return pairs
 
 
@@ -147,15 +147,20 @@ def _pictures(folder: Path) -> list[Path]:
 def _originals(folder: Path) -> list[Path]:
     found = _pictures(folder)
     marked = [path for path in found if ORIGINAL.search(path.stem)] or found
-    for path, after in itertools.pairwise(sorted(marked, key=lambda p: p.stem)):
-        if path.stem == after.stem:
+    for path, after in itertools.pairwise(sorted(marked, key=_name_of)):
+        if _name_of(path) == _name_of(after):
             raise PictureError(f"{path} and {after} are two originals of one name")
     return marked
 
 
+def _name_of(original: Path) -> str:
+    return ORIGINAL.sub("", original.stem)
+
+
 def _partner(original: Path, small: Sequence[Path], folder: Path, scale: str) -> Path:
     """Return the one picture that is the original's partner."""
-    bases = {original.stem, ORIGINAL.sub("", original.stem)}
+    name = _name_of(original)
+    bases = {original.stem, name}
     ends = ("", "_LR", f"x{scale}", f"_x{scale}")
     ends += (f"_LRx{scale}", f"_LR_x{scale}", f"_LRBI_x{scale}")
     wanted = {f"{base}{end}".lower() for base in bases for end in ends}
@@ -163,7 +168,7 @@ def _partner(original: Path, small: Sequence[Path], folder: Path, scale: str) ->
     if not found:
         raise PictureError(
             f"{original} has no partner at ×{scale} in {folder}; it would be called "
-            f"{ORIGINAL.sub('', original.stem)}_LR or {ORIGINAL.sub('', original.stem)}x{scale}"
+            f"{name}_LR or {name}x{scale}"
         )
     if len(found) > 1:
         raise PictureError(
@@ -175,6 +180,8 @@ def _partner(original: Path, small: Sequence[Path], folder: Path, scale: str) ->
 
 def _opaque(path: Path) -> Picture:
     picture = read_picture(path)
+    if picture.depth != 8:
+        raise PictureError(f"{path} has more than 8 bits per channel; convert it to 8 bits")
     if picture.alpha is not None and picture.alpha.min() < OPAQUE:
         raise PictureError(f"{path} is not opaque; it cannot be compared")
-    return picture.rgb
+    return np.asarray(picture.rgb, np.uint8)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from flowsr_lp.perceptual import LPIPS, VggFeatures, VggLoss
 from flowsr_runtime.errors import CheckpointError, UsageError
@@ -72,6 +72,46 @@ def test_lpips_grows_with_its_linear_weights(alex: Path, linear: Path) -> None:
     for weight in lpips.lin:
         weight.data *= 3
     assert torch.allclose(lpips(a, b)[1], 3 * before)
+
+
+def test_lpips_by_pixel_has_the_size_of_the_picture(alex: Path, linear: Path) -> None:
+    lpips = LPIPS(alex, linear)
+    a, b = pictures()
+    by_pixel = lpips.spatial(a, b)
+    assert by_pixel.shape == (2, 1, 64, 64)
+    assert by_pixel.min() >= 0
+    assert by_pixel[0].abs().max() == 0
+    assert by_pixel[1].mean().item() == pytest.approx(lpips(a, b)[1].item(), rel=0.2)
+
+
+def test_the_smallest_picture_of_lpips_leaves_a_feature(alex: Path, linear: Path) -> None:
+    lpips = LPIPS(alex, linear)
+    side = lpips.smallest
+    assert lpips(torch.zeros(1, 3, side, side), torch.ones(1, 3, side, side)) > 0
+    with pytest.raises(RuntimeError, match="too small"):
+        lpips(torch.zeros(1, 3, side - 1, side), torch.ones(1, 3, side - 1, side))
+
+
+def test_weights_may_be_pytorchs_own_files(alex: Path, linear: Path) -> None:
+    for path in (alex, linear):
+        torch.save(load_file(path), path.with_suffix(".pth"))
+    a, b = pictures()
+    pickled = LPIPS(alex.with_suffix(".pth"), linear.with_suffix(".pth"))
+    assert torch.equal(pickled(a, b), LPIPS(alex, linear)(a, b))
+
+
+@pytest.mark.parametrize("content", [["a list"], {"a": 3}, nn.ReLU()])
+def test_a_pickle_of_anything_else_is_refused(
+    content: object, linear: Path, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"weights .*a\.pth are not a PyTorch state dict"):
+        LPIPS(tmp_path / "a.pth", linear)
+
+
+def test_a_missing_pickle_is_named(linear: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot read weights .*none\.pth"):
+        LPIPS(tmp_path / "none.pth", linear)
 
 
 def test_vgg_loss_of_a_picture_with_itself_is_zero(vgg: Path) -> None:
