@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -36,7 +36,16 @@ from flowsr_export.rounding import RoundedGraph
 from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import output_size
 
-__all__ = ["ISLANDS", "Figures", "IslandGraph", "exact_outputs", "figures", "markdown"]
+__all__ = [
+    "ISLANDS",
+    "Figures",
+    "IslandGraph",
+    "exact_outputs",
+    "figures",
+    "figures_of",
+    "markdown",
+    "outputs",
+]
 
 PHOTOGRAPHS = 7
 EIGHT_BIT = 255
@@ -210,7 +219,7 @@ def exact_outputs(network: LinfLP, lr: int) -> dict[str, NDArray[np.float32]]:
     """
     deployment = deployment_of(network)
     run = RoundedGraph(deployment, "fp32", None)
-    return {scale: _outputs(run, deployment, scale, lr) for scale in SCALES}
+    return {scale: outputs(run, deployment, scale, lr) for scale in SCALES}
 
 
 def figures(
@@ -236,26 +245,44 @@ def figures(
     rounded = RoundedGraph(deployment, precision, None)
     rounded._graph = IslandGraph(network, DTYPES[precision], islands).eval()
     for scale in SCALES:
-        expected = exact[scale]
-        side = round(expected.shape[-1] / Fraction(scale))
-        output = _outputs(rounded, deployment, scale, side)
-        difference = np.abs(np.clip(expected, 0, 1) - np.clip(output, 0, 1)).astype(np.float64)
-        errors = difference.reshape(PHOTOGRAPHS, -1)
-        yield Figures(
-            precision=precision,
-            island=named,
-            scale=scale,
-            psnr=min(_psnr(row) for row in errors),
-            p999_steps=float(np.percentile(errors, 99.9, axis=1).max()) * EIGHT_BIT,
-            max_steps=float(errors.max()) * EIGHT_BIT,
-        )
+        side = round(exact[scale].shape[-1] / Fraction(scale))
+        output = outputs(rounded, deployment, scale, side)
+        yield figures_of(precision, named, scale, exact[scale], output)
 
 
-def markdown(rows: list[Figures], title: str) -> str:
+def figures_of(
+    precision: str,
+    named: str,
+    scale: str,
+    exact: NDArray[np.float32],
+    output: NDArray[np.float32],
+) -> Figures:
+    """Compare clamped pictures.
+
+    Args:
+        precision: Type of the heavy layers.
+        named: What is in that type beside them.
+        scale: Output pixels per input pixel.
+        exact: The photographs in float32, (7, 3, H, W).
+        output: The same rounded.
+    """
+    difference = np.abs(np.clip(exact, 0, 1) - np.clip(output, 0, 1)).astype(np.float64)
+    errors = difference.reshape(PHOTOGRAPHS, -1)
+    return Figures(
+        precision=precision,
+        island=named,
+        scale=scale,
+        psnr=min(_psnr(row) for row in errors),
+        p999_steps=float(np.percentile(errors, 99.9, axis=1).max()) * EIGHT_BIT,
+        max_steps=float(errors.max()) * EIGHT_BIT,
+    )
+
+
+def markdown(rows: list[Figures], title: str, scales: Sequence[str] = SCALES) -> str:
     """Lay figures out, one row an island and the scales beside each other."""
     lines = [
-        f"| {title} | {' | '.join(f'×{scale}' for scale in SCALES)} |",
-        "| --- " * (1 + len(SCALES)) + "|",
+        f"| {title} | {' | '.join(f'×{scale}' for scale in scales)} |",
+        "| --- " * (1 + len(scales)) + "|",
     ]
     for name in dict.fromkeys((row.precision, row.island) for row in rows):
         cells = [
@@ -295,9 +322,10 @@ def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -
         report.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def _outputs(
+def outputs(
     run: RoundedGraph, deployment: Deployment, scale: str, lr: int
 ) -> NDArray[np.float32]:
+    """Enlarge the photographs, cut to squares of `lr` pixels: (7, 3, H, W)."""
     side = output_size(lr, Fraction(scale))
     case = Case((lr, lr), (side, side), PHOTOGRAPHS)
     return run.run(deployment.feeds(case, None))

@@ -16,6 +16,7 @@ from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.geometry import output_size
 from flowsr_runtime.manifest import Manifest
+from flowsr_runtime.pixels import full_range
 from flowsr_runtime.session import Session
 
 if TYPE_CHECKING:
@@ -151,8 +152,8 @@ class _SessionEngine:
         if measures == "gpu":
             return self._resident(case)
         pictures = [
-            np.ascontiguousarray(np.rint(rgb.transpose(1, 2, 0) * EIGHT_BIT).astype(np.uint8))
-            for rgb in photographs(case)
+            np.ascontiguousarray(rgb.transpose(1, 2, 0))
+            for rgb in _eight_bit(photographs(case))
         ]
         temperature = TEMPERATURE if self._bundle.manifest.latents else None
 
@@ -201,7 +202,7 @@ class _TorchEngine:
         import torch
 
         feeds = graph_feeds(self._manifest, case)
-        rgb = torch.from_numpy(feeds["input"]).to(self._place)
+        rgb = torch.from_numpy(full_range(feeds["input"])).to(self._place)
         latents = [
             torch.from_numpy(feeds[latent.name]).to(self._place)
             for latent in self._manifest.latents
@@ -276,7 +277,14 @@ def graph_feeds(manifest: Manifest, case: Case) -> dict[str, NDArray[Any]]:
     """Inputs of the graph for a case: photographs, and noise of seed 0 without a prior."""
     run = padded_run(manifest, case)
     right = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(run.lr, case.lr, strict=True))]
-    feeds: dict[str, NDArray[Any]] = {"input": np.pad(photographs(case), right, mode="reflect")}
+    rgb = np.pad(photographs(case), right, mode="reflect")
+    feeds: dict[str, NDArray[Any]] = {
+        "input": _eight_bit(rgb) if manifest.io == "uint8" else rgb
+    }
     if manifest.geometry:
         feeds["geometry"] = np.array(run.feeds(manifest)["geometry"], np.int64)
     return feeds | noise_of(manifest.latents, run.out, case.batch)
+
+
+def _eight_bit(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(rgb * EIGHT_BIT).astype(np.uint8)

@@ -2,17 +2,27 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch._dynamo.config as dynamo
 
 from flowsr_export.bench_memory import Memory, measure_memory, peak_bytes, resident_bytes
 from flowsr_export.bench_probes import probes_of
-from flowsr_export.bench_subject import Loading, graph_feeds, load_engine, padded_run
+from flowsr_export.bench_subject import (
+    Loading,
+    Measures,
+    graph_feeds,
+    load_engine,
+    padded_run,
+)
 from flowsr_export.cases import Case
-from flowsr_runtime import Bundle, BundleError, UsageError
-from tests.flowsr_export.conftest import Exported
+from flowsr_export.eight_bit import with_eight_bits
+from flowsr_runtime import Bundle, BundleError, UsageError, write_bundle
+from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
+from tests.flowsr_export.conftest import Exported, resizing_graph, small_manifest
 
 CASE = Case((8, 9), (20, 22), batch=2)
 
@@ -39,6 +49,33 @@ def test_a_picture_runs_from_end_to_end(fourfold: Path) -> None:
     engine = load_engine(loading(fourfold))
     assert engine.call(Case((7, 9), (28, 36)), "end-to-end")() is None
     engine.close()
+
+
+@pytest.fixture
+def eight_bit(tmp_path: Path) -> Path:
+    """A bundle whose graph takes and gives pictures of eight bits."""
+    model = with_eight_bits(onnx.load_from_string(resizing_graph()))
+    picture = {**small_manifest()["picture"], "io": "uint8"}
+    files = {"model.fp32.onnx": model.SerializeToString()}
+    return write_bundle(tmp_path / "eight", small_manifest(picture=picture), files).path
+
+
+@pytest.mark.parametrize("measures", ["graph", "end-to-end"])
+def test_a_graph_of_eight_bits_runs(
+    measures: Measures, eight_bit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[np.dtype[Any]] = []
+    run = OnnxRuntimeSession.run
+
+    def watched(self: OnnxRuntimeSession, feeds: dict[str, Any]) -> Any:
+        seen.append(feeds["input"].dtype)
+        return run(self, feeds)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", watched)
+    engine = load_engine(loading(eight_bit))
+    engine.call(Case((8, 9), (20, 22)), measures)()
+    engine.close()
+    assert seen == [np.dtype(np.uint8)]
 
 
 @pytest.mark.parametrize("backend", ["torch", "published"])
@@ -71,7 +108,9 @@ def test_a_graph_that_the_bundle_lacks_is_refused(bundle: Path) -> None:
 
 def test_on_a_gpu_arrays_can_stay_there(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, object]] = []
-    session = SimpleNamespace(run_device=seen.append, limits=None)
+    session = SimpleNamespace(
+        run_device=seen.append, limits=None, provider="tensorrt", close=lambda: None
+    )
     module = "flowsr_export.bench_subject"
     monkeypatch.setattr(f"{module}.open_session", lambda *arguments, **options: session)
     monkeypatch.setattr(f"{module}._torch_has_gpu", lambda: True)

@@ -1,0 +1,159 @@
+"""What float16 costs SRFlow-LP: its deployed graph rounded as on a GPU, against float32.
+
+Each row but the first switches one part that stays float32 to float16 as well. The network has
+stand-in weights of the published sizes, as `benchmarks.stand_in_checkpoint` writes them.
+
+Example:
+    python -m benchmarks.precision_srflow --json precision-srflow.json
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.precision import PHOTOGRAPHS, Figures, figures_of, markdown, outputs
+from benchmarks.speed import SRFLOW, SRFLOW_PRIOR
+from benchmarks.stand_in_checkpoint import calm
+from flowsr_export.deployment import deployment_of
+from flowsr_export.rounding import RoundedGraph
+from flowsr_export.srflow_level_graph import Condition, LevelGraph
+from flowsr_lp import SrflowLP, load_checkpoint
+from flowsr_runtime import UsageError
+from tests import stand_in
+
+__all__ = ["PARTS", "island_figures"]
+
+HALF = torch.float16
+
+
+class HalfLayer(nn.Module):
+    """A float32 layer with its operands and its result in float16."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        """Copy `layer`."""
+        super().__init__()
+        self.in_channels = layer.in_channels
+        self.layer = copy.deepcopy(layer).to(HALF)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run it; float32 again outside."""
+        out: Tensor = self.layer(x.to(HALF))
+        return out.float()
+
+
+class HalfFlow(LevelGraph):
+    """A level that reads and hands on float16."""
+
+    def encode(
+        self, x: Tensor, conditions: Sequence[Condition]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Encode; see `LevelGraph`."""
+        rest, latent = super().encode(_rounded(x), [_halved(c) for c in conditions])
+        return _rounded(rest), None if latent is None else _rounded(latent)
+
+    def decode(self, x: Tensor, eps: Tensor | None, conditions: Sequence[Condition]) -> Tensor:
+        """Decode; see `LevelGraph`."""
+        eps = None if eps is None else _rounded(eps)
+        return _rounded(super().decode(_rounded(x), eps, [_halved(c) for c in conditions]))
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return x.to(HALF).float()
+
+
+def _halved(condition: Condition) -> Condition:
+    return Condition(*(_rounded(part) for part in condition))
+
+
+def _switch_nets(level: LevelGraph) -> None:
+    for step in level.steps:
+        for name in ("own", "middle", "last"):
+            setattr(step, name, _half(step.get_submodule(name)))
+
+
+def _switch_maps(level: LevelGraph) -> None:
+    level.forward_maps = nn.ModuleList(_half(layer) for layer in level.forward_maps)
+    level.inverse_maps = nn.ModuleList(_half(layer) for layer in level.inverse_maps)
+    if level.split is not None:
+        level.split = _half(level.split)  # type: ignore[assignment]
+
+
+def _switch_flow(level: LevelGraph) -> None:
+    level.__class__ = HalfFlow
+
+
+def _half(layer: nn.Module) -> HalfLayer:
+    assert isinstance(layer, nn.Conv2d)
+    return HalfLayer(layer)
+
+
+# What of a level can be float16 as well, and how.
+PARTS: dict[str, tuple[Callable[[LevelGraph], None], ...]] = {
+    "none, as deployed": (),
+    "the couplings' own nets": (_switch_nets,),
+    "1x1 maps and splits": (_switch_maps,),
+    "what levels hand on and read": (_switch_flow,),
+    "all of them": (_switch_nets, _switch_maps, _switch_flow),
+}
+
+
+def island_figures(network: SrflowLP, lr: int) -> list[Figures]:
+    """Compare every part with the float32 graph.
+
+    Args:
+        network: SRFlow-LP in evaluation mode.
+        lr: Side of the photographs' crops, low-resolution pixels; even.
+
+    Returns:
+        Figures of each entry of `PARTS`, the worst of the photographs.
+    """
+    deployment, scale = deployment_of(network), str(network.srflow.scale)
+    exact = outputs(RoundedGraph(deployment, "fp32", None), deployment, scale, lr)
+    rows = []
+    for name, switches in PARTS.items():
+        rounded = RoundedGraph(deployment, "fp16", None)
+        levels = rounded._graph.levels
+        assert isinstance(levels, nn.ModuleList)
+        for level in levels:
+            assert isinstance(level, LevelGraph)
+            for switch in switches:
+                switch(level)
+        output = outputs(rounded, deployment, scale, lr)
+        rows.append(figures_of("fp16", name, scale, exact, output))
+        if not np.isfinite(output).all():
+            rows[-1] = Figures("fp16", name, scale, float("nan"), float("nan"), float("nan"))
+    return rows
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path), help="SRFlow file; stand-in without.")
+@click.option("--prior", type=click.Path(path_type=Path), help="Its latent module.")
+@click.option("--lr", type=int, default=32, show_default=True, help="Pixels a side.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
+def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -> None:
+    """Print PSNR, 99.9th percentile and largest difference in eight-bit steps."""
+    if model is None:
+        network = calm(stand_in.srflow_network(SRFLOW, SRFLOW_PRIOR)).eval()
+    else:
+        loaded = load_checkpoint(model, prior).network
+        if not isinstance(loaded, SrflowLP):
+            raise UsageError(f"{model} is not SRFlow; take benchmarks.precision")
+        network = loaded
+    rows = island_figures(network, lr)
+    click.echo(f"{PHOTOGRAPHS} photographs, {lr}x{lr}, x{network.srflow.scale}\n")
+    click.echo(markdown(rows, "also in float16", (str(network.srflow.scale),)))
+    if report is not None:
+        report.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
