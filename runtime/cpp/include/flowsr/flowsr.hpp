@@ -1,0 +1,267 @@
+/// Enlarge pictures with a bundle of flowsr-lp: the same answer as in Python, without it.
+///
+/// Pictures are rows of pixels without gaps. Nothing here keeps state of its own beside the
+/// objects below, prints, or handles signals.
+#ifndef FLOWSR_FLOWSR_HPP
+#define FLOWSR_FLOWSR_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "flowsr/flowsr.h"
+
+namespace flowsr {
+
+/// What went wrong; the commands end with these numbers.
+enum class Code : int {
+  failure = FLOWSR_FAILURE,
+  usage = FLOWSR_USAGE,
+  parity = FLOWSR_PARITY,
+  backend = FLOWSR_BACKEND,
+  bundle = FLOWSR_BUNDLE,
+  memory = FLOWSR_MEMORY,
+};
+
+/// Any failure that a user can act on; its message is one line.
+class FLOWSR_API Error : public std::runtime_error {
+ public:
+  Error(Code code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  Code code() const noexcept { return code_; }
+
+ private:
+  Code code_;
+};
+
+/// Largest output side in pixels; keeps every product of the graph's geometry in 64 bits.
+constexpr std::int64_t kMaxSide = std::int64_t{1} << 20;
+
+struct Size {
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+  bool operator==(const Size& other) const {
+    return height == other.height && width == other.width;
+  }
+  bool operator!=(const Size& other) const { return !(*this == other); }
+};
+
+/// Output pixels per input pixel, at least 1, as exactly as it is written: 2.7 is 27/10.
+class FLOWSR_API Scale {
+ public:
+  /// Reads a decimal such as "2.7" or a fraction such as "27/10". Throws Error (usage).
+  Scale(const std::string& text);               // NOLINT: a scale is its text
+  Scale(const char* text) : Scale(std::string(text)) {}  // NOLINT
+  /// Takes the shortest decimal that names the number. Throws Error (usage).
+  Scale(double value);                                   // NOLINT
+  Scale(int value) : Scale(std::to_string(value)) {}     // NOLINT
+
+  /// Returns floor(pixels * scale + 1/2). Throws Error (usage) if that is above kMaxSide.
+  std::int64_t output_size(std::int64_t pixels) const;
+  bool equals(std::int64_t whole) const;
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+  std::vector<std::uint32_t> numerator_;  // nine decimal digits a word, the lowest first
+  std::vector<std::uint32_t> denominator_;
+};
+
+/// The size that a bundle of one scale gives by itself.
+struct Own {};
+struct Scales {
+  Scale rows;
+  Scale columns;
+};
+
+/// What size is asked for.
+class FLOWSR_API Target {
+ public:
+  Target() : wish_(Own{}) {}
+  Target(const Scale& scale) : wish_(Scales{scale, scale}) {}  // NOLINT
+  Target(const Scale& rows, const Scale& columns) : wish_(Scales{rows, columns}) {}
+  Target(const Size& size) : wish_(size) {}  // NOLINT
+  const std::variant<Own, Scales, Size>& wish() const { return wish_; }
+
+ private:
+  std::variant<Own, Scales, Size> wish_;
+};
+
+/// What surrounds an output window for its pixels to come out as in the whole picture.
+struct Halo {
+  std::int64_t patch = 1;     ///< Output pixels along one side of a patch.
+  std::int64_t align = 1;     ///< Windows begin at multiples of this many output pixels.
+  std::int64_t lr_align = 1;  ///< Tiles begin at multiples of this many input pixels.
+  std::int64_t patches = 0;   ///< Patches added on each side of the window.
+  std::int64_t pixels = 0;    ///< Input pixels added on each side of what those read.
+  std::optional<std::int64_t> ratio;  ///< Of a graph whose window is its tile enlarged.
+};
+
+struct FileEntry {
+  std::string sha256;
+  std::int64_t bytes = 0;
+  std::optional<std::string> precision;  ///< Of a model.
+};
+
+/// An input of noise.
+struct Latent {
+  std::string name;
+  std::int64_t channels = 0;
+  std::int64_t patch = 1;  ///< Output pixels of a cell and side.
+};
+
+/// Peak activation memory of one run, in bytes.
+struct Memory {
+  double base_bytes = 0;
+  double bytes_per_pixel = 0;  ///< Per input pixel of the tile.
+  double bytes_per_patch = 0;  ///< Per output patch of the window.
+  std::optional<std::int64_t> budget_bytes;
+  std::int64_t estimate(std::int64_t pixels, std::int64_t patches) const;
+};
+
+/// What bundle.json says, checked.
+struct Manifest {
+  std::string family;
+  std::optional<Scale> scale;  ///< The only one that the graph produces, none for any.
+  std::int64_t multiple = 1;   ///< Sides of the graph's pictures are multiples of this.
+  bool eight_bit = false;      ///< Whether the graph takes and gives eight bits.
+  bool geometry = false;       ///< Whether the graph has the input `geometry`.
+  std::vector<Latent> latents;
+  Halo halo;   ///< With which a seam stays below one eight-bit step.
+  Halo exact;  ///< That holds the whole receptive field.
+  bool whole_only = false;
+  Memory memory;
+  std::map<std::string, FileEntry> files;
+};
+
+/// One axis of a window: half-open ranges in pixels of the whole picture.
+struct Extent {
+  std::int64_t source = 0, target = 0;
+  std::int64_t lr_begin = 0, lr_end = 0;
+  std::int64_t out_begin = 0, out_end = 0;
+  std::int64_t lr_size() const { return lr_end - lr_begin; }
+  std::int64_t out_size() const { return out_end - out_begin; }
+};
+
+/// One axis of a tile: the output pixels that are kept, and how they fade.
+struct Piece {
+  Extent extent;
+  std::int64_t begin = 0, end = 0;
+  std::int64_t fade_in = 0, fade_out = 0;
+};
+
+/// How one picture is computed: every piece of the rows with every piece of the columns.
+struct Plan {
+  std::vector<Piece> rows, columns;
+  std::int64_t run_bytes = 0;  ///< Estimated activation memory of the largest tile.
+  std::int64_t tiles() const {
+    return static_cast<std::int64_t>(rows.size() * columns.size());
+  }
+};
+
+enum class HaloKind { standard, exact };
+
+/// How a bundle is run.
+struct Settings {
+  std::string backend;             ///< "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx";
+                                   ///< "" for the first of these that was built in.
+  std::string provider;            ///< Of onnxruntime: "cpu" or "cuda"; "" for "cpu".
+  std::string precision = "fp32";  ///< Which of the bundle's graphs.
+  int device = 0;                  ///< Index of the GPU.
+  int threads = 0;                 ///< CPU threads, 0 for every usable core.
+  std::int64_t memory_budget = 0;  ///< Bytes of one run, 0 for what the bundle states.
+  HaloKind halo = HaloKind::standard;
+};
+
+/// How a picture is enlarged.
+struct Request {
+  int channels = 3;                   ///< 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA.
+  std::uint64_t seed = 0;             ///< Of the noise.
+  std::optional<double> temperature;  ///< Of a bundle without a learned prior, which needs it.
+  bool clamp = true;                  ///< To [0, 1]; whole numbers are clamped always.
+  bool truncate = false;              ///< Cut eight bits off in place of rounding them.
+  std::function<void(std::int64_t done, std::int64_t tiles)> progress;
+  std::function<void(const std::string& line)> warn;  ///< Values far out of range.
+};
+
+/// A bundle on disk whose manifest has been checked; its files are checked when read.
+class FLOWSR_API Bundle {
+ public:
+  /// Throws Error (bundle) if there is none, or its manifest is damaged or newer.
+  static Bundle open(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  const Manifest& manifest() const { return manifest_; }
+
+  /// Returns the content of a file that was checked against the manifest. Throws (bundle).
+  std::string read(const std::string& name) const;
+  /// Returns the name of the ONNX file of a precision. Throws (bundle).
+  std::string model_name(const std::string& precision) const;
+  /// Checks every file. Throws (bundle).
+  void check_files() const;
+
+  /// Returns the size that a picture gets. Throws (usage).
+  Size target(Size source, const Target& target) const;
+  /// Returns how it would be cut. Throws (usage, memory).
+  Plan plan(Size source, const Target& target, const Settings& settings = {}) const;
+
+ private:
+  Bundle(std::string path, Manifest manifest);
+  std::string path_;
+  Manifest manifest_;
+};
+
+/// A model that is ready to enlarge pictures; many threads may use it at once.
+class FLOWSR_API Upscaler {
+ public:
+  /// Loads a model. Throws Error: usage, backend or bundle.
+  static Upscaler open(const std::string& bundle, const Settings& settings = {});
+  static Upscaler open(const Bundle& bundle, const Settings& settings = {});
+  Upscaler(Upscaler&&) noexcept;
+  Upscaler& operator=(Upscaler&&) noexcept;
+  ~Upscaler();
+
+  const Bundle& bundle() const;
+  Size target(Size source, const Target& target) const;
+  Plan plan(Size source, const Target& target) const;
+
+  /// Enlarges a picture.
+  ///
+  /// `image` is source.height x source.width x request.channels, floats in [0, 1]; `result` has
+  /// room for as many channels in the size that `target` gives, which is returned. Alpha is
+  /// resized apart, bilinearly, and what is fully transparent leaves no fringe. Throws Error:
+  /// usage for what cannot be, memory, parity for NaN or infinity, backend, bundle.
+  Size upscale(const std::uint8_t* image, Size source, const Target& target,
+               std::uint8_t* result, const Request& request = {}) const;
+  Size upscale(const std::uint16_t* image, Size source, const Target& target,
+               std::uint16_t* result, const Request& request = {}) const;
+  Size upscale(const float* image, Size source, const Target& target, float* result,
+               const Request& request = {}) const;
+
+ private:
+  struct State;
+  explicit Upscaler(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// Draws temperature times standard normal noise for a window of cells: channels x rows x
+/// columns floats, each by its absolute position alone. Throws Error (usage).
+FLOWSR_API void draw_noise(std::uint64_t seed, std::uint32_t stream, std::int64_t top,
+                           std::int64_t left, std::int64_t rows, std::int64_t columns,
+                           std::int64_t channels, double temperature, float* result);
+
+/// The backends that were built in.
+FLOWSR_API std::vector<std::string> backends();
+
+FLOWSR_API std::string version();
+
+}  // namespace flowsr
+
+#endif  // FLOWSR_FLOWSR_HPP

@@ -1,0 +1,134 @@
+// The command flowsr-upscale: enlarge one PNG picture with a bundle.
+
+#include <iostream>
+
+#include "command.hpp"
+#include "png_picture.hpp"
+
+namespace {
+
+using namespace flowsr;
+
+constexpr const char* kHelp = R"(Usage: flowsr-upscale BUNDLE IN.png OUT.png [OPTIONS]
+
+Enlarge a PNG picture of 8 or 16 bits per channel. Alpha, gray, depth and the colour profile
+are kept, other metadata is not.
+
+  --scale S|SxS          times larger, at least 1; as in 2.7x3.6 for width and height apart
+  --size WxH             output width and height in pixels; a bundle of one scale needs neither
+  --memory-budget BYTES  memory for one run of the model, as in 800M; a picture that needs more
+                         is tiled  [what the bundle states, or 1G]
+  --halo default|exact   overlap of tiles: small, or the model's receptive field  [default]
+  --temperature T        of the noise; for bundles without a prior
+  --seed N               of the noise  [0]
+  --truncate             cut values down to 8 bits; else they are rounded
+  --backend NAME         onnxruntime, openvino, tensorrt or tensorrt_rtx
+                         [the first that was built in]
+  --provider NAME        of onnxruntime: cpu or cuda  [cpu]
+  --device N             number of the GPU  [0]
+  --threads N            CPU threads  [every usable core]
+  --precision NAME       which of the bundle's graphs  [fp32]
+  --force                replace OUT.png if it is there
+  --version, --help
+
+Exit codes: 0 done, 1 failure, 2 usage, 3 NaN or infinity, 4 a backend or device is missing,
+5 the bundle is damaged, 6 out of memory.
+
+Example: flowsr-upscale edsr.bundle photo.png large.png --scale 2.7
+)";
+
+Size parse_size(const std::string& text) {
+  long long width = 0, height = 0;
+  int used = 0;
+  const int read = std::sscanf(text.c_str(), "%9lldx%9lld%n", &width, &height, &used);
+  if (read != 2 || static_cast<std::size_t>(used) != text.size()) {
+    detail::misuse("--size must be as in 1920x1080, got " + text);
+  }
+  return {height, width};
+}
+
+Target target_of(const detail::Arguments& arguments) {
+  if (arguments.has("scale") && arguments.has("size")) {
+    detail::misuse("give exactly one of --scale and --size");
+  }
+  if (arguments.has("size")) return Target(parse_size(arguments.text("size")));
+  if (!arguments.has("scale")) return Target();
+  const std::string text = arguments.text("scale");
+  const std::size_t cross = text.find_first_of("xX");
+  if (cross == std::string::npos) return Target(Scale(text));
+  return Target(Scale(text.substr(cross + 1)), Scale(text.substr(0, cross)));  // rows, columns
+}
+
+Request request_of(const detail::Arguments& arguments) {
+  Request request;
+  request.seed = arguments.whole("seed", 0, std::numeric_limits<std::uint64_t>::max());
+  if (arguments.has("temperature")) request.temperature = arguments.real("temperature");
+  request.truncate = arguments.has("truncate");
+  request.warn = [](const std::string& line) { std::cerr << "flowsr-upscale: " << line << '\n'; };
+  return request;
+}
+
+/// Enlarges the pixels of a depth into a result of the same kind.
+template <class T>
+std::vector<T> enlarged(const Upscaler& upscaler, const std::vector<T>& pixels, Size source,
+                        const Target& target, const Request& request) {
+  const Size size = upscaler.target(source, target);
+  std::vector<T> result(static_cast<std::size_t>(size.height * size.width * request.channels));
+  upscaler.upscale(pixels.data(), source, target, result.data(), request);
+  return result;
+}
+
+int upscale(const detail::Arguments& arguments) {
+  if (arguments.others.size() != 3) detail::misuse("give BUNDLE, IN.png and OUT.png; see --help");
+  const std::string &in = arguments.others[1], &out = arguments.others[2];
+  const bool force = arguments.has("force");
+  Settings settings = detail::settings_of(arguments);
+  const std::string halo = arguments.text("halo", "default");
+  if (halo != "default" && halo != "exact") {
+    detail::misuse("--halo must be default or exact, got " + halo);
+  }
+  settings.halo = halo == "exact" ? HaloKind::exact : HaloKind::standard;
+  const Target target = target_of(arguments);
+  Request request = request_of(arguments);
+  const Bundle bundle = Bundle::open(arguments.others[0]);
+  detail::check_output(out, force);
+  const detail::PngPicture picture = detail::read_png_file(in);
+  if (picture.lost_profile) {
+    std::cerr << "flowsr-upscale: the colour profile of " << in
+              << " is damaged and was left out\n";
+  }
+  const Size size = bundle.target(picture.size, target);
+  const Upscaler upscaler = Upscaler::open(bundle, settings);
+  request.channels = picture.channels;
+  detail::PngPicture large;
+  large.size = size, large.channels = picture.channels, large.depth = picture.depth;
+  large.profile = picture.profile;
+  if (picture.depth == 16) {
+    large.words = enlarged(upscaler, picture.words, picture.size, target, request);
+  } else {
+    large.bytes = enlarged(upscaler, picture.bytes, picture.size, target, request);
+  }
+  detail::write_png_file(out, large, force);
+  std::cout << out << "  " << size.width << "x" << size.height << '\n';
+  return FLOWSR_DONE;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  return flowsr::detail::run_command("flowsr-upscale", [&] {
+    const flowsr::detail::Arguments arguments(
+        count, words,
+        flowsr::detail::with_settings({"scale", "size", "halo", "temperature", "seed"}),
+        {"truncate", "force", "version", "help"});
+    if (arguments.has("help")) {
+      std::cout << kHelp;
+      return 0;
+    }
+    if (arguments.has("version")) {
+      std::cout << "flowsr-upscale " << flowsr::version() << '\n';
+      return 0;
+    }
+    return upscale(arguments);
+  });
+}

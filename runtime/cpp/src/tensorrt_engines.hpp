@@ -1,0 +1,80 @@
+/// The engines of a bundle as their descriptions say: checked, and found by what a device needs.
+#ifndef FLOWSR_TENSORRT_ENGINES_HPP
+#define FLOWSR_TENSORRT_ENGINES_HPP
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "session.hpp"
+
+namespace flowsr::detail {
+
+/// What one input may be in one profile: shapes, or the values of an int64 shape tensor.
+struct Range {
+  std::vector<std::int64_t> min, opt, max;
+  bool covers(const std::vector<std::int64_t>& values) const;
+};
+
+/// Ranges by the name of the input.
+using Profile = std::map<std::string, Range>;
+
+/// What the library and the device are.
+struct Rig {
+  std::string flavour;  ///< "tensorrt" or "tensorrt_rtx"
+  std::string version;  ///< Of the library, four numbers.
+  std::string gpu_name;
+  std::string compute_capability;  ///< Such as "8.9".
+};
+
+/// One engine: `<name>.engine` and `<name>.engine.json` beside it.
+struct Engine {
+  std::string path;  ///< Of the plan.
+  std::string sha256;
+  std::int64_t bytes = 0;
+  bool version_compatible = false;
+  std::size_t devices = 0;  ///< Compute capabilities that it was built for, 0 for portable.
+  std::vector<Profile> profiles;  ///< One without ranges where it was built without profiles.
+
+  /// Returns the plan, whose hash was checked. Throws Error (bundle).
+  std::string read() const;
+};
+
+/// Returns the engines of a model that a device can load, those made for it alone first.
+///
+/// Throws Error (bundle) if a description is damaged or newer, or no engine is left; `command`
+/// is named as what builds one.
+std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& precision,
+                                     const Rig& rig, const std::string& command);
+
+/// The runs that engines take, one picture at a time.
+class EngineLimits : public Limits {
+ public:
+  EngineLimits(const std::vector<Engine>& engines, const std::vector<Latent>& latents,
+               std::string command);
+  Takers takers(int axis, const std::vector<Piece>& pieces) const override;
+  std::string remedy(Size source, Size target, std::int64_t budget,
+                     HaloKind halo) const override;
+
+ private:
+  struct Span {
+    std::int64_t least = 0, most = std::int64_t{1} << 62;
+  };
+  /// What one axis of a run may be in one profile.
+  struct Bounds {
+    Span lr_size, out_size, source, target, lr_begin, out_begin;
+    bool covers(const Extent& extent) const;
+  };
+  static Bounds bounds_of(const Profile& profile, const std::vector<Latent>& latents, int axis);
+
+  std::vector<Bounds> bounds_[2];  // rows and columns, by profile
+  std::string command_;
+};
+
+/// Returns words of a command as a shell takes them.
+std::string shell_word(const std::string& word);
+
+}  // namespace flowsr::detail
+
+#endif  // FLOWSR_TENSORRT_ENGINES_HPP
