@@ -97,7 +97,7 @@ def joined(rgb: NDArray[Any], alpha: NDArray[Any] | None, *, gray: bool) -> NDAr
 
 
 def luma(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the gray of colours.
+    """Return the gray of colours; that of gray is exact.
 
     Args:
         rgb: Colours, (h, w, 3), any range.
@@ -105,7 +105,8 @@ def luma(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         Gray, (h, w, 1), in the same units.
     """
-    gray: NDArray[np.float32] = rgb[..., :1] * np.float32(_LUMA[0])
-    gray += rgb[..., 1:2] * np.float32(_LUMA[1])
-    gray += rgb[..., 2:3] * np.float32(_LUMA[2])
+    red = rgb[..., :1]
+    gray: NDArray[np.float32] = (rgb[..., 1:2] - red) * np.float32(_LUMA[1])
+    gray += (rgb[..., 2:3] - red) * np.float32(_LUMA[2])
+    gray += red
     return gray

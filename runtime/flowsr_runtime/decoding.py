@@ -1,6 +1,5 @@
 """From the bytes of a picture file to upright pixels and what the file says beside them."""
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,12 +70,17 @@ def decode(data: bytes, name: str, max_pixels: int) -> Decoded:
 def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, Source]:
     """Return pixels as they lie in the file, their mode, and where its metadata is."""
     if kind_of(data) == "TIFF" and not _is_for_pillow(data, name):
-        pixels, mode, info = read_by_tifffile(data, name, max_pixels)
-        exif = Image.Exif()
-        exif.load_from_fp(io.BytesIO(data))
-        return pixels, mode, Source("TIFF", exif, info)
+        pixels, mode, exif, info = read_by_tifffile(data, name, max_pixels)
+        return pixels, mode, Source("TIFF", exif, info, orientation_of(exif))
+    if kind_of(data) == "AVIF" and avif_bits(data) > 8:
+        raise PictureError(
+            f"{name} is AVIF of {avif_bits(data)} bits per channel, which Pillow would cut to "
+            "8; convert it to PNG of 16 bits"
+        )
     image = open_image(data, name)
-    _check_kind(image, name, max_pixels, data)
+    _check_kind(image, name, max_pixels)
+    # Pillow turns a TIFF upright when it loads it, and forgets that it did.
+    turned = orientation_of(image.getexif()) if image.format == "TIFF" else 1
     if bits_of(image) > 8:
         pixels, mode = deep_pixels(image, lambda: open_image(data, name))
         key = image.info.get("transparency")
@@ -86,7 +90,7 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
         image.load()
         pixels, mode = _eight_bit(image)
     chunks = dict(chunks_of(data)) if image.format == "PNG" else {}
-    return pixels, mode, Source.of(image, chunks)
+    return pixels, mode, Source.of(image, turned, chunks)
 
 
 def _is_for_pillow(data: bytes, name: str) -> bool:
@@ -98,7 +102,7 @@ def _is_for_pillow(data: bytes, name: str) -> bool:
     return bits_of(image) <= 8 or is_read_whole(image)
 
 
-def _check_kind(image: ImageFile.ImageFile, name: str, max_pixels: int, data: bytes) -> None:
+def _check_kind(image: ImageFile.ImageFile, name: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise PictureError(f"{name} has {width * height} pixels, more than {max_pixels}")
@@ -107,11 +111,6 @@ def _check_kind(image: ImageFile.ImageFile, name: str, max_pixels: int, data: by
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise PictureError(f"{name} has {frames} frames; give a file with one")
-    if image.format == "AVIF" and avif_bits(data) > 8:
-        raise PictureError(
-            f"{name} is AVIF of {avif_bits(data)} bits per channel, which Pillow would cut to "
-            "8; convert it to PNG of 16 bits"
-        )
 
 
 def _eight_bit(image: Image.Image) -> tuple[NDArray[np.uint8], Mode]:

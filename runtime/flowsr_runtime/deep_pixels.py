@@ -70,16 +70,19 @@ def deep_pixels(
         Picture, (h, w, channels) uint16 or float32, and its mode.
     """
     packing = _packings(image)[0]
-    if packing.startswith(_WHOLE):
+    if packing.startswith("F;32"):
+        # libtiff gives floats in the machine's order; Pillow takes them in the file's.
+        native = image.tile[0].codec_name == "libtiff"
+        return _loaded_as(image, "F", "F;32NF" if native else packing)[..., None], "L"
+    if packing.startswith("I;16"):
         image.load()
-        dtype = np.float32 if image.mode == "F" else np.uint16
-        return np.asarray(image).astype(dtype)[..., None], "L"
+        return np.asarray(image).astype(np.uint16)[..., None], "L"
     if packing.startswith("LA;16"):
-        pairs = _bytes_of(image, "RGBA", "RGBA").astype(np.uint16)
+        pairs = _loaded_as(image, "RGBA", "RGBA").astype(np.uint16)
         return pairs[..., 0::2] * np.uint16(256) + pairs[..., 1::2], "LA"
     mode: Mode = "RGBA" if packing.startswith("RGBA") else "RGB"
-    high = _bytes_of(image, mode, packing).astype(np.uint16)
-    low = _bytes_of(reopen(), mode, packing[:-1] + _OTHER_HALF[packing[-1]])
+    high = _loaded_as(image, mode, packing).astype(np.uint16)
+    low = _loaded_as(reopen(), mode, packing[:-1] + _OTHER_HALF[packing[-1]])
     high *= np.uint16(256)
     high += low
     return high, mode
@@ -90,7 +93,7 @@ def _packings(image: ImageFile.ImageFile) -> list[str]:
     return [str(each[0] if isinstance(each, tuple) else each) for each in args]
 
 
-def _bytes_of(image: ImageFile.ImageFile, mode: str, packing: str) -> NDArray[np.uint8]:
+def _loaded_as(image: ImageFile.ImageFile, mode: str, packing: str) -> NDArray[Any]:
     """Load an image with its pixels taken as if packed in another way."""
     image._mode = mode
     image.tile = [

@@ -44,8 +44,8 @@ class Format:
         icc: Whether it has a colour profile.
         metadata: What else it has: "exif", "xmp", "dpi", "text", "comment", "chunks".
         max_side: Longest side in pixels, None for no limit that matters.
-        options: How Pillow writes it. Pictures lose nothing by it, save in JPEG, where 4:4:4
-            at 95 loses little, and AVIF, where 4:4:4 at 90 does.
+        options: How Pillow writes it, TIFF apart. Pictures lose nothing by it, save in JPEG,
+            where 4:4:4 at 95 loses little, and AVIF, where 4:4:4 at 90 does.
     """
 
     name: str
@@ -94,7 +94,6 @@ FORMATS: Final[dict[str, Format]] = {
             (".tif", ".tiff"),
             depths=(8, 16, "float"),
             metadata=frozenset({"exif", "xmp", "dpi"}),
-            options={"compression": "tiff_lzw"},
         ),
         Format(
             "AVIF",

@@ -19,7 +19,7 @@ from flowsr_runtime.errors import MemoryBudgetError, OutputError, PictureError, 
 from flowsr_runtime.formats import FORMATS, SUFFIXES, Format, Mode, format_named
 from flowsr_runtime.metadata import Metadata, save_options
 from flowsr_runtime.png import deep_png
-from flowsr_runtime.tiff import deep_tiff
+from flowsr_runtime.tiff import encode_tiff
 
 __all__ = [
     "MAX_PIXELS",
@@ -297,11 +297,11 @@ def _encoded(
     metadata = Metadata() if like is None else like.metadata
     options = save_options(metadata, kind, None if like is None else like.icc, _size(values))
     try:
-        if values.dtype == np.uint8:
-            return _by_pillow(values, mode, kind, options)
-        if kind.name == "PNG":
+        if kind.name == "TIFF":
+            return encode_tiff(values, mode, options)
+        if values.dtype == np.uint16:
             return deep_png(values, mode, options)
-        return deep_tiff(values, mode, options)
+        return _by_pillow(values, mode, kind, options)
     except OutputError:
         raise
     except MemoryError as error:

@@ -67,6 +67,8 @@ class Source:
         format: Name of its format.
         exif: Its EXIF, or the directory of a TIFF.
         info: What Pillow calls `info`.
+        turned: How the file says that its pixels are turned, where Pillow has made them
+            upright already (TIFF); else what the EXIF says.
         text: Texts of a PNG by key.
         chunks: Chunks of a PNG by name.
     """
@@ -74,14 +76,25 @@ class Source:
     format: str
     exif: Image.Exif
     info: Mapping[Any, Any]
+    turned: int
     text: Mapping[str, str] = field(default_factory=dict)
     chunks: Mapping[bytes, bytes] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, image: ImageFile.ImageFile, chunks: Mapping[bytes, bytes]) -> "Source":
-        """Return where the metadata of a loaded image are, with its chunks if it is a PNG."""
+    def of(
+        cls, image: ImageFile.ImageFile, turned: int, chunks: Mapping[bytes, bytes]
+    ) -> "Source":
+        """Return where the metadata of a loaded image are.
+
+        Args:
+            image: The image.
+            turned: How a TIFF said that its pixels are turned; 1 for other formats.
+            chunks: Chunks of a PNG by name.
+        """
+        exif = image.getexif()
         text = image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
-        return cls(str(image.format), image.getexif(), image.info, text, chunks)
+        turned = max(turned, orientation_of(exif))
+        return cls(str(image.format), exif, image.info, turned, text, chunks)
 
 
 def orientation_of(exif: Image.Exif) -> int:
@@ -101,7 +114,7 @@ def read_metadata(source: Source, name: str) -> Metadata:
         The metadata; what is damaged is left out with a line in the log.
     """
     dpi = _dpi(source)
-    if dpi is not None and orientation_of(source.exif) > 4:  # width and height change places
+    if dpi is not None and source.turned > 4:  # width and height change places
         dpi = dpi[::-1]
     return Metadata(
         exif=_exif(source.exif, name),
@@ -152,11 +165,13 @@ def _exif(exif: Image.Exif, name: str) -> bytes | None:
     try:
         for tag in _KEPT_TAGS & set(exif):
             kept[tag] = exif[tag]
-        for group in _DIRECTORIES:
-            kept.get_ifd(group).update(exif.get_ifd(group))
-        if _INTEROP in kept.get_ifd(ExifTags.IFD.Exif):  # it holds an offset, which changes
-            kept.get_ifd(ExifTags.IFD.Exif)[_INTEROP] = exif.get_ifd(_INTEROP)
-        return kept.tobytes() if len(kept) or any(map(kept.get_ifd, _DIRECTORIES)) else None
+        groups = {group: dict(exif.get_ifd(group)) for group in _DIRECTORIES}
+        if _INTEROP in groups[ExifTags.IFD.Exif]:  # an offset, which would lead elsewhere
+            groups[ExifTags.IFD.Exif][_INTEROP] = dict(exif.get_ifd(_INTEROP))
+        for group, directory in groups.items():
+            if directory:
+                kept.get_ifd(group).update(directory)
+        return kept.tobytes() if len(kept) or any(groups.values()) else None
     except Exception as error:  # Pillow raises anything on a damaged block
         logger.warning("%s: its EXIF is damaged and is not kept: %s", name, error)
         return None
@@ -188,6 +203,8 @@ def _dpi(source: Source) -> tuple[float, float] | None:
         )
         sides = (source.exif.get(_BASE.XResolution), source.exif.get(_BASE.YResolution))
         value = None if factor is None or None in sides else tuple(factor * n for n in sides)
+    if source.format == "JPEG" and source.info.get("jfif_unit", 0) == 0:  # and 72 there
+        value = value if _BASE.XResolution in source.exif else None
     if not isinstance(value, tuple) or len(value) != 2:
         return None
     across, down = float(value[0]), float(value[1])

@@ -1,4 +1,4 @@
-"""TIFF of 16 bits and float: written here, and read by tifffile where Pillow does not."""
+"""TIFF of any depth: written here, and read by tifffile where Pillow does not."""
 
 import io
 import zlib
@@ -12,9 +12,9 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from flowsr_runtime.errors import OutputError, PictureError
 from flowsr_runtime.formats import Mode
 
-__all__ = ["DEEP_REMEDY", "deep_tiff", "read_by_tifffile"]
+__all__ = ["encode_tiff", "read_by_tifffile"]
 
-DEEP_REMEDY: Final = "convert it to gray, RGB or RGBA of 8 or 16 bits or 32-bit float"
+_REMEDY: Final = "convert it to gray, RGB or RGBA of 8 or 16 bits or 32-bit float"
 
 _BASE: Final = ExifTags.Base
 _STRIP_BYTES: Final = 2**20
@@ -23,6 +23,7 @@ _MOST_BYTES: Final = 2**32 - 2**26
 
 _DEFLATE, _DIFFERENCE, _STRAIGHT_ALPHA, _INCH = 8, 2, 2, 2
 _EXTRA_SAMPLES, _SAMPLE_FORMAT, _PREDICTOR, _XMP, _ICC = 338, 339, 317, 700, 34675
+_DIRECTORIES: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _MODES: Final[dict[tuple[str, int], Mode]] = {
     ("MINISBLACK", 1): "L",
     ("MINISBLACK", 2): "LA",
@@ -32,11 +33,13 @@ _MODES: Final[dict[tuple[str, int], Mode]] = {
 _DTYPES: Final = {"uint16": np.uint16, "float16": np.float32, "float32": np.float32}
 
 
-def deep_tiff(pixels: NDArray[Any], mode: Mode, options: dict[str, Any]) -> bytes:
-    """Encode a picture as TIFF of 16 bits or float, in deflated strips.
+def encode_tiff(pixels: NDArray[Any], mode: Mode, options: dict[str, Any]) -> bytes:
+    """Encode a picture as TIFF, in deflated strips.
+
+    Pillow writes no 16-bit or float colours, and loses EXIF that names other directories.
 
     Args:
-        pixels: Picture, (H, W, channels) uint16 or float32.
+        pixels: Picture, (H, W, channels) uint8, uint16 or float32.
         mode: "L", "LA", "RGB" or "RGBA".
         options: Options of Pillow's `save` for the metadata.
 
@@ -76,7 +79,7 @@ def deep_tiff(pixels: NDArray[Any], mode: Mode, options: dict[str, Any]) -> byte
 
 def read_by_tifffile(
     data: bytes, name: str, max_pixels: int
-) -> tuple[NDArray[Any], Mode, dict[str, Any]]:
+) -> tuple[NDArray[Any], Mode, Image.Exif, dict[str, Any]]:
     """Read a TIFF that Pillow does not read, or not whole.
 
     Args:
@@ -85,8 +88,8 @@ def read_by_tifffile(
         max_pixels: Most pixels that are read.
 
     Returns:
-        Picture, (h, w, channels) uint16 or float32, as it lies in the file; its mode; and
-        what Pillow would have in `info`.
+        Picture, (h, w, channels) uint16 or float32, as it lies in the file; its mode; its
+        directory; and what Pillow would have in `info`.
 
     Raises:
         PictureError: If tifffile is not installed, or the file is of no kind that is read.
@@ -96,7 +99,7 @@ def read_by_tifffile(
     except ImportError as error:
         raise PictureError(
             f"{name} is a TIFF that Pillow does not read; pip install 'flowsr-lp[tiff]', or "
-            f"{DEEP_REMEDY}"
+            f"{_REMEDY}"
         ) from error
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         if len(file.pages) != 1:
@@ -111,11 +114,10 @@ def read_by_tifffile(
             pixels = np.moveaxis(pixels, 0, -1)
         values = pixels[..., None] if pixels.ndim == 2 else pixels
         info = {"xmp": _value(page, _XMP), "icc_profile": _value(page, _ICC)}
-        return values[..., : _count(mode)].astype(dtype), mode, info
-
-
-def _count(mode: Mode) -> int:
-    return len(mode)  # "L", "LA", "RGB", "RGBA": a letter for each channel
+        exif = Image.Exif()
+        exif.bigtiff, exif.endian = file.is_bigtiff, file.byteorder
+        exif.load_from_fp(io.BytesIO(data), page.offset)
+        return values[..., : len(mode)].astype(dtype), mode, exif, info
 
 
 def _kind_of(page: Any, name: str) -> tuple[Mode, type[np.generic]]:
@@ -126,7 +128,7 @@ def _kind_of(page: Any, name: str) -> tuple[Mode, type[np.generic]]:
     if mode is None or dtype is None or extra not in ((), (0,), (_STRAIGHT_ALPHA,)):
         raise PictureError(
             f"{name} has {page.samplesperpixel} {page.photometric.name} channels of "
-            f"{page.dtype}{' with premultiplied alpha' * (extra == (1,))}; {DEEP_REMEDY}"
+            f"{page.dtype}{' with premultiplied alpha' * (extra == (1,))}; {_REMEDY}"
         )
     return mode, dtype
 
@@ -142,10 +144,7 @@ def _describe(directory: ImageFileDirectory_v2, options: dict[str, Any]) -> None
         block = Image.Exif()
         block.load(options["exif"])
         for tag in block:
-            directory[tag] = block[tag]
-        for group in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            if block.get_ifd(group):
-                directory[group] = block.get_ifd(group)
+            directory[tag] = block.get_ifd(tag) if tag in _DIRECTORIES else block[tag]
     if "xmp" in options:
         directory[_XMP] = options["xmp"]
     if "icc_profile" in options:
@@ -157,7 +156,7 @@ def _describe(directory: ImageFileDirectory_v2, options: dict[str, Any]) -> None
 
 def _strip(rows: NDArray[Any]) -> bytes:
     little = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<"))
-    if rows.dtype == np.uint16:
+    if rows.dtype != np.float32:
         difference = little.copy()
         difference[:, 1:] -= little[:, :-1]
         little = difference
