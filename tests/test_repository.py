@@ -39,7 +39,7 @@ LAYERS = {
             "onnxscript",
             "PIL",
         ),
-        *("polygraphy", "safetensors", "tensorrt", "tensorrt_rtx", "torch"),
+        *("polygraphy", "ray", "safetensors", "tensorrt", "tensorrt_rtx", "torch"),
     },
     "flowsr_calibration": {
         *("flowsr_calibration", "flowsr_runtime", "numpy", "onnx", "onnxruntime", "PIL"),

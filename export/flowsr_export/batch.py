@@ -1,43 +1,19 @@
-"""Enlarge many picture files: one bad picture does not stop the others."""
+"""Enlarge many picture files: which goes where, what is asked of each, and how it went."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowsr_runtime import Upscaler, check_output, read_picture, write_picture
-from flowsr_runtime.errors import (
-    FlowsrError,
-    MemoryBudgetError,
-    NonFiniteError,
-    OutputError,
-    PictureError,
-    ScaleError,
-    ShapeError,
-    UsageError,
-)
+from flowsr_runtime.errors import FlowsrError, OutputError, PictureError, UsageError
 from flowsr_runtime.image import SUFFIXES
 
-__all__ = ["Done", "Failure", "Job", "STEPS", "Report", "Request", "enlarge_all", "plan"]
-
-# What one picture can be the reason of; every other error would meet all of them.
-ONE_PICTURE = (
-    MemoryBudgetError,
-    NonFiniteError,
-    OutputError,
-    PictureError,
-    ScaleError,
-    ShapeError,
-)
+__all__ = ["Done", "Failure", "Job", "Report", "Request", "failure_of", "plan"]
 
 FAILURE = 1
 
-STEPS = 1000
-"""Steps of a progress bar for one picture, whatever its number of tiles."""
-
-Tell = Callable[[int, str], None]
+MEGA = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -87,7 +63,7 @@ class Done:
         height: Its rows.
         width: Its columns.
         seconds: Time of the enlargement, without reading and writing.
-        warning: One line if values lay far out of range, else None.
+        warning: One line if values lay far out of range or memory ran out, else None.
     """
 
     source: Path
@@ -120,10 +96,16 @@ class Report:
     Attributes:
         done: Pictures that were enlarged.
         failures: Pictures that were not.
+        skipped: Files that were there already and were left.
+        seconds: Time of the whole batch, reading and writing included.
+        peak_bytes: Largest resident size of this process so far, None if it is not told.
     """
 
     done: tuple[Done, ...]
     failures: tuple[Failure, ...]
+    skipped: tuple[Path, ...] = ()
+    seconds: float = 0.0
+    peak_bytes: int | None = None
 
     @property
     def exit_code(self) -> int:
@@ -133,8 +115,18 @@ class Report:
             return 0
         return codes.pop() if len(codes) == 1 else FAILURE
 
+    @property
+    def megapixels(self) -> float:
+        """Pixels of the pictures that were made, in millions."""
+        return sum(done.height * done.width for done in self.done) / MEGA
 
-def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
+    @property
+    def megapixels_per_second(self) -> float:
+        """The same by the time of the whole batch."""
+        return self.megapixels / self.seconds if self.seconds else 0.0
+
+
+def plan(inputs: Sequence[Path], output: Path, *, make: bool = True) -> list[Job]:
     """Decide which file each picture goes to, and make the folder, before anything is read.
 
     The pictures of a folder are those directly in it. The output is a folder, where each
@@ -144,6 +136,7 @@ def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
     Args:
         inputs: Picture files and folders.
         output: File or folder.
+        make: Make the folder if it is not there.
 
     Returns:
         One job per picture, in order.
@@ -165,85 +158,14 @@ def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
             )
         taken[job.target] = job.source
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        if make:
+            output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"folder {output} cannot be made: {error.strerror}") from error
     return jobs
 
 
-def enlarge_all(
-    jobs: Sequence[Job], upscaler: Upscaler, request: Request, tell: Tell
-) -> Report:
-    """Enlarge every picture, going on past those that cannot be.
-
-    Args:
-        jobs: What to enlarge, from `plan`.
-        upscaler: The open model.
-        request: What is asked for every picture.
-        tell: Called with (steps, file name) after each tile; `STEPS` make a picture.
-
-    Returns:
-        What was done and what was not.
-
-    Raises:
-        FlowsrError: What no single picture is the reason of, such as a damaged bundle.
-    """
-    done: list[Done] = []
-    failures: list[Failure] = []
-    for job in jobs:
-        bar = _PictureBar(job.source.name, tell)
-        try:
-            done.append(_enlarge(job, upscaler, request, bar))
-        except ONE_PICTURE as error:
-            failures.append(_failure(job, error))
-        bar.reach(STEPS)
-    return Report(tuple(done), tuple(failures))
-
-
-class _PictureBar:
-    """One picture's share of the bar."""
-
-    def __init__(self, name: str, tell: Tell) -> None:
-        self._name = name
-        self._tell = tell
-        self._steps = 0
-        tell(0, name)
-
-    def reach(self, steps: int) -> None:
-        self._tell(steps - self._steps, self._name)
-        self._steps = steps
-
-    def after_tile(self, done: int, tiles: int) -> None:
-        self.reach(STEPS * done // tiles)
-
-
-def _enlarge(job: Job, upscaler: Upscaler, request: Request, bar: _PictureBar) -> Done:
-    check_output(job.target, request.force)
-    picture = read_picture(job.source)
-    source = (picture.rgb.shape[0], picture.rgb.shape[1])
-    target = upscaler.target(
-        source, request.scale, size=request.size, resample=request.resample
-    )
-    check_output(job.target, request.force, like=picture, size=target)
-    warnings: list[str] = []
-    began = time.perf_counter()
-    large = upscaler.upscale(
-        picture.rgb,
-        scale=request.scale,
-        size=request.size,
-        resample=request.resample,
-        truncate=request.truncate,
-        seed=request.seed,
-        temperature=request.temperature,
-        progress=bar.after_tile,
-        warn=warnings.append,
-    )
-    seconds = time.perf_counter() - began
-    write_picture(job.target, large, like=picture, force=request.force)
-    return Done(job.source, job.target, *target, seconds, "; ".join(warnings) or None)
-
-
-def _failure(job: Job, error: FlowsrError) -> Failure:
+def failure_of(job: Job, error: FlowsrError) -> Failure:
     """Return the failure, with the picture's name in its line."""
     reason = str(error)
     if str(job.source) not in reason:

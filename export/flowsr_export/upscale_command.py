@@ -5,24 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from flowsr_export.options import (
-    force_option,
-    json_option,
-    parse_memory,
-    parse_scale,
-    parse_size,
-    session_options,
-)
+from flowsr_export.options import json_option
+from flowsr_export.upscale_options import cluster_options, machine_options, request_options
 
 if TYPE_CHECKING:
-    from flowsr_export.batch import Report
+    from collections.abc import Sequence
+
+    from flowsr_export.batch import Failure, Job, Report, Request
+    from flowsr_export.foresight import Foreseen
+    from flowsr_export.ray_upscale import Cluster
     from flowsr_runtime import Bundle, SessionSettings
 
 __all__ = ["command"]
+
+GIB = 1 << 30
 
 
 @click.command("upscale")
@@ -36,91 +36,69 @@ __all__ = ["command"]
     type=click.Path(path_type=Path),
     help="File, or folder when there are several pictures.",
 )
+@request_options
+@machine_options
+@cluster_options
 @click.option(
-    "--scale",
-    type=parse_scale,
-    metavar="S|SxS",
-    help="Times larger, at least 1; as in 2.7x3.6 for width and height apart. A bundle of one "
-    "scale needs neither this nor --size.",
-)
-@click.option(
-    "--size",
-    type=parse_size,
-    metavar="WxH",
-    help="Output width and height in pixels, as in 1920x1080.",
-)
-@click.option(
-    "--resample",
+    "--dry-run",
     is_flag=True,
-    help="Let a bundle of one scale reach any other: a Lanczos filter after the model.",
+    help="Say how each picture would be cut and what memory that takes; write nothing.",
 )
-@click.option(
-    "--truncate",
-    is_flag=True,
-    help="Cut values down to 8 bits, as SRFlow's released script does; else they are rounded.",
-)
-@session_options
-@click.option(
-    "--memory-budget",
-    type=parse_memory,
-    metavar="BYTES",
-    show_default="what the bundle states, or 1G",
-    help="Memory for one run of the model; a picture that needs more is tiled.",
-)
-@click.option(
-    "--halo",
-    type=click.Choice(["default", "exact"]),
-    default="default",
-    show_default=True,
-    help="Overlap of tiles: small, or as large as the model's receptive field.",
-)
-@click.option("--temperature", type=float, help="Of the noise; for bundles without a prior.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
-@force_option
 @json_option
 def command(
     inputs: tuple[Path, ...],
     output: Path,
-    scale: str | tuple[str, str] | None,
-    size: tuple[int, int] | None,
-    resample: bool,
-    truncate: bool,
-    temperature: float | None,
-    seed: int,
-    force: bool,
-    as_json: bool,
+    request: Request,
     settings: SessionSettings,
-    memory_budget: int | None,
+    devices: tuple[int, ...] | None,
+    max_memory: int | None,
     halo: Literal["default", "exact"],
+    cluster: Cluster | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Enlarge the pictures IN: files, and folders of files.
 
     The first argument may be a bundle; without one the built-in model is used. A bad
     picture does not stop the others; each is named at the end and the exit code is not 0.
     A picture whose values lie far out of range is written, and a line says so; one with NaN
-    or infinity is not.
+    or infinity is not. While one picture is computed the next is read and the one before is
+    written, unless --max-memory is given. Where memory runs out the tiles are halved.
 
     \b
     Examples:
       flowsr-export upscale photo.jpg -o large.png --scale 4
       flowsr-export upscale holiday/ -o large/ --size 1920x1080
+      flowsr-export upscale poster.png -o huge.png --scale 4 --halo exact --max-memory 2G
       flowsr-export upscale srflow.bundle photo.jpg -o large.png
+      flowsr-export upscale archive/ -o large/ --scale 4 --ray
     """
-    from flowsr_export.batch import STEPS, Request, enlarge_all, plan
-    from flowsr_export.progress import progress
-    from flowsr_runtime import Bundle, Upscaler, embedded_bundle
+    from flowsr_export.batch import plan
+    from flowsr_runtime import Bundle, embedded_bundle
 
     path, pictures = _split(inputs)
     bundle = Bundle.open(path or embedded_bundle())
-    _check_size(scale, size, bundle)
-    jobs = plan(pictures, output)
-    request = Request(scale, size, resample, truncate, seed, temperature, force)
-    session = settings.open(bundle)
-    upscaler = Upscaler(bundle, session, memory_budget=memory_budget, halo=halo)
-    with upscaler, progress("enlarging", len(jobs) * STEPS) as bar:
-        report = enlarge_all(jobs, upscaler, request, bar.advance)
-    _print(report, as_json)
-    click.get_current_context().exit(report.exit_code)
+    _check_size(request, bundle)
+    jobs = plan(pictures, output, make=not dry_run)
+    machine = _Machine(bundle, settings, devices, max_memory, halo)
+    if dry_run:
+        exit_code = _print_foreseen(*_foresee(jobs, request, machine), as_json)
+    else:
+        report = _enlarge(jobs, request, machine, cluster)
+        _print(report, as_json)
+        exit_code = report.exit_code
+    click.get_current_context().exit(exit_code)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Machine:
+    """A bundle and on what it is run."""
+
+    bundle: Bundle
+    settings: SessionSettings
+    devices: tuple[int, ...] | None
+    max_memory: int | None
+    halo: Literal["default", "exact"]
 
 
 def _split(inputs: tuple[Path, ...]) -> tuple[Path | None, tuple[Path, ...]]:
@@ -132,13 +110,12 @@ def _split(inputs: tuple[Path, ...]) -> tuple[Path | None, tuple[Path, ...]]:
     return inputs[0], inputs[1:]
 
 
-def _check_size(
-    scale: str | tuple[str, str] | None, size: tuple[int, int] | None, bundle: Bundle
-) -> None:
+def _check_size(request: Request, bundle: Bundle) -> None:
     """Refuse, before the model is loaded, what no picture can be enlarged to."""
     from flowsr_runtime.geometry import exact_scale
 
-    given = [option for option in (scale, size) if option is not None]
+    scale = request.scale
+    given = [option for option in (scale, request.size) if option is not None]
     own = bundle.manifest.scale is not None  # a bundle of one scale has a size of its own
     if len(given) > 1 or not (given or own):
         raise click.UsageError("give exactly one of --scale and --size")
@@ -146,15 +123,105 @@ def _check_size(
         exact_scale(factor)
 
 
+def _enlarge(
+    jobs: Sequence[Job], request: Request, machine: _Machine, cluster: Cluster | None
+) -> Report:
+    from flowsr_export.devices import open_upscalers
+    from flowsr_export.pipeline import STEPS, enlarge_all
+    from flowsr_export.progress import progress
+
+    if cluster is not None:
+        return _enlarge_on_ray(jobs, request, machine, cluster)
+    options: dict[str, Any] = {"max_memory": machine.max_memory, "halo": machine.halo}
+    with (
+        open_upscalers(machine.bundle, machine.settings, machine.devices, **options) as opened,
+        progress("enlarging", len(jobs) * STEPS) as bar,
+    ):
+        overlap = machine.max_memory is None
+        return enlarge_all(jobs, opened, request, bar.advance, overlap=overlap)
+
+
+def _enlarge_on_ray(
+    jobs: Sequence[Job], request: Request, machine: _Machine, cluster: Cluster
+) -> Report:
+    from flowsr_export.progress import progress
+    from flowsr_export.ray_upscale import Wish, enlarge_on_ray
+
+    if machine.devices is not None:
+        raise click.UsageError("--devices is for this machine; Ray gives each worker its GPU")
+    wish = Wish(
+        machine.bundle.path, machine.settings, request, machine.max_memory, machine.halo
+    )
+    with progress("enlarging", len(jobs)) as bar:
+        return enlarge_on_ray(jobs, wish, cluster, bar.advance)
+
+
+def _foresee(
+    jobs: Sequence[Job], request: Request, machine: _Machine
+) -> tuple[list[Foreseen], list[Failure]]:
+    from flowsr_export.devices import open_upscalers
+    from flowsr_export.foresight import foresee_all
+
+    options: dict[str, Any] = {"max_memory": machine.max_memory, "halo": machine.halo}
+    with open_upscalers(machine.bundle, machine.settings, machine.devices, **options) as opened:
+        return foresee_all(jobs, opened[0], request)
+
+
 def _print(report: Report, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report), default=str, indent=2))
+        figures = {
+            "pictures": len(report.done),
+            "megapixels": round(report.megapixels, 6),
+            "megapixels_per_second": round(report.megapixels_per_second, 6),
+        }
+        click.echo(json.dumps({**dataclasses.asdict(report), **figures}, default=str, indent=2))
     else:
         for done in report.done:
             size = f"{done.width}x{done.height}"
             click.echo(f"{done.target}  {size}  {done.seconds:.2f} s")
+        if report.done or report.skipped:
+            click.echo(_summary(report))
     for done in report.done:
         if done.warning:
             click.echo(f"flowsr-export: {done.source}: {done.warning}", err=True)
-    for failure in report.failures:
+    _print_failures(report.failures)
+
+
+def _summary(report: Report) -> str:
+    """Return one line on the whole batch."""
+    count = len(report.done)
+    parts = [
+        f"{count} picture{'' if count == 1 else 's'}, {report.megapixels:.1f} megapixels "
+        f"in {report.seconds:.1f} s, {report.megapixels_per_second:.2f} megapixels/s"
+    ]
+    if report.skipped:
+        parts.append(f"{len(report.skipped)} skipped, which were there")
+    if report.peak_bytes is not None:
+        parts.append(f"{report.peak_bytes / GIB:.2f} GiB at the peak")
+    return "; ".join(parts)
+
+
+def _print_foreseen(
+    foreseen: Sequence[Foreseen], failures: Sequence[Failure], as_json: bool
+) -> int:
+    """Print what would be done, and return the exit code."""
+    from flowsr_export.batch import Report
+
+    if as_json:
+        rows = {
+            "foreseen": [dataclasses.asdict(each) for each in foreseen],
+            "failures": [dataclasses.asdict(each) for each in failures],
+        }
+        click.echo(json.dumps(rows, default=str, indent=2))
+    else:
+        for each in foreseen:
+            tiles = f"{each.tiles} tile{'' if each.tiles == 1 else 's'} of {each.largest}"
+            memory = f"{each.peak_bytes / GIB:.2f} GiB, {each.run_bytes / GIB:.2f} of it a run"
+            click.echo(f"{each.target}  {each.width}x{each.height}  {tiles}  {memory}")
+    _print_failures(failures)
+    return Report((), tuple(failures)).exit_code
+
+
+def _print_failures(failures: Sequence[Failure]) -> None:
+    for failure in failures:
         click.echo(f"flowsr-export: {failure.reason}", err=True)

@@ -1,32 +1,18 @@
-"""Which picture goes where, and a batch that goes on past a bad picture."""
+"""Which picture goes where, and what a batch came to."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from flowsr_export.batch import STEPS, Job, Request, enlarge_all, plan
-from flowsr_runtime import Upscaler
+from flowsr_export.batch import Done, Failure, Job, Report, failure_of, plan
 from flowsr_runtime.errors import OutputError, PictureError, UsageError
-
-TWICE = Request(scale="2", size=None)
 
 
 def save(path: Path, width: int = 4, height: int = 4) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (40, 90, 140)).save(path)
     return path
-
-
-def ignore(steps: int, note: str) -> None:
-    pass
-
-
-@pytest.fixture
-def upscaler(bundle: Path) -> Iterator[Upscaler]:
-    with Upscaler.open(bundle, threads=1) as opened:
-        yield opened
 
 
 def test_one_picture_goes_to_the_file_that_is_named(tmp_path: Path) -> None:
@@ -43,6 +29,11 @@ def test_several_pictures_go_into_a_folder_that_is_made(tmp_path: Path) -> None:
     jobs = plan([Path("a.jpg"), Path("b.png")], tmp_path / "new" / "large")
     assert [job.target.name for job in jobs] == ["a.png", "b.png"]
     assert (tmp_path / "new" / "large").is_dir()
+
+
+def test_a_folder_is_not_made_where_it_need_not_be(tmp_path: Path) -> None:
+    assert len(plan([Path("a.jpg"), Path("b.png")], tmp_path / "new", make=False)) == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_means_the_pictures_directly_in_it(tmp_path: Path) -> None:
@@ -69,66 +60,23 @@ def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         plan([Path("a.png"), Path("b.png")], tmp_path / "file" / "out")
 
 
-def test_a_bad_picture_does_not_stop_the_others(upscaler: Upscaler, tmp_path: Path) -> None:
-    sources = [save(tmp_path / "a.png"), tmp_path / "none.png", save(tmp_path / "c.png")]
-    report = enlarge_all(plan(sources, tmp_path / "out"), upscaler, TWICE, ignore)
-    assert [done.target.name for done in report.done] == ["a.png", "c.png"]
-    assert [failure.source.name for failure in report.failures] == ["none.png"]
-    assert report.exit_code == 1
+def failure(exit_code: int) -> Failure:
+    return Failure(Path("a.png"), "a.png is bad", exit_code)
 
 
-def test_failures_with_one_code_keep_it(upscaler: Upscaler, tmp_path: Path) -> None:
-    sources = [save(tmp_path / "a.png"), save(tmp_path / "b.png")]
-    smaller = Request(scale=None, size=(2, 2))
-    report = enlarge_all(plan(sources, tmp_path / "out"), upscaler, smaller, ignore)
-    assert report.exit_code == 2
+@pytest.mark.parametrize(("codes", "due"), [((), 0), ((2, 2), 2), ((1, 6), 1)])
+def test_failures_with_one_code_keep_it(codes: tuple[int, ...], due: int) -> None:
+    assert Report((), tuple(failure(code) for code in codes)).exit_code == due
 
 
-def test_failures_with_several_codes_end_with_1(upscaler: Upscaler, tmp_path: Path) -> None:
-    sources = [save(tmp_path / "a.png"), tmp_path / "none.png"]
-    smaller = Request(scale=None, size=(2, 2))
-    report = enlarge_all(plan(sources, tmp_path / "out"), upscaler, smaller, ignore)
-    assert report.exit_code == 1
+def test_every_reason_names_its_picture() -> None:
+    job = Job(Path("in/a.png"), Path("out/a.png"))
+    assert failure_of(job, PictureError("no memory")).reason == "in/a.png: no memory"
+    assert failure_of(job, PictureError("in/a.png is bad")).reason == "in/a.png is bad"
 
 
-def test_every_reason_names_its_picture(upscaler: Upscaler, tmp_path: Path) -> None:
-    sources = [save(tmp_path / "a.png"), tmp_path / "none.png"]
-    smaller = Request(scale=None, size=(2, 2))
-    report = enlarge_all(plan(sources, tmp_path / "out"), upscaler, smaller, ignore)
-    assert all(str(failure.source) in failure.reason for failure in report.failures)
-
-
-def test_what_every_picture_would_meet_stops_the_batch(
-    upscaler: Upscaler, tmp_path: Path
-) -> None:
-    warm = Request(scale="2", size=None, temperature=0.8)
-    with pytest.raises(UsageError, match="temperature"):
-        enlarge_all([Job(save(tmp_path / "a.png"), tmp_path / "b.png")], upscaler, warm, ignore)
-
-
-def test_an_exploded_picture_is_done_with_a_warning(exploding: Path, tmp_path: Path) -> None:
-    sources = [save(tmp_path / "a.png"), save(tmp_path / "b.png")]
-    with Upscaler.open(exploding, threads=1) as upscaler:
-        jobs = plan(sources, tmp_path / "out")
-        report = enlarge_all(jobs, upscaler, Request(scale=None, size=None), ignore)
-    assert report.exit_code == 0
-    assert [done.target.is_file() for done in report.done] == [True, True]
-    assert ["exploded: 512 of 768 values" in str(done.warning) for done in report.done] == [
-        True,
-        True,
-    ]
-
-
-def test_a_sound_picture_has_no_warning(upscaler: Upscaler, tmp_path: Path) -> None:
-    jobs = plan([save(tmp_path / "a.png")], tmp_path / "b.png")
-    (done,) = enlarge_all(jobs, upscaler, TWICE, ignore).done
-    assert done.warning is None
-
-
-def test_the_bar_gets_equal_steps_for_each_picture(upscaler: Upscaler, tmp_path: Path) -> None:
-    told: list[tuple[int, str]] = []
-    sources = [save(tmp_path / "a.png"), tmp_path / "none.png"]
-    jobs = plan(sources, tmp_path / "out")
-    enlarge_all(jobs, upscaler, TWICE, lambda steps, note: told.append((steps, note)))
-    assert sum(steps for steps, note in told if note == "a.png") == STEPS
-    assert sum(steps for steps, note in told if note == "none.png") == STEPS
+def test_the_rate_is_of_output_pixels_by_the_time_of_the_whole_batch() -> None:
+    done = Done(Path("a.png"), Path("b.png"), 2000, 3000, seconds=1.0)
+    report = Report((done, done), (), seconds=4.0)
+    assert (report.megapixels, report.megapixels_per_second) == (12.0, 3.0)
+    assert Report((), ()).megapixels_per_second == 0

@@ -56,7 +56,7 @@ def test_a_size_is_width_and_height(
 def test_a_small_budget_and_an_exact_halo_are_taken(
     bundle: Path, photo: Path, tmp_path: Path, run: Run
 ) -> None:
-    limits = ("--memory-budget", "64K", "--halo", "exact", "--threads", "1")
+    limits = ("--max-memory", "1G", "--halo", "exact", "--threads", "1")
     done = run("upscale", bundle, photo, "-o", tmp_path / "large.png", "--scale", "4", *limits)
     assert done.exit_code == 0
 
@@ -338,7 +338,7 @@ def test_a_budget_that_is_too_small_ends_with_6(
         tmp_path / "o.png",
         "--scale",
         "2",
-        "--memory-budget",
-        "1M",
+        "--max-memory",
+        "900M",
     )
-    assert_refused(done, 6, "memory")
+    assert_refused(done, 6, "max_memory (--max-memory) must be at least 1")

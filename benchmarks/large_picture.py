@@ -1,0 +1,139 @@
+"""What large pictures take: memory against what was allowed, tiles, work and time.
+
+python -m benchmarks.large_picture --side 2048 --scale 4 --halo exact --max-memory 2G
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flowsr_export.options import parse_memory
+from flowsr_runtime import Upscaler
+from flowsr_runtime.tiling import Plan
+
+__all__ = ["Row", "main", "mosaic", "table", "work_of"]
+
+GIB = 1 << 30
+HALOS = ("default", "exact")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Attributes:
+        halo: "default" or "exact".
+        allowed: --max-memory, bytes.
+        foreseen: What the plan comes to, bytes.
+        peak: Largest resident size of the process, bytes.
+        tiles: Runs of the model.
+        largest: Output pixels of the largest tile without its halo.
+        work: What the tiles compute by what the whole picture would.
+        seconds: Of the whole command, reading and writing included.
+        rate: Output megapixels per second.
+    """
+
+    halo: str
+    allowed: int
+    foreseen: int
+    peak: int
+    tiles: int
+    largest: str
+    work: float
+    seconds: float
+    rate: float
+
+
+def mosaic(side: int) -> NDArray[np.uint8]:
+    """Return the shipped photographs side by side, mirrored where they meet.
+
+    Args:
+        side: Rows and columns.
+
+    Returns:
+        RGB picture, (side, side, 3) uint8.
+    """
+    folder = files("flowsr_export").joinpath("pictures")
+    paths = sorted(str(path) for path in folder.iterdir() if path.name.endswith("_256.png"))
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    count = -(-side // 256)
+    rows = []
+    for i in range(count):
+        row = [photos[(i * count + j) % len(photos)] for j in range(count)]
+        rows.append(
+            np.hstack([each[:: 1 - i % 2 * 2, :: 1 - j % 2 * 2] for j, each in enumerate(row)])
+        )
+    return np.ascontiguousarray(np.vstack(rows)[:side, :side])
+
+
+def work_of(plan: Plan) -> float:
+    """Return what the tiles of a plan compute by what the whole picture would, in patches."""
+    windows = [tile.window for tile in plan.tiles()]
+    tiles = sum(window.rows.out_size * window.columns.out_size for window in windows)
+    return tiles / (windows[0].rows.target * windows[0].columns.target)
+
+
+def table(rows: list[Row]) -> str:
+    """Return a Markdown table."""
+    names = ("halo", "allowed", "foreseen", "peak", "tiles", "largest", "work", "time", "MP/s")
+    lines = [f"| {' | '.join(names)} |", "|" + " --- |" * len(names)]
+    for row in rows:
+        memory = " | ".join(
+            f"{bytes_ / GIB:.2f} GiB" for bytes_ in (row.allowed, row.foreseen, row.peak)
+        )
+        lines.append(
+            f"| {row.halo} | {memory} | {row.tiles} | {row.largest} | {row.work:.2f} | "
+            f"{row.seconds:.1f} s | {row.rate:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _run(source: Path, side: int, scale: str, halo: str, allowed: int) -> Row:
+    with Upscaler.open(max_memory=allowed, halo=halo) as upscaler:  # type: ignore[arg-type]
+        plan = upscaler.plan((side, side), scale)
+    words = ["upscale", str(source), "-o", str(source.with_name("large.png")), "--force"]
+    words += ["--scale", scale, "--halo", halo, "--max-memory", str(allowed), "--json"]
+    command = [sys.executable, "-c", "from flowsr_export.cli import main; main()", *words]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    report = json.loads(done.stdout)
+    return Row(
+        halo,
+        allowed,
+        plan.peak_bytes,
+        report["peak_bytes"],
+        len(plan),
+        plan.largest,
+        work_of(plan),
+        report["seconds"],
+        report["megapixels_per_second"],
+    )
+
+
+@click.command()
+@click.option("--side", default=2048, show_default=True, help="Of the small picture, pixels.")
+@click.option("--scale", default="4", show_default=True)
+@click.option("--halo", "halos", multiple=True, type=click.Choice(HALOS), default=["exact"])
+@click.option("--max-memory", "budgets", multiple=True, type=parse_memory, required=True)
+def main(side: int, scale: str, halos: tuple[str, ...], budgets: tuple[int, ...]) -> None:
+    """Enlarge a mosaic of photographs in a process of its own for each row, and say how."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "small.png"
+        Image.fromarray(mosaic(side)).save(source)
+        for halo in halos:
+            for allowed in budgets:
+                rows.append(_run(source, side, scale, halo, allowed))
+    click.echo(table(rows))
+
+
+if __name__ == "__main__":
+    main()

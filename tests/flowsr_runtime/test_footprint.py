@@ -1,0 +1,81 @@
+"""What a picture takes in memory, and what of an allowance is left for its tiles."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowsr_runtime.footprint import (
+    NOTHING,
+    ROW_BYTES,
+    UNKNOWN_PROCESS,
+    Allowance,
+    peak_bytes,
+    picture_bytes,
+    process_bytes,
+    resident_bytes,
+)
+
+MIB = 1 << 20
+
+
+def test_the_kernel_is_asked_for_the_resident_size_and_its_peak(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmHWM:\t     300 kB\nVmRSS:\t     200 kB\n")
+    assert (peak_bytes(status), resident_bytes(status)) == (300 << 10, 200 << 10)
+    assert peak_bytes(tmp_path / "absent") is None
+    status.write_text("Name:\tpython\n")
+    assert resident_bytes(status) is None
+
+
+def test_a_large_array_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = process_bytes()
+    held = np.ones(64 * MIB, dtype=np.uint8)
+    assert 60 * MIB < process_bytes() - before < 80 * MIB
+    assert held.sum() == 64 * MIB
+
+
+def test_a_system_that_is_silent_is_taken_for_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowsr_runtime.footprint.resident_bytes", lambda: None)
+    assert process_bytes() == UNKNOWN_PROCESS
+
+
+def test_a_picture_takes_so_much_per_pixel_on_either_side() -> None:
+    whole = picture_bytes((100, 80), (400, 320))
+    assert picture_bytes((200, 80), (800, 320)) == 2 * whole
+    assert picture_bytes((100, 80), (400, 320), pixel_bytes=6) > whole > 0
+
+
+def test_without_a_bound_only_the_run_is_bounded() -> None:
+    allowance = Allowance.of(500, None, "cpu")
+    budget, beside = allowance.shares((10, 10), (40, 40), (40, 40), 3)
+    assert (budget, beside.counts) == (500, False)
+    assert beside.held > picture_bytes((10, 10), (40, 40))
+
+
+def test_the_bound_of_a_process_counts_what_it_holds() -> None:
+    allowance = Allowance(run=2**40, most=900 * MIB, process=100 * MIB)
+    budget, beside = allowance.shares((100, 80), (400, 320), (400, 320), 3)
+    assert budget == 900 * MIB
+    assert beside.counts
+    assert beside.held == 100 * MIB + picture_bytes((100, 80), (400, 320))
+    assert beside.row_bytes == 320 * ROW_BYTES
+
+
+def test_a_run_is_bounded_by_its_own_budget_too() -> None:
+    allowance = Allowance(run=5 * MIB, most=900 * MIB, process=100 * MIB)
+    budget, beside = allowance.shares((100, 80), (400, 320), (400, 320), 3)
+    assert budget == beside.held + 5 * MIB
+
+
+def test_resampling_holds_two_pictures_in_floats() -> None:
+    allowance = Allowance(run=2**40, most=900 * MIB, process=0)
+    _, plain = allowance.shares((100, 80), (400, 320), (400, 320), 3)
+    _, beside = allowance.shares((100, 80), (400, 320), (300, 240), 3)
+    assert beside.held > plain.held + 12 * 300 * 240
+
+
+@pytest.mark.parametrize(("most", "due"), [(None, 500), (400, 400), (600, 500)])
+def test_on_a_gpu_only_the_run_counts(most: int | None, due: int) -> None:
+    allowance = Allowance.of(500, most, "cuda")
+    assert allowance.shares((10, 10), (40, 40), (40, 40), 3) == (due, NOTHING)
