@@ -40,6 +40,7 @@ LAYERS = {
             "PIL",
         ),
         *("polygraphy", "ray", "safetensors", "tensorrt", "tensorrt_rtx", "torch"),
+        *("fastapi", "h11", "prometheus_client", "starlette", "uvicorn"),
     },
     "flowsr_calibration": {
         *("flowsr_calibration", "flowsr_runtime", "numpy", "onnx", "onnxruntime", "PIL"),
@@ -51,11 +52,13 @@ LAYERS = {
     "flowsr_runtime": {"flowsr_runtime", "numpy", "PIL"},
 }
 
-# The one file of the runtime for each inference library.
+# The one file for each library that may be missing.
 BACKEND_FILES = {
     "device.py": {"cuda"},
     "onnxruntime_session.py": {"onnxruntime"},
     "tensorrt_session.py": {"tensorrt", "tensorrt_rtx"},
+    "tiff.py": {"tifffile"},
+    "triton_model.py": {"triton_python_backend_utils"},
 }
 
 MAX_FILE_LINES = 400

@@ -13,11 +13,14 @@ COMMAND_MODULES = {
     "upscale": "flowsr_export.upscale_command",
     "inspect": "flowsr_export.inspect_command",
     "export-onnx": "flowsr_export.export_command",
+    "calibrate": "flowsr_export.calibrate_command",
     "build-engine": "flowsr_export.build_engine_command",
     "engines": "flowsr_export.engines_command",
     "verify": "flowsr_export.verify_command",
     "bench": "flowsr_export.bench_command",
     "evaluate": "flowsr_export.evaluate_command",
+    "serve": "flowsr_export.serve_command",
+    "serve-bundle": "flowsr_export.serve_bundle_command",
     "train": "flowsr_export.train_command",
     "fetch": "flowsr_export.fetch_command",
     "doctor": "flowsr_export.doctor_command",
@@ -43,13 +46,16 @@ INTERRUPTED = 130
 
 # Libraries that not every installation has, and the extra that brings each.
 EXTRAS = {
+    "fastapi": "serve",
     "matplotlib": "bench",
     "onnx": "export",
     "onnxruntime": "cpu",
     "onnxscript": "export",
     "polygraphy": "export",
+    "prometheus_client": "serve",
     "safetensors": "export",
     "torch": "export",
+    "uvicorn": "serve",
 }
 # How PyTorch words a failed allocation, on the CPU and on a GPU.
 NO_MEMORY = ("can't allocate memory", "out of memory")

@@ -15,7 +15,7 @@ from flowsr_runtime import errors
 
 HEAVY = {"numpy", "torch", "onnx", "onnxruntime", "PIL", "flowsr_runtime", "flowsr_lp"}
 # What `export-onnx` needs; matplotlib is for the pictures of `bench` alone.
-EXPORT_LIBRARIES = [name for name in cli.EXTRAS if name != "matplotlib"]
+EXPORT_LIBRARIES = [name for name, extra in cli.EXTRAS.items() if extra in ("cpu", "export")]
 
 Raising = Callable[[BaseException], Result]
 
@@ -124,6 +124,9 @@ def run_without(
     [
         *(("export-onnx --model a.pth -o out", name) for name in EXPORT_LIBRARIES),
         ("bench -o out", "matplotlib"),
+        ("serve bundle", "fastapi"),
+        ("serve bundle", "uvicorn"),
+        ("serve bundle", "prometheus_client"),
         ("verify bundle", "torch"),
         ("verify bundle", "onnx"),
         ("train flow --pictures . -o out", "torch"),

@@ -1,0 +1,121 @@
+"""Enlarge a picture with a model that `flowsr-export serve-bundle triton` wrote.
+
+    pip install 'flowsr-lp[triton]'
+    python examples/triton_client.py photo.png -o large.png --scale 4
+    python examples/triton_client.py photo.png -o large.png --scale 4 --protocol grpc \
+        --url 127.0.0.1:8001
+
+It asks the server which inputs the model has: the python backend takes eight bits and a size,
+the bare graph floats and its geometry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+PORTS = {"http": 8000, "grpc": 8001}
+
+
+def main() -> None:
+    """Read the arguments, ask the server, write the result."""
+    parser = argparse.ArgumentParser(description="Enlarge a picture with Triton.")
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--scale", type=Fraction, default=Fraction(4))
+    parser.add_argument("--model", default="flowsr")
+    parser.add_argument("--protocol", choices=list(PORTS), default="http")
+    parser.add_argument("--url", help="host:port, without http://")
+    given = parser.parse_args()
+    url = given.url or f"127.0.0.1:{PORTS[given.protocol]}"
+    with Image.open(given.picture) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    large = enlarge(pixels, given.scale, given.model, given.protocol, url)
+    Image.fromarray(large).save(given.output)
+
+
+def enlarge(
+    pixels: NDArray[np.uint8], scale: Fraction, model: str, protocol: str, url: str
+) -> NDArray[np.uint8]:
+    """Enlarge one picture.
+
+    Args:
+        pixels: RGB picture, (h, w, 3) uint8.
+        scale: Output pixels per input pixel; a model of one scale has its own.
+        model: Its name.
+        protocol: "http" or "grpc".
+        url: Host and port of the server.
+
+    Returns:
+        RGB picture, (H, W, 3) uint8.
+    """
+    library = client_of(protocol)
+    client = library.InferenceServerClient(url)
+    inputs = {each["name"]: each for each in metadata_of(client, model, protocol)["inputs"]}
+    tensors = []
+    for name, values in feeds_of(pixels, scale, inputs).items():
+        tensor = library.InferInput(name, list(values.shape), inputs[name]["datatype"])
+        tensor.set_data_from_numpy(values)
+        tensors.append(tensor)
+    output = client.infer(model, tensors).as_numpy("output")
+    client.close()
+    return picture_of(output)
+
+
+def client_of(protocol: str) -> Any:
+    """Return tritonclient's module for a protocol."""
+    if protocol == "http":
+        import tritonclient.http as library
+    else:
+        import tritonclient.grpc as library
+    return library
+
+
+def metadata_of(client: Any, model: str, protocol: str) -> Any:
+    """Return which inputs a model has, in the same form for both protocols."""
+    if protocol == "http":
+        return client.get_model_metadata(model)
+    return client.get_model_metadata(model, as_json=True)
+
+
+def feeds_of(
+    pixels: NDArray[np.uint8], scale: Fraction, inputs: dict[str, Any]
+) -> dict[str, NDArray[Any]]:
+    """Return the values of a model's inputs.
+
+    Args:
+        pixels: RGB picture, (h, w, 3) uint8.
+        scale: Output pixels per input pixel.
+        inputs: What the server says of the inputs, by name.
+    """
+    size = (pixels.shape[0], pixels.shape[1])
+    target = tuple(math.floor(side * scale + Fraction(1, 2)) for side in size)
+    if "size" in inputs:  # the python backend, which has `scale` as a text too
+        return {"input": pixels, "size": np.array(target, dtype=np.int64)}
+    planes = pixels.transpose(2, 0, 1)[None]
+    if inputs["input"]["datatype"] == "FP32":
+        planes = planes.astype(np.float32) / np.float32(255)
+    feeds = {"input": np.ascontiguousarray(planes)}
+    if "geometry" in inputs:  # the whole picture as one tile; ARCHITECTURE.md has the rest
+        feeds["geometry"] = np.array([*size, *target, 0, 0, 0, 0, *target], dtype=np.int64)
+    return feeds
+
+
+def picture_of(output: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return what a model gave as (H, W, 3) uint8."""
+    if output.ndim == 4:
+        output = output[0].transpose(1, 2, 0)
+    if output.dtype != np.uint8:
+        output = np.clip(output, 0, 1) * np.float32(255) + np.float32(0.5)
+    return np.ascontiguousarray(output.astype(np.uint8))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""A server in a process of its own, full and under fire; no time decides."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.serve_load import Load, Server, burst, fire, load, markdown, serving
+from benchmarks.serve_requests import attacks
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving("--queue", "2", "--threads", "1", "--body-timeout", "2") as started:
+        yield started
+
+
+def test_no_request_to_a_full_server_goes_without_an_answer(server: Server) -> None:
+    full = asyncio.run(load(server.port, clients=8, seconds=2.0, pause=0.05, side=48))
+    moment = asyncio.run(burst(server.port, 40, 48))
+    assert full.lost == moment.lost == 0
+    assert set(full.seconds) == set(moment.seconds) == {200, 429}
+    assert set(full.retry) <= {str(seconds) for seconds in range(1, 61)}
+
+
+def test_malformed_requests_are_refused_and_the_server_lives(server: Server) -> None:
+    made = list(attacks(54))
+    ends = asyncio.run(fire(server.port, made))
+    counts = sum(ends.values(), Counter())
+    assert sum(counts.values()) == 54
+    assert {end for end in counts if not end.startswith("4")} <= {"200", "left"}
+    after = asyncio.run(burst(server.port, 1, 48))
+    assert list(after.seconds) == [200]
+    assert server.process.poll() is None
+
+
+def test_there_are_attacks_of_every_kind() -> None:
+    kinds = Counter(attack.kind for attack in attacks(36))
+    assert len(kinds) == 18
+    assert set(kinds.values()) == {2}
+
+
+def test_the_report_has_a_row_for_each_status_and_kind() -> None:
+    full = Load({200: [0.5, 0.7], 429: [0.001]}, lost=1)
+    text = markdown(full, Load(), {"a bomb": Counter({"413": 3})}, {"alive": True})
+    assert "| full queue, 200 | 2 | 1 | 600.0 |" in text
+    assert "| a bomb | 3 | 413 ×3 |" in text
