@@ -84,7 +84,7 @@ def check_pairs(
         if min(original.shape[:2]) < least:
             raise PictureError(
                 f"{pair.hr} at ×{pair.scale} is {original.shape[1]}x{original.shape[0]}; "
-                f"{', '.join(gauge.metrics)} need {least} pixels a side"
+                f"for {', '.join(gauge.metrics)} {least} pixels a side are needed"
             )
         advance(str(pair))
 

@@ -161,8 +161,8 @@ def _partner(original: Path, small: Sequence[Path], folder: Path, scale: str) ->
     """Return the one picture that is the original's partner."""
     name = _name_of(original)
     bases = {original.stem, name}
-    ends = ("", "_LR", f"x{scale}", f"_x{scale}")
-    ends += (f"_LRx{scale}", f"_LR_x{scale}", f"_LRBI_x{scale}")
+    ends = ["", "_LR", f"x{scale}", f"_x{scale}"]
+    ends += [f"_LRx{scale}", f"_LR_x{scale}", f"_LRBI_x{scale}"]
     wanted = {f"{base}{end}".lower() for base in bases for end in ends}
     found = [path for path in small if path.stem.lower() in wanted and path != original]
     if not found:

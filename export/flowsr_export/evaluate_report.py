@@ -110,26 +110,29 @@ def as_markdown(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     """
     names = list(rows[0].figures)
     lines = ["# flowsr-export evaluate", "", f"`{about['command']}`", "", _setting(about), ""]
-    lines.append(f"| set | scale | method | pictures | {' | '.join(names)} |")
-    lines.append("| --- " * (4 + len(names)) + "|")
-    for mean in means_of(rows):
-        cells = [f"{mean.figures[name]:.{METRICS[name].digits}f}" for name in names]
-        what = (mean.dataset, f"×{mean.scale}", mean.method, str(mean.pictures))
-        lines.append(f"| {' | '.join((*what, *cells))} |")
+    lines += [*_table(names, means_of(rows)), ""]
+    lines += [f"- {name}: {METRICS[name].what}; {_direction(name)}." for name in names]
     shave = about["settings"]["shave"]
-    lines.append("")
-    for name in names:
-        lines.append(f"- {name}: {METRICS[name].what}; {_direction(name)}.")
     if shave is not None:
         lines.append(f"- Borders of {shave} pixels were left out in place of those above.")
     for row in rows:
         what = f"{row.dataset} {row.picture} ×{row.scale}, {row.method}"
-        lines += [f"- Warning, {what}: {line}" for line in row.warnings]
+        lines += [f"- Warning, {what}: {line}." for line in row.warnings]
     return "\n".join(lines) + "\n"
 
 
+def _table(names: Sequence[str], means: Sequence[Mean]) -> list[str]:
+    lines = [f"| set | scale | method | pictures | {' | '.join(names)} |"]
+    lines.append("| --- " * (4 + len(names)) + "|")
+    for mean in means:
+        cells = [f"{mean.figures[name]:.{METRICS[name].digits}f}" for name in names]
+        what = (mean.dataset, f"×{mean.scale}", mean.method, str(mean.pictures))
+        lines.append(f"| {' | '.join((*what, *cells))} |")
+    return lines
+
+
 def report_paths(output: Path, *, force: bool) -> list[Path]:
-    """Return the files of a report.
+    """Return the files of a report and make their folder, before slow work.
 
     Args:
         output: A folder that is there, which gets `evaluation.csv` and so on; else the name
@@ -137,7 +140,8 @@ def report_paths(output: Path, *, force: bool) -> list[Path]:
         force: Overwrite what is there.
 
     Raises:
-        OutputError: If a file is there already and must not be overwritten.
+        OutputError: If a file is there already and must not be overwritten, or the folder
+            cannot be made.
     """
     stem = output / NAME if output.is_dir() else output
     stem = stem.with_suffix("") if stem.suffix in SUFFIXES else stem
@@ -145,6 +149,12 @@ def report_paths(output: Path, *, force: bool) -> list[Path]:
     for path in paths:
         if path.exists() and not force:
             raise OutputError(f"{path} exists; replace it with force (--force)")
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"folder {stem.parent} cannot be made: {error.strerror or error}"
+        ) from error
     return paths
 
 
@@ -167,12 +177,12 @@ def write_report(
         json.dumps(as_json(rows, about), indent=1) + "\n",
         as_markdown(rows, about),
     )
-    try:
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(paths, texts, strict=False):
+    for path, text in zip(paths, texts, strict=False):
+        try:
             replace_file(path, text.encode("utf-8"))
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        except OSError as error:
+            why = error.strerror or error
+            raise OutputError(f"{path} cannot be written: {why}") from error
     write_picture(paths[-1], np.asarray(sheet), force=True)
 
 

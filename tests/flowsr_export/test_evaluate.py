@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from flowsr_export.evaluate import check_pairs, evaluate
 from flowsr_export.evaluate_gauge import Gauge
-from flowsr_export.evaluate_methods import Bicubic, BundleMethod
+from flowsr_export.evaluate_methods import Bicubic, BundleMethod, Enlarged
 from flowsr_export.evaluate_pictures import Pair, find_pairs
 from flowsr_export.metrics import psnr_y
 from flowsr_runtime import Upscaler
@@ -94,7 +95,7 @@ def test_warnings_are_kept(exploding: Path, tmp_path: Path) -> None:
 
 def test_an_error_names_the_picture_and_the_method(pairs: list[Pair]) -> None:
     class Broken(Bicubic):
-        def enlarge(self, low: object, size: object, seed: int) -> object:  # type: ignore[override]
+        def enlarge(self, low: NDArray[np.uint8], size: tuple[int, int], seed: int) -> Enlarged:
             raise NonFiniteError("the model gives NaN or infinity")
 
     with pytest.raises(NonFiniteError, match=r"^Set a ×2, bicubic: the model gives NaN"):
@@ -111,7 +112,8 @@ def test_pictures_are_checked_before_any_is_enlarged(tmp_path: Path) -> None:
     folder = folder_of(folder_of(tmp_path / "Set", "a"), "b", height=18, width=30)
     told: list[str] = []
     with pytest.raises(
-        PictureError, match=r"b\.png at ×4 is 28x16; psnr-y, ssim-y need 19 pixels a side"
+        PictureError,
+        match=r"b\.png at ×4 is 28x16; for psnr-y, ssim-y 19 pixels a side are needed",
     ):
         check_pairs(
             find_pairs([folder], [], ["4"]), Gauge.open(["psnr-y", "ssim-y"]), told.append

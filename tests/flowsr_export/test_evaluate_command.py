@@ -140,7 +140,7 @@ def test_what_is_there_is_not_overwritten(
         (("--hr", "none"), 1, "folder none cannot be read"),
         (("--lr", "none"), 1, "folder none cannot be read"),
         (("--scale", "0.5"), 2, "scale must be at least 1, got 0.5"),
-        (("--scale", "30"), 1, "at ×30 is 60x60; psnr-y need 61 pixels a side"),
+        (("--scale", "30"), 1, "at ×30 is 60x60; for psnr-y 61 pixels a side are needed"),
         (("--samples", "2"), 2, "samples need noise"),
         (("--temperature", "0.5"), 2, "this bundle has a learned prior"),
         (("--model", "a.pth"), 2, "--model and --prior are for --backend torch"),

@@ -93,6 +93,6 @@ def test_srflow_has_one_scale_and_takes_odd_sides() -> None:
 
 def test_values_that_are_not_finite_are_an_error() -> None:
     broken = network(small_model(), None)
-    broken.linf.layers[-1].bias.data.fill_(float("nan"))  # type: ignore[union-attr]
+    next(broken.linf.layers.parameters()).data.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="the model gives NaN or infinity"):
         TorchMethod(broken, temperature=0.0).enlarge(LOW, (18, 24), 0)

@@ -115,6 +115,12 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    paths = report_paths(tmp_path / "file" / "a", force=False)
-    with pytest.raises(OutputError, match=r"file/a\.csv cannot be written: "):
+    with pytest.raises(OutputError, match=r"folder .*/file cannot be made: File exists"):
+        report_paths(tmp_path / "file" / "a", force=False)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    paths = report_paths(tmp_path / "a", force=False)
+    paths[1].mkdir()
+    with pytest.raises(OutputError, match=r"a\.json cannot be written: "):
         write_report(ROWS, about(), SHEET, paths)

@@ -49,7 +49,7 @@ def colours(plane: list[list[int]]) -> NDArray[np.uint8]:
 
 
 def steps(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.int64]:
-    return np.abs(a.astype(np.int64) - b)
+    return np.asarray(np.abs(a.astype(np.int64) - b))
 
 
 @pytest.mark.parametrize("wanted", [HALF, ONE_AND_A_HALF])

@@ -134,7 +134,10 @@ def test_diversity_is_the_unbiased_deviation() -> None:
 
 
 def test_the_score_is_what_the_best_of_each_pixel_gains() -> None:
-    left, right = (np.float32([[1, 3]]), np.float32([[5, 1]]))  # means 2 and 3
+    left, right = (
+        np.array([[1, 3]], np.float32),
+        np.array([[5, 1]], np.float32),
+    )  # means 2 and 3
     assert diversity_score([left, right]) == pytest.approx(100 * (2 - 1) / 2)
     assert diversity_score([left, left]) == 0
     assert math.isnan(diversity_score([0 * left, right]))
