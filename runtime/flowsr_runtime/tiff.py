@@ -144,7 +144,7 @@ def _describe(directory: ImageFileDirectory_v2, options: dict[str, Any]) -> None
         block = Image.Exif()
         block.load(options["exif"])
         for tag in block:
-            directory[tag] = block.get_ifd(tag) if tag in _DIRECTORIES else block[tag]
+            directory[tag] = _group(block, tag) if tag in _DIRECTORIES else block[tag]
     if "xmp" in options:
         directory[_XMP] = options["xmp"]
     if "icc_profile" in options:
@@ -152,6 +152,14 @@ def _describe(directory: ImageFileDirectory_v2, options: dict[str, Any]) -> None
     if "dpi" in options:
         directory[_BASE.ResolutionUnit] = _INCH
         directory[_BASE.XResolution], directory[_BASE.YResolution] = options["dpi"]
+
+
+def _group(block: Image.Exif, tag: int) -> dict[int, Any]:
+    """Return a directory inside a directory, with what is inside it in its turn."""
+    group = dict(block.get_ifd(tag))
+    if ExifTags.IFD.Interop in group:
+        group[ExifTags.IFD.Interop] = block.get_ifd(ExifTags.IFD.Interop)
+    return group
 
 
 def _strip(rows: NDArray[Any]) -> bytes:

@@ -266,8 +266,8 @@ class Upscaler:
         with self._turnstile.inside():
             progress = stopping(cancel, progress)
             channels = Channels.of(image)
-            run = self._enlargement(channels, target, seed, temperature, progress, warn)
             result = allocate((*target, channels.count), image.dtype)
+            run = self._enlargement(channels, target, seed, temperature, progress, warn)
             _fill(result[..., : channels.colours], run, clamp, truncate)
         if run.explosion is not None:
             warn(f"the inverse of the flow may have exploded: {run.explosion}")

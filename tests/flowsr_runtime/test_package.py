@@ -12,6 +12,7 @@ import flowsr_runtime
 SOURCES = sorted(Path(flowsr_runtime.__file__).parent.glob("*.py"))
 LIGHT = {"flowsr_runtime", "numpy", "PIL"}
 LIBRARIES = {
+    "tiff": {"tifffile"},
     "device": {"cuda"},
     "onnxruntime_session": {"onnxruntime"},
     "tensorrt_session": {"tensorrt", "tensorrt_rtx"},

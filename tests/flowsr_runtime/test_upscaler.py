@@ -232,12 +232,13 @@ def test_a_scale_below_one_is_refused(bundles: Bundles, photo: Photo, scale: flo
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((4, 4), np.uint8), r"image must be \(h, w, 3\), got \(4, 4\)"),
-        (np.zeros((4, 4, 4), np.uint8), r"image must be \(h, w, 3\), got \(4, 4, 4\)"),
-        (np.zeros((0, 4, 3), np.uint8), r"image must be \(h, w, 3\), got \(0, 4, 3\)"),
-        (np.zeros((4, 4, 3), np.float64), "uint8 or float32 array, got float64"),
-        (np.zeros((4, 4, 3), np.uint16), "uint8 or float32 array, got uint16"),
-        ([[[0, 0, 0]]], "uint8 or float32 array, got list"),
+        (np.zeros(4, np.uint8), r"image must be \(h, w\) or \(h, w, 1 to 4\), got \(4,\)"),
+        (np.zeros((4, 4, 5), np.uint8), r"or \(h, w, 1 to 4\), got \(4, 4, 5\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"or \(h, w, 1 to 4\), got \(0, 4, 3\)"),
+        (np.zeros((4, 4, 0), np.float32), r"or \(h, w, 1 to 4\), got \(4, 4, 0\)"),
+        (np.zeros((4, 4, 3), np.float64), "uint8, uint16 or float32 array, got float64"),
+        (np.zeros((4, 4, 3), np.int16), "uint8, uint16 or float32 array, got int16"),
+        ([[[0, 0, 0]]], "uint8, uint16 or float32 array, got list"),
     ],
 )
 def test_another_array_is_refused(bundles: Bundles, image: Any, message: str) -> None:
@@ -252,9 +253,26 @@ def test_floats_out_of_range_are_refused(bundles: Bundles, value: float) -> None
         Upscaler.open(bundles["bilinear"]).upscale(image, 2)
 
 
-def test_uint8_without_clamp_is_refused(bundles: Bundles, photo: Photo) -> None:
-    with pytest.raises(UsageError, match="clamp=False needs a float32 image, got uint8"):
-        Upscaler.open(bundles["bilinear"]).upscale(photo, 2, clamp=False)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_whole_numbers_without_clamp_are_refused(
+    bundles: Bundles, photo: Photo, dtype: type[Any]
+) -> None:
+    with pytest.raises(UsageError, match="clamp=False needs a float32 image, got uint"):
+        Upscaler.open(bundles["bilinear"]).upscale(photo.astype(dtype), 2, clamp=False)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_only_eight_bits_are_truncated(bundles: Bundles, dtype: type[Any]) -> None:
+    with pytest.raises(UsageError, match="truncate=True needs a uint8 image, got"):
+        Upscaler.open(bundles["bilinear"]).upscale(np.zeros((2, 2), dtype), 2, truncate=True)
+
+
+def test_sixteen_bits_are_resized_and_rounded_to_nearest(bundles: Bundles) -> None:
+    image = np.random.default_rng(2).integers(0, 65536, (9, 7, 3)).astype(np.uint16)
+    result = Upscaler.open(bundles["bilinear"]).upscale(image, 2.7)
+    assert result.dtype == np.uint16
+    # float32 holds 65535 to a 256th, and the weights are float32 as well.
+    assert np.abs(result - resized(image, (24, 19))).max() <= 0.5 + 0.05
 
 
 def test_temperature_needs_a_bundle_without_prior(bundles: Bundles, photo: Photo) -> None:
