@@ -1,6 +1,22 @@
-"""Room for quantization: calibration pictures to ranges, ranges to a Q/DQ ONNX file.
+"""Quantisation to eight bits: calibration pictures to ranges, ranges to a Q/DQ ONNX file."""
 
-The package is empty in this version: bundles hold FP32 and FP16 graphs only.
-"""
+from flowsr_calibration.crops import CropPlan, Pictures, find_pictures
+from flowsr_calibration.layers import Layer, blocks_of, layers_of
+from flowsr_calibration.quantize import Form, quantised, tensors_of
+from flowsr_calibration.ranges import METHODS, activation_range
+from flowsr_calibration.statistics import Statistics
 
-__all__: list[str] = []
+__all__ = [
+    "METHODS",
+    "CropPlan",
+    "Form",
+    "Layer",
+    "Pictures",
+    "Statistics",
+    "activation_range",
+    "blocks_of",
+    "find_pictures",
+    "layers_of",
+    "quantised",
+    "tensors_of",
+]

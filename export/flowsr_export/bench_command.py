@@ -131,7 +131,7 @@ class _WithCompare(click.Command):
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "int8", "fp8"]),
     default="fp32",
     show_default=True,
     help="Which of the bundle's graphs to run; PyTorch runs float32.",

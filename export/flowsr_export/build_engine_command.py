@@ -42,15 +42,15 @@ BAR_STEPS = 100
 @click.option("-o", "--output", type=FILE, help="Bundle that gets the engine.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp16", "fp32", "bf16"]),
+    type=click.Choice(["fp16", "fp32", "bf16", "int8", "fp8"]),
     default="fp16",
     show_default=True,
-    help="Which of the bundle's graphs; it is exported if it is not there.",
+    help="Which of the bundle's graphs; in half precision it is exported if it is not there.",
 )
 @click.option(
     "--least-share",
     type=click.FloatRange(0, 1),
-    show_default="0.95 of LINF, 0.9 of SRFlow, all in fp32",
+    show_default="0.95 of LINF, 0.9 of SRFlow, all in fp32; that of the file in int8 and fp8",
     help="Share of the multiply-adds with weights that must be in the precision.",
 )
 @click.option("--fixed-scale", help="Make the graph of this one scale, as export-onnx --scale.")

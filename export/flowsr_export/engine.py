@@ -251,11 +251,11 @@ def _built(
     from flowsr_export.turing import without_float32_gemm
 
     precision, least = wanted.precision, wanted.least
-    if least is None:
-        least = least_share(precision, bundle.manifest.family)
     content = bundle.model_bytes(precision)
     model = onnx.load_from_string(content)
     work = work_at(model, profile)
+    if least is None:
+        least = least_share(precision, bundle.manifest.family, work)
     require_precision(truth_of(work, [], precision, least))  # before the slow part
     if library.lacks_gemm(wanted.settings.compute_capabilities):
         content = without_float32_gemm(model).SerializeToString()

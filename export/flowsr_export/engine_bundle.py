@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flowsr_export.engine import has_graph
 from flowsr_runtime import Bundle, embedded_bundle, write_bundle
 from flowsr_runtime.bundle import check_replaceable
-from flowsr_runtime.errors import OutputError, UsageError
+from flowsr_runtime.errors import BundleError, OutputError, UsageError
 from flowsr_runtime.manifest import Io, Manifest
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Source"]
 
+QUANTISED = ("int8", "fp8")
 LICENCE = "see the checkpoint's source"
 OWN_LICENCE = "Apache-2.0"  # of the built-in weights
 
@@ -110,6 +111,11 @@ class Source:
             bundle = self._made(precision, report) if self._is_made else self._copied()
         if has_graph(bundle, precision):
             return bundle
+        if precision in QUANTISED:
+            raise BundleError(
+                f"{bundle.path} holds no {precision} model; make one of pictures with "
+                f"flowsr-export calibrate --precision {precision}"
+            )
         from flowsr_export.precision import add_precision
         from flowsr_export.verify import reference_of
 

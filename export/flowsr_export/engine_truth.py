@@ -34,6 +34,7 @@ __all__ = [
 # stays float32 on purpose.
 LEAST_SHARE = {"linf-lp": 0.95, "srflow-lp": 0.90}
 
+QUANTISED = ("int8", "fp8")
 UNKNOWN = "unknown"
 ROUNDING = 1e-9  # of a sum of shares
 # TensorRT's words for types, in 10, 11 and RTX; the widest first.
@@ -112,8 +113,18 @@ def work_at(model: onnx.ModelProto, profile: Profile) -> Work:
     return multiply_adds(model, best, values)
 
 
-def least_share(precision: str, family: str) -> float:
-    """Return the share of a network that must be in the precision that was asked for."""
+def least_share(precision: str, family: str, work: Work | None = None) -> float:
+    """Return the share of a network that must be in the precision that was asked for.
+
+    Args:
+        precision: What was asked for.
+        family: The model's.
+        work: The multiply-adds of its ONNX file: which blocks are in eight bits, calibration
+            chose, and an engine must have all of them.
+    """
+    if precision in QUANTISED:
+        stored = {} if work is None else truth_of(work, [], precision, 0.0).onnx
+        return stored.get(precision, 1.0)
     return 1.0 if precision == "fp32" else LEAST_SHARE[family]
 
 

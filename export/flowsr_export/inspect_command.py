@@ -25,7 +25,7 @@ __all__ = ["command"]
 @flavour_option
 @click.option(
     "--precision",
-    type=click.Choice(["fp16", "fp32", "bf16"]),
+    type=click.Choice(["fp16", "fp32", "bf16", "int8", "fp8"]),
     default="fp16",
     show_default=True,
     help="Of the engine, with --engine.",

@@ -1,0 +1,170 @@
+"""Bias correction: what rounding adds to a layer's mean output is taken off its bias.
+
+Each layer is looked at alone, on what the float32 graph feeds it, so that an error which came
+from the layers before is not taken off twice (Nagel et al. 2019, arXiv 1906.04721, section
+4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from flowsr_calibration.codes import codes_of, zero_code
+from flowsr_calibration.collect import Tap
+from flowsr_calibration.layers import Layer
+from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes, with_opset
+from flowsr_calibration.quantize import Form
+from flowsr_calibration.ranges import weight_scales
+
+__all__ = ["Correction", "bias_corrections", "with_corrections"]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What is added to a stored bias when a layer is quantised.
+
+    Attributes:
+        bias: Name of the bias.
+        added: Of its shape.
+    """
+
+    bias: str
+    added: NDArray[np.float64]
+
+
+def bias_corrections(
+    model: ModelProto,
+    layers: Sequence[Layer],
+    ranges: Mapping[str, float],
+    form: Form,
+    feeds: Iterable[Mapping[str, NDArray[Any]]],
+    threads: int | None = None,
+) -> dict[str, Correction]:
+    """Measure what the rounding of each layer adds to its mean output.
+
+    Args:
+        model: The float32 graph.
+        layers: Layers that may be quantised.
+        ranges: Magnitude at which each layer's input is clipped, by tensor.
+        form: How they will be quantised.
+        feeds: Inputs of the graph for some crops, at least one.
+        threads: CPU threads, None for all cores.
+
+    Returns:
+        Corrections by layer; a layer without a stored bias, and whose sum has none, has none.
+    """
+    graph = OnnxGraph(model)
+    twins = _errors_graph(model, layers, ranges, form)
+    tap = Tap(twins, [_error(layer) for layer in layers], threads)
+    sums: dict[str, NDArray[np.float64]] = {}
+    count = 0
+    for each in feeds:
+        count += 1
+        for name, error in tap.run(each).items():
+            sums[name] = sums.get(name, 0.0) + error.astype(np.float64)
+    corrections = {}
+    for layer in layers:
+        bias = _owner(graph, layers, layer)
+        if bias is not None:
+            mean = sums[_error(layer)] / count
+            corrections[layer.node] = Correction(bias, mean.reshape(graph.value(bias).shape))
+    return corrections
+
+
+def with_corrections(
+    model: ModelProto, layers: Sequence[Layer], corrections: Mapping[str, Correction]
+) -> ModelProto:
+    """Copy a graph with the biases that are right once some layers are quantised.
+
+    Args:
+        model: The float32 graph.
+        layers: Layers that will be quantised.
+        corrections: By layer; those of other layers do not count.
+    """
+    graph = OnnxGraph(model)
+    biases: dict[str, NDArray[np.float64]] = {}
+    for layer in layers:
+        correction = corrections.get(layer.node)
+        if correction is not None:
+            name = correction.bias
+            before = biases.get(name, graph.value(name).astype(np.float64))
+            biases[name] = before + correction.added
+    changed = {name: value.astype(np.float32) for name, value in biases.items()}
+    return with_nodes(model, model.graph.node, changed)
+
+
+def _errors_graph(
+    model: ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float], form: Form
+) -> ModelProto:
+    """The float32 graph, and beside each layer its rounded twin and their mean difference."""
+    graph, codes = OnnxGraph(model), codes_of(form.type)
+    chosen = {layer.node: layer for layer in layers}
+    nodes: list[NodeProto] = []
+    constants: dict[str, NDArray[Any]] = {
+        "axes.Conv": np.array([0, 2, 3]),
+        "axes.Gemm": np.array([1]),
+    }
+    for node in graph.nodes:
+        nodes.append(node)
+        layer = chosen.get(node.name or node.output[0])
+        if layer is None:
+            continue
+        weight = graph.value(layer.weight).astype(np.float64)
+        steps = weight_scales(weight.astype(np.float32), codes.most, per_tensor=form.per_tensor)
+        along = steps.astype(np.float64).reshape(-1, *([1] * (weight.ndim - 1)))
+        constants[f"{layer.weight}.twin"] = codes.rounded(weight, along).astype(np.float32)
+        constants[f"{layer.node}.step"] = np.float32(ranges[layer.source] / codes.most)
+        nodes += _twin(node, layer)
+    wider = ModelProto()
+    wider.CopyFrom(model)
+    wider.graph.output.extend(
+        helper.make_tensor_value_info(_error(layer), TensorProto.FLOAT, None)
+        for layer in layers
+    )
+    made = with_nodes(wider, nodes, constants)
+    made.graph.initializer.append(zero_code("bias.zero", codes))
+    return with_opset(made, codes.opset)
+
+
+def _twin(node: NodeProto, layer: Layer) -> list[NodeProto]:
+    """A layer of rounded values on the same input, and how much less it gives on average."""
+    code, coded, result, less = (
+        f"{layer.node}.{part}" for part in ("code", "coded", "twin", "less")
+    )
+    step = [f"{layer.node}.step", "bias.zero"]
+    twin = NodeProto()
+    twin.CopyFrom(node)
+    twin.name, twin.output[0] = result, result
+    twin.input[0 if layer.kind == "Gemm" else 1] = f"{layer.weight}.twin"
+    twin.input[1 if layer.kind == "Gemm" else 0] = coded
+    axes = f"axes.{layer.kind}"
+    return [
+        helper.make_node("QuantizeLinear", [layer.input, *step], [code], name=code),
+        helper.make_node("DequantizeLinear", [code, *step], [coded], name=coded),
+        twin,
+        helper.make_node("Sub", [layer.output, result], [less], name=less),
+        helper.make_node(
+            "ReduceMean", [less, axes], [_error(layer)], name=_error(layer), keepdims=0
+        ),
+    ]
+
+
+def _error(layer: Layer) -> str:
+    return f"{layer.node}.error"
+
+
+def _owner(graph: OnnxGraph, layers: Sequence[Layer], layer: Layer) -> str | None:
+    """The bias that a layer's correction goes to: its own, or that of its sum."""
+    by_output = {each.output: each for each in layers}
+    while layer.bias is None:
+        inputs = graph.producers[layer.output].input
+        if layer.kind == "Conv" or len(inputs) < 3 or inputs[2] not in by_output:
+            return None
+        layer = by_output[inputs[2]]
+    return layer.bias

@@ -1,0 +1,121 @@
+"""Cross-layer equalisation: channels between two layers brought to like ranges.
+
+A Relu, leaky or not, lets a positive factor through: what a layer's output channel is divided
+by, the next layer's weights for that channel are multiplied with, and the function stays the
+same (Nagel et al. 2019, arXiv 1906.04721, equation 6). The factor is the one that makes the
+channel's range and that of the weights which read it equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from flowsr_calibration.layers import Layer
+from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes
+
+__all__ = ["Pair", "equalised", "pairs_of"]
+
+MOST: Final = 16.0  # largest factor, and its inverse the least
+RELUS: Final = ("LeakyRelu", "Relu")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Layers with nothing but a Relu between them.
+
+    Attributes:
+        before: What gives the channels; several where their sum does.
+        after: What alone reads them.
+    """
+
+    before: tuple[Layer, ...]
+    after: Layer
+
+
+def pairs_of(model: ModelProto, layers: Sequence[Layer]) -> list[Pair]:
+    """Find the pairs of layers that can be equalised.
+
+    Args:
+        model: The float32 graph.
+        layers: Layers that may be quantised.
+    """
+    graph = OnnxGraph(model)
+    by_output = {layer.output: layer for layer in layers}
+    pairs = []
+    for layer in layers:
+        relu = graph.producers.get(layer.input)
+        if relu is None or relu.op_type not in RELUS or layer.groups != 1:
+            continue
+        alone = graph.sole_reader(layer.input) is not None
+        before = _summands(graph, by_output, relu.input[0])
+        if alone and before and all(each.groups == 1 for each in before):
+            pairs.append(Pair(before, layer))
+    return pairs
+
+
+def equalised(
+    model: ModelProto, pairs: Sequence[Pair], channels: Mapping[str, NDArray[np.float32]]
+) -> ModelProto:
+    """Equalise pairs of layers.
+
+    Args:
+        model: The float32 graph; not changed.
+        pairs: What to equalise.
+        channels: Largest magnitude of each channel by tensor, (C,), of what each `after` reads.
+
+    Returns:
+        A graph of the same function.
+    """
+    graph = OnnxGraph(model)
+    changed: dict[str, NDArray[Any]] = {}
+
+    def value(name: str) -> NDArray[Any]:
+        return changed[name] if name in changed else graph.value(name).astype(np.float64)
+
+    for pair in pairs:
+        weight = value(pair.after.weight)
+        reach = np.abs(weight).max(axis=tuple(i for i in range(weight.ndim) if i != 1))
+        factor = _factors(channels[pair.after.input], reach)
+        changed[pair.after.weight] = weight * _along(factor, weight.ndim, 1)
+        for layer in pair.before:
+            weight = value(layer.weight)
+            changed[layer.weight] = weight / _along(factor, weight.ndim, 0)
+            if layer.bias is not None:
+                bias = value(layer.bias)
+                changed[layer.bias] = bias / _along(factor, bias.ndim, 0)
+    constants = {name: array.astype(np.float32) for name, array in changed.items()}
+    return with_nodes(model, model.graph.node, constants)
+
+
+def _summands(graph: OnnxGraph, by_output: Mapping[str, Layer], name: str) -> tuple[Layer, ...]:
+    """Layers whose sum a tensor is; none if something else is in it, or also reads it."""
+    found: list[Layer] = []
+    while True:
+        layer = by_output.get(name)
+        if layer is None or graph.sole_reader(name) is None:
+            return ()
+        found.append(layer)
+        inputs = graph.producers[name].input
+        if layer.kind == "Conv" or layer.bias is not None or len(inputs) < 3:
+            return tuple(found)
+        name = inputs[2]
+
+
+def _factors(channels: NDArray[np.float32], reach: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each channel is divided by; their geometric mean is one."""
+    alive = (channels > 0) & (reach > 0)
+    factors = np.ones(len(channels))
+    if alive.any():
+        ratio = np.sqrt(channels[alive].astype(np.float64) / reach[alive])
+        factors[alive] = np.clip(ratio / np.exp(np.log(ratio).mean()), 1 / MOST, MOST)
+    return factors
+
+
+def _along(factor: NDArray[np.float64], ndim: int, axis: int) -> NDArray[np.float64]:
+    return factor.reshape([-1 if i == axis else 1 for i in range(ndim)])

@@ -1,0 +1,150 @@
+"""Judges of a quantised graph: crops, and what the float32 graph makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from flowsr_calibration.crops import Crop
+from flowsr_calibration.feeds import feeds_of, full_range
+from flowsr_runtime.manifest import Manifest
+from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
+
+__all__ = ["Agreement", "Panel", "psnr"]
+
+EIGHT_BIT: Final = 255
+
+Quality = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a graph is from the float32 graph.
+
+    Attributes:
+        psnr: PSNR of all crops together, dB; infinite where nothing differs.
+        worst: Least PSNR of a crop, dB.
+        worst_crop: Its picture and scale.
+        colour_shift: Mean difference of each channel, eight-bit steps.
+        non_finite: Values that are not finite.
+        quality_loss: Mean fall of the quality against the originals, None without a measure.
+    """
+
+    psnr: float
+    worst: float
+    worst_crop: str
+    colour_shift: tuple[float, float, float]
+    non_finite: int
+    quality_loss: float | None = None
+
+
+class Panel:
+    """Crops with the outputs of the float32 graph."""
+
+    def __init__(
+        self,
+        model: bytes,
+        manifest: Manifest,
+        crops: Sequence[Crop],
+        *,
+        threads: int | None = None,
+        quality: Quality | None = None,
+    ) -> None:
+        """Run the float32 graph.
+
+        Args:
+            model: Its ONNX file.
+            manifest: The bundle's.
+            crops: At least one.
+            threads: CPU threads, None for all cores.
+            quality: Larger is better, of an output and its original, (H, W, 3) uint8.
+        """
+        self.crops = tuple(crops)
+        self._manifest, self._threads, self._quality = manifest, threads, quality
+        self._feeds = [feeds_of(manifest, crop) for crop in crops]
+        self.references = self.outputs(model)
+        self._qualities = self._measured(self.references)
+
+    def outputs(self, model: bytes | ModelProto) -> list[NDArray[np.float32]]:
+        """Run a graph on every crop, on ONNX Runtime's CPU provider.
+
+        Args:
+            model: With the inputs of the float32 graph.
+
+        Returns:
+            Pictures, (1, 3, H, W) each, unclamped.
+        """
+        content = model if isinstance(model, bytes) else model.SerializeToString()
+        session = OnnxRuntimeSession(
+            content, provider="cpu", device=0, threads=self._threads, name="the quantised model"
+        )
+        try:
+            return [full_range(session.run(feeds)) for feeds in self._feeds]
+        finally:
+            session.close()
+
+    def judge(self, model: bytes | ModelProto) -> Agreement:
+        """Compare a graph with the float32 graph.
+
+        Args:
+            model: With its inputs.
+
+        Returns:
+            Figures; with a value that is not finite the PSNR is minus infinity.
+        """
+        return self.compared(self.outputs(model))
+
+    def compared(self, outputs: Sequence[NDArray[np.float32]]) -> Agreement:
+        """Compare outputs with those of the float32 graph."""
+        non_finite = sum(int((~np.isfinite(output)).sum()) for output in outputs)
+        if non_finite:
+            return Agreement(-math.inf, -math.inf, "", (math.nan,) * 3, non_finite)
+        pairs = list(zip(outputs, self.references, strict=True))
+        errors = [_clamped(output) - _clamped(reference) for output, reference in pairs]
+        means = [float(np.mean(error**2)) for error in errors]
+        worst = int(np.argmax(means))
+        sizes = np.array([error.size for error in errors], np.float64)
+        shifts = np.stack([error.mean(axis=(0, 2, 3)) for error in errors])
+        red, green, blue = (shifts * sizes[:, None]).sum(axis=0) / sizes.sum() * EIGHT_BIT
+        before, after = self._qualities, self._measured(outputs)
+        loss = None
+        if before is not None and after is not None:
+            loss = float(np.mean(before) - np.mean(after))
+        crop = self.crops[worst]
+        return Agreement(
+            psnr=psnr(float(np.dot(means, sizes) / sizes.sum())),
+            worst=psnr(means[worst]),
+            worst_crop=f"{crop.picture.name} ×{crop.scale}",
+            colour_shift=(float(red), float(green), float(blue)),
+            non_finite=0,
+            quality_loss=loss,
+        )
+
+    def _measured(self, outputs: Sequence[NDArray[np.float32]]) -> list[float] | None:
+        if self._quality is None:
+            return None
+        return [
+            self._quality(eight_bit(output), crop.high)
+            for output, crop in zip(outputs, self.crops, strict=True)
+        ]
+
+
+def psnr(mean_square: float) -> float:
+    """Return the PSNR of a mean squared error of values in [0, 1], dB."""
+    return math.inf if mean_square == 0 else -10 * math.log10(mean_square)
+
+
+def eight_bit(output: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the first picture of (B, 3, H, W) as (H, W, 3) uint8, rounded."""
+    rounded = np.floor(_clamped(output)[0] * EIGHT_BIT + 0.5)
+    return np.ascontiguousarray(rounded.transpose(1, 2, 0).astype(np.uint8))
+
+
+def _clamped(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.clip(values.astype(np.float64), 0, 1)

@@ -1,0 +1,260 @@
+"""Put QuantizeLinear and DequantizeLinear around layers, in the form that every library takes.
+
+One file serves ONNX Runtime and TensorRT: symmetric codes (zero points are zero), weights with
+a step for each output, biases in float32. What ONNX Runtime needs to compute in integers is
+part of the form; each point was found by looking at the graph that it runs:
+
+- A quantised tensor has one reader. Of two readers neither becomes an integer kernel, and equal
+  pairs are merged; so pairs on one tensor have steps that are one float32 apart.
+- A convolution's result is quantised too.
+- A Relu between two quantised layers is a LeakyRelu of slope zero, which has an integer kernel.
+- A product has the pixels as rows and no bias of its own: it gives float32.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from flowsr_calibration.codes import Codes, EightBits, codes_of, zero_code
+from flowsr_calibration.layers import Layer
+from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes, with_opset
+from flowsr_calibration.ranges import weight_scales
+
+__all__ = ["Form", "quantised", "tensors_of"]
+
+
+UNSEEN = np.float32(1e-30)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How layers are quantised.
+
+    Attributes:
+        type: "int8" or "fp8".
+        per_tensor: One step for a whole weight in place of one for each output.
+    """
+
+    type: EightBits = "int8"
+    per_tensor: bool = False
+
+
+def tensors_of(model: ModelProto, layers: Sequence[Layer]) -> list[str]:
+    """Name the tensors whose ranges `quantised` needs, each once, in the order of a run.
+
+    Args:
+        model: The float32 graph.
+        layers: Layers that may be quantised.
+    """
+    graph = OnnxGraph(model)
+    names: dict[str, None] = {}
+    for layer in layers:
+        names[layer.source] = None
+        if layer.kind == "Conv":
+            names[layer.output] = None
+            relu = _relu(graph, layer)
+            if relu is not None:
+                names[relu.output[0]] = None
+    return list(names)
+
+
+def quantised(
+    model: ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float], form: Form
+) -> ModelProto:
+    """Quantise layers.
+
+    Args:
+        model: The float32 graph; not changed.
+        layers: Which of its layers; none gives a copy.
+        ranges: Magnitude at which each tensor of `tensors_of` is clipped.
+        form: How.
+
+    Returns:
+        A graph that computes the same but for the rounding.
+    """
+    writer = _Writer(model, layers, ranges, form)
+    for node in writer.graph.nodes:
+        layer = writer.chosen.get(node.name or node.output[0])
+        if layer is None:
+            writer.copy(node)
+        elif layer.kind == "Conv":
+            writer.convolution(node, layer)
+        else:
+            writer.product(node, layer)
+    made = with_nodes(model, writer.nodes, writer.constants)
+    made.graph.initializer.extend(writer.stored)
+    return with_opset(made, writer.codes.opset) if layers else made
+
+
+@dataclass
+class _Writer:
+    """The nodes and constants of the quantised graph, as they are written."""
+
+    model: ModelProto
+    layers: Sequence[Layer]
+    ranges: Mapping[str, float]
+    form: Form
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+    stored: list[TensorProto] = field(default_factory=list)
+    # Products have pixels as rows: their results by the name of what has them as columns.
+    turned: dict[str, str] = field(default_factory=dict)
+    used: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.graph = OnnxGraph(self.model)
+        self.codes: Codes = codes_of(self.form.type)
+        self.chosen = {layer.node: layer for layer in self.layers}
+        self.inputs = {layer.input for layer in self.layers}
+        if self.layers:
+            self.stored.append(zero_code("zero.code", self.codes))
+
+    def copy(self, node: NodeProto) -> None:
+        """Write a node as it is, or turned where it continues a product."""
+        if node.op_type in ("Relu", "LeakyRelu") and node.input[0] in self.turned:
+            result = f"{node.output[0]}.rows"
+            self.emit(node, [self.turned[node.input[0]]], [result])
+            self.turned[node.output[0]] = result
+            self.turn_back(node.output[0])
+            return
+        made = NodeProto()
+        made.CopyFrom(node)
+        if self._is_inner_relu(node):
+            made.op_type = "LeakyRelu"
+            made.attribute.append(helper.make_attribute("alpha", 0.0))
+        self.nodes.append(made)
+
+    def convolution(self, node: NodeProto, layer: Layer) -> None:
+        """Write a convolution of codes, its result quantised where integers need it."""
+        source = self.pair(layer.input, self.ranges[layer.input])
+        weight = self.weight(layer)
+        if self.codes.name != "int8":
+            self.emit(node, [source, weight, *node.input[2:]], [layer.output])
+            return
+        relu = _relu(self.graph, layer)
+        # What a Relu cuts off needs no codes.
+        reach = self.ranges[layer.output if relu is None else relu.output[0]]
+        raw = f"{layer.output}.raw"
+        self.emit(node, [source, weight, *node.input[2:]], [raw])
+        if self.graph.sole_reader(layer.output) is not None and layer.output not in self.inputs:
+            self.pair(raw, reach, result=layer.output)
+            return
+        # ONNX Runtime gives each reader a pair of its own, and joins pairs that follow each
+        # other; adding a number that float32 cannot see keeps the codes with one reader.
+        self.constants["unseen"] = np.asarray(UNSEEN)
+        self.add("Add", [self.pair(raw, reach), "unseen"], layer.output)
+
+    def product(self, node: NodeProto, layer: Layer) -> None:
+        """Write W X + C as its transpose, (M, O): the pixels are rows."""
+        name = layer.output
+        source = layer.source
+        rows = self.turned.get(layer.input) or self._rows(layer, source)
+        quantised_rows = self.pair(rows, self.ranges[source])
+        self.add("Gemm", [quantised_rows, self.weight(layer)], f"{name}.product", transB=1)
+        third = node.input[2] if len(node.input) > 2 else ""
+        result = f"{name}.product"
+        if third:
+            result = f"{name}.rows"
+            self.add("Add", [f"{name}.product", self._addend(third)], result)
+        self.turned[name] = result
+        self.turn_back(name)
+
+    def turn_back(self, name: str) -> None:
+        """Give what has pixels as columns its name; it is dropped if nothing reads it."""
+        self.add("Transpose", [self.turned[name]], name, perm=[1, 0])
+
+    def weight(self, layer: Layer) -> str:
+        """Store a weight's codes and write its DequantizeLinear."""
+        values = self.graph.value(layer.weight)
+        per_tensor = self.form.per_tensor
+        steps = weight_scales(values, self.codes.most, per_tensor=per_tensor)
+        along = steps.astype(np.float64).reshape(-1, *([1] * (values.ndim - 1)))
+        code, step, zero = (f"{layer.weight}.{part}" for part in ("codes", "steps", "zeros"))
+        content = self.codes.encode(values.astype(np.float64), along)
+        kind = self.codes.onnx_type
+        self.stored.append(helper.make_tensor(code, kind, values.shape, content, raw=True))
+        result = f"{layer.weight}.rounded"
+        if per_tensor:
+            self.constants[step] = np.asarray(steps[0])
+            self.add("DequantizeLinear", [code, step, "zero.code"], result)
+        else:
+            self.constants[step] = steps
+            self.stored.append(zero_code(zero, self.codes, len(steps)))
+            self.add("DequantizeLinear", [code, step, zero], result, axis=0)
+        return result
+
+    def pair(self, name: str, reach: float, *, result: str | None = None) -> str:
+        """Write the two nodes that round a tensor to its codes and back."""
+        count = self.used[name]
+        self.used[name] += 1
+        step = np.float32(reach / self.codes.most)
+        for _ in range(count):
+            step = np.nextafter(step, np.float32(np.inf))
+        own = f"{name}.{count}" if count else name
+        self.constants[f"{own}.step"] = np.asarray(step)
+        code, back = f"{own}.code", result or f"{own}.coded"
+        self.add("QuantizeLinear", [name, f"{own}.step", "zero.code"], code)
+        self.add("DequantizeLinear", [code, f"{own}.step", "zero.code"], back)
+        return back
+
+    def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        """Write a node that the graph did not have."""
+        self.nodes.append(
+            helper.make_node(
+                op_type, inputs, [output], name=f"eight_bit_{output}", **attributes
+            )
+        )
+
+    def emit(self, node: NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Write a node with other tensors."""
+        made = NodeProto()
+        made.CopyFrom(node)
+        del made.input[:], made.output[:]
+        made.input.extend(inputs)
+        made.output.extend(outputs)
+        self.nodes.append(made)
+
+    def _rows(self, layer: Layer, source: str) -> str:
+        """What a product reads, with the pixels as rows."""
+        if source != layer.input:
+            return source
+        rows = f"{layer.input}.rows"
+        self.add("Transpose", [layer.input], rows, perm=[1, 0])
+        self.turned[layer.input] = rows
+        return rows
+
+    def _addend(self, third: str) -> str:
+        """What a product is added to, with the pixels as rows."""
+        if self.graph.is_constant(third):
+            flat = f"{third}.row"
+            self.constants[flat] = self.graph.value(third).reshape(-1)
+            return flat
+        if third not in self.turned:
+            rows = f"{third}.rows"
+            self.add("Transpose", [third], rows, perm=[1, 0])
+            self.turned[third] = rows
+        return self.turned[third]
+
+    def _is_inner_relu(self, node: NodeProto) -> bool:
+        """Whether a node is a Relu between a quantised convolution and a quantised layer."""
+        before = self.graph.producers.get(node.input[0]) if node.input else None
+        is_ours = before is not None and (before.name or before.output[0]) in self.chosen
+        return (
+            node.op_type == "Relu"
+            and is_ours
+            and node.output[0] in self.inputs
+            and self.codes.name == "int8"
+        )
+
+
+def _relu(graph: OnnxGraph, layer: Layer) -> NodeProto | None:
+    """The Relu that alone reads a layer's result."""
+    reader = graph.sole_reader(layer.output)
+    return reader if reader is not None and reader.op_type == "Relu" else None

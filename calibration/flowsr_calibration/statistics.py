@@ -1,0 +1,166 @@
+"""What is seen of a graph's tensors: counted in bounded memory, saved, resumed."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_runtime.disk import replace_file
+
+__all__ = ["BINS", "Histogram", "Statistics", "load_statistics"]
+
+BINS: Final = 2048
+
+SAMPLED: Final = 1 << 17
+"""Values of one tensor and one crop that its histogram counts; extremes are of all values."""
+
+FIRST_LIMIT: Final = 2.0**-20
+
+
+@dataclass
+class Histogram:
+    """Magnitudes of one tensor.
+
+    The range is a power of two that doubles when a larger value comes, and two bins become one:
+    what was counted before stays exact, and the order of the pictures does not matter.
+
+    Attributes:
+        counts: Values by magnitude, (BINS,) int64.
+        limit: Upper edge of the last bin.
+        largest: Largest magnitude.
+    """
+
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    limit: float = FIRST_LIMIT
+    largest: float = 0.0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count the magnitudes of some values.
+
+        Args:
+            values: Finite, any shape.
+        """
+        if values.size == 0:
+            return
+        largest = float(max(values.max(), -values.min()))
+        self.largest = max(self.largest, largest)
+        while self.limit <= largest:
+            merged = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.concatenate((merged, np.zeros_like(merged)))
+            self.limit *= 2
+        stride = -(-values.size // SAMPLED)
+        # A stride that divides the width of a row would see the same columns alone.
+        stride += 1 - stride % 2
+        magnitudes = np.abs(values.reshape(-1)[::stride]) * np.float32(BINS / self.limit)
+        index = np.minimum(magnitudes.astype(np.int32), BINS - 1)
+        self.counts += np.bincount(index, minlength=BINS)
+
+
+@dataclass
+class Statistics:
+    """What was seen of every tensor.
+
+    Attributes:
+        key: Digest of what decides the statistics: graph, pictures, crops.
+        done: Crops that were seen.
+        histograms: Magnitudes by tensor.
+        channels: Largest magnitude of each channel by tensor, (C,), where it was asked for.
+    """
+
+    key: str
+    done: int = 0
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    channels: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def add(self, tensors: Mapping[str, NDArray[Any]], channel_axes: Mapping[str, int]) -> None:
+        """Add what one crop gave.
+
+        Args:
+            tensors: Float tensors by name.
+            channel_axes: Axis of the channels of those whose channels are looked at.
+        """
+        for name, values in tensors.items():
+            self.histograms.setdefault(name, Histogram()).add(values)
+            if name in channel_axes:
+                others = tuple(i for i in range(values.ndim) if i != channel_axes[name])
+                largest = np.abs(values).max(axis=others).astype(np.float32)
+                before = self.channels.get(name)
+                self.channels[name] = largest if before is None else np.maximum(before, largest)
+        self.done += 1
+
+    def save(self, path: Path) -> None:
+        """Write a file, atomically.
+
+        Args:
+            path: File to write or to replace.
+
+        Raises:
+            OSError: If it cannot be written; what stood there is intact.
+        """
+        replace_file(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return the content of a file: NumPy's .npz, the same for the same statistics."""
+        names = list(self.histograms)
+        about = {"key": self.key, "done": self.done, "tensors": names}
+        channels = list(self.channels)
+        arrays: dict[str, NDArray[Any]] = {
+            "about": np.frombuffer(
+                json.dumps(about | {"channels": channels}).encode(), np.uint8
+            ),
+            "counts": np.stack([h.counts for h in self.histograms.values()])
+            if names
+            else np.zeros((0, BINS), np.int64),
+            "limits": np.array([h.limit for h in self.histograms.values()]),
+            "largest": np.array([h.largest for h in self.histograms.values()]),
+        }
+        arrays.update({f"channels{i}": self.channels[name] for i, name in enumerate(channels)})
+        return _archive(arrays)
+
+
+def load_statistics(path: Path, key: str) -> Statistics | None:
+    """Read statistics that were saved.
+
+    Args:
+        path: File.
+        key: What they must be of.
+
+    Returns:
+        The statistics, whole or begun; None if the file is missing, damaged or of another key:
+        they are collected again then.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            about = json.loads(held["about"].tobytes())
+            if about["key"] != key:
+                return None
+            rows: Iterable[Any] = zip(
+                about["tensors"], held["counts"], held["limits"], held["largest"], strict=True
+            )
+            histograms = {
+                name: Histogram(counts, float(limit), float(largest))
+                for name, counts, limit, largest in rows
+            }
+            channels = {name: held[f"channels{i}"] for i, name in enumerate(about["channels"])}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    return Statistics(key, int(about["done"]), histograms, channels)
+
+
+def _archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Pack arrays without the time of day, which `np.savez` writes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
+    return buffer.getvalue()
