@@ -25,12 +25,15 @@ def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     Raises:
         MemoryBudgetError: If it does not fit in memory.
     """
+    result: NDArray[Any]
     if alpha.shape == size:
-        return alpha.copy()
+        result = alpha.copy()
+        return result
     try:
         plane = Image.fromarray(np.ascontiguousarray(to_depth(alpha, "float")))
         large = plane.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        return to_depth(np.asarray(large), depth_of(alpha)).copy()
+        result = to_depth(np.array(large), depth_of(alpha))
+        return result
     except MemoryError as error:
         raise MemoryBudgetError(
             f"an alpha channel of {size[0]}x{size[1]} does not fit in memory"
@@ -57,7 +60,7 @@ def filled(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
         return rgb
     weights = to_depth(alpha, "float")
     colours = to_depth(rgb, "float") * weights[..., None]
-    result = rgb.copy()
+    result: NDArray[Any] = rgb.copy()
     result[hidden] = to_depth(_pulled(colours, weights), depth_of(rgb))[hidden]
     return result
 
@@ -73,13 +76,13 @@ def _pulled(colours: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArr
         Colours, (h, w, 3) in [0, 1].
     """
     seen = weights > 0
-    means = colours / np.where(seen, weights, np.float32(1))[..., None]
+    means = colours / np.where(seen, weights, np.float32(1)).astype(np.float32)[..., None]
+    np.minimum(means, np.float32(1), out=means)
     if seen.all():
-        return np.minimum(means, np.float32(1))
+        return means
     coarse = _pulled(_halved(colours), _halved(weights[..., None])[..., 0])
     doubled = coarse.repeat(2, axis=0).repeat(2, axis=1)[: seen.shape[0], : seen.shape[1]]
-    blended: NDArray[np.float32] = np.where(seen[..., None], means, doubled)
-    return np.minimum(blended, np.float32(1))
+    return np.where(seen[..., None], means, doubled)
 
 
 def _halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -87,4 +90,5 @@ def _halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
     rows, columns = values.shape[0] % 2, values.shape[1] % 2
     even = np.pad(values, ((0, rows), (0, columns), (0, 0)))
     tall = even[0::2] + even[1::2]
-    return (tall[:, 0::2] + tall[:, 1::2]) * np.float32(0.25)
+    mean: NDArray[np.float32] = (tall[:, 0::2] + tall[:, 1::2]) * np.float32(0.25)
+    return mean

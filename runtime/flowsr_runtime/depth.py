@@ -91,16 +91,16 @@ def to_depth(values: NDArray[Any], depth: Depth) -> NDArray[Any]:
     given = depth_of(values)
     if given == depth:
         return values
-    if (given, depth) == (8, 16):
-        return values * np.uint16(257)
-    if (given, depth) == (16, 8):
-        # 65535 = 255 * 257; uint16 would overflow at the top half step.
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    dtype = np.dtype(_DTYPES[depth])
+    if "float" not in (given, depth):  # 65535 = 255 * 257; uint16 would overflow at the top
+        wide = values.astype(np.uint32)
+        wide = wide * 257 if depth == 16 else (wide + 128) // 257
+        return wide.astype(dtype)
     scaled = values.astype(np.float32)
     if depth == "float":
         scaled /= np.float32(full_scale(values.dtype))
         return scaled
-    dtype = np.dtype(_DTYPES[depth])
     scaled *= np.float32(full_scale(dtype))
     scaled += np.float32(0.5)
-    return scaled.astype(dtype)
+    result: NDArray[Any] = scaled.astype(dtype)
+    return result

@@ -201,8 +201,8 @@ def _dpi(source: Source) -> tuple[float, float] | None:
         factor = {_INCH: 1.0, _CENTIMETRE: 2.54}.get(
             source.exif.get(_BASE.ResolutionUnit, _INCH)
         )
-        sides = (source.exif.get(_BASE.XResolution), source.exif.get(_BASE.YResolution))
-        value = None if factor is None or None in sides else tuple(factor * n for n in sides)
+        sides = [source.exif.get(tag, 0) for tag in (_BASE.XResolution, _BASE.YResolution)]
+        value = None if factor is None else tuple(factor * float(side) for side in sides)
     if source.format == "JPEG" and source.info.get("jfif_unit", 0) == 0:  # and 72 there
         value = value if _BASE.XResolution in source.exif else None
     if not isinstance(value, tuple) or len(value) != 2:
@@ -220,8 +220,8 @@ def _text(source: Source) -> tuple[tuple[str, str], ...]:
 
 def _png_info(metadata: Metadata, icc: bytes | None) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
-    for key, data in () if icc else metadata.chunks:  # a profile takes precedence
-        info.add(key, data)
+    for name, data in () if icc else metadata.chunks:  # a profile takes precedence
+        info.add(name, data)
     if metadata.xmp is not None:
         info.add_itxt("XML:com.adobe.xmp", metadata.xmp)
     for key, text in metadata.text:

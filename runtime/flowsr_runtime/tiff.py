@@ -30,7 +30,11 @@ _MODES: Final[dict[tuple[str, int], Mode]] = {
     ("RGB", 3): "RGB",
     ("RGB", 4): "RGBA",
 }
-_DTYPES: Final = {"uint16": np.uint16, "float16": np.float32, "float32": np.float32}
+_DTYPES: Final[dict[str, type[np.generic]]] = {
+    "uint16": np.uint16,
+    "float16": np.float32,
+    "float32": np.float32,
+}
 
 
 def encode_tiff(pixels: NDArray[Any], mode: Mode, options: dict[str, Any]) -> bytes:

@@ -10,11 +10,21 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.asynchronous import AsyncUpscaler
 from flowsr_runtime.bundle import Bundle
+from flowsr_runtime.enlargement import Progress
 from flowsr_runtime.errors import BusyError, ShapeError, UsageError
 from flowsr_runtime.upscaler import Upscaler
 
 Photo = NDArray[np.uint8]
 SCALES = [1.3, 2, 2.7, 4]
+
+
+def hold(opened: Event) -> Progress:
+    """Return a callback that holds a call until an event."""
+
+    def progress(done: int, tiles: int) -> None:
+        opened.wait()
+
+    return progress
 
 
 @pytest.fixture
@@ -37,9 +47,7 @@ def test_the_loop_runs_on_meanwhile(upscaler: Upscaler, photo: Photo) -> None:
 
     async def run() -> tuple[int, ...]:
         async with AsyncUpscaler(upscaler) as awaited:
-            task = asyncio.create_task(
-                awaited.upscale(photo, 4, progress=lambda done, tiles: bool(opened.wait()))
-            )
+            task = asyncio.create_task(awaited.upscale(photo, 4, progress=hold(opened)))
             await asyncio.sleep(0)
             opened.set()  # a loop that is held up would never come here
             return (await task).shape
@@ -76,7 +84,7 @@ def test_a_cancelled_task_that_waits_gives_its_place_free(
 
     async def run() -> tuple[int, int]:
         async with AsyncUpscaler(upscaler, workers=1, queue=1) as awaited:
-            held = awaited.upscale(photo, 4, progress=lambda done, tiles: bool(opened.wait()))
+            held = awaited.upscale(photo, 4, progress=hold(opened))
             first, second = (
                 asyncio.create_task(held),
                 asyncio.create_task(awaited.upscale(photo, 4)),
@@ -97,7 +105,7 @@ def test_a_full_pool_is_busy(upscaler: Upscaler, photo: Photo) -> None:
 
     async def run() -> None:
         async with AsyncUpscaler(upscaler, workers=1, queue=0) as awaited:
-            held = awaited.upscale(photo, 4, progress=lambda done, tiles: bool(opened.wait()))
+            held = awaited.upscale(photo, 4, progress=hold(opened))
             task = asyncio.create_task(held)
             await asyncio.sleep(0)
             with pytest.raises(BusyError, match="try again later"):

@@ -26,7 +26,7 @@ from tests.flowsr_runtime.picture_files import GRAY_ICC, RGB_ICC, deep_png_file,
 SIZES = [(1, 1), (1, 4), (3, 1), (3, 2)]
 EIGHT, SIXTEEN, FLOAT = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
 TOP = {EIGHT: 255, SIXTEEN: 65535, FLOAT: 1}
-DTYPES = {8: EIGHT, 16: SIXTEEN, "float": FLOAT}
+DTYPES: dict[Any, np.dtype[Any]] = {8: EIGHT, 16: SIXTEEN, "float": FLOAT}
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 # What each format holds: modes, depths, profile.

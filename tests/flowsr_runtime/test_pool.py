@@ -45,10 +45,11 @@ class Gate:
 
 
 def test_a_result_is_that_of_the_upscaler(upscaler: Upscaler, photo: Photo) -> None:
+    scales: list[Any] = [1.3, 2, (2.7, 3.6)]
     with UpscalerPool(upscaler, workers=2) as pool:
-        pending = [pool.submit(photo, scale) for scale in (1.3, 2, (2.7, 3.6))]
+        pending = [pool.submit(photo, scale) for scale in scales]
         results = [each.result() for each in pending]
-    for result, scale in zip(results, (1.3, 2, (2.7, 3.6)), strict=True):
+    for result, scale in zip(results, scales, strict=True):
         np.testing.assert_array_equal(result, upscaler.upscale(photo, scale))
 
 
