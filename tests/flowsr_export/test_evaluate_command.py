@@ -99,7 +99,8 @@ def test_samples_have_diversity(tmp_path: Path, hr: Path, run: Run) -> None:
     assert means["flowsr-lp"]["diversity"] > 10
 
 
-def test_pytorch_is_a_backend(hr: Path, run: Run) -> None:
+def test_pytorch_is_a_backend(tmp_path: Path, run: Run) -> None:
+    hr = folder_of(tmp_path / "One", "a", height=24, width=24)
     same = ("--hr", hr, "--scale", "2", *PSNR, "--baseline", "none", "--json")
     in_torch, in_runtime = (
         json.loads(run("evaluate", *backend, *same).stdout)["means"][0]["figures"]["psnr-y"]

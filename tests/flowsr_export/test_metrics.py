@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from flowsr_export.cases import PICTURES
 from flowsr_export.matlab_bicubic import matlab_bicubic
 from flowsr_export.metrics import (
     METRICS,
@@ -87,12 +89,23 @@ def test_ssim_is_the_definition() -> None:
     original, enlarged = pair()
     inner = np.s_[4:-4, 4:-4]
     by_hand = ssim_written_out(luma(original)[inner], luma(enlarged)[inner])
-    assert ssim_y(original, enlarged, 4) == pytest.approx(by_hand, abs=1e-9)
+    assert ssim_y(original, enlarged, 4) == pytest.approx(by_hand, abs=ROUNDING)
     channels = [
         ssim_written_out(*(p[..., c].astype(np.float64) for p in (original, enlarged)))
         for c in range(3)
     ]
-    assert ssim(original, enlarged, 0) == pytest.approx(np.mean(channels), abs=1e-9)
+    assert ssim(original, enlarged, 0) == pytest.approx(np.mean(channels), abs=ROUNDING)
+
+
+def test_ssim_and_psnr_are_those_of_scikit_image() -> None:
+    # scikit-image 0.26.0: structural_similarity(gaussian_weights=True, sigma=1.5,
+    # use_sample_covariance=False, data_range=255) and peak_signal_noise_ratio.
+    with Image.open(PICTURES / "chelsea_256.png") as image:
+        original = np.asarray(image.convert("RGB"))
+    enlarged = matlab_bicubic(matlab_bicubic(original, (64, 64)), (256, 256))
+    assert ssim(original, enlarged, 0) == pytest.approx(0.6701297589177532, abs=ROUNDING)
+    assert ssim_y(original, enlarged, 4) == pytest.approx(0.7004309360615518, abs=ROUNDING)
+    assert psnr(original, enlarged, 0) == pytest.approx(27.86912574428921, abs=ROUNDING)
 
 
 def test_ssim_is_one_of_equal_pictures_alone() -> None:
@@ -128,7 +141,7 @@ def test_lr_psnr_shrinks_the_output_in_eight_bits() -> None:
 def test_diversity_is_the_unbiased_deviation() -> None:
     samples = [picture(9, 7, salt) for salt in "abcde"]
     expected = np.stack(samples).astype(np.float64).std(0, ddof=1).mean()
-    assert diversity(samples) == pytest.approx(expected, abs=1e-9)
+    assert diversity(samples) == pytest.approx(expected, abs=ROUNDING)
     assert diversity([samples[0]] * 3) == 0
     assert diversity([gray(10), gray(12)]) == pytest.approx(math.sqrt(2))
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from PIL import Image
 
 from flowsr_export.cases import Case
 from flowsr_export.deployment import deployment_of
+from flowsr_export.metrics import METRICS
 from flowsr_export.parity import bar_of, compare
 from flowsr_export.verify import reference_of
 from flowsr_lp import embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session, output_size
 
 PICTURES = Path(__file__).parents[2] / "export" / "flowsr_export" / "pictures"
+EVALUATION = Path(__file__).parents[2] / "benchmarks/results/quality-built-in-model.json"
 NAMES = ["bridge", "chelsea", "citrus", "coffee", "honeybee", "picos", "stream"]
 ONE_STEP = 1
 GIB = 1 << 30
@@ -127,26 +130,38 @@ def test_memory_is_bounded(side: int, limit: float, tmp_path: Path) -> None:
     assert peak_of_upscale(tmp_path / "small.png", tmp_path) < limit * GIB
 
 
-def test_the_model_card_states_what_was_measured_of_these_weights() -> None:
-    folder = embedded_checkpoint()[0].parent
-    card = (folder / "MODEL_CARD.md").read_text()
-    measured = json.loads((folder / "quality.json").read_text())
-    checkpoint = load_checkpoint(*embedded_checkpoint())
-    assert measured["model_sha256"] == checkpoint.model_sha256
-    assert measured["prior_sha256"] == checkpoint.prior_sha256
-    cells = [f"{f['psnr']:.2f} / {f['lpips']:.3f}" for f in measured["figures"]]
+def evaluation() -> dict[str, Any]:
+    """What `flowsr-export evaluate` found on Set5 and Set14."""
+    found = json.loads(EVALUATION.read_text(encoding="utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_model_card_and_the_readme_state_what_was_measured_of_these_weights() -> None:
+    card = embedded_checkpoint()[0].with_name("MODEL_CARD.md").read_text(encoding="utf-8")
+    readme = (EVALUATION.parents[2] / "README.md").read_text(encoding="utf-8")
+    measured, checkpoint = evaluation(), load_checkpoint(*embedded_checkpoint())
+    assert measured["model"]["model_sha256"] == checkpoint.model_sha256
+    assert measured["model"]["prior_sha256"] == checkpoint.prior_sha256
+    figures = [mean["figures"] for mean in measured["means"]]
+    cells = [f"{f['psnr-y']:.2f} / {f['lpips']:.3f}" for f in figures]
     assert len(cells) == 12
-    assert all(cell in card for cell in cells)
+    assert all(cell in card and cell in readme for cell in cells)
+
+
+def test_bicubic_has_the_published_figures() -> None:
+    rows = {(m["set"], m["scale"], m["method"]): m["figures"] for m in evaluation()["means"]}
+    known = rows["Set5", "4", "bicubic"]
+    assert f"{known['psnr-y']:.2f} / {known['lpips']:.3f}" == "28.43 / 0.340"
 
 
 def test_the_model_beats_bicubic_on_every_set_and_scale() -> None:
-    folder = embedded_checkpoint()[0].parent
-    figures = json.loads((folder / "quality.json").read_text())["figures"]
-    rows = {(f["dataset"], f["scale"], f["method"]): f for f in figures}
-    for dataset, scale in {(f["dataset"], f["scale"]) for f in figures}:
+    rows = {(m["set"], m["scale"], m["method"]): m["figures"] for m in evaluation()["means"]}
+    for dataset, scale in {(dataset, scale) for dataset, scale, _ in rows}:
         ours, bicubic = (rows[dataset, scale, name] for name in ("flowsr-lp", "bicubic"))
-        assert ours["psnr"] > bicubic["psnr"]
-        assert ours["lpips"] < bicubic["lpips"]
+        assert all(
+            (ours[name] > bicubic[name]) == (METRICS[name].better == "higher") for name in ours
+        )
 
 
 def test_sizes_of_any_scale_come_out_as_stated() -> None:
