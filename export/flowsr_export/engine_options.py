@@ -50,12 +50,13 @@ SIZES = (
         help="Factor, or one each for width and height; may be repeated.",
     ),
     click.option(
-        "--max-memory",
+        "--memory-budget",
         "budget",
         type=parse_memory,
         metavar="BYTES",
         show_default="what the bundle states, or 1G",
-        help="GPU memory for one run, as for upscale: a picture that needs more is tiled.",
+        help="GPU memory for one run, --max-memory of upscale: pictures that need more are "
+        "tiled, and the tiles are covered.",
     ),
     click.option(
         "--halo",

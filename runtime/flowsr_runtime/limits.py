@@ -94,7 +94,7 @@ class Limits:
         rows, columns = (str(Fraction(*pair)) for pair in zip(target, source, strict=True))
         scale = rows if rows == columns else f"{columns}x{rows}"
         sizes = ("--picture", f"{source[1]}x{source[0]}", "--scale", scale)
-        return shlex.join((*self.command, *sizes, "--max-memory", str(budget)))
+        return shlex.join((*self.command, *sizes, "--memory-budget", str(budget)))
 
 
 def bounds_of(profile: Profile, latents: Sequence[Latent] = ()) -> tuple[Bounds, Bounds] | None:

@@ -200,7 +200,7 @@ def test_a_picture_that_no_profile_takes_names_the_command(
 ) -> None:
     message = (
         r"no engine takes 50x40 to 200x160, whole or in tiles; build one that does: "
-        r"build-engine --picture 40x50 --scale 4 --max-memory 1000000000$"
+        r"build-engine --picture 40x50 --scale 4 --memory-budget 1000000000$"
     )
     with pytest.raises(BundleError, match=message):
         limited(bounds, whole_only=whole_only)

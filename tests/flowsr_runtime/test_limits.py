@@ -78,5 +78,5 @@ def test_the_remedy_names_exactly_the_picture_that_was_not_taken(
     remedy = Limits((), COMMAND).with_options("--halo", "exact").remedy((20, 30), target, 700)
     assert remedy == (
         "flowsr-export build-engine 'own bundle' --halo exact --picture 30x20 "
-        f"--scale {scale} --max-memory 700"
+        f"--scale {scale} --memory-budget 700"
     )

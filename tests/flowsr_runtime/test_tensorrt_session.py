@@ -74,7 +74,7 @@ def test_a_picture_that_no_engine_takes_is_refused_before_a_run(eleven: Rig) -> 
     message = (
         r"no engine takes 150x90 to 15000x9000, whole or in tiles; build one that does: "
         r"flowsr-export build-engine \S+ --flavour tensorrt --precision fp32 --halo exact "
-        r"--picture 90x150 --scale 100 --max-memory 1073741824"
+        r"--picture 90x150 --scale 100 --memory-budget 1073741824"
     )
     with (
         Upscaler.open(eleven.bundle, backend=eleven.backend, halo="exact") as upscaler,
