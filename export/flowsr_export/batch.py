@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowsr_runtime.depth import Depth
 from flowsr_runtime.errors import FlowsrError, OutputError, PictureError, UsageError
-from flowsr_runtime.image import SUFFIXES
+from flowsr_runtime.image import SUFFIXES, Picture
 
 __all__ = ["Done", "Failure", "Job", "Report", "Request", "failure_of", "plan"]
 
@@ -42,6 +43,7 @@ class Request:
         seed: Of the noise, for a bundle without a learned prior.
         temperature: Of the noise, for a bundle without a learned prior.
         force: Overwrite files that are there.
+        depth: Depth to write with, None for that of each picture.
     """
 
     scale: str | tuple[str, str] | None
@@ -51,6 +53,11 @@ class Request:
     seed: int = 0
     temperature: float | None = None
     force: bool = False
+    depth: Depth | None = None
+
+    def prepared(self, picture: Picture) -> Picture:
+        """Return a picture as it goes into the model: at the depth to write, if it is finer."""
+        return picture if self.depth is None else picture.at_least(self.depth)
 
 
 @dataclass(frozen=True)

@@ -68,13 +68,14 @@ def _foresee(job: Job, upscaler: Upscaler, request: Request) -> Foreseen:
     there = job.target.parent.is_dir()  # else it would be made
     if there:
         check_output(job.target, request.force)
-    picture = read_picture(job.source)
+    picture = request.prepared(read_picture(job.source))
     source = (picture.rgb.shape[0], picture.rgb.shape[1])
     height, width = upscaler.target(
         source, request.scale, size=request.size, resample=request.resample
     )
     if there:
-        check_output(job.target, request.force, like=picture, size=(height, width))
+        size = (height, width)
+        check_output(job.target, request.force, like=picture, size=size, depth=request.depth)
     plan = upscaler.plan(source, request.scale, size=request.size, resample=request.resample)
     return Foreseen(
         job.source,

@@ -145,12 +145,12 @@ class _Line:
         with self._reading:
             self._check()
             check_output(job.target, request.force)
-            picture = read_picture(job.source)
+            picture = request.prepared(read_picture(job.source))
         source = (picture.rgb.shape[0], picture.rgb.shape[1])
         target = self._any.target(
             source, request.scale, size=request.size, resample=request.resample
         )
-        check_output(job.target, request.force, like=picture, size=target)
+        check_output(job.target, request.force, like=picture, size=target, depth=request.depth)
         warnings: list[str] = []
         upscaler = self._free.get()
         try:
@@ -173,7 +173,9 @@ class _Line:
             self._free.put(upscaler)
         with self._writing:
             self._check()
-            write_picture(job.target, large, like=picture, force=request.force)
+            write_picture(
+                job.target, large, like=picture, force=request.force, depth=request.depth
+            )
         return Done(job.source, job.target, *target, seconds, "; ".join(warnings) or None)
 
     def _check(self) -> None:

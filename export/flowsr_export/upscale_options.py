@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from flowsr_export.options import (
     parse_size,
     session_options,
 )
+
+if TYPE_CHECKING:
+    from flowsr_runtime.depth import Depth
 
 __all__ = ["cluster_options", "machine_options", "parse_devices", "request_options"]
 
@@ -35,6 +38,8 @@ def parse_devices(value: str) -> tuple[int, ...]:
         raise click.BadParameter(f"{value!r} is not as in 0,1")
     return tuple(map(int, value.split(",")))
 
+
+DEPTHS: dict[str, Depth] = {"8": 8, "16": 16, "float": "float"}
 
 REQUEST = (
     click.option(
@@ -60,6 +65,12 @@ REQUEST = (
         is_flag=True,
         help="Cut values down to 8 bits, as SRFlow's released script does; else they are "
         "rounded.",
+    ),
+    click.option(
+        "--depth",
+        type=click.Choice([*DEPTHS]),
+        show_default="that of each picture",
+        help="Bits per channel to write; float is 32-bit TIFF.",
     ),
     click.option(
         "--temperature", type=float, help="Of the noise; for bundles without a prior."
@@ -124,6 +135,7 @@ def request_options(command: Command) -> Command:
         size: tuple[int, int] | None,
         resample: bool,
         truncate: bool,
+        depth: str | None,
         temperature: float | None,
         seed: int,
         force: bool,
@@ -131,7 +143,8 @@ def request_options(command: Command) -> Command:
     ) -> Any:
         from flowsr_export.batch import Request
 
-        request = Request(scale, size, resample, truncate, seed, temperature, force)
+        bits = DEPTHS.get(depth or "")
+        request = Request(scale, size, resample, truncate, seed, temperature, force, bits)
         return command(request=request, **others)
 
     return _with_options(packed, REQUEST)

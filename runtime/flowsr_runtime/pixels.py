@@ -35,7 +35,8 @@ def check_image(image: object, *, clamp: bool, truncate: bool, io: str = "float3
         io: Type of the graph's pictures; `Manifest.io`.
 
     Raises:
-        ShapeError: If `image` has another shape or dtype, or is not of the graph's type.
+        ShapeError: If `image` has another shape or dtype, or is not of the graph's type or
+            of that which `truncate` needs.
         UsageError: If it is out of range, or the rest does not go with its dtype.
     """
     if not isinstance(image, np.ndarray) or image.dtype not in _DTYPES:
@@ -46,7 +47,7 @@ def check_image(image: object, *, clamp: bool, truncate: bool, io: str = "float3
     if io == "uint8":
         _check_eight_bit(image, truncate)
     if truncate and image.dtype != np.uint8:
-        raise UsageError(f"truncate=True needs a uint8 image, got {image.dtype}")
+        raise ShapeError(f"truncate=True needs a uint8 image, got {image.dtype}")
     if image.dtype != np.float32:
         if not clamp:
             raise UsageError(f"clamp=False needs a float32 image, got {image.dtype}")

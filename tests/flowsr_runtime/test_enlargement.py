@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flowsr_runtime.bundle import Bundle
-from flowsr_runtime.errors import MemoryBudgetError, NonFiniteError, ScaleError, UsageError
+from flowsr_runtime.errors import (
+    MemoryBudgetError,
+    NonFiniteError,
+    ScaleError,
+    ShapeError,
+    UsageError,
+)
 from flowsr_runtime.limits import Limits
 from flowsr_runtime.pixels import resampled
 from flowsr_runtime.session import Session, open_session
@@ -188,7 +194,7 @@ def test_truncating_cuts_the_fraction_off(bundles: Bundles) -> None:
 
 
 def test_floats_cannot_be_truncated(bundles: Bundles) -> None:
-    with pytest.raises(UsageError, match="truncate=True needs a uint8 image, got float32"):
+    with pytest.raises(ShapeError, match="truncate=True needs a uint8 image, got float32"):
         Upscaler.open(bundles["fourfold"]).upscale(picture(4, 4), truncate=True)
 
 

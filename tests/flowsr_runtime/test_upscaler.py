@@ -263,7 +263,7 @@ def test_whole_numbers_without_clamp_are_refused(
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_only_eight_bits_are_truncated(bundles: Bundles, dtype: type[Any]) -> None:
-    with pytest.raises(UsageError, match="truncate=True needs a uint8 image, got"):
+    with pytest.raises(ShapeError, match="truncate=True needs a uint8 image, got"):
         Upscaler.open(bundles["bilinear"]).upscale(np.zeros((2, 2), dtype), 2, truncate=True)
 
 
