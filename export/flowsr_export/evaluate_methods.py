@@ -82,6 +82,10 @@ class BundleMethod:
     truncate: bool = False
     name: str = field(default=OURS, init=False)
 
+    def __post_init__(self) -> None:
+        """Check, before slow work, that the temperature goes with the bundle."""
+        _check_temperature(self.upscaler.bundle.manifest.latents, self.temperature)
+
     @property
     def samples(self) -> bool:
         """Whether there is noise."""
@@ -133,13 +137,7 @@ class TorchMethod:
 
         self._deployment = deployment_of(network.to(place))
         self._place, self._temperature, self._truncate = place, temperature, truncate
-        if (temperature is None) == bool(self._deployment.latents):
-            raise UsageError(
-                "this model has no learned prior; give a temperature (0 gives the mode)"
-                if temperature is None
-                else "this model has a learned prior and takes no temperature"
-            )
-        check_noise(0, temperature or 0.0)
+        _check_temperature(self._deployment.latents, temperature)
 
     @property
     def samples(self) -> bool:
@@ -189,3 +187,14 @@ class TorchMethod:
             )
             drawn.append(torch.from_numpy(noise).to(self._place))
         return drawn
+
+
+def _check_temperature(latents: Sequence[Latent], temperature: float | None) -> None:
+    """Refuse a temperature that does not go with a model."""
+    if latents and temperature is None:
+        raise UsageError(
+            "this model has no learned prior; give a temperature (0 gives the mode)"
+        )
+    if temperature is not None and not latents:
+        raise UsageError("this model has a learned prior and takes no temperature")
+    check_noise(0, temperature or 0.0)

@@ -143,7 +143,11 @@ def test_what_is_there_is_not_overwritten(
         (("--scale", "0.5"), 2, "scale must be at least 1, got 0.5"),
         (("--scale", "30"), 1, "at ×30 is 60x60; for psnr-y 61 pixels a side are needed"),
         (("--samples", "2"), 2, "samples need noise"),
-        (("--temperature", "0.5"), 2, "this bundle has a learned prior"),
+        (
+            ("--temperature", "0.5"),
+            2,
+            "this model has a learned prior and takes no temperature",
+        ),
         (("--model", "a.pth"), 2, "--model and --prior are for --backend torch"),
         (("--provider", "openvino"), 4, "openvino"),
     ],
@@ -154,6 +158,13 @@ def test_a_wrong_wish_is_one_line(
     plain = ("--hr", hr, "--scale", "2")
     done = run("evaluate", bundle, *plain, *PSNR, *options)
     assert_refused(done, exit_code, words)
+
+
+def test_a_bundle_without_a_prior_needs_a_temperature(
+    tmp_path: Path, hr: Path, run: Run
+) -> None:
+    done = run("evaluate", noisy_bundle(tmp_path / "noisy"), "--hr", hr, "--scale", "2", *PSNR)
+    assert_refused(done, 2, "this model has no learned prior; give a temperature (0 gives")
 
 
 def test_scales_are_numbers_for_both_axes() -> None:
