@@ -17,8 +17,8 @@ _COLOUR_TYPES: Final = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
 _LEVEL: Final = 6
 """Of zlib, as Pillow has it."""
 
-_BLOCK_BYTES: Final = 2**22
-"""Pixels that are filtered at once; filtering takes some ten times as much."""
+_BLOCK_BYTES: Final = 2**20
+"""Of pixels that are filtered at once; filtering takes some twenty times as much."""
 
 
 def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
