@@ -71,14 +71,15 @@ def photographs(case: Case) -> NDArray[np.float32]:
 
 
 def noise_of(
-    latents: Sequence[Latent], size: tuple[int, int], batch: int
+    latents: Sequence[Latent], size: tuple[int, int], batch: int, seed: int = 0
 ) -> dict[str, NDArray[np.float32]]:
-    """Draw the latents of a whole output of `size` (H, W), seed 0, the same for every picture.
+    """Draw the latents of a whole output of `size` (H, W), the same for every picture.
 
     Args:
         latents: Inputs of noise.
         size: Output size (H, W).
         batch: Pictures at once.
+        seed: Seed of the noise.
 
     Returns:
         By name, (B, D, rows, columns).
@@ -87,7 +88,7 @@ def noise_of(
     for stream, latent in enumerate(latents):
         rows, columns = latent.grid(size)
         noise = draw_latent(
-            0,
+            seed,
             top=0,
             left=0,
             rows=rows,

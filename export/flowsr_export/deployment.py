@@ -126,12 +126,20 @@ class Deployment(ABC):
         h, w = (int(n * (self.scale or 1)) for n in self.padded(case.lr))
         return h, w
 
-    def feeds(self, case: Case, scale: Fraction | None) -> dict[str, NDArray[Any]]:
-        """Inputs of `graph` for a case: photographs, and noise of seed 0 without a prior.
+    def feeds(
+        self,
+        case: Case,
+        scale: Fraction | None,
+        rgb: NDArray[np.float32] | None = None,
+        seed: int = 0,
+    ) -> dict[str, NDArray[Any]]:
+        """Inputs of `graph` for a case, with noise where there is no prior.
 
         Args:
             case: Sizes and batch.
             scale: As `graph` took it.
+            rgb: Pictures (B, 3, h, w) in [0, 1]; None for photographs.
+            seed: Seed of the noise.
 
         Returns:
             `input` (B, 3, h, w), `geometry` (10,) int64, `latent…` (B, D, rows, columns).
@@ -139,11 +147,11 @@ class Deployment(ABC):
         lr, size = self.padded(case.lr), self.padded_size(case)
         right = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(lr, case.lr, strict=True))]
         feeds: dict[str, NDArray[Any]] = {
-            "input": np.pad(photographs(case), right, mode="reflect")
+            "input": np.pad(photographs(case) if rgb is None else rgb, right, mode="reflect")
         }
         if self.takes_geometry(scale):
             feeds["geometry"] = Window.whole(lr, size).geometry()
-        return feeds | noise_of(self.latents, size, case.batch)
+        return feeds | noise_of(self.latents, size, case.batch, seed)
 
     def described(self, scale: Fraction | None) -> dict[str, Any]:
         """What the manifest says of inputs and scale."""

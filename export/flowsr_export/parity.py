@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -17,7 +17,17 @@ from flowsr_export.deployment import Deployment
 from flowsr_runtime.errors import ParityError
 from flowsr_runtime.explosion import Explosion, find
 
-__all__ = ["HALF_BAR", "Bar", "Figures", "Run", "bar_of", "compare"]
+__all__ = [
+    "HALF_BAR",
+    "Bar",
+    "Figures",
+    "Run",
+    "bar_of",
+    "compare",
+    "figures_of",
+    "graph_output",
+    "reference_output",
+]
 
 EIGHT_BIT = 255
 
@@ -50,6 +60,7 @@ class Bar:
 
 
 HALF_BAR = Bar(psnr=50.0, p999_steps=2.0)
+QUANTISED_BAR = Bar(psnr=38.0)
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,26 @@ class Figures:
                 missed.append(f"{name} must be {word} {limit:g}, got {value:.3g}")
         return missed
 
+    def used(self, bar: Bar) -> float:
+        """Largest share of a bar that is used up: 1 at the bar, infinite where it is no number.
+
+        Of eight-bit steps it is the unrounded difference; of the PSNR the ratio of the errors.
+        """
+        shares = [
+            value / limit
+            for value, limit in (
+                (self.max_abs, bar.max_abs),
+                (self.max_abs * EIGHT_BIT, bar.max_steps),
+                (self.p999_steps, bar.p999_steps),
+            )
+            if limit
+        ]
+        if bar.psnr is not None:
+            shares.append(10 ** ((bar.psnr - self.psnr) / 20))
+        if not all(math.isfinite(share) for share in shares):
+            return math.inf
+        return max(shares, default=0.0)
+
     def as_dict(self) -> dict[str, Any]:
         """Figures for JSON; an infinite PSNR is null."""
         values = asdict(self)
@@ -100,7 +131,7 @@ def bar_of(deployment: Deployment, precision: str, io: str = "float32") -> Bar:
     """The largest difference that a graph of a precision and a type of pictures may show."""
     if precision == "fp32":
         return Bar(max_abs=deployment.max_abs if io == "float32" else None, max_steps=1)
-    return HALF_BAR
+    return QUANTISED_BAR if precision in ("int8", "fp8") else HALF_BAR
 
 
 def compare(
@@ -131,7 +162,9 @@ def compare(
         raise ParityError("parity was not checked: no case")
     done = []
     for case in cases:
-        figures = _figures(case, *_outputs(deployment, session, case, scale))
+        feeds = deployment.feeds(case, scale)
+        reference = reference_output(deployment, case, feeds)
+        figures = figures_of(case, reference, graph_output(deployment, session, case, feeds))
         missed = figures.misses(bar)
         if missed:
             raise ParityError(f"output differs from PyTorch at {case}: {'; '.join(missed)}")
@@ -140,24 +173,65 @@ def compare(
     return done
 
 
-def _outputs(
-    deployment: Deployment, session: Run, case: Case, scale: Fraction | None
-) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    feeds = deployment.feeds(case, scale)
+def reference_output(
+    deployment: Deployment, case: Case, feeds: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float32]:
+    """Enlarge in eager float32 PyTorch what the graph is fed.
+
+    Args:
+        deployment: The network.
+        case: Sizes and batch.
+        feeds: Inputs of the graph, padded.
+
+    Returns:
+        (B, 3, H, W), unclamped, of the picture without its padding.
+    """
     rgb = torch.from_numpy(
         np.ascontiguousarray(feeds["input"][..., : case.lr[0], : case.lr[1]])
     )
     latents = [torch.from_numpy(feeds[latent.name]) for latent in deployment.latents]
     with torch.inference_mode():
-        reference = deployment.reference(rgb, case.size, latents or None).numpy()
-    output = session.run(feeds)
-    padded = (*reference.shape[:2], *deployment.padded_size(case))
+        reference: NDArray[np.float32] = deployment.reference(
+            rgb, case.size, latents or None
+        ).numpy()
+    return reference
+
+
+def graph_output(
+    deployment: Deployment, session: Run, case: Case, feeds: Mapping[str, NDArray[Any]]
+) -> NDArray[Any]:
+    """Run the graph and crop its output to the picture without its padding.
+
+    Args:
+        deployment: The network.
+        session: Runs the graph.
+        case: Sizes and batch.
+        feeds: Inputs of the graph, padded.
+
+    Returns:
+        (B, 3, H, W), float32 or eight bits.
+
+    Raises:
+        ParityError: If the output has another size.
+    """
+    output = session.run(dict(feeds))
+    padded = (case.batch, 3, *deployment.padded_size(case))
     if output.shape != padded:
         raise ParityError(f"output at {case} must be {padded}, got {output.shape}")
-    return reference, output[..., : case.size[0], : case.size[1]]
+    return output[..., : case.size[0], : case.size[1]]
 
 
-def _figures(case: Case, reference: NDArray[np.float32], output: NDArray[Any]) -> Figures:
+def figures_of(case: Case, reference: NDArray[np.float32], output: NDArray[Any]) -> Figures:
+    """Say how far an output is from its reference.
+
+    Args:
+        case: What was compared.
+        reference: (B, 3, H, W), unclamped, 1 is full range.
+        output: The same, or eight bits: the reference is rounded for these.
+
+    Returns:
+        The figures; those that cannot be computed are not numbers.
+    """
     explosion = find(reference)
     if output.dtype != np.uint8:
         explosion = find(output) or explosion

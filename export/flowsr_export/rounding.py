@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowsr_export.deployment import Deployment
 from flowsr_export.onnx_export import DTYPES, Precision
+from flowsr_runtime.limits import Limits
 
 __all__ = ["RoundedGraph"]
 
@@ -41,9 +42,13 @@ class RoundedGraph:
     Attributes:
         backend: What computes, as the manifest names it.
         provider: "cpu".
+        device: 0.
+        limits: None, it takes every size.
     """
 
     provider = "cpu"
+    device = 0
+    limits: Limits | None = None
 
     def __init__(
         self, deployment: Deployment, precision: Precision, scale: Fraction | None

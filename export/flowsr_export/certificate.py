@@ -1,0 +1,379 @@
+"""The certificate of a bundle: every comparison with PyTorch, its verdict, the worst cases."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_export.cases import TEMPERATURE
+from flowsr_export.certificate_cases import HARSH, Kind, Trial, picture_of, planned
+from flowsr_export.certificate_record import (
+    SCHEMA,
+    Outcome,
+    bars_of,
+    check_record,
+    described,
+    expected_keys,
+    verdict,
+)
+from flowsr_export.certificate_subjects import (
+    Subject,
+    precisions_of,
+    subjects_of,
+    tiled_output,
+    whole_output,
+)
+from flowsr_export.comparator import (
+    Comparison,
+    compare_sessions,
+    open_session,
+    require_polygraphy,
+    tolerance_of,
+)
+from flowsr_export.deployment import Deployment, deployment_of
+from flowsr_export.parity import bar_of, figures_of, reference_output
+from flowsr_export.verify import DEFAULTS, reference_of, restated_scale
+from flowsr_runtime import (
+    Bundle,
+    BundleError,
+    MemoryBudgetError,
+    NonFiniteError,
+    ParityError,
+    ProviderError,
+    SessionSettings,
+    embedded_bundle,
+)
+from flowsr_runtime.explosion import find
+from flowsr_runtime.pixels import full_range
+from flowsr_runtime.upscaler import HaloName
+
+__all__ = ["Certificate", "Pictured", "certify"]
+
+NOT_RUN = (BundleError, MemoryBudgetError, ProviderError)
+MISSED = (NonFiniteError, ParityError)
+# Pictures that Polygraphy runs on every ONNX backend.
+COMPARED_LR = (23, 37)
+EIGHT_BIT = 255
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """The outputs of one comparison.
+
+    Attributes:
+        check: Its record.
+        reference: What was compared with, (3, H, W), unclamped.
+        output: What the subject gave, (3, H, W).
+    """
+
+    check: dict[str, Any]
+    reference: NDArray[np.float32]
+    output: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was found of a bundle.
+
+    Attributes:
+        content: As certificate.json holds it; docs/certificate.md has the schema.
+        pictured: The worst comparison of each subject that has one, the worst of all first.
+    """
+
+    content: dict[str, Any]
+    pictured: list[Pictured]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison was made and is within its bar."""
+        return bool(self.content["passed"])
+
+    def trouble(self) -> str:
+        """Say in one line what keeps a certificate from passing."""
+        totals, trip = self.content["totals"], self.content["round_trip"]
+        bad = [check for check in self.content["checks"] if check["outcome"] != "passed"]
+        parts = [
+            f"{totals['missed']} of {totals['planned']} comparisons missed their bar, "
+            f"{totals['not_run']} could not be made"
+        ]
+        if bad:
+            worst = max(bad, key=_rank)
+            reason = "; ".join(worst["why"])
+            parts.append(f"{worst['subject']}, {worst['kind']}, {worst['trial']}: {reason}")
+        if not trip["passed"]:
+            parts.append(f"flow's inverse(forward(x)) must be x within {trip['bar']:g}")
+        parts += [
+            f"{entry['second']} must be {entry['first']} within {entry['limit']:g}"
+            for entry in self.content["backends"]
+            if not entry["passed"]
+        ]
+        if not self.content["backends"]:
+            parts.append("no onnx backends were compared")
+        return "; ".join(parts)
+
+
+def certify(
+    bundle: Bundle | None = None,
+    model: Path | None = None,
+    prior: Path | None = None,
+    settings: SessionSettings = DEFAULTS,
+    *,
+    precision: str | None = None,
+    quick: bool = False,
+    start: Callable[[int], None] = lambda total: None,
+    advance: Callable[[str], None] = lambda note: None,
+) -> Certificate:
+    """Compare a bundle with PyTorch over backends, precisions, scales, sizes and pictures.
+
+    Nothing that misses its bar ends the run: the certificate says it.
+
+    Args:
+        bundle: The bundle; None for the built-in one.
+        model: Checkpoint of its flow; None for the built-in one.
+        prior: Checkpoint of its latent module.
+        settings: Backend, provider, device and threads; no provider stands for each of ONNX
+            Runtime's that starts. Its precision is not looked at.
+        precision: The only one to certify; None for all of the bundle, and for what the
+            rounding of float16 does to its network.
+        quick: Take a few trials of each group.
+        start: Called once with the number of trials.
+        advance: Called with the name of each when it is done.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        UsageError: If the checkpoint is not the bundle's.
+        ProviderError: If a provider that was asked for, or the CPU, does not start.
+        BundleError: If the bundle is damaged, or lacks the precision.
+        ImportError: If Polygraphy is not installed.
+    """
+    require_polygraphy()
+    bundle = bundle or Bundle.open(embedded_bundle())
+    bundle.check_files()
+    checkpoint = reference_of(bundle, model, prior)
+    deployment = deployment_of(checkpoint.network)
+    trials = planned(bundle.manifest, quick=quick)
+    began, made = time.perf_counter(), datetime.now(timezone.utc)
+    trip = deployment.round_trip()
+    with ExitStack() as stack:
+        names = _precisions(bundle, precision)
+        subjects, left_out = subjects_of(bundle, deployment, settings, names, stack)
+        scale = restated_scale(bundle, deployment)
+        start(len(trials))
+        run = _Run(deployment, scale, subjects)
+        for trial in trials:
+            run.take(trial)
+            advance(str(trial))
+        backends = _compare_backends(run, bundle, trials)
+    due = [trial for trial in trials if str(trial) not in run.exploded]
+    judged = verdict(expected_keys(subjects, due), run.checks, trip, backends)
+    about = described(bundle, checkpoint, trip)
+    judged["totals"]["seconds"] = round(time.perf_counter() - began, 1)
+    content = {
+        "schema": SCHEMA,
+        "made": made.isoformat(timespec="seconds"),
+        "plan": "quick" if quick else "full",
+        **judged,
+        **about,
+        "not_compared": left_out,
+        "exploded": run.exploded,
+        "bars": bars_of(deployment, subjects, due),
+        "subjects": [_summary(subject, run.checks) for subject in subjects],
+        "backends": [_backend_record(entry) for entry in backends],
+        "checks": run.checks,
+    }
+    pictured = sorted(run.worst.values(), key=lambda p: _rank(p.check), reverse=True)
+    return Certificate(content, pictured)
+
+
+@dataclass
+class _Run:
+    """The comparisons that were made so far, and each subject's worst.
+
+    `exploded` holds the harsh pictures on which PyTorch itself gives values that no picture
+    holds, and says how many: rounding decides such values, and no bar fits them.
+    """
+
+    deployment: Deployment
+    scale: Fraction | None
+    subjects: Sequence[Subject]
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    worst: dict[str, Pictured] = field(default_factory=dict)
+    exploded: dict[str, str] = field(default_factory=dict)
+
+    def take(self, trial: Trial) -> None:
+        """Let PyTorch and every subject enlarge the pictures of a trial."""
+        rgb = picture_of(trial)
+        feeds = self.deployment.feeds(trial.case, self.scale, rgb, trial.seed)
+        reference = reference_output(self.deployment, trial.case, feeds)
+        explosion = find(reference) if trial.picture in HARSH else None
+        if explosion is not None:
+            self.exploded[str(trial)] = str(explosion)
+            return
+        for subject in self.subjects:
+            tiled: dict[str, tuple[NDArray[Any], int]] = {}
+            for kind in subject.kinds(trial):
+                try:
+                    output, tiles = self._output(subject, trial, kind, rgb, feeds, tiled)
+                    against = reference
+                    if kind == "exact seam":
+                        against = full_range(self._whole(subject, trial, feeds))
+                except (*NOT_RUN, *MISSED) as error:
+                    outcome: Outcome = "not run" if isinstance(error, NOT_RUN) else "missed"
+                    why = [str(error)]
+                    self.checks.append(check_record(subject, trial, kind, outcome, why))
+                    continue
+                self._judge(subject, trial, kind, against, output, tiles)
+
+    def _output(
+        self,
+        subject: Subject,
+        trial: Trial,
+        kind: Kind,
+        rgb: NDArray[np.float32],
+        feeds: dict[str, NDArray[Any]],
+        tiled: dict[str, tuple[NDArray[Any], int]],
+    ) -> tuple[NDArray[Any], int | None]:
+        """Enlarge as a kind says; the tiles of a halo are computed once, into `tiled`."""
+        if kind == "whole":
+            return self._whole(subject, trial, feeds), None
+        halo: HaloName = "default" if kind == "tiles" else "exact"
+        if halo not in tiled:
+            temperature = TEMPERATURE if self.deployment.latents else None
+            tiled[halo] = tiled_output(subject, trial, rgb, halo, temperature)
+        return tiled[halo]
+
+    def _whole(
+        self, subject: Subject, trial: Trial, feeds: dict[str, NDArray[Any]]
+    ) -> NDArray[Any]:
+        return whole_output(self.deployment, subject, trial, feeds)
+
+    def _judge(
+        self,
+        subject: Subject,
+        trial: Trial,
+        kind: Kind,
+        against: NDArray[np.float32],
+        output: NDArray[Any],
+        tiles: int | None,
+    ) -> None:
+        """Hold an output against its bar, and keep it if it is the subject's worst."""
+        bar = subject.bar(self.deployment, kind)
+        figures = figures_of(trial.case, against, output)
+        missed = figures.misses(bar)
+        shown = full_range(output)
+        place = _place(against, shown)
+        check = check_record(
+            subject,
+            trial,
+            kind,
+            "missed" if missed else "passed",
+            missed,
+            figures=figures,
+            used=figures.used(bar),
+            at=place,
+            tiles=tiles,
+        )
+        self.checks.append(check)
+        before = self.worst.get(subject.name)
+        if before is None or _rank(check) > _rank(before.check):
+            picture = place[0]
+            self.worst[subject.name] = Pictured(check, against[picture], shown[picture])
+
+
+def _precisions(bundle: Bundle, precision: str | None) -> list[str]:
+    if precision is not None:
+        bundle.model_name(precision)
+        return [precision]
+    return list(dict.fromkeys([*precisions_of(bundle), "fp16"]))
+
+
+def _place(reference: NDArray[np.float32], output: NDArray[np.float32]) -> list[int]:
+    """Picture, channel, row and column of the largest difference, or of the first NaN."""
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(reference.astype(np.float64) - output)
+    difference[~np.isfinite(difference)] = np.inf
+    return [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]
+
+
+def _rank(check: dict[str, Any]) -> tuple[bool, float]:
+    """Order comparisons by how bad they are; without a share it is the worst."""
+    used = check["used"]
+    return check["outcome"] != "passed", float("inf") if used is None else used
+
+
+def _summary(subject: Subject, checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a subject is, and the figures of all its comparisons."""
+    own = [check for check in checks if check["subject"] == subject.name]
+    worst = max(own, key=_rank, default=None)
+    steps = [check["max_steps"] for check in own if check["max_steps"] is not None]
+    return {
+        "name": subject.name,
+        "backend": subject.session.backend,
+        "provider": subject.session.provider,
+        "precision": subject.precision,
+        "file": subject.file,
+        "comparisons": len(own),
+        "passed": sum(check["outcome"] == "passed" for check in own),
+        "max_steps": max(steps, default=None),
+        "worst": worst and {key: worst[key] for key in ("kind", "trial", "max_abs", "used")},
+    }
+
+
+def _compare_backends(run: _Run, bundle: Bundle, trials: Sequence[Trial]) -> list[Comparison]:
+    """Let Polygraphy compare ONNX Runtime's providers and precisions with the first of them.
+
+    The first graph as ONNX Runtime rewrites it is compared with the graph as it is, too: so
+    there are two even where there is one provider and one precision.
+    """
+    own = [s for s in run.subjects if s.file and s.session.backend == "onnxruntime"]
+    if not own:
+        return []
+    io, first = bundle.manifest.io, own[0]
+    sessions, tolerances = {}, {}
+    for subject in own:
+        assert subject.file is not None
+        content = bundle.read(subject.file)
+        place = (subject.session.provider, subject.session.device)
+        sessions[subject.name] = open_session(content, *place)
+        loosest = first.precision if subject.precision == "fp32" else subject.precision
+        tolerances[subject.name] = tolerance_of(bar_of(run.deployment, loosest, io), io)
+    plain = f"onnxruntime cpu {first.precision}, not optimised"
+    assert first.file is not None
+    sessions[plain] = open_session(bundle.read(first.file), optimised=False)
+    tolerances[plain] = tolerances[first.name]
+    feeds = [
+        run.deployment.feeds(trial.case, run.scale)
+        for trial in trials
+        if trial.picture == "photographs" and trial.case.lr == COMPARED_LR
+    ]
+    if io == "uint8":
+        for feed in feeds:
+            feed["input"] = np.rint(feed["input"] * EIGHT_BIT).astype(np.uint8)
+    return compare_sessions(sessions, feeds, tolerances)
+
+
+def _backend_record(entry: Comparison) -> dict[str, Any]:
+    finite = {
+        name: float(f"{value:.6g}") if np.isfinite(value) else None
+        for name, value in (("max_abs", entry.max_abs), ("mean_abs", entry.mean_abs))
+    }
+    tolerance = asdict(entry.tolerance)
+    return {
+        "first": entry.first,
+        "second": entry.second,
+        "runs": entry.runs,
+        **tolerance,
+        **finite,
+        "passed": entry.passed,
+    }
