@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,3 +198,19 @@ def test_a_closed_pipe_gives_no_traceback() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "error"), [("PIL.TiffImagePlugin", type(None)), ("numpy.linalg", UserWarning)]
+)
+def test_what_pillow_remarks_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, module: str, error: type[object]
+) -> None:
+    @click.command("doctor")
+    def command() -> None:
+        warnings.warn_explicit("Truncated File Read", UserWarning, "file.py", 1, module=module)
+
+    loaded = SimpleNamespace(command=command)
+    monkeypatch.setattr("flowsr_export.cli.importlib.import_module", lambda name: loaded)
+    done = CliRunner().invoke(cli.main, ["doctor"])
+    assert isinstance(done.exception, error)
