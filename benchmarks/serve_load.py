@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -246,19 +247,23 @@ def main(
     target: Path | None,
 ) -> None:
     """Measure `flowsr-export serve` under load and under malformed requests."""
-    options = ("--queue", "4", "--body-timeout", "3", "--timeout", "30")
-    with serving(*options) as server:
-        before = server.resident()
+    with serving("--queue", "4") as server:
+        resident = [server.resident()]
         full = asyncio.run(load(server.port, clients, seconds, pause, side))
         moment = asyncio.run(burst(server.port, crowd, side))
-        loaded = server.resident()
+        resident.append(server.resident())
+    # Places for every client, so that no request is refused before it is looked at.
+    with serving("--queue", str(malformed), "--body-timeout", "3") as server:
+        resident.append(server.resident())
         ends = asyncio.run(fire(server.port, list(attacks(malformed))))
         after = asyncio.run(burst(server.port, 1, side))
+        resident.append(server.resident())
         facts = {
             "alive": server.process.poll() is None,
             "enlarges afterwards": list(after.seconds) == [200],
             "retry_after": dict(full.retry),
-            "resident_bytes": [before, loaded, server.resident()],
+            "resident_bytes": resident,
+            "load_average": os.getloadavg()[0],
         }
     click.echo(markdown(full, moment, ends, facts))
     if target is not None:

@@ -36,10 +36,11 @@ class Attack:
 
 
 def picture_file(side: int, seed: int = 0) -> bytes:
-    """Return a PNG of noise, `side` pixels square."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    """Return a PNG of soft blots, `side` pixels square."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    pixels = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+    pixels.save(buffer, format="PNG")
     return buffer.getvalue()
 
 

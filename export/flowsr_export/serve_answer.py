@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from starlette.responses import Response
@@ -27,13 +27,20 @@ PIECE = 64 << 10
 class PictureAnswer(Response):
     """A picture's file, sent in pieces: a client that stops reading is noticed."""
 
-    def __init__(self, data: bytes, media_type: str, timings: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        media_type: str,
+        timings: Mapping[str, float],
+        warnings: Sequence[str] = (),
+    ) -> None:
         """Hold a file.
 
         Args:
             data: The file.
             media_type: Its type.
             timings: Seconds by stage, for the header Server-Timing.
+            warnings: Lines on the result, for the header Flowsr-Warning.
         """
         stages = [f"{name};dur={1000 * seconds:.1f}" for name, seconds in timings.items()]
         headers = {
@@ -41,6 +48,9 @@ class PictureAnswer(Response):
             "Server-Timing": ", ".join(stages),
             "X-Content-Type-Options": "nosniff",
         }
+        if warnings:
+            line = " ".join("; ".join(warnings).split())
+            headers["Flowsr-Warning"] = line.encode("ascii", "replace").decode()
         super().__init__(data, 200, headers, media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

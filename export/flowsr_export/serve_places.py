@@ -12,21 +12,15 @@ MOST_WAIT = 60
 """Seconds that a refused client is asked to wait at most."""
 
 MEMORY = 0.8
-"""Share of the earlier mean in the mean time of a picture."""
+"""Share of the earlier pictures in the mean time of one."""
 
 
 class Places:
     """Counts the pictures that are received, computed or waiting; one over is refused."""
 
-    def __init__(self, most: int, workers: int) -> None:
-        """Start empty.
-
-        Args:
-            most: Pictures at once.
-            workers: How many of them are computed at once.
-        """
+    def __init__(self, most: int) -> None:
+        """Start empty, with so many places."""
         self.most = most
-        self._workers = workers
         self._taken = 0
         self._seconds = 0.0
 
@@ -39,11 +33,11 @@ class Places:
         """Take a place.
 
         Raises:
-            RefusalError: 429 if none is left; its Retry-After is when the pictures that are
-                there are likely done.
+            RefusalError: 429 if none is left; its Retry-After is as long as the last pictures
+                took, their time in the queue included.
         """
         if self._taken >= self.most:
-            wait = math.ceil(self._seconds * self._taken / self._workers)
+            wait = math.ceil(self._seconds)
             raise RefusalError(
                 429,
                 f"all {self.most} places are taken; try again later",
@@ -56,6 +50,6 @@ class Places:
         self._taken -= 1
 
     def note(self, seconds: float) -> None:
-        """Learn how long a picture took a worker."""
+        """Learn how long a picture took, from the queue to its result."""
         earlier = self._seconds or seconds
         self._seconds = MEMORY * earlier + (1 - MEMORY) * seconds

@@ -73,7 +73,7 @@ def make_server(
         http=PatientProtocol,
         ws="none",
         lifespan="off",
-        log_level="info" if access_log else "warning",
+        log_level="info" if access_log else "error",  # each line of a stranger is no news
         access_log=access_log,
         server_header=False,
         timeout_keep_alive=IDLE_SECONDS,

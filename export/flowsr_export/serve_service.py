@@ -46,7 +46,7 @@ class Service:
         self.pool = pool
         self.limits = limits
         self.closing = False
-        self._places = Places(limits.places, pool.workers)
+        self._places = Places(limits.places)
         self._intake = Intake(limits)
         self.metrics = ServeMetrics(
             limits.places, lambda: self._places.taken, lambda: self._intake.held
@@ -122,6 +122,7 @@ class Service:
         with metrics.stage("decode", timings):
             picture = await _in_thread(lambda: _decoded(data, self.limits.max_pixels))
         height, width = self._target(picture, wish)
+        warnings: list[str] = []
         with metrics.stage("enlarge", timings):
             pending = self.pool.submit(
                 picture.pixels,
@@ -130,13 +131,14 @@ class Service:
                 resample=wish.resample,
                 temperature=wish.temperature,
                 seed=wish.seed,
+                warn=warnings.append,
             )
             large = await asyncio.wrap_future(pending)
         self._places.note(timings["enlarge"])
         with metrics.stage("encode", timings):
             body = await _in_thread(lambda: encode_picture(large, wish.format, like=picture))
         metrics.pixels.inc(height * width)
-        return PictureAnswer(body, FORMATS[wish.format], timings)
+        return PictureAnswer(body, FORMATS[wish.format], timings, warnings)
 
     def _target(self, picture: Picture, wish: Wish) -> tuple[int, int]:
         """Return the size (H, W) of a result, refusing what cannot or shall not be made."""

@@ -59,6 +59,8 @@ async function enlarge() {
       return;
     }
     await show(await answer.blob(), (performance.now() - began) / 1000);
+    const warning = answer.headers.get("Flowsr-Warning");
+    if (warning) say(`Done, but ${warning}`, true);
   } catch (error) {
     say(`No answer from the server: ${error.message}`, true);
   } finally {
