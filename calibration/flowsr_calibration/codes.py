@@ -93,6 +93,7 @@ def e4m3_codes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     magnitude = np.abs(rounded)
     _, exponent = np.frexp(magnitude)
     power = np.maximum(exponent - 1, E4M3_LEAST_EXPONENT)
+    power = np.where(magnitude == 0, E4M3_LEAST_EXPONENT, power)
     steps = np.rint(np.ldexp(magnitude, E4M3_DIGITS - power)).astype(np.int64)
     # A normal number's leading digit is not stored: eight steps are the exponent's own one.
     code = steps + ((power + E4M3_BIAS - 1) << E4M3_DIGITS)

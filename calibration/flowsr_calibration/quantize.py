@@ -120,16 +120,11 @@ class _Writer:
         """Write a node as it is, or turned where it continues a product."""
         if node.op_type in ("Relu", "LeakyRelu") and node.input[0] in self.turned:
             result = f"{node.output[0]}.rows"
-            self.emit(node, [self.turned[node.input[0]]], [result])
+            self.emit(self._relu(node), [self.turned[node.input[0]]], [result])
             self.turned[node.output[0]] = result
             self.turn_back(node.output[0])
             return
-        made = NodeProto()
-        made.CopyFrom(node)
-        if self._is_inner_relu(node):
-            made.op_type = "LeakyRelu"
-            made.attribute.append(helper.make_attribute("alpha", 0.0))
-        self.nodes.append(made)
+        self.nodes.append(self._relu(node))
 
     def convolution(self, node: NodeProto, layer: Layer) -> None:
         """Write a convolution of codes, its result quantised where integers need it."""
@@ -242,16 +237,23 @@ class _Writer:
             self.turned[third] = rows
         return self.turned[third]
 
-    def _is_inner_relu(self, node: NodeProto) -> bool:
-        """Whether a node is a Relu between a quantised convolution and a quantised layer."""
-        before = self.graph.producers.get(node.input[0]) if node.input else None
-        is_ours = before is not None and (before.name or before.output[0]) in self.chosen
-        return (
-            node.op_type == "Relu"
-            and is_ours
-            and node.output[0] in self.inputs
-            and self.codes.name == "int8"
-        )
+    def _relu(self, node: NodeProto) -> NodeProto:
+        """A node, or in place of a Relu before codes a LeakyRelu of slope zero.
+
+        Of int8 that is between convolutions. Before codes of FP8 ONNX Runtime 1.32 drops every
+        Relu: it takes the zero point for the smallest code.
+        """
+        if node.op_type != "Relu" or node.output[0] not in self.inputs:
+            return node
+        before = self.graph.producers.get(node.input[0])
+        layer = None if before is None else self.chosen.get(before.name or before.output[0])
+        if self.codes.name == "int8" and (layer is None or layer.kind != "Conv"):
+            return node
+        made = NodeProto()
+        made.CopyFrom(node)
+        made.op_type = "LeakyRelu"
+        made.attribute.append(helper.make_attribute("alpha", 0.0))
+        return made
 
 
 def _relu(graph: OnnxGraph, layer: Layer) -> NodeProto | None:

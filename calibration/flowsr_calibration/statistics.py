@@ -138,7 +138,8 @@ def load_statistics(path: Path, key: str) -> Statistics | None:
         they are collected again then.
     """
     try:
-        with np.load(path, allow_pickle=False) as held:
+        content = io.BytesIO(path.read_bytes())
+        with np.load(content, allow_pickle=False) as held:
             about = json.loads(held["about"].tobytes())
             if about["key"] != key:
                 return None
@@ -150,7 +151,7 @@ def load_statistics(path: Path, key: str) -> Statistics | None:
                 for name, counts, limit, largest in rows
             }
             channels = {name: held[f"channels{i}"] for i, name in enumerate(about["channels"])}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     return Statistics(key, int(about["done"]), histograms, channels)
 

@@ -1,0 +1,59 @@
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, helper
+
+from flowsr_calibration.codes import FP8, INT8, codes_of, round_to_e4m3, zero_code
+
+RNG = np.random.default_rng(0)
+# Numbers that float32 holds: PyTorch rounds others twice.
+EDGES = np.array([0.0, -0.0, 2**-9, 2**-10, 1.5 * 2**-9, 447.0, 448.0, 500.0, -1e9, 0.0175])
+SPREAD = RNG.normal(0, 1, 20_000) * 10.0 ** RNG.uniform(-4, 3, 20_000)
+EDGES, SPREAD = (values.astype(np.float32).astype(np.float64) for values in (EDGES, SPREAD))
+
+
+def test_e4m3_is_rounded_as_pytorch_rounds_it() -> None:
+    values = np.concatenate((EDGES, SPREAD))
+    wanted = torch.from_numpy(np.clip(values, -448, 448)).to(torch.float8_e4m3fn).double()
+    np.testing.assert_array_equal(round_to_e4m3(values), wanted.numpy())
+
+
+def test_the_bytes_of_e4m3_are_pytorchs() -> None:
+    values = np.concatenate((EDGES[2:], SPREAD))
+    wanted = torch.from_numpy(np.clip(values, -448, 448)).to(torch.float8_e4m3fn)
+    found = np.frombuffer(FP8.encode(values, np.ones(1)), np.uint8)
+    np.testing.assert_array_equal(found, wanted.view(torch.uint8).numpy())
+
+
+def test_onnx_runtime_rounds_to_the_same_numbers() -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["code"]),
+        helper.make_node("DequantizeLinear", ["code", "step", "zero"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "round",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+        [onnx.numpy_helper.from_array(np.float32(0.5), "step"), zero_code("zero", FP8)],
+    )
+    opset = [helper.make_opsetid("", 19)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    session = ort.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    values = np.clip(SPREAD, -200, 200).astype(np.float32)
+    (found,) = session.run(None, {"x": values})
+    wanted = FP8.rounded(values.astype(np.float64), np.full(1, 0.5))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_int8_is_symmetric_and_ties_go_to_even() -> None:
+    values = np.array([0.5, 1.5, -2.5, 126.7, 1000.0, -1000.0])
+    np.testing.assert_array_equal(INT8.rounded(values, np.ones(1)), [0, 2, -2, 127, 127, -127])
+    assert INT8.encode(values, np.ones(1)) == bytes([0, 2, 254, 127, 127, 129])
+
+
+def test_types_are_found_by_name() -> None:
+    assert (codes_of("int8"), codes_of("fp8")) == (INT8, FP8)

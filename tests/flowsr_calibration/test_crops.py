@@ -1,0 +1,102 @@
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowsr_calibration.crops import CropPlan, find_pictures
+from flowsr_runtime import write_picture
+from flowsr_runtime.errors import PictureError, UsageError
+from tests.flowsr_calibration.graphs import photograph
+
+PLAN = CropPlan(12, 12, (Fraction(2), Fraction(3)))
+
+
+def test_some_pictures_are_held_out_and_none_is_both(folder: Path) -> None:
+    found = find_pictures(folder, PLAN)
+    assert len(found.held_out) == 1
+    assert {*found.calibration, *found.held_out} == set(folder.iterdir())
+    assert set(found.calibration).isdisjoint(found.held_out)
+
+
+def test_the_seed_decides_which_are_held_out(folder: Path) -> None:
+    held = {find_pictures(folder, CropPlan(1, 12, PLAN.scales, i)).held_out for i in range(8)}
+    assert len(held) > 1
+    assert find_pictures(folder, PLAN).held_out == find_pictures(folder, PLAN).held_out
+
+
+def test_crops_have_their_scale_and_the_low_one_is_the_high_one_shrunk(folder: Path) -> None:
+    for crop in PLAN.crops(sorted(folder.iterdir())):
+        side = int(12 * crop.scale)
+        assert (crop.low.shape, crop.high.shape) == ((12, 12, 3), (side, side, 3))
+        shrunk = Image.fromarray(crop.high).resize((12, 12), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(crop.low, np.asarray(shrunk))
+
+
+def test_a_plan_goes_on_with_the_same_crops(folder: Path) -> None:
+    paths = sorted(folder.iterdir())
+    whole = list(PLAN.crops(paths))
+    rest = list(PLAN.crops(paths, begin=7))
+    assert [crop.index for crop in rest] == [7, 8, 9, 10, 11]
+    for a, b in zip(whole[7:], rest, strict=True):
+        np.testing.assert_array_equal(a.high, b.high)
+
+
+def test_crops_lie_where_there_is_texture(tmp_path: Path) -> None:
+    picture = np.full((96, 192, 3), 90, np.uint8)
+    picture[:, :96] = photograph(0, 96)
+    Image.fromarray(picture).save(tmp_path / "half.png")
+    crops = list(CropPlan(40, 12, (Fraction(2),)).crops([tmp_path / "half.png"]))
+    assert sum(crop.texture > 1 for crop in crops) == 40
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="no picture in"):
+        find_pictures(tmp_path, PLAN)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="does not exist"):
+        find_pictures(tmp_path / "none", PLAN)
+
+
+def test_one_grey_picture_is_refused_and_the_reason_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "grey.png")
+    with pytest.raises(PictureError, match=r"at least 4 pictures.*has 0.*grey.png is flat"):
+        find_pictures(tmp_path, PLAN)
+
+
+def test_too_few_pictures_are_refused(folder: Path) -> None:
+    for path in sorted(folder.iterdir())[3:]:
+        path.unlink()
+    with pytest.raises(PictureError, match=r"at least 4 pictures, .* has 3 that can be used$"):
+        find_pictures(folder, PLAN)
+
+
+def test_damaged_and_small_files_among_good_ones_are_left_out_and_named(folder: Path) -> None:
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    (folder / "empty.jpg").touch()
+    Image.fromarray(photograph(9, 20)).save(folder / "small.png")
+    found = find_pictures(folder, PLAN)
+    assert len(found.calibration) + len(found.held_out) == 6
+    assert len(found.skipped) == 3
+    assert ["broken" in line for line in found.skipped] == [True, False, False]
+    assert found.skipped[2].endswith("is 20x20, smaller than 36 pixels a side")
+
+
+def test_pictures_of_sixteen_bits_are_rounded_to_eight(tmp_path: Path) -> None:
+    for seed in range(4):
+        write_picture(tmp_path / f"{seed}.png", photograph(seed).astype(np.uint16) * 257)
+    found = find_pictures(tmp_path, PLAN)
+    crop = next(PLAN.crops(found.calibration))
+    assert (len(found.digests), found.skipped, crop.high.dtype) == (4, (), np.uint8)
+    original = photograph(int(crop.picture.stem))
+    windows = np.lib.stride_tricks.sliding_window_view(original, crop.high.shape)
+    assert (windows == crop.high).all(axis=(-1, -2, -3)).any()
+
+
+@pytest.mark.parametrize(("samples", "side"), [(0, 12), (4, 0)])
+def test_a_plan_without_crops_is_refused(samples: int, side: int) -> None:
+    with pytest.raises(UsageError, match="samples and side must be at least 1"):
+        CropPlan(samples, side, (Fraction(2),))
