@@ -8,6 +8,7 @@ import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -197,7 +198,10 @@ def test_what_comes_out_is_what_the_tables_say(kind: Kind, bundles: dict[str, Bu
 
 def test_there_are_enough_cases() -> None:
     pairs = sum(2 if HOLDS[kind.format][2] else 1 for kind in KINDS)
-    assert pairs * len(SIZES) * len(HOLDS) * len(DTYPES) >= 500
+    cases = pairs * len(SIZES) * len(HOLDS) * len(DTYPES)
+    page = Path(__file__).parents[2] / "docs" / "pictures.md"
+    assert cases >= 500
+    assert f"every format and depth, {cases} cases" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

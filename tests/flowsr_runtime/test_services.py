@@ -4,11 +4,14 @@ import gc
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,6 +156,16 @@ def test_closing_in_a_callback_ends_after_the_call(bundles: dict[str, Bundle]) -
     result = upscaler.upscale(image, progress=lambda done, tiles: upscaler.close())
     assert result.shape == (6, 6)
     assert session.closed == 1
+
+
+def test_the_python_of_the_page_on_services_runs() -> None:
+    page = Path(__file__).parents[2] / "docs" / "services.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    held: list[dict[str, Any]] = [{} for _ in blocks]
+    for block, names in zip(blocks, held, strict=True):
+        exec(compile(block, page.name, "exec"), names)
+    assert held[0]["large"].shape == (128, 96, 3)
+    assert len(held) == 2
 
 
 def test_an_open_file_is_read_where_it_stands(photo: Photo) -> None:
