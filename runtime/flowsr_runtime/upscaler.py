@@ -220,30 +220,25 @@ class Upscaler:
         warn: Callable[[str], None] | None = None,
         cancel: Cancel | None = None,
     ) -> NDArray[PixelT]:
-        """Enlarge one picture.
+        """Enlarge one picture; its alpha, resized apart, leaves no fringe.
 
         Args:
-            image: Gray (h, w) or (h, w, 1), gray and alpha (h, w, 2), RGB (h, w, 3) or RGBA
-                (h, w, 4); uint8, uint16, or float32 in [0, 1]. A bundle whose graph takes and
-                gives eight bits takes uint8 alone. Alpha is resized apart, bilinearly, and
-                what is fully transparent leaves no fringe; see `alpha.filled`.
+            image: Gray (h, w), or 1 to 4 channels as `Channels.of` tells them apart; uint8
+                (alone for a graph of eight bits), uint16, or float32 in [0, 1].
             scale: Output pixels per input pixel, at least 1, one number or (row, column).
             size: Output size (H, W), in place of `scale`. A bundle of one scale takes its own
                 or neither.
-            resample: Let a bundle of one scale reach any other size: Lanczos, in float32,
-                after the model.
+            resample: Let a bundle of one scale reach any other size: Lanczos after the model.
             clamp: Clamp the result to [0, 1]; only a float32 result can go without.
-            truncate: Make eight bits as floor(255 x), as the released SRFlow script does, in
-                place of rounding; only for uint8.
+            truncate: Make eight bits as floor(255 x), as SRFlow's script does; only for uint8.
             seed: Seed of the noise, 64 bits unsigned; used with `temperature` alone.
             temperature: Standard deviation of the latents, for a bundle without a learned
                 prior, which needs it; 0 gives the mode.
             progress: Called with (tiles done, tiles in all) after each tile; the latter
                 grows where memory runs out.
             warn: Called with one line when memory runs out and tiles are halved, and if values
-                lie far out of range, as those of an exploding inverse do; None logs it. A
-                graph that gives eight bits hides the latter.
-            cancel: An event, or a function that returns True, when the call shall stop; it is
+                lie far out of range, which a graph of eight bits hides; None logs it.
+            cancel: An event that is set, or a function that returns True, to stop the call;
                 asked before the first tile and after each.
 
         Returns:
@@ -260,12 +255,10 @@ class Upscaler:
         """
         check_image(image, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
         self._check_noise(seed, temperature)
-        source = (image.shape[0], image.shape[1])
-        target: Size = self.target(source, scale, size=size, resample=resample)
+        target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
         warn = warn or logger.warning
         with self._turnstile.inside():
-            progress = stopping(cancel, progress)
-            channels = Channels.of(image)
+            progress, channels = stopping(cancel, progress), Channels.of(image)
             result = allocate((*target, channels.count), image.dtype)
             run = self._enlargement(channels, target, seed, temperature, progress, warn)
             _fill(result[..., : channels.colours], run, clamp, truncate)
