@@ -1,7 +1,7 @@
 """Make a folder with ONNX Runtime's headers and library, for building the C++ runtime.
 
-The library is the one in the installed Python package; the headers come from a package of the npm
-registry. They must not be newer than the library.
+The library is the one in the installed Python package; the headers come from a package of the
+npm registry. They must not be newer than the library.
 
 Example:
     python runtime/cpp/onnxruntime_sdk.py -o build/onnxruntime

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.bundle import Bundle, write_bundle
 from tests.doubles.rig import ALL, Rig
+from tests.flowsr_runtime.cpp_library import CppLibrary, shared_library
 
 HEADER = '<ir_version: 9, opset_import: ["" : 18]>\n'
 CONSTANTS = """
@@ -290,3 +291,9 @@ def photo() -> NDArray[np.uint8]:
     """Noise with structure, (23, 31, 3) uint8."""
     rng = np.random.default_rng(7)
     return rng.integers(0, 256, (23, 31, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def cpp(tmp_path_factory: pytest.TempPathFactory) -> CppLibrary:
+    """The C++ runtime on ONNX Runtime; the test is skipped where it cannot be built."""
+    return shared_library(tmp_path_factory)

@@ -991,11 +991,10 @@ T stored(float value, const Request& request) {
 
 namespace {
 
-float luma(const float* rgb) {  // ITU-R BT.601
-  float gray = rgb[0] * 0.299f;
-  gray += rgb[1] * 0.587f;
-  gray += rgb[2] * 0.114f;
-  return gray;
+float luma(const float* rgb) {  // ITU-R BT.601; that of gray is exact
+  float gray = (rgb[1] - rgb[0]) * 0.587f;
+  gray += (rgb[2] - rgb[0]) * 0.114f;
+  return gray + rgb[0];
 }
 
 /// Colours multiplied by alpha, and alpha: four floats a pixel.
