@@ -1,15 +1,17 @@
 """Alpha on its way around the model: resized apart, and kept from leaving fringes."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from flowsr_runtime.depth import depth_of, to_depth
 from flowsr_runtime.errors import MemoryBudgetError
 
 __all__ = ["enlarged_alpha", "filled"]
+
+_BAND: Final = 256
+"""Rows that are in float32 at once; even, so that bands hold whole blocks."""
 
 
 def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -25,14 +27,20 @@ def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     Raises:
         MemoryBudgetError: If it does not fit in memory.
     """
-    result: NDArray[Any]
-    if alpha.shape == size:
-        result = alpha.copy()
-        return result
     try:
-        plane = Image.fromarray(np.ascontiguousarray(to_depth(alpha, "float")))
-        large = plane.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        result = to_depth(np.array(large), depth_of(alpha))
+        result = np.empty(size, dtype=alpha.dtype)
+        if alpha.shape == size:
+            result[...] = alpha
+            return result
+        left, right, across = _neighbours(alpha.shape[1], size[1])
+        above, below, down = _neighbours(alpha.shape[0], size[0])
+        plane = to_depth(alpha, "float")
+        wide = plane[:, left] * (1 - across) + plane[:, right] * across
+        for top in range(0, size[0], _BAND):
+            rows = slice(top, top + _BAND)
+            share = down[rows, None]
+            band = wide[above[rows]] * (1 - share) + wide[below[rows]] * share
+            result[rows] = to_depth(band, depth_of(alpha))
         return result
     except MemoryError as error:
         raise MemoryBudgetError(
@@ -58,11 +66,43 @@ def filled(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
         return rgb
-    weights = to_depth(alpha, "float")
-    colours = to_depth(rgb, "float") * weights[..., None]
+    coarse = _pulled(*_premultiplied_halves(rgb, alpha))
     result: NDArray[Any] = rgb.copy()
-    result[hidden] = to_depth(_pulled(colours, weights), depth_of(rgb))[hidden]
+    for top in range(0, len(rgb), _BAND):
+        rows = slice(top, top + _BAND)
+        near = to_depth(coarse[top // 2 : (top + _BAND) // 2], depth_of(rgb))
+        result[rows][hidden[rows]] = _doubled(near, hidden[rows].shape)[hidden[rows]]
     return result
+
+
+def _neighbours(
+    source: int, target: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return the two pixels that each output pixel lies between, and the share of the second.
+
+    Args:
+        source: Input pixels of an axis.
+        target: Output pixels of it.
+
+    Returns:
+        Indices of the first and of the second, and shares in [0, 1), (target,) each.
+    """
+    centres = (np.arange(target) + 0.5) * source / target - 0.5
+    first = np.clip(np.floor(centres), 0, source - 1).astype(np.intp)
+    share = np.clip(centres - first, 0, None).astype(np.float32)
+    return first, np.minimum(first + 1, source - 1), share
+
+
+def _premultiplied_halves(
+    rgb: NDArray[Any], alpha: NDArray[Any]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return means over 2x2 pixels of the premultiplied colours, and those of alpha."""
+    colours, weights = [], []
+    for top in range(0, len(rgb), _BAND):
+        weight = to_depth(alpha[top : top + _BAND], "float")[..., None]
+        weights.append(_halved(weight))
+        colours.append(_halved(to_depth(rgb[top : top + _BAND], "float") * weight))
+    return np.concatenate(colours), np.concatenate(weights)
 
 
 def _pulled(colours: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -70,19 +110,19 @@ def _pulled(colours: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArr
 
     Args:
         colours: Premultiplied colours, (h, w, 3).
-        weights: Alpha, (h, w), not 0 everywhere.
+        weights: Alpha, (h, w, 1), not 0 everywhere.
 
     Returns:
         Colours, (h, w, 3) in [0, 1].
     """
     seen = weights > 0
-    means = colours / np.where(seen, weights, np.float32(1)).astype(np.float32)[..., None]
+    means = colours / np.where(seen, weights, np.float32(1)).astype(np.float32)
     np.minimum(means, np.float32(1), out=means)
     if seen.all():
         return means
-    coarse = _pulled(_halved(colours), _halved(weights[..., None])[..., 0])
-    doubled = coarse.repeat(2, axis=0).repeat(2, axis=1)[: seen.shape[0], : seen.shape[1]]
-    return np.where(seen[..., None], means, doubled)
+    coarse = _doubled(_pulled(_halved(colours), _halved(weights)), seen.shape)
+    np.copyto(means, coarse, where=~seen)
+    return means
 
 
 def _halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -92,3 +132,8 @@ def _halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
     tall = even[0::2] + even[1::2]
     mean: NDArray[np.float32] = (tall[:, 0::2] + tall[:, 1::2]) * np.float32(0.25)
     return mean
+
+
+def _doubled(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return each pixel as 2x2, cropped to the rows and columns of `shape`."""
+    return values.repeat(2, axis=0).repeat(2, axis=1)[: shape[0], : shape[1]]

@@ -119,8 +119,9 @@ def _eight_bit(image: Image.Image) -> tuple[NDArray[np.uint8], Mode]:
         mode: Mode = "LA" if gray else "RGBA"
     else:
         mode = "L" if gray else "RGB"
-    pixels = np.array(image.convert("RGBA" if mode == "LA" else mode))
-    if mode == "LA":  # Pillow has no way from a transparent gray to LA
+    wanted = "RGBA" if mode == "LA" else mode  # Pillow makes no LA of a transparent gray
+    pixels = np.array(image if image.mode == wanted else image.convert(wanted))
+    if mode == "LA":
         pixels = pixels[..., [0, 3]]
     return (pixels[..., None] if mode == "L" else pixels), mode
 

@@ -24,7 +24,12 @@ PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
 
 
 class PendingPicture(Future[NDArray[PixelT]], Generic[PixelT]):
-    """A picture that is being enlarged."""
+    """A picture that waits or is being enlarged; a future of the result.
+
+    Attributes:
+        told: Set when it was given up.
+        work: What makes the result; None when that has begun.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from flowsr_runtime.alpha import enlarged_alpha, filled
 from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.depth import Depth, to_depth
+from flowsr_runtime.errors import MemoryBudgetError
 from flowsr_runtime.upscaler import Upscaler
 
 SIDES = st.integers(1, 17)
 DEPTHS: dict[type[Any], Depth] = {np.uint8: 8, np.uint16: 16, np.float32: "float"}
 DTYPES = st.sampled_from([*DEPTHS])
-# Pillow weighs in float64 and rounds to float32, then once more to the depth.
-HALF_A_STEP = 0.5 + 0.01
+# float32 holds 65535 to a 256th; two products and a sum follow.
+HALF_A_STEP = 0.5 + 0.02
 
 
 def noise(shape: tuple[int, ...], dtype: type[Any], seed: int = 0) -> NDArray[Any]:
@@ -93,6 +94,22 @@ def test_the_smallest_block_decides() -> None:
     alpha[0, [0, 7]], rgb[0, 0], rgb[0, 7] = 255, 80, 240
     shown = filled(rgb, alpha)[0, :, 0]
     assert shown.tolist() == [80, 80, 80, 80, 240, 240, 240, 240]
+
+
+def test_bands_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    rgb, alpha = noise((23, 9, 3), np.uint8), noise((23, 9), np.uint8, 1)
+    alpha[alpha < 200] = 0
+    whole = filled(rgb, alpha), enlarged_alpha(alpha, (61, 20))
+    monkeypatch.setattr("flowsr_runtime.alpha._BAND", 4)
+    np.testing.assert_array_equal(filled(rgb, alpha), whole[0])
+    np.testing.assert_array_equal(enlarged_alpha(alpha, (61, 20)), whole[1])
+
+
+def test_alpha_beyond_memory_is_refused() -> None:
+    with pytest.raises(
+        MemoryBudgetError, match="alpha channel of 4194304x4194304 does not fit"
+    ):
+        enlarged_alpha(np.zeros((2, 2), np.uint16), (2**22, 2**22))
 
 
 @pytest.mark.parametrize("value", [0, 255])
