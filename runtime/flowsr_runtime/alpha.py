@@ -15,7 +15,9 @@ _BAND: Final = 256
 
 
 def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Resize alpha by bilinear interpolation with half-pixel centres, in float32.
+    """Resize alpha by bilinear interpolation with half-pixel centres.
+
+    Rows first, then columns; each sum of two is in float64, rounded to float32.
 
     Args:
         alpha: Alpha, (h, w) uint8, uint16, or float32 in [0, 1].
@@ -34,13 +36,15 @@ def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
             return result
         left, right, across = _neighbours(alpha.shape[1], size[1])
         above, below, down = _neighbours(alpha.shape[0], size[0])
-        plane = to_depth(alpha, "float")
-        wide = plane[:, left] * (1 - across) + plane[:, right] * across
+        wide = np.empty((alpha.shape[0], size[1]), dtype=np.float32)
+        for top in range(0, alpha.shape[0], _BAND):
+            rows = to_depth(alpha[top : top + _BAND], "float")
+            wide[top : top + _BAND] = rows[:, left] * (1 - across) + rows[:, right] * across
         for top in range(0, size[0], _BAND):
-            rows = slice(top, top + _BAND)
-            share = down[rows, None]
-            band = wide[above[rows]] * (1 - share) + wide[below[rows]] * share
-            result[rows] = to_depth(band, depth_of(alpha))
+            part = slice(top, top + _BAND)
+            share = down[part, None]
+            band = wide[above[part]] * (1 - share) + wide[below[part]] * share
+            result[part] = to_depth(band.astype(np.float32), depth_of(alpha))
         return result
     except MemoryError as error:
         raise MemoryBudgetError(
@@ -77,7 +81,7 @@ def filled(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
 
 def _neighbours(
     source: int, target: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """Return the two pixels that each output pixel lies between, and the share of the second.
 
     Args:
@@ -85,11 +89,11 @@ def _neighbours(
         target: Output pixels of it.
 
     Returns:
-        Indices of the first and of the second, and shares in [0, 1), (target,) each.
+        Indices of the first and of the second, and shares from 0 to 1, (target,) each.
     """
     centres = (np.arange(target) + 0.5) * source / target - 0.5
     first = np.clip(np.floor(centres), 0, source - 1).astype(np.intp)
-    share = np.clip(centres - first, 0, None).astype(np.float32)
+    share: NDArray[np.float64] = np.clip(centres - first, 0, None)
     return first, np.minimum(first + 1, source - 1), share
 
 
@@ -116,7 +120,9 @@ def _pulled(colours: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArr
         Colours, (h, w, 3) in [0, 1].
     """
     seen = weights > 0
-    means = colours / np.where(seen, weights, np.float32(1)).astype(np.float32)
+    means: NDArray[np.float32] = np.divide(
+        colours, np.maximum(weights, ~seen), dtype=np.float32
+    )
     np.minimum(means, np.float32(1), out=means)
     if seen.all():
         return means
