@@ -13,7 +13,13 @@ from flowsr_runtime.avif import avif_bits
 from flowsr_runtime.deep_pixels import bits_of, deep_pixels, is_read_whole
 from flowsr_runtime.errors import MemoryBudgetError, PictureError
 from flowsr_runtime.formats import Mode, kind_of, open_image
-from flowsr_runtime.metadata import Metadata, Source, orientation_of, read_metadata
+from flowsr_runtime.metadata import (
+    Metadata,
+    Source,
+    orientation_of,
+    read_metadata,
+    sound_exif,
+)
 from flowsr_runtime.png import chunks_of
 from flowsr_runtime.tiff import read_by_tifffile
 
@@ -80,7 +86,7 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
     image = open_image(data, name)
     _check_kind(image, name, max_pixels)
     # Pillow turns a TIFF upright when it loads it, and forgets that it did.
-    turned = orientation_of(image.getexif()) if image.format == "TIFF" else 1
+    turned = orientation_of(sound_exif(image, name)) if image.format == "TIFF" else 1
     if bits_of(image) > 8:
         pixels, mode = deep_pixels(image, lambda: open_image(data, name))
         key = image.info.get("transparency")
@@ -90,7 +96,7 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
         image.load()
         pixels, mode = _eight_bit(image)
     chunks = dict(chunks_of(data)) if image.format == "PNG" else {}
-    return pixels, mode, Source.of(image, turned, chunks)
+    return pixels, mode, Source.of(image, name, turned, chunks)
 
 
 def _is_for_pillow(data: bytes, name: str) -> bool:

@@ -10,7 +10,14 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from flowsr_runtime.formats import Format
 
-__all__ = ["Metadata", "Source", "orientation_of", "read_metadata", "save_options"]
+__all__ = [
+    "Metadata",
+    "Source",
+    "orientation_of",
+    "read_metadata",
+    "save_options",
+    "sound_exif",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -82,19 +89,31 @@ class Source:
 
     @classmethod
     def of(
-        cls, image: ImageFile.ImageFile, turned: int, chunks: Mapping[bytes, bytes]
+        cls, image: ImageFile.ImageFile, name: str, turned: int, chunks: Mapping[bytes, bytes]
     ) -> "Source":
         """Return where the metadata of a loaded image are.
 
         Args:
             image: The image.
+            name: What to call it in the log.
             turned: How a TIFF said that its pixels are turned; 1 for other formats.
             chunks: Chunks of a PNG by name.
         """
-        exif = image.getexif()
+        exif = sound_exif(image, name)
         text = image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
         turned = max(turned, orientation_of(exif))
         return cls(str(image.format), exif, image.info, turned, text, chunks)
+
+
+def sound_exif(image: ImageFile.ImageFile, name: str) -> Image.Exif:
+    """Return an image's EXIF, or an empty one with a line in the log if it is damaged."""
+    try:
+        exif = image.getexif()
+        orientation_of(exif)
+        return exif
+    except Exception as error:  # Pillow raises anything on a damaged block
+        logger.warning("%s: its EXIF is damaged and is not kept: %s", name, error)
+        return Image.Exif()
 
 
 def orientation_of(exif: Image.Exif) -> int:
