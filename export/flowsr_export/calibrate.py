@@ -193,12 +193,16 @@ class _Run:
             threads=wish.threads,
             quality=luma_quality,
         )
+        gates = gated(judges, content, wish.budget, self.lpips)
+        if not choice.layers:
+            nothing = "no block can be in eight bits within the budget"
+            gates = replace(gates, missed=(*gates.missed, nothing))
         return Calibration(
             content,
             choice,
             tuple(losses),
             tuple(self.trials),
-            gated(judges, content, wish.budget, self.lpips),
+            gates,
             self.excluded,
             statistics,
             pictures,

@@ -159,12 +159,11 @@ def _missed(found: Agreement, loss: float, distance: float | None, budget: Budge
         missed.append(f"luma PSNR must fall by at most {most:g} dB, got {loss:.3f}")
     if distance is not None and not distance <= MOST_LPIPS_LOSS:
         missed.append(f"LPIPS must rise by at most {MOST_LPIPS_LOSS:g}, got {distance:.4f}")
-    shift = max(found.colour_shift, key=abs)
-    if not abs(shift) <= MOST_COLOUR_SHIFT:
-        missed.append(
-            f"a channel must shift by at most {MOST_COLOUR_SHIFT:g} eight-bit steps, got "
-            f"{shift:.3f}"
-        )
+    missed += [
+        f"{colour} must shift by at most {MOST_COLOUR_SHIFT:g} eight-bit steps, got {shift:.3f}"
+        for colour, shift in zip(("red", "green", "blue"), found.colour_shift, strict=True)
+        if not abs(shift) <= MOST_COLOUR_SHIFT
+    ]
     return missed
 
 

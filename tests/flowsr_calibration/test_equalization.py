@@ -1,4 +1,7 @@
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from flowsr_calibration.collect import Tap
@@ -13,7 +16,7 @@ def uneven(model: ModelProto) -> ModelProto:
     graph, factor = OnnxGraph(model), np.geomspace(0.05, 20, 8).astype(np.float32)
     first, bias = (graph.value(f"encoder.body.0.body.0.{part}") for part in ("weight", "bias"))
     second = graph.value("encoder.body.0.body.2.weight")
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "encoder.body.0.body.0.weight": first * factor[:, None, None, None],
         "encoder.body.0.body.0.bias": bias * factor,
         "encoder.body.0.body.2.weight": second / factor[None, :, None, None],
@@ -21,7 +24,7 @@ def uneven(model: ModelProto) -> ModelProto:
     return with_nodes(model, model.graph.node, constants)
 
 
-def channels(model: ModelProto) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+def channels(model: ModelProto) -> dict[str, NDArray[np.float32]]:
     seen = Tap(model, ["inner_relu", "hidden"], 1).run(FEEDS)
     return {
         "inner_relu": seen["inner_relu"].max(axis=(0, 2, 3)),
