@@ -76,7 +76,13 @@ def _foresee(job: Job, upscaler: Upscaler, request: Request) -> Foreseen:
     if there:
         size = (height, width)
         check_output(job.target, request.force, like=picture, size=size, depth=request.depth)
-    plan = upscaler.plan(source, request.scale, size=request.size, resample=request.resample)
+    plan = upscaler.plan(
+        source,
+        request.scale,
+        size=request.size,
+        resample=request.resample,
+        pixel_bytes=picture.rgb.itemsize * len(picture.mode),  # a letter for each channel
+    )
     return Foreseen(
         job.source,
         job.target,

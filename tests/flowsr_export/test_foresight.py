@@ -49,3 +49,11 @@ def test_a_picture_that_does_not_fit_is_named(bundle: Path, job: Job) -> None:
         _, (failure,) = foresee_all([job], upscaler, TWICE)
     assert failure.exit_code == 6
     assert failure.reason.startswith(f"{job.source}: max_memory (--max-memory) must be at lea")
+
+
+def test_a_deeper_picture_is_foreseen_to_take_more(bundle: Path, job: Job) -> None:
+    with Upscaler.open(bundle, threads=1, max_memory=2**40) as upscaler:
+        (plain,), _ = foresee_all([job], upscaler, TWICE)
+        (deep,), _ = foresee_all([job], upscaler, Request("2.5", None, depth=16))
+    area = 40 * 70 * 2 + 100 * 175 * 3  # what is read counts twice, what is written thrice
+    assert deep.peak_bytes - plain.peak_bytes == 3 * area
