@@ -71,7 +71,11 @@ def photographs(case: Case) -> NDArray[np.float32]:
 
 
 def noise_of(
-    latents: Sequence[Latent], size: tuple[int, int], batch: int, seed: int = 0
+    latents: Sequence[Latent],
+    size: tuple[int, int],
+    batch: int,
+    seed: int = 0,
+    temperature: float = TEMPERATURE,
 ) -> dict[str, NDArray[np.float32]]:
     """Draw the latents of a whole output of `size` (H, W), the same for every picture.
 
@@ -80,6 +84,7 @@ def noise_of(
         size: Output size (H, W).
         batch: Pictures at once.
         seed: Seed of the noise.
+        temperature: Its standard deviation.
 
     Returns:
         By name, (B, D, rows, columns).
@@ -94,7 +99,7 @@ def noise_of(
             rows=rows,
             columns=columns,
             channels=latent.channels,
-            temperature=TEMPERATURE,
+            temperature=temperature,
             stream=stream,
         )
         drawn[latent.name] = np.repeat(noise, batch, axis=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from flowsr_export.matlab_bicubic import matlab_bicubic
 from flowsr_runtime import Upscaler
 from flowsr_runtime.errors import NonFiniteError, ScaleError, UsageError
 from flowsr_runtime.noise import check_noise
-from flowsr_runtime.noise import latent as draw_latent
 from flowsr_runtime.pixels import store
 
 if TYPE_CHECKING:
@@ -153,14 +152,21 @@ class TorchMethod:
         """
         import torch
 
-        from flowsr_export.cases import Case
+        from flowsr_export.cases import Case, noise_of
 
         case = Case((low.shape[0], low.shape[1]), size)
         scale = self._deployment.scale
         if scale is not None and size != tuple(int(side * scale) for side in case.lr):
             raise ScaleError(f"this model enlarges {float(scale):g} times only, got {case}")
         rgb = torch.from_numpy(low.transpose(2, 0, 1)[None] / np.float32(255)).to(self._place)
-        noise = self._noise(self._deployment.latents, self._deployment.padded_size(case), seed)
+        drawn = noise_of(
+            self._deployment.latents,
+            self._deployment.padded_size(case),
+            batch=1,
+            seed=seed,
+            temperature=self._temperature or 0.0,
+        )
+        noise = [torch.from_numpy(one).to(self._place) for one in drawn.values()]
         with torch.inference_mode():
             output = self._deployment.reference(rgb, size, noise or None)[0].cpu().numpy()
         if not np.isfinite(output).all():
@@ -168,25 +174,6 @@ class TorchMethod:
         picture = np.empty((*size, 3), np.uint8)
         store(output.transpose(1, 2, 0).copy(), picture, clamp=True, truncate=self._truncate)
         return Enlarged(picture)
-
-    def _noise(self, latents: Sequence[Latent], size: tuple[int, int], seed: int) -> list[Any]:
-        import torch
-
-        drawn = []
-        for stream, latent in enumerate(latents):
-            rows, columns = latent.grid(size)
-            noise = draw_latent(
-                seed,
-                top=0,
-                left=0,
-                rows=rows,
-                columns=columns,
-                channels=latent.channels,
-                temperature=self._temperature or 0.0,
-                stream=stream,
-            )
-            drawn.append(torch.from_numpy(noise).to(self._place))
-        return drawn
 
 
 def _check_temperature(latents: Sequence[Latent], temperature: float | None) -> None:
