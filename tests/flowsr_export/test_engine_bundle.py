@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from click.testing import Result
 from flowsr_export.engine_bundle import Source
 from flowsr_runtime import Bundle, Upscaler
 from flowsr_runtime.engine_store import EngineStore
-from flowsr_runtime.errors import OutputError, UsageError
+from flowsr_runtime.errors import BundleError, OutputError, UsageError
 from tests.flowsr_export.conftest import Exported
 from tests.flowsr_export.engines import convolving_bundle
 from tests.stand_in import picture
@@ -70,6 +71,15 @@ def test_other_checkpoints_than_the_bundles_are_refused(
     place = tmp_path / "copy.bundle"
     with pytest.raises(UsageError, match="was not made of"):
         Source(exported.bundle, place).prepare("fp16")
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_graph_of_eight_bits_is_not_exported_but_calibrated(
+    precision: Any, tmp_path: Path
+) -> None:
+    path = convolving_bundle(tmp_path / "b", "fp32")
+    with pytest.raises(BundleError, match=f"flowsr-export calibrate --precision {precision}"):
+        Source(path).prepare(precision)
 
 
 def test_a_graph_of_another_scale_is_another_model(exported: Exported) -> None:

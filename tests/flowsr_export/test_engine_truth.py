@@ -21,6 +21,7 @@ from flowsr_export.engine_truth import (
     truth_of,
     work_at,
 )
+from flowsr_export.workload import Product, Work
 from flowsr_runtime.engine_store import Profile, Range
 from flowsr_runtime.errors import PrecisionError
 from tests.doubles.cuda_runtime import FakeCuda, Gpu
@@ -163,6 +164,15 @@ def test_each_family_has_its_bar() -> None:
     assert least_share("fp16", "linf-lp") == least_share("bf16", "linf-lp") == 0.95
     assert least_share("fp16", "srflow-lp") == 0.9
     assert least_share("fp32", "srflow-lp") == 1
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_of_eight_bits_an_engine_must_have_what_its_file_has(precision: str) -> None:
+    work = Work(
+        100, {}, {}, 0, {"a": Product(60, precision, True), "b": Product(40, "fp32", True)}
+    )
+    assert least_share(precision, "linf-lp", work) == 0.6
+    assert least_share(precision, "linf-lp") == 1.0
 
 
 def test_enough_in_half_is_accepted() -> None:

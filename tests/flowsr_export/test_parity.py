@@ -127,6 +127,11 @@ def test_the_bar_of_full_precision_is_the_familys() -> None:
     assert LinfDeployment.max_abs == FULL.max_abs
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_eight_bits_are_held_to_their_psnr_alone(precision: str) -> None:
+    assert bar_of(deployment_of(small()), precision) == Bar(psnr=38.0)
+
+
 def test_photographs_are_as_large_as_the_case_says() -> None:
     rgb = photographs(Case((300, 5), (300, 5)))
     assert rgb.shape == (1, 3, 300, 5)
