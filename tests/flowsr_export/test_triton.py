@@ -28,7 +28,7 @@ PYTHON = os.environ.get("FLOWSR_TRITON")
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 120.0
 
-SMALL = 35_000_000
+SMALL = 42_000_000
 """Bytes for one run that make tiles of the test's picture."""
 
 pytestmark = pytest.mark.skipif(
