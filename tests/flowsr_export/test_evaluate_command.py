@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +109,24 @@ def test_pytorch_is_a_backend(tmp_path: Path, run: Run) -> None:
         for backend in (("--backend", "torch"), ())
     )
     assert in_torch == pytest.approx(in_runtime, abs=0.01)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "onnx", "safetensors"))
+from flowsr_export.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_psnr_and_ssim_need_no_pytorch(bundle: Path, hr: Path) -> None:
+    words = ["evaluate", str(bundle), "--hr", str(hr), "--scale", "2", *PSNR]
+    words += ["--metric", "ssim", "--threads", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "| Tiny | ×2 | flowsr-lp | 2 |" in done.stdout
 
 
 def test_an_explosion_is_said(exploding: Path, hr: Path, run: Run) -> None:
