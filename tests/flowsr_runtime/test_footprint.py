@@ -1,10 +1,13 @@
 """What a picture takes in memory, and what of an allowance is left for its tiles."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flowsr_runtime import write_picture
 from flowsr_runtime.footprint import (
     NOTHING,
     ROW_BYTES,
@@ -79,3 +82,30 @@ def test_resampling_holds_two_pictures_in_floats() -> None:
 def test_on_a_gpu_only_the_run_counts(most: int | None, due: int) -> None:
     allowance = Allowance.of(500, most, "cuda")
     assert allowance.shares((10, 10), (40, 40), (40, 40), 3) == (due, NOTHING)
+
+
+# The process states its own peak: what a parent is told of a child counts the fork too.
+PROGRAM = """
+import sys
+import numpy as np
+from flowsr_runtime import Upscaler, read_picture, write_picture
+from flowsr_runtime.footprint import peak_bytes
+source, target, most, halo = sys.argv[1:]
+with Upscaler.open(threads=1, max_memory=int(most), halo=halo) as upscaler:
+    picture = read_picture(source)
+    plan = upscaler.plan(picture.rgb.shape[:2], 4)
+    write_picture(target, upscaler.upscale(picture.pixels, 4), like=picture)
+print(len(plan), plan.peak_bytes, peak_bytes())
+"""
+
+
+@pytest.mark.parametrize(("halo", "most"), [("default", 170 * MIB), ("exact", 200 * MIB)])
+def test_a_process_stays_within_its_memory(halo: str, most: int, tmp_path: Path) -> None:
+    source = tmp_path / "small.png"
+    pixels = np.random.default_rng(3).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    write_picture(source, pixels)
+    words = [sys.executable, "-c", PROGRAM, source, tmp_path / "large.png", most, halo]
+    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=True)
+    tiles, foreseen, peak = map(int, done.stdout.split())
+    assert tiles > 1
+    assert 0.6 * most < peak <= foreseen <= most
