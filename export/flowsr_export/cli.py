@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
 from typing import Any, NoReturn
 
@@ -110,8 +111,9 @@ def main() -> None:
     A bundle is a folder with an ONNX graph and what a runtime needs to know about it. One
     is built in: `flowsr-export upscale photo.png -o large.png --scale 4`.
     """
-    # Pillow remarks on metadata that it cannot read; standard error holds our lines alone.
+    # Both remark on metadata that they cannot read; standard error holds our lines alone.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 
 def _usage(error: click.ClickException) -> str:

@@ -62,6 +62,8 @@ def decode(data: bytes, name: str, max_pixels: int) -> Decoded:
     """
     with _as_picture_errors(name, max_pixels):
         pixels, mode, source = _read(data, name, max_pixels)
+        if pixels.ndim != 3 or pixels.shape[2] != len(mode) or 0 in pixels.shape:
+            raise PictureError(f"{name} is damaged: it gave {pixels.shape} for {mode}")
         if pixels.dtype == np.float32 and not (pixels.min() >= 0 and pixels.max() <= 1):
             raise PictureError(
                 f"{name} has values from {pixels.min():g} to {pixels.max():g}; scale them to "

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_runtime.errors import FlowsrError
+from flowsr_runtime.errors import FlowsrError, PictureError
 from flowsr_runtime.image import encode_picture, read_picture
 from tests.flowsr_runtime.picture_files import deep_png_file
 
@@ -88,3 +88,13 @@ def test_a_cut_file_is_its_picture_or_one_line(data: bytes, length: int) -> None
 def test_sixteen_bits_are_read_from_an_open_file() -> None:
     file = io.BytesIO(deep_png_file(SAMPLE))
     np.testing.assert_array_equal(read_picture(file).pixels, SAMPLE)
+
+
+def test_what_a_library_gives_in_another_shape_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    empty = np.zeros((0,), np.uint16), "RGBA", Image.Exif(), {}
+    monkeypatch.setattr("flowsr_runtime.decoding.read_by_tifffile", lambda *_: empty)
+    data = encode_picture(np.zeros((2, 2, 3), np.float32), "TIFF")
+    with pytest.raises(PictureError, match=r"is damaged: it gave \(0,\) for RGBA"):
+        read_picture(data)
