@@ -199,7 +199,7 @@ def test_files_of_every_length_have_their_hash(
     assert error.value.code == 5
 
 
-VALUES: Final = [None, True, -1, 1, 3.5, "any", "4", [], {}, [{}]]
+VALUES: Final[list[Any]] = [None, True, -1, 1, 3.5, "any", "4", [], {}, [{}]]
 
 
 def changed_manifests(raw: dict[str, Any]) -> Iterator[str]:

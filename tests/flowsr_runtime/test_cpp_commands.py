@@ -96,8 +96,8 @@ def test_a_selftest_that_misses_its_bar_ends_with_code_3(
 def replace(bundle: Path, name: str, content: bytes) -> None:
     """Change a file of a bundle and what the manifest says of it."""
     manifest = (bundle / "bundle.json").read_text()
-    digests = [sha256(each).hexdigest() for each in ((bundle / name).read_bytes(), content)]
-    (bundle / "bundle.json").write_text(manifest.replace(*digests))
+    old, new = (sha256(each).hexdigest() for each in ((bundle / name).read_bytes(), content))
+    (bundle / "bundle.json").write_text(manifest.replace(old, new))
     (bundle / name).write_bytes(content)
 
 

@@ -68,7 +68,7 @@ void append_quoted(std::string& out, const std::string& text) {
         out += '\\';
         out += "\"\\nrtfb"[at];
       } else if (byte < 0x20 || byte == 0x7F) {
-        byte == 0x7F ? void(out += '\x7f') : append_escape(out, byte);
+        append_escape(out, byte);
       } else {
         out += static_cast<char>(byte);
       }
