@@ -8,13 +8,13 @@ import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 
 from flowsr_export.bench_subject import Loading, Measures, load_engine
 from flowsr_export.cases import Case
 from flowsr_runtime.errors import FlowsrError
+from flowsr_runtime.footprint import peak_bytes, resident_bytes
 
-__all__ = ["Memory", "measure_memory", "peak_bytes", "resident_bytes"]
+__all__ = ["Memory", "measure_memory"]
 
 NVIDIA_SMI_SECONDS = 10
 
@@ -55,22 +55,6 @@ def measure_memory(loading: Loading, case: Case, measures: Measures) -> Memory:
             return Memory(trouble=" ".join(str(error).split()) or type(error).__name__)
 
 
-def peak_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """Return the largest resident size of this process so far.
-
-    `getrusage` is of no use for this: a child's figure begins with its parent's.
-
-    Args:
-        status: The kernel's file about this process.
-    """
-    return _field(status, "VmHWM")
-
-
-def resident_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """Return the resident size of this process now; see `peak_bytes`."""
-    return _field(status, "VmRSS")
-
-
 def _run(loading: Loading, case: Case, measures: Measures) -> Memory:
     _import_library(loading.backend)
     libraries, device = resident_bytes(), _device_bytes(loading)
@@ -94,15 +78,6 @@ def _import_library(backend: str) -> None:
         import flowsr_runtime.tensorrt_session  # noqa: F401
     else:
         import flowsr_export.deployment  # noqa: F401
-
-
-def _field(status: Path, name: str) -> int | None:
-    try:
-        lines = status.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
-    return int(found[0]) * 1024 if found else None
 
 
 def _device_bytes(loading: Loading) -> int | None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch._dynamo.config as dynamo
 
-from flowsr_export.bench_memory import Memory, measure_memory, peak_bytes, resident_bytes
+from flowsr_export.bench_memory import Memory, measure_memory
 from flowsr_export.bench_probes import probes_of
 from flowsr_export.bench_subject import (
     Loading,
@@ -150,13 +150,6 @@ def test_a_model_that_does_not_load_has_no_memory(bundle: Path) -> None:
     assert (memory.host_bytes, memory.device_bytes) == (None, None)
     assert "int8" in str(memory.trouble)
     assert memory != Memory()
-
-
-def test_resident_sizes_come_from_the_kernel(tmp_path: Path) -> None:
-    status = tmp_path / "status"
-    status.write_text("Name: x\nVmHWM:\t    300 kB\nVmRSS:\t    200 kB\n", encoding="ascii")
-    assert (peak_bytes(status), resident_bytes(status)) == (300 << 10, 200 << 10)
-    assert peak_bytes(tmp_path / "absent") is None
 
 
 def test_the_machines_probes_run(monkeypatch: pytest.MonkeyPatch) -> None:
