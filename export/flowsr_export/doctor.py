@@ -65,7 +65,7 @@ BASE = "pip install flowsr-lp"
 CPU = "pip install 'flowsr-lp[cpu]' (or [gpu] for CUDA)"
 EXPORT = "pip install 'flowsr-lp[export]'"
 BENCH = "pip install 'flowsr-lp[bench]'"
-COMPARING = "nothing in this version; comparing engines layer by layer is to come"
+COMPARING = "verify's certificate and its --bisect: comparing ONNX backends"
 
 WANTED = (
     _Wanted("numpy", ("numpy",), "arrays; every command", BASE),

@@ -233,6 +233,8 @@ def _print_certificate(done: Certificate) -> None:
         click.echo(f"{entry['second']} against {entry['first']}: {word} {entry['limit']:.3g}")
     for name, reason in done.content["not_compared"].items():
         click.echo(f"not compared, {name}: {reason}")
+    for name, what in done.content["exploded"].items():
+        click.echo(f"not compared, {name}: PyTorch itself explodes, {what}")
     totals = done.content["totals"]
     click.echo(
         f"{totals['passed']} of {totals['planned']} comparisons within their bars, in "
