@@ -112,20 +112,21 @@ async def load(port: int, clients: int, seconds: float, pause: float, side: int)
         port: The server's.
         clients: How many there are.
         seconds: For how long new requests are made.
-        pause: Seconds that a client waits after a refusal.
+        pause: Seconds that a client waits after a refusal, on average.
         side: Rows and columns of the picture.
 
     Returns:
         What became of the requests.
     """
-    result = Load()
+    result, draw = Load(), np.random.default_rng(0)
     request = request_for(picture_file(side), "scale=4")
     ends = time.perf_counter() + seconds
 
     async def client() -> None:
         while time.perf_counter() < ends:
             status = await _timed(port, request, result)
-            await asyncio.sleep(pause if status == 429 else 0)
+            # At random: clients in step would wait for each other, not for the server.
+            await asyncio.sleep(draw.exponential(pause) if status == 429 else 0)
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return result
@@ -232,7 +233,7 @@ def markdown(full: Load, moment: Load, ends: dict[str, Counter[str]], facts: Any
 @click.command()
 @click.option("--clients", default=16, show_default=True, help="Clients that never wait.")
 @click.option("--seconds", default=20.0, show_default=True, help="Time of the load.")
-@click.option("--pause", default=0.1, show_default=True, help="Seconds after a refusal.")
+@click.option("--pause", default=0.25, show_default=True, help="Mean seconds after a refusal.")
 @click.option("--side", default=64, show_default=True, help="Rows and columns of a picture.")
 @click.option("--burst", "crowd", default=100, show_default=True, help="Requests at once.")
 @click.option("--malformed", default=200, show_default=True, help="Malformed requests.")

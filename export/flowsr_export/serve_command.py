@@ -127,6 +127,7 @@ def command(
     """
     from flowsr_export.serve import create_app
     from flowsr_export.serve_limits import LOOPBACK, ServeLimits, is_loopback
+    from flowsr_export.serve_priority import give_way, in_the_background
     from flowsr_export.serve_server import listen, make_server, url_of
     from flowsr_runtime import Bundle, Upscaler, embedded_bundle
     from flowsr_runtime.pool import UpscalerPool
@@ -149,10 +150,11 @@ def command(
             "authentication: whoever reaches it can use it",
             err=True,
         )
-    session = settings.open(opened)
+    session = in_the_background(lambda: settings.open(opened))
     runs_on = f"{session.backend} {session.provider}, {settings.precision}"
     upscaler = Upscaler(opened, session, memory_budget=memory_budget, halo=halo)
-    with listener, upscaler, UpscalerPool(upscaler, jobs, limits.places) as pool:
+    pool = UpscalerPool(upscaler, jobs, limits.places, begin=give_way)
+    with listener, upscaler, pool:
         server = make_server(
             create_app(pool, limits, runs_on=runs_on),
             access_log=access_log,

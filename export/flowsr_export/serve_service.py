@@ -17,6 +17,7 @@ from flowsr_export.serve_body import Intake
 from flowsr_export.serve_limits import ServeLimits
 from flowsr_export.serve_metrics import ServeMetrics
 from flowsr_export.serve_places import Places
+from flowsr_export.serve_priority import give_way
 from flowsr_export.serve_refusal import RefusalError, refusal_of
 from flowsr_export.serve_wish import FORMATS, Wish, parse_wish
 from flowsr_runtime.errors import BundleError, FlowsrError
@@ -182,7 +183,12 @@ async def _in_thread(function: Callable[[], ResultT]) -> ResultT:
 
     A thread cannot be stopped; what it holds is only free when it has ended.
     """
-    future = asyncio.get_running_loop().run_in_executor(None, function)
+
+    def called() -> ResultT:
+        give_way()
+        return function()
+
+    future = asyncio.get_running_loop().run_in_executor(None, called)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -61,7 +61,14 @@ class UpscalerPool:
         queue: Pictures that may wait.
     """
 
-    def __init__(self, upscaler: Upscaler, workers: int = 1, queue: int = 8) -> None:
+    def __init__(
+        self,
+        upscaler: Upscaler,
+        workers: int = 1,
+        queue: int = 8,
+        *,
+        begin: Callable[[], None] | None = None,
+    ) -> None:
         """Start with no thread; each begins when it is first needed.
 
         Args:
@@ -69,6 +76,7 @@ class UpscalerPool:
                 cores / workers `threads`.
             workers: Pictures to enlarge at once, at least 1.
             queue: Pictures that may wait, 0 for none.
+            begin: Called first of all in each thread, as to lower its priority.
 
         Raises:
             UsageError: If a number is not one of these.
@@ -76,7 +84,9 @@ class UpscalerPool:
         _check_count("workers", workers, least=1)
         _check_count("queue", queue, least=0)
         self.upscaler, self.workers, self.queue = upscaler, workers, queue
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="flowsr")
+        self._threads = ThreadPoolExecutor(
+            workers, thread_name_prefix="flowsr", initializer=begin
+        )
         self._lock = Lock()
         self._waiting: deque[PendingPicture[Any]] = deque()
         self._running: set[PendingPicture[Any]] = set()

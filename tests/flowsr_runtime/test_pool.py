@@ -53,6 +53,16 @@ def test_a_result_is_that_of_the_upscaler(upscaler: Upscaler, photo: Photo) -> N
         np.testing.assert_array_equal(result, upscaler.upscale(photo, scale))
 
 
+def test_each_thread_begins_with_what_it_is_told(upscaler: Upscaler, photo: Photo) -> None:
+    threads: list[str] = []
+    with UpscalerPool(
+        upscaler, begin=lambda: threads.append(threading.current_thread().name)
+    ) as pool:
+        for _ in range(2):
+            pool.submit(photo, 2).result()
+    assert threads == ["flowsr_0"]
+
+
 @pytest.mark.parametrize("queue", [0, 1, 3])
 def test_what_has_no_place_is_refused_at_once(
     upscaler: Upscaler, photo: Photo, queue: int
