@@ -129,6 +129,18 @@ def test_psnr_and_ssim_need_no_pytorch(bundle: Path, hr: Path) -> None:
     assert "| Tiny | ×2 | flowsr-lp | 2 |" in done.stdout
 
 
+def test_lpips_without_pytorch_says_what_to_install(bundle: Path, hr: Path) -> None:
+    words = ["evaluate", str(bundle), "--hr", str(hr), "--metric", "lpips"]
+    words += ["--alexnet", "a.pth", "--lpips-weights", "b.pth"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == (
+        "flowsr-export: torch is not installed; pip install 'flowsr-lp[export]'\n"
+    )
+
+
 def test_an_explosion_is_said(exploding: Path, hr: Path, run: Run) -> None:
     done = run("evaluate", exploding, "--hr", hr, *PSNR)
     assert done.exit_code == 0
