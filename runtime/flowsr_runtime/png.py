@@ -56,9 +56,13 @@ def deep_png(pixels: NDArray[np.uint16], mode: str, options: dict[str, Any]) -> 
     Image.new(mode, (1, 1)).save(stand_in, format="PNG", **options)
     height, width = pixels.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[mode], 0, 0, 0)
-    ours = {b"IHDR": header, b"IDAT": _packed(pixels)}
-    found = chunks_of(stand_in.getvalue())
-    return b"".join([_SIGNATURE, *(_chunk(name, ours.get(name, own)) for name, own in found)])
+    parts = [_SIGNATURE]
+    for name, content in chunks_of(stand_in.getvalue()):
+        if name == b"IDAT":
+            parts += [_chunk(name, packed) for packed in _packed(pixels)]
+        else:
+            parts.append(_chunk(name, header if name == b"IHDR" else content))
+    return b"".join(parts)
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
@@ -66,20 +70,21 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
 
 
-def _packed(pixels: NDArray[np.uint16]) -> bytes:
-    """Return the filtered and compressed rows."""
+def _packed(pixels: NDArray[np.uint16]) -> Iterator[bytes]:
+    """Yield the filtered and compressed rows, in pieces that a chunk can hold."""
     height, width, channels = pixels.shape
     step = 2 * channels
     rows = max(1, _BLOCK_BYTES // (step * width))
     above: NDArray[np.uint8] = np.zeros((1, step * width), dtype=np.uint8)
     packer = zlib.compressobj(_LEVEL, strategy=zlib.Z_RLE)
-    parts = []
     for top in range(0, height, rows):
         block = np.ascontiguousarray(pixels[top : top + rows], dtype=">u2")
         lines = block.view(np.uint8).reshape(len(block), step * width)
-        parts.append(packer.compress(_filtered(lines, above, step)))
+        packed = packer.compress(_filtered(lines, above, step))
+        if packed:
+            yield packed
         above = lines[-1:]
-    return b"".join([*parts, packer.flush()])
+    yield packer.flush()
 
 
 def _filtered(lines: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> bytes:
