@@ -268,7 +268,7 @@ class _Run:
         tiles: int | None,
     ) -> None:
         """Hold an output against its bar, and keep it if it is the subject's worst."""
-        bar = subject.bar(self.deployment, kind)
+        bar = subject.bar(self.deployment, trial, kind)
         figures = figures_of(trial.case, against, output)
         missed = figures.misses(bar)
         shown = full_range(output)

@@ -81,7 +81,7 @@ def check_record(
         "size": list(trial.case.size),
         "batch": trial.case.batch,
         "tiles": tiles,
-        "bar": _bar_name(subject, kind),
+        "bar": subject.bar_name(trial, kind),
         **{name: _number(found.get(name)) for name in ("max_abs", "p999_steps", "psnr")},
         "max_steps": found.get("max_steps"),
         "equal": figures is not None and figures.max_abs == 0,
@@ -154,7 +154,7 @@ def bars_of(
 ) -> dict[str, Record]:
     """Return the bars by the names that the comparisons give them."""
     return {
-        _bar_name(subject, kind): asdict(subject.bar(deployment, kind))
+        subject.bar_name(trial, kind): asdict(subject.bar(deployment, trial, kind))
         for subject in subjects
         for trial in trials
         for kind in subject.kinds(trial)
@@ -212,10 +212,6 @@ def _members(content: Mapping[str, Any]) -> str:
             text = json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
         lines.append(f" {json.dumps(name)}: {text}")
     return ",\n".join(lines)
-
-
-def _bar_name(subject: Subject, kind: Kind) -> str:
-    return f"{subject.precision}, {kind}"
 
 
 def _was_made(check: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
-from flowsr_export.certificate_cases import Kind, Trial
+from flowsr_export.certificate_cases import HARSH, Kind, Trial
 from flowsr_export.deployment import Deployment
 from flowsr_export.eight_bit import EightBit
 from flowsr_export.onnx_export import DTYPES, Precision
@@ -35,6 +35,7 @@ __all__ = ["Subject", "precisions_of", "subjects_of", "tiled_output", "whole_out
 # Tiles with their whole receptive field differ by float rounding alone, 1 is full range.
 EXACT_SEAM = 1e-5
 ONE_STEP = 1
+QUANTISED = ("int8", "fp8")
 ROUNDED_HERE = "a CPU has no such products; PyTorch rounds as a GPU does in its place"
 WHOLE_ALONE = "only the bundle's graphs run in tiles; PyTorch's rounding is of whole pictures"
 NOT_ON_A_GPU = (
@@ -64,15 +65,25 @@ class Subject:
         """What is compared of a trial: tiles are the runtime's, and need a graph of it."""
         return () if trial.tiled and self.file is None else trial.kinds
 
-    def bar(self, deployment: Deployment, kind: Kind) -> Bar:
+    def bar_name(self, trial: Trial, kind: Kind) -> str:
+        """Name the bar of a comparison."""
+        return f"{self.precision}, {kind}{', harsh' * self._is_beyond(trial)}"
+
+    def bar(self, deployment: Deployment, trial: Trial, kind: Kind) -> Bar:
         """Largest difference that is accepted of a comparison."""
         io = self.bundle.manifest.io
+        if self._is_beyond(trial):
+            return Bar(in_range=True)
         bar = replace(bar_of(deployment, self.precision, io), in_range=True)
         if self.precision != "fp32" or kind in ("whole", "exact tiles"):
             return bar
         if kind == "tiles" or io == "uint8":
             return Bar(max_steps=ONE_STEP, in_range=True)
         return Bar(max_abs=EXACT_SEAM, in_range=True)
+
+    def _is_beyond(self, trial: Trial) -> bool:
+        """Whether eight-bit ranges, which photographs gave, meet a picture like none."""
+        return self.precision in QUANTISED and trial.picture in HARSH
 
 
 def precisions_of(bundle: Bundle) -> list[str]:

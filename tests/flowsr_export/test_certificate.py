@@ -1,6 +1,7 @@
 """The certificate of the shipped model, and of models that are wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from flowsr_export.cases import Case
 from flowsr_export.certificate import Certificate, certify
 from flowsr_export.certificate_cases import Trial, planned
 from flowsr_export.certificate_record import as_json, verdict
+from flowsr_export.certificate_subjects import Subject
 from flowsr_export.comparator import Comparison, Tolerance
+from flowsr_export.deployment import deployment_of
+from flowsr_export.parity import HALF_BAR, QUANTISED_BAR, Bar
+from flowsr_export.rounding import RoundedGraph
+from flowsr_export.verify import reference_of
 from flowsr_runtime import (
     Bundle,
     MemoryBudgetError,
@@ -230,6 +236,20 @@ def test_a_flow_that_does_not_come_back_is_no_pass(monkeypatch: pytest.MonkeyPat
     assert not done.passed
     assert done.content["round_trip"]["relative_error"] is None
     assert "inverse(forward(x))" in done.trouble()
+
+
+def test_eight_bit_products_are_held_to_the_range_alone_on_harsh_pictures() -> None:
+    bundle = Bundle.open(embedded_bundle())
+    deployment = deployment_of(reference_of(bundle, None, None).network)
+    graph = RoundedGraph(deployment, "fp32", None)
+    frame = Trial("frame", SMALL.case, "2")
+    int8 = Subject("int8", "int8", "model.int8.onnx", bundle, graph)
+    half = replace(int8, precision="fp16")
+    assert int8.bar(deployment, SMALL, "whole") == replace(QUANTISED_BAR, in_range=True)
+    assert int8.bar(deployment, frame, "whole") == Bar(in_range=True)
+    assert half.bar(deployment, frame, "whole") == replace(HALF_BAR, in_range=True)
+    names = {int8.bar_name(trial, "whole") for trial in (SMALL, frame)}
+    assert names == {"int8, whole", "int8, whole, harsh"}
 
 
 def test_all_that_is_due_and_passed_is_a_pass() -> None:
