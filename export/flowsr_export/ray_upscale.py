@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,7 +85,7 @@ class PictureMapper:
         bundle = Bundle.open(wish.bundle)
         settings = wish.settings
         if settings.threads is None and "num_gpus" not in wish.resources:
-            settings = SessionSettings(**{**vars(settings), "threads": 1})
+            settings = replace(settings, threads=1)
         self.request = wish.request
         self.upscaler = Upscaler(
             bundle, settings.open(bundle), max_memory=wish.max_memory, halo=wish.halo
@@ -190,6 +191,7 @@ def _dataset(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [
         {"index": i, "source": str(job.source.absolute()), "target": str(job.target.absolute())}
         for i, job in enumerate(jobs)
@@ -197,7 +199,7 @@ def _dataset(
     # A row to a block: what is lost with a worker is the picture that it had.
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         mapper,
-        fn_constructor_args=(wish,),
+        fn_constructor_args=(replace(wish, bundle=wish.bundle.absolute()),),
         compute=ray.data.ActorPoolStrategy(size=workers),
         **wish.resources,
     )

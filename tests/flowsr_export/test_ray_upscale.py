@@ -2,11 +2,14 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from flowsr_export.batch import Job, Request
 from flowsr_export.ray_upscale import Cluster, PictureMapper, Wish, _report, enlarge_on_ray
 from flowsr_runtime import SessionSettings, read_picture
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_upscale.py"
 TWICE = Request("2", None)
 
 needs_ray = pytest.mark.skipif(
@@ -108,6 +112,44 @@ def test_nothing_is_started_where_nothing_is_left_to_do(tmp_path: Path) -> None:
     )
     assert (report.done, report.skipped) == ((), (tmp_path / "o.png",))
     assert sum(told) == 1
+
+
+class Rows:
+    """What the example needs of Ray Data, in this process."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def map(self, mapper: Any, *, fn_constructor_args: Any, **options: Any) -> "Rows":
+        assert options["num_cpus"] == 1
+        enlarge = mapper(*fn_constructor_args)
+        return Rows([enlarge(row) for row in self.rows])
+
+    def iter_rows(self) -> list[dict[str, Any]]:
+        return self.rows
+
+
+def test_the_example_maps_a_folder_and_names_what_failed(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ModuleType("ray.data")
+    data.from_items = lambda rows, override_num_blocks: Rows(rows)  # type: ignore[attr-defined]
+    data.ActorPoolStrategy = lambda size: size  # type: ignore[attr-defined]
+    library = ModuleType("ray")
+    library.data = data  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", library)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    folder = photo.parent / "small"
+    folder.mkdir()
+    shutil.copy(photo, folder / "a.png")
+    (folder / "b.png").write_bytes(b"no picture")
+    example = runpy.run_path(str(EXAMPLE))
+    words = ["ray_upscale.py", str(folder), "-o", str(tmp_path / "large"), "--scale", "2"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match=r"small/b\.png is not a"):
+        example["main"]()
+    assert [path.name for path in (tmp_path / "large").iterdir()] == ["a.png"]
+    assert read_picture(tmp_path / "large" / "a.png").rgb.shape == (10, 12, 3)
 
 
 # A worker that is killed once, with picture 3 in its hands. It travels by value, as what a

@@ -1,0 +1,55 @@
+"""Enlarge the pictures of a folder on a Ray cluster, with Ray Data around our map class.
+
+    pip install 'flowsr-lp[cpu,ray]'
+    python examples/ray_upscale.py photos/ -o large/ --scale 4 --workers 2
+
+The folders are at the same place on every machine. What is there is left, so that the same
+command goes on after an interruption. `flowsr-export upscale photos/ -o large/ --scale 4 --ray`
+does the same; use the class where pictures are one step of a longer pipeline.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import ray
+import ray.data
+
+from flowsr_export.batch import Request
+from flowsr_export.ray_upscale import PictureMapper, Wish
+from flowsr_runtime import SessionSettings, embedded_bundle
+
+
+def main() -> None:
+    """Read the arguments, map the pictures, list the failures."""
+    parser = argparse.ArgumentParser(description="Enlarge a folder with Ray Data.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--scale", default="4")
+    parser.add_argument("--bundle", type=Path, default=embedded_bundle())
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    wish = Wish(given.bundle.absolute(), SessionSettings(threads=1), Request(given.scale, None))
+    rows = [
+        {"source": str(path.absolute()), "target": str(_target(path, given.output))}
+        for path in sorted(given.folder.glob("*.png"))
+    ]
+    answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        PictureMapper,
+        fn_constructor_args=(wish,),
+        compute=ray.data.ActorPoolStrategy(size=given.workers),
+        num_cpus=1,
+    )
+    failed = [answer["reason"] for answer in answers.iter_rows() if answer["reason"]]
+    if failed:
+        raise SystemExit("\n".join(failed))
+
+
+def _target(path: Path, folder: Path) -> Path:
+    return (folder / path.name).absolute()
+
+
+if __name__ == "__main__":
+    main()
