@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_sixteen_bits_are_read_from_an_open_file() -> None:
 def test_what_a_library_gives_in_another_shape_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    empty = np.zeros((0,), np.uint16), "RGBA", Image.Exif(), {}
+    empty: tuple[Any, ...] = np.zeros((0,), np.uint16), "RGBA", Image.Exif(), {}
     monkeypatch.setattr("flowsr_runtime.decoding.read_by_tifffile", lambda *_: empty)
     data = encode_picture(np.zeros((2, 2, 3), np.float32), "TIFF")
     with pytest.raises(PictureError, match=r"is damaged: it gave \(0,\) for RGBA"):
