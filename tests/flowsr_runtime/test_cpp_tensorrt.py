@@ -64,10 +64,11 @@ def add_engine(bundle: Bundle, plan: bytes = PLAN, **changes: Any) -> str:
     return store.add(key_of(bundle, **changes), plan, facts).name
 
 
-def nearest(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+def nearest(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     rows = (2 * np.arange(height) + 1) * image.shape[0] // (2 * height)
     columns = (2 * np.arange(width) + 1) * image.shape[1] // (2 * width)
-    return image[rows][:, columns]
+    result: NDArray[np.uint8] = image[rows][:, columns]
+    return result
 
 
 def test_an_engine_enlarges_whole_pictures_and_tiles(

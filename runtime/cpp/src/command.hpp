@@ -39,12 +39,13 @@ class Arguments {
         continue;
       }
       const std::size_t equals = word.find('=');
-      const std::string name = word.substr(2, equals == std::string::npos ? equals : equals - 2);
-      if (flags.count(name) > 0 && equals == std::string::npos) {
+      const bool joined = equals != std::string::npos;
+      const std::string name = word.substr(2, joined ? equals - 2 : equals);
+      if (flags.count(name) > 0 && !joined) {
         values_[name] = "";
       } else if (options.count(name) == 0) {
         misuse("no such option: " + word);
-      } else if (equals != std::string::npos) {
+      } else if (joined) {
         values_[name] = word.substr(equals + 1);
       } else if (++i < count) {
         values_[name] = words[i];

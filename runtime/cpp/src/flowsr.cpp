@@ -505,10 +505,12 @@ int64_t Memory::estimate(int64_t pixels, int64_t patches) const {
 // Bundle: the directory that holds a model, its manifest and its test pictures.
 
 string detail::read_file(const string& path) {
-  std::ifstream file(path, std::ios::binary);
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file || std::filesystem::is_directory(path)) refuse(path + " cannot be read");
-  string data((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (file.bad()) refuse(path + " cannot be read");
+  string data(static_cast<size_t>(file.tellg()), '\0');
+  file.seekg(0);
+  file.read(data.data(), static_cast<std::streamsize>(data.size()));
+  if (!file) refuse(path + " cannot be read");
   return data;
 }
 
@@ -1027,8 +1029,8 @@ struct Premultiplied {
   }
 };
 
-/// Gives fully transparent pixels the colour of what is visible near them: their own colours are
-/// arbitrary, and a model would let them bleed into visible edges.
+/// Gives fully transparent pixels the colour of what is visible near them: their own colours
+/// are arbitrary, and a model would let them bleed into visible edges.
 template <class T>
 void fill_hidden(vector<T>& rgb, const vector<T>& alpha, Size size) {
   const auto hidden = std::count(alpha.begin(), alpha.end(), T{0});
@@ -1036,8 +1038,9 @@ void fill_hidden(vector<T>& rgb, const vector<T>& alpha, Size size) {
   vector<Premultiplied> levels = {{size.height, size.width, {}}};
   for (size_t i = 0; i < alpha.size(); ++i) {
     const float weight = in_range(alpha[i]);
-    for (size_t c = 0; c < 3; ++c) levels[0].pixels.push_back(in_range(rgb[3 * i + c]) * weight);
-    levels[0].pixels.push_back(weight);
+    vector<float>& pixels = levels[0].pixels;
+    for (size_t c = 0; c < 3; ++c) pixels.push_back(in_range(rgb[3 * i + c]) * weight);
+    pixels.push_back(weight);
   }
   while (levels.back().height > 1 || levels.back().width > 1) {
     levels.push_back(levels.back().halved());

@@ -66,7 +66,7 @@ flowsr::Settings settings_of(const flowsr_settings* settings) {
     refuse("memory_budget must be below 2^63 bytes");
   }
   result.memory_budget = static_cast<std::int64_t>(settings->memory_budget);
-  result.halo = settings->exact_halo != 0 ? flowsr::HaloKind::exact : flowsr::HaloKind::standard;
+  if (settings->exact_halo != 0) result.halo = flowsr::HaloKind::exact;
   return result;
 }
 

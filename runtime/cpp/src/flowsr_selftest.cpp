@@ -190,7 +190,9 @@ int selftest(const detail::Arguments& arguments) {
   }
   const detail::PngPicture picture =
       detail::read_png(bundle.read("golden/input.png"), "golden/input.png");
-  if (picture.channels != 3 || picture.depth != 8) refuse("golden/input.png is not RGB of 8 bits");
+  if (picture.channels != 3 || picture.depth != 8) {
+    refuse("golden/input.png is not RGB of 8 bits");
+  }
   const Upscaler upscaler = Upscaler::open(bundle, detail::settings_of(arguments));
   const Difference found = compare(answer(upscaler, picture, golden), due, golden.size);
   const bool passed = found.finite && found.most <= tolerance && found.steps <= steps;

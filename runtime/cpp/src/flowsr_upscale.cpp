@@ -64,7 +64,9 @@ Request request_of(const detail::Arguments& arguments) {
   request.seed = arguments.whole("seed", 0, std::numeric_limits<std::uint64_t>::max());
   if (arguments.has("temperature")) request.temperature = arguments.real("temperature");
   request.truncate = arguments.has("truncate");
-  request.warn = [](const std::string& line) { std::cerr << "flowsr-upscale: " << line << '\n'; };
+  request.warn = [](const std::string& line) {
+    std::cerr << "flowsr-upscale: " << line << '\n';
+  };
   return request;
 }
 
@@ -79,7 +81,9 @@ std::vector<T> enlarged(const Upscaler& upscaler, const std::vector<T>& pixels, 
 }
 
 int upscale(const detail::Arguments& arguments) {
-  if (arguments.others.size() != 3) detail::misuse("give BUNDLE, IN.png and OUT.png; see --help");
+  if (arguments.others.size() != 3) {
+    detail::misuse("give BUNDLE, IN.png and OUT.png; see --help");
+  }
   const std::string &in = arguments.others[1], &out = arguments.others[2];
   const bool force = arguments.has("force");
   Settings settings = detail::settings_of(arguments);

@@ -146,7 +146,8 @@ class OnnxruntimeSession : public Session {
       const Ort::TypeInfo info = session_.GetInputTypeInfo(i);
       const Kind kind = kind_of(info.GetTensorTypeAndShapeInfo().GetElementType());
       if (kind != (manifest.eight_bit ? Kind::uint8 : Kind::float32)) {
-        throw Error(Code::bundle, path + " takes pictures of another type than bundle.json says");
+        throw Error(Code::bundle,
+                    path + " takes pictures of another type than bundle.json says");
       }
     }
   }

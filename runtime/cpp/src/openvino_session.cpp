@@ -36,9 +36,10 @@ void check_geometry(const std::vector<Input>& inputs) {
       // and 2 H more that make it positive. A patch is far smaller than the factor's slack.
       if (2 * (target + 64) * (source + 1) + 4 * target >
           std::numeric_limits<std::int32_t>::max()) {
-        throw Error(Code::usage, "openvino computes geometry in 32 bits and takes no picture of " +
-                                     std::to_string(source) + " enlarged to " +
-                                     std::to_string(target) + " pixels; use onnxruntime");
+        throw Error(Code::usage,
+                    "openvino computes geometry in 32 bits and takes no picture of " +
+                        std::to_string(source) + " enlarged to " + std::to_string(target) +
+                        " pixels; use onnxruntime");
       }
     }
   }
@@ -100,7 +101,8 @@ class OpenvinoSession : public Session {
       const bool picture = names.back() == "input";
       const auto due = manifest.eight_bit ? ov::element::u8 : ov::element::f32;
       if (picture && input.get_element_type() != due) {
-        throw Error(Code::bundle, path + " takes pictures of another type than bundle.json says");
+        throw Error(Code::bundle,
+                    path + " takes pictures of another type than bundle.json says");
       }
     }
     check_inputs(path, names, manifest);
@@ -108,7 +110,8 @@ class OpenvinoSession : public Session {
 
   /// Copies the result: the request's own memory is the next run's.
   static Output copied(const ov::Tensor& tensor) {
-    const auto copy = std::make_shared<ov::Tensor>(tensor.get_element_type(), tensor.get_shape());
+    const auto copy =
+        std::make_shared<ov::Tensor>(tensor.get_element_type(), tensor.get_shape());
     tensor.copy_to(*copy);
     Output output;
     output.kind = kind_of(copy->get_element_type());

@@ -190,7 +190,8 @@ int orientation_of(const std::string& content) {
 Bytes upright(const Bytes& image, Size size, std::int64_t pixel, int orientation) {
   const bool turned = orientation >= 5;
   const bool flip_y = orientation == 3 || orientation == 4 || orientation >= 7;
-  const bool flip_x = orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7;
+  const bool flip_x =
+      orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7;
   const Size result_size = turned ? Size{size.width, size.height} : size;
   Bytes result(image.size());
   auto out = result.begin();
@@ -207,7 +208,8 @@ Bytes upright(const Bytes& image, Size size, std::int64_t pixel, int orientation
 
 std::vector<png_bytep> rows_of(Bytes& pixels, std::size_t height) {
   std::vector<png_bytep> rows(height);
-  for (std::size_t y = 0; y < height; ++y) rows[y] = pixels.data() + y * (pixels.size() / height);
+  const std::size_t row_bytes = pixels.size() / height;
+  for (std::size_t y = 0; y < height; ++y) rows[y] = pixels.data() + y * row_bytes;
   return rows;
 }
 
@@ -320,8 +322,8 @@ void check_output(const std::string& path, bool force) {
 }
 
 void write_png_file(const std::string& path, const PngPicture& picture, bool force) {
-  constexpr int kColours[] = {PNG_COLOR_TYPE_GRAY, PNG_COLOR_TYPE_GRAY_ALPHA, PNG_COLOR_TYPE_RGB,
-                              PNG_COLOR_TYPE_RGB_ALPHA};
+  constexpr int kColours[] = {PNG_COLOR_TYPE_GRAY, PNG_COLOR_TYPE_GRAY_ALPHA,
+                              PNG_COLOR_TYPE_RGB, PNG_COLOR_TYPE_RGB_ALPHA};
   Bytes pixels = picture.depth == 16 ? bytes_of(picture.words) : picture.bytes;
   std::vector<png_bytep> rows = rows_of(pixels, static_cast<std::size_t>(picture.size.height));
   PngWriter writer;

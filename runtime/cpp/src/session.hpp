@@ -53,8 +53,8 @@ class Session {
   virtual const Limits* limits() const { return nullptr; }
 };
 
-// Each is in a source of its own, the only one that needs the library. They throw Error: backend
-// if the library or device fails, bundle if it cannot load the model.
+// Each is in a source of its own, the only one that needs the library. They throw Error:
+// backend if the library or device fails, bundle if it cannot load the model.
 std::unique_ptr<Session> open_onnxruntime(const Bundle& bundle, const Settings& settings);
 std::unique_ptr<Session> open_openvino(const Bundle& bundle, const Settings& settings);
 std::unique_ptr<Session> open_tensorrt(const Bundle& bundle, const Settings& settings);

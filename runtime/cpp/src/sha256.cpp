@@ -75,7 +75,9 @@ std::string sha256(const std::string& data) {
 
   std::string digest;
   for (const std::uint32_t word : state) {
-    for (int shift = 28; shift >= 0; shift -= 4) digest += "0123456789abcdef"[word >> shift & 15];
+    for (int shift = 28; shift >= 0; shift -= 4) {
+      digest += "0123456789abcdef"[word >> shift & 15];
+    }
   }
   return digest;
 }

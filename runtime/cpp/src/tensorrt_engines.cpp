@@ -64,7 +64,8 @@ Profile profile_of(const Json& json, const std::string& path) {
     Range result{range.numbers("min"), range.numbers("opt"), range.numbers("max")};
     const std::size_t sides = name == "geometry" ? 10 : 4;
     if (result.min.size() != sides || result.max.size() != sides) {
-      refuse_damaged(path, "the range of " + name + " has not " + std::to_string(sides) + " sides");
+      refuse_damaged(path,
+                     "the range of " + name + " has not " + std::to_string(sides) + " sides");
     }
     profile.emplace(name, std::move(result));
   }
@@ -135,8 +136,9 @@ Json sealed_json(const std::string& path) {
     if (seal == nullptr || seal->text() != due) refuse_damaged(path, "the seal is broken");
     const std::int64_t schema = Description(json, path).whole("schema");
     if (schema > kSchema) {
-      refuse(path + ": schema " + std::to_string(schema) + " is newer than this runtime reads (" +
-             std::to_string(kSchema) + "); upgrade flowsr");
+      refuse(path + ": schema " + std::to_string(schema) +
+             " is newer than this runtime reads (" + std::to_string(kSchema) +
+             "); upgrade flowsr");
     }
     if (json.indented() + "\n" != text) refuse_damaged(path, "not as it was written");
     return json;

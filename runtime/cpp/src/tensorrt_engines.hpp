@@ -1,4 +1,4 @@
-/// The engines of a bundle as their descriptions say: checked, and found by what a device needs.
+/// The engines of a bundle as their descriptions say: checked, found by what a device needs.
 #ifndef FLOWSR_TENSORRT_ENGINES_HPP
 #define FLOWSR_TENSORRT_ENGINES_HPP
 

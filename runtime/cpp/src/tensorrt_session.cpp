@@ -148,12 +148,15 @@ class LoadedEngine {
     nvinfer1::Dims shape{};
     shape.nbDims = static_cast<std::int32_t>(input.shape.size());
     for (std::size_t i = 0; i < input.shape.size(); ++i) shape.d[i] = input.shape[i];
-    if (!context_->setInputShape(name, shape)) throw log_.failure("take the shape of " + input.name);
+    if (!context_->setInputShape(name, shape)) {
+      throw log_.failure("take the shape of " + input.name);
+    }
     const void* address = input.data;
     // Values that decide shapes are read on the host.
     if (engine_->getTensorLocation(name) == nvinfer1::TensorLocation::kDEVICE) {
       void* buffer = buffers_[input.name].reserve(input.bytes);
-      check_cuda(cudaMemcpyAsync(buffer, input.data, input.bytes, cudaMemcpyHostToDevice, stream_),
+      check_cuda(cudaMemcpyAsync(buffer, input.data, input.bytes, cudaMemcpyHostToDevice,
+                                 stream_),
                  "copy an input");
       address = buffer;
     }
@@ -300,7 +303,8 @@ std::unique_ptr<Session> open_tensorrt(const Bundle& bundle, const Settings& set
   }
   if (settings.threads != 0) {
     throw Error(Code::usage, "threads is for onnxruntime and openvino, got " +
-                                 std::to_string(settings.threads) + " with " + settings.backend);
+                                 std::to_string(settings.threads) + " with " +
+                                 settings.backend);
   }
   return std::make_unique<TensorrtSession>(bundle, settings);
 }

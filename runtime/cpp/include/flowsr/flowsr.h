@@ -104,7 +104,7 @@ FLOWSR_API int flowsr_bundle_check(const flowsr_bundle* bundle);
 /* Say how a picture would be cut, without a model.
  *
  * rows and columns are arrays of row_capacity and column_capacity pieces; the numbers of pieces
- * are stored whether they fit or not, and only as many pieces as fit. Any result may be NULL. */
+ * are stored whether they fit or not, and only as many pieces as fit. Results may be NULL. */
 FLOWSR_API int flowsr_bundle_plan(const flowsr_bundle* bundle, int64_t height, int64_t width,
                                   const flowsr_request* request,
                                   const flowsr_settings* settings, flowsr_piece* rows,
