@@ -87,8 +87,7 @@ def work_of(plan: Plan) -> float:
 
 def table(rows: list[Row]) -> str:
     """Return a Markdown table."""
-    names = ("halo", "allowed", "foreseen", "peak", "tiles", "largest", "work")
-    names += ("time", "CPU", "MP/s")
+    names = "halo allowed foreseen peak tiles largest work time CPU MP/s".split()
     lines = [f"| {' | '.join(names)} |", "|" + " --- |" * len(names)]
     for row in rows:
         memory = " | ".join(

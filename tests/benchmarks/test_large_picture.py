@@ -26,10 +26,8 @@ def test_the_work_of_one_tile_is_that_of_the_whole() -> None:
 def test_the_table_has_a_line_for_each_run() -> None:
     gib = 1 << 30
     row = Row("exact", 2 * gib, 3 * gib // 2, gib, 77, "752x1176", 1.552, 200.04, 310.06, 0.335)
-    assert (
-        table([row, row]).splitlines()[2:]
-        == [
-            "| exact | 2.00 GiB | 1.50 GiB | 1.00 GiB | 77 | 752x1176 | 1.55 | 200.0 s | 310.1 s | 0.34 |"
-        ]
-        * 2
+    line = (
+        "| exact | 2.00 GiB | 1.50 GiB | 1.00 GiB | 77 | 752x1176 | 1.55 "
+        "| 200.0 s | 310.1 s | 0.34 |"
     )
+    assert table([row, row]).splitlines()[2:] == [line, line]
