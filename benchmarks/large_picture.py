@@ -25,6 +25,7 @@ __all__ = ["Row", "main", "mosaic", "table", "work_of"]
 
 GIB = 1 << 30
 HALOS = ("default", "exact")
+HEADER = "| halo | allowed | foreseen | peak | tiles | largest | work | time | CPU | MP/s |"
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,7 @@ def work_of(plan: Plan) -> float:
 
 def table(rows: list[Row]) -> str:
     """Return a Markdown table."""
-    names = "halo allowed foreseen peak tiles largest work time CPU MP/s".split()
-    lines = [f"| {' | '.join(names)} |", "|" + " --- |" * len(names)]
+    lines = [HEADER, "|" + " --- |" * (HEADER.count("|") - 1)]
     for row in rows:
         memory = " | ".join(
             f"{bytes_ / GIB:.2f} GiB" for bytes_ in (row.allowed, row.foreseen, row.peak)
