@@ -145,11 +145,7 @@ def command(
     opened = Bundle.open(bundle or embedded_bundle())
     listener = listen(host, port)
     if not loopback:
-        click.echo(
-            f"flowsr-export: {host} can be reached from other machines, and there is no "
-            "authentication: whoever reaches it can use it",
-            err=True,
-        )
+        _warn(host)
     session = in_the_background(lambda: settings.open(opened))
     runs_on = f"{session.backend} {session.provider}, {settings.precision}"
     upscaler = Upscaler(opened, session, memory_budget=memory_budget, halo=halo)
@@ -161,3 +157,12 @@ def command(
             started=lambda: click.echo(f"serving {opened.path} on {url_of(listener)}"),
         )
         server.run([listener])
+
+
+def _warn(host: str) -> None:
+    """Say once what a server that others reach means."""
+    click.echo(
+        f"flowsr-export: {host} can be reached from other machines, and there is no "
+        "authentication: whoever reaches it can use it",
+        err=True,
+    )

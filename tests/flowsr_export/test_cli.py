@@ -15,8 +15,12 @@ from flowsr_export import cli
 from flowsr_runtime import errors
 
 HEAVY = {"numpy", "torch", "onnx", "onnxruntime", "PIL", "flowsr_runtime", "flowsr_lp"}
-# What `export-onnx` needs; matplotlib is for the pictures of `bench` alone.
-EXPORT_LIBRARIES = [name for name, extra in cli.EXTRAS.items() if extra in ("cpu", "export")]
+# What `export-onnx` needs; polygraphy is for comparing layers alone.
+EXPORT_LIBRARIES = [
+    name
+    for name, extra in cli.EXTRAS.items()
+    if extra in ("cpu", "export") and name != "polygraphy"
+]
 
 Raising = Callable[[BaseException], Result]
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 import logging
 import re
 import struct
@@ -18,10 +17,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from flowsr_export.serve import PAGE_FILES, PAGES, create_app
-from flowsr_export.serve_answer import RefusalAnswer
-from flowsr_export.serve_limits import ServeLimits, is_loopback
-from flowsr_export.serve_places import Places
-from flowsr_export.serve_refusal import RefusalError
+from flowsr_export.serve_limits import ServeLimits
 from flowsr_runtime import BundleError, MemoryBudgetError, NonFiniteError, Upscaler
 from flowsr_runtime.pool import UpscalerPool
 from tests.flowsr_export.serving import HeldPool, ask, pixels_of, png, until, with_client
@@ -370,18 +366,6 @@ def test_a_result_that_is_far_out_of_range_comes_with_a_warning(exploding: Path)
     assert "the inverse of the flow may have exploded" in answer.headers["flowsr-warning"]
 
 
-def test_a_refused_client_is_asked_to_wait_as_long_as_pictures_take() -> None:
-    places = Places(1)
-    places.take()
-    waits = []
-    for seconds in (0.2, 9.0, 2000.0):
-        places.note(seconds)
-        with pytest.raises(RefusalError, match="all 1 places are taken") as refused:
-            places.take()
-        waits.append(refused.value.headers["Retry-After"])
-    assert waits == ["1", "2", "60"]
-
-
 def test_a_model_of_one_scale_needs_none(fourfold: Path) -> None:
     with Upscaler.open(fourfold, threads=1) as upscaler, UpscalerPool(upscaler) as pool:
         app = create_app(pool)
@@ -391,15 +375,3 @@ def test_a_model_of_one_scale_needs_none(fourfold: Path) -> None:
     assert pixels_of(answer.content).shape == (36, 28, 3)
     assert pixels_of(other.content).shape == (20, 20, 3)
     assert told["scale"] == "4"
-
-
-@pytest.mark.parametrize(
-    ("host", "own"), [("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False), ("", False)]
-)
-def test_loopback_is_told_from_other_addresses(host: str, own: bool) -> None:
-    assert is_loopback(host) is own
-
-
-def test_an_error_body_is_json_whatever_the_words_are() -> None:
-    answer = RefusalAnswer(RefusalError(400, 'a "quoted"\n  line', {"Retry-After": "1"}))
-    assert json.loads(bytes(answer.body)) == {"error": 'a "quoted" line'}
