@@ -372,7 +372,7 @@ def _options(threads: int | None) -> ort.SessionOptions:
     # Memory patterns keep one block per tile shape and lay it out worse than the arena does:
     # 590 MB against 343 MB for 9 convolutions and a GEMM at 172x172, at the same speed (CPU).
     options.enable_mem_pattern = False
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # fatal: errors are raised, and said once
     return options
 
 
