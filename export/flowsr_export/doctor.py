@@ -65,6 +65,7 @@ BASE = "pip install flowsr-lp"
 CPU = "pip install 'flowsr-lp[cpu]' (or [gpu] for CUDA)"
 EXPORT = "pip install 'flowsr-lp[export]'"
 BENCH = "pip install 'flowsr-lp[bench]'"
+SERVE = "pip install 'flowsr-lp[serve]'"
 COMPARING = "verify's certificate and its --bisect: comparing ONNX backends"
 
 WANTED = (
@@ -83,6 +84,8 @@ WANTED = (
     _Wanted("onnxscript", ("onnxscript",), "export-onnx: writing a graph", EXPORT),
     _Wanted("safetensors", ("safetensors",), "reading and storing weights", EXPORT),
     _Wanted("matplotlib", ("matplotlib",), "bench: the pictures of a report", BENCH),
+    _Wanted("fastapi", ("fastapi",), "serve: the web server", SERVE),
+    _Wanted("uvicorn", ("uvicorn",), "serve: the web server", SERVE),
     _Wanted("polygraphy", ("polygraphy",), COMPARING, EXPORT),
     _Wanted(
         "tensorrt",

@@ -15,8 +15,8 @@ class ServeLimits:
     """The limits of a server; whatever goes beyond one is refused with its name.
 
     The memory of bodies, pictures and results is bounded by them: at most `places` times
-    `max_body`, plus 4 bytes a pixel of `max_pixels` and `max_output_pixels` each, plus what
-    the model takes for one run.
+    `max_body`, plus 4 bytes a pixel of `max_pixels` and `max_output_pixels` each (16 bits twice
+    that, float four times), plus what the model takes for each run.
 
     Attributes:
         places: Pictures that are received, computed or waiting at once.

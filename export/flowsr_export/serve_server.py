@@ -94,8 +94,15 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._tell()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._close()
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._close()
+        super().handle_exit(sig, frame)
+
+    def _close(self) -> None:
         app = self.config.app
         assert isinstance(app, FastAPI)
         app.state.service.closing = True
-        super().handle_exit(sig, frame)

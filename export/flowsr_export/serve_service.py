@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from time import perf_counter
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -101,12 +103,13 @@ class Service:
         """Wait for the answer, for the client to leave, or for the time to run out."""
         gone = asyncio.ensure_future(_left(request))
         awaited: set[asyncio.Future[Any]] = {work, gone}
+        timeout = self.limits.timeout
         try:
             done, _ = await asyncio.wait(
-                awaited,
-                timeout=self.limits.timeout,
-                return_when=asyncio.FIRST_COMPLETED,
+                awaited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
+            if self.closing and gone in done:  # some servers say so when they end themselves
+                done, _ = await asyncio.wait({work}, timeout=timeout)
         finally:
             gone.cancel()
             if not work.done():
@@ -137,7 +140,7 @@ class Service:
             large = await asyncio.wrap_future(pending)
         self._places.note(timings["enlarge"])
         with metrics.stage("encode", timings):
-            body = await _in_thread(lambda: encode_picture(large, wish.format, like=picture))
+            body = await _in_thread(lambda: _encoded(large, picture, wish))
         metrics.pixels.inc(height * width)
         return PictureAnswer(body, FORMATS[wish.format], timings, warnings)
 
@@ -154,6 +157,9 @@ class Service:
                 f"a result must have at most {self.limits.max_output_pixels} pixels "
                 f"(--max-output-pixels), got {width}x{height}",
             )
+        pixels = picture.pixels
+        # One pixel is refused by whatever would refuse the result: depth, alpha, profile.
+        _encoded(np.zeros((1, 1, *pixels.shape[2:]), pixels.dtype), picture, wish)
         try:
             upscaler.plan(source, wish.scale, size=wish.size, resample=wish.resample)
         except BundleError as error:  # no engine takes this size: another may be
@@ -176,6 +182,10 @@ def _decoded(data: bytes, max_pixels: int) -> Picture:
             f"got {width}x{height}",
         )
     return read_picture(data, max_pixels=max_pixels)
+
+
+def _encoded(pixels: NDArray[Any], picture: Picture, wish: Wish) -> bytes:
+    return encode_picture(pixels, wish.format, like=picture, depth=wish.depth)
 
 
 async def _in_thread(function: Callable[[], ResultT]) -> ResultT:

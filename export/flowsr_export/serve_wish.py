@@ -10,6 +10,7 @@ import click
 
 from flowsr_export.options import parse_scale, parse_size
 from flowsr_export.serve_refusal import RefusalError
+from flowsr_runtime.depth import Depth
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import exact_scale
 
@@ -18,10 +19,13 @@ __all__ = ["FORMATS", "PARAMETERS", "Wish", "parse_wish"]
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "tiff": "image/tiff"}
 """Formats of a result, and their media types."""
 
+DEPTHS: dict[str, Depth] = {"8": 8, "16": 16, "float": "float"}
+
 PARAMETERS = {
     "scale": "Times larger, at least 1, as in 4; 2.7x3.6 is for width and height apart.",
     "size": "Width and height of the result in pixels, as in 1920x1080; in place of a scale.",
     "format": f"Format of the result: {', '.join(FORMATS)}; png without one.",
+    "depth": "Bits of a channel of the result: 8, 16 or float; the picture's own without one.",
     "resample": "1 lets a model of one scale reach any other, by a Lanczos filter after it.",
     "temperature": "Of the noise, for a model without a learned prior.",
     "seed": "Of the noise, 0 without one.",
@@ -40,6 +44,7 @@ class Wish:
         scale: As `Upscaler.upscale` takes it; None with a size or a model of one scale.
         size: (H, W), None with a scale.
         format: A key of `FORMATS`.
+        depth: Of the result, None for the picture's own.
         resample: Let a model of one scale reach any other size.
         temperature: Of the noise, None with a learned prior.
         seed: Of the noise.
@@ -48,6 +53,7 @@ class Wish:
     scale: str | tuple[str, str] | None = None
     size: tuple[int, int] | None = None
     format: str = "png"
+    depth: Depth | None = None
     resample: bool = False
     temperature: float | None = None
     seed: int = 0
@@ -81,6 +87,7 @@ def parse_wish(texts: Mapping[str, str], *, fixed: bool = False) -> Wish:
         scale=_scale(texts["scale"]) if "scale" in texts else None,
         size=_size(texts["size"]) if "size" in texts else None,
         format=kind,
+        depth=_depth(texts.get("depth")),
         resample=_flag("resample", texts.get("resample", "0")),
         temperature=_real("temperature", texts.get("temperature")),
         seed=_whole("seed", texts.get("seed", "0")),
@@ -104,6 +111,14 @@ def _size(text: str) -> tuple[int, int]:
         return parse_size(text)
     except click.BadParameter as error:
         raise _refused(f"size {error.format_message()}") from error
+
+
+def _depth(text: str | None) -> Depth | None:
+    if text is None:
+        return None
+    if text not in DEPTHS:
+        raise _refused(f"depth must be one of {', '.join(DEPTHS)}, got {text!r}")
+    return DEPTHS[text]
 
 
 def _flag(name: str, text: str) -> bool:

@@ -78,6 +78,13 @@ def ask(app: FastAPI, method: str, path: str, **options: Any) -> httpx.Response:
     return with_client(app, lambda client: client.request(method, path, **options))
 
 
+def counted(app: FastAPI) -> dict[str, float]:
+    """Return the counters of an app by name and labels."""
+    lines = ask(app, "GET", "/metrics").text.splitlines()
+    pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+    return {name: float(value) for name, value in pairs}
+
+
 async def until(true: Callable[[], object]) -> None:
     """Wait until something is true."""
     while not true():

@@ -15,6 +15,7 @@ from flowsr_export import cli
 from flowsr_runtime import errors
 
 HEAVY = {"numpy", "torch", "onnx", "onnxruntime", "PIL", "flowsr_runtime", "flowsr_lp"}
+HEAVY |= {"fastapi", "uvicorn", "prometheus_client"}
 # What `export-onnx` needs; polygraphy is for comparing layers alone.
 EXPORT_LIBRARIES = [
     name
