@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from flowsr_export.parity import bar_of, compare
 from flowsr_export.verify import reference_of
 from flowsr_lp import embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session, output_size
+from flowsr_runtime.errors import MemoryBudgetError
 
 PICTURES = Path(__file__).parents[2] / "export" / "flowsr_export" / "pictures"
 EVALUATION = Path(__file__).parents[2] / "benchmarks/results/quality-built-in-model.json"
@@ -103,6 +105,35 @@ def test_exact_tiles_are_the_whole_picture() -> None:
     with Upscaler.open(memory_budget=100_000_000, halo="exact") as tiled:
         assert len(tiled.plan((96, 256), 3)) > 1
         np.testing.assert_allclose(tiled.upscale(rgb, 3), expected, rtol=0, atol=1e-5)
+
+
+class Scarce:
+    """The model on a machine whose memory holds half a picture of 288x768."""
+
+    backend, provider, device, limits = "onnxruntime", "cpu", 0, None
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._inner = open_session(bundle)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        rows, columns = feeds["geometry"][-2:]
+        if rows * columns > 288 * 600:
+            raise MemoryBudgetError("cpu ran out of memory")
+        return self._inner.run(feeds)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_exact_tiles_that_were_halved_are_the_whole_picture() -> None:
+    rgb = (np.asarray(photograph("chelsea"))[:96] / 255).astype(np.float32)
+    bundle = Bundle.open(embedded_bundle())
+    lines: list[str] = []
+    with Upscaler.open(bundle) as whole, Upscaler(bundle, Scarce(bundle), halo="exact") as less:
+        expected = whole.upscale(rgb, 3)
+        result = less.upscale(rgb, 3, warn=lines.append)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+    assert [line[:35] for line in lines] == ["out of memory with tiles of 288x768"]
 
 
 # The process states its own peak: what a parent is told of a child counts the fork too.
