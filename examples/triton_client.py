@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--scale", type=Fraction, default=Fraction(4))
+    parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--model", default="flowsr")
     parser.add_argument("--protocol", choices=list(PORTS), default="http")
     parser.add_argument("--url", help="host:port, without http://")
@@ -37,12 +38,17 @@ def main() -> None:
     url = given.url or f"127.0.0.1:{PORTS[given.protocol]}"
     with Image.open(given.picture) as image:
         pixels = np.asarray(image.convert("RGB"))
-    large = enlarge(pixels, given.scale, given.model, given.protocol, url)
+    large = enlarge(pixels, given.scale, given.model, given.protocol, url, given.temperature)
     Image.fromarray(large).save(given.output)
 
 
 def enlarge(
-    pixels: NDArray[np.uint8], scale: Fraction, model: str, protocol: str, url: str
+    pixels: NDArray[np.uint8],
+    scale: Fraction,
+    model: str,
+    protocol: str,
+    url: str,
+    temperature: float = 0.0,
 ) -> NDArray[np.uint8]:
     """Enlarge one picture.
 
@@ -52,6 +58,7 @@ def enlarge(
         model: Its name.
         protocol: "http" or "grpc".
         url: Host and port of the server.
+        temperature: Of the noise, for a model without a learned prior.
 
     Returns:
         RGB picture, (H, W, 3) uint8.
@@ -60,7 +67,7 @@ def enlarge(
     client = library.InferenceServerClient(url)
     inputs = {each["name"]: each for each in metadata_of(client, model, protocol)["inputs"]}
     tensors = []
-    for name, values in feeds_of(pixels, scale, inputs).items():
+    for name, values in feeds_of(pixels, scale, inputs, temperature).items():
         tensor = library.InferInput(name, list(values.shape), inputs[name]["datatype"])
         tensor.set_data_from_numpy(values)
         tensors.append(tensor)
@@ -86,7 +93,10 @@ def metadata_of(client: Any, model: str, protocol: str) -> Any:
 
 
 def feeds_of(
-    pixels: NDArray[np.uint8], scale: Fraction, inputs: dict[str, Any]
+    pixels: NDArray[np.uint8],
+    scale: Fraction,
+    inputs: dict[str, Any],
+    temperature: float = 0.0,
 ) -> dict[str, NDArray[Any]]:
     """Return the values of a model's inputs.
 
@@ -94,11 +104,16 @@ def feeds_of(
         pixels: RGB picture, (h, w, 3) uint8.
         scale: Output pixels per input pixel.
         inputs: What the server says of the inputs, by name.
+        temperature: Of the noise; the bare graph's latents are not drawn here.
     """
     size = (pixels.shape[0], pixels.shape[1])
     target = tuple(math.floor(side * scale + Fraction(1, 2)) for side in size)
     if "size" in inputs:  # the python backend, which has `scale` as a text too
-        return {"input": pixels, "size": np.array(target, dtype=np.int64)}
+        feeds: dict[str, NDArray[Any]] = {"input": pixels}
+        feeds["size"] = np.array(target, dtype=np.int64)
+        if "temperature" in inputs:
+            feeds["temperature"] = np.array([temperature], dtype=np.float32)
+        return feeds
     planes = pixels.transpose(2, 0, 1)[None]
     if inputs["input"]["datatype"] == "FP32":
         planes = planes.astype(np.float32) / np.float32(255)

@@ -2,7 +2,7 @@
 
 import pytest
 from google.protobuf import text_format
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto
 
@@ -42,6 +42,7 @@ def test_truth_is_a_word(value: bool, word: str) -> None:
     assert text_of({"optional": value}) == f"optional: {word}\n"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_every_text_comes_back(text: str) -> None:
     written = text_of({"producer_name": text})
