@@ -11,7 +11,7 @@ from flowsr_runtime import Bundle, SessionSettings, Upscaler
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.footprint import ON_HOST
 
-__all__ = ["open_upscalers"]
+__all__ = ["is_on_host", "open_upscalers"]
 
 
 @contextmanager
@@ -49,12 +49,16 @@ def open_upscalers(
         ]
 
 
+def is_on_host(settings: SessionSettings) -> bool:
+    """Return whether sessions compute on the CPU, in the memory of the process."""
+    return settings.backend == "onnxruntime" and (settings.provider or "cpu") in ON_HOST
+
+
 def _on_each(settings: SessionSettings, devices: Sequence[int]) -> list[SessionSettings]:
-    provider = settings.provider or ("cpu" if settings.backend == "onnxruntime" else "cuda")
-    if provider in ON_HOST:
+    if is_on_host(settings):
         raise UsageError(
-            f"devices (--devices) are GPUs, and provider {provider} uses none; threads "
-            "(--threads) says how many cores it takes"
+            f"devices (--devices) are GPUs, and provider {settings.provider or 'cpu'} uses "
+            "none; threads (--threads) says how many cores it takes"
         )
     if len(set(devices)) < len(devices):
         raise UsageError(f"each of the devices must be given once, got {list(devices)}")

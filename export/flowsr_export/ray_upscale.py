@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowsr_export.batch import Done, Failure, Job, Report, Request, failure_of
+from flowsr_export.devices import is_on_host
 from flowsr_export.pipeline import ONE_PICTURE, enlarge
 from flowsr_runtime import Bundle, SessionSettings, Upscaler
 from flowsr_runtime.errors import BackendError, ProviderError
-from flowsr_runtime.footprint import ON_HOST
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -46,11 +46,9 @@ class Wish:
     @property
     def resources(self) -> dict[str, float]:
         """What a worker takes of a cluster, in Ray's words."""
-        provider = self.settings.provider or (
-            "cpu" if self.settings.backend == "onnxruntime" else "cuda"
-        )
-        cores = self.settings.threads or 1
-        return {"num_cpus": cores} if provider in ON_HOST else {"num_cpus": 1, "num_gpus": 1}
+        if is_on_host(self.settings):
+            return {"num_cpus": self.settings.threads or 1}
+        return {"num_cpus": 1, "num_gpus": 1}
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class PictureMapper:
         """
         bundle = Bundle.open(wish.bundle)
         settings = wish.settings
-        if settings.threads is None and "num_gpus" not in wish.resources:
+        if settings.threads is None and is_on_host(settings):
             settings = replace(settings, threads=1)
         self.request = wish.request
         self.upscaler = Upscaler(

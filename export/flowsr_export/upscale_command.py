@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+DEFAULT = click.core.ParameterSource.DEFAULT
 GIB = 1 << 30
 
 
@@ -76,6 +77,9 @@ def command(
     from flowsr_export.batch import plan
     from flowsr_runtime import Bundle, embedded_bundle
 
+    context = click.get_current_context()
+    if devices is not None and context.get_parameter_source("device") != DEFAULT:
+        raise click.UsageError("give at most one of --device and --devices")
     path, pictures = _split(inputs)
     bundle = Bundle.open(path or embedded_bundle())
     _check_size(request, bundle)
@@ -87,7 +91,7 @@ def command(
         report = _enlarge(jobs, request, machine, cluster)
         _print(report, as_json)
         exit_code = report.exit_code
-    click.get_current_context().exit(exit_code)
+    context.exit(exit_code)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +130,7 @@ def _check_size(request: Request, bundle: Bundle) -> None:
 def _enlarge(
     jobs: Sequence[Job], request: Request, machine: _Machine, cluster: Cluster | None
 ) -> Report:
-    from flowsr_export.devices import open_upscalers
+    from flowsr_export.devices import is_on_host, open_upscalers
     from flowsr_export.pipeline import STEPS, enlarge_all
     from flowsr_export.progress import progress
 
@@ -137,7 +141,7 @@ def _enlarge(
         open_upscalers(machine.bundle, machine.settings, machine.devices, **options) as opened,
         progress("enlarging", len(jobs) * STEPS) as bar,
     ):
-        overlap = machine.max_memory is None
+        overlap = machine.max_memory is None or not is_on_host(machine.settings)
         return enlarge_all(jobs, opened, request, bar.advance, overlap=overlap)
 
 

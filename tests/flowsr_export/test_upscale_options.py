@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from flowsr_runtime import Bundle, SessionSettings
 from flowsr_runtime.errors import MemoryBudgetError
 from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
 from tests.flowsr_export.test_upscale_command import assert_refused, size_of
@@ -56,9 +58,7 @@ def test_the_memory_that_is_allowed_is_not_foreseen_to_be_exceeded(
     bundle: Path, photo: Path, tmp_path: Path, run: Run
 ) -> None:
     manifest = bundle / "bundle.json"
-    hungry = manifest.read_text().replace(
-        '"bytes_per_patch": 64', '"bytes_per_patch": 1000000'
-    )
+    hungry = manifest.read_text().replace('"bytes_per_patch": 64', '"bytes_per_patch": 1000000')
     manifest.write_text(hungry)
     options = ("--scale", "40", "--max-memory", "2G", "--dry-run", "--json")
     done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *options)
@@ -108,6 +108,37 @@ def test_devices_are_refused_without_gpus(
     words = ("--scale", "2", "--devices", "0,1", *provider)
     done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
     assert_refused(done, 2, "devices (--devices) are GPUs, and provider")
+
+
+def test_a_device_and_devices_are_refused_together(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    words = ("--scale", "2", "--devices", "0,1", "--device", "0")
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
+    assert_refused(done, 2, "give at most one of --device and --devices")
+
+
+def test_memory_of_gpus_does_not_keep_them_from_working_at_once(
+    bundle: Path, pictures: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barrier = threading.Barrier(2)
+
+    class OnGpu(OnnxRuntimeSession):
+        def run(self, feeds: Any) -> Any:
+            barrier.wait(30)
+            return super().run(feeds)
+
+    def open_on(settings: SessionSettings, bundle: Bundle) -> OnnxRuntimeSession:
+        session = OnGpu.open(bundle, threads=1)
+        session.provider = "cuda"
+        return session
+
+    monkeypatch.setattr(SessionSettings, "open", open_on)
+    (pictures / "a.png").unlink()
+    words = ("--scale", "2", "--backend", "tensorrt", "--devices", "0,1", "--max-memory", "1G")
+    done = run("upscale", bundle, pictures, "-o", tmp_path / "out", *words)
+    assert done.exit_code == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 @pytest.mark.parametrize("devices", ["", "0,", "a", "0;1", "-1"])
