@@ -52,7 +52,7 @@ def command() -> None:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "int8", "fp8"]),
     default="fp32",
     show_default=True,
     help="Which of the bundle's graphs.",
