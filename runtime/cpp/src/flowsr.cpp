@@ -1060,29 +1060,22 @@ void fill_hidden(vector<T>& rgb, const vector<T>& alpha, Size size) {
   }
 }
 
-/// What one output pixel is made of: weights of input pixels from `begin` on.
-struct Mixture {
-  int64_t begin;
-  vector<double> weights;
+/// The two input pixels that an output pixel lies between, and the share of the second.
+struct Between {
+  int64_t first, second;
+  double share;
 };
 
-/// Returns bilinear weights with half-pixel centres, as Pillow computes them.
-vector<Mixture> mixtures(int64_t source, int64_t target) {
-  const double scale = static_cast<double>(source) / static_cast<double>(target);
-  vector<Mixture> result;
+/// Returns bilinear weights with half-pixel centres.
+vector<Between> between(int64_t source, int64_t target) {
+  vector<Between> result;
   for (int64_t i = 0; i < target; ++i) {
-    const double centre = (static_cast<double>(i) + 0.5) * scale;
-    const auto begin = std::max<int64_t>(0, static_cast<int64_t>(centre - 1.0 + 0.5));
-    const auto end = std::min(source, static_cast<int64_t>(centre + 1.0 + 0.5));
-    Mixture mixture{begin, {}};
-    double total = 0;
-    for (int64_t j = begin; j < end; ++j) {
-      const double away = std::abs(static_cast<double>(j) - centre + 0.5);
-      mixture.weights.push_back(away < 1.0 ? 1.0 - away : 0.0);
-      total += mixture.weights.back();
-    }
-    for (double& weight : mixture.weights) weight = total != 0.0 ? weight / total : weight;
-    result.push_back(std::move(mixture));
+    const double place = (static_cast<double>(i) + 0.5) * static_cast<double>(source);
+    const double centre = place / static_cast<double>(target) - 0.5;
+    const double most = static_cast<double>(source - 1);
+    const auto first = static_cast<int64_t>(std::clamp(std::floor(centre), 0.0, most));
+    const double share = std::max(centre - static_cast<double>(first), 0.0);
+    result.push_back({first, std::min(first + 1, source - 1), share});
   }
   return result;
 }
@@ -1090,17 +1083,16 @@ vector<Mixture> mixtures(int64_t source, int64_t target) {
 /// Resizes the rows of a plane, or its columns.
 vector<float> resized(const vector<float>& plane, Size size, int64_t target, bool columns) {
   const int64_t lines = columns ? size.width : size.height;
-  const vector<Mixture> all = mixtures(columns ? size.height : size.width, target);
+  const vector<Between> all = between(columns ? size.height : size.width, target);
   vector<float> result(static_cast<size_t>(lines * target));
   for (int64_t line = 0; line < lines; ++line) {
+    const auto get = [&](int64_t place) {
+      const int64_t at = columns ? place * size.width + line : line * size.width + place;
+      return static_cast<double>(plane[static_cast<size_t>(at)]);
+    };
     for (int64_t i = 0; i < target; ++i) {
-      const Mixture& mixture = all[static_cast<size_t>(i)];
-      double sum = 0;
-      for (size_t k = 0; k < mixture.weights.size(); ++k) {
-        const int64_t j = mixture.begin + static_cast<int64_t>(k);
-        const int64_t at = columns ? j * size.width + line : line * size.width + j;
-        sum += static_cast<double>(plane[static_cast<size_t>(at)]) * mixture.weights[k];
-      }
+      const Between& each = all[static_cast<size_t>(i)];
+      const double sum = get(each.first) * (1 - each.share) + get(each.second) * each.share;
       const int64_t at = columns ? i * lines + line : line * target + i;
       result[static_cast<size_t>(at)] = static_cast<float>(sum);
     }
@@ -1108,19 +1100,23 @@ vector<float> resized(const vector<float>& plane, Size size, int64_t target, boo
   return result;
 }
 
-/// Enlarges alpha bilinearly into the last channel of a picture.
+/// Enlarges alpha bilinearly into the last channel of a picture: rows, then columns.
 template <class T>
 void enlarge_alpha(const vector<T>& alpha, Size source, T* result, Size target, int channels) {
+  const auto put = [&](size_t pixel, T value) {
+    const auto step = static_cast<size_t>(channels);
+    result[pixel * step + step - 1] = value;
+  };
+  if (target == source) {
+    for (size_t i = 0; i < alpha.size(); ++i) put(i, alpha[i]);
+    return;
+  }
   vector<float> plane;
   for (const T value : alpha) plane.push_back(in_range(value));
-  if (target.width != source.width) plane = resized(plane, source, target.width, false);
-  const Size wide{source.height, target.width};
-  if (target.height != source.height) plane = resized(plane, wide, target.height, true);
+  plane = resized(plane, source, target.width, false);
+  plane = resized(plane, {source.height, target.width}, target.height, true);
   const Request request;
-  for (size_t i = 0; i < plane.size(); ++i) {
-    result[i * static_cast<size_t>(channels) + static_cast<size_t>(channels) - 1] =
-        stored<T>(plane[i], request);
-  }
+  for (size_t i = 0; i < plane.size(); ++i) put(i, stored<T>(plane[i], request));
 }
 
 /// A picture whose channels were told apart.

@@ -124,6 +124,7 @@ class PngWriter {
                  static_cast<png_uint_32>(picture.size.height), picture.depth, colour,
                  PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
     if (!picture.profile.empty()) {
+      png_set_benign_errors(png_, 1);  // a profile that libpng finds odd is kept all the same
       png_set_iCCP(png_, info_, "ICC Profile", PNG_COMPRESSION_TYPE_BASE,
                    reinterpret_cast<png_const_bytep>(picture.profile.data()),
                    static_cast<png_uint_32>(picture.profile.size()));
