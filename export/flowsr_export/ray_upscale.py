@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from flowsr_export.batch import Done, Failure, Job, Report, Request, failure_of
 from flowsr_export.devices import is_on_host
 from flowsr_export.pipeline import ONE_PICTURE, enlarge
 from flowsr_runtime import Bundle, SessionSettings, Upscaler
-from flowsr_runtime.errors import BackendError, ProviderError
+from flowsr_runtime.errors import BackendError, ProviderError, UsageError
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Cluster", "PictureMapper", "Wish", "enlarge_on_ray", "enlarged_rows"]
 
 Row = dict[str, Any]
+
+SECONDS = 10  # in which somebody at an address has to answer
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ def enlarge_on_ray(
 
     Raises:
         BackendError: If Ray is not installed.
+        UsageError: If the address is none.
         ProviderError: If there is no cluster at the address, or it fails.
     """
     began = time.perf_counter()
@@ -225,16 +230,30 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         yield
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if address not in (None, "auto", "local"):
+        _check_reachable(address)
     try:
-        ray.init(address=cluster.address or "auto", **quiet)
+        ray.init(address=address or "auto", **quiet)
     except ConnectionError as error:
-        if cluster.address is not None:
-            raise ProviderError(f"there is no Ray cluster at {cluster.address}") from error
+        if address is not None:
+            raise ProviderError(f"there is no Ray cluster at {address}") from error
         ray.init(address="local", include_dashboard=False, **quiet)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address at which nobody listens; Ray would try it for minutes."""
+    match = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
+    if match is None:
+        raise UsageError(f"Ray's address must be as in HOST:PORT, got {address!r}")
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ProviderError(f"there is no Ray cluster at {address}: {error}") from error
 
 
 def _report(jobs: Sequence[Job], made: dict[Path, Row], seconds: float) -> Report:

@@ -16,6 +16,7 @@ import pytest
 from flowsr_export.batch import Job, Request
 from flowsr_export.ray_upscale import Cluster, PictureMapper, Wish, _report, enlarge_on_ray
 from flowsr_runtime import SessionSettings, read_picture
+from flowsr_runtime.errors import ProviderError, UsageError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_upscale.py"
 TWICE = Request("2", None)
@@ -112,6 +113,32 @@ def test_nothing_is_started_where_nothing_is_left_to_do(tmp_path: Path) -> None:
     )
     assert (report.done, report.skipped) == ((), (tmp_path / "o.png",))
     assert sum(told) == 1
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ("127.0.0.1:1", ProviderError, "there is no Ray cluster at 127.0.0.1:1: .*refused"),
+        ("ray://127.0.0.1:1", ProviderError, "there is no Ray cluster at ray://127.0.0.1:1"),
+        ("127.0.0.1:99999", ProviderError, "there is no Ray cluster at 127.0.0.1:99999"),
+        ("somewhere", UsageError, "Ray's address must be as in HOST:PORT, got 'somewhere'"),
+    ],
+)
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_an_address_without_a_cluster_is_refused_at_once(
+    address: str,
+    error: type[Exception],
+    message: str,
+    by: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    cluster = {"option": Cluster(address), "environment": Cluster()}[by]
+    job = Job(tmp_path / "a.png", tmp_path / "o.png")
+    with pytest.raises(error, match=message):
+        enlarge_on_ray([job], wish_of(tmp_path), cluster, lambda steps, note: None)
 
 
 class Rows:
