@@ -2,7 +2,8 @@
 
 A server is started on a free port. Clients that do not wait keep its queue full: every answer
 is counted, and the time of refusals. Then 200 malformed requests come: fuzzed bodies, lying
-types, bombs, slow clients. At the end the same process must still enlarge a picture.
+types, bombs, slow clients; the same process must still enlarge a picture. At last a server
+enlarges thousands of small pictures, and its memory is read.
 
 Example:
     python -m benchmarks.serve_load --json serve_load.json
@@ -149,6 +150,23 @@ async def burst(port: int, count: int, side: int) -> Load:
     return result
 
 
+async def soak(port: int, count: int) -> Load:
+    """Have many small pictures enlarged, one after the other.
+
+    Args:
+        port: The server's.
+        count: How many.
+
+    Returns:
+        What became of them.
+    """
+    result = Load()
+    request = request_for(picture_file(16), "scale=2")
+    for _ in range(count):
+        await _timed(port, request, result)
+    return result
+
+
 async def fire(port: int, made: list[Attack]) -> dict[str, Counter[str]]:
     """Make malformed requests, all at once.
 
@@ -237,6 +255,7 @@ def markdown(full: Load, moment: Load, ends: dict[str, Counter[str]], facts: Any
 @click.option("--side", default=64, show_default=True, help="Rows and columns of a picture.")
 @click.option("--burst", "crowd", default=100, show_default=True, help="Requests at once.")
 @click.option("--malformed", default=200, show_default=True, help="Malformed requests.")
+@click.option("--soak", "pictures", default=3000, show_default=True, help="Small pictures.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Figures as JSON.")
 def main(
     clients: int,
@@ -245,6 +264,7 @@ def main(
     side: int,
     crowd: int,
     malformed: int,
+    pictures: int,
     target: Path | None,
 ) -> None:
     """Measure `flowsr-export serve` under load and under malformed requests."""
@@ -259,13 +279,22 @@ def main(
         ends = asyncio.run(fire(server.port, list(attacks(malformed))))
         after = asyncio.run(burst(server.port, 1, side))
         resident.append(server.resident())
+    with serving("--threads", "1") as server:
+        asyncio.run(soak(server.port, 100))
+        flat = [server.resident()]
+        soaked = asyncio.run(soak(server.port, pictures))
+        flat.append(server.resident())
         facts = {
             "alive": server.process.poll() is None,
             "enlarges afterwards": list(after.seconds) == [200],
             "retry_after": dict(full.retry),
             "resident_bytes": resident,
-            "load_average": os.getloadavg()[0],
         }
+    facts |= {
+        "soaked": {status: len(values) for status, values in soaked.seconds.items()},
+        "soak_resident_bytes": flat,
+        "load_average": os.getloadavg()[0],
+    }
     click.echo(markdown(full, moment, ends, facts))
     if target is not None:
         rows = {
