@@ -86,6 +86,7 @@ WANTED = (
     _Wanted("matplotlib", ("matplotlib",), "bench: the pictures of a report", BENCH),
     _Wanted("fastapi", ("fastapi",), "serve: the web server", SERVE),
     _Wanted("uvicorn", ("uvicorn",), "serve: the web server", SERVE),
+    _Wanted("ray", ("ray",), "upscale --ray: a cluster", "pip install 'flowsr-lp[ray]'"),
     _Wanted("polygraphy", ("polygraphy",), COMPARING, EXPORT),
     _Wanted(
         "tensorrt",
