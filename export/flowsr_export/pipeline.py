@@ -131,6 +131,8 @@ class _Line:
             return self.enlarge(job, bar.after_tile)
         except ONE_PICTURE as error:
             return failure_of(job, error)
+        except MemoryError as error:  # of an array outside the tiles
+            return failure_of(job, MemoryBudgetError(f"out of memory: {error}"))
         except CancelledError:  # the batch ends, by another's reason
             raise
         except BaseException as error:

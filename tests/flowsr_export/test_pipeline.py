@@ -271,6 +271,23 @@ def test_the_reason_of_an_end_is_the_first_error(
     assert leftovers(jobs) == []
 
 
+def test_memory_that_runs_out_for_one_picture_does_not_stop_the_others(
+    upscaler: Upscaler, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(path: Path) -> Any:
+        if path.name == "2.png":
+            raise MemoryError("Unable to allocate 9 GiB")
+        return read_picture(path)
+
+    monkeypatch.setattr(flowsr_export.pipeline, "read_picture", scarce)
+    report = enlarge_all(jobs, [upscaler], TWICE, ignore)
+    assert len(report.done) == 5
+    assert report.exit_code == 6
+    assert [f.reason for f in report.failures] == [
+        f"{jobs[2].source}: out of memory: Unable to allocate 9 GiB"
+    ]
+
+
 def test_one_picture_alone_is_enlarged(upscaler: Upscaler, tmp_path: Path) -> None:
     job = Job(save(tmp_path / "a.png"), tmp_path / "b.png")
     assert (enlarge(job, upscaler, TWICE).height, read_picture(job.target).rgb.shape[0]) == (
