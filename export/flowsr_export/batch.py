@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowsr_runtime.depth import Depth
-from flowsr_runtime.errors import FlowsrError, OutputError, PictureError, UsageError
+from flowsr_runtime.errors import (
+    FlowsrError,
+    MemoryBudgetError,
+    OutputError,
+    PictureError,
+    UsageError,
+)
 from flowsr_runtime.image import SUFFIXES, Picture
 
 __all__ = ["Done", "Failure", "Job", "Report", "Request", "failure_of", "plan"]
@@ -172,8 +178,10 @@ def plan(inputs: Sequence[Path], output: Path, *, make: bool = True) -> list[Job
     return jobs
 
 
-def failure_of(job: Job, error: FlowsrError) -> Failure:
+def failure_of(job: Job, error: FlowsrError | MemoryError) -> Failure:
     """Return the failure, with the picture's name in its line."""
+    if not isinstance(error, FlowsrError):  # of an array outside the tiles
+        error = MemoryBudgetError(f"out of memory: {error}")
     reason = str(error)
     if str(job.source) not in reason:
         reason = f"{job.source}: {reason}"

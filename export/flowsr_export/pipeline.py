@@ -12,7 +12,6 @@ from flowsr_export.batch import Done, Failure, Job, Report, Request, failure_of
 from flowsr_runtime import Upscaler, check_output, read_picture, write_picture
 from flowsr_runtime.errors import (
     CancelledError,
-    MemoryBudgetError,
     NonFiniteError,
     OutputError,
     PictureError,
@@ -25,7 +24,7 @@ __all__ = ["ONE_PICTURE", "STEPS", "enlarge", "enlarge_all"]
 
 # What one picture can be the reason of; every other error would meet all of them.
 ONE_PICTURE = (
-    MemoryBudgetError,
+    MemoryError,
     NonFiniteError,
     OutputError,
     PictureError,
@@ -131,8 +130,6 @@ class _Line:
             return self.enlarge(job, bar.after_tile)
         except ONE_PICTURE as error:
             return failure_of(job, error)
-        except MemoryError as error:  # of an array outside the tiles
-            return failure_of(job, MemoryBudgetError(f"out of memory: {error}"))
         except CancelledError:  # the batch ends, by another's reason
             raise
         except BaseException as error:
