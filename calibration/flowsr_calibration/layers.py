@@ -24,6 +24,7 @@ FLOW = ("phase", "encode_maps", "decode_maps", "steps", "forward_maps", "inverse
 # up to its first number, without what only numbers the layers of such a block.
 INSIDE = re.compile(r"(\.(maxpool_conv|double_conv)\b.*|\.conv\d+)$")
 CHUNK = re.compile(r"levels\.\d+\.chunks\.\d+")
+BRANCH = re.compile(r"prior\.branches\.\d+\.")  # SRFlow's prior has a U-Net for each latent
 NUMBERED = re.compile(r"(?:[A-Za-z_]\w*\.)+?\d+(?=\.|$)")
 FIRST = {"conditioner.cosine": "conditioner.first", "conditioner.sine": "conditioner.first"}
 WRAPPERS = ("linf.", "srflow.")  # graphs of one scale hold the other graph as a module
@@ -127,5 +128,7 @@ def _block(weight: str) -> str:
     if name in FIRST:
         return FIRST[name]
     name = INSIDE.sub("", name.removesuffix(".weight"))
-    found = CHUNK.match(name) or NUMBERED.match(name)
-    return name if found is None else found[0]
+    branch = BRANCH.match(name)
+    lead = "" if branch is None else branch[0]
+    found = CHUNK.match(name) or NUMBERED.match(name.removeprefix(lead))
+    return name if found is None else lead + found[0]

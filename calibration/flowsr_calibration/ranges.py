@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from flowsr_calibration.codes import INT8, Codes
 from flowsr_calibration.statistics import BINS, Histogram
 from flowsr_runtime.errors import UsageError
 
@@ -24,7 +25,7 @@ LEAST_SHARE: Final = 0.2
 TINY: Final = 1e-6  # a range of nothing but zeros
 
 
-def activation_range(histogram: Histogram, method: Method, levels: int = INT8_MOST) -> float:
+def activation_range(histogram: Histogram, method: Method, codes: Codes = INT8) -> float:
     """Choose the magnitude at which a tensor is clipped.
 
     Args:
@@ -32,7 +33,8 @@ def activation_range(histogram: Histogram, method: Method, levels: int = INT8_MO
         method: "minmax" clips nothing, "percentile" one value in ten thousand, "mse" where the
             sum of the squares of rounding and clipping is least, "entropy" where the
             distribution of the codes is closest to that of the values (Kullback-Leibler).
-        levels: Largest code.
+        codes: The type of eight bits, whose rounding "mse" weighs; "entropy" takes both for
+            int8.
 
     Returns:
         The magnitude, above zero.
@@ -50,7 +52,7 @@ def activation_range(histogram: Histogram, method: Method, levels: int = INT8_MO
         return _percentile(histogram)
     score = _rounding_error if method == "mse" else _divergence
     shares = np.linspace(LEAST_SHARE, 1.0, CANDIDATES)
-    scores = [score(histogram, float(share) * histogram.largest, levels) for share in shares]
+    scores = [score(histogram, float(share) * histogram.largest, codes) for share in shares]
     return float(shares[int(np.argmin(scores))]) * histogram.largest
 
 
@@ -98,18 +100,20 @@ def _percentile(histogram: Histogram) -> float:
     return min((index + 1) * histogram.limit / BINS, histogram.largest)
 
 
-def _rounding_error(histogram: Histogram, reach: float, levels: int) -> float:
+def _rounding_error(histogram: Histogram, reach: float, codes: Codes) -> float:
     """Sum of squared errors of rounding within `reach` and of clipping beyond it."""
     centres = (np.arange(BINS) + 0.5) * histogram.limit / BINS
-    step = reach / levels
-    codes = np.minimum(np.rint(centres / step), levels)
+    step = reach / codes.most
+    rounded = codes.rounded(centres, np.full(1, step))
     # A step smaller than a bin has its own error, which the centre of a bin does not show.
-    inner = np.where(centres < reach, min(step, histogram.limit / BINS) ** 2 / 12, 0.0)
-    return float(histogram.counts @ ((centres - codes * step) ** 2 + inner))
+    fine = min(step, histogram.limit / BINS) if codes.name == "int8" else 0.0
+    inner = np.where(centres < reach, fine**2 / 12, 0.0)
+    return float(histogram.counts @ ((centres - rounded) ** 2 + inner))
 
 
-def _divergence(histogram: Histogram, reach: float, levels: int) -> float:
-    """Kullback-Leibler divergence of the codes' distribution from the values'."""
+def _divergence(histogram: Histogram, reach: float, codes: Codes) -> float:
+    """Kullback-Leibler divergence of the distribution of int8 codes from the values'."""
+    levels = INT8_MOST
     width = histogram.limit / BINS
     inside = max(int(np.ceil(reach / width)), 1)
     seen = histogram.counts[:inside].astype(np.float64)

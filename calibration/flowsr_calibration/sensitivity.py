@@ -16,7 +16,7 @@ __all__ = ["BlockLoss", "Choice", "Point", "choose_blocks", "rank_blocks"]
 Quantise = Callable[[Sequence[Layer]], ModelProto]
 Holds = Callable[[Agreement], bool]
 
-MOST_PUT_BACK: Final = 8  # trials of blocks that may be quantised after all
+MOST_PUT_BACK: Final = 4  # trials of blocks that may be quantised after all
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Wish:
     images: Path
     work: Path
     type: EightBits = "int8"
-    method: Method = "percentile"
+    method: Method = "mse"
     samples: int = 200
     side: int = 48
     seed: int = 0
@@ -315,9 +315,9 @@ class _Run:
         return quantised(model, layers, self.ranges, self.form)
 
     def _ranges(self, statistics: Statistics) -> dict[str, float]:
-        levels = int(codes_of("int8").most)
+        codes = codes_of(self.wish.type)
         return {
-            name: activation_range(histogram, self.wish.method, levels)
+            name: activation_range(histogram, self.wish.method, codes)
             for name, histogram in statistics.histograms.items()
         }
 

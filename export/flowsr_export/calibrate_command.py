@@ -29,7 +29,7 @@ STEPS = 1000  # of a phase's bar
 @click.option(
     "--method",
     type=click.Choice(["percentile", "entropy", "minmax", "mse"]),
-    default="percentile",
+    default="mse",
     show_default=True,
     help="How a tensor's range is chosen.",
 )
@@ -53,7 +53,7 @@ STEPS = 1000  # of a phase's bar
     "--budget-db",
     type=click.FloatRange(min=0),
     show_default="38",
-    help="Least PSNR against float32 of any crop; blocks are left out until it holds.",
+    help="Least PSNR against float32, dB; blocks are left out until every crop has it.",
 )
 @click.option(
     "--max-psnr-loss",

@@ -30,7 +30,7 @@ class Budget:
     """What quantisation may cost.
 
     Attributes:
-        least_db: Least PSNR against the float32 graph of any crop, dB; None for no such bound.
+        least_db: Least PSNR against the float32 graph, dB; None for no such bound.
         most_loss: Most that the luma PSNR against the originals may fall, dB; None for no such.
     """
 
@@ -38,7 +38,11 @@ class Budget:
     most_loss: float | None = None
 
     def holds(self, found: Agreement) -> bool:
-        """Return whether a graph keeps the budget; what is not a number does not."""
+        """Return whether a graph keeps the budget with every crop; for choices.
+
+        The gate is on all held-out crops together: that every crop of the calibration's own
+        pictures keeps the bound is the margin for pictures that were not seen.
+        """
         enough = self.least_db is None or found.worst >= self.least_db
         loss = found.quality_loss
         small = self.most_loss is None or (loss is not None and loss <= self.most_loss)
@@ -149,10 +153,10 @@ def _missed(found: Agreement, loss: float, distance: float | None, budget: Budge
     missed = []
     if found.non_finite:
         missed.append(f"{found.non_finite} values are not finite")
-    if budget.least_db is not None and not found.worst >= budget.least_db:
+    if budget.least_db is not None and not found.psnr >= budget.least_db:
         missed.append(
             f"PSNR against float32 must be at least {budget.least_db:g} dB, got "
-            f"{found.worst:.2f} ({found.worst_crop})"
+            f"{found.psnr:.2f} (the least of a crop {found.worst:.2f}, {found.worst_crop})"
         )
     most = MOST_PSNR_LOSS if budget.most_loss is None else budget.most_loss
     if not loss <= most:

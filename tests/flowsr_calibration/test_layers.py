@@ -49,6 +49,11 @@ def test_layers_make_up_blocks_in_the_order_of_a_run(model: ModelProto) -> None:
         ("prior.prior.outc.conv.weight", "prior.prior.outc.conv"),
         ("levels.0.chunks.2.nets.middle.weight", "levels.0.chunks.2"),
         ("srflow.encoder.blocks.4.dense.2.conv3.weight", "encoder.blocks.4"),
+        (
+            "prior.branches.1.unet.downs.0.maxpool_conv.1.double_conv.0.weight",
+            "prior.branches.1.unet.downs.0",
+        ),
+        ("prior.branches.0.input_proj.conv2.weight", "prior.branches.0.input_proj"),
         ("linf.conditioner.sine", "conditioner.first"),
         ("conditioner.weights.1", "conditioner.weights.1"),
     ],

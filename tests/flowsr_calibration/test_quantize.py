@@ -5,7 +5,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from flowsr_calibration.codes import EightBits
 from flowsr_calibration.collect import Tap
@@ -138,3 +138,36 @@ def test_some_layers_can_stay_float(model: ModelProto, tmp_path: Path) -> None:
     found = kernels(graph, tmp_path)
     assert (found.count("QLinearConv"), found.count("QGemm")) == (2, 2)
     assert decibels(run(graph), run(model)) > 30
+
+
+def test_a_convolution_in_groups_has_a_step_for_each_output(tmp_path: Path) -> None:
+    rng, name = np.random.default_rng(0), "levels.0.chunks.0.nets.middle"
+    constants = {
+        f"{name}.weight": rng.normal(0, 0.3, (6, 3, 3, 3)).astype(np.float32),
+        f"{name}.bias": np.zeros(6, np.float32),
+    }
+    nodes = [
+        helper.make_node("Concat", ["input", "input"], ["twice"], name="twice", axis=1),
+        helper.make_node(
+            "Conv",
+            ["twice", *constants],
+            ["grouped"],
+            name="grouped",
+            group=2,
+            pads=[1, 1, 1, 1],
+        ),
+        helper.make_node("Mul", ["grouped", "grouped"], ["output"], name="square"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "groups",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    quantised_graph = made(model)
+    assert OnnxGraph(quantised_graph).value(f"{name}.weight.steps").shape == (6,)
+    assert "QLinearConv" in kernels(quantised_graph, tmp_path)
+    assert decibels(run(quantised_graph), run(model)) > 35

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from flowsr_calibration.codes import FP8
 from flowsr_calibration.ranges import METHODS, Method, activation_range, weight_scales
 from flowsr_calibration.statistics import Histogram
 from flowsr_runtime.errors import UsageError
@@ -77,3 +78,8 @@ def test_every_output_has_its_own_step_unless_the_tensor_has_one() -> None:
     weight = np.ones((3, 4), np.float32) * np.array([[1.0], [2.0], [4.0]], np.float32)
     np.testing.assert_allclose(weight_scales(weight), np.array([2, 4, 8]) / 127, rtol=1e-6)
     np.testing.assert_allclose(weight_scales(weight, per_tensor=True), 8 / 127, rtol=1e-6)
+
+
+def test_floats_of_eight_bits_keep_the_outlier_that_integers_clip() -> None:
+    histogram = bell(outlier=40.0)
+    assert activation_range(histogram, "mse", FP8) > activation_range(histogram, "mse")

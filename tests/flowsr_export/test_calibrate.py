@@ -122,7 +122,7 @@ def test_statistics_are_kept_and_used_again(tmp_path: Path) -> None:
     phases: list[str] = []
     calibrate(
         bundle,
-        wish_for(tmp_path, method="mse"),
+        wish_for(tmp_path, method="minmax"),
         lambda phase, done, total: phases.append(f"{phase} {done}"),
     )
     assert [p for p in phases if p.startswith("see the crops")] == ["see the crops 6"]

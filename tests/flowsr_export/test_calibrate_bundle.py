@@ -43,7 +43,7 @@ def test_the_manifest_states_how_the_graph_was_made(
         (write_calibrated(source, tmp_path / "made", done).path / "bundle.json").read_text()
     )
     stated = raw["files"]["model.int8.onnx"]["quantization"]
-    assert (stated["method"], stated["samples"]) == ("percentile", 6)
+    assert (stated["method"], stated["samples"]) == ("mse", 6)
     assert stated["statistics"] in raw["files"]
     assert stated["statistics_key"] == done.statistics.key
     assert set(stated["blocks"]) == {layer.block for layer in done.choice.layers}

@@ -47,8 +47,8 @@ def test_a_good_graph_misses_nothing() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"worst": 37.9}, r"at least 38 dB, got 37.90 (a.png ×2)"),
-        ({"worst": math.nan}, "at least 38 dB, got nan"),
+        ({"psnr": 37.9}, "at least 38 dB, got 37.90 (the least of a crop 41.00, a.png ×2)"),
+        ({"psnr": math.nan}, "at least 38 dB, got nan"),
         ({"quality_loss": 0.11}, "fall by at most 0.1 dB, got 0.110"),
         ({"quality_loss": None}, "fall by at most 0.1 dB, got nan"),
         ({"colour_shift": (0.1, -0.26, 0.0)}, "at most 0.25 eight-bit steps, got -0.260"),
@@ -80,7 +80,7 @@ def test_lpips_that_cannot_be_computed_is_missed() -> None:
 
 def test_the_budget_of_a_loss_stands_in_place_of_decibels() -> None:
     budget = Budget(None, 0.05)
-    assert missed(replace(GOOD, worst=20.0), budget) == ""
+    assert missed(replace(GOOD, psnr=20.0), budget) == ""
     assert "at most 0.05 dB" in missed(replace(GOOD, quality_loss=0.06), budget)
     assert budget.holds(replace(GOOD, worst=20.0))
     assert not budget.holds(replace(GOOD, quality_loss=None))

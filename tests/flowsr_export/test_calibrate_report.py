@@ -11,7 +11,7 @@ Calibrated = tuple[Bundle, Calibration]
 
 def test_the_report_is_json_with_every_figure(calibrated: Calibrated) -> None:
     report = json.loads(json.dumps(report_of(calibrated[1]), allow_nan=False))
-    assert (report["type"], report["method"], report["samples"]) == ("int8", "percentile", 6)
+    assert (report["type"], report["method"], report["samples"]) == ("int8", "mse", 6)
     assert len(report["blocks"]) == 6
     assert 0.9 < report["share"] <= report["share_of_weights"] < 1
     assert report["frontier"][0]["left_out"] == []
