@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
@@ -167,14 +166,15 @@ def bisect(
     for found in compared:
         by_stage[found.stage] = max(by_stage.get(found.stage, 0.0), found.share)
     leaving = (found for found in compared if not found.share <= tolerance)
-    nodes = sum(node.op_type not in PLUMBING for node in first.model.graph.node)
+    named = {found.node for found in compared}
+    nodes = (node for node in first.model.graph.node if node.op_type not in PLUMBING)
     return Bisection(
         first=next(leaving, None),
         output=compared[-1],
         stages=by_stage,
         tolerance=tolerance,
         compared=len(compared),
-        skipped=nodes - len({found.node for found in compared}),
+        skipped=sum((node.name or node.output[0]) not in named for node in nodes),
     )
 
 
@@ -302,8 +302,11 @@ def _graph_of_bundle(bundle: Bundle, precision: str) -> Graph:
 
 def _graph_of_file(path: Path) -> Graph:
     try:
-        return Graph(str(path), onnx.load(path))
+        content = path.read_bytes()
+        onnx.checker.check_model(content)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    except DecodeError as error:
-        raise UsageError(f"{path} is not an ONNX file") from error
+    except (ValueError, onnx.checker.ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is not a valid ONNX file: {reason}") from error
+    return Graph(str(path), onnx.load_from_string(content))

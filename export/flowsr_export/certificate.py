@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from fractions import Fraction
 from pathlib import Path
@@ -19,10 +19,14 @@ from flowsr_export.certificate_cases import HARSH, Kind, Trial, picture_of, plan
 from flowsr_export.certificate_record import (
     SCHEMA,
     Outcome,
+    backend_record,
     bars_of,
     check_record,
     described,
     expected_keys,
+    rank,
+    round_trip_record,
+    subject_record,
     verdict,
 )
 from flowsr_export.certificate_subjects import (
@@ -106,7 +110,7 @@ class Certificate:
             f"{totals['not_run']} could not be made"
         ]
         if bad:
-            worst = max(bad, key=_rank)
+            worst = max(bad, key=rank)
             reason = "; ".join(worst["why"])
             parts.append(f"{worst['subject']}, {worst['kind']}, {worst['trial']}: {reason}")
         if not trip["passed"]:
@@ -134,7 +138,7 @@ def certify(
 ) -> Certificate:
     """Compare a bundle with PyTorch over backends, precisions, scales, sizes and pictures.
 
-    Nothing that misses its bar ends the run: the certificate says it.
+    A missed bar does not end the run: the certificate says it.
 
     Args:
         bundle: The bundle; None for the built-in one.
@@ -163,36 +167,22 @@ def certify(
     checkpoint = reference_of(bundle, model, prior)
     deployment = deployment_of(checkpoint.network)
     trials = planned(bundle.manifest, quick=quick)
-    began, made = time.perf_counter(), datetime.now(timezone.utc)
-    trip = deployment.round_trip()
+    run = _Run(deployment, restated_scale(bundle, deployment))
     with ExitStack() as stack:
         names = _precisions(bundle, precision)
-        subjects, left_out = subjects_of(bundle, deployment, settings, names, stack)
-        scale = restated_scale(bundle, deployment)
+        opened = subjects_of(bundle, deployment, settings, names, stack)
+        run.subjects, run.left_out = opened
         start(len(trials))
-        run = _Run(deployment, scale, subjects)
         for trial in trials:
             run.take(trial)
             advance(str(trial))
-        backends = _compare_backends(run, bundle, trials)
-    due = [trial for trial in trials if str(trial) not in run.exploded]
-    judged = verdict(expected_keys(subjects, due), run.checks, trip, backends)
-    about = described(bundle, checkpoint, trip)
-    judged["totals"]["seconds"] = round(time.perf_counter() - began, 1)
+        run.backends = _compare_backends(run, bundle, trials)
     content = {
-        "schema": SCHEMA,
-        "made": made.isoformat(timespec="seconds"),
-        "plan": "quick" if quick else "full",
-        **judged,
-        **about,
-        "not_compared": left_out,
-        "exploded": run.exploded,
-        "bars": bars_of(deployment, subjects, due),
-        "subjects": [_summary(subject, run.checks) for subject in subjects],
-        "backends": [_backend_record(entry) for entry in backends],
-        "checks": run.checks,
+        **_found(run, trials, quick),
+        **described(bundle, checkpoint),
+        **_compared(run, trials),
     }
-    pictured = sorted(run.worst.values(), key=lambda p: _rank(p.check), reverse=True)
+    pictured = sorted(run.worst.values(), key=lambda p: rank(p.check), reverse=True)
     return Certificate(content, pictured)
 
 
@@ -206,10 +196,18 @@ class _Run:
 
     deployment: Deployment
     scale: Fraction | None
-    subjects: Sequence[Subject]
+    subjects: Sequence[Subject] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    backends: Sequence[Comparison] = ()
     checks: list[dict[str, Any]] = field(default_factory=list)
     worst: dict[str, Pictured] = field(default_factory=dict)
     exploded: dict[str, str] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+    made: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+    def due(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials that every subject has to take."""
+        return [trial for trial in trials if str(trial) not in self.exploded]
 
     def take(self, trial: Trial) -> None:
         """Let PyTorch and every subject enlarge the pictures of a trial."""
@@ -286,9 +284,36 @@ class _Run:
         )
         self.checks.append(check)
         before = self.worst.get(subject.name)
-        if before is None or _rank(check) > _rank(before.check):
+        if before is None or rank(check) > rank(before.check):
             picture = place[0]
             self.worst[subject.name] = Pictured(check, against[picture], shown[picture])
+
+
+def _found(run: _Run, trials: Sequence[Trial], quick: bool) -> dict[str, Any]:
+    """Give the verdict, and the flow's round trip that is a part of it."""
+    expected = expected_keys(run.subjects, run.due(trials))
+    trip = run.deployment.round_trip()
+    judged = verdict(expected, run.checks, trip, run.backends)
+    judged["totals"]["seconds"] = round(time.perf_counter() - run.began, 1)
+    return {
+        "schema": SCHEMA,
+        "made": run.made.isoformat(timespec="seconds"),
+        "plan": "quick" if quick else "full",
+        **judged,
+        "round_trip": round_trip_record(trip),
+    }
+
+
+def _compared(run: _Run, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Return what was compared, what was not, and every comparison."""
+    return {
+        "not_compared": run.left_out,
+        "exploded": run.exploded,
+        "bars": bars_of(run.deployment, run.subjects, run.due(trials)),
+        "subjects": [subject_record(subject, run.checks) for subject in run.subjects],
+        "backends": [backend_record(entry) for entry in run.backends],
+        "checks": run.checks,
+    }
 
 
 def _precisions(bundle: Bundle, precision: str | None) -> list[str]:
@@ -304,30 +329,6 @@ def _place(reference: NDArray[np.float32], output: NDArray[np.float32]) -> list[
         difference = np.abs(reference.astype(np.float64) - output)
     difference[~np.isfinite(difference)] = np.inf
     return [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]
-
-
-def _rank(check: dict[str, Any]) -> tuple[bool, float]:
-    """Order comparisons by how bad they are; without a share it is the worst."""
-    used = check["used"]
-    return check["outcome"] != "passed", float("inf") if used is None else used
-
-
-def _summary(subject: Subject, checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a subject is, and the figures of all its comparisons."""
-    own = [check for check in checks if check["subject"] == subject.name]
-    worst = max(own, key=_rank, default=None)
-    steps = [check["max_steps"] for check in own if check["max_steps"] is not None]
-    return {
-        "name": subject.name,
-        "backend": subject.session.backend,
-        "provider": subject.session.provider,
-        "precision": subject.precision,
-        "file": subject.file,
-        "comparisons": len(own),
-        "passed": sum(check["outcome"] == "passed" for check in own),
-        "max_steps": max(steps, default=None),
-        "worst": worst and {key: worst[key] for key in ("kind", "trial", "max_abs", "used")},
-    }
 
 
 def _compare_backends(run: _Run, bundle: Bundle, trials: Sequence[Trial]) -> list[Comparison]:
@@ -361,19 +362,3 @@ def _compare_backends(run: _Run, bundle: Bundle, trials: Sequence[Trial]) -> lis
         for feed in feeds:
             feed["input"] = np.rint(feed["input"] * EIGHT_BIT).astype(np.uint8)
     return compare_sessions(sessions, feeds, tolerances)
-
-
-def _backend_record(entry: Comparison) -> dict[str, Any]:
-    finite = {
-        name: float(f"{value:.6g}") if np.isfinite(value) else None
-        for name, value in (("max_abs", entry.max_abs), ("mean_abs", entry.mean_abs))
-    }
-    tolerance = asdict(entry.tolerance)
-    return {
-        "first": entry.first,
-        "second": entry.second,
-        "runs": entry.runs,
-        **tolerance,
-        **finite,
-        "passed": entry.passed,
-    }

@@ -216,9 +216,11 @@ def _factors(scale: str) -> tuple[Fraction, Fraction]:
 def _tiled_size(manifest: Manifest, scale: str) -> tuple[int, int]:
     """LR size (h, w) of a tiled picture; a strip where the halo is told in LR pixels alone."""
     halo = manifest.tiling.exact
-    side = max(
-        LEAST_SIDE, math.ceil(REACHES * _reach(halo, manifest.scale or _factors(scale)[0]))
-    )
+    factor = manifest.scale or _factors(scale)[0]
+    reach, align = _reach(halo, factor), math.ceil(halo.align / factor)
+    # Two pieces, each with what it sees, its blending and its alignment, are no whole picture.
+    least = 2 * reach + 4 * align + halo.lr_align
+    side = math.ceil(max(LEAST_SIDE, REACHES * reach, least))
     side = -(-side // halo.lr_align) * halo.lr_align
     return (2 * halo.lr_align, side) if halo.ratio is not None else (side, side)
 

@@ -28,11 +28,15 @@ __all__ = [
     "SCHEMA",
     "Outcome",
     "as_json",
+    "backend_record",
     "bars_of",
     "check_record",
     "described",
     "expected_keys",
     "key_of",
+    "rank",
+    "round_trip_record",
+    "subject_record",
     "verdict",
 ]
 
@@ -149,6 +153,43 @@ def verdict(
     }
 
 
+def rank(check: Mapping[str, Any]) -> tuple[bool, float]:
+    """Order comparisons by how bad they are; without a share it is the worst."""
+    used = check["used"]
+    return check["outcome"] != "passed", float("inf") if used is None else used
+
+
+def subject_record(subject: Subject, checks: Sequence[Mapping[str, Any]]) -> Record:
+    """Return what a subject is, and the figures of all its comparisons."""
+    own = [check for check in checks if check["subject"] == subject.name]
+    worst = max(own, key=rank, default=None)
+    steps = [check["max_steps"] for check in own if check["max_steps"] is not None]
+    return {
+        "name": subject.name,
+        "backend": subject.session.backend,
+        "provider": subject.session.provider,
+        "precision": subject.precision,
+        "file": subject.file,
+        "comparisons": len(own),
+        "passed": sum(check["outcome"] == "passed" for check in own),
+        "max_steps": max(steps, default=None),
+        "worst": worst and {key: worst[key] for key in ("kind", "trial", "max_abs", "used")},
+    }
+
+
+def backend_record(entry: Comparison) -> Record:
+    """Return what Polygraphy found of two sessions."""
+    return {
+        "first": entry.first,
+        "second": entry.second,
+        "runs": entry.runs,
+        **asdict(entry.tolerance),
+        "max_abs": _number(entry.max_abs),
+        "mean_abs": _number(entry.mean_abs),
+        "passed": entry.passed,
+    }
+
+
 def bars_of(
     deployment: Deployment, subjects: Iterable[Subject], trials: Sequence[Trial]
 ) -> dict[str, Record]:
@@ -161,7 +202,16 @@ def bars_of(
     }
 
 
-def described(bundle: Bundle, checkpoint: Checkpoint, round_trip: float) -> Record:
+def round_trip_record(round_trip: float) -> Record:
+    """Return the largest relative error of the flow's inverse(forward(x)) and its verdict."""
+    return {
+        "relative_error": _number(round_trip),
+        "bar": ROUND_TRIP_BAR,
+        "passed": round_trip <= ROUND_TRIP_BAR,
+    }
+
+
+def described(bundle: Bundle, checkpoint: Checkpoint) -> Record:
     """Say what was certified, against what, and on which machine."""
     manifest = bundle.manifest
     found = examine()
@@ -188,11 +238,6 @@ def described(bundle: Bundle, checkpoint: Checkpoint, round_trip: float) -> Reco
             "python": platform.python_version(),
             "flowsr": found.version,
             "libraries": {part.name: part.version for part in found.parts if part.version},
-        },
-        "round_trip": {
-            "relative_error": _number(round_trip),
-            "bar": ROUND_TRIP_BAR,
-            "passed": round_trip <= ROUND_TRIP_BAR,
         },
     }
 

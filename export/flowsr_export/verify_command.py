@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,18 +102,10 @@ def command(
     from flowsr_export.certificate_page import certificate_paths
 
     certificate_paths(certificate, force=force)
-    precision = settings.precision if "precision" in asked else None
+    only = settings.precision if "precision" in asked else None
     with _progress("certificate") as (start, advance):
-        done = certify(
-            opened,
-            model,
-            prior,
-            settings,
-            precision=precision,
-            quick=quick,
-            start=start,
-            advance=advance,
-        )
+        work = partial(certify, opened, model, prior, settings, precision=only, quick=quick)
+        done = work(start=start, advance=advance)
     _write(done, certificate, force, as_json)
 
 

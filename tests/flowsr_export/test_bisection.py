@@ -175,7 +175,7 @@ def test_files_are_found_as_a_precision_or_by_their_path(tmp_path: Path) -> None
     ("name", "data", "match"),
     [
         ("missing.onnx", None, "must be a precision"),
-        ("text.onnx", b"\xff\xff no graph", "is not an ONNX file"),
+        ("text.onnx", b"\xff\xff no graph", "is not a valid ONNX file"),
     ],
 )
 def test_what_is_no_onnx_file_is_refused(

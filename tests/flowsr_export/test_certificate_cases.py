@@ -82,7 +82,7 @@ def test_a_graph_of_whole_pictures_has_no_tiled_trial() -> None:
 def test_a_graph_whose_window_is_its_tile_is_cut_along_a_strip() -> None:
     trials = planned(Manifest.parse({**fourfold_manifest(), "files": {}}))
     (tiled,) = (t for t in trials if t.tiled)
-    assert tiled.case.lr == (32, 96)
+    assert tiled.case.lr == (32, 144)
 
 
 @pytest.mark.parametrize("name", PICTURES)

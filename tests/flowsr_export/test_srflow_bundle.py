@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
+from flowsr_calibration.collect import Tap
+from flowsr_calibration.crops import CropPlan
+from flowsr_calibration.feeds import feeds_of
+from flowsr_calibration.layers import layers_of
+from flowsr_calibration.panel import Panel
+from flowsr_calibration.quantize import Form, quantised, tensors_of
 from flowsr_export.cli import main
+from flowsr_export.lint import lint
 from flowsr_lp import SrflowLP, save_weights
 from flowsr_runtime import Bundle, Upscaler
 from tests.flowsr_export.networks import (
@@ -153,6 +161,17 @@ def test_verify_compares_odd_and_even_sizes(srflow: Srflow, run: Run) -> None:
     assert report["round_trip"] <= 1e-4
 
 
+def test_its_certificate_holds_tiles_and_odd_sizes(
+    srflow: Srflow, run: Run, tmp_path: Path
+) -> None:
+    options = ("--quick", "--threads", 1, "--json", "-o", tmp_path / "made")
+    done = run("verify", srflow.bundle, *srflow.files, *options)
+    assert done.exit_code == 0, done.output
+    checks = json.loads(done.stdout)["checks"]
+    assert {c["kind"] for c in checks} == {"whole", "tiles", "exact tiles", "exact seam"}
+    assert {n % 2 for c in checks for n in c["lr"]} == {0, 1}
+
+
 def test_another_scale_is_refused_with_the_remedy(
     srflow: Srflow, run: Run, photo: Path
 ) -> None:
@@ -240,3 +259,32 @@ def test_the_tiles_of_a_sampled_bundle_see_the_noise_of_the_whole(exploding: Srf
         assert len(upscaler.plan((10, 320))) > 1
         tiled = upscaler.upscale(rgb, warn=print, **sampled)
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-4)
+
+
+def test_what_reads_features_alone_is_quantised_and_the_flow_is_not(
+    srflow: Srflow, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(srflow.bundle)
+    graph = onnx.load_from_string(bundle.model_bytes())
+    found = layers_of(graph)
+    convolutions = {node.input[1] for node in graph.graph.node if node.op_type == "Conv"}
+    left = convolutions - {layer.weight for layer in found}
+    assert {layer.block.split(".")[0] for layer in found} == {"encoder", "levels", "prior"}
+    assert {name.split(".")[2] for name in left} == {
+        *("forward_maps", "inverse_maps", "steps", "split"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_eight_bits_are_close_to_float32(kind: Any, srflow: Srflow, tmp_path: Path) -> None:
+    bundle = Bundle.open(srflow.bundle)
+    graph = onnx.load_from_string(bundle.model_bytes())
+    layers = layers_of(graph)
+    Image.fromarray(picture(80, 80, "a")).save(tmp_path / "a.png")
+    crops = list(CropPlan(1, 16, (Fraction(4),)).crops([tmp_path / "a.png"]))
+    seen = Tap(graph, tensors_of(graph, layers), 1).run(feeds_of(bundle.manifest, crops[0]))
+    ranges = {name: float(np.abs(values).max()) for name, values in seen.items()}
+    made = quantised(graph, layers, ranges, Form(kind))
+    assert lint(made, linf=False) == []
+    found = Panel(bundle.model_bytes(), bundle.manifest, crops, threads=1).judge(made)
+    assert 30 < found.psnr < 90
