@@ -35,11 +35,12 @@ from tests.flowsr_runtime.cpp_library import (
 __all__ = ["Case", "Figures", "cases_of", "compare", "markdown"]
 
 PHOTOGRAPH = ROOT / "export" / "flowsr_export" / "pictures" / "coffee_256.png"
-SIZES = ((1, 1), (5, 31), (48, 64), (97, 75))
+SIZES = ((1, 1), (5, 31), (48, 64), (256, 40))  # the last is larger than any halo
 SCALES = ("2", "2.7", "3.6x2.7", "4")  # the second is of the columns
 TEMPERATURE = 0.5
 SEED = 7
 EIGHT_BIT = 255
+CROP_ORIGIN = 100  # row and column of the photograph
 ENDLESS = 2**62  # bytes
 
 
@@ -113,7 +114,7 @@ def compare(
         budget = _budget(library, bundle, case)
         if budget is None:
             continue
-        crop = image[100 : 100 + case.size[0], 60 : 60 + case.size[1]]
+        crop = _crop(image, case.size)
         with (
             Upscaler.open(bundle, memory_budget=budget) as python,
             library.open(bundle.path, backend=backend, memory_budget=budget) as other,
@@ -138,6 +139,11 @@ def markdown(rows: dict[str, list[Figures]]) -> str:
             f"{max(each.max_steps for each in figures)} | {unequal} of {values} |"
         )
     return "\n".join(lines)
+
+
+def _crop(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    top, left = min(CROP_ORIGIN, len(image) - size[0]), CROP_ORIGIN
+    return image[top : top + size[0], left : left + size[1]]
 
 
 def _budget(library: CppLibrary, bundle: Bundle, case: Case) -> int | None:
@@ -198,7 +204,8 @@ def main(bundles: tuple[Path, ...], build: Path, backend: str, report: Path | No
     rows: dict[str, list[Figures]] = {}
     for path in (embedded_bundle(), *bundles):
         bundle = Bundle.open(path)
-        rows[path.name] = list(compare(library, bundle, cases_of(bundle), backend))
+        name = str(path) if path.name in rows else path.name
+        rows[name] = list(compare(library, bundle, cases_of(bundle), backend))
     click.echo(markdown(rows))
     if report is not None:
         plain = {name: [asdict(each) for each in figures] for name, figures in rows.items()}

@@ -36,7 +36,7 @@ QUICK: Final = "-O1"
 
 MOST_PIECES: Final = 4096
 
-Progress = ctypes.CFUNCTYPE(None, c_void_p, c_int64, c_int64)
+Progress = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64, c_int64)
 Warn = ctypes.CFUNCTYPE(None, c_void_p, c_char_p)
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from flowsr_runtime import Upscaler, embedded_bundle, read_picture, write_picture
 from flowsr_runtime.bundle import Bundle
-from flowsr_runtime.errors import NonFiniteError
+from flowsr_runtime.errors import MemoryBudgetError, NonFiniteError
 from tests.flowsr_runtime.cpp_library import (
     ROOT,
     SOURCE,
@@ -238,6 +238,26 @@ def test_values_that_are_not_finite_are_refused_as_in_python(
     assert (got.value.code, str(got.value)) == (3, str(due.value))
 
 
+def test_memory_that_runs_out_is_told_as_in_python(
+    cpp: CppLibrary, bundles: Bundles, photo: NDArray[np.uint8]
+) -> None:
+    due, got = list[str](), list[str]()
+    with (
+        Upscaler.open(bundles["huge"]) as python,
+        pytest.raises(MemoryBudgetError, match="there are no tiles smaller") as refused,
+    ):
+        python.upscale(photo, 3, warn=due.append)
+    warn = Warn(lambda _, line: got.append(line.decode()))
+    with (
+        cpp.open(bundles["huge"].path) as other,
+        pytest.raises(CppError, match="there are no tiles smaller") as error,
+    ):
+        other.upscale(photo, scale_rows="3", warn=warn)
+    assert len(got) > 1
+    assert got == due
+    assert (error.value.code, str(error.value)) == (6, str(refused.value))
+
+
 @pytest.mark.parametrize("budget", [0, 30_000])
 def test_an_explosion_is_told_as_in_python(
     cpp: CppLibrary, bundles: Bundles, photo: NDArray[np.uint8], budget: int
@@ -256,11 +276,27 @@ def test_progress_is_told_after_each_tile(
     cpp: CppLibrary, bundles: Bundles, photo: NDArray[np.uint8]
 ) -> None:
     told: list[tuple[int, int]] = []
+
+    def note(_: Any, done: int, tiles: int) -> int:
+        told.append((done, tiles))
+        return 0
+
     with cpp.open(bundles["bilinear"].path, memory_budget=30_000) as upscaler:
-        progress = Progress(lambda _, done, tiles: told.append((done, tiles)))
-        upscaler.upscale(photo, scale_rows="3", progress=progress)
+        upscaler.upscale(photo, scale_rows="3", progress=Progress(note))
     assert len(told) > 1
     assert told == [(i + 1, len(told)) for i in range(len(told))]
+
+
+def test_a_call_is_cancelled_between_two_tiles(
+    cpp: CppLibrary, bundles: Bundles, photo: NDArray[np.uint8]
+) -> None:
+    stop = Progress(lambda _, done, tiles: int(done == 2))
+    with (
+        cpp.open(bundles["bilinear"].path, memory_budget=30_000) as upscaler,
+        pytest.raises(CppError, match=r"cancelled after 2 of \d+ tiles") as error,
+    ):
+        upscaler.upscale(photo, scale_rows="3", progress=stop)
+    assert error.value.code == 1
 
 
 def test_threads_share_an_upscaler_and_get_the_same_pictures(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.bundle import Bundle
 from flowsr_runtime.engine_store import EngineKey, EngineStore, Range
-from tests.flowsr_runtime.cpp_library import ROOT, SOURCE, CppError, CppLibrary, load
+from tests.flowsr_runtime.cpp_library import ROOT, SOURCE, CppError, CppLibrary, Warn, load
 from tests.flowsr_runtime.engine_keys import key as any_key
 
 PLAN: Final = b"nearest"
@@ -185,6 +185,30 @@ def test_without_a_device_the_code_is_4(
     monkeypatch.setenv("FLOWSR_DOUBLE_DEVICES", "2")
     with pytest.raises(CppError, match="there is no device 3, only 2"):
         tensorrt.open(bundle.path, device=3)
+
+
+def test_tiles_are_halved_where_memory_runs_out(
+    tensorrt: CppLibrary,
+    bundle: Bundle,
+    photo: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_engine(bundle)
+    told: list[str] = []
+    warn = Warn(lambda _, line: told.append(line.decode()))
+    monkeypatch.setenv("FLOWSR_DOUBLE_BYTES", str(60 * 60 * 3 * 4))
+    with tensorrt.open(bundle.path, exact_halo=1) as upscaler:
+        got = upscaler.upscale(photo, scale_rows="3", warn=warn)
+    np.testing.assert_array_equal(got, nearest(photo, 69, 93))
+    line = "out of memory with tiles of 69x93 output pixels, going on with 69x36 from row 0"
+    assert told == [line]
+    monkeypatch.setenv("FLOWSR_DOUBLE_BYTES", "9")
+    with (
+        tensorrt.open(bundle.path) as upscaler,
+        pytest.raises(CppError, match=r"out of memory: .*; there are no tiles") as error,
+    ):
+        upscaler.upscale(photo, scale_rows="3")
+    assert error.value.code == 6
 
 
 def test_settings_of_other_backends_are_refused(tensorrt: CppLibrary, bundle: Bundle) -> None:

@@ -685,87 +685,30 @@ namespace {
 
 constexpr int64_t kDefaultBudget = int64_t{1} << 30;
 
-/// Cuts one axis into pieces of nearly equal size.
+/// Cuts one axis, from an aligned output pixel on, into pieces of nearly equal size.
 vector<Piece> pieces_of(int64_t source, int64_t target, int64_t count, const Halo& halo,
-                        int64_t fade) {
-  if (count == 1) return {{whole_extent(source, target), 0, target, 0, 0}};
-  const int64_t units = ceil_div(target, halo.align);
+                        int64_t fade, int64_t begin) {
+  if (count == 1 && begin == 0) return {{whole_extent(source, target), 0, target, 0, 0}};
+  const int64_t units = ceil_div(target - begin, halo.align);
+  const auto beginning = [&](int64_t i) {
+    return i < count ? begin + halo.align * (i * units / count) : target;
+  };
   vector<Piece> pieces;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t begin = halo.align * (i * units / count);
-    const int64_t after =
-        i + 1 < count ? halo.align * ((i + 1) * units / count) : target;
+    const int64_t first = beginning(i), after = beginning(i + 1);
     const int64_t end = std::min(target, after + fade);
-    pieces.push_back({extent_around(begin, end, source, target, halo), begin, end,
-                      begin > 0 ? std::min(fade, target - begin) : 0, end - after});
+    pieces.push_back({extent_around(first, end, source, target, halo), first, end,
+                      first > 0 ? std::min(fade, target - first) : 0, end - after});
   }
   return pieces;
 }
 
 /// One axis cut into pieces, and what decides between such cuts.
 struct Cut {
-  int64_t count = 0;
+  vector<Piece> pieces;
   int64_t pixels = 0, patches = 0;  // of the largest piece
   int64_t total_pixels = 0, total_patches = 0;
   Takers takers;
-};
-
-/// What a picture is cut by.
-struct Cutting {
-  Size source, target;
-  const Halo& halo;
-  const Memory& memory;
-  int64_t budget;
-  int64_t fade;
-  const Limits* limits;
-
-  vector<Piece> pieces(int axis, int64_t count) const {
-    const bool rows = axis == 0;
-    return pieces_of(rows ? source.height : source.width, rows ? target.height : target.width,
-                     count, halo, fade);
-  }
-
-  Cut cut(int axis, int64_t count) const {
-    Cut result;
-    result.count = count;
-    const vector<Piece> all = pieces(axis, count);
-    for (const Piece& piece : all) {
-      const int64_t pixels = piece.extent.lr_size();
-      const int64_t patches = ceil_div(piece.extent.out_size(), halo.patch);
-      result.pixels = std::max(result.pixels, pixels);
-      result.patches = std::max(result.patches, patches);
-      result.total_pixels += pixels;
-      result.total_patches += patches;
-    }
-    result.takers = limits == nullptr ? Takers{{true}} : limits->takers(axis, all);
-    return result;
-  }
-
-  /// Returns one cut for every largest size that a piece can have, the whole first.
-  vector<Cut> cuts(int axis) const {
-    const int64_t units = ceil_div(axis == 0 ? target.height : target.width, halo.align);
-    std::set<int64_t> counts;
-    for (int64_t size = 1; size <= units; ++size) counts.insert(ceil_div(units, size));
-    counts.insert(1);
-    vector<Cut> result;
-    for (const int64_t count : counts) result.push_back(cut(axis, count));
-    return result;
-  }
-
-  int64_t peak(const Cut& row, const Cut& column) const {
-    return memory.estimate(row.pixels * column.pixels, row.patches * column.patches);
-  }
-
-  double work(const Cut& row, const Cut& column) const {
-    return static_cast<double>(row.total_pixels * column.total_pixels) *
-               memory.bytes_per_pixel +
-           static_cast<double>(row.total_patches * column.total_patches) *
-               memory.bytes_per_patch;
-  }
-
-  Plan plan(const Cut& row, const Cut& column) const {
-    return {pieces(0, row.count), pieces(1, column.count), peak(row, column)};
-  }
 };
 
 /// Returns whether the session takes every tile of two cuts.
@@ -780,75 +723,161 @@ bool is_taken(const Cut& row, const Cut& column) {
   return true;
 }
 
-[[noreturn]] void refuse_untaken(const Cutting& cutting, HaloKind halo) {
-  refuse("no engine takes " + text_of(cutting.source) + " to " + text_of(cutting.target) +
-         ", whole or in tiles; build one that does: " +
-         cutting.limits->remedy(cutting.source, cutting.target, cutting.budget, halo));
+/// Returns the output pixels of the largest tile without its halo, as in 512x384.
+string largest(const Plan& plan) {
+  Size size;
+  for (const Piece& row : plan.rows) size.height = std::max(size.height, row.end - row.begin);
+  for (const Piece& column : plan.columns) {
+    size.width = std::max(size.width, column.end - column.begin);
+  }
+  return text_of(size);
 }
 
-/// Chooses the cheapest tiling whose largest tile fits the budget: the one whose tiles compute
-/// the least in all, halos included.
-Plan plan_tiles(const Cutting& cutting, bool whole_only, HaloKind halo) {
-  const Cut rows_whole = cutting.cut(0, 1), columns_whole = cutting.cut(1, 1);
-  const int64_t needed = cutting.peak(rows_whole, columns_whole);
-  if (needed <= cutting.budget && is_taken(rows_whole, columns_whole)) {
-    return cutting.plan(rows_whole, columns_whole);
+/// Chooses the cheapest tiles of one picture that fit in memory: those that compute the least
+/// in all, halos included, which favours few, large and nearly square ones.
+class Cutter {
+ public:
+  Cutter(const Manifest& manifest, HaloKind kind, const Limits* limits, Size source,
+         Size target)
+      : source_(source), target_(target), kind_(kind),
+        halo_(kind == HaloKind::exact ? manifest.exact : manifest.halo),
+        memory_(manifest.memory), whole_only_(manifest.whole_only), limits_(limits),
+        // Tiles with an exact halo agree to float rounding: there is nothing to blend.
+        fade_(kind == HaloKind::exact ? 0 : halo_.align) {
+    if (!manifest.scale) return;
+    source_ = padded_size(source, manifest.multiple);
+    target_ = enlarged(source_, *manifest.scale);
   }
-  if (whole_only && needed <= cutting.budget) refuse_untaken(cutting, halo);
-  if (whole_only) {
+
+  /// Chooses tiles for output rows from `top` on, where a piece of an earlier plan begins.
+  Plan plan(int64_t budget, int64_t top = 0) const {
+    if (top == 0) {
+      const Cut row = cut(0, 1, 0), column = cut(1, 1, 0);
+      const int64_t needed = run_bytes(row, column);
+      if (needed <= budget && is_taken(row, column)) return plan_of(row, column);
+      if (whole_only_) refuse_whole(needed, budget);
+    }
+    const vector<Cut> rows = cuts(0, top), columns = cuts(1, 0);
+    const Cut *best_row = nullptr, *best_column = nullptr;
+    for (const Cut& row : rows) {
+      // Work grows with the number of pieces: the first cut that fits is the best.
+      const auto column = std::find_if(columns.begin(), columns.end(), [&](const Cut& each) {
+        return run_bytes(row, each) <= budget && is_taken(row, each);
+      });
+      if (column == columns.end()) continue;
+      if (best_row == nullptr || work(row, *column) < work(*best_row, *best_column)) {
+        best_row = &row, best_column = &*column;
+      }
+    }
+    if (best_row != nullptr) return plan_of(*best_row, *best_column);
+    const int64_t needed = least(rows, columns);
+    if (needed <= budget) refuse_untaken(budget);
+    throw Error(Code::memory, "memory budget must be at least " + std::to_string(needed) +
+                                  " bytes for " + text_of(source_) + " to " +
+                                  text_of(target_) + ", got " + std::to_string(budget));
+  }
+
+  /// Chooses tiles of about half the memory for what is left of a picture. Throws (memory) if
+  /// there are no smaller ones.
+  Plan smaller(const Plan& plan, int64_t top) const {
+    const int64_t had = plan.run_bytes;
+    const int64_t needed = whole_only_ ? had : least(cuts(0, top), cuts(1, 0));
+    if (needed >= had) {
+      throw Error(Code::memory, "there are no tiles smaller than " + largest(plan));
+    }
+    return this->plan(std::max(had - had / 2, needed), top);
+  }
+
+ private:
+  Cut cut(int axis, int64_t count, int64_t begin) const {
+    const int64_t source = axis == 0 ? source_.height : source_.width;
+    const int64_t target = axis == 0 ? target_.height : target_.width;
+    Cut result;
+    result.pieces = pieces_of(source, target, count, halo_, fade_, begin);
+    for (const Piece& piece : result.pieces) {
+      const int64_t pixels = piece.extent.lr_size();
+      const int64_t patches = ceil_div(piece.extent.out_size(), halo_.patch);
+      result.pixels = std::max(result.pixels, pixels);
+      result.patches = std::max(result.patches, patches);
+      result.total_pixels += pixels;
+      result.total_patches += patches;
+    }
+    result.takers =
+        limits_ == nullptr ? Takers{{true}} : limits_->takers(axis, result.pieces);
+    return result;
+  }
+
+  /// Returns one cut for every largest size that a piece can have, the largest first.
+  vector<Cut> cuts(int axis, int64_t begin) const {
+    const int64_t target = axis == 0 ? target_.height : target_.width;
+    const int64_t units = ceil_div(target - begin, halo_.align);
+    std::set<int64_t> counts;
+    for (int64_t size = 1; size <= units; ++size) counts.insert(ceil_div(units, size));
+    vector<Cut> result;
+    for (const int64_t count : counts) result.push_back(cut(axis, count, begin));
+    return result;
+  }
+
+  int64_t run_bytes(const Cut& row, const Cut& column) const {
+    return memory_.estimate(row.pixels * column.pixels, row.patches * column.patches);
+  }
+
+  int64_t least(const vector<Cut>& rows, const vector<Cut>& columns) const {
+    int64_t result = std::numeric_limits<int64_t>::max();
+    for (const Cut& row : rows) {
+      for (const Cut& column : columns) result = std::min(result, run_bytes(row, column));
+    }
+    return result;
+  }
+
+  double work(const Cut& row, const Cut& column) const {
+    const auto pixels = static_cast<double>(row.total_pixels * column.total_pixels);
+    const auto patches = static_cast<double>(row.total_patches * column.total_patches);
+    return pixels * memory_.bytes_per_pixel + patches * memory_.bytes_per_patch;
+  }
+
+  Plan plan_of(const Cut& row, const Cut& column) const {
+    return {row.pieces, column.pieces, run_bytes(row, column)};
+  }
+
+  [[noreturn]] void refuse_whole(int64_t needed, int64_t budget) const {
+    if (needed <= budget) refuse_untaken(budget);
     throw Error(Code::memory, "the model computes whole pictures only; the memory budget must "
                               "be at least " + std::to_string(needed) + " bytes for " +
-                                  text_of(cutting.source) + ", got " +
-                                  std::to_string(cutting.budget));
+                                  text_of(source_) + ", got " + std::to_string(budget));
   }
-  const vector<Cut> rows = cutting.cuts(0), columns = cutting.cuts(1);
-  const Cut *best_row = nullptr, *best_column = nullptr;
-  int64_t least = std::numeric_limits<int64_t>::max();
-  for (const Cut& row : rows) {
-    // Work grows with the number of pieces: the first cut that fits is the best.
-    const auto column = std::find_if(columns.begin(), columns.end(), [&](const Cut& each) {
-      least = std::min(least, cutting.peak(row, each));
-      return cutting.peak(row, each) <= cutting.budget && is_taken(row, each);
-    });
-    if (column == columns.end()) continue;
-    if (best_row == nullptr ||
-        cutting.work(row, *column) < cutting.work(*best_row, *best_column)) {
-      best_row = &row, best_column = &*column;
-    }
-  }
-  if (best_row != nullptr) return cutting.plan(*best_row, *best_column);
-  if (least <= cutting.budget) refuse_untaken(cutting, halo);
-  throw Error(Code::memory, "memory budget must be at least " + std::to_string(least) +
-                                " bytes for " + text_of(cutting.source) + " to " +
-                                text_of(cutting.target) + ", got " +
-                                std::to_string(cutting.budget));
-}
 
-/// Returns how a picture is cut; of a bundle of one scale, the padded picture.
-Plan plan_of(const Manifest& manifest, const Settings& settings, const Limits* limits,
-             Size source, Size target) {
+  [[noreturn]] void refuse_untaken(int64_t budget) const {
+    refuse("no engine takes " + text_of(source_) + " to " + text_of(target_) +
+           ", whole or in tiles; build one that does: " +
+           limits_->remedy(source_, target_, budget, kind_));
+  }
+
+  Size source_, target_;  // of a bundle of one scale, those of the padded picture
+  HaloKind kind_;
+  const Halo& halo_;
+  const Memory& memory_;
+  bool whole_only_;
+  const Limits* limits_;
+  int64_t fade_;
+};
+
+/// Returns the bytes that one run may take.
+int64_t budget_of(const Manifest& manifest, const Settings& settings) {
   if (settings.memory_budget < 0) {
     throw Error(Code::usage, "memory_budget must be a whole number of bytes above 0, got " +
                                  std::to_string(settings.memory_budget));
   }
-  if (manifest.scale) {
-    source = padded_size(source, manifest.multiple);
-    target = enlarged(source, *manifest.scale);
-  }
-  const bool exact = settings.halo == HaloKind::exact;
-  const Halo& halo = exact ? manifest.exact : manifest.halo;
-  const int64_t stated = manifest.memory.budget_bytes.value_or(kDefaultBudget);
-  const int64_t budget = settings.memory_budget > 0 ? settings.memory_budget : stated;
-  // Tiles with an exact halo agree to float rounding: there is nothing to blend.
-  const int64_t fade = exact ? 0 : halo.align;
-  const Cutting cutting = {source, target, halo, manifest.memory, budget, fade, limits};
-  return plan_tiles(cutting, manifest.whole_only, settings.halo);
+  if (settings.memory_budget > 0) return settings.memory_budget;
+  return manifest.memory.budget_bytes.value_or(kDefaultBudget);
 }
 
 }  // namespace
 
 Plan Bundle::plan(Size source, const Target& target, const Settings& settings) const {
-  return plan_of(manifest_, settings, nullptr, source, this->target(source, target));
+  const Size wanted = this->target(source, target);
+  const Cutter cutter(manifest_, settings.halo, nullptr, source, wanted);
+  return cutter.plan(budget_of(manifest_, settings));
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -1251,31 +1280,28 @@ template <class T>
 class Enlargement {
  public:
   Enlargement(const Manifest& manifest, Session& session, const Channels<T>& channels,
-              Size source, const Plan& plan, Size size, const Request& request)
+              Size source, const Cutter& cutter, const Plan& plan, Size size,
+              const Request& request)
       : manifest_(manifest), session_(session), channels_(channels), source_(source),
-        plan_(plan), size_(size), request_(request) {}
+        cutter_(cutter), plan_(plan), tiles_(plan.tiles()), size_(size), request_(request) {}
 
-  /// Runs the tiles and joins them into `result`, holding one row of tiles at a time.
+  /// Runs the tiles and joins them into `result`, holding one row of tiles at a time. Where
+  /// memory runs out the row is begun again with tiles of half the memory.
   void run(T* result) {
-    if (plan_.tiles() == 1) {
-      whole(compute(plan_.rows[0], plan_.columns[0]), result);
-      return;
-    }
-    const int64_t width = plan_.columns.back().end;
-    vector<float> band;
-    for (const Piece& row : plan_.rows) {
-      // What the band before shares with this one lies at its beginning.
-      band.resize(static_cast<size_t>((row.end - row.begin) * width * 3), 0.0f);
-      for (const Piece& column : plan_.columns) {
-        add(compute(row, column), row, column, width, band);
+    vector<float> shared;  // what the rows before share with the next one
+    for (size_t next = 0; next < plan_.rows.size();) {
+      const Piece row = plan_.rows[next];
+      try {
+        run_row(row, shared, result);
+        ++next;
+      } catch (const Error& error) {
+        if (error.code() != Code::memory) throw;
+        shrink(row.begin, error.what());
+        next = 0;
+      } catch (const std::bad_alloc&) {
+        shrink(row.begin, "a tile does not fit in memory");
+        next = 0;
       }
-      const int64_t finished = row.end - row.begin - row.fade_out;
-      for (int64_t y = 0; y < std::min(finished, size_.height - row.begin); ++y) {
-        for (int64_t x = 0; x < size_.width; ++x) {
-          put(band.data() + (y * width + x) * 3, row.begin + y, x, result);
-        }
-      }
-      band.erase(band.begin(), band.begin() + finished * width * 3);
     }
   }
 
@@ -1296,11 +1322,45 @@ class Enlargement {
     for (int c = 0; c < 3; ++c) pixel[c] = stored<T>(rgb[c], request_);
   }
 
-  void whole(const Kept& kept, T* result) {
-    for (int64_t y = 0; y < size_.height; ++y) {
+  void run_row(const Piece& row, vector<float>& shared, T* result) {
+    if (plan_.columns.size() == 1 && row.fade_in == 0 && row.fade_out == 0) {
+      put_all(compute(row, plan_.columns[0]), row, result);
+      return;
+    }
+    const int64_t width = plan_.columns.back().end;
+    vector<float> band = shared;
+    band.resize(static_cast<size_t>((row.end - row.begin) * width * 3), 0.0f);
+    for (const Piece& column : plan_.columns) {
+      add(compute(row, column), row, column, width, band);
+    }
+    const int64_t finished = row.end - row.begin - row.fade_out;
+    for (int64_t y = 0; y < std::min(finished, size_.height - row.begin); ++y) {
+      for (int64_t x = 0; x < size_.width; ++x) {
+        put(band.data() + (y * width + x) * 3, row.begin + y, x, result);
+      }
+    }
+    shared.assign(band.begin() + finished * width * 3, band.end());
+  }
+
+  /// Takes smaller tiles from an output row on, and says so.
+  void shrink(int64_t top, const string& reason) {
+    const string had = largest(plan_);
+    try {
+      plan_ = cutter_.smaller(plan_, top);
+    } catch (const Error& refusal) {
+      throw Error(Code::memory, "out of memory: " + reason + "; " + refusal.what());
+    }
+    tiles_ = done_ + plan_.tiles();
+    if (!request_.warn) return;
+    request_.warn("out of memory with tiles of " + had + " output pixels, going on with " +
+                  largest(plan_) + " from row " + std::to_string(top));
+  }
+
+  void put_all(const Kept& kept, const Piece& row, T* result) {
+    for (int64_t y = 0; y < std::min(row.end, size_.height) - row.begin; ++y) {
       for (int64_t x = 0; x < size_.width; ++x) {
         const float rgb[3] = {kept.value(y, x, 0), kept.value(y, x, 1), kept.value(y, x, 2)};
-        put(rgb, y, x, result);
+        put(rgb, row.begin + y, x, result);
       }
     }
   }
@@ -1335,7 +1395,7 @@ class Enlargement {
     Kept kept(std::move(output), row, column);
     check_finite(kept, row, column);
     ++done_;
-    if (request_.progress) request_.progress(done_, plan_.tiles());
+    if (request_.progress) request_.progress(done_, tiles_);
     return kept;
   }
 
@@ -1353,9 +1413,9 @@ class Enlargement {
       }
     }
     if (found.non_finite == 0) return;
-    const string tile = plan_.tiles() == 1 ? ""
-                                           : " in tile " + std::to_string(done_ + 1) + " of " +
-                                                 std::to_string(plan_.tiles());
+    const string tile = tiles_ == 1 ? ""
+                                    : " in tile " + std::to_string(done_ + 1) + " of " +
+                                          std::to_string(tiles_);
     throw Error(Code::parity, "the model gave NaN or infinity" + tile + ": " +
                                   found.text(height * width * 3));
   }
@@ -1400,7 +1460,9 @@ class Enlargement {
   Session& session_;
   const Channels<T>& channels_;
   Size source_;
-  const Plan& plan_;
+  const Cutter& cutter_;
+  Plan plan_;
+  int64_t tiles_;
   Size size_;  // without what the padding becomes
   const Request& request_;
   int64_t done_ = 0;
@@ -1433,10 +1495,11 @@ struct Upscaler::State {
     const Size wanted = bundle.target(source, target);
     check_pixels(image, source.height * source.width * channels, manifest, request);
     check_noise(request);
-    const Plan plan = plan_of(manifest, settings, session->limits(), source, wanted);
+    const Cutter cutter(manifest, settings.halo, session->limits(), source, wanted);
+    const Plan plan = cutter.plan(budget_of(manifest, settings));
     try {
       const Channels<T> apart(image, source, channels);
-      Enlargement<T> run(manifest, *session, apart, source, plan, wanted, request);
+      Enlargement<T> run(manifest, *session, apart, source, cutter, plan, wanted, request);
       run.run(result);
       if (!apart.alpha.empty()) enlarge_alpha(apart.alpha, source, result, wanted, channels);
       const string found = run.explosion();
@@ -1518,8 +1581,11 @@ Size Upscaler::target(Size source, const Target& target) const {
 }
 
 Plan Upscaler::plan(Size source, const Target& target) const {
-  return plan_of(state_->bundle.manifest(), state_->settings, state_->session->limits(), source,
-                 this->target(source, target));
+  const Manifest& manifest = state_->bundle.manifest();
+  const Size wanted = this->target(source, target);
+  const Settings& settings = state_->settings;
+  const Cutter cutter(manifest, settings.halo, state_->session->limits(), source, wanted);
+  return cutter.plan(budget_of(manifest, settings));
 }
 
 Size Upscaler::upscale(const std::uint8_t* image, Size source, const Target& target,

@@ -100,7 +100,9 @@ flowsr::Request request_of(const flowsr_request& request) {
   void* user = request.user;
   if (const auto progress = request.progress) {
     result.progress = [progress, user](std::int64_t done, std::int64_t tiles) {
-      progress(user, done, tiles);
+      if (progress(user, done, tiles) == 0) return;
+      throw flowsr::Error(flowsr::Code::failure, "cancelled after " + std::to_string(done) +
+                                                     " of " + std::to_string(tiles) + " tiles");
     };
   }
   if (const auto warn = request.warn) {

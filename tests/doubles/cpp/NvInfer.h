@@ -129,7 +129,9 @@ class ICudaEngine {
   TensorLocation getTensorLocation(char const* name) const noexcept {
     return std::strcmp(name, "geometry") == 0 ? TensorLocation::kHOST : TensorLocation::kDEVICE;
   }
-  IExecutionContext* createExecutionContext() noexcept { return new IExecutionContext(logger_); }
+  IExecutionContext* createExecutionContext() noexcept {
+    return new IExecutionContext(logger_);
+  }
 
  private:
   ILogger& logger_;

@@ -33,7 +33,9 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return cudaSuccess;
 }
 inline cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
-  *pointer = std::malloc(bytes);
+  const char* most = std::getenv("FLOWSR_DOUBLE_BYTES");
+  const bool granted = most == nullptr || bytes <= std::strtoull(most, nullptr, 10);
+  *pointer = granted ? std::malloc(bytes) : nullptr;
   return *pointer == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 inline cudaError_t cudaFree(void* pointer) {

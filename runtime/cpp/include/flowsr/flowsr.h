@@ -70,8 +70,10 @@ typedef struct flowsr_request {
   double temperature;         /* standard deviation of the latents */
   int unclamped;              /* float pictures alone: leave values outside [0, 1] */
   int truncate;               /* eight-bit pictures alone: cut off in place of rounding */
-  void (*progress)(void* user, int64_t done, int64_t tiles); /* after each tile, or NULL */
-  void (*warn)(void* user, const char* line); /* values far out of range, or NULL */
+  int (*progress)(void* user, int64_t done, int64_t tiles); /* after each tile, or NULL;
+                                 anything but 0 ends the call with FLOWSR_FAILURE */
+  void (*warn)(void* user, const char* line); /* values far out of range, or memory that ran
+                                 out so that tiles were halved; or NULL */
   void* user;
 } flowsr_request;
 

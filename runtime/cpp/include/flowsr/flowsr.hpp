@@ -187,8 +187,12 @@ struct Request {
   std::optional<double> temperature;  ///< Of a bundle without a learned prior, which needs it.
   bool clamp = true;                  ///< To [0, 1]; whole numbers are clamped always.
   bool truncate = false;              ///< Cut eight bits off in place of rounding them.
+  /// Called after each tile with the tiles done and the tiles in all, which grow where memory
+  /// runs out. What it throws ends the call.
   std::function<void(std::int64_t done, std::int64_t tiles)> progress;
-  std::function<void(const std::string& line)> warn;  ///< Values far out of range.
+  /// Called with one line if values lie far out of range, or memory runs out and tiles are
+  /// halved.
+  std::function<void(const std::string& line)> warn;
 };
 
 /// A bundle on disk whose manifest has been checked; its files are checked when read.
