@@ -279,7 +279,7 @@ def onnxruntime_sdk(folder: Path) -> Path:
     given = os.environ.get("FLOWSR_ONNXRUNTIME_ROOT")
     if given:
         return Path(given)
-    module = _sdk_module()
+    module = sdk_module()
     try:
         module.make_sdk(folder)
     except module.SdkError as error:
@@ -326,7 +326,7 @@ def _encoded(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sdk_module() -> Any:
+def sdk_module() -> Any:
     spec = importlib.util.spec_from_file_location(
         "onnxruntime_sdk", SOURCE / "onnxruntime_sdk.py"
     )
