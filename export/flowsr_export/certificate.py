@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.cases import TEMPERATURE
+from flowsr_export.certificate_backends import compare_backends
 from flowsr_export.certificate_cases import HARSH, Kind, Trial, picture_of, planned
 from flowsr_export.certificate_record import (
     SCHEMA,
@@ -36,15 +37,9 @@ from flowsr_export.certificate_subjects import (
     tiled_output,
     whole_output,
 )
-from flowsr_export.comparator import (
-    Comparison,
-    compare_sessions,
-    open_session,
-    require_polygraphy,
-    tolerance_of,
-)
+from flowsr_export.comparator import Comparison, require_polygraphy
 from flowsr_export.deployment import Deployment, deployment_of
-from flowsr_export.parity import bar_of, figures_of, reference_output
+from flowsr_export.parity import figures_of, reference_output
 from flowsr_export.verify import DEFAULTS, reference_of, restated_scale
 from flowsr_runtime import (
     Bundle,
@@ -64,9 +59,7 @@ __all__ = ["Certificate", "Pictured", "certify"]
 
 NOT_RUN = (BundleError, MemoryBudgetError, ProviderError)
 MISSED = (NonFiniteError, ParityError)
-# Pictures that Polygraphy runs on every ONNX backend.
-COMPARED_LR = (23, 37)
-EIGHT_BIT = 255
+BACKENDS = "ONNX backends among each other"
 
 
 @dataclass(frozen=True)
@@ -120,8 +113,8 @@ class Certificate:
             for entry in self.content["backends"]
             if not entry["passed"]
         ]
-        if not self.content["backends"]:
-            parts.append("no onnx backends were compared")
+        if not any(subject["file"] for subject in self.content["subjects"]):
+            parts.append("no graph of the bundle was run")
         return "; ".join(parts)
 
 
@@ -176,7 +169,7 @@ def certify(
         for trial in trials:
             run.take(trial)
             advance(str(trial))
-        run.backends = _compare_backends(run, bundle, trials)
+        run.backends = compare_backends(bundle, deployment, run.subjects, trials)
     content = {
         **_found(run, trials, quick),
         **described(bundle, checkpoint),
@@ -198,7 +191,7 @@ class _Run:
     scale: Fraction | None
     subjects: Sequence[Subject] = ()
     left_out: dict[str, str] = field(default_factory=dict)
-    backends: Sequence[Comparison] = ()
+    backends: Sequence[Comparison] | None = None
     checks: list[dict[str, Any]] = field(default_factory=list)
     worst: dict[str, Pictured] = field(default_factory=dict)
     exploded: dict[str, str] = field(default_factory=dict)
@@ -293,7 +286,8 @@ def _found(run: _Run, trials: Sequence[Trial], quick: bool) -> dict[str, Any]:
     """Give the verdict, and the flow's round trip that is a part of it."""
     expected = expected_keys(run.subjects, run.due(trials))
     trip = run.deployment.round_trip()
-    judged = verdict(expected, run.checks, trip, run.backends)
+    graphs = any(subject.file for subject in run.subjects)
+    judged = verdict(expected, run.checks, trip, run.backends, graphs=graphs)
     judged["totals"]["seconds"] = round(time.perf_counter() - run.began, 1)
     return {
         "schema": SCHEMA,
@@ -306,12 +300,13 @@ def _found(run: _Run, trials: Sequence[Trial], quick: bool) -> dict[str, Any]:
 
 def _compared(run: _Run, trials: Sequence[Trial]) -> dict[str, Any]:
     """Return what was compared, what was not, and every comparison."""
+    none = {} if run.backends else {BACKENDS: "there is one session of ONNX Runtime, or none"}
     return {
-        "not_compared": run.left_out,
+        "not_compared": {**run.left_out, **none},
         "exploded": run.exploded,
         "bars": bars_of(run.deployment, run.subjects, run.due(trials)),
         "subjects": [subject_record(subject, run.checks) for subject in run.subjects],
-        "backends": [backend_record(entry) for entry in run.backends],
+        "backends": [backend_record(entry) for entry in run.backends or ()],
         "checks": run.checks,
     }
 
@@ -329,36 +324,3 @@ def _place(reference: NDArray[np.float32], output: NDArray[np.float32]) -> list[
         difference = np.abs(reference.astype(np.float64) - output)
     difference[~np.isfinite(difference)] = np.inf
     return [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]
-
-
-def _compare_backends(run: _Run, bundle: Bundle, trials: Sequence[Trial]) -> list[Comparison]:
-    """Let Polygraphy compare ONNX Runtime's providers and precisions with the first of them.
-
-    The first graph as ONNX Runtime rewrites it is compared with the graph as it is, too: so
-    there are two even where there is one provider and one precision.
-    """
-    own = [s for s in run.subjects if s.file and s.session.backend == "onnxruntime"]
-    if not own:
-        return []
-    io, first = bundle.manifest.io, own[0]
-    sessions, tolerances = {}, {}
-    for subject in own:
-        assert subject.file is not None
-        content = bundle.read(subject.file)
-        place = (subject.session.provider, subject.session.device)
-        sessions[subject.name] = open_session(content, *place)
-        loosest = first.precision if subject.precision == "fp32" else subject.precision
-        tolerances[subject.name] = tolerance_of(bar_of(run.deployment, loosest, io), io)
-    plain = f"onnxruntime cpu {first.precision}, not optimised"
-    assert first.file is not None
-    sessions[plain] = open_session(bundle.read(first.file), optimised=False)
-    tolerances[plain] = tolerances[first.name]
-    feeds = [
-        run.deployment.feeds(trial.case, run.scale)
-        for trial in trials
-        if trial.picture == "photographs" and trial.case.lr == COMPARED_LR
-    ]
-    if io == "uint8":
-        for feed in feeds:
-            feed["input"] = np.rint(feed["input"] * EIGHT_BIT).astype(np.uint8)
-    return compare_sessions(sessions, feeds, tolerances)

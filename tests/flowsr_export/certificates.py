@@ -97,6 +97,7 @@ def certificate(pictured: list[Pictured] | None = None, **changes: Any) -> Certi
         "subjects": [
             {
                 "name": "onnxruntime cpu fp32",
+                "file": "model.fp32.onnx",
                 "comparisons": 1,
                 "passed": 1,
                 "max_steps": 0,

@@ -291,3 +291,45 @@ def test_a_round_trip_beyond_its_bar_is_no_pass(trip: float) -> None:
 
 def test_backends_that_were_not_compared_are_no_pass() -> None:
     assert not verdict(KEYS, [record(key) for key in KEYS], 1e-6, [])["passed"]
+
+
+def test_backends_that_differ_are_no_pass() -> None:
+    differing = [*COMPARED, replace(COMPARED[0], passed=False)]
+    assert not verdict(KEYS, [record(key) for key in KEYS], 1e-6, differing)["passed"]
+
+
+def test_a_bundle_none_of_whose_graphs_ran_is_no_pass() -> None:
+    checks = [record(key) for key in KEYS]
+    assert verdict(KEYS, checks, 1e-6, None)["passed"]
+    assert not verdict(KEYS, checks, 1e-6, None, graphs=False)["complete"]
+
+
+@pytest.mark.usefixtures("single")
+def test_a_bundle_that_no_cpu_runs_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_precisions", lambda bundle, precision: ["bf16"])
+    done = certify(settings=SETTINGS)
+    assert [s["file"] for s in done.content["subjects"]] == [None]
+    assert done.content["backends"] == []
+    assert "no graph of the bundle was run" in done.trouble()
+    assert not done.passed
+
+
+@pytest.mark.usefixtures("single")
+def test_the_graphs_of_engines_are_compared_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        """What TensorRT would be: here the graph in PyTorch."""
+
+        backend, provider, device, limits = "tensorrt", "cuda", 0, None
+
+        def __init__(self, graph: RoundedGraph) -> None:
+            self.run, self.close = graph.run, graph.close
+
+    bundle = Bundle.open(embedded_bundle())
+    deployment = deployment_of(reference_of(bundle, None, None).network)
+    engine = Engine(RoundedGraph(deployment, "fp32", None))
+    monkeypatch.setattr(SessionSettings, "open", lambda settings, bundle: engine)
+    done = certify(settings=SessionSettings("tensorrt"), precision="fp32")
+    assert done.passed, done.trouble()
+    assert [s["name"] for s in done.content["subjects"]] == ["tensorrt cuda fp32"]
+    assert done.content["backends"][0]["first"] == "onnxruntime cpu fp32"
+    assert "half precision on a GPU" not in done.content["not_compared"]
