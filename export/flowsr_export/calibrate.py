@@ -140,7 +140,8 @@ def calibrate(
 
     Raises:
         PictureError: If the pictures do not suffice.
-        UsageError: If a pattern matches no block, or the graph has none.
+        UsageError: If a pattern matches no block, the graph has none, or it does not take
+            pictures of the crops' side.
         NonFiniteError: If the float32 graph gives a value that is not finite.
         LintError: If the result breaks a rule of deployed graphs.
     """
@@ -156,6 +157,11 @@ class _Run:
         self.model = onnx.load_from_string(self.content)
         self.layers, self.excluded = _chosen(self.model, wish.exclude)
         self.form = Form(wish.type, wish.per_tensor)
+        if wish.side % self.manifest.multiple:
+            raise UsageError(
+                f"--crop must be a multiple of {self.manifest.multiple} for this bundle, got "
+                f"{wish.side}"
+            )
         self.plan = CropPlan(wish.samples, wish.side, scales_for(self.manifest), wish.seed)
         self.lpips = load_lpips(wish.alexnet, wish.lpips_weights)
         self.ranges: dict[str, float] = {}

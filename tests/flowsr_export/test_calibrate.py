@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -127,6 +128,15 @@ def test_statistics_are_kept_and_used_again(tmp_path: Path) -> None:
     )
     assert [p for p in phases if p.startswith("see the crops")] == ["see the crops 6"]
     assert path.stat().st_mtime_ns >= written
+
+
+def test_crops_that_the_graph_does_not_take_are_refused(tmp_path: Path) -> None:
+    source = made_bundle(tmp_path / "b")
+    even = Bundle(source.path, replace(source.manifest, multiple=2))
+    with pytest.raises(
+        UsageError, match="--crop must be a multiple of 2 for this bundle, got 15"
+    ):
+        calibrate(even, wish_for(tmp_path, side=15))
 
 
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
