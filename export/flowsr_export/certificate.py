@@ -29,6 +29,7 @@ from flowsr_export.certificate_record import (
     round_trip_record,
     subject_record,
     verdict,
+    weights_record,
 )
 from flowsr_export.certificate_subjects import (
     Subject,
@@ -37,6 +38,7 @@ from flowsr_export.certificate_subjects import (
     tiled_output,
     whole_output,
 )
+from flowsr_export.certificate_weights import Weights, compare_weights
 from flowsr_export.comparator import Comparison, require_polygraphy
 from flowsr_export.deployment import Deployment, deployment_of
 from flowsr_export.parity import figures_of, reference_output
@@ -113,6 +115,12 @@ class Certificate:
             for entry in self.content["backends"]
             if not entry["passed"]
         ]
+        parts += [
+            f"{len(entry['changed'])} of {entry['tensors']} weights of {entry['file']} are not "
+            f"the network's, the first is {entry['changed'][0] if entry['changed'] else None}"
+            for entry in self.content["weights"]
+            if not entry["passed"]
+        ]
         if not any(subject["file"] for subject in self.content["subjects"]):
             parts.append("no graph of the bundle was run")
         return "; ".join(parts)
@@ -170,11 +178,10 @@ def certify(
             run.take(trial)
             advance(str(trial))
         run.backends = compare_backends(bundle, deployment, run.subjects, trials)
-    content = {
-        **_found(run, trials, quick),
-        **described(bundle, checkpoint),
-        **_compared(run, trials),
-    }
+        run.weights, unlike = compare_weights(deployment, run.scale, run.subjects)
+        run.left_out.update(unlike)
+    about = described(bundle, checkpoint)
+    content = {**_found(run, trials, quick), **about, **_compared(run, trials)}
     pictured = sorted(run.worst.values(), key=lambda p: rank(p.check), reverse=True)
     return Certificate(content, pictured)
 
@@ -192,6 +199,7 @@ class _Run:
     subjects: Sequence[Subject] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     backends: Sequence[Comparison] | None = None
+    weights: Sequence[Weights] = ()
     checks: list[dict[str, Any]] = field(default_factory=list)
     worst: dict[str, Pictured] = field(default_factory=dict)
     exploded: dict[str, str] = field(default_factory=dict)
@@ -287,7 +295,7 @@ def _found(run: _Run, trials: Sequence[Trial], quick: bool) -> dict[str, Any]:
     expected = expected_keys(run.subjects, run.due(trials))
     trip = run.deployment.round_trip()
     graphs = any(subject.file for subject in run.subjects)
-    judged = verdict(expected, run.checks, trip, run.backends, graphs=graphs)
+    judged = verdict(expected, run.checks, trip, run.backends, run.weights, graphs=graphs)
     judged["totals"]["seconds"] = round(time.perf_counter() - run.began, 1)
     return {
         "schema": SCHEMA,
@@ -307,6 +315,7 @@ def _compared(run: _Run, trials: Sequence[Trial]) -> dict[str, Any]:
         "bars": bars_of(run.deployment, run.subjects, run.due(trials)),
         "subjects": [subject_record(subject, run.checks) for subject in run.subjects],
         "backends": [backend_record(entry) for entry in run.backends or ()],
+        "weights": [weights_record(entry) for entry in run.weights],
         "checks": run.checks,
     }
 

@@ -234,7 +234,8 @@ def _figure(image: Image.Image, caption: str) -> str:
 
 
 def _tables(content: dict[str, Any]) -> list[Table]:
-    return [_subjects(content), _bars(content), _backends(content), _checks(content)]
+    tables = (_subjects, _bars, _backends, _weights, _checks)
+    return [table(content) for table in tables]
 
 
 def _subjects(content: dict[str, Any]) -> Table:
@@ -269,6 +270,16 @@ def _backends(content: dict[str, Any]) -> Table:
         figures = [_shown(entry[name]) for name in ("limit", "max_abs", "mean_abs")]
         names = [entry["second"], entry["first"], str(entry["runs"]), entry["statistic"]]
         table.rows.append([*names, *figures, "passed" if entry["passed"] else "missed"])
+    return table
+
+
+def _weights(content: dict[str, Any]) -> Table:
+    columns = ["file", "tensors", "values", "limit", "changed"]
+    note = "Each value against the network's, relative to itself."
+    table = Table("Weights", columns, note)
+    for entry in content["weights"]:
+        counts = [str(entry["tensors"]), str(entry["values"]), _shown(entry["limit"])]
+        table.rows.append([entry["file"], *counts, ", ".join(entry["changed"]) or "none"])
     return table
 
 

@@ -15,6 +15,7 @@ import torch
 
 from flowsr_export.certificate_cases import Kind, Trial
 from flowsr_export.certificate_subjects import Subject
+from flowsr_export.certificate_weights import Weights
 from flowsr_export.comparator import Comparison
 from flowsr_export.deployment import Deployment
 from flowsr_export.doctor import examine
@@ -38,6 +39,7 @@ __all__ = [
     "round_trip_record",
     "subject_record",
     "verdict",
+    "weights_record",
 ]
 
 SCHEMA = 1
@@ -116,6 +118,7 @@ def verdict(
     checks: Sequence[Mapping[str, Any]],
     round_trip: float,
     backends: Sequence[Comparison] | None,
+    weights: Sequence[Weights] = (),
     *,
     graphs: bool = True,
 ) -> Record:
@@ -126,6 +129,7 @@ def verdict(
         checks: Those that were made.
         round_trip: Largest relative error of the flow's inverse(forward(x)).
         backends: What Polygraphy compared; None if there was nothing for it.
+        weights: What was found of the files' weights.
         graphs: Whether a graph of the bundle ran at all.
 
     Returns:
@@ -141,6 +145,7 @@ def verdict(
         and round_trip <= ROUND_TRIP_BAR
         and (backends is None or bool(backends))
         and all(comparison.passed for comparison in backends or ())
+        and all(entry.passed for entry in weights)
     )
     return {
         "passed": passed,
@@ -191,6 +196,11 @@ def backend_record(entry: Comparison) -> Record:
         "mean_abs": _number(entry.mean_abs),
         "passed": entry.passed,
     }
+
+
+def weights_record(entry: Weights) -> Record:
+    """Return what was found of the weights of a file."""
+    return {**asdict(entry), "changed": list(entry.changed), "passed": entry.passed}
 
 
 def bars_of(

@@ -224,6 +224,9 @@ def _print_certificate(done: Certificate) -> None:
     for entry in done.content["backends"]:
         word = "within" if entry["passed"] else "not within"
         click.echo(f"{entry['second']} against {entry['first']}: {word} {entry['limit']:.3g}")
+    for entry in done.content["weights"]:
+        count = f"{entry['tensors']} tensors, {len(entry['changed'])} changed"
+        click.echo(f"weights of {entry['file']}: {count}")
     for name, reason in done.content["not_compared"].items():
         click.echo(f"not compared, {name}: {reason}")
     for name, what in done.content["exploded"].items():

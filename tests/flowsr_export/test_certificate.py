@@ -17,6 +17,7 @@ from flowsr_export.certificate import Certificate, certify
 from flowsr_export.certificate_cases import Trial, planned
 from flowsr_export.certificate_record import as_json, verdict
 from flowsr_export.certificate_subjects import Subject
+from flowsr_export.certificate_weights import Weights
 from flowsr_export.comparator import Comparison, Tolerance
 from flowsr_export.deployment import deployment_of
 from flowsr_export.parity import HALF_BAR, QUANTISED_BAR, Bar
@@ -152,6 +153,18 @@ def test_a_weight_that_is_one_percent_off_is_caught(tmp_path: Path) -> None:
     assert done.content["complete"]
     assert not done.passed
     assert "max error must be at most 0.0001" in done.trouble()
+    assert "1 of 126 weights of model.fp32.onnx are not the network's" in done.trouble()
+
+
+@pytest.mark.usefixtures("single")
+def test_a_weight_that_outputs_hardly_show_is_caught(tmp_path: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        one_percent(model, "decode_maps.6.bias")
+
+    done = certify(altered(tmp_path / "off", change), settings=SETTINGS, precision="fp32")
+    assert {check["outcome"] for check in done.content["checks"]} == {"passed"}
+    assert not done.passed
+    assert done.content["weights"][0]["changed"] == ["decode_maps.6.bias"]
 
 
 @pytest.mark.usefixtures("untiled")
@@ -296,6 +309,15 @@ def test_backends_that_were_not_compared_are_no_pass() -> None:
 def test_backends_that_differ_are_no_pass() -> None:
     differing = [*COMPARED, replace(COMPARED[0], passed=False)]
     assert not verdict(KEYS, [record(key) for key in KEYS], 1e-6, differing)["passed"]
+
+
+@pytest.mark.parametrize(("tensors", "changed"), [(0, ()), (3, ("a.bias",))])
+def test_weights_that_are_not_the_networks_are_no_pass(
+    tensors: int, changed: tuple[str, ...]
+) -> None:
+    weights = [Weights("model.fp32.onnx", tensors, 9, 1e-6, changed)]
+    checks = [record(key) for key in KEYS]
+    assert not verdict(KEYS, checks, 1e-6, COMPARED, weights)["passed"]
 
 
 def test_a_bundle_none_of_whose_graphs_ran_is_no_pass() -> None:
