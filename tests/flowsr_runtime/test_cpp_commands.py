@@ -258,6 +258,17 @@ def test_memory_that_runs_out_is_told_as_in_python(
     assert (error.value.code, str(error.value)) == (6, str(refused.value))
 
 
+def test_the_command_says_once_that_memory_ran_out(
+    cpp: CppLibrary, bundles: Bundles, picture: Path
+) -> None:
+    out = picture.with_name("out.png")
+    done = cpp.run("flowsr-upscale", bundles["huge"].path, picture, out, "--scale", "3")
+    assert done.returncode == 6
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("flowsr-upscale: out of memory") for line in lines)
+    assert "there are no tiles smaller" in lines[-1]
+
+
 @pytest.mark.parametrize("budget", [0, 30_000])
 def test_an_explosion_is_told_as_in_python(
     cpp: CppLibrary, bundles: Bundles, photo: NDArray[np.uint8], budget: int

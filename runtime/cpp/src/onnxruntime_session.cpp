@@ -51,7 +51,7 @@ Ort::SessionOptions options_of(const Settings& settings) {
   options.SetGraphOptimizationLevel(ORT_ENABLE_ALL);
   // As in Python: patterns keep one block per tile shape and lay it out worse than the arena.
   options.DisableMemPattern();
-  options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
+  options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);  // errors are thrown, and said once
   const std::string provider = settings.provider.empty() ? "cpu" : settings.provider;
   if (provider == "cuda") {
     add_cuda(options, settings.device);
@@ -81,7 +81,7 @@ class OnnxruntimeSession : public Session {
  public:
   OnnxruntimeSession(const Bundle& bundle, const Settings& settings)
       : provider_(settings.provider.empty() ? "cpu" : settings.provider),
-        env_(ORT_LOGGING_LEVEL_ERROR, "flowsr") {
+        env_(ORT_LOGGING_LEVEL_FATAL, "flowsr") {
     const std::string name = bundle.model_name(settings.precision);
     const std::string path = bundle.path() + "/" + name;
     const Ort::SessionOptions options = options_of(settings);
