@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -110,6 +111,8 @@ def command(
     source = Bundle.open(embedded_bundle() if bundle is None else bundle)
     check_output_bundle(source, output, wish.type, force)
 
+    # The picture of the frontier is drawn last: what draws it is missed before the slow work.
+    importlib.import_module("matplotlib")
     from flowsr_export.calibrate import calibrate
 
     with ExitStack() as stack:

@@ -7,7 +7,9 @@ import pytest
 from flowsr_calibration.layers import layers_of
 from flowsr_export.calibrate import Calibration, calibrate
 from flowsr_export.calibrate_gates import Budget
-from flowsr_runtime import Bundle, PictureError, UsageError
+from flowsr_export.eight_bit import with_eight_bits
+from flowsr_runtime import Bundle, PictureError, UsageError, write_bundle
+from tests.flowsr_calibration.graphs import network, small_manifest
 from tests.flowsr_export.calibrations import calibrated as calibrated
 from tests.flowsr_export.calibrations import made_bundle, photographs_in, wish_for
 
@@ -105,6 +107,16 @@ def test_floats_of_eight_bits_are_calibrated_too(tmp_path: Path) -> None:
     model = onnx.load_from_string(done.content)
     assert model.opset_import[0].version == 19
     assert done.work.share("fp8") > 0.9
+
+
+def test_a_graph_of_eight_bit_pictures_is_quantised_too(tmp_path: Path) -> None:
+    photographs_in(tmp_path / "photos")
+    manifest = small_manifest()
+    manifest["picture"] = {**manifest["picture"], "io": "uint8", "range": [0, 255]}
+    files = {"model.fp32.onnx": with_eight_bits(network()).SerializeToString()}
+    done = calibrate(write_bundle(tmp_path / "b", manifest, files), wish_for(tmp_path))
+    assert done.gates.psnr > 30
+    assert codes_in(done.content) == 8
 
 
 def test_the_same_wish_gives_the_same_file(calibrated: Calibrated, tmp_path: Path) -> None:

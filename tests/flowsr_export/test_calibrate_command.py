@@ -1,6 +1,7 @@
 """`calibrate` on the command line, also on pictures that are of no use."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def test_what_is_there_is_not_overwritten_and_no_time_is_lost(
     done = calibrate(run, small, tmp_path / "photos")
     assert done.exit_code == 1
     assert "exists; replace it with force" in done.stderr
+
+
+def test_a_missing_library_is_named_before_the_slow_work(
+    run: Run, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = calibrate(run, small, tmp_path / "photos")
+    assert done.exit_code == 4
+    assert "matplotlib is not installed; pip install 'flowsr-lp[bench]'" in done.stderr
 
 
 def test_two_budgets_are_refused(run: Run, small: Path, tmp_path: Path) -> None:
