@@ -140,7 +140,8 @@ def frontier_picture(done: Calibration) -> bytes:
             x, y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
             axes.plot(x, y, marker=marker, markersize=5, linewidth=0, label=label)
         if math.isfinite(point.agreement.psnr):
-            axes.annotate("chosen", (100 * point.share, point.agreement.psnr))
+            where = (100 * point.share, point.agreement.psnr)
+            axes.annotate("chosen", where, (8, -3), textcoords="offset points")
         if done.wish.budget.least_db is not None:
             axes.axhline(done.wish.budget.least_db, color="C3", linewidth=1, label="budget")
         axes.set_xlabel(f"multiply-adds in {done.wish.type}, %")
