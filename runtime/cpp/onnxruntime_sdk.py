@@ -52,10 +52,10 @@ def library_path() -> Path:
 
 
 def fetch_headers(folder: Path) -> int:
-    """Download the headers.
+    """Download the headers, 150 MB of a package, if they are not there yet.
 
     Args:
-        folder: Where to put them; made if missing.
+        folder: Where to put them; its parent is made if missing.
 
     Returns:
         Number of the interface that they describe, the second number of a version.
@@ -63,16 +63,11 @@ def fetch_headers(folder: Path) -> int:
     Raises:
         SdkError: If npm or the package is not to be had.
     """
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SdkError("npm is not installed")
-    with tempfile.TemporaryDirectory() as name:
-        command = [npm, "pack", PACKAGE, "--pack-destination", name, "--silent"]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            raise SdkError(f"npm could not fetch {PACKAGE}") from error
-        _unpack(next(Path(name).glob("*.tgz")), folder)
+    if not (folder / C_HEADER).exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+            _unpack(_packed(Path(name)), Path(name) / "include")
+            (Path(name) / "include").rename(folder)
     found = re.search(
         r"^#define ORT_API_VERSION (\d+)", (folder / C_HEADER).read_text("utf-8"), re.MULTILINE
     )
@@ -105,6 +100,19 @@ def make_sdk(folder: Path) -> str:
         link.unlink(missing_ok=True)
         link.symlink_to(library)
     return f"{folder}: headers of 1.{number}, library {version}"
+
+
+def _packed(folder: Path) -> Path:
+    """Return the package as npm has it."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SdkError("npm is not installed")
+    command = [npm, "pack", PACKAGE, "--pack-destination", str(folder), "--silent"]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise SdkError(f"npm could not fetch {PACKAGE}") from error
+    return next(folder.glob("*.tgz"))
 
 
 def _unpack(archive: Path, folder: Path) -> None:

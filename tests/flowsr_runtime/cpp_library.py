@@ -254,8 +254,7 @@ def shared_library(factory: pytest.TempPathFactory) -> CppLibrary:
     with open(root / "cpp.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (root / "cpp" / "done").exists():
-            sdk = onnxruntime_sdk(root / "sdk")
-            build(root / "cpp", f"-DFLOWSR_ONNXRUNTIME_ROOT={sdk}")
+            build(root / "cpp", f"-DFLOWSR_ONNXRUNTIME_ROOT={onnxruntime_sdk()}")
             (root / "cpp" / "done").touch()
     return load(root / "cpp")
 
@@ -274,12 +273,15 @@ def _said(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def onnxruntime_sdk(folder: Path) -> Path:
-    """Return a folder with ONNX Runtime's headers and library; skip where it cannot be had."""
+def onnxruntime_sdk() -> Path:
+    """Return a folder with ONNX Runtime's headers and library; skip where it cannot be had.
+
+    The headers stay in the build folder of the clone, so that they are fetched once.
+    """
     given = os.environ.get("FLOWSR_ONNXRUNTIME_ROOT")
     if given:
         return Path(given)
-    module = sdk_module()
+    module, folder = sdk_module(), ROOT / "build" / "onnxruntime"
     try:
         module.make_sdk(folder)
     except module.SdkError as error:
