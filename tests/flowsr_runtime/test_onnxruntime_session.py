@@ -148,7 +148,7 @@ def test_the_options_are_those_of_a_quiet_frugal_session(
     OnnxRuntimeSession.open(bundle, threads=3)
     assert [options.intra_op_num_threads for options, _ in seen] == [usable_cores(), 3]
     assert seen[0][0].inter_op_num_threads == 1
-    assert seen[0][0].log_severity_level == 3
+    assert seen[0][0].log_severity_level == 4
     assert not seen[0][0].enable_mem_pattern
     assert seen[0][1] == 0
 
