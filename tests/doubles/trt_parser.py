@@ -5,7 +5,7 @@ from math import prod
 from typing import Any, TypeVar
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
+from google.protobuf.message import DecodeError
 
 from tests.doubles.trt_names import DataType, Dims
 
