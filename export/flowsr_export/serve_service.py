@@ -208,8 +208,9 @@ async def _in_thread(function: Callable[[], ResultT]) -> ResultT:
 
 async def _left(request: Request) -> None:
     """Return when the client has left."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    kind = None
+    while kind != "http.disconnect":
+        kind = (await request.receive())["type"]
 
 
 def _ended(task: asyncio.Future[Response], ends: ExitStack) -> None:

@@ -15,7 +15,7 @@ PLAIN = SessionSettings(threads=1)
 IN_TORCH = SessionSettings(TORCH)
 
 
-def refused(wish: SubjectWish, words: str) -> None:
+def check_refused(wish: SubjectWish, words: str) -> None:
     with pytest.raises(UsageError, match=words), open_subject(wish):
         pass
 
@@ -65,9 +65,11 @@ def test_scales_are_checked_before_anything_is_enlarged(bundle: Path) -> None:
 
 
 def test_options_that_do_not_go_together_are_refused(bundle: Path, tmp_path: Path) -> None:
-    refused(SubjectWish(PLAIN, model=tmp_path / "a"), "--model and --prior are for --backend t")
-    refused(SubjectWish(IN_TORCH, prior=tmp_path / "a"), "--prior needs --model")
-    refused(SubjectWish(IN_TORCH, bundle), r"was not made of .*; give its checkpoints")
+    check_refused(
+        SubjectWish(PLAIN, model=tmp_path / "a"), "--model and --prior are for --backend t"
+    )
+    check_refused(SubjectWish(IN_TORCH, prior=tmp_path / "a"), "--prior needs --model")
+    check_refused(SubjectWish(IN_TORCH, bundle), r"was not made of .*; give its checkpoints")
 
 
 @pytest.mark.parametrize(
@@ -80,9 +82,9 @@ def test_options_that_do_not_go_together_are_refused(bundle: Path, tmp_path: Pat
     ],
 )
 def test_pytorch_runs_whole_pictures_in_float32(wish: SubjectWish) -> None:
-    refused(wish, r"--backend torch runs whole pictures in fp32; it takes no")
+    check_refused(wish, r"--backend torch runs whole pictures in fp32; it takes no")
 
 
 def test_pytorch_has_two_providers() -> None:
     wish = SubjectWish(SessionSettings(TORCH, "openvino"))
-    refused(wish, "provider must be cpu or cuda with torch, got 'openvino'")
+    check_refused(wish, "provider must be cpu or cuda with torch, got 'openvino'")
