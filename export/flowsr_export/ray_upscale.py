@@ -237,7 +237,9 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         ray.init(address=address or "auto", **quiet)
     except ConnectionError as error:
         if address is not None:
-            raise ProviderError(f"there is no Ray cluster at {address}") from error
+            raise ProviderError(
+                f"the Ray cluster at {address} cannot be joined: {error}"
+            ) from error
         ray.init(address="local", include_dashboard=False, **quiet)
     try:
         yield

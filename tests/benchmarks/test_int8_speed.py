@@ -13,6 +13,12 @@ def test_graphs_are_timed_and_their_kernels_named(tmp_path: Path) -> None:
     assert list(found.kernels.values()) == sorted(found.kernels.values(), reverse=True)
 
 
+def test_several_threads_are_timed_by_the_clock(tmp_path: Path) -> None:
+    bundle = made_bundle(tmp_path / "b")
+    (found,) = measure(bundle, ["fp32"], Case((16, 16), (32, 32)), 2, threads=2)
+    assert 0 < found.seconds[0] <= found.seconds[1]
+
+
 def test_the_table_holds_every_graph_against_the_first() -> None:
     text = markdown(
         [Timing("fp32", (2.0, 2.1), {"Conv": 1500.0}), Timing("int8", (1.0, 1.1), {"Q": 700.0})]
