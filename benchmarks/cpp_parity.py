@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_runtime import Bundle, MemoryBudgetError, Upscaler, embedded_bundle, read_picture
-from tests.flowsr_runtime.cpp_library import (
+from tests.flowsr_runtime.cpp.library import (
     ROOT,
     CppError,
     CppLibrary,

@@ -50,7 +50,7 @@ SRFLOW_SHAPES=(
 SCALES="1.5,2,3,4,8"
 SIZES=(--picture 128x128 --scale 1.5 --scale 2 --scale 3 --scale 4 --scale 8)
 FULL_HD=(--picture 480x270 --scale 4)
-PHOTO="export/flowsr_export/pictures/chelsea_256.png"
+PHOTO="export/flowsr_export/inputs/pictures/chelsea_256.png"
 SECTIONS="" # of the report, behind its table
 FAILED=0
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_export.options import parse_memory
+from flowsr_export.options.session import parse_memory
 from flowsr_runtime import Upscaler
-from flowsr_runtime.tiling import Plan
+from flowsr_runtime.tiling.tiles import Plan
 
 __all__ = ["Row", "main", "mosaic", "table", "work_of"]
 

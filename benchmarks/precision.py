@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowsr_export import linf_graph
-from flowsr_export.axis import Axis, half_pixel_matrix, low_pass_matrix
-from flowsr_export.cases import Case
-from flowsr_export.deployment import Deployment, deployment_of
-from flowsr_export.linf_graph import LinfGraph
-from flowsr_export.onnx_export import DTYPES, Precision
-from flowsr_export.rounding import RoundedGraph
+from flowsr_export.deployment.interface import Deployment, deployment_of
+from flowsr_export.export_onnx.exporter import DTYPES, Precision
+from flowsr_export.graph import linf as linf_graph
+from flowsr_export.graph.axis import Axis, half_pixel_matrix, low_pass_matrix
+from flowsr_export.graph.linf import LinfGraph
+from flowsr_export.inputs.cases import Case
+from flowsr_export.parity.half_emulation import RoundedGraph
 from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import output_size
 

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from benchmarks.precision import PHOTOGRAPHS, Figures, figures_of, markdown, outputs
 from benchmarks.speed import SRFLOW, SRFLOW_PRIOR
 from benchmarks.stand_in_checkpoint import calm
-from flowsr_export.deployment import deployment_of
-from flowsr_export.rounding import RoundedGraph
-from flowsr_export.srflow_level_graph import Condition, LevelGraph
+from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.graph.srflow_level import Condition, LevelGraph
+from flowsr_export.parity.half_emulation import RoundedGraph
 from flowsr_lp import SrflowLP, load_checkpoint
 from flowsr_runtime import UsageError
 from tests import stand_in

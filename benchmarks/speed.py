@@ -26,14 +26,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowsr_export.bench_probes import GEMM_SIDE, onnxruntime_gemm, torch_gemm
-from flowsr_export.deployment import Network
-from flowsr_export.published_order import PublishedOrder
-from flowsr_export.published_srflow import PublishedSrflow
-from flowsr_export.workload import multiply_adds
+from flowsr_export.deployment.interface import Network
+from flowsr_export.machine.probes import GEMM_SIDE, onnxruntime_gemm, torch_gemm
+from flowsr_export.onnx_graph.multiply_adds import multiply_adds
 from flowsr_lp import LinfLP, load_checkpoint
+from flowsr_lp.linf.published_order import PublishedOrder
+from flowsr_lp.srflow.published_order import PublishedSrflow
 from flowsr_runtime import Bundle, ParityError, Window, output_size
-from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
+from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["Speed", "markdown", "measure", "op_profile"]
 
@@ -313,8 +313,8 @@ def _stand_in(system: str) -> Network:
 
 
 def _exported(network: Network) -> bytes:
-    from flowsr_export.deployment import deployment_of
-    from flowsr_export.onnx_export import onnx_from_deployment
+    from flowsr_export.deployment.interface import deployment_of
+    from flowsr_export.export_onnx.exporter import onnx_from_deployment
 
     return bytes(onnx_from_deployment(deployment_of(network)).SerializeToString())
 

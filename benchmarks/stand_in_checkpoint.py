@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.speed import MODEL, PRIOR, SRFLOW, SRFLOW_PRIOR
-from flowsr_export.cases import Case, photographs
+from flowsr_export.inputs.cases import Case, photographs
 from flowsr_lp import SrflowLP, save_weights
-from flowsr_lp.srflow_training import fit_norms
+from flowsr_lp.training.srflow import fit_norms
 from tests import stand_in
 
 __all__ = ["calm"]

@@ -16,8 +16,8 @@ from pathlib import Path
 import ray
 import ray.data
 
-from flowsr_export.batch import Request
-from flowsr_export.ray_upscale import PictureMapper, Wish
+from flowsr_export.upscale.jobs import Request
+from flowsr_export.upscale.ray import PictureMapper, Wish
 from flowsr_runtime import SessionSettings, embedded_bundle
 
 

@@ -1,11 +1,17 @@
 """LINF-LP and SRFlow-LP in PyTorch: networks as published, checkpoints, training."""
 
 from flowsr_lp.checkpoint import Checkpoint, embedded_checkpoint, load_checkpoint, save_weights
-from flowsr_lp.flow import Flow
-from flowsr_lp.linf import LINF, LinfLP, Prediction, linf_from_spec
-from flowsr_lp.prior import EdsrLatent, UNet, prior_from_spec
-from flowsr_lp.srflow import LatentGrid, SRFlow, SrflowLP, SrflowPrediction, srflow_from_spec
-from flowsr_lp.srflow_prior import SrflowPrior, srflow_prior_from_spec
+from flowsr_lp.linf.flow import Flow
+from flowsr_lp.linf.model import LINF, LinfLP, Prediction, linf_from_spec
+from flowsr_lp.linf.prior import EdsrLatent, UNet, prior_from_spec
+from flowsr_lp.srflow.model import (
+    LatentGrid,
+    SRFlow,
+    SrflowLP,
+    SrflowPrediction,
+    srflow_from_spec,
+)
+from flowsr_lp.srflow.prior import SrflowPrior, srflow_prior_from_spec
 
 __all__ = [
     "LINF",

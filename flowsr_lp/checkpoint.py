@@ -18,18 +18,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from flowsr_lp.architecture import model_spec_from_tensors, prior_spec_from_tensors
-from flowsr_lp.linf import LINF, LinfLP, linf_from_spec
-from flowsr_lp.prior import Prior, prior_from_spec
-from flowsr_lp.srflow import SRFlow, SrflowLP, srflow_from_spec
-from flowsr_lp.srflow_architecture import (
+from flowsr_lp.linf.architecture import model_spec_from_tensors, prior_spec_from_tensors
+from flowsr_lp.linf.model import LINF, LinfLP, linf_from_spec
+from flowsr_lp.linf.prior import Prior, prior_from_spec
+from flowsr_lp.srflow.architecture import (
     is_srflow,
     is_srflow_prior,
     srflow_prior_spec,
     srflow_spec,
     unwrapped,
 )
-from flowsr_lp.srflow_prior import SrflowPrior, srflow_prior_from_spec
+from flowsr_lp.srflow.model import SRFlow, SrflowLP, srflow_from_spec
+from flowsr_lp.srflow.prior import SrflowPrior, srflow_prior_from_spec
 from flowsr_runtime.errors import CheckpointError, OutputError
 
 Kind = Literal["model", "prior"]

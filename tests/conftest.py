@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from flowsr_runtime.device import Device
+from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import ProviderError
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: a thread of PyTorch each

@@ -17,9 +17,9 @@ from onnx import ModelProto, TensorProto, helper
 from flowsr_calibration.crops import Crop, CropPlan, Pictures
 from flowsr_calibration.feeds import feeds_of
 from flowsr_calibration.statistics import Statistics, load_statistics
+from flowsr_runtime.backends.onnxruntime_session import usable_cores
+from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import NonFiniteError
-from flowsr_runtime.manifest import Manifest
-from flowsr_runtime.onnxruntime_session import usable_cores
 
 __all__ = ["Tap", "collect", "statistics_key"]
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_runtime import output_size, read_picture
-from flowsr_runtime.depth import to_depth
 from flowsr_runtime.errors import FlowsrError, PictureError, UsageError
-from flowsr_runtime.image import SUFFIXES
+from flowsr_runtime.pictures.depth import to_depth
+from flowsr_runtime.pictures.files import SUFFIXES
 
 __all__ = ["LEAST_PICTURES", "Crop", "CropPlan", "Pictures", "find_pictures"]
 

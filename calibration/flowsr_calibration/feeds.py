@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from flowsr_calibration.crops import Crop
 from flowsr_runtime import Window, output_size
-from flowsr_runtime.manifest import Manifest
-from flowsr_runtime.noise import latent as draw_latent
+from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.tiling.noise import latent as draw_latent
 
 __all__ = ["TEMPERATURE", "feeds_of", "full_range", "scales_for"]
 

@@ -13,8 +13,8 @@ from onnx import ModelProto
 
 from flowsr_calibration.crops import Crop
 from flowsr_calibration.feeds import feeds_of, full_range
-from flowsr_runtime.manifest import Manifest
-from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
+from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
+from flowsr_runtime.bundle.manifest import Manifest
 
 __all__ = ["Agreement", "Panel", "psnr"]
 

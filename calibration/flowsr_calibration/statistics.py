@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_runtime.disk import replace_file
+from flowsr_runtime.atomic import replace_file
 
 __all__ = ["BINS", "Histogram", "Statistics", "load_statistics"]
 

@@ -12,21 +12,21 @@ import click
 __all__ = ["main"]
 
 COMMAND_MODULES = {
-    "upscale": "flowsr_export.upscale_command",
-    "inspect": "flowsr_export.inspect_command",
-    "export-onnx": "flowsr_export.export_command",
-    "calibrate": "flowsr_export.calibrate_command",
-    "build-engine": "flowsr_export.build_engine_command",
-    "engines": "flowsr_export.engines_command",
-    "verify": "flowsr_export.verify_command",
-    "bench": "flowsr_export.bench_command",
-    "evaluate": "flowsr_export.evaluate_command",
-    "serve": "flowsr_export.serve_command",
-    "serve-bundle": "flowsr_export.serve_bundle_command",
-    "train": "flowsr_export.train_command",
-    "fetch": "flowsr_export.fetch_command",
-    "doctor": "flowsr_export.doctor_command",
-    "demo": "flowsr_export.demo_command",
+    "upscale": "flowsr_export.commands.upscale",
+    "inspect": "flowsr_export.commands.inspect",
+    "export-onnx": "flowsr_export.commands.export_onnx",
+    "calibrate": "flowsr_export.commands.calibrate",
+    "build-engine": "flowsr_export.commands.build_engine",
+    "engines": "flowsr_export.commands.engines",
+    "verify": "flowsr_export.commands.verify",
+    "bench": "flowsr_export.commands.bench",
+    "evaluate": "flowsr_export.commands.evaluate",
+    "serve": "flowsr_export.commands.serve",
+    "serve-bundle": "flowsr_export.commands.serve_bundle",
+    "train": "flowsr_export.commands.train",
+    "fetch": "flowsr_export.commands.fetch",
+    "doctor": "flowsr_export.commands.doctor",
+    "demo": "flowsr_export.commands.demo",
 }
 
 EXIT_CODES = """\b

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_export.sheet import Box, Panel, Row, draw_sheet
+from flowsr_export.reports.contact_sheet import Box, Panel, Row, draw_sheet
 from flowsr_runtime import Upscaler, write_picture
-from flowsr_runtime.disk import replace_file
+from flowsr_runtime.atomic import replace_file
 from flowsr_runtime.errors import OutputError, PictureError
 
 __all__ = ["PICTURES", "Comparison", "demonstrate"]
@@ -155,7 +155,9 @@ def _compare(
 
 def _original(name: str, side: int) -> Image.Image:
     """Return a shipped photograph, (side, side), cut from its middle."""
-    resource = importlib.resources.files("flowsr_export") / "pictures" / f"{name}_256.png"
+    resource = (
+        importlib.resources.files("flowsr_export.inputs") / "pictures" / f"{name}_256.png"
+    )
     try:
         data = resource.read_bytes()
     except FileNotFoundError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flowsr_export.progress import progress
+from flowsr_export.options.progress import progress
 from flowsr_export.releases import DEFAULT_BASE_URL, RELEASES
 from flowsr_runtime.errors import CheckpointError, OutputError, UsageError
 

@@ -1,7 +1,7 @@
 """The light runtime of flowsr-lp: run a bundle without PyTorch."""
 
-from flowsr_runtime.asynchronous import AsyncUpscaler
-from flowsr_runtime.bundle import Bundle, embedded_bundle, write_bundle
+from flowsr_runtime.backends.session import Session, SessionSettings, open_session
+from flowsr_runtime.bundle.directory import Bundle, embedded_bundle, write_bundle
 from flowsr_runtime.errors import (
     BackendError,
     BundleError,
@@ -22,7 +22,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 from flowsr_runtime.geometry import Window, output_size
-from flowsr_runtime.image import (
+from flowsr_runtime.pictures.files import (
     Metadata,
     Picture,
     check_output,
@@ -30,9 +30,9 @@ from flowsr_runtime.image import (
     read_picture,
     write_picture,
 )
-from flowsr_runtime.pool import PendingPicture, UpscalerPool
-from flowsr_runtime.session import Session, SessionSettings, open_session
-from flowsr_runtime.upscaler import Upscaler
+from flowsr_runtime.upscaling.async_upscaler import AsyncUpscaler
+from flowsr_runtime.upscaling.pool import PendingPicture, UpscalerPool
+from flowsr_runtime.upscaling.upscaler import Upscaler
 
 __all__ = [
     "Upscaler",

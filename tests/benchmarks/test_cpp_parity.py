@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from benchmarks.cpp_parity import SIZES, Case, Figures, cases_of, compare, markdown
 from flowsr_runtime import Upscaler
-from flowsr_runtime.bundle import Bundle, write_bundle
+from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from tests.flowsr_runtime.conftest import BILINEAR, CHANGES, FOURFOLD, MANIFEST
-from tests.flowsr_runtime.cpp_library import CppError, CppLibrary
+from tests.flowsr_runtime.cpp.library import CppError, CppLibrary
 
 SMALL = [Case((9, 14), ("3.6", "2.7"), False), Case((48, 64), ("3.6", "2.7"), True)]
 

@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from benchmarks.int8_speed import Timing, markdown, measure
-from flowsr_export.cases import Case
-from tests.flowsr_export.calibrations import made_bundle
+from flowsr_export.inputs.cases import Case
+from tests.flowsr_export.calibration.calibrations import made_bundle
 
 
 def test_graphs_are_timed_and_their_kernels_named(tmp_path: Path) -> None:

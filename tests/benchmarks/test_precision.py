@@ -12,9 +12,9 @@ from benchmarks.precision import (
     figures,
     markdown,
 )
-from flowsr_export.cases import Case
-from flowsr_export.deployment import deployment_of
-from flowsr_export.linf_graph import LinfGraph
+from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.graph.linf import LinfGraph
+from flowsr_export.inputs.cases import Case
 from tests.flowsr_export.networks import small
 
 CASE = Case((12, 15), (31, 38))

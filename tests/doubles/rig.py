@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flowsr_runtime import device as device_module
-from flowsr_runtime.bundle import Bundle
-from flowsr_runtime.device import Device
-from flowsr_runtime.engine_store import FLAVOURS, EngineEntry, EngineKey, EngineStore, Range
+from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
+from flowsr_runtime.backends.tensorrt_session import TensorrtSession
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.bundle.engine_store import (
+    FLAVOURS,
+    EngineEntry,
+    EngineKey,
+    EngineStore,
+    Range,
+)
+from flowsr_runtime.cuda import device as device_module
+from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.geometry import Window
-from flowsr_runtime.onnxruntime_session import OnnxRuntimeSession
-from flowsr_runtime.tensorrt_session import TensorrtSession
 from tests.doubles.builds import build, changed
 from tests.doubles.cuda_runtime import FakeCuda, Gpu
 from tests.doubles.trt_module import fake_tensorrt

@@ -7,7 +7,7 @@ import numpy as np
 from flowsr_calibration.crops import Crop
 from flowsr_calibration.feeds import feeds_of, full_range, scales_for
 from flowsr_runtime import Bundle, embedded_bundle
-from flowsr_runtime.manifest import Latent
+from flowsr_runtime.bundle.manifest import Latent
 from tests.flowsr_calibration.graphs import photograph
 
 CROP = Crop(3, Path("a.png"), Fraction(2), photograph(0, 12), photograph(0, 24), 5.0)

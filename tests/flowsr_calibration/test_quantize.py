@@ -12,7 +12,7 @@ from flowsr_calibration.collect import Tap
 from flowsr_calibration.layers import Layer, layers_of
 from flowsr_calibration.onnx_graph import OnnxGraph
 from flowsr_calibration.quantize import Form, quantised, tensors_of
-from flowsr_export.lint import lint
+from flowsr_export.onnx_graph.lint import lint
 from tests.flowsr_calibration.graphs import photograph
 
 FEEDS = {"input": (photograph(0, 24) / np.float32(255)).transpose(2, 0, 1)[None]}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flowsr_runtime.manifest import Manifest
+from flowsr_runtime.bundle.manifest import Manifest
 
 __all__ = ["linf_manifest", "srflow_manifest"]
 

@@ -12,16 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_export.cases import Case
-from flowsr_export.deployment import deployment_of
-from flowsr_export.metrics import METRICS
-from flowsr_export.parity import bar_of, compare
-from flowsr_export.verify import reference_of
+from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.evaluation.metrics import METRICS
+from flowsr_export.inputs.cases import Case
+from flowsr_export.parity.compare import bar_of, compare
+from flowsr_export.parity.verify import reference_of
 from flowsr_lp import embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session, output_size
 from flowsr_runtime.errors import MemoryBudgetError
 
-PICTURES = Path(__file__).parents[2] / "export" / "flowsr_export" / "pictures"
+PICTURES = Path(__file__).parents[2] / "export" / "flowsr_export" / "inputs" / "pictures"
 EVALUATION = Path(__file__).parents[2] / "benchmarks/results/quality-built-in-model.json"
 NAMES = ["bridge", "chelsea", "citrus", "coffee", "honeybee", "picos", "stream"]
 ONE_STEP = 1

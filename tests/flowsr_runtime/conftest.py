@@ -10,9 +10,9 @@ import onnx.parser
 import pytest
 from numpy.typing import NDArray
 
-from flowsr_runtime.bundle import Bundle, write_bundle
+from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from tests.doubles.rig import ALL, Rig
-from tests.flowsr_runtime.cpp_library import CppLibrary, shared_library
+from tests.flowsr_runtime.cpp.library import CppLibrary, shared_library
 
 HEADER = '<ir_version: 9, opset_import: ["" : 18]>\n'
 CONSTANTS = """

@@ -13,8 +13,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from flowsr_runtime import disk
-from flowsr_runtime.bundle import Bundle, write_bundle
+from flowsr_runtime import atomic as disk
+from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from flowsr_runtime.errors import OutputError
 
 STEPS = {"open", "os.fsync", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "ctypes.dlsym"}

@@ -18,12 +18,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_runtime.bundle import Bundle
-from flowsr_runtime.image import encode_picture, read_picture
-from flowsr_runtime.pool import UpscalerPool
-from flowsr_runtime.upscaler import Upscaler
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.pictures.files import encode_picture, read_picture
+from flowsr_runtime.upscaling.pool import UpscalerPool
+from flowsr_runtime.upscaling.upscaler import Upscaler
 from tests.doubles.doubling import Doubling
-from tests.flowsr_runtime.picture_files import picture_file
+from tests.flowsr_runtime.pictures.picture_files import picture_file
 
 Photo = NDArray[np.uint8]
 THREADS = 8

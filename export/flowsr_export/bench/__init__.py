@@ -1,0 +1,1 @@
+"""Benchmark latency, memory and throughput."""

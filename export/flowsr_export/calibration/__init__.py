@@ -1,0 +1,1 @@
+"""Calibrate a bundle to eight bits, judge the result and report it."""

@@ -1,0 +1,172 @@
+"""LINF and LINF-LP for the exporter: any scale, or one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from flowsr_export.deployment.interface import Deployment
+from flowsr_export.export_onnx.seam import DENSE_BLOCK_RADIUS, encoder_radius, prior_radius
+from flowsr_export.graph.folding import condition_numbers
+from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
+from flowsr_export.inputs.cases import Case, Scale, cases_of, photographs
+from flowsr_export.onnx_graph.multiply_adds import multiply_adds, per_pixel_and_patch
+from flowsr_lp import LinfLP
+from flowsr_lp.linf.model import low_frequency_residual
+from flowsr_runtime import output_size
+from flowsr_runtime.bundle.manifest import Latent
+from flowsr_runtime.geometry import Halo
+
+__all__ = ["LinfDeployment"]
+
+# Traced with an odd and an even size, a scale that is neither integer nor the same per axis,
+# and a batch of two, so that none of them is taken for a constant.
+TRACED_LR = (20, 25)
+TRACED_SIZE = (61, 77)
+WORK_LR = 64  # side at which the work of a graph of one scale is counted
+LR_ALIGN = 3  # stride of the prior's convolution on the picture
+# Shares of the whole receptive field that are tried, the cheapest first.
+SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)
+SEAM_LR = 96  # low-resolution pixels a side of the measured photograph
+SEAM_SCALES = (2, 4)
+# Not an odd multiple: there the low-frequency residual is zero.
+ROUND_TRIP = Case((24, 24), (96, 96))
+
+
+class LinfDeployment(Deployment):
+    """A LINF network, with a learned prior or sampled."""
+
+    family = "linf-lp"
+    islands = ("geometry", "phase", "flow", "sum")
+    half_share = 0.95
+    max_abs = 1e-4
+
+    def __init__(self, network: LinfLP) -> None:
+        """Deploy `network`, a model in evaluation mode."""
+        self.network = network
+        linf = network.linf
+        self.latents = () if network.prior else (Latent("latent", linf.width, linf.patch_size),)
+
+    def graph(self, dtype: torch.dtype, scale: Fraction | None) -> nn.Module:
+        """Restate the network."""
+        graph = LinfGraph(self.network, dtype).eval()
+        return graph if scale is None else LinfFixedGraph(graph, scale)
+
+    def described(self, scale: Fraction | None) -> dict[str, Any]:
+        """Add the rule for patches beyond the edge; spec/linf.md "Borders"."""
+        return {**super().described(scale), "border": "extend"}
+
+    def example(self, scale: Fraction | None) -> dict[str, Tensor]:
+        """Inputs to trace `graph` with."""
+        size = TRACED_SIZE
+        if scale is not None:
+            size = (output_size(TRACED_LR[0], scale), output_size(TRACED_LR[1], scale))
+        named = {"input": torch.rand(2, 3, *TRACED_LR)}
+        if scale is None:
+            named["geometry"] = torch.tensor([*TRACED_LR, *size, 0, 0, 0, 0, *size])
+        for latent in self.latents:
+            named[latent.name] = torch.randn(2, latent.channels, *latent.grid(size))
+        return named
+
+    def takes_geometry(self, scale: Fraction | None) -> bool:
+        """Only the graph for any scale does."""
+        return scale is None
+
+    def whole_only(self, scale: Fraction | None) -> bool:
+        """Only the graph of one scale does."""
+        return scale is not None
+
+    def reference(
+        self, rgb: Tensor, size: tuple[int, int], latents: Sequence[Tensor] | None
+    ) -> Tensor:
+        """Enlarge in eager PyTorch."""
+        output: Tensor = self.network(rgb, size, latents[0] if latents else None).output
+        return output
+
+    def exported_cases(self, scale: Fraction | None) -> list[Case]:
+        """Three sizes at one scale or two."""
+        scales: list[Scale] = [scale] if scale else [Fraction("1.3"), Fraction(4)]
+        return cases_of([(24, 24), (17, 30), (9, 1)], scales)
+
+    def verify_cases(self, scale: Fraction | None) -> list[Case]:
+        """Sides from 1 to 256, odd and even, scales to 12, batches of one and three."""
+        texts = ("1.3", "2", "3", "4", "8", "12")
+        scales: list[Scale] = [Fraction(text) for text in texts]
+        scales.insert(2, (Fraction("2.7"), Fraction("3.6")))
+        sizes = [(1, 1), (1, 19), (31, 1), (16, 24), (23, 37)]
+        small = cases_of(sizes, [scale] if scale else scales)
+        large = cases_of([(96, 128), (256, 1), (5, 256)], [scale or Fraction(2)])
+        return [*small, *(Case(c.lr, c.size, 3) for c in small[-2:]), *large]
+
+    def seam_cases(self) -> list[Case]:
+        """One photograph at two scales."""
+        return cases_of([(SEAM_LR, SEAM_LR)], [Fraction(scale) for scale in SEAM_SCALES])
+
+    def exact_halo(self) -> Halo:
+        """Patches (the prior's reach) and low-resolution pixels (the encoder's reach)."""
+        patch, prior = self.network.linf.patch_size, self.network.prior
+        # one pixel for the feature convolution, one for the low pass of the residual
+        pixels = encoder_radius(self.network.linf.encoder) + 2
+        if prior is None:
+            return Halo(patch, patch, LR_ALIGN, 0, pixels)
+        # The picture's branch: a dense block and an interpolation at a third of the resolution.
+        pixels = max(pixels, LR_ALIGN * (DENSE_BLOCK_RADIUS + 2) + 1)
+        return Halo(patch, patch * prior.reduction, LR_ALIGN, prior_radius(prior), pixels)
+
+    def halos(self) -> list[Halo]:
+        """Shares of the whole receptive field."""
+        exact = self.exact_halo()
+        return [_part(exact, share) for share in SHARES]
+
+    def memory(self, weights: int, halo: Halo | None) -> dict[str, int]:
+        """Peak activation memory, bytes; checked against measured peaks of ONNX Runtime.
+
+        The peak lies at the Fourier features: per patch four quarters of four neighbours by
+        half the hidden width and the flow's factors and shifts, a fifth on top; per
+        low-resolution pixel the feature tables. Measured at 128×128 ×4: 4.6 KB per patch for
+        96 hidden channels and 324 outputs, 9.7 KB for 256 and 540.
+        """
+        linf = self.network.linf
+        hidden, features = linf.coef.out_channels, linf.coef.in_channels
+        flow = 2 * linf.flow_layers * linf.width
+        return {
+            "base_bytes": weights + (16 << 20),
+            "bytes_per_pixel": 4 * 2 * (hidden + features),
+            "bytes_per_patch": round(1.2 * 4 * (8 * hidden + flow)),
+        }
+
+    def work(self, model: onnx.ModelProto, scale: Fraction | None) -> dict[str, int]:
+        """Multiply-adds per low-resolution pixel and per patch; all per pixel at one scale."""
+        if scale is None:
+            pixel, patch = per_pixel_and_patch(model, self.network.linf.patch_size)
+            return {"per_lr_pixel": round(pixel), "per_patch": round(patch)}
+        shapes: dict[str, tuple[int, ...]] = {"input": (1, 3, WORK_LR, WORK_LR)}
+        side = output_size(WORK_LR, scale)
+        for latent in self.latents:
+            shapes[latent.name] = (1, latent.channels, *latent.grid((side, side)))
+        total = multiply_adds(model, shapes).total
+        return {"per_lr_pixel": round(total / WORK_LR**2), "per_patch": 0}
+
+    def condition_numbers(self) -> list[float]:
+        """Of each layer's map, the last one last."""
+        return condition_numbers(self.network.linf.imnet)
+
+    def round_trip(self) -> float:
+        """Error on a photograph's residual."""
+        linf, size = self.network.linf, ROUND_TRIP.size
+        x = (torch.from_numpy(photographs(ROUND_TRIP)) - 0.5) / 0.5
+        with torch.inference_mode():
+            residual = low_frequency_residual(x, size)
+            c = linf.condition(x, size, "extend")
+            back = linf.decode(linf.encode(residual, c), c, size)
+        return float((back - residual).abs().max() / residual.abs().max())
+
+
+def _part(exact: Halo, share: float) -> Halo:
+    patches, pixels = (min(n, max(1, round(n * share))) for n in (exact.patches, exact.pixels))
+    return Halo(exact.patch, exact.align, exact.lr_align, patches, pixels)

@@ -1,0 +1,206 @@
+"""SRFlow and SRFlow-LP for the exporter: the one scale that they were trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from flowsr_export.deployment.interface import Deployment
+from flowsr_export.export_onnx.seam import DENSE_BLOCK_RADIUS, unet_radius
+from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
+from flowsr_export.graph.srflow_folding import levels_of
+from flowsr_export.graph.srflow_level import CHUNK
+from flowsr_export.inputs.cases import Case, cases_of, photographs
+from flowsr_export.onnx_graph.multiply_adds import multiply_adds
+from flowsr_lp import SrflowLP
+from flowsr_runtime.bundle.manifest import Latent
+from flowsr_runtime.errors import ScaleError
+from flowsr_runtime.geometry import Halo
+from flowsr_runtime.upscaling.upscaler import DEFAULT_MEMORY_BUDGET
+
+__all__ = ["SrflowDeployment"]
+
+TRACED_LR = (20, 26)  # even, not the same, and no multiple of eight
+LONGEST_SIDE = 1 << 20
+WORK_LR = 64  # side at which the work is counted
+LR_ALIGN = 16  # low-resolution pixels of a cell of the prior's deepest level
+# Halos that are tried, in low-resolution pixels, on a strip that is longer than any tile.
+HALOS = (32, 48, 64, 96, 128)
+SEAM_LR = (32, 384)
+# Pixels beyond the halos of a tile that the stated memory budget holds.
+KEPT = 96
+ROUND_TRIP_LR = (24, 24)
+
+
+class SrflowDeployment(Deployment):
+    """An SRFlow network, with a learned prior or sampled."""
+
+    family = "srflow-lp"
+    islands = ("flow", "coupling")
+    half_share = 0.90
+    max_abs = 5e-4
+    multiple = 2
+
+    def __init__(self, network: SrflowLP) -> None:
+        """Deploy `network`, a model in evaluation mode."""
+        self.network = network
+        self.scale = Fraction(network.srflow.scale)
+        drawn = [] if network.prior else list(enumerate(network.srflow.latents))
+        self.latents = tuple(Latent(f"latent{i}", x.channels, x.patch) for i, x in drawn)
+
+    def graph(self, dtype: torch.dtype, scale: Fraction | None) -> nn.Module:
+        """Restate the network.
+
+        Raises:
+            ScaleError: If `scale` is not the network's.
+        """
+        if scale not in (None, self.scale):
+            raise ScaleError(f"this network enlarges {self.scale} times only, got {scale}")
+        graph = SrflowGraph(self.network, dtype).eval()
+        if self.latents:
+            return SrflowSampledGraph(graph)
+        return graph if scale is None else SrflowPlainGraph(graph)
+
+    def example(self, scale: Fraction | None) -> dict[str, Tensor]:
+        """Inputs to trace `graph` with."""
+        size = self.padded_size(Case(TRACED_LR, TRACED_LR))
+        named = {"input": torch.rand(2, 3, *TRACED_LR)}
+        if self.takes_geometry(scale):
+            named["geometry"] = torch.tensor([*TRACED_LR, *size, 0, 0, 0, 0, *size])
+        for latent in self.latents:
+            named[latent.name] = torch.randn(2, latent.channels, *latent.grid(size))
+        return named
+
+    def vary(self, example: dict[str, Tensor]) -> dict[str, Any]:
+        """Every side is a multiple of that of the coarsest latent."""
+        batch, half_h, half_w = (
+            Dim(name, min=1, max=LONGEST_SIDE) for name in ("batch", "half_h", "half_w")
+        )
+        sides = {"input": 2}
+        for latent in self.latents:
+            sides[latent.name] = int(2 * self.network.srflow.scale / latent.patch)
+        return {
+            name: {0: batch, 2: _times(half_h, sides[name]), 3: _times(half_w, sides[name])}
+            if name in sides
+            else None
+            for name in example
+        }
+
+    def takes_geometry(self, scale: Fraction | None) -> bool:
+        """Only the prior's up-sampling needs it, and only for tiles."""
+        return scale is None and not self.latents
+
+    def whole_only(self, scale: Fraction | None) -> bool:
+        """Only the plain graph with a prior does."""
+        return scale is not None and not self.latents
+
+    def reference(
+        self, rgb: Tensor, size: tuple[int, int], latents: Sequence[Tensor] | None
+    ) -> Tensor:
+        """Enlarge in eager PyTorch."""
+        output: Tensor = self.network(rgb, latents).output
+        return output
+
+    def exported_cases(self, scale: Fraction | None) -> list[Case]:
+        """An even size, an odd one and a narrow one."""
+        return self._cases([(16, 16), (17, 22), (9, 31)])
+
+    def verify_cases(self, scale: Fraction | None) -> list[Case]:
+        """Sides from 1 to 160, odd and even, batches of one and three."""
+        small = self._cases([(1, 1), (1, 19), (8, 8), (15, 20), (23, 37)])
+        large = self._cases([(64, 48), (160, 8), (11, 160)])
+        return [*small, *(Case(c.lr, c.size, 3) for c in small[-2:]), *large]
+
+    def seam_cases(self) -> list[Case]:
+        """A strip of a photograph, which costs less than a square and shows as much."""
+        return self._cases([SEAM_LR])
+
+    def exact_halo(self) -> Halo:
+        """Low-resolution pixels; an upper bound, added up over every layer in its way."""
+        srflow, prior = self.network.srflow, self.network.prior
+        levels = levels_of(srflow)
+        # low-resolution pixels of a level's cell; the coarsest level's is 2
+        cells = [2.0 / (1 << i) for i in reversed(range(len(levels)))]
+        features = 2 + 3 * DENSE_BLOCK_RADIUS * len(srflow.RRDB.RRDB_trunk) + 3 * cells[-1] + 2
+        # each coupling's two 3x3 convolutions, the split's one, and the cell itself
+        flow = sum(
+            (2 * len(level.couplings) + 2) * cell
+            for level, cell in zip(levels, cells, strict=True)
+        )
+        pixels = features + flow
+        if prior is not None:
+            reach = DENSE_BLOCK_RADIUS + unet_radius(len(prior.branch(1).down_layers))
+            pixels += flow + cells[-1] * reach + 1
+        return self._halo(int(-(-pixels // LR_ALIGN)) * LR_ALIGN)
+
+    def halos(self) -> list[Halo]:
+        """Some that are smaller than the receptive field, and that."""
+        exact = self.exact_halo()
+        return [*(self._halo(n) for n in HALOS if n < exact.pixels), exact]
+
+    def memory(self, weights: int, halo: Halo | None) -> dict[str, int]:
+        """Peak activation memory, bytes; checked against measured peaks of ONNX Runtime.
+
+        The peak lies at the finest level: what its couplings read, and the nets of one chunk.
+        Measured at 64×64 and 96×96, float32: 35 to 38 KB per pixel for 16 couplings of 64
+        hidden channels. The budget holds a tile that is not mostly halo.
+        """
+        level = levels_of(self.network.srflow)[0]
+        hidden = len(level.couplings[0].own)
+        kept = len(level.couplings) * (hidden + 2 * level.couplings[0].width)
+        cells = (self.network.srflow.scale // 2) ** 2
+        base, per_pixel = weights + (32 << 20), 4 * cells * (kept + 4 * CHUNK * hidden)
+        memory = {"base_bytes": base, "bytes_per_pixel": per_pixel, "bytes_per_patch": 0}
+        if halo is not None:
+            budget = base + (2 * halo.pixels + KEPT) ** 2 * per_pixel
+            memory["budget_bytes"] = max(DEFAULT_MEMORY_BUDGET, budget)
+        return memory
+
+    def work(self, model: onnx.ModelProto, scale: Fraction | None) -> dict[str, int]:
+        """Multiply-adds per low-resolution pixel."""
+        case = Case((WORK_LR, WORK_LR), (0, 0))
+        shapes: dict[str, tuple[int, ...]] = {"input": (1, 3, *case.lr)}
+        for latent in self.latents:
+            grid = latent.grid(self.padded_size(case))
+            shapes[latent.name] = (1, latent.channels, *grid)
+        feeds = self.feeds(case, scale)
+        values = {"geometry": feeds["geometry"]} if "geometry" in feeds else None
+        total = multiply_adds(model, shapes, values).total
+        return {"per_lr_pixel": round(total / WORK_LR**2), "per_patch": 0}
+
+    def condition_numbers(self) -> list[float]:
+        """Of each coupling's folded 1x1 map, the finest level first."""
+        return [
+            float(torch.linalg.cond(coupling.forward[0].flatten(1)))
+            for level in levels_of(self.network.srflow)
+            for coupling in level.couplings
+        ]
+
+    def round_trip(self) -> float:
+        """Error on a photograph."""
+        srflow = self.network.srflow
+        (case,) = self._cases([ROUND_TRIP_LR])
+        low = torch.from_numpy(photographs(case))
+        high = torch.from_numpy(photographs(Case(case.size, case.size)))
+        with torch.inference_mode():
+            conditions = srflow.condition(low)
+            back = srflow.decode(srflow.encode(high, conditions), conditions)
+        return float((back - high).abs().max() / high.abs().max())
+
+    def _cases(self, sizes: list[tuple[int, int]]) -> list[Case]:
+        return cases_of(sizes, [Fraction(self.network.srflow.scale)])
+
+    def _halo(self, pixels: int) -> Halo:
+        scale = self.network.srflow.scale
+        patch = max(latent.patch for latent in self.network.srflow.latents)
+        return Halo(patch, LR_ALIGN * scale, LR_ALIGN, 0, pixels, ratio=scale)
+
+
+def _times(side: Dim, factor: int) -> Any:
+    return side if factor == 1 else factor * side

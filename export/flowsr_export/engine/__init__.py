@@ -1,0 +1,1 @@
+"""Build TensorRT engines, list them and check the precision they compute in."""

@@ -1,0 +1,297 @@
+"""In which precision an engine computes: counted from its ONNX file and from its layers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from flowsr_export.engine.build_log import BuildLog
+from flowsr_export.engine.builder import Built
+from flowsr_export.onnx_graph.multiply_adds import Work, multiply_adds
+from flowsr_runtime.bundle.engine_store import Profile
+from flowsr_runtime.errors import PrecisionError
+
+__all__ = [
+    "Layer",
+    "Truth",
+    "layers_from_json",
+    "layers_from_log",
+    "layers_of",
+    "least_share",
+    "require_precision",
+    "truth_of",
+    "work_at",
+]
+
+# Share of the multiply-adds that must be in the precision that was asked for; the rest is what
+# stays float32 on purpose.
+LEAST_SHARE = {"linf-lp": 0.95, "srflow-lp": 0.90}
+
+QUANTISED = ("int8", "fp8")
+UNKNOWN = "unknown"
+ROUNDING = 1e-9  # of a sum of shares
+# TensorRT's words for types, in 10, 11 and RTX; the widest first.
+WORDS = (
+    ("bf16", re.compile(r"bf16|bfloat", re.IGNORECASE)),
+    ("fp32", re.compile(r"fp32|\bfloat\b", re.IGNORECASE)),
+    ("fp16", re.compile(r"fp16|\bhalf\b", re.IGNORECASE)),
+    ("fp8", re.compile(r"fp8", re.IGNORECASE)),
+    ("int8", re.compile(r"\bint8\b", re.IGNORECASE)),
+)
+WIDEST = ("fp32", "bf16", "fp16", "fp8", "int8")
+
+NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+LINE = re.compile(
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+), Inputs: (?P<inputs>.*?)"
+    r"(, Constants: (?P<constants>.*?))?, Outputs: (?P<outputs>.*)"
+)
+TENSOR = re.compile(
+    r"Dimensions: \[(?P<sides>[^\]]*)\].*?(?:Format/Datatype|Datatype): (?P<type>[^,}]+)"
+)
+WEIGHTS = re.compile(r"Weights: \{\s*\"?Type\"?: (?P<type>\w+)")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an engine.
+
+    Attributes:
+        name: Its name.
+        kind: TensorRT's word for what it does.
+        type: What it multiplies or reads, such as "fp16"; None for integers alone.
+        nodes: Names of the ONNX nodes that went into it.
+    """
+
+    name: str
+    kind: str
+    type: str | None
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Shares by type, each from 0 to 1.
+
+    What is needed is a share of the products with weights, the network itself. The resizing
+    matrices are products between results; they stay float32 on purpose, and their part grows
+    with the picture.
+
+    Attributes:
+        precision: What was asked for.
+        least: Share of the products with weights that must be in it.
+        onnx: Of the multiply-adds with weights in the ONNX file.
+        engine: Of the same, by the type of the engine's layer that holds them; "unknown"
+            where no layer names the node. None if the layers are not known.
+        everything: Of all multiply-adds in the ONNX file, resizing included.
+        layers: Layers of the engine by type; None if they are not known.
+    """
+
+    precision: str
+    least: float
+    onnx: Mapping[str, float]
+    engine: Mapping[str, float] | None
+    everything: Mapping[str, float]
+    layers: Mapping[str, int] | None
+
+
+def work_at(model: onnx.ModelProto, profile: Profile) -> Work:
+    """Count the multiply-adds of a graph at the best shapes of a profile.
+
+    Args:
+        model: The ONNX file of an engine.
+        profile: One of its profiles.
+    """
+    best = {name: each.opt for name, each in profile.items()}
+    values = {name: np.array(best.pop(name), np.int64) for name in ["geometry"] if name in best}
+    return multiply_adds(model, best, values)
+
+
+def least_share(precision: str, family: str, work: Work | None = None) -> float:
+    """Return the share of a network that must be in the precision that was asked for.
+
+    Args:
+        precision: What was asked for.
+        family: The model's.
+        work: The multiply-adds of its ONNX file: which blocks are in eight bits, calibration
+            chose, and an engine must have all of them.
+    """
+    if precision in QUANTISED:
+        stored = {} if work is None else truth_of(work, [], precision, 0.0).onnx
+        return stored.get(precision, 1.0)
+    return 1.0 if precision == "fp32" else LEAST_SHARE[family]
+
+
+def truth_of(work: Work, layers: Sequence[Layer], precision: str, least: float) -> Truth:
+    """Say what is computed in which precision.
+
+    Args:
+        work: The multiply-adds of the ONNX file.
+        layers: The engine's, empty if they are not known.
+        precision: What was asked for.
+        least: Share of the products with weights that must be in it.
+
+    Returns:
+        The shares.
+    """
+    products = {name: each for name, each in work.by_node.items() if each.of_weights}
+    stored = _shares((each.type, each.count) for each in products.values())
+    everything = _shares((each.type, each.count) for each in work.by_node.values())
+    if not layers:
+        return Truth(precision, least, stored, None, everything, None)
+    types: dict[str, set[str]] = {}
+    for layer in layers:
+        for node in layer.nodes if layer.type else ():
+            types.setdefault(node, set()).add(str(layer.type))
+    engine = _shares(
+        (_of_node(types.get(name, set()), each.type), each.count)
+        for name, each in products.items()
+    )
+    kinds = Counter(layer.type for layer in layers if layer.type)
+    return Truth(precision, least, stored, engine, everything, dict(sorted(kinds.items())))
+
+
+def require_precision(truth: Truth) -> None:
+    """Refuse what computes in another precision than was asked for.
+
+    Args:
+        truth: What was counted.
+
+    Raises:
+        PrecisionError: If the share in the ONNX file is below the share that is needed, or if
+            too much of the engine is known to be in another type.
+    """
+    wanted = truth.precision
+    for name, shares in (("ONNX file", truth.onnx), ("engine", truth.engine)):
+        if not shares:  # the layers are not known, or there is no product at all
+            continue
+        share = shares.get(wanted, 0.0) + shares.get(UNKNOWN, 0.0)
+        if share < truth.least - ROUNDING:
+            rest = ", ".join(f"{part:.1%} {kind}" for kind, part in shares.items())
+            raise PrecisionError(
+                f"{name} has {share:.1%} of its multiply-adds with weights in {wanted}, at "
+                f"least {truth.least:.0%} are needed (it has {rest}); a small network keeps "
+                "more of itself in float32, --least-share accepts that"
+            )
+
+
+def layers_of(trt: Any, built: Built, *, on_device: bool) -> list[Layer]:
+    """Ask the engine for its layers where it can be opened, else the builder's log.
+
+    Args:
+        trt: The module `tensorrt` or `tensorrt_rtx`.
+        built: What it built.
+        on_device: Whether there is a GPU; without one no engine can be opened.
+
+    Returns:
+        The layers, empty if neither knows them.
+    """
+    if on_device:
+        with BuildLog(None) as log:
+            runtime = trt.Runtime(log.logger(trt))
+            # This process made the plan: its host code is the library's own.
+            runtime.engine_host_code_allowed = True
+            engine = runtime.deserialize_cuda_engine(built.plan)
+            if engine is not None:
+                form = trt.LayerInformationFormat.JSON
+                text = engine.create_engine_inspector().get_engine_information(form)
+                return layers_from_json(text) or layers_from_log(built.layers)
+    return layers_from_log(built.layers)
+
+
+def layers_from_log(text: str) -> list[Layer]:
+    """Read the list of layers that the builder logs; it is there without a GPU.
+
+    Args:
+        text: `Built.layers`.
+
+    Returns:
+        The layers; those of each profile follow each other.
+    """
+    layers = []
+    for line in text.split("\nI/O Tensors:")[0].splitlines():
+        found = LINE.match(line)
+        if found is None:
+            continue
+        constants = [_tensor(each) for each in TENSOR.finditer(found["constants"] or "")]
+        constants += [((0, 0), each["type"]) for each in WEIGHTS.finditer(line)]
+        inputs = [_tensor(each) for each in TENSOR.finditer(found["inputs"])]
+        nodes = tuple(dict.fromkeys(NODE.findall(line)))
+        layers.append(Layer(found["name"], found["kind"], _type(inputs, constants), nodes))
+    return layers
+
+
+def layers_from_json(text: str) -> list[Layer]:
+    """Read what the engine inspector says of an engine, in the JSON of any version.
+
+    Args:
+        text: `get_engine_information(LayerInformationFormat.JSON)`.
+
+    Returns:
+        The layers; empty if the engine was built without details.
+    """
+    layers = []
+    for raw in json.loads(text).get("Layers", []):
+        if not isinstance(raw, dict):
+            continue
+        constants = [_described(each) for each in raw.get("Constants", [])]
+        for name in ("Weights", "Bias"):
+            if isinstance(raw.get(name), dict) and raw[name].get("Count"):
+                constants.append(((0, 0), str(raw[name].get("Type", ""))))
+        inputs = [_described(each) for each in raw.get("Inputs", [])]
+        nodes = tuple(dict.fromkeys(NODE.findall(str(raw.get("Metadata", "")))))
+        kind = str(raw.get("LayerType", ""))
+        layers.append(Layer(str(raw.get("Name", "")), kind, _type(inputs, constants), nodes))
+    return layers
+
+
+Described = tuple[tuple[int, ...], str]
+
+
+def _tensor(found: re.Match[str]) -> Described:
+    sides = tuple(int(side) for side in found["sides"].split(",") if side.strip())
+    return sides, found["type"]
+
+
+def _described(raw: Mapping[str, object]) -> Described:
+    sides = raw.get("Dimensions")
+    word = raw.get("Datatype") or raw.get("Format/Datatype") or ""
+    return tuple(sides) if isinstance(sides, list) else (-1, -1), str(word)
+
+
+def _type(inputs: Sequence[Described], constants: Sequence[Described]) -> str | None:
+    """The type of the weights, else the widest that is read.
+
+    Weights have two sides at least; a bias has one, and may be added after a cast.
+    """
+    weights = [word for sides, word in constants if sum(side != 1 for side in sides) > 1]
+    named = [_named(word) for word in weights]
+    if not any(named):
+        named = [_named(word) for _, word in inputs]
+    return min(filter(None, named), key=WIDEST.index, default=None)
+
+
+def _named(word: str) -> str | None:
+    return next((name for name, pattern in WORDS if pattern.search(word)), None)
+
+
+def _shares(parts: Iterable[tuple[str, int]]) -> dict[str, float]:
+    """Share of each type in what is counted."""
+    counts: Counter[str] = Counter()
+    for name, count in parts:
+        counts[name] += count
+    whole = max(counts.total(), 1)
+    return {name: count / whole for name, count in sorted(counts.items())}
+
+
+def _of_node(types: set[str], wanted: str) -> str:
+    """Type of a node's layers: the file's own if one has it, since it has one product."""
+    if not types:
+        return UNKNOWN
+    return wanted if wanted in types else min(types, key=WIDEST.index)

@@ -1,0 +1,226 @@
+"""Optimisation profiles: the fewest that cover every size an engine is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+
+from flowsr_export.inputs.run_sizes import Run, Scale, joined, scales_of, shared
+from flowsr_runtime.bundle.engine_store import Profile, Range
+from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.errors import UsageError
+from flowsr_runtime.geometry import MAX_SIDE, size_for
+
+__all__ = [
+    "Shapes",
+    "estimated_memory",
+    "explicit_profile",
+    "fewest_groups",
+    "profile_of",
+    "profiles_for",
+]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# A profile takes the memory of its longest sides together. Runs share one as long as that is
+# at most this many times what the largest run needs by itself.
+SPARE = 1.25
+RANKS = {"input": 4, "geometry": 10}
+LATENT_RANK = 4
+WINDOW = slice(8, 10)  # its size, in `geometry`
+
+
+def profiles_for(manifest: Manifest, runs: Sequence[Run]) -> list[Profile]:
+    """Choose the fewest profiles that cover every run.
+
+    Args:
+        manifest: The model's.
+        runs: Sizes of every run of the graph, at least one.
+
+    Returns:
+        Profiles, the one that needs the least memory first, so that the first one that covers
+        a shape is the cheapest.
+    """
+    groups = fewest_groups(manifest, runs)
+    groups.sort(key=lambda group: joined(group).memory(manifest))
+    return [profile_of(manifest, group) for group in groups]
+
+
+def fewest_groups(manifest: Manifest, runs: Sequence[Run]) -> list[list[Run]]:
+    """Part runs into the fewest groups of which none takes much more memory than one run.
+
+    Args:
+        manifest: The model's; its estimate of memory decides.
+        runs: At least one.
+
+    Returns:
+        Groups that hold every run once.
+    """
+    limit = SPARE * max(run.memory(manifest) for run in runs)
+
+    def fit(group: Sequence[Run]) -> bool:
+        return joined(group).memory(manifest) <= limit
+
+    distinct = list(dict.fromkeys(runs))
+    # A run inside another one costs nothing in that one's group.
+    inside = {run for run in distinct if any(run.within(o) for o in distinct if o != run)}
+    outer = sorted((run for run in distinct if run not in inside), key=lambda r: (r.lr, r.out))
+    apart: list[Run] = []  # no two of these fit into one group
+    for run in outer:
+        if not any(fit([run, other]) for other in apart):
+            apart.append(run)
+    count = len(apart)
+    while (groups := _parted(outer, count, fit)) is None:
+        count += 1
+    for run in (run for run in distinct if run in inside):
+        homes = [group for group in groups if run.within(joined(group))]
+        min(homes, key=lambda group: joined(group).memory(manifest)).append(run)
+    return groups
+
+
+def profile_of(manifest: Manifest, runs: Sequence[Run], best: Run | None = None) -> Profile:
+    """Return the profile that covers some runs.
+
+    Where the tile and the window lie in a picture, and how large that is, decides no shape
+    inside the graph: those values may be anything, so that the profile serves tiles of larger
+    pictures as well.
+
+    Args:
+        manifest: The model's.
+        runs: At least one.
+        best: The run that it is tuned for; None is the one with the most work.
+
+    Returns:
+        Shapes of `input` and of every latent, values of `geometry`.
+    """
+    best = best or max(runs, key=lambda run: run.memory(manifest))
+    low, high = shared(runs).feeds(manifest), joined(runs).feeds(manifest)
+    return _ranges(_anywhere(low, 1, 0), best.feeds(manifest), _anywhere(high, MAX_SIDE))
+
+
+def explicit_profile(
+    manifest: Manifest,
+    bounds: tuple[Shapes, Shapes, Shapes],
+    scales: Sequence[Scale] = (),
+) -> Profile:
+    """Return a profile that is written out; `geometry` and latents may be left out.
+
+    Args:
+        manifest: The model's.
+        bounds: Shapes by input, values for `geometry`: the least, the best, the largest.
+        scales: The windows reach from the least to the greatest where `geometry` is left
+            out; none stands for the model's own, or 4.
+
+    Returns:
+        The profile.
+
+    Raises:
+        UsageError: If an input is unknown or missing, has another number of sizes, or if
+            the bounds are not in order.
+    """
+    names = set(bounds[1])
+    for given in bounds:
+        _check(manifest, given, names)
+    exact = scales_of(manifest, scales)
+    ends = [
+        tuple(choose(pair[axis] for pair in exact) for axis in (0, 1))
+        for choose in (min, max, max)
+    ]
+    low, best, high = (
+        _completed(manifest, given, (scale[0], scale[1]))
+        for given, scale in zip(bounds, ends, strict=True)
+    )
+    if "geometry" not in names:
+        low, high = _anywhere(low, 1, 0), _anywhere(high, MAX_SIDE)
+    return _ranges(low, best, high)
+
+
+def estimated_memory(manifest: Manifest, profile: Profile) -> int:
+    """Return the activation memory of a profile as bundle.json estimates it.
+
+    Args:
+        manifest: The model's.
+        profile: Its longest sides together decide.
+
+    Returns:
+        Bytes.
+    """
+    batch, _, h, w = profile["input"].max
+    if "geometry" in profile:
+        out_h, out_w = profile["geometry"].max[WINDOW]
+    else:
+        out_h, out_w = size_for((h, w), scale=manifest.scale, size=None)
+    return batch * Run((h, w), (out_h, out_w)).memory(manifest)
+
+
+def _parted(
+    runs: Sequence[Run], count: int, fit: Callable[[Sequence[Run]], bool]
+) -> list[list[Run]] | None:
+    """Part runs into at most `count` groups that fit, None if there is no such parting."""
+    groups: list[list[Run]] = []
+
+    def place(index: int) -> bool:
+        if index == len(runs):
+            return True
+        for group in groups:
+            if fit([*group, runs[index]]):
+                group.append(runs[index])
+                if place(index + 1):
+                    return True
+                group.pop()
+        if len(groups) < count:
+            groups.append([runs[index]])
+            if place(index + 1):
+                return True
+            groups.pop()
+        return False
+
+    return groups if place(0) else None
+
+
+def _check(manifest: Manifest, given: Shapes, names: set[str]) -> None:
+    inputs = ", ".join(sorted(manifest.inputs))
+    if "input" not in names or not names <= manifest.inputs:
+        raise UsageError(
+            f"shapes must be of {inputs}, input among them, got {', '.join(sorted(names))}"
+        )
+    if set(given) != names:
+        raise UsageError(
+            f"least, best and largest shapes must be of the same inputs, got "
+            f"{', '.join(sorted(names))} and {', '.join(sorted(given)) or 'none'}"
+        )
+    for name, numbers in given.items():
+        rank = RANKS.get(name, LATENT_RANK)
+        if len(numbers) != rank or min(numbers) < (0 if name == "geometry" else 1):
+            text = "x".join(map(str, numbers))
+            raise UsageError(f"{name} takes {rank} numbers above 0, got {text}")
+
+
+def _completed(manifest: Manifest, given: Shapes, scale: tuple[Fraction, Fraction]) -> Shapes:
+    """Add what the size of the input, and the window or the scale, decide."""
+    batch, _, h, w = given["input"]
+    if "geometry" in given:
+        out = (given["geometry"][8], given["geometry"][9])
+    else:
+        out = size_for((h, w), scale=scale, size=None)
+    feeds = Run((h, w), out).feeds(manifest)
+    full = {
+        name: numbers if name == "geometry" else (batch, *numbers[1:])
+        for name, numbers in feeds.items()
+    }
+    return {**full, **given}
+
+
+def _anywhere(feeds: Shapes, side: int, origin: int | None = None) -> Shapes:
+    """Free what decides no shape: the whole picture's sides and the origins."""
+    if "geometry" not in feeds:
+        return feeds
+    origins = (side if origin is None else origin,) * 4
+    return {**feeds, "geometry": (side,) * 4 + origins + feeds["geometry"][WINDOW]}
+
+
+def _ranges(low: Shapes, best: Shapes, high: Shapes) -> Profile:
+    try:
+        return {name: Range(low[name], numbers, high[name]) for name, numbers in best.items()}
+    except UsageError as error:
+        raise UsageError(f"shapes do not go together: {error}") from error

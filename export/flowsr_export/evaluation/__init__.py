@@ -1,0 +1,1 @@
+"""Evaluate image quality on benchmark datasets."""

@@ -1,0 +1,228 @@
+"""Figures of quality as the papers define them; docs/evaluate.md has the sources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_export.evaluation.imresize import matlab_bicubic
+from flowsr_runtime.errors import ShapeError
+
+__all__ = [
+    "METRICS",
+    "SSIM_WINDOW",
+    "Metric",
+    "diversity",
+    "diversity_score",
+    "lr_psnr",
+    "luma",
+    "psnr",
+    "psnr_y",
+    "ssim",
+    "ssim_y",
+]
+
+Picture = NDArray[np.uint8]
+
+PEAK = 255.0
+# ITU-R BT.601 studio swing: 8-bit RGB to Y in [16, 235], as MATLAB's rgb2ycbcr, not rounded.
+LUMA_OFFSET = 16.0
+LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966]) / 255
+
+SSIM_WINDOW = 11
+"""Side in pixels of the window of SSIM, the smallest picture that it takes."""
+
+# Wang et al., "Image quality assessment" (IEEE TIP 13, 2004), section III.C.
+SSIM_SIGMA = 1.5
+SSIM_C1, SSIM_C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What tables say of a figure.
+
+    Attributes:
+        what: Its meaning and unit.
+        digits: Decimals in tables.
+        better: "higher" or "lower"; "neither" where it only describes.
+    """
+
+    what: str
+    digits: int
+    better: str
+
+
+METRICS = {
+    "psnr": Metric("dB, RGB, the border shaved by the scale and 6 more", 2, "higher"),
+    "psnr-y": Metric("dB, luma, the border shaved by the scale", 2, "higher"),
+    "ssim": Metric("mean of R, G and B, whole pictures", 4, "higher"),
+    "ssim-y": Metric("luma, the border shaved by the scale", 4, "higher"),
+    "lpips": Metric("LPIPS v0.1 with AlexNet, whole pictures", 3, "lower"),
+    "lr-psnr": Metric("dB, RGB, output shrunk by bicubic against the input", 2, "higher"),
+    "diversity": Metric("eight-bit steps, deviation over the samples", 3, "neither"),
+    "diversity-score": Metric("%, LPIPS of the best of each pixel below the best", 2, "higher"),
+}
+"""Every figure by name, in the order of tables."""
+
+
+def luma(rgb: Picture) -> NDArray[np.float64]:
+    """Return the luma of a picture (H, W, 3) uint8: Y of Y'CbCr in [16, 235], (H, W)."""
+    return LUMA_OFFSET + rgb.astype(np.float64) @ LUMA_WEIGHTS
+
+
+def psnr(a: Picture, b: Picture, shave: int) -> float:
+    """Return the PSNR of two RGB pictures.
+
+    Args:
+        a: Picture, (H, W, 3) uint8.
+        b: Picture of the same size.
+        shave: Pixels left out on every side.
+
+    Returns:
+        Decibels against 255 over all values; infinite for equal pictures.
+
+    Raises:
+        ShapeError: If the sizes differ or nothing is left between the borders.
+    """
+    return _decibels(*_inner(a, b, shave, least=1))
+
+
+def psnr_y(a: Picture, b: Picture, shave: int) -> float:
+    """Return the PSNR of the luma of two pictures; as `psnr`."""
+    a, b = _inner(a, b, shave, least=1)
+    return _decibels(luma(a), luma(b))
+
+
+def ssim(a: Picture, b: Picture, shave: int) -> float:
+    """Return the mean over R, G and B of the SSIM of two pictures.
+
+    Wang et al. 2004 as their MATLAB code computes it: a Gaussian window of 11 pixels,
+    sigma 1.5, where it lies inside the picture; K1 = 0.01, K2 = 0.03, L = 255.
+
+    Args:
+        a: Picture, (H, W, 3) uint8.
+        b: Picture of the same size.
+        shave: Pixels left out on every side.
+
+    Returns:
+        At most 1, which equal pictures have.
+
+    Raises:
+        ShapeError: If the sizes differ, or less than the window is left between the borders.
+    """
+    a, b = _inner(a, b, shave, least=SSIM_WINDOW)
+    channels = zip(np.moveaxis(a, 2, 0), np.moveaxis(b, 2, 0), strict=True)
+    return float(
+        np.mean([_ssim(x.astype(np.float64), y.astype(np.float64)) for x, y in channels])
+    )
+
+
+def ssim_y(a: Picture, b: Picture, shave: int) -> float:
+    """Return the SSIM of the luma of two pictures; as `ssim`."""
+    a, b = _inner(a, b, shave, least=SSIM_WINDOW)
+    return _ssim(luma(a), luma(b))
+
+
+def lr_psnr(output: Picture, low: Picture) -> float:
+    """Return how well an output agrees with the input that it was made from.
+
+    Args:
+        output: RGB picture, (H, W, 3) uint8.
+        low: The input, (h, w, 3) uint8.
+
+    Returns:
+        PSNR in dB between `low` and the output shrunk by MATLAB's bicubic to (h, w).
+    """
+    return psnr(matlab_bicubic(output, (low.shape[0], low.shape[1])), low, 0)
+
+
+def diversity(samples: Sequence[Picture]) -> float:
+    """Return how much samples of one picture differ.
+
+    Args:
+        samples: Two or more pictures, each (H, W, 3) uint8.
+
+    Returns:
+        Standard deviation over the samples (unbiased, as LINF's evaluation has it) in
+        eight-bit steps, mean over pixels and channels.
+
+    Raises:
+        ShapeError: If there is one sample, or their sizes differ.
+    """
+    _check_samples([sample.shape for sample in samples])
+    mean = np.zeros(samples[0].shape)
+    for sample in samples:
+        mean += sample / len(samples)
+    squares = np.zeros(samples[0].shape)
+    for sample in samples:
+        squares += (sample - mean) ** 2
+    return float(np.sqrt(squares / (len(samples) - 1)).mean())
+
+
+def diversity_score(distances: Sequence[NDArray[np.float32]]) -> float:
+    """Return the diversity score of the NTIRE 2021 challenge on learning the SR space.
+
+    Args:
+        distances: Of each of two or more samples its LPIPS to the original by pixel, (H, W).
+
+    Returns:
+        By how many percent of the best sample's mean distance the mean of each pixel's best
+        distance lies below it: 0 for equal samples; NaN if the best distance is 0.
+
+    Raises:
+        ShapeError: If there is one sample, or their sizes differ.
+    """
+    _check_samples([distance.shape for distance in distances])
+    best = min(float(distance.mean(dtype=np.float64)) for distance in distances)
+    local = float(np.minimum.reduce(list(distances)).mean(dtype=np.float64))
+    return math.nan if best == 0 else 100 * (best - local) / best
+
+
+def _inner(a: Picture, b: Picture, shave: int, least: int) -> tuple[Picture, Picture]:
+    """Leave the border out."""
+    if a.shape != b.shape:
+        raise ShapeError(f"pictures must have one size, got {a.shape} and {b.shape}")
+    height, width = a.shape[0] - 2 * shave, a.shape[1] - 2 * shave
+    if min(height, width) < least:
+        raise ShapeError(
+            f"a picture of {a.shape[1]}x{a.shape[0]} has less than {least} pixels a side "
+            f"between borders of {shave}"
+        )
+    inside = (slice(shave, shave + height), slice(shave, shave + width))
+    return a[inside], b[inside]
+
+
+def _decibels(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
+
+
+def _ssim(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """SSIM of two planes (H, W) in [0, 255]."""
+    mean_x, mean_y = _windowed(x), _windowed(y)
+    square_x = _windowed(x * x) - mean_x**2
+    square_y = _windowed(y * y) - mean_y**2
+    product = _windowed(x * y) - mean_x * mean_y
+    above = (2 * mean_x * mean_y + SSIM_C1) * (2 * product + SSIM_C2)
+    below = (mean_x**2 + mean_y**2 + SSIM_C1) * (square_x + square_y + SSIM_C2)
+    return float(np.mean(above / below))
+
+
+def _windowed(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted means over every whole window, (H - 10, W - 10); the window is separable."""
+    reach = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
+    weights = np.exp(-(reach**2) / (2 * SSIM_SIGMA**2))
+    weights /= weights.sum()
+    rows, columns = (side - SSIM_WINDOW + 1 for side in plane.shape)
+    down = sum(w * plane[i : i + rows] for i, w in enumerate(weights))
+    across = sum(w * down[:, i : i + columns] for i, w in enumerate(weights))
+    return np.asarray(across)
+
+
+def _check_samples(shapes: Sequence[tuple[int, ...]]) -> None:
+    if len(shapes) < 2 or len(set(shapes)) != 1:
+        raise ShapeError(f"diversity needs two samples or more of one size, got {shapes}")

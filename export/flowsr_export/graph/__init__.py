@@ -1,0 +1,1 @@
+"""The networks restated in PyTorch for export."""

@@ -1,0 +1,252 @@
+"""LINF-LP restated for deployment: one graph for every scale and every tile of a picture."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowsr_export.graph.axis import (
+    Axis,
+    half_pixel_matrix,
+    low_pass_matrix,
+    neighbours,
+    patch_count,
+)
+from flowsr_export.graph.folding import (
+    ChannelMap,
+    Conditioner,
+    flow_maps,
+    fold_norms,
+)
+from flowsr_export.graph.linf_prior import PriorGraph
+from flowsr_lp.linf.model import LinfLP
+
+__all__ = ["LinfFixedGraph", "LinfGraph"]
+
+LONGEST_SIDE = 1 << 20  # pixels; bounds the exporter's symbols
+
+
+class LinfGraph(nn.Module):
+    """Inference on a tile: encoder and conditioner once, shared by encode and decode.
+
+    Built from a `LinfLP`; the same function as its `forward` with border "extend". In half
+    precision the encoder, the conditioner's products and the prior run in `dtype`; geometry,
+    phase, flow and the final sum stay float32.
+    """
+
+    phase: Tensor
+
+    def __init__(self, network: LinfLP, dtype: torch.dtype = torch.float32) -> None:
+        """Copy and fold the weights of `network`; inverses are taken in float64.
+
+        Args:
+            network: Model in evaluation mode; not changed.
+            dtype: Type of the heavy layers, float32, float16 or bfloat16.
+        """
+        super().__init__()
+        linf = network.linf
+        self.patch, self.layers, self.dtype = linf.patch_size, linf.flow_layers, dtype
+        self.width = linf.width
+        self.encoder = fold_norms(linf.encoder).to(dtype)
+        self.tables = _quarters(linf.coef, linf.freq).to(dtype)
+        self.hidden = linf.coef.out_channels
+        self.register_buffer("phase", linf.phase.weight.detach().double().mul(torch.pi).float())
+        self.conditioner = Conditioner(linf, dtype)
+        self.encode_maps = flow_maps(linf.imnet, inverse=False)
+        self.decode_maps = flow_maps(linf.imnet, inverse=True)
+        self.prior = None
+        if network.prior is not None:
+            self.prior = PriorGraph(network.prior, dtype)
+            last = self.encode_maps[-1]
+            assert isinstance(last, ChannelMap)
+            self.encode_maps[-1] = last.padded()  # the prior reads whole blocks of channels
+
+    def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
+        """Enlarge a tile.
+
+        Args:
+            input: RGB in [0, 1], (B, 3, h, w): the tile's low-resolution pixels.
+            geometry: `[h, w, H, W, lr_top, lr_left, out_top, out_left, out_h, out_w]`, the
+                whole picture's sizes, where the tile and its window begin, and the window's
+                size, (10,) int64.
+            latent: Latent to decode, (B, D, rows, cols); only without a learned prior.
+
+        Returns:
+            RGB, unclamped, (B, 3, out_h, out_w).
+        """
+        out_h, out_w = _size(geometry[8]), _size(geometry[9])
+        grid = None if latent is None else latent.shape[2:]
+        row, col = (
+            Axis(
+                geometry[i],
+                geometry[2 + i],
+                geometry[4 + i],
+                geometry[6 + i],
+                input.shape[2 + i],
+                # Read back from a tensor: one fresh symbol, not a quotient in every shape.
+                _size(patch_count(geometry[8 + i], self.patch)) if grid is None else grid[i],
+                self.patch,
+            )
+            for i in (0, 1)
+        )
+        folded = self.patches(input, row, col, latent)
+        return folded[:, :, :out_h, :out_w]
+
+    def patches(self, rgb: Tensor, row: Axis, col: Axis, latent: Tensor | None) -> Tensor:
+        """Enlarge to whole patches, (B, 3, p · rows, p · cols)."""
+        x = rgb * 2 - 1
+        scale, shift = self._condition(x, row, col)
+        base, residual = self._resized(x, row, col)
+        if latent is None:
+            assert self.prior is not None
+            z = self._encode(residual, scale, shift)
+            latent = self.prior(_grid(z, row, col), x, row, col)
+        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift) + base
+        return F.pixel_shuffle(_grid(y * 0.5 + 0.5, row, col), self.patch)
+
+    def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
+        """Factors and shifts of every flow layer, L tensors (D, M) each, M = B · N."""
+        logits, shift = self.conditioner(*self._fourier(x, row, col)).chunk(2)
+        scale = torch.sigmoid(logits) + 1e-4
+        return list(scale.chunk(self.layers)), list(shift.chunk(self.layers))
+
+    def _fourier(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
+        """Cosine and sine halves, (B · N, 2 · hidden) each; spec/linf.md, stage 3."""
+        (i, r_row, w_row), (j, r_col, w_col) = neighbours(row), neighbours(col)
+        weight = (w_row[:, None, :, None] * w_col[None, :, None, :]).reshape(-1, 1)
+        features = self.encoder(x.to(self.dtype))
+        # Quarters of hidden / 2 channels, channels last: what Gather reads is contiguous.
+        coef_cos, coef_sin, f_row, f_col = (
+            table(features).permute(0, 2, 3, 1) for table in self.tables
+        )
+        index = _pairs(i, j, col.lr_count)
+        cosine, sine = (
+            coef.flatten(1, 2).index_select(1, index) for coef in (coef_cos, coef_sin)
+        )
+        angle = self._angle(f_row, f_col, (i, r_row, row), (j, r_col, col))
+        cosine = cosine * (torch.cos(angle) * weight).to(self.dtype)
+        sine = sine * (torch.sin(angle) * weight).to(self.dtype)
+        n = x.shape[0] * row.patches * col.patches
+        return cosine.reshape(n, 2 * self.hidden), sine.reshape(n, 2 * self.hidden)
+
+    def _angle(
+        self,
+        f_row: Tensor,
+        f_col: Tensor,
+        rows: tuple[Tensor, Tensor, Axis],
+        cols: tuple[Tensor, Tensor, Axis],
+    ) -> Tensor:
+        """Phase of every neighbour, π factored in, (B, 4N, hidden / 2).
+
+        `f_row · r_row` depends on a row of queries and a low-resolution column alone, and
+        `f_col · r_col` the other way round: both are multiplied on those smaller grids.
+        """
+        (i, r_row, row), (j, r_col, col) = rows, cols
+        phase = torch.mv(self.phase, torch.stack([_ratio(row), _ratio(col)]))
+        along_rows = f_row.index_select(1, i.reshape(-1)).float()
+        along_rows = along_rows * r_row.reshape(-1, 1, 1) + phase
+        along_cols = f_col.index_select(2, j.reshape(-1)).float() * r_col.reshape(-1, 1)
+        slots = (torch.arange(2 * axis.patches).reshape(-1, 2) for axis in (row, col))
+        row_slot, col_slot = slots
+        first = along_rows.flatten(1, 2).index_select(1, _pairs(row_slot, j, col.lr_count))
+        second = along_cols.flatten(1, 2).index_select(1, _pairs(i, col_slot, 2 * col.patches))
+        return first + second
+
+    def _resized(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
+        """Base and low-frequency residual in patch layout, (D, M) each.
+
+        `up - R·D·up` with `up = R·x` is `R·(x - D·R·x)`: the low pass runs at low resolution.
+        """
+        low = low_pass_matrix(row) @ x @ low_pass_matrix(col).mT
+        up_row, up_col = (
+            half_pixel_matrix(a.pixels(), a.out, a.lr, a.lr_origin, a.lr_count)
+            for a in (row, col)
+        )
+        up = up_row @ torch.cat((x, x - low), dim=1) @ up_col.mT
+        p = self.patch
+        up = up.reshape(x.shape[0], 6, p, row.patches, p, col.patches)
+        base, residual = up.permute(1, 2, 4, 0, 3, 5).reshape(2 * self.width, -1).chunk(2)
+        return base, residual
+
+    def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
+        *maps, last = self.encode_maps
+        for linear, a, b in zip(maps, scale, shift, strict=True):
+            z = linear(z) * a + b
+        out: Tensor = last(z)
+        return out
+
+    def _decode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
+        *maps, last = self.decode_maps
+        z = last(z)
+        for linear, a, b in reversed(list(zip(maps, scale, shift, strict=True))):
+            z = linear((z - b) / a)
+        return z
+
+
+class LinfFixedGraph(nn.Module):
+    """The fixed-scale variant: one input, the window is the whole picture."""
+
+    def __init__(self, linf: LinfGraph, scale: Fraction) -> None:
+        """Wrap `linf` for outputs of floor(size · scale + 1/2)."""
+        super().__init__()
+        self.linf = linf
+        self.scale = scale
+
+    def forward(self, input: Tensor, latent: Tensor | None = None) -> Tensor:
+        """Enlarge a picture (B, 3, h, w), [0, 1], to (B, 3, H, W), unclamped."""
+        num, den = self.scale.numerator, self.scale.denominator
+        p = self.linf.patch
+        axes = []
+        for i in (2, 3):
+            n = input.shape[i]
+            out = (2 * n * num + den) // (2 * den)
+            patches = patch_count(out, p) if latent is None else latent.shape[i]
+            axes.append(Axis(n, out, 0, 0, n, patches, p))
+        folded = self.linf.patches(input, axes[0], axes[1], latent)
+        return folded[:, :, : axes[0].out, : axes[1].out]
+
+
+def _size(length: Tensor) -> int:
+    """Read a size from a scalar tensor; to the exporter it is a symbolic int."""
+    size = cast("int", length.item())
+    torch._check(size >= 1)  # type: ignore[no-untyped-call]
+    torch._check(size <= LONGEST_SIDE)  # type: ignore[no-untyped-call]
+    return size
+
+
+def _ratio(axis: Axis) -> Tensor:
+    """Size of an output pixel, 2 · lr / out, a scalar tensor."""
+    lr, out = (n if isinstance(n, Tensor) else torch.full((), n) for n in (axis.lr, axis.out))
+    return 2 * lr.float() / out.float()
+
+
+def _grid(z: Tensor, row: Axis, col: Axis) -> Tensor:
+    """Lay (C, M) out as (B, C, rows, cols)."""
+    return z.reshape(z.shape[0], -1, row.patches, col.patches).transpose(0, 1)
+
+
+def _pairs(row: Tensor, col: Tensor, width: int) -> Tensor:
+    """Flat index of the four pairs of every patch, (rows, 2) and (cols, 2) to (4N,)."""
+    return (row[:, None, :, None] * width + col[None, :, None, :]).reshape(-1)
+
+
+def _quarters(coef: nn.Conv2d, freq: nn.Conv2d) -> nn.ModuleList:
+    """Both feature convolutions in halves; the phase's factor π goes into `freq`.
+
+    Four convolutions of one input cost what one does and need no Split of their output.
+    """
+    quarters = []
+    for conv, factor in ((coef, 1.0), (freq, torch.pi)):
+        half = conv.out_channels // 2
+        for part in (slice(None, half), slice(half, None)):
+            quarter = nn.Conv2d(conv.in_channels, half, 3, padding=1)
+            state = conv.state_dict()
+            quarter.load_state_dict(
+                {name: state[name].double()[part] * factor for name in ("weight", "bias")}
+            )
+            quarters.append(quarter)
+    return nn.ModuleList(quarters)

@@ -1,0 +1,1 @@
+"""Test inputs: images, sizes and the inputs of a graph."""

@@ -1,0 +1,1 @@
+"""Describe this machine: libraries, hardware and load."""

@@ -1,0 +1,1 @@
+"""Check, count and rewrite ONNX graphs."""

@@ -1,0 +1,1 @@
+"""Compare an exported graph with the PyTorch reference."""

@@ -1,0 +1,99 @@
+"""The deployed graph in PyTorch, with the rounding that a precision has on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from flowsr_export.deployment.interface import Deployment
+from flowsr_export.export_onnx.exporter import DTYPES, Precision
+from flowsr_runtime.bundle.profile_limits import Limits
+
+__all__ = ["RoundedGraph"]
+
+HALVES = {torch.float16, torch.bfloat16}
+aten = torch.ops.aten
+PRODUCTS = {
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.conv2d.default,
+    aten.convolution.default,
+    aten.linear.default,
+    aten.matmul.default,
+    aten.mm.default,
+    aten.mv.default,
+}
+
+
+class RoundedGraph:
+    """Runs the graph as a session does; every result of a half layer is rounded to half.
+
+    ONNX Runtime computes float16 on a CPU in float32 between casts, and bfloat16 not at all,
+    so that its agreement proves nothing of either. Here every tensor of a half layer is
+    rounded, and the sums inside a product are float32, as on a GPU's tensor cores.
+
+    Attributes:
+        backend: What computes, as the manifest names it.
+        provider: "cpu".
+        device: 0.
+        limits: None, it takes every size.
+    """
+
+    provider = "cpu"
+    device = 0
+    limits: Limits | None = None
+
+    def __init__(
+        self, deployment: Deployment, precision: Precision, scale: Fraction | None
+    ) -> None:
+        """Restate the network.
+
+        Args:
+            deployment: The network.
+            precision: Type of the heavy layers.
+            scale: The scale that the graph is restated with, None for any.
+        """
+        dtype = DTYPES[precision]
+        self.backend = f"PyTorch {str(dtype).removeprefix('torch.')} graph"
+        self._names = list(deployment.example(scale))
+        self._graph = deployment.graph(dtype, scale).eval()
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Run the graph.
+
+        Args:
+            feeds: Its inputs by name, as a session takes them.
+
+        Returns:
+            Unclamped pictures, (B, 3, H, W).
+        """
+        inputs = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self._names]
+        with torch.inference_mode(), _FloatSums():  # type: ignore[no-untyped-call]
+            output: NDArray[np.float32] = self._graph(*inputs).numpy()
+        return output
+
+    def close(self) -> None:
+        """Do nothing: it holds memory alone."""
+
+
+class _FloatSums(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's own
+    """Compute products of half tensors in float32 and round them once.
+
+    It is also what a CPU can do: PyTorch's half convolution is a hundred times slower.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        halves = [x.dtype for x in args if isinstance(x, Tensor) and x.dtype in HALVES]
+        if func not in PRODUCTS or not halves:
+            return func(*args, **(kwargs or {}))
+        wide = [x.float() if isinstance(x, Tensor) else x for x in args]
+        return func(*wide, **(kwargs or {})).to(halves[0])

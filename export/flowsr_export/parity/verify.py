@@ -1,0 +1,170 @@
+"""Comparing a bundle with the checkpoint that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from flowsr_export.deployment.interface import Deployment, deployment_of
+from flowsr_export.inputs.cases import Case
+from flowsr_export.onnx_graph.uint8_io import EightBit
+from flowsr_export.parity.compare import Figures, bar_of, compare
+from flowsr_lp import Checkpoint, embedded_checkpoint, load_checkpoint
+from flowsr_runtime import (
+    Bundle,
+    ParityError,
+    ProviderError,
+    Session,
+    SessionSettings,
+    UsageError,
+    embedded_bundle,
+)
+from flowsr_runtime.backends.onnxruntime_session import present_providers
+
+__all__ = ["ROUND_TRIP_BAR", "Verification", "reference_of", "verify"]
+
+# Largest relative error of decode(encode(x)) against x, float32.
+ROUND_TRIP_BAR = 1e-4
+DEFAULTS = SessionSettings()
+GPU_PROVIDERS = ("cuda", "tensorrt")  # the others have one device
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        bundle: The bundle.
+        precision: Which of the bundle's graphs ran.
+        round_trip: Largest relative error of the flow's inverse(forward(x)) in PyTorch.
+        runs: One entry per case for each backend, as "onnxruntime cpu".
+        not_started: Why a provider that is installed was not compared.
+    """
+
+    bundle: Bundle
+    precision: str
+    round_trip: float
+    runs: dict[str, list[Figures]]
+    not_started: dict[str, str]
+
+
+def reference_of(bundle: Bundle, model: Path | None, prior: Path | None) -> Checkpoint:
+    """Load the checkpoint of a bundle.
+
+    Args:
+        bundle: The bundle.
+        model: Its flow; None for the built-in one.
+        prior: Its latent module.
+
+    Raises:
+        UsageError: If these are not the files that the bundle was made of.
+    """
+    if model is None:
+        model, prior = embedded_checkpoint()
+    checkpoint = load_checkpoint(model, prior, _stacked_blocks(bundle))
+    stated = bundle.manifest.raw.get("model")
+    found = {"model_sha256": checkpoint.model_sha256, "prior_sha256": checkpoint.prior_sha256}
+    if not isinstance(stated, dict) or found != {key: stated.get(key) for key in found}:
+        given = f"{model}" if prior is None else f"{model} and {prior}"
+        raise UsageError(
+            f"bundle {bundle.path} was not made of {given}; give its checkpoints with --model "
+            "and --prior"
+        )
+    return checkpoint
+
+
+def verify(
+    bundle: Bundle | None,
+    model: Path | None = None,
+    prior: Path | None = None,
+    settings: SessionSettings = DEFAULTS,
+    *,
+    start: Callable[[int], None] = lambda total: None,
+    advance: Callable[[str], None] = lambda note: None,
+) -> Verification:
+    """Compare a bundle with PyTorch over scales, sizes, borders and batches.
+
+    Args:
+        bundle: The bundle; None for the built-in one.
+        model: Checkpoint of its flow; None for the built-in one.
+        prior: Checkpoint of its latent module.
+        settings: On what it runs; no provider stands for every one of ONNX Runtime's that
+            starts.
+        start: Called once with the number of comparisons.
+        advance: Called with each case's name when it is done.
+
+    Raises:
+        ParityError: If a bar is missed or a figure cannot be computed.
+        ProviderError: If the provider that was asked for, or the CPU, does not start.
+        UsageError: If the checkpoint is not the bundle's.
+    """
+    bundle = bundle or Bundle.open(embedded_bundle())
+    deployment, trip = _sound(bundle, model, prior)
+    cases = deployment.verify_cases(restated_scale(bundle, deployment))
+    # TensorRT has one provider; of ONNX Runtime's, every one that starts stands for none.
+    several = settings.provider is None and settings.backend == "onnxruntime"
+    names = present_providers() if several else [settings.provider]
+    start(len(cases) * len(names))
+    runs: dict[str, list[Figures]] = {}
+    not_started: dict[str, str] = {}
+    for name in names:
+        device = settings.device if not several or name in GPU_PROVIDERS else 0
+        try:
+            session = replace(settings, provider=name, device=device).open(bundle)
+        except ProviderError as error:
+            if name is None or name == "cpu" or not several:
+                raise
+            not_started[name] = str(error)
+            continue
+        label = f"{session.backend} {session.provider}"
+        runs[label] = _compared(deployment, session, cases, bundle, settings.precision, advance)
+    return Verification(bundle, settings.precision, trip, runs, not_started)
+
+
+def _compared(
+    deployment: Deployment,
+    session: Session,
+    cases: list[Case],
+    bundle: Bundle,
+    precision: str,
+    advance: Callable[[str], None],
+) -> list[Figures]:
+    """Compare one session with PyTorch and close it."""
+    io, scale = bundle.manifest.io, restated_scale(bundle, deployment)
+    try:
+        bar = replace(bar_of(deployment, precision, io), in_range=True)
+        run = EightBit(session) if io == "uint8" else session
+        return compare(deployment, run, cases, scale, bar, advance)
+    finally:
+        session.close()
+
+
+def _sound(bundle: Bundle, model: Path | None, prior: Path | None) -> tuple[Deployment, float]:
+    """Check the bundle's files and the flow's round trip; give the network and its error."""
+    bundle.check_files()
+    deployment = deployment_of(reference_of(bundle, model, prior).network)
+    trip = deployment.round_trip()
+    if not trip <= ROUND_TRIP_BAR:
+        raise ParityError(
+            f"flow's inverse(forward(x)) must be x within {ROUND_TRIP_BAR:g}, got {trip:.3g}"
+        )
+    return deployment, trip
+
+
+def _stacked_blocks(bundle: Bundle) -> tuple[int, ...] | None:
+    """What the bundle says of an SRFlow network that its checkpoint may not."""
+    if bundle.manifest.family != "srflow-lp":
+        return None
+    value: Any = bundle.manifest.raw
+    for key in ("model", "config", "model", "args", "blocks"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return tuple(value) if isinstance(value, list) else None
+
+
+def restated_scale(bundle: Bundle, deployment: Deployment) -> Fraction | None:
+    """The scale that the bundle's graph was restated with, None for any or for tiles."""
+    fixed = bundle.manifest.scale
+    return None if deployment.scale and not bundle.manifest.tiling.whole_only else fixed

@@ -1,0 +1,1 @@
+"""Parts that all reports share: tables, files, charts and contact sheets."""

@@ -1,0 +1,279 @@
+"""The configuration of a bundle's model in Triton: its inputs, batching, instances, warm-up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from flowsr_export.triton.pbtxt import Fields, Word
+from flowsr_runtime.bundle.engine_key import Profile
+from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.errors import UsageError
+from flowsr_runtime.geometry import Window, size_for
+
+__all__ = ["Backend", "TritonWish", "WarmUp", "config_of", "warm_ups"]
+
+Backend = Literal["onnxruntime", "tensorrt", "python"]
+
+QUEUE_DELAY = 2000
+"""Microseconds that a picture waits for others of its size to be run with it."""
+
+WARM_SIDE = 64
+"""Low-resolution rows and columns of the picture that ONNX Runtime is warmed up with."""
+
+TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
+
+
+@dataclass(frozen=True)
+class TritonWish:
+    """How a model is to be served.
+
+    Attributes:
+        name: Of the model in the repository.
+        backend: What runs it: Triton's ONNX Runtime or TensorRT, or Python with our runtime.
+        provider: What ONNX Runtime computes with: "cpu", "cuda", "tensorrt" or "openvino".
+        precision: Which of the bundle's graphs.
+        instances: Of the model, on each device.
+        max_batch: Pictures of one size that are run at once, where the graph can.
+        max_queue: Requests that wait at most, 0 for any number; where there is a batcher.
+        threads: CPU threads of an instance, None for ONNX Runtime's own choice.
+        memory_budget: Bytes that one run may take, None for what the bundle states; with
+            Python.
+        halo: "default" or "exact"; with Python.
+        engine: Name of the engine in the bundle, None for the only one.
+    """
+
+    name: str = "flowsr"
+    backend: Backend = "python"
+    provider: str = "cpu"
+    precision: str = "fp32"
+    instances: int = 1
+    max_batch: int = 8
+    max_queue: int = 64
+    threads: int | None = None
+    memory_budget: int | None = None
+    halo: str = "default"
+    engine: str | None = None
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """One request that Triton makes before it says that the model is ready.
+
+    Attributes:
+        name: Of the sample, and the beginning of the names of its files.
+        shapes: Shape of each input, without the batch where the model is batched.
+        values: Content of the inputs that need a certain one; the others are random.
+    """
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, bytes]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the content of each file in the folder `warmup`."""
+        return {f"{self.name}-{name}": data for name, data in self.values.items()}
+
+
+def config_of(
+    manifest: Manifest,
+    wish: TritonWish,
+    warm: Sequence[WarmUp],
+    profiles: Sequence[Profile] = (),
+) -> Fields:
+    """Return the configuration of a model, as `text_of` writes it.
+
+    Args:
+        manifest: Of the bundle.
+        wish: How it is to be served.
+        warm: What `warm_ups` gave.
+        profiles: Of the engine; TensorRT alone.
+
+    Returns:
+        Fields of Triton's message ModelConfig.
+    """
+    batch = _max_batch(manifest, wish, profiles)
+    inputs = _inputs(manifest, wish, batch)
+    types = {each["name"]: each["data_type"] for each in inputs}
+    config: dict[str, Any] = {"name": wish.name, **_backend(wish), "max_batch_size": batch}
+    config["input"] = inputs
+    config["output"] = [_output(manifest, wish, batch)]
+    config["instance_group"] = [_instances(wish, profiles)]
+    if batch:
+        queue = {"max_queue_size": wish.max_queue} if wish.max_queue else {}
+        config["dynamic_batching"] = {
+            "max_queue_delay_microseconds": QUEUE_DELAY,
+            **({"default_queue_policy": queue} if queue else {}),
+        }
+    config |= _optimization(wish)
+    config["model_warmup"] = [_warm_up(each, types) for each in warm]
+    parameters = _parameters(wish)
+    if parameters:
+        config["parameters"] = parameters
+    return config
+
+
+def warm_ups(
+    manifest: Manifest, wish: TritonWish, profiles: Sequence[Profile] = ()
+) -> list[WarmUp]:
+    """Return the requests with which a model is warmed up.
+
+    Args:
+        manifest: Of the bundle.
+        wish: How it is to be served.
+        profiles: Of the engine; TensorRT alone.
+
+    Returns:
+        One picture of 64x64 to twice its sides, or to the model's scale; with TensorRT one of
+        the sizes for which each profile is tuned.
+    """
+    if wish.backend == "tensorrt":
+        batch = _max_batch(manifest, wish, profiles)
+        return [_tuned(index, each, batch) for index, each in enumerate(profiles)]
+    source = (WARM_SIDE, WARM_SIDE)
+    target = size_for(source, scale=manifest.scale or 2, size=None)
+    if wish.backend == "python":
+        size = np.array(target, dtype="<i8").tobytes()
+        shapes: dict[str, tuple[int, ...]] = {"input": (*source, 3), "size": (2,)}
+        values = {"size": size}
+        if manifest.latents:
+            shapes["temperature"] = (1,)
+            values["temperature"] = np.zeros(1, dtype="<f4").tobytes()
+        return [WarmUp("picture", shapes, values)]
+    head = () if _max_batch(manifest, wish, profiles) else (1,)
+    shapes = {"input": (*head, 3, *source)}
+    values = {}
+    if manifest.geometry:
+        shapes["geometry"] = (10,)
+        values["geometry"] = Window.whole(source, target).geometry().astype("<i8").tobytes()
+    for latent in manifest.latents:
+        shapes[latent.name] = (*head, latent.channels, *latent.grid(target))
+    return [WarmUp("picture", shapes, values)]
+
+
+def _tuned(index: int, profile: Profile, batch: int) -> WarmUp:
+    """Return the request for which a profile is tuned."""
+    cut = 1 if batch else 0
+    shapes = {name: each.opt[cut:] for name, each in profile.items() if name != "geometry"}
+    values = {}
+    if not batch:
+        shapes["input"] = (1, *shapes["input"][1:])
+    if "geometry" in profile:
+        numbers = profile["geometry"].opt
+        shapes["geometry"] = (len(numbers),)
+        values["geometry"] = np.array(numbers, dtype="<i8").tobytes()
+    return WarmUp(f"profile{index}", shapes, values)
+
+
+def _max_batch(manifest: Manifest, wish: TritonWish, profiles: Sequence[Profile]) -> int:
+    """Return how many pictures Triton may join, 0 where an input has no batch dimension."""
+    if wish.backend == "python" or manifest.geometry:
+        return 0
+    most = [each["input"].max[0] for each in profiles if "input" in each]
+    return min([wish.max_batch, *most])
+
+
+def _backend(wish: TritonWish) -> dict[str, str]:
+    if wish.backend == "tensorrt":
+        return {"platform": "tensorrt_plan", "default_model_filename": "model.plan"}
+    if wish.backend == "onnxruntime":
+        return {"platform": "onnxruntime_onnx", "default_model_filename": "model.onnx"}
+    return {"backend": "python", "default_model_filename": "model.py"}
+
+
+def _inputs(manifest: Manifest, wish: TritonWish, batch: int) -> list[dict[str, Any]]:
+    if wish.backend == "python":
+        optional: list[dict[str, Any]] = [
+            {"name": "size", "data_type": Word("TYPE_INT64"), "dims": [2]},
+            {"name": "scale", "data_type": Word("TYPE_STRING"), "dims": [1]},
+        ]
+        if manifest.latents:
+            optional += [
+                {"name": "temperature", "data_type": Word("TYPE_FP32"), "dims": [1]},
+                {"name": "seed", "data_type": Word("TYPE_INT64"), "dims": [1]},
+            ]
+        picture = {"name": "input", "data_type": Word("TYPE_UINT8"), "dims": [-1, -1, 3]}
+        return [picture, *({**each, "optional": True} for each in optional)]
+    head = [] if batch else [-1]
+    kind = Word(TYPES[manifest.io])
+    inputs: list[dict[str, Any]] = [
+        {"name": "input", "data_type": kind, "dims": [*head, 3, -1, -1]}
+    ]
+    if manifest.geometry:
+        geometry = {"name": "geometry", "data_type": Word("TYPE_INT64"), "dims": [10]}
+        shape = {"is_shape_tensor": True} if wish.backend == "tensorrt" else {}
+        inputs.append({**geometry, **shape})
+    for latent in manifest.latents:
+        dims = [*head, latent.channels, -1, -1]
+        inputs.append({"name": latent.name, "data_type": Word("TYPE_FP32"), "dims": dims})
+    return inputs
+
+
+def _output(manifest: Manifest, wish: TritonWish, batch: int) -> dict[str, Any]:
+    if wish.backend == "python":
+        return {"name": "output", "data_type": Word("TYPE_UINT8"), "dims": [-1, -1, 3]}
+    dims = [*([] if batch else [-1]), 3, -1, -1]
+    return {"name": "output", "data_type": Word(TYPES[manifest.io]), "dims": dims}
+
+
+def _instances(wish: TritonWish, profiles: Sequence[Profile]) -> dict[str, Any]:
+    gpu = wish.backend == "tensorrt" or wish.provider in ("cuda", "tensorrt")
+    group: dict[str, Any] = {"count": wish.instances}
+    group["kind"] = Word("KIND_GPU" if gpu else "KIND_CPU")
+    if wish.backend == "tensorrt":
+        group["profile"] = [str(index) for index in range(len(profiles))]
+    return group
+
+
+def _optimization(wish: TritonWish) -> dict[str, Any]:
+    """Return which execution provider ONNX Runtime takes; its other settings are right."""
+    if wish.backend != "onnxruntime" or wish.provider in ("cpu", "cuda"):
+        return {}
+    where = "cpu" if wish.provider == "openvino" else "gpu"
+    accelerators = {f"{where}_execution_accelerator": [{"name": wish.provider}]}
+    return {"optimization": {"execution_accelerators": accelerators}}
+
+
+def _warm_up(warm: WarmUp, types: Mapping[str, Word]) -> dict[str, Any]:
+    inputs = []
+    for name, shape in warm.shapes.items():
+        made: dict[str, Any] = {"random_data": True}
+        if name in warm.values:
+            made = {"input_data_file": f"{warm.name}-{name}"}
+        value = {"data_type": types[name], "dims": list(shape), **made}
+        inputs.append({"key": name, "value": value})
+    return {"name": warm.name, "batch_size": 1, "inputs": inputs}
+
+
+def _parameters(wish: TritonWish) -> list[dict[str, Any]]:
+    texts: dict[str, str] = {}
+    if wish.backend == "python":
+        options = {
+            "provider": wish.provider,
+            "threads": wish.threads,
+            "precision": wish.precision,
+            "memory_budget": wish.memory_budget,
+            "halo": wish.halo,
+        }
+        texts["upscaler"] = json.dumps(options)
+    elif wish.backend == "onnxruntime" and wish.threads is not None:
+        texts["intra_op_thread_count"] = str(wish.threads)
+    return [{"key": name, "value": {"string_value": text}} for name, text in texts.items()]
+
+
+def check_wish(wish: TritonWish) -> None:
+    """Refuse settings that the backend has not.
+
+    Raises:
+        UsageError: If there is one.
+    """
+    if wish.backend == "tensorrt" and wish.provider != "cpu":
+        raise UsageError(f"provider is for onnxruntime and python, got {wish.provider}")
+    if wish.backend != "python" and (wish.memory_budget is not None or wish.halo != "default"):
+        raise UsageError(f"tiles are the client's with {wish.backend}; python makes them here")
+    if wish.backend != "tensorrt" and wish.engine is not None:
+        raise UsageError(f"engine is for tensorrt, got {wish.backend}")

@@ -1,0 +1,134 @@
+"""A model repository of NVIDIA Triton, made of a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flowsr_export.triton.config import TritonWish, check_wish, config_of, warm_ups
+from flowsr_export.triton.pbtxt import text_of
+from flowsr_runtime import Bundle
+from flowsr_runtime.atomic import locked, recover_directory, replace_directory
+from flowsr_runtime.bundle.directory import MANIFEST_NAME
+from flowsr_runtime.bundle.engine_key import Profile
+from flowsr_runtime.bundle.engine_store import EngineEntry, EngineStore
+from flowsr_runtime.errors import BundleError, OutputError, UsageError
+
+__all__ = ["write_repository"]
+
+CONFIG_NAME = "config.pbtxt"
+VERSION = "1"
+MODEL_FILE = Path(__file__).with_name("python_model.py")
+
+
+def write_repository(
+    bundle: Bundle, repository: Path, wish: TritonWish, *, force: bool = False
+) -> Path:
+    """Write a bundle's model into a repository, whole or not at all; others in it stay.
+
+    Args:
+        bundle: The bundle.
+        repository: Folder of models; it is made if it is missing.
+        wish: How the model is to be served.
+        force: Replace a model of the same name.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        UsageError: If the wish makes no sense.
+        BundleError: If the bundle has no such graph or engine, or is damaged.
+        OutputError: If something is there and `force` is not given, or is no model, or the
+            disk refuses.
+    """
+    check_wish(wish)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*", wish.name) is None:
+        raise UsageError(
+            f"name must be letters, digits, dots, dashes and underscores, got {wish.name!r}"
+        )
+    target = Path(os.path.abspath(repository)) / wish.name
+    _check_replaceable(target, force)
+    files = _files(bundle, wish)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target):
+            recover_directory(target)
+            _check_replaceable(target, force)
+            replace_directory(target, files)
+    except OutputError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"model {target} cannot be written: {reason}") from error
+    return repository / wish.name
+
+
+def _check_replaceable(target: Path, force: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise OutputError(f"model {target} exists; replace it with force (--force)")
+    if target.is_symlink() or not (target / CONFIG_NAME).is_file():
+        raise OutputError(f"{target} is not a model of a repository; remove it yourself")
+
+
+def _files(bundle: Bundle, wish: TritonWish) -> dict[str, bytes]:
+    """Return the content of a model's folder; what comes of the bundle is checked."""
+    profiles: Sequence[Profile] = ()
+    if wish.backend == "tensorrt":
+        entry = _engine(bundle, wish)
+        profiles = entry.key.profiles
+        content = {"model.plan": EngineStore(bundle.path).read(entry)}
+    elif wish.backend == "onnxruntime":
+        content = {"model.onnx": bundle.model_bytes(wish.precision)}
+    else:
+        content = _python_files(bundle, wish.precision)
+    warm = warm_ups(bundle.manifest, wish, profiles)
+    config = text_of(config_of(bundle.manifest, wish, warm, profiles))
+    files = {CONFIG_NAME: config.encode()}
+    files |= {f"{VERSION}/{name}": data for name, data in content.items()}
+    for each in warm:
+        files |= {f"warmup/{name}": data for name, data in each.files().items()}
+    return files
+
+
+def _python_files(bundle: Bundle, precision: str) -> dict[str, bytes]:
+    """Return the program and a bundle with the one graph that it runs."""
+    model = bundle.model_name(precision)
+    described = bundle.manifest.raw["files"]
+    kept = [name for name in described if name == model or not name.endswith(".onnx")]
+    manifest: Mapping[str, object] = {
+        **bundle.manifest.raw,
+        "files": {name: described[name] for name in kept},
+    }
+    text = json.dumps(manifest, indent=1) + "\n"
+    files = {"model.py": MODEL_FILE.read_bytes(), f"bundle/{MANIFEST_NAME}": text.encode()}
+    return files | {f"bundle/{name}": bundle.read(name) for name in kept}
+
+
+def _engine(bundle: Bundle, wish: TritonWish) -> EngineEntry:
+    """Return the engine that is meant; Triton loads those of TensorRT alone, not of RTX."""
+    digest = bundle.manifest.files[bundle.model_name(wish.precision)].sha256
+    engines = {
+        Path(entry.name).stem: entry
+        for entry in EngineStore(bundle.path).entries()
+        if entry.key.flavour == "tensorrt" and entry.key.onnx_sha256 == digest
+    }
+    if not engines:
+        raise BundleError(
+            f"{bundle.path} holds no {wish.precision} engine of TensorRT, which Triton loads "
+            "(not those of TensorRT for RTX); flowsr-export build-engine --flavour tensorrt "
+            "makes one on the GPU"
+        )
+    names = ", ".join(engines)
+    if wish.engine is None:
+        if len(engines) > 1:
+            raise UsageError(f"engine must be one of {names} (--engine)")
+        return next(iter(engines.values()))
+    entry = engines.get(wish.engine.removesuffix(".engine").removeprefix("engines/"))
+    if entry is None:
+        raise UsageError(f"engine must be one of {names}, got {wish.engine!r}")
+    return entry

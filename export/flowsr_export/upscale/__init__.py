@@ -1,0 +1,1 @@
+"""Upscale files: jobs, the concurrent pipeline, dry runs, devices and Ray."""

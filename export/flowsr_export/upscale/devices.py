@@ -1,0 +1,65 @@
+"""A model that is open once on each of several devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+from flowsr_runtime import Bundle, SessionSettings, Upscaler
+from flowsr_runtime.errors import UsageError
+from flowsr_runtime.tiling.memory import ON_HOST
+
+__all__ = ["is_on_host", "open_upscalers"]
+
+
+@contextmanager
+def open_upscalers(
+    bundle: Bundle,
+    settings: SessionSettings,
+    devices: Sequence[int] | None = None,
+    *,
+    max_memory: int | None = None,
+    halo: Literal["default", "exact"] = "default",
+) -> Iterator[list[Upscaler]]:
+    """Load a bundle's model on each device, and free all of them at the end.
+
+    Args:
+        bundle: Bundle with the model.
+        settings: Of every session; its own device is used where there are no others.
+        devices: Indices of GPUs, None for the one of the settings.
+        max_memory: As for `Upscaler.open`; of each GPU.
+        halo: As for `Upscaler.open`.
+
+    Yields:
+        One upscaler for each device, in order.
+
+    Raises:
+        UsageError: If devices are given without a GPU backend, or one is given twice.
+        FlowsrError: As `SessionSettings.open`.
+    """
+    each = [settings] if devices is None else _on_each(settings, devices)
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                Upscaler(bundle, one.open(bundle), max_memory=max_memory, halo=halo)
+            )
+            for one in each
+        ]
+
+
+def is_on_host(settings: SessionSettings) -> bool:
+    """Return whether sessions compute on the CPU, in the memory of the process."""
+    return settings.backend == "onnxruntime" and (settings.provider or "cpu") in ON_HOST
+
+
+def _on_each(settings: SessionSettings, devices: Sequence[int]) -> list[SessionSettings]:
+    if is_on_host(settings):
+        raise UsageError(
+            f"devices (--devices) are GPUs, and provider {settings.provider or 'cpu'} uses "
+            "none; threads (--threads) says how many cores it takes"
+        )
+    if len(set(devices)) < len(devices):
+        raise UsageError(f"each of the devices must be given once, got {list(devices)}")
+    return [dataclasses.replace(settings, device=device) for device in devices]

@@ -1,0 +1,1 @@
+"""LINF and LINF-LP as published."""

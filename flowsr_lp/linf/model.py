@@ -1,0 +1,240 @@
+"""LINF and LINF-LP: flow-based super-resolution at any scale; spec/linf.md."""
+
+__all__ = ["LINF", "Conditioning", "LinfLP", "Prediction", "linf_from_spec"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowsr_lp.linf.encoder import encoder_from_spec
+from flowsr_lp.linf.flow import Flow, scale_and_shift
+from flowsr_lp.linf.prior import Prior
+from flowsr_lp.linf.query import Border, Queries, queries
+from flowsr_runtime.errors import CheckpointError, ShapeError
+
+DEFAULTS = {"flow_layers": 10, "num_layer": 3, "hidden_dim": 256}
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the flow is conditioned on, for N = rows · cols patches.
+
+    Attributes:
+        rows: Patch rows.
+        cols: Patch columns.
+        scale: Factors, (B, N, L, D).
+        shift: Shifts, (B, N, L, D).
+    """
+
+    rows: int
+    cols: int
+    scale: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One inference.
+
+    Attributes:
+        output: RGB, unclamped, [0, 1] nominal, (B, 3, H, W).
+        latent: The latent that was decoded, (B, D, rows, cols).
+        encoded: Latent of the low-frequency residual, (B, D, rows, cols); None when sampled.
+    """
+
+    output: Tensor
+    latent: Tensor
+    encoded: Tensor | None
+
+
+class LINF(nn.Module):
+    """Encoder, local Fourier features, conditioner and flow; parameter names as released."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        patch_size: int,
+        flow_layers: int = 10,
+        num_layer: int = 3,
+        hidden_dim: int = 256,
+    ) -> None:
+        """Build the network around an encoder with an `out_dim`."""
+        super().__init__()
+        self.patch_size = patch_size
+        self.width = 3 * patch_size**2
+        self.flow_layers = flow_layers
+        self.encoder = encoder
+        features = int(encoder.out_dim)  # type: ignore[arg-type]
+        self.coef = nn.Conv2d(features, hidden_dim, 3, padding=1)
+        self.freq = nn.Conv2d(features, hidden_dim, 3, padding=1)
+        self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
+        widths = [4 * hidden_dim] + [hidden_dim] * num_layer
+        layers: list[nn.Module] = []
+        for i, o in pairwise(widths):
+            layers += [nn.Conv2d(i, o, 1), nn.ReLU()]
+        layers.append(nn.Conv2d(hidden_dim, flow_layers * 2 * self.width, 1))
+        self.layers = nn.Sequential(*layers)
+        self.imnet = Flow(self.width, flow_layers)
+
+    def condition(self, x: Tensor, size: tuple[int, int], border: Border) -> Conditioning:
+        """Compute the flow's factors and shifts; spec/linf.md, stages 2 to 4.
+
+        Args:
+            x: Normalised picture in [-1, 1], (B, 3, h, w).
+            size: Output size (H, W).
+            border: What a patch beyond the edge reads.
+        """
+        query = queries((x.shape[-2], x.shape[-1]), size, self.patch_size, border)
+        query = Queries(
+            query.rows,
+            query.cols,
+            query.index.to(x.device),
+            query.offset.to(x.device, x.dtype),
+            query.weight.to(x.device, x.dtype),
+        )
+        cell = x.new_tensor([2 * x.shape[-2] / size[0], 2 * x.shape[-1] / size[1]])
+        rows = self._fourier(x, query, cell)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):  # a 1x1 convolution is a matrix product of rows
+                rows = F.linear(rows, layer.weight.flatten(1), layer.bias)
+            else:
+                rows = layer(rows)
+        scale, shift = scale_and_shift(rows, self.flow_layers)
+        return Conditioning(query.rows, query.cols, scale, shift)
+
+    def _fourier(self, x: Tensor, query: Queries, cell: Tensor) -> Tensor:
+        """Local Fourier features, (B, N, 4 · hidden)."""
+        features = self.encoder(x)
+        coef = _gather(self.coef(features), query.index)
+        freq = _gather(self.freq(features), query.index)
+        f_row, f_col = freq.chunk(2, dim=-1)
+        angle = f_row * query.offset[..., :1] + f_col * query.offset[..., 1:] + self.phase(cell)
+        waves = torch.cat((torch.cos(torch.pi * angle), torch.sin(torch.pi * angle)), dim=-1)
+        return (coef * waves * query.weight[..., None]).flatten(2)
+
+    def encode(self, residual: Tensor, c: Conditioning) -> Tensor:
+        """Map a residual (B, 3, H, W) to its latent (B, D, rows, cols)."""
+        z = self.imnet.encode(self._patches(residual, c), c.scale, c.shift)
+        return _grid(z, c)
+
+    def decode(self, z: Tensor, c: Conditioning, size: tuple[int, int]) -> Tensor:
+        """Map a latent (B, D, rows, cols) to the residual (B, 3, H, W) that it stands for."""
+        vectors = self.imnet.decode(z.flatten(2).mT, c.scale, c.shift)
+        folded = F.pixel_shuffle(_grid(vectors, c), self.patch_size)
+        return folded[..., : size[0], : size[1]]
+
+    def log_likelihood(self, residual: Tensor, c: Conditioning) -> Tensor:
+        """Log density of each patch of a residual (B, 3, H, W) in nats, (B, N)."""
+        return self.imnet.log_likelihood(self._patches(residual, c), c.scale, c.shift)
+
+    def _patches(self, residual: Tensor, c: Conditioning) -> Tensor:
+        """Cut (B, 3, H, W) into vectors (B, N, D), zero beyond the picture."""
+        bottom = c.rows * self.patch_size - residual.shape[-2]
+        right = c.cols * self.patch_size - residual.shape[-1]
+        padded = F.pad(residual, (0, right, 0, bottom))
+        return F.pixel_unshuffle(padded, self.patch_size).flatten(2).mT
+
+
+class LinfLP(nn.Module):
+    """LINF with an optional learned prior: the whole inference."""
+
+    def __init__(self, linf: LINF, prior: Prior | None = None) -> None:
+        """Join a flow and the latent module trained for it."""
+        super().__init__()
+        self.linf = linf
+        self.prior = prior
+
+    def forward(
+        self,
+        rgb: Tensor,
+        size: tuple[int, int],
+        latent: Tensor | None = None,
+        border: Border = "extend",
+    ) -> Prediction:
+        """Enlarge a picture; spec/linf.md, stages 1 to 7.
+
+        Args:
+            rgb: Low-resolution picture in [0, 1], (B, 3, h, w).
+            size: Output size (H, W).
+            latent: Latent to decode, (B, D, rows, cols); the learned prior's when None.
+            border: What a patch beyond the edge reads.
+
+        Raises:
+            ShapeError: If there is neither a learned prior nor a latent.
+        """
+        x = (rgb - 0.5) / 0.5
+        c = self.linf.condition(x, size, border)
+        encoded = None
+        if latent is None:
+            if self.prior is None:
+                raise ShapeError("latent must be given, the model has no learned prior")
+            encoded = self.linf.encode(low_frequency_residual(x, size), c)
+            latent = self.prior(encoded, x)
+        y = self.linf.decode(latent, c, size) + resize(x, size)
+        return Prediction(y * 0.5 + 0.5, latent, encoded)
+
+    def sample(
+        self,
+        rgb: Tensor,
+        size: tuple[int, int],
+        temperature: float,
+        generator: torch.Generator | None = None,
+        border: Border = "extend",
+    ) -> Prediction:
+        """Enlarge a picture with a latent drawn from temperature · N(0, I)."""
+        rows, cols = self.latent_size(size, border)
+        shape = (rgb.shape[0], self.linf.width, rows, cols)
+        noise = torch.randn(shape, generator=generator, dtype=rgb.dtype).to(rgb.device)
+        prediction: Prediction = self(rgb, size, temperature * noise, border)
+        return prediction
+
+    def latent_size(self, size: tuple[int, int], border: Border = "extend") -> tuple[int, int]:
+        """Rows and columns of the latent of an output of `size` (H, W)."""
+        query = queries((1, 1), size, self.linf.patch_size, border)
+        return query.rows, query.cols
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (B, C, h, w) bilinearly with half-pixel centres, no antialiasing."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def low_frequency_residual(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The residual that the learned prior encodes, (B, 3, H, W); spec/linf.md, stage 6."""
+    up = resize(x, size)
+    return up - resize(resize(up, (x.shape[-2], x.shape[-1])), size)
+
+
+def linf_from_spec(spec: Mapping[str, Any]) -> LINF:
+    """Build the network that a checkpoint's `model` entry names.
+
+    Args:
+        spec: `{"name": "linf" | "linf-patch", "args": {...}}` as in a released checkpoint.
+
+    Raises:
+        CheckpointError: If the name or the encoder is unknown.
+    """
+    name, args = spec.get("name"), dict(spec.get("args") or {})
+    if name not in ("linf", "linf-patch"):
+        raise CheckpointError(f"model must be linf or linf-patch, got {name!r}")
+    patch = int(args.get("patch_size", 3)) if name == "linf-patch" else 1
+    sizes = {key: int(args.get(key, value)) for key, value in DEFAULTS.items()}
+    return LINF(encoder_from_spec(args.get("encoder_spec") or {}), patch, **sizes)
+
+
+def _grid(vectors: Tensor, c: Conditioning) -> Tensor:
+    """Lay vectors (B, N, D) out as (B, D, rows, cols)."""
+    return vectors.mT.reshape(vectors.shape[0], -1, c.rows, c.cols)
+
+
+def _gather(features: Tensor, index: Tensor) -> Tensor:
+    """Read pixels of (B, C, h, w) as rows, (B, N, 4, C)."""
+    batch, channels, height, width = features.shape
+    table = features.flatten(2).mT.reshape(-1, channels)
+    first = torch.arange(batch, device=index.device).view(-1, 1, 1) * (height * width)
+    return F.embedding(first + index, table)

@@ -1,0 +1,1 @@
+"""SRFlow and SRFlow-LP as published."""

@@ -1,0 +1,1 @@
+"""Train the flow and the learned prior."""

@@ -1,0 +1,385 @@
+"""Training: the flow by likelihood, then the learned prior on the frozen flow."""
+
+__all__ = [
+    "FlowLoss",
+    "PriorLoss",
+    "Settings",
+    "check_prior_weights",
+    "check_weights",
+    "steps_done",
+    "train",
+]
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowsr_lp.linf.model import LINF, LinfLP, low_frequency_residual, resize
+from flowsr_lp.linf.prior import Prior
+from flowsr_lp.training.crops import Crops
+from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
+
+logger = logging.getLogger(__name__)
+
+WARM_UP_STEPS = 100
+GRADIENT_NORM = 1.0
+Report = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how to train.
+
+    Attributes:
+        steps: Optimiser steps in all.
+        learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
+        ema_decay: Decay per step of the averaged weights that are kept; 0 keeps the last.
+        save_every: Steps between checkpoints.
+        seed: Seed of the noise; the crops have their own.
+
+    Raises:
+        UsageError: If a number makes no sense.
+    """
+
+    steps: int = 10_000
+    learning_rate: float = 4e-4
+    ema_decay: float = 0.999
+    save_every: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every number; NaN passes none of these."""
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(
+                f"learning_rate must be above 0 and finite, got {self.learning_rate}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
+        if min(self.steps, self.save_every) < 1 or self.seed < 0:
+            raise UsageError(
+                "steps and save_every must be at least 1 and seed at least 0, got "
+                f"{self.steps}, {self.save_every} and {self.seed}"
+            )
+
+
+class Objective(Protocol):
+    """A loss on one batch, with the figures to report."""
+
+    @property
+    def trained(self) -> nn.Module:
+        """The module whose parameters the optimiser changes."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move everything that the loss reads to the device of the batches."""
+        ...
+
+    def __call__(self, low: Tensor, high: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch (B, 3, h, w), (B, 3, H, W), RGB in [0, 1]."""
+        ...
+
+
+class FlowLoss:
+    """Negative log-likelihood of the residual, in nats per value (arXiv 2303.05156, eq. 5).
+
+    `pixel_weight` adds L1 between the flow's mode (decode of 0) and the residual, as LINF's
+    second stage does.
+    """
+
+    def __init__(self, linf: LINF, pixel_weight: float = 0.0) -> None:
+        """Train `linf`.
+
+        Raises:
+            UsageError: If the weight is below 0 or not finite.
+        """
+        check_weights(pixel_weight)
+        self.trained = linf
+        self.linf = linf
+        self.pixel_weight = pixel_weight
+
+    def to(self, device: torch.device) -> None:
+        """Move the network."""
+        self.linf.to(device)
+
+    def __call__(self, low: Tensor, high: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch."""
+        size = (high.shape[-2], high.shape[-1])
+        x = (low - 0.5) / 0.5
+        residual = (high - 0.5) / 0.5 - resize(x, size)
+        # Eight-bit pictures have no density: uniform noise of one step gives them one.
+        noisy = residual + (torch.rand_like(residual) - 0.5) * (2 / 255)
+        c = self.linf.condition(x, size, "extend")
+        nll = -self.linf.log_likelihood(noisy, c).mean() / self.linf.width
+        loss, figures = nll, {"nll": nll.item()}
+        if self.pixel_weight:
+            zero = x.new_zeros(x.shape[0], self.linf.width, c.rows, c.cols)
+            pixel = F.l1_loss(self.linf.decode(zero, c, size), residual)
+            loss = loss + self.pixel_weight * pixel
+            figures["l1"] = pixel.item()
+        return loss, figures
+
+
+class PriorLoss:
+    """The published recipe of the latent module; spec/linf.md "Training of LP".
+
+    Perceptual loss on the frozen flow's output, optional L1 between the latent and that of
+    the true residual, and optional L1 between pixels.
+    """
+
+    def __init__(
+        self,
+        network: LinfLP,
+        perceptual: nn.Module,
+        perceptual_weight: float = 1.0,
+        latent_weight: float = 0.0,
+        pixel_weight: float = 0.0,
+    ) -> None:
+        """Train the prior of `network`; its flow is frozen.
+
+        Args:
+            network: A flow with the prior to train.
+            perceptual: Distance of two RGB batches in [0, 1], a scalar: `VggLoss`.
+            perceptual_weight: Its weight.
+            latent_weight: Weight of the L1 between latents.
+            pixel_weight: Weight of the L1 between pixels.
+
+        Raises:
+            UsageError: If no weight is above 0, or one is below 0 or not finite.
+        """
+        assert network.prior is not None
+        self.weights = check_prior_weights(perceptual_weight, latent_weight, pixel_weight)
+        self.trained: Prior = network.prior
+        self.linf = network.linf.requires_grad_(False).eval()
+        self.perceptual = perceptual
+
+    def to(self, device: torch.device) -> None:
+        """Move both networks and the perceptual one."""
+        self.trained.to(device)
+        self.linf.to(device)
+        self.perceptual.to(device)
+
+    def __call__(self, low: Tensor, high: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch."""
+        size = (high.shape[-2], high.shape[-1])
+        x, y = (low - 0.5) / 0.5, (high - 0.5) / 0.5
+        base = resize(x, size)
+        with torch.no_grad():
+            c = self.linf.condition(x, size, "extend")
+            encoded = self.linf.encode(low_frequency_residual(x, size), c)
+            wanted = self.linf.encode(y - base, c)
+        latent = self.trained(encoded, x)
+        output = (self.linf.decode(latent, c, size) + base) * 0.5 + 0.5
+        terms = (
+            self.perceptual(output, high),
+            F.l1_loss(latent, wanted),
+            F.l1_loss(output, high),
+        )
+        loss = torch.stack([w * t for w, t in zip(self.weights, terms, strict=True) if w]).sum()
+        figures = {"perceptual": terms[0], "latent": terms[1], "l1": terms[2]}
+        return loss, {name: value.item() for name, value in figures.items()}
+
+
+def train(
+    objective: Objective,
+    crops: Crops,
+    settings: Settings,
+    folder: Path,
+    report: Report,
+    device: torch.device | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> dict[str, Tensor]:
+    """Train until `settings.steps`, going on from what `folder` holds.
+
+    A run that was interrupted and resumed gives the same weights as one that was not.
+
+    Args:
+        objective: The loss and the module it trains.
+        crops: Where batches come from.
+        settings: Length, rate, seed.
+        folder: Gets `last.pt` (for resuming) and `log.jsonl` (one line a save).
+        report: Called as `report(step, steps, figures)` after every step.
+        device: Where to train; the CPU when None.
+        recipe: What else makes the run what it is, in JSON's types; must be the same to
+            resume, unless `folder` says nothing of it.
+
+    Returns:
+        The trained module's state dict, averaged if `ema_decay` is set, on the CPU.
+
+    Raises:
+        CheckpointError: If `folder` holds a damaged run or one with other settings.
+        OutputError: If `folder` cannot be written.
+        FlowsrError: If the loss stops being finite.
+    """
+    device = device or torch.device("cpu")
+    objective.to(device)
+    module = objective.trained.train()
+    optimizer = torch.optim.Adam(module.parameters(), lr=settings.learning_rate)
+    average = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    run = _Run(folder, settings, dict(recipe or {}), module, optimizer, average)
+    start = run.resume(device)
+    for step in range(start, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
+        low, high = crops.batch_at(step)
+        loss, figures = objective(low.to(device), high.to(device))
+        if not math.isfinite(loss.item()):
+            raise FlowsrError(f"loss is not finite at step {step}; lower the learning rate")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        _average(average, module, min(settings.ema_decay, (1 + step) / (10 + step)))
+        if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
+            run.save(step + 1, figures)
+        report(step + 1, settings.steps, figures)
+    return {name: tensor.cpu() for name, tensor in average.items()}
+
+
+def check_weights(*weights: float) -> None:
+    """Refuse weights of a loss that make no sense.
+
+    Raises:
+        UsageError: If one is below 0 or not finite.
+    """
+    for weight in weights:
+        if not 0 <= weight < math.inf:
+            raise UsageError(f"weights must be finite and at least 0, got {weight}")
+
+
+def check_prior_weights(
+    perceptual: float, latent: float, pixel: float
+) -> tuple[float, float, float]:
+    """Return the weights of a prior's loss.
+
+    Raises:
+        UsageError: If none is above 0, or one is below 0 or not finite.
+    """
+    check_weights(perceptual, latent, pixel)
+    if max(perceptual, latent, pixel) <= 0:
+        raise UsageError("one of the loss's weights must be above 0")
+    return perceptual, latent, pixel
+
+
+def steps_done(folder: Path) -> int:
+    """Return the step that a run in `folder` would go on from, 0 if there is none.
+
+    Raises:
+        CheckpointError: If the folder holds a damaged run.
+    """
+    path = folder / "last.pt"
+    return int(_load(path, torch.device("cpu"))["step"]) if path.exists() else 0
+
+
+def _schedule(step: int, steps: int) -> float:
+    warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@torch.no_grad()
+def _average(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - decay)
+        else:
+            average[name].copy_(tensor)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Everything that `last.pt` keeps of a run."""
+
+    folder: Path
+    settings: Settings
+    recipe: dict[str, Any]
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]
+
+    def save(self, step: int, figures: dict[str, float]) -> None:
+        """Write `last.pt`, whole or not at all, and a line of `log.jsonl`."""
+        state = {
+            "settings": asdict(self.settings),
+            "recipe": self.recipe,
+            "step": step,
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "noise": _noise_state(),
+        }
+        temporary = self.folder / "last.pt.part"
+        try:
+            torch.save(state, temporary)
+            os.replace(temporary, self.folder / "last.pt")
+            with (self.folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")
+        except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter
+            raise OutputError(f"cannot save the run in {self.folder}: {error}") from error
+
+    def resume(self, device: torch.device) -> int:
+        """Take over what `last.pt` holds and return the step that comes next."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make folder {self.folder}: {error.strerror}") from error
+        path = self.folder / "last.pt"
+        if not path.exists():
+            torch.manual_seed(self.settings.seed)
+            return 0
+        state = _load(path, device)
+        _check_same(path, "settings", state["settings"], asdict(self.settings))
+        _check_same(path, "recipe", state.get("recipe", self.recipe), self.recipe)
+        try:
+            self.module.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{path} belongs to a run of another network") from error
+        self.average.update(state["average"])
+        step = int(state["step"])
+        if "noise" in state:
+            _set_noise_state(state["noise"])
+        else:
+            torch.manual_seed(self.settings.seed + step)
+        logger.info("resumed %s at step %d", path, step)
+        return step
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # whatever the unpickler meets in a file of another kind
+        raise CheckpointError(f"{path} is damaged; use another folder") from error
+    lacking = {"settings", "step", "module", "optimizer", "average"} - set(state)
+    if lacking:
+        raise CheckpointError(f"{path} is not a training run: it lacks {min(lacking)}")
+    return dict(state)
+
+
+def _check_same(path: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            raise CheckpointError(
+                f"{path} belongs to a run with other {what}: {key} is {old.get(key)}, "
+                f"got {new.get(key)}; use another folder"
+            )
+
+
+def _noise_state() -> list[Tensor]:
+    """State of PyTorch's generators, the CPU's and then each GPU's."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *gpus]
+
+
+def _set_noise_state(states: list[Tensor]) -> None:
+    cpu, *gpus = (state.cpu() for state in states)
+    torch.set_rng_state(cpu)
+    for index, state in zip(range(torch.cuda.device_count()), gpus, strict=False):
+        torch.cuda.set_rng_state(state, index)

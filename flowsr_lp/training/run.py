@@ -1,0 +1,307 @@
+"""Train a flow, or the learned prior of one, on a folder of pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from flowsr_lp import (
+    LINF,
+    LinfLP,
+    SRFlow,
+    SrflowLP,
+    SrflowPrior,
+    linf_from_spec,
+    load_checkpoint,
+    prior_from_spec,
+    save_weights,
+    srflow_from_spec,
+    srflow_prior_from_spec,
+)
+from flowsr_lp.linf.prior import EdsrLatent, Prior
+from flowsr_lp.perceptual import VggLoss
+from flowsr_lp.training.crops import Crops, load_pictures
+from flowsr_lp.training.linf import FlowLoss, PriorLoss, Settings, steps_done, train
+from flowsr_lp.training.srflow import SrflowFlowLoss, SrflowPriorLoss, fit_norms
+from flowsr_runtime.errors import OutputError, ProviderError, UsageError
+
+__all__ = ["Loop", "PriorRecipe", "train_flow", "train_prior"]
+
+Report = Callable[[int, int, dict[str, float]], None]
+ANY_SCALE = (1.0, 4.0)  # of LINF unless something else is asked for
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What the training of a flow and of a prior have in common.
+
+    Attributes:
+        pictures: Folder of pictures.
+        output: Folder of the run.
+        settings: Length, rate, averaging, seed.
+        batch: Crops per step.
+        lr_size: Side of the low-resolution crops in pixels.
+        scales: Range of the scale, one drawn per step; None is 1 to 4 for LINF and the
+            one that it has for SRFlow.
+        threads: CPU threads; PyTorch's choice when None.
+        device: Where to compute.
+        start: Weights to begin with, of the same architecture; new ones when None.
+    """
+
+    pictures: Path
+    output: Path
+    settings: Settings
+    batch: int
+    lr_size: int
+    scales: tuple[float, float] | None
+    threads: int | None
+    device: Literal["cpu", "cuda"]
+    start: Path | None = None
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Range of the scale."""
+        return self.scales or ANY_SCALE
+
+    @property
+    def largest_crop(self) -> int:
+        """Side in pixels of a high-resolution crop at the largest scale."""
+        return round(self.lr_size * self.range[1])
+
+    @property
+    def smallest_crop(self) -> int:
+        """Side in pixels of a high-resolution crop at the smallest scale."""
+        return round(self.lr_size * self.range[0])
+
+
+@dataclass(frozen=True)
+class PriorRecipe:
+    """What the prior is and what it is trained for.
+
+    Attributes:
+        name: Kind of latent module.
+        args: Its sizes, those that differ from the published ones.
+        vgg_layers: Layers of VGG16 whose features are compared.
+        perceptual_weight: Weight of the distance of the features.
+        latent_weight: Weight of the L1 between latents.
+        pixel_weight: Weight of the L1 between pixels.
+    """
+
+    name: str
+    args: dict[str, int]
+    vgg_layers: Sequence[str]
+    perceptual_weight: float
+    latent_weight: float
+    pixel_weight: float
+
+
+def train_flow(
+    spec: dict[str, Any], pixel_weight: float, loop: Loop, started: Callable[[int], Report]
+) -> Path:
+    """Train a flow by likelihood and write `model.safetensors` into the run's folder.
+
+    Args:
+        spec: `{"name": "linf" | "linf-patch" | "srflow", "args": {...}}`.
+        pixel_weight: Weight of the L1 between the flow's mode and the truth.
+        loop: How.
+        started: Called with the step that comes first; gives what is told of every step.
+
+    Returns:
+        The file.
+
+    Raises:
+        FlowsrError: If the request makes no sense, the pictures cannot be read, the folder
+            holds another run or cannot be written, or the loss stops being finite.
+    """
+    device = _prepare(loop)
+    first = steps_done(loop.output)
+    torch.manual_seed(loop.settings.seed)
+    flow = srflow_from_spec(spec) if spec["name"] == "srflow" else linf_from_spec(spec)
+    loop = _at_own_scale(loop, flow)
+    if loop.start is not None:
+        source = load_checkpoint(loop.start, blocks=spec["args"].get("blocks")).network
+        _begin(flow, _flow_of(source), loop.start)
+    crops = _crops(loop)
+    recipe = {"model": spec, "pixel_weight": pixel_weight, **_describe(loop, crops)}
+    objective = _flow_loss(flow, pixel_weight)
+    if isinstance(flow, SRFlow) and first == 0 and loop.start is None:
+        objective.to(device)
+        low, high = crops.batch_at(0)
+        fit_norms(flow, low.to(device), high.to(device))
+    report = started(first)
+    weights = train(objective, crops, loop.settings, loop.output, report, device, recipe)
+    path = loop.output / "model.safetensors"
+    save_weights(path, "model", spec, weights)
+    return path
+
+
+def train_prior(
+    model: Path,
+    vgg: Path,
+    recipe: PriorRecipe,
+    loop: Loop,
+    started: Callable[[int], Report],
+    blocks: Sequence[int] | None = None,
+) -> Path:
+    """Train the prior of a frozen flow and write `prior.safetensors` into the run's folder.
+
+    Args:
+        model: The flow, a released file or one of ours.
+        vgg: VGG16's ImageNet weights, safetensors.
+        recipe: What to train and for what.
+        loop: How.
+        started: Called with the step that comes first; gives what is told of every step.
+        blocks: Stacked blocks of an SRFlow network that its file does not tell.
+
+    Returns:
+        The file.
+
+    Raises:
+        FlowsrError: As `train_flow`, and if the model or the VGG cannot be read.
+    """
+    device = _prepare(loop)
+    first = steps_done(loop.output)
+    checkpoint = load_checkpoint(model, blocks=blocks)
+    flow = _flow_of(checkpoint.network)
+    loop = _at_own_scale(loop, flow)
+    torch.manual_seed(loop.settings.seed)
+    spec, prior = _new_prior(recipe, flow)
+    if loop.start is not None:
+        _begin(prior, load_checkpoint(model, loop.start, blocks).network.prior, loop.start)
+    _check_batch(loop, prior, _coarsest_patch(flow))
+    perceptual = VggLoss(vgg, recipe.vgg_layers)
+    if loop.smallest_crop < perceptual.features.smallest:
+        raise UsageError(
+            f"crops must be at least {perceptual.features.smallest} pixels a side for "
+            f"{recipe.vgg_layers[-1]}, got {loop.smallest_crop} at scale {loop.range[0]:g}"
+        )
+    objective = _prior_loss(flow, prior, perceptual, recipe)
+    crops = _crops(loop)
+    described = {
+        "prior": spec,
+        "model_sha256": checkpoint.model_sha256,
+        "vgg_layers": list(recipe.vgg_layers),
+        "weights": list(objective.weights),
+        **_describe(loop, crops),
+    }
+    report = started(first)
+    weights = train(objective, crops, loop.settings, loop.output, report, device, described)
+    path = loop.output / "prior.safetensors"
+    save_weights(path, "prior", spec, weights)
+    return path
+
+
+def _prepare(loop: Loop) -> torch.device:
+    """Check what can be checked at once, set the threads, make the folder."""
+    if not 1 <= loop.range[0] <= loop.range[1]:
+        raise UsageError(
+            f"scales must be a range from 1 up, got {loop.range[0]:g},{loop.range[1]:g}"
+        )
+    if loop.device == "cuda" and not torch.cuda.is_available():
+        raise ProviderError("PyTorch finds no CUDA device; use --device cpu")
+    if loop.threads is not None:
+        torch.set_num_threads(loop.threads)
+    try:
+        loop.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make folder {loop.output}: {error.strerror}") from error
+    return torch.device(loop.device)
+
+
+def _at_own_scale(loop: Loop, flow: LINF | SRFlow) -> Loop:
+    """Settle the scale of the crops: an SRFlow network has one."""
+    if isinstance(flow, LINF):
+        return loop
+    if loop.scales not in (None, (flow.scale, flow.scale)):
+        raise UsageError(
+            f"this network enlarges {flow.scale} times only, got scales "
+            f"{loop.range[0]:g},{loop.range[1]:g}; leave them out"
+        )
+    if loop.lr_size % flow.multiple:
+        raise UsageError(f"lr_size must be even for SRFlow, got {loop.lr_size}")
+    return replace(loop, scales=(flow.scale, flow.scale))
+
+
+def _flow_of(network: LinfLP | SrflowLP) -> LINF | SRFlow:
+    return network.linf if isinstance(network, LinfLP) else network.srflow
+
+
+def _flow_loss(flow: LINF | SRFlow, pixel_weight: float) -> FlowLoss | SrflowFlowLoss:
+    if isinstance(flow, LINF):
+        return FlowLoss(flow, pixel_weight)
+    return SrflowFlowLoss(flow, pixel_weight)
+
+
+def _new_prior(
+    recipe: PriorRecipe, flow: LINF | SRFlow
+) -> tuple[dict[str, Any], Prior | SrflowPrior]:
+    """Make a latent module for a flow: its spec and the module."""
+    if isinstance(flow, LINF):
+        spec = {"name": recipe.name, "args": {"in_chans": flow.width, **recipe.args}}
+        return spec, prior_from_spec(spec)
+    if recipe.name != "unet":
+        raise UsageError(f"the prior of an SRFlow model must be unet, got {recipe.name}")
+    widths = [latent.channels for latent in flow.latents]
+    spec = {"name": recipe.name, "args": {"in_chans": widths, **recipe.args}}
+    return spec, srflow_prior_from_spec(spec)
+
+
+def _prior_loss(
+    flow: LINF | SRFlow,
+    prior: Prior | SrflowPrior,
+    perceptual: VggLoss,
+    recipe: PriorRecipe,
+) -> PriorLoss | SrflowPriorLoss:
+    weights = (recipe.perceptual_weight, recipe.latent_weight, recipe.pixel_weight)
+    if isinstance(flow, LINF):
+        assert not isinstance(prior, SrflowPrior)
+        return PriorLoss(LinfLP(flow, prior), perceptual, *weights)
+    assert isinstance(prior, SrflowPrior)
+    return SrflowPriorLoss(SrflowLP(flow, prior), perceptual, *weights)
+
+
+def _crops(loop: Loop) -> Crops:
+    pictures = load_pictures(loop.pictures, loop.largest_crop)
+    return Crops(pictures, loop.batch, loop.lr_size, loop.range, loop.settings.seed)
+
+
+def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
+    return {
+        "batch": loop.batch,
+        "lr_size": loop.lr_size,
+        "scales": list(loop.range),
+        "pictures": len(crops.pictures),
+        **({} if loop.start is None else {"start": _sha256(loop.start)}),
+    }
+
+
+def _begin(module: nn.Module, source: nn.Module | None, path: Path) -> None:
+    """Give a module the weights of another of the same architecture."""
+    weights = {} if source is None else source.state_dict()
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    if shapes != {name: tensor.shape for name, tensor in module.state_dict().items()}:
+        raise UsageError(f"{path} is of another architecture than the one to train")
+    module.load_state_dict(weights)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _coarsest_patch(flow: LINF | SRFlow) -> int:
+    """Output pixels per cell and side of the coarsest latent."""
+    return flow.patch_size if isinstance(flow, LINF) else flow.latents[-1].patch
+
+
+def _check_batch(loop: Loop, prior: Prior | SrflowPrior, patch: int) -> None:
+    """Batch normalisation needs two values per channel at the deepest level."""
+    rows = -(-loop.smallest_crop // patch)
+    deepest = max(rows // prior.reduction, 1)
+    if not isinstance(prior, EdsrLatent) and loop.batch * deepest**2 < 2:
+        raise UsageError("batch must be at least 2 for crops this small, got 1")

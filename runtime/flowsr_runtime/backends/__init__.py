@@ -1,0 +1,1 @@
+"""Run a model on ONNX Runtime, TensorRT or TensorRT for RTX."""

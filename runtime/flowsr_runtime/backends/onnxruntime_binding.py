@@ -1,0 +1,204 @@
+"""ONNX Runtime's IOBinding: inputs and outputs that stay on the device, and CUDA graphs."""
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_runtime.cuda.dlpack import CPU, CUDA, borrow, lend
+from flowsr_runtime.cuda.graph_cache import GraphCounters
+from flowsr_runtime.errors import ShapeError
+
+__all__ = ["GraphRunner", "OrtArray", "run_bound"]
+
+_DEVICE_TYPES: Final = {"cpu": CPU, "cuda": CUDA}
+_GRAPH_ID: Final = "gpu_graph_id"
+_NO_GRAPH: Final = "-1"
+
+
+class OrtArray:
+    """An output that stays where ONNX Runtime computed it; the values are there.
+
+    PyTorch (`torch.from_dlpack`), CuPy, JAX and NumPy (on the CPU) take it as it is.
+    """
+
+    def __init__(self, value: Any, device: tuple[int, int]) -> None:
+        """Keep a value of ONNX Runtime.
+
+        Args:
+            value: An `OrtValue`.
+            device: (DLPack device type, index).
+        """
+        self._value = value
+        self._device = device
+        self.shape = tuple(value.shape())
+        self.dtype: np.dtype[Any] = np.dtype(_NUMPY_TYPES[value.data_type()])
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device
+
+    def __dlpack__(self, **_: object) -> object:
+        """Return a capsule; nothing is to be waited for, so `stream` makes no difference."""
+        at = self._value.data_ptr()
+        return lend(at, self.shape, self.dtype, device=self._device, owner=self._value)
+
+    def numpy(self) -> NDArray[Any]:
+        """Return a copy in the host's memory."""
+        return np.array(self._value.numpy())
+
+
+_NUMPY_TYPES: Final = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
+
+
+def run_bound(
+    session: Any, feeds: Mapping[str, Any], output: str, device: tuple[str, int], out: Any
+) -> Any:
+    """Run a session on arrays where they lie.
+
+    Args:
+        session: An `InferenceSession`.
+        feeds: The inputs by name: NumPy arrays, or arrays of the device with `__dlpack__`.
+        output: Name of the output.
+        device: ("cpu" or "cuda", index).
+        out: Array of the device to write to, None for a new one.
+
+    Returns:
+        `out`, or an `OrtArray`.
+
+    Raises:
+        ShapeError: If an array lies on another device, or not row after row.
+    """
+    binding = session.io_binding()
+    place = (_DEVICE_TYPES[device[0]], device[1])
+    with ExitStack() as borrowed:
+        for name, value in feeds.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            else:
+                binding.bind_input(name, *device, *_taken(name, value, place, borrowed))
+        if out is None:
+            binding.bind_output(output, *device)
+        else:
+            binding.bind_output(output, *device, *_taken("out", out, place, borrowed))
+        binding.synchronize_inputs()
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return OrtArray(binding.get_outputs()[0], place) if out is None else out
+
+
+def _taken(
+    name: str, value: Any, place: tuple[int, int], borrowed: ExitStack
+) -> tuple[Any, tuple[int, ...], int]:
+    """Return type, shape and address of an array until `borrowed` is closed."""
+    if not hasattr(value, "__dlpack__"):
+        raise ShapeError(f"{name} must be an array with __dlpack__, got {type(value).__name__}")
+    found = tuple(int(part) for part in value.__dlpack_device__())
+    if found != place:
+        raise ShapeError(
+            f"{name} must lie on DLPack device {place[0]}:{place[1]}, got {found[0]}:{found[1]}"
+        )
+    taken = borrow(value.__dlpack__())
+    borrowed.callback(taken.release)
+    if taken.strides is not None:
+        raise ShapeError(f"{name} must lie row after row, got strides {taken.strides}")
+    return taken.dtype.type, taken.shape, taken.address
+
+
+@dataclass
+class _Bound:
+    """Memory of one set of shapes, at addresses that do not change."""
+
+    binding: Any
+    options: Any
+    inputs: dict[str, Any]
+    output: Any
+
+
+class GraphRunner:
+    """Runs a session whose CUDA graphs ONNX Runtime captures, one for each set of shapes.
+
+    It cannot free a graph: when as many are captured as may be kept, other shapes run without.
+    """
+
+    def __init__(
+        self, library: Any, session: Any, output: str, device: tuple[str, int], limit: int
+    ) -> None:
+        """Wrap a session that was made with CUDA graphs enabled.
+
+        Args:
+            library: The module `onnxruntime`.
+            session: An `InferenceSession`.
+            output: Name of the output.
+            device: ("cpu" or "cuda", index).
+            limit: Most graphs.
+        """
+        self.counters = GraphCounters()
+        self._library, self._session, self._output = library, session, output
+        self._device, self._limit = device, limit
+        self._results: dict[Any, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        self._bound: dict[Any, _Bound] = {}
+        self._lock = threading.Lock()
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Run on arrays of the host.
+
+        Args:
+            feeds: The inputs by name.
+
+        Returns:
+            The output, a fresh array.
+        """
+        key = tuple((name, array.shape) for name, array in sorted(feeds.items()))
+        with self._lock:  # the memory of a graph serves one run at a time
+            bound = self._bound.get(key)
+            if bound is None and key in self._results and len(self._bound) < self._limit:
+                bound = self._bind(key, feeds)
+                self.counters.captures += 1
+            elif bound is not None:
+                self.counters.hits += 1
+            if bound is not None:
+                return self._replay(bound, feeds)
+            self.counters.plain += 1
+            result: NDArray[Any] = self._session.run(
+                [self._output], dict(feeds), self._run_options(_NO_GRAPH)
+            )[0]
+            if len(self._results) < 64 * max(self._limit, 1):
+                self._results[key] = result.shape, result.dtype
+            return result
+
+    def _replay(self, bound: _Bound, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        for name, value in bound.inputs.items():
+            value.update_inplace(np.ascontiguousarray(feeds[name]))
+        bound.binding.synchronize_inputs()
+        self._session.run_with_iobinding(bound.binding, bound.options)
+        bound.binding.synchronize_outputs()
+        return np.array(bound.output.numpy())
+
+    def _bind(self, key: Any, feeds: Mapping[str, NDArray[Any]]) -> _Bound:
+        make = self._library.OrtValue
+        inputs = {
+            name: make.ortvalue_from_numpy(np.ascontiguousarray(array), *self._device)
+            for name, array in feeds.items()
+        }
+        shape, dtype = self._results[key]
+        output = make.ortvalue_from_shape_and_type(shape, dtype.type, *self._device)
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output(self._output, output)
+        options = self._run_options(str(len(self._bound) + 1))
+        self._bound[key] = _Bound(binding, options, inputs, output)
+        return self._bound[key]
+
+    def _run_options(self, graph: str) -> Any:
+        options = self._library.RunOptions()
+        options.add_run_config_entry(_GRAPH_ID, graph)
+        return options

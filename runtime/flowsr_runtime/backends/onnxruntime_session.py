@@ -1,0 +1,385 @@
+"""Run a bundle's ONNX file with ONNX Runtime on exactly the provider that was asked for."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from flowsr_runtime.backends.engine_cache import drop_unsealed, seal
+from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.bundle.profile_limits import Limits
+from flowsr_runtime.cuda.graph_cache import GraphCounters
+from flowsr_runtime.errors import (
+    BundleError,
+    FlowsrError,
+    MemoryBudgetError,
+    ProviderError,
+    UsageError,
+)
+
+__all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers", "usable_cores"]
+
+logger = logging.getLogger(__name__)
+
+_OUTPUT: Final = "output"
+
+_PICTURES: Final = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+"""ONNX Runtime's names of what the manifest calls `picture.io`."""
+
+PROVIDERS: Final = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+_REMEDIES: Final = {
+    "cpu": "reinstall onnxruntime",
+    "cuda": "pip install 'flowsr-lp[gpu]', with an NVIDIA driver and CUDA",
+    "tensorrt": "pip install 'flowsr-lp[gpu]', with the libraries of TensorRT 10",
+    "openvino": "pip install onnxruntime-openvino in place of onnxruntime",
+}
+
+_ON_GPU: Final = ("cuda", "tensorrt")
+
+_ONE_DEVICE: Final = ("cpu", "openvino")
+"""Providers that this version cannot send to another device than their own first."""
+
+# How ONNX Runtime, CUDA, cuDNN and the C++ library word a failed allocation.
+_OUT_OF_MEMORY: Final = (
+    "failed to allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "alloc_failed",
+    "available memory of",
+)
+
+_STATE: Final = ort.capi.onnxruntime_pybind11_state
+_MODEL_ERRORS: Final[tuple[type[Exception], ...]] = (
+    _STATE.InvalidGraph,
+    _STATE.InvalidProtobuf,
+    _STATE.NotImplemented,
+)
+_ERRORS: Final[tuple[type[Exception], ...]] = (
+    MemoryError,
+    RuntimeError,  # an IOBinding raises it
+    ValueError,
+    _STATE.EPFail,
+    _STATE.Fail,
+    _STATE.InvalidArgument,
+    _STATE.RuntimeException,
+    *_MODEL_ERRORS,
+)
+
+
+class OnnxRuntimeSession:
+    """A `Session` on ONNX Runtime."""
+
+    backend = "onnxruntime"
+    limits: Limits | None = None
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        provider: str,
+        device: int,
+        threads: int | None,
+        name: str,
+        cuda_graphs: int = 0,
+        engine_cache: Path | None = None,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: Content of a self-contained ONNX file whose hash was checked.
+            provider: A key of `PROVIDERS`.
+            device: Index of the GPU; 0 with cpu and openvino.
+            threads: CPU threads, None for the number of usable cores.
+            name: What to call the model in messages.
+            cuda_graphs: Most captured CUDA graphs, 0 for none; for a model whose shapes
+                follow from those of its inputs.
+            engine_cache: Folder for the engines of provider tensorrt, None to keep none.
+
+        Raises:
+            UsageError: If there is no such provider, or it has no CUDA graphs.
+            ProviderError: If the provider or the device is missing.
+            BundleError: If ONNX Runtime cannot load the model.
+        """
+        self.provider = provider
+        self.device = device
+        if cuda_graphs and provider not in _ON_GPU:
+            raise UsageError(
+                f"cuda_graphs is for {' and '.join(_ON_GPU)}, got {cuda_graphs} with provider "
+                f"{provider}"
+            )
+        self._session: ort.InferenceSession | None = _load(
+            model, provider, device, threads, name, bool(cuda_graphs), engine_cache
+        )
+        self._engine_cache = engine_cache
+        self._place = ("cuda" if provider in _ON_GPU else "cpu", device)
+        self._graphs: GraphRunner | None = None
+        if cuda_graphs:
+            self._graphs = GraphRunner(ort, self._session, _OUTPUT, self._place, cuda_graphs)
+        self.types = {item.name: str(item.type) for item in self._session.get_inputs()}
+        self.inputs = frozenset(self.types)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle,
+        *,
+        provider: str = "cpu",
+        device: int = 0,
+        threads: int | None = None,
+        precision: str = "fp32",
+        cuda_graphs: int = 0,
+    ) -> "OnnxRuntimeSession":
+        """Load a bundle's model.
+
+        Provider tensorrt keeps the engines that it builds in the bundle, in a folder for this
+        model and this version of ONNX Runtime: it does not look at the model itself.
+
+        Args:
+            bundle: Bundle with the model.
+            provider: A key of `PROVIDERS`.
+            device: Index of the GPU; 0 with cpu and openvino.
+            threads: CPU threads, None for the number of usable cores.
+            precision: "fp32", "fp16" or "int8".
+            cuda_graphs: Most captured CUDA graphs, 0 for none.
+
+        Returns:
+            The session.
+
+        Raises:
+            UsageError: If there is no such provider, or it or the model has no CUDA graphs.
+            ProviderError: If the provider or the device is missing.
+            BundleError: If the bundle holds no such model, or it is damaged, or takes other
+                inputs than the manifest says.
+        """
+        _provider_name(provider)
+        name = bundle.model_name(precision)
+        model = bundle.read(name)
+        path = str(bundle.path / name)
+        if cuda_graphs and "geometry" in bundle.manifest.inputs:
+            raise UsageError(
+                "cuda_graphs needs a bundle of one fixed scale with onnxruntime; "
+                "backend tensorrt captures those of any bundle"
+            )
+        session = cls(
+            model,
+            provider=provider,
+            device=device,
+            threads=threads,
+            name=path,
+            cuda_graphs=cuda_graphs,
+            engine_cache=_engine_cache(bundle, name) if provider == "tensorrt" else None,
+        )
+        session._check_inputs(bundle, path)
+        return session
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Run the model; see `Session.run`.
+
+        Args:
+            feeds: The graph's inputs by name.
+
+        Returns:
+            Pictures, (B, 3, H, W).
+
+        Raises:
+            MemoryBudgetError: If the device's memory does not suffice.
+            ProviderError: If the provider fails while it runs.
+        """
+        session = self._opened()
+        with self._translated():
+            if self._graphs is not None:
+                return self._graphs.run(feeds)
+            output: NDArray[Any] = session.run([_OUTPUT], dict(feeds))[0]
+            return output
+
+    def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
+        """Run the model and leave the pictures where they are computed.
+
+        Args:
+            feeds: As `run`. An array of the provider's device with `__dlpack__`, such as a
+                PyTorch tensor, is read where it lies.
+            out: Array of that device to write to, None for a new one.
+
+        Returns:
+            `out`, or an `OrtArray`; the pictures are there when you get it.
+
+        Raises:
+            ShapeError: If an array lies elsewhere, or not row after row.
+            MemoryBudgetError: If the device's memory does not suffice.
+            ProviderError: If the provider fails while it runs.
+        """
+        session = self._opened()
+        with self._translated():
+            return run_bound(session, feeds, _OUTPUT, self._place, out)
+
+    @property
+    def graph_counters(self) -> GraphCounters:
+        """How often CUDA graphs were used."""
+        return GraphCounters() if self._graphs is None else self._graphs.counters
+
+    def close(self) -> None:
+        """Free the model; the session cannot run after that."""
+        if self._session is not None and self._engine_cache is not None:
+            seal(self._engine_cache)
+        self._session = self._graphs = None
+
+    def _check_inputs(self, bundle: Bundle, path: str) -> None:
+        expected = bundle.manifest.inputs
+        if self.inputs != expected:
+            raise BundleError(
+                f"{path} takes {sorted(self.inputs)}, bundle.json says {sorted(expected)}"
+            )
+        wanted, kind = _PICTURES[bundle.manifest.io], self.types["input"]
+        if kind != wanted:
+            raise BundleError(f"{path} takes pictures of {kind}, bundle.json says {wanted}")
+
+    def _opened(self) -> ort.InferenceSession:
+        if self._session is None:
+            raise UsageError("the session is closed")
+        return self._session
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Make the library's errors ours."""
+        try:
+            yield
+        except FlowsrError:
+            raise
+        except _ERRORS as error:
+            if _is_out_of_memory(error):
+                raise MemoryBudgetError(
+                    f"{self.provider} ran out of memory; give a smaller memory budget"
+                ) from error
+            raise ProviderError(f"{self.provider} failed: {_one_line(error)}") from error
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def present_providers() -> list[str]:
+    """Return the keys of `PROVIDERS` that the installed onnxruntime holds.
+
+    A provider that is there may still not start: its libraries or its device can be missing.
+    """
+    available = ort.get_available_providers()
+    return [name for name, provider in PROVIDERS.items() if provider in available]
+
+
+def _engine_cache(bundle: Bundle, name: str) -> Path | None:
+    """Return a folder of the bundle for the engines of one model, None if none can be made."""
+    digest = bundle.manifest.files[name].sha256
+    folder = bundle.path / "engines" / "ort-tensorrt" / f"{digest[:12]}-{ort.__version__}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        drop_unsealed(folder)  # loading an engine runs its code
+    except OSError as error:
+        reason = error.strerror or str(error)
+        logger.warning("engines are not kept: %s cannot be used: %s", folder, reason)
+        return None
+    return folder
+
+
+def _load(
+    model: bytes,
+    provider: str,
+    device: int,
+    threads: int | None,
+    name: str,
+    graphs: bool,
+    engine_cache: Path | None,
+) -> ort.InferenceSession:
+    wanted = _provider_name(provider)
+    if provider in _ONE_DEVICE and device != 0:
+        raise UsageError(f"device must be 0 with provider {provider}, got {device}")
+    try:
+        session = ort.InferenceSession(
+            model,
+            sess_options=_options(threads),
+            providers=_provider_list(provider, device, graphs, engine_cache),
+            enable_fallback=0,  # its fallback prints, and takes another provider in silence
+        )
+    except _ERRORS as error:
+        if _is_out_of_memory(error):
+            raise MemoryBudgetError(f"{name} does not fit in memory") from error
+        if provider != "cpu" and not isinstance(error, _MODEL_ERRORS):
+            raise ProviderError(
+                f"provider {provider} did not start on device {device}: {_one_line(error)}"
+            ) from error
+        raise BundleError(f"onnxruntime cannot load {name}: {_one_line(error)}") from error
+    if wanted not in session.get_providers():
+        raise ProviderError(
+            f"provider {provider} did not start on device {device}; {_REMEDIES[provider]}"
+        )
+    return session
+
+
+def _provider_name(provider: str) -> str:
+    if provider not in PROVIDERS:
+        raise UsageError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}")
+    wanted = PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise ProviderError(
+            f"provider {provider} is not in the installed onnxruntime; {_REMEDIES[provider]}"
+        )
+    return wanted
+
+
+def _provider_list(
+    provider: str, device: int, graphs: bool = False, engine_cache: Path | None = None
+) -> list[Any]:
+    at = {"device_id": str(device)}
+    arena = {"arena_extend_strategy": "kSameAsRequested"}
+    captured = {"enable_cuda_graph": "1"} if graphs and provider == "cuda" else {}
+    cuda = (PROVIDERS["cuda"], {**at, **arena, **captured})
+    tensorrt = {**at, "trt_cuda_graph_enable": "1"} if graphs else at
+    if engine_cache is not None:
+        kept = {"trt_engine_cache_enable": "1", "trt_timing_cache_enable": "1"}
+        folder = str(engine_cache)
+        paths = {"trt_engine_cache_path": folder, "trt_timing_cache_path": folder}
+        tensorrt = {**tensorrt, **kept, **paths}
+    accelerated: dict[str, list[Any]] = {
+        "cpu": [],
+        "cuda": [cuda],
+        "tensorrt": [(PROVIDERS["tensorrt"], tensorrt), cuda],
+        "openvino": [(PROVIDERS["openvino"], {})],
+    }
+    return [*accelerated[provider], PROVIDERS["cpu"]]
+
+
+def _options(threads: int | None) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = usable_cores() if threads is None else threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Memory patterns keep one block per tile shape and lay it out worse than the arena does:
+    # 590 MB against 343 MB for 9 convolutions and a GEMM at 172x172, at the same speed (CPU).
+    options.enable_mem_pattern = False
+    options.log_severity_level = 4  # fatal: errors are raised, and said once
+    return options
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in words for sign in _OUT_OF_MEMORY)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""Read and write bundles: manifest, files and engines."""

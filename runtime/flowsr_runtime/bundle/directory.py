@@ -1,0 +1,333 @@
+"""A bundle: the directory that holds a deployed model, its manifest and its test pictures."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowsr_runtime.atomic import (
+    locked,
+    needs_recovery,
+    recover_directory,
+    replace_directory,
+    replace_file,
+)
+from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.errors import BundleError, IntegrityError, OutputError, UsageError
+
+__all__ = [
+    "MANIFEST_NAME",
+    "Bundle",
+    "embedded_bundle",
+    "write_bundle",
+    "extend_bundle",
+    "check_replaceable",
+]
+
+MANIFEST_NAME = "bundle.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest has been checked; its files are checked when read.
+
+    Attributes:
+        path: The directory.
+        manifest: What its bundle.json says.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Bundle":
+        """Read and check the manifest of a bundle.
+
+        Args:
+            path: Bundle directory.
+
+        Returns:
+            The bundle.
+
+        Raises:
+            BundleError: If there is no bundle, or its manifest is damaged or newer.
+        """
+        directory = Path(path)
+        _recover(Path(os.path.abspath(directory)))
+        if not directory.exists():
+            raise BundleError(f"bundle {directory} does not exist")
+        if not directory.is_dir():
+            raise BundleError(f"bundle {directory} is not a directory")
+        try:
+            text = (directory / MANIFEST_NAME).read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise BundleError(f"{directory} is not a bundle: no {MANIFEST_NAME}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{directory / MANIFEST_NAME} cannot be read: {error}") from error
+        return cls(directory, _parse(text, directory / MANIFEST_NAME))
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content after checking it against the manifest.
+
+        Args:
+            name: Path inside the bundle as the manifest lists it.
+
+        Returns:
+            The very bytes whose hash was checked.
+
+        Raises:
+            BundleError: If the manifest does not list the file.
+            IntegrityError: If the file is missing or is not the one that is listed.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError(f"{self.path} holds no {name}")
+        path = self.path / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise IntegrityError(f"{path} cannot be read: {reason}") from error
+        if len(data) != entry.bytes:
+            raise IntegrityError(
+                f"{path} is damaged: {len(data)} bytes, bundle.json says {entry.bytes}"
+            )
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != entry.sha256:
+            raise IntegrityError(
+                f"{path} is damaged: sha256 {digest[:12]}…, "
+                f"bundle.json says {entry.sha256[:12]}…"
+            )
+        return data
+
+    def model_name(self, precision: str = "fp32") -> str:
+        """Return the name of the ONNX file of a precision.
+
+        Args:
+            precision: "fp32", "fp16" or "int8".
+
+        Returns:
+            Path inside the bundle.
+
+        Raises:
+            BundleError: If the bundle holds none, or several.
+        """
+        models = {
+            name: entry.precision
+            for name, entry in self.manifest.files.items()
+            if name.endswith(".onnx") and entry.precision is not None
+        }
+        names = [name for name, has in models.items() if has == precision]
+        if not names:
+            there = ", ".join(sorted(set(models.values()))) or "no model at all"
+            raise BundleError(f"{self.path} holds no {precision} model; it has {there}")
+        if len(names) > 1:
+            raise BundleError(f"{self.path} holds several {precision} models: {names}")
+        return names[0]
+
+    def model_bytes(self, precision: str = "fp32") -> bytes:
+        """Return the ONNX file of a precision, checked.
+
+        Args:
+            precision: "fp32", "fp16" or "int8".
+
+        Returns:
+            The very bytes whose hash was checked.
+
+        Raises:
+            BundleError: If the bundle holds none, or several.
+            IntegrityError: If it is missing or is not the one that is listed.
+        """
+        return self.read(self.model_name(precision))
+
+    def path_of(self, precision: str = "fp32") -> Path:
+        """Return the path of the ONNX file of a precision after checking the file.
+
+        Args:
+            precision: "fp32", "fp16" or "int8".
+
+        Returns:
+            Path of the file.
+
+        Raises:
+            BundleError: If the bundle holds none, or several.
+            IntegrityError: If it is missing or is not the one that is listed.
+        """
+        name = self.model_name(precision)
+        self.read(name)
+        return self.path / name
+
+    def check_files(self) -> None:
+        """Check every file against the manifest.
+
+        Raises:
+            IntegrityError: If one is missing or is not the one that is listed.
+        """
+        for name in self.manifest.files:
+            self.read(name)
+
+
+def embedded_bundle() -> Path:
+    """Return the directory of the bundle that ships with this package."""
+    return Path(__file__).parents[1] / "bundles" / "default"
+
+
+def write_bundle(
+    directory: str | os.PathLike[str],
+    manifest: Mapping[str, Any],
+    files: Mapping[str, bytes | os.PathLike[str]],
+    *,
+    force: bool = False,
+) -> Bundle:
+    """Write a bundle atomically: at every moment the old one or the new one is there.
+
+    Args:
+        directory: Where to put it; the parent is made if missing.
+        manifest: The content of bundle.json. In its "files" an entry may say more about a
+            file (precision, opset, …); sha256 and bytes are filled in here.
+        files: Content, or a file to copy, by path inside the bundle.
+        force: Replace a bundle that is there.
+
+    Returns:
+        The bundle that was written.
+
+    Raises:
+        BundleError: If the manifest would not be readable.
+        OutputError: If something is there and `force` is not given, or is not a bundle, or
+            the disk refuses; what was there is intact.
+    """
+    target = Path(os.path.abspath(directory))
+    contents = {name: _content(source) for name, source in files.items()}
+    text = _manifest_text(manifest, contents)
+    parsed = _parse(text, target / MANIFEST_NAME)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target):
+            recover_directory(target)
+            check_replaceable(target, force)
+            replace_directory(target, {**contents, MANIFEST_NAME: text.encode()})
+    except OutputError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"bundle {directory} cannot be written: {reason}") from error
+    return Bundle(Path(directory), parsed)
+
+
+def extend_bundle(
+    directory: str | os.PathLike[str],
+    files: Mapping[str, bytes],
+    described: Mapping[str, Mapping[str, Any]],
+) -> Bundle:
+    """Add files to a bundle: each is complete before bundle.json names it.
+
+    Args:
+        directory: The bundle; what it holds beside, its engines too, stays.
+        files: Content by path inside the bundle, of files that it does not list yet.
+        described: What bundle.json says of a file beside its hash and size.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        BundleError: If there is no bundle, or its manifest would not be readable.
+        OutputError: If it lists one of them, the disk refuses, or another process holds the
+            bundle too long.
+    """
+    target = Path(os.path.abspath(directory))
+    try:
+        with locked(target):
+            recover_directory(target)
+            raw = dict(Bundle.open(target).manifest.raw)
+            for name in files:
+                if name in raw["files"]:  # to replace it could not be one step with its hash
+                    raise OutputError(f"{directory} holds {name} already")
+            listed = {name: described.get(name, {}) for name in files}
+            added = json.loads(_manifest_text({**raw, "files": listed}, files))["files"]
+            text = json.dumps({**raw, "files": {**raw["files"], **added}}, indent=1) + "\n"
+            parsed = _parse(text, target / MANIFEST_NAME)
+            for name, data in files.items():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                replace_file(target / name, data)
+            replace_file(target / MANIFEST_NAME, text.encode())
+    except OutputError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"bundle {directory} cannot be written: {reason}") from error
+    return Bundle(Path(directory), parsed)
+
+
+def _content(source: bytes | os.PathLike[str]) -> bytes:
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
+def _manifest_text(manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> str:
+    described = dict(manifest.get("files", {}))
+    unknown = sorted(set(described) - set(contents))
+    if unknown:
+        raise UsageError(f"files in the manifest without content: {', '.join(unknown)}")
+    entries = {
+        name: {
+            **described.get(name, {}),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": len(data),
+        }
+        for name, data in contents.items()
+    }
+    try:
+        return json.dumps({**manifest, "files": entries}, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"manifest cannot be written as JSON: {error}") from error
+
+
+def check_replaceable(directory: str | os.PathLike[str], force: bool) -> None:
+    """Refuse, before slow work, a place where a bundle cannot be written.
+
+    Args:
+        directory: Where a bundle would be written.
+        force: Whether a bundle that is there may be replaced.
+
+    Raises:
+        OutputError: If something is there and `force` is not given, or is not a bundle, or
+            the folder above is not one that can be written.
+    """
+    target = Path(os.path.abspath(directory))
+    above = next(folder for folder in (*target.parents, target) if os.path.lexists(folder))
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise OutputError(f"bundle {target} cannot be written: {above} is no writable folder")
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise OutputError(f"bundle {target} exists; replace it with force (--force)")
+    if target.is_symlink() or not (target / MANIFEST_NAME).is_file():
+        raise OutputError(f"{target} is not a bundle; remove it yourself")
+
+
+def _recover(directory: Path) -> None:
+    if not needs_recovery(directory):
+        return
+    try:
+        with locked(directory):
+            recover_directory(directory)
+    except OSError as error:
+        raise BundleError(
+            f"bundle {directory} was being replaced and its old content cannot be put back: "
+            f"{error}"
+        ) from error
+
+
+def _parse(text: str, path: Path) -> Manifest:
+    try:
+        return Manifest.parse(json.loads(text, parse_constant=_refuse_constant))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f"{path} is not valid JSON: {error}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,1 @@
+"""Use a GPU through the CUDA runtime: memory, arrays, DLPack and graphs."""

@@ -1,0 +1,1 @@
+"""Read and write picture files, and handle their pixels and metadata."""

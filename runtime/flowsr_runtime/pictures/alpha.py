@@ -1,0 +1,145 @@
+"""Alpha on its way around the model: resized apart, and kept from leaving fringes."""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_runtime.errors import MemoryBudgetError
+from flowsr_runtime.pictures.depth import depth_of, to_depth
+
+__all__ = ["enlarged_alpha", "filled"]
+
+_BAND: Final = 256
+"""Rows that are in float32 at once; even, so that bands hold whole blocks."""
+
+
+def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Resize alpha by bilinear interpolation with half-pixel centres.
+
+    Rows first, then columns; each sum of two is in float64, rounded to float32.
+
+    Args:
+        alpha: Alpha, (h, w) uint8, uint16, or float32 in [0, 1].
+        size: Size (H, W) of the result, at least (h, w).
+
+    Returns:
+        Alpha, (H, W) of the same dtype, rounded to the nearest.
+
+    Raises:
+        MemoryBudgetError: If it does not fit in memory.
+    """
+    try:
+        result = np.empty(size, dtype=alpha.dtype)
+        if alpha.shape == size:
+            result[...] = alpha
+            return result
+        left, right, across = _neighbours(alpha.shape[1], size[1])
+        above, below, down = _neighbours(alpha.shape[0], size[0])
+        wide = np.empty((alpha.shape[0], size[1]), dtype=np.float32)
+        for top in range(0, alpha.shape[0], _BAND):
+            rows = to_depth(alpha[top : top + _BAND], "float")
+            wide[top : top + _BAND] = rows[:, left] * (1 - across) + rows[:, right] * across
+        for top in range(0, size[0], _BAND):
+            part = slice(top, top + _BAND)
+            share = down[part, None]
+            band = wide[above[part]] * (1 - share) + wide[below[part]] * share
+            result[part] = to_depth(band.astype(np.float32), depth_of(alpha))
+        return result
+    except MemoryError as error:
+        raise MemoryBudgetError(
+            f"an alpha channel of {size[0]}x{size[1]} does not fit in memory"
+        ) from error
+
+
+def filled(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Give fully transparent pixels the colour of what is visible near them.
+
+    Their own colours are arbitrary, and a model would let them bleed into visible edges.
+    Colours are premultiplied by alpha and averaged over blocks of 2x2, 4x4, 8x8 … pixels from
+    the top left corner; a pixel of alpha 0 takes the average, divided by that of alpha, of the
+    smallest block that holds anything visible. Every other pixel keeps its colour.
+
+    Args:
+        rgb: Colours, (h, w, 3) uint8, uint16, or float32 in [0, 1].
+        alpha: Alpha, (h, w) of the same dtype.
+
+    Returns:
+        Colours, (h, w, 3) of the same dtype: `rgb` itself if nothing or all is transparent.
+    """
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return rgb
+    coarse = _pulled(*_premultiplied_halves(rgb, alpha))
+    result: NDArray[Any] = rgb.copy()
+    for top in range(0, len(rgb), _BAND):
+        rows = slice(top, top + _BAND)
+        near = to_depth(coarse[top // 2 : (top + _BAND) // 2], depth_of(rgb))
+        result[rows][hidden[rows]] = _doubled(near, hidden[rows].shape)[hidden[rows]]
+    return result
+
+
+def _neighbours(
+    source: int, target: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Return the two pixels that each output pixel lies between, and the share of the second.
+
+    Args:
+        source: Input pixels of an axis.
+        target: Output pixels of it.
+
+    Returns:
+        Indices of the first and of the second, and shares from 0 to 1, (target,) each.
+    """
+    centres = (np.arange(target) + 0.5) * source / target - 0.5
+    first = np.clip(np.floor(centres), 0, source - 1).astype(np.intp)
+    share: NDArray[np.float64] = np.clip(centres - first, 0, None)
+    return first, np.minimum(first + 1, source - 1), share
+
+
+def _premultiplied_halves(
+    rgb: NDArray[Any], alpha: NDArray[Any]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return means over 2x2 pixels of the premultiplied colours, and those of alpha."""
+    colours, weights = [], []
+    for top in range(0, len(rgb), _BAND):
+        weight = to_depth(alpha[top : top + _BAND], "float")[..., None]
+        weights.append(_halved(weight))
+        colours.append(_halved(to_depth(rgb[top : top + _BAND], "float") * weight))
+    return np.concatenate(colours), np.concatenate(weights)
+
+
+def _pulled(colours: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean colour of the smallest block around each pixel that has weight.
+
+    Args:
+        colours: Premultiplied colours, (h, w, 3).
+        weights: Alpha, (h, w, 1), not 0 everywhere.
+
+    Returns:
+        Colours, (h, w, 3) in [0, 1].
+    """
+    seen = weights > 0
+    means: NDArray[np.float32] = np.divide(
+        colours, np.maximum(weights, ~seen), dtype=np.float32
+    )
+    np.minimum(means, np.float32(1), out=means)
+    if seen.all():
+        return means
+    coarse = _doubled(_pulled(_halved(colours), _halved(weights)), seen.shape)
+    np.copyto(means, coarse, where=~seen)
+    return means
+
+
+def _halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the sums of 2x2 blocks over four; what lies beyond the edge counts as 0."""
+    rows, columns = values.shape[0] % 2, values.shape[1] % 2
+    even = np.pad(values, ((0, rows), (0, columns), (0, 0)))
+    tall = even[0::2] + even[1::2]
+    mean: NDArray[np.float32] = (tall[:, 0::2] + tall[:, 1::2]) * np.float32(0.25)
+    return mean
+
+
+def _doubled(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return each pixel as 2x2, cropped to the rows and columns of `shape`."""
+    return values.repeat(2, axis=0).repeat(2, axis=1)[: shape[0], : shape[1]]

@@ -1,0 +1,171 @@
+"""From the bytes of a picture file to upright pixels and what the file says beside them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from flowsr_runtime.errors import MemoryBudgetError, PictureError
+from flowsr_runtime.pictures.avif import avif_bits
+from flowsr_runtime.pictures.formats import Mode, kind_of, open_image
+from flowsr_runtime.pictures.high_bit_depth import bits_of, deep_pixels, is_read_whole
+from flowsr_runtime.pictures.metadata import (
+    Metadata,
+    Source,
+    orientation_of,
+    read_metadata,
+    sound_exif,
+)
+from flowsr_runtime.pictures.png import chunks_of
+from flowsr_runtime.pictures.tiff import read_by_tifffile
+
+__all__ = ["Decoded", "decode"]
+
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I", "F")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a picture file holds.
+
+    Attributes:
+        pixels: Upright picture, (h, w, channels) uint8, uint16, or float32 in [0, 1].
+        mode: What its channels are.
+        icc: Colour profile, or None.
+        metadata: What else it says.
+    """
+
+    pixels: NDArray[Any]
+    mode: Mode
+    icc: bytes | None
+    metadata: Metadata
+
+
+def decode(data: bytes, name: str, max_pixels: int) -> Decoded:
+    """Decode a picture file.
+
+    Args:
+        data: The file's content.
+        name: What to call it in messages.
+        max_pixels: Most pixels that are read.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        PictureError: If it is damaged, too large, or of a kind that is not read.
+        MemoryBudgetError: If it does not fit in memory.
+    """
+    with _as_picture_errors(name, max_pixels):
+        pixels, mode, source = _read(data, name, max_pixels)
+        if pixels.ndim != 3 or pixels.shape[2] != len(mode) or 0 in pixels.shape:
+            raise PictureError(f"{name} is damaged: it gave {pixels.shape} for {mode}")
+        if pixels.dtype == np.float32 and not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise PictureError(
+                f"{name} has values from {pixels.min():g} to {pixels.max():g}; scale them to "
+                "[0, 1]"
+            )
+        upright = _upright(pixels, orientation_of(source.exif))
+        icc = source.info.get("icc_profile")
+        kept = icc if isinstance(icc, bytes) and icc else None
+        return Decoded(upright, mode, kept, read_metadata(source, name))
+
+
+def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, Source]:
+    """Return pixels as they lie in the file, their mode, and where its metadata is."""
+    if kind_of(data) == "TIFF" and not _is_for_pillow(data, name):
+        pixels, mode, exif, info = read_by_tifffile(data, name, max_pixels)
+        return pixels, mode, Source("TIFF", exif, info, orientation_of(exif))
+    if kind_of(data) == "AVIF" and avif_bits(data) > 8:
+        raise PictureError(
+            f"{name} is AVIF of {avif_bits(data)} bits per channel, which Pillow would cut to "
+            "8; convert it to PNG of 16 bits"
+        )
+    image = open_image(data, name)
+    _check_kind(image, name, max_pixels)
+    # Pillow turns a TIFF upright when it loads it, and forgets that it did.
+    turned = orientation_of(sound_exif(image, name)) if image.format == "TIFF" else 1
+    if bits_of(image) > 8:
+        pixels, mode = deep_pixels(image, lambda: open_image(data, name))
+        key = image.info.get("transparency")
+        if key is not None:
+            pixels, mode = _keyed(pixels, mode, key)
+    else:
+        image.load()
+        pixels, mode = _eight_bit(image)
+    chunks = dict(chunks_of(data)) if image.format == "PNG" else {}
+    return pixels, mode, Source.of(image, name, turned, chunks)
+
+
+def _is_for_pillow(data: bytes, name: str) -> bool:
+    """Return whether Pillow reads a TIFF, and reads it whole."""
+    try:
+        image = open_image(data, name)
+    except SyntaxError:  # Pillow's word for channels that it does not know
+        return False
+    return bits_of(image) <= 8 or is_read_whole(image)
+
+
+def _check_kind(image: ImageFile.ImageFile, name: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureError(f"{name} has {width * height} pixels, more than {max_pixels}")
+    if image.mode not in _MODES:
+        raise PictureError(f"{name} is {image.mode}; convert it to RGB")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise PictureError(f"{name} has {frames} frames; give a file with one")
+
+
+def _eight_bit(image: Image.Image) -> tuple[NDArray[np.uint8], Mode]:
+    gray = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        mode: Mode = "LA" if gray else "RGBA"
+    else:
+        mode = "L" if gray else "RGB"
+    wanted = "RGBA" if mode == "LA" else mode  # Pillow makes no LA of a transparent gray
+    pixels = np.array(image if image.mode == wanted else image.convert(wanted))
+    if mode == "LA":
+        pixels = pixels[..., [0, 3]]
+    return (pixels[..., None] if mode == "L" else pixels), mode
+
+
+def _keyed(
+    pixels: NDArray[np.uint16], mode: Mode, key: int | tuple[int, ...]
+) -> tuple[NDArray[np.uint16], Mode]:
+    """Return a 16-bit picture with its transparent colour as alpha."""
+    if mode in ("LA", "RGBA"):
+        return pixels, mode
+    colour = np.array(key if isinstance(key, tuple) else (key,), dtype=np.uint16)
+    alpha = np.where((pixels == colour).all(axis=2), 0, 65535).astype(np.uint16)
+    joined = np.concatenate([pixels, alpha[..., None]], axis=2)
+    return joined, "LA" if mode == "L" else "RGBA"
+
+
+def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn pixels as EXIF's orientation says: 5 to 8 swap the axes, then both may flip."""
+    turned = pixels.transpose(1, 0, 2) if orientation > 4 else pixels
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    return np.ascontiguousarray(turned)
+
+
+@contextmanager
+def _as_picture_errors(name: str, max_pixels: int) -> Iterator[None]:
+    try:
+        yield
+    except (PictureError, MemoryBudgetError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{name} has more than {max_pixels} pixels") from error
+    except MemoryError as error:
+        raise MemoryBudgetError(f"{name} does not fit in memory") from error
+    except Exception as error:  # decoders raise anything on damaged files
+        text = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise PictureError(f"{name} is damaged: {text or type(error).__name__}") from error

@@ -1,0 +1,336 @@
+"""Read and write pictures: every channel, depth, colour profile, metadata, and the old file."""
+
+import io
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flowsr_runtime.atomic import replace_file
+from flowsr_runtime.errors import MemoryBudgetError, OutputError, PictureError, ShapeError
+from flowsr_runtime.pictures.alpha import enlarged_alpha
+from flowsr_runtime.pictures.channels import joined, luma
+from flowsr_runtime.pictures.decoding import decode
+from flowsr_runtime.pictures.depth import (
+    Depth,
+    at_least,
+    check_depth,
+    depth_of,
+    depth_text,
+    to_depth,
+)
+from flowsr_runtime.pictures.formats import FORMATS, SUFFIXES, Format, Mode, format_named
+from flowsr_runtime.pictures.metadata import Metadata, save_options
+from flowsr_runtime.pictures.png import deep_png
+from flowsr_runtime.pictures.tiff import encode_tiff
+
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "Metadata",
+    "Picture",
+    "check_output",
+    "encode_picture",
+    "read_picture",
+    "write_picture",
+]
+
+MAX_PIXELS: Final = 178_956_970
+"""Largest picture that is read: Pillow's own limit for a decompression bomb."""
+
+_MODES: Final[dict[int, Mode]] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, upright, with its alpha apart.
+
+    Attributes:
+        rgb: Colours, (h, w, 3) uint8, uint16, or float32 in [0, 1]; a gray picture has three
+            equal channels.
+        alpha: Alpha, (h, w) of the same dtype, or None.
+        mode: What the file held, and what a result is written as: gray or RGB, with alpha
+            or without. A palette counts as RGB.
+        icc: ICC profile, or None.
+        metadata: What else the file said.
+    """
+
+    rgb: NDArray[Any]
+    alpha: NDArray[Any] | None = None
+    mode: Mode = "RGB"
+    icc: bytes | None = None
+    metadata: Metadata = field(default_factory=Metadata)
+
+    @property
+    def depth(self) -> Depth:
+        """8 or 16 bits per channel, or "float"."""
+        return depth_of(self.rgb)
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """What `Upscaler.upscale` takes: (h, w) gray, else (h, w, 2 to 4)."""
+        return joined(self.rgb, self.alpha, gray=self.mode in ("L", "LA"))
+
+    def at_least(self, depth: Depth) -> "Picture":
+        """Return the picture at a depth, or as it is if its own is finer.
+
+        Raises:
+            UsageError: If there is no such depth.
+        """
+        check_depth(depth)
+        alpha = None if self.alpha is None else at_least(self.alpha, depth)
+        rgb = at_least(self.rgb, depth)
+        return Picture(rgb, alpha, self.mode, self.icc, self.metadata)
+
+
+def read_picture(
+    source: str | os.PathLike[str] | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """Read a PNG, JPEG, WebP, BMP, TIFF or AVIF picture.
+
+    May be called from many threads. docs/pictures.md says what of each format is read.
+
+    Args:
+        source: Picture file, its content, or an open binary file.
+        max_pixels: Most pixels of a picture that is read.
+
+    Returns:
+        The picture, turned upright as its EXIF orientation says.
+
+    Raises:
+        PictureError: If it is missing, damaged, too large, or of a kind that is not read.
+        MemoryBudgetError: If it does not fit in memory.
+    """
+    data, name = _content(source)
+    if not data:
+        raise PictureError(f"{name} is empty")
+    found = decode(data, name, max_pixels)
+    pixels, mode = found.pixels, found.mode
+    alpha = np.ascontiguousarray(pixels[..., -1]) if mode in ("LA", "RGBA") else None
+    if mode in ("L", "LA"):
+        rgb = pixels[..., :1].repeat(3, axis=2)
+    else:
+        rgb = np.ascontiguousarray(pixels[..., :3])
+    return Picture(rgb, alpha, mode, found.icc, found.metadata)
+
+
+def check_output(
+    path: str | os.PathLike[str],
+    force: bool = False,
+    *,
+    like: Picture | None = None,
+    size: tuple[int, int] | None = None,
+    depth: Depth | None = None,
+) -> None:
+    """Check that a picture can be written, before slow work.
+
+    Args:
+        path: Picture file to write.
+        force: Replace a file that is there.
+        like: Picture whose alpha, depth and colour profile are to be kept.
+        size: Size (H, W) of the picture that is to be written.
+        depth: Depth that it is to be written with, None for that of `like`.
+
+    Raises:
+        OutputError: If the suffix is unknown, the folder is missing or read-only, the file
+            is there and `force` is not given, or the format cannot hold the picture.
+        UsageError: If there is no such depth.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{target} must end in one of {', '.join(sorted(SUFFIXES))}")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target} cannot be written: no folder {target.parent}")
+    if target.is_dir():
+        raise OutputError(f"{target} cannot be written: it is a folder")
+    if os.path.lexists(target) and not force:
+        raise OutputError(f"{target} exists; replace it with force (--force)")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{target} cannot be written: folder {target.parent} is read-only")
+    if depth is None and like is not None:
+        depth = like.depth
+    kind = format_named(target.suffix)
+    _check_format(str(target), kind, like, size, 8 if depth is None else depth)
+
+
+def write_picture(
+    path: str | os.PathLike[str],
+    pixels: NDArray[Any],
+    *,
+    like: Picture | None = None,
+    force: bool = False,
+    depth: Depth | None = None,
+) -> None:
+    """Write a picture atomically; on any failure what stood there is intact.
+
+    Args:
+        path: Picture file, whose suffix tells the format.
+        pixels: As for `encode_picture`.
+        like: As for `encode_picture`.
+        force: Replace a file that is there.
+        depth: As for `encode_picture`.
+
+    Raises:
+        ShapeError: If `pixels` is no picture, or not one of the mode of `like`.
+        OutputError: If it cannot be written.
+        UsageError: If there is no such depth.
+    """
+    target = Path(path)
+    written = depth_of(pixels) if depth is None else depth
+    check_output(target, force, like=like, size=_size(pixels), depth=written)
+    data = _encoded(pixels, FORMATS[SUFFIXES[target.suffix.lower()]], like, depth, str(target))
+    try:
+        replace_file(target, data)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {_reason(error)}") from error
+
+
+def encode_picture(
+    pixels: NDArray[Any],
+    format: str,
+    *,
+    like: Picture | None = None,
+    depth: Depth | None = None,
+) -> bytes:
+    """Encode a picture as a file of any format.
+
+    May be called from many threads. docs/pictures.md says what each format keeps.
+
+    Args:
+        pixels: Picture, (H, W) or (H, W, 1) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or
+            (H, W, 4) RGBA; uint8, uint16, or float32 in [0, 1].
+        format: "PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP" or a suffix, in any case.
+        like: Picture that `pixels` was made from: its colour profile and metadata are
+            written, and RGB becomes gray again and gets its alpha, resized (bilinear), where
+            it has such.
+        depth: Depth to write with, rounded to; None for that of `pixels`.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ShapeError: If `pixels` is no picture, or not one of the mode of `like`.
+        OutputError: If there is no such format, or it cannot hold the picture.
+        UsageError: If there is no such depth.
+    """
+    kind = format_named(format)
+    written = depth_of(pixels) if depth is None else depth
+    _check_format("the picture", kind, like, _size(pixels), written)
+    return _encoded(pixels, kind, like, depth, "the picture")
+
+
+def _content(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[bytes, str]:
+    """Return a file's content and what to call it."""
+    if isinstance(source, bytes):
+        return source, "the picture"
+    path = source if isinstance(source, (str, os.PathLike)) else None
+    name = str(path or getattr(source, "name", "the picture"))
+    try:
+        if path is not None:
+            return Path(path).read_bytes(), name
+        return source.read(), name  # type: ignore[union-attr]
+    except FileNotFoundError as error:
+        raise PictureError(f"{name} does not exist") from error
+    except OSError as error:
+        raise PictureError(f"{name} cannot be read: {_reason(error)}") from error
+
+
+def _size(pixels: NDArray[Any]) -> tuple[int, int]:
+    """Return the size of what can be written."""
+    if pixels.ndim not in (2, 3) or 0 in pixels.shape or pixels.shape[2:] > (4,):
+        raise ShapeError(f"picture must be (H, W) or (H, W, 1 to 4), got {pixels.shape}")
+    return pixels.shape[0], pixels.shape[1]
+
+
+def _check_format(
+    name: str,
+    kind: Format,
+    like: Picture | None,
+    size: tuple[int, int] | None,
+    depth: Depth,
+) -> None:
+    check_depth(depth)
+    refused = f"{name} cannot be written"
+    if size is not None and kind.max_side is not None and max(size) > kind.max_side:
+        raise OutputError(
+            f"{refused}: {kind.name} sides are at most {kind.max_side} pixels, "
+            f"got {size[0]}x{size[1]}; write PNG"
+        )
+    if depth not in kind.depths:
+        deepest = kind.depths[-1]
+        raise OutputError(
+            f"{refused}: {kind.name} holds no {depth_text(depth)}; write "
+            f"{'TIFF' if depth == 'float' else 'PNG or TIFF'}, or give depth {deepest} "
+            f"(--depth {deepest})"
+        )
+    if like is None:
+        return
+    if like.mode in ("LA", "RGBA") and not kind.alpha:
+        raise OutputError(f"{refused}: {kind.name} holds no alpha; write PNG")
+    if like.icc is not None and not kind.icc:
+        raise OutputError(f"{refused}: {kind.name} holds no ICC profile; write PNG")
+    if like.icc is not None and not kind.gray and like.icc[16:20] == b"GRAY":
+        raise OutputError(f"{refused}: {kind.name} holds no gray, which the profile is of")
+
+
+def _arranged(pixels: NDArray[Any], like: Picture | None) -> NDArray[Any]:
+    """Return pixels with the channels that are written, (H, W, channels)."""
+    values = pixels[..., None] if pixels.ndim == 2 else pixels
+    count = values.shape[2]
+    if like is None or _MODES[count] == like.mode:
+        return values
+    if count != 3:
+        raise ShapeError(f"picture must be RGB or {like.mode} as its original, got {count}")
+    if like.mode in ("L", "LA"):
+        values = to_depth(luma(to_depth(values, "float")), depth_of(pixels))
+    if like.alpha is None:
+        return values
+    alpha = to_depth(like.alpha, depth_of(pixels))
+    return np.dstack([values, enlarged_alpha(alpha, _size(pixels))])
+
+
+def _encoded(
+    pixels: NDArray[Any], kind: Format, like: Picture | None, depth: Depth | None, name: str
+) -> bytes:
+    values = _arranged(pixels, like)
+    values = values if depth is None else to_depth(values, depth)
+    mode = _MODES[values.shape[2]]
+    if mode in ("LA", "RGBA") and not kind.alpha:
+        raise OutputError(f"{name} cannot be written: {kind.name} holds no alpha; write PNG")
+    metadata = Metadata() if like is None else like.metadata
+    options = save_options(metadata, kind, None if like is None else like.icc, _size(values))
+    try:
+        if kind.name == "TIFF":
+            return encode_tiff(values, mode, options)
+        if values.dtype == np.uint16:
+            return deep_png(values, mode, options)
+        return _by_pillow(values, mode, kind, options)
+    except OutputError:
+        raise
+    except MemoryError as error:
+        raise MemoryBudgetError(f"{name} does not fit in memory as {kind.name}") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{name} cannot be encoded as {kind.name}: {_reason(error)}"
+        ) from error
+
+
+def _by_pillow(
+    pixels: NDArray[np.uint8], mode: Mode, kind: Format, options: dict[str, Any]
+) -> bytes:
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if mode == "L" else pixels))
+    if not kind.gray and mode in ("L", "LA"):
+        image = image.convert("RGB" if mode == "L" else "RGBA")
+    buffer = io.BytesIO()  # so that a full disk shows as such, not as an encoder's error
+    image.save(buffer, format=kind.name, **kind.options, **options)
+    return buffer.getvalue()
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error's text on one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

@@ -1,0 +1,185 @@
+"""Picture formats: what each can hold, and how a file of it is opened."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Final, Literal
+
+from PIL import ImageFile, features
+
+from flowsr_runtime.errors import OutputError, PictureError
+from flowsr_runtime.pictures.depth import Depth
+
+__all__ = [
+    "FORMATS",
+    "READABLE",
+    "SUFFIXES",
+    "Format",
+    "Mode",
+    "format_named",
+    "kind_of",
+    "open_image",
+]
+
+Mode = Literal["L", "LA", "RGB", "RGBA"]
+"""Gray or RGB, with alpha or without."""
+
+READABLE: Final = "PNG, JPEG, WebP, BMP, TIFF or AVIF"
+
+_REMEDY: Final = "pip install 'pillow>=11.3'"
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a format can hold, and how it is written.
+
+    Attributes:
+        name: Pillow's name.
+        plugin: Module of `PIL` and class that read it.
+        suffixes: Its suffixes, in lower case.
+        gray: Whether it has gray; where not, a gray picture becomes RGB.
+        alpha: Whether it has alpha.
+        depths: Depths that it has.
+        icc: Whether it has a colour profile.
+        metadata: What else it has: "exif", "xmp", "dpi", "text", "comment", "chunks".
+        max_side: Longest side in pixels, None for no limit that matters.
+        options: How Pillow writes it, TIFF apart. Pictures lose nothing by it, save in JPEG,
+            where 4:4:4 at 95 loses little, and AVIF, where 4:4:4 at 90 does.
+    """
+
+    name: str
+    plugin: tuple[str, str]
+    suffixes: tuple[str, ...]
+    gray: bool = True
+    alpha: bool = True
+    depths: tuple[Depth, ...] = (8,)
+    icc: bool = True
+    metadata: frozenset[str] = frozenset()
+    max_side: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+FORMATS: Final[dict[str, Format]] = {
+    item.name: item
+    for item in (
+        Format(
+            "PNG",
+            ("PngImagePlugin", "PngImageFile"),
+            (".png",),
+            depths=(8, 16),
+            metadata=frozenset({"exif", "xmp", "dpi", "text", "chunks"}),
+        ),
+        Format(
+            "JPEG",
+            ("JpegImagePlugin", "JpegImageFile"),
+            (".jpg", ".jpeg"),
+            alpha=False,
+            metadata=frozenset({"exif", "xmp", "dpi", "comment"}),
+            max_side=65500,  # what libjpeg writes
+            options={"quality": 95, "subsampling": 0},
+        ),
+        Format(
+            "WEBP",
+            ("WebPImagePlugin", "WebPImageFile"),
+            (".webp",),
+            gray=False,
+            metadata=frozenset({"exif", "xmp"}),
+            max_side=16383,  # what libwebp writes
+            options={"lossless": True, "exact": True},
+        ),
+        Format(
+            "TIFF",
+            ("TiffImagePlugin", "TiffImageFile"),
+            (".tif", ".tiff"),
+            depths=(8, 16, "float"),
+            metadata=frozenset({"exif", "xmp", "dpi"}),
+        ),
+        Format(
+            "AVIF",
+            ("AvifImagePlugin", "AvifImageFile"),
+            (".avif",),
+            gray=False,
+            metadata=frozenset({"exif", "xmp"}),
+            max_side=32768,  # what libavif reads
+            options={"quality": 90, "subsampling": "4:4:4"},
+        ),
+        Format(
+            "BMP",
+            ("BmpImagePlugin", "BmpImageFile"),
+            (".bmp",),
+            alpha=False,
+            icc=False,
+            metadata=frozenset({"dpi"}),
+        ),
+    )
+}
+
+SUFFIXES: Final = {
+    suffix: item.name for item in FORMATS.values() for suffix in sorted(item.suffixes)
+}
+"""Formats that are read and written, by lower-case suffix."""
+
+_AVIF_BRANDS: Final = (b"avif", b"avis", b"mif1", b"msf1")
+
+
+def format_named(name: str) -> Format:
+    """Return a format by its name or suffix, in any case: "png", "JPEG", ".jpg".
+
+    Raises:
+        OutputError: If there is none, or this Pillow was built without it.
+    """
+    key = name.lower().lstrip(".")
+    found = FORMATS.get(SUFFIXES.get(f".{key}", key.upper()))
+    if found is None:
+        raise OutputError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
+    if not _is_supported(found.name):
+        raise OutputError(f"{found.name} is not in the installed Pillow; {_REMEDY}")
+    return found
+
+
+def kind_of(data: bytes) -> str | None:
+    """Return the name of the format that the first bytes tell, None if it is not read."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    if data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS:
+        return "AVIF"
+    return "BMP" if data.startswith(b"BM") else None
+
+
+def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
+    """Open a picture file by its first bytes, without decoding its pixels.
+
+    Pillow's classes are called themselves: `Image.open` warns of large pictures through
+    filters that all threads share, and has its own limit.
+
+    Args:
+        data: The file's content.
+        name: What to call it in messages.
+
+    Returns:
+        The image, not loaded.
+
+    Raises:
+        PictureError: If it is of no kind that is read.
+    """
+    kind = kind_of(data)
+    if kind is None:
+        raise PictureError(f"{name} is not a {READABLE} picture")
+    if not _is_supported(kind):
+        raise PictureError(f"{name} is {kind}, which the installed Pillow has not; {_REMEDY}")
+    module, attribute = FORMATS[kind].plugin
+    plugin: Callable[[io.BytesIO], ImageFile.ImageFile]
+    plugin = getattr(import_module(f"PIL.{module}"), attribute)
+    return plugin(io.BytesIO(data))
+
+
+def _is_supported(kind: str) -> bool:
+    feature = {"AVIF": "avif", "WEBP": "webp", "JPEG": "jpg"}.get(kind)
+    return feature is None or bool(features.check(feature))

@@ -1,0 +1,106 @@
+"""Pixels of picture files as arrays, 16-bit and float ones without Pillow cutting them."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, ImageFile
+
+from flowsr_runtime.pictures.formats import Mode
+
+__all__ = ["bits_of", "deep_pixels", "is_read_whole"]
+
+_BASE: Final = ExifTags.Base
+_UNSIGNED, _FLOAT = 1, 3  # TIFF's sample formats
+
+# Pillow cuts 16-bit channels to their high byte. Read as if the other byte came first, its
+# high byte is the low one. By name of the packing: that other one, and which is the first.
+_OTHER_HALF: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_CUT: Final = ("RGB;16", "RGBA;16", "RGBX;16")
+_WHOLE: Final = ("I;16", "F;32")
+
+
+def bits_of(image: ImageFile.ImageFile) -> int:
+    """Return the bits per channel that a file holds.
+
+    Args:
+        image: Image, not loaded.
+
+    Returns:
+        Bits of its deepest channel; 8 or fewer mean that Pillow reads it whole.
+    """
+    if image.format == "TIFF":
+        bits = getattr(image, "tag_v2", {}).get(_BASE.BitsPerSample, (1,))
+        return int(max(bits))
+    if image.format == "PNG":
+        # Pillow's name for how the pixels are packed, such as "RGB;16B".
+        return 16 if any(";16" in packing for packing in _packings(image)) else 8
+    return 8
+
+
+def is_read_whole(image: ImageFile.ImageFile) -> bool:
+    """Return whether `deep_pixels` gives the channels of a deep TIFF as they are.
+
+    Args:
+        image: Image, not loaded.
+    """
+    tags = getattr(image, "tag_v2", {})
+    bits = tuple(tags.get(_BASE.BitsPerSample, (1,)))
+    kinds = set(tags.get(_BASE.SampleFormat, (_UNSIGNED,)))
+    return (
+        (set(bits), kinds) in (({16}, {_UNSIGNED}), ({32}, {_FLOAT}))
+        and tags.get(_BASE.PhotometricInterpretation) in (1, 2)  # gray from black, RGB
+        and (len(bits) == 1 or tags.get(_BASE.PlanarConfiguration, 1) == 1)
+        and all(packing.startswith((*_CUT, *_WHOLE)) for packing in _packings(image))
+    )
+
+
+def deep_pixels(
+    image: ImageFile.ImageFile, reopen: Callable[[], ImageFile.ImageFile]
+) -> tuple[NDArray[Any], Mode]:
+    """Load a picture of 16 bits or float.
+
+    Args:
+        image: Image, a PNG or `is_read_whole`; it is loaded.
+        reopen: Opens the file anew, without loading it.
+
+    Returns:
+        Picture, (h, w, channels) uint16 or float32, and its mode.
+    """
+    packing = _packings(image)[0]
+    if packing.startswith("F;32"):
+        # libtiff gives floats in the machine's order; Pillow takes them in the file's.
+        native = image.tile[0].codec_name == "libtiff"
+        return _loaded_as(image, "F", "F;32NF" if native else packing)[..., None], "L"
+    if packing.startswith("I;16"):
+        image.load()
+        return np.asarray(image).astype(np.uint16)[..., None], "L"
+    if packing.startswith("LA;16"):
+        pairs = _loaded_as(image, "RGBA", "RGBA").astype(np.uint16)
+        return pairs[..., 0::2] * np.uint16(256) + pairs[..., 1::2], "LA"
+    mode: Mode = "RGBA" if packing.startswith("RGBA") else "RGB"
+    high = _loaded_as(image, mode, packing).astype(np.uint16)
+    low = _loaded_as(reopen(), mode, packing[:-1] + _OTHER_HALF[packing[-1]])
+    high *= np.uint16(256)
+    high += low
+    return high, mode
+
+
+def _packings(image: ImageFile.ImageFile) -> list[str]:
+    args = [tile.args for tile in image.tile]
+    return [str(each[0] if isinstance(each, tuple) else each) for each in args]
+
+
+def _loaded_as(image: ImageFile.ImageFile, mode: str, packing: str) -> NDArray[Any]:
+    """Load an image with its pixels taken as if packed in another way."""
+    image._mode = mode
+    image.tile = [
+        tile._replace(
+            args=(packing, *tile.args[1:]) if isinstance(tile.args, tuple) else packing
+        )
+        for tile in image.tile
+    ]
+    image.load()
+    return np.asarray(image)

@@ -1,0 +1,248 @@
+"""What a picture file says beside its pixels, taken from one file and put into another."""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
+
+from flowsr_runtime.pictures.formats import Format
+
+__all__ = [
+    "Metadata",
+    "Source",
+    "orientation_of",
+    "read_metadata",
+    "save_options",
+    "sound_exif",
+]
+
+logger = logging.getLogger(__name__)
+
+_BASE: Final = ExifTags.Base
+
+# Of the main directory only what describes the picture is kept: the rest is about how pixels
+# are stored, a thumbnail of the small picture, or where its pixels lie on the earth.
+_KEPT_TAGS: Final = frozenset(
+    {
+        *(_BASE.DocumentName, _BASE.ImageDescription, _BASE.Make, _BASE.Model),
+        *(_BASE.Software, _BASE.DateTime, _BASE.Artist, _BASE.HostComputer, _BASE.Copyright),
+        *(_BASE.Rating, _BASE.RatingPercent),
+        *(_BASE.XPTitle, _BASE.XPComment, _BASE.XPAuthor, _BASE.XPKeywords, _BASE.XPSubject),
+    }
+)
+_DIRECTORIES: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_INTEROP: Final = ExifTags.IFD.Interop
+_CENTIMETRE, _INCH = 3, 2  # units of a resolution
+
+_COLOUR_CHUNKS: Final = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
+"""Chunks of PNG that say what its colours are, where there is no profile."""
+
+_OUR_OWN: Final = ("XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1")
+"""Texts of PNG that hold XMP and EXIF, which are kept as such."""
+
+_XMP_ORIENTATION: Final = re.compile(rb"(tiff:Orientation(?:=[\"']|>))\d")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a picture file says beside its pixels and its colour profile.
+
+    Attributes:
+        exif: EXIF block as Pillow writes it, without orientation, thumbnail and the tags of
+            how pixels are stored, or None.
+        xmp: XMP packet, its orientation made upright, or None.
+        dpi: Horizontal and vertical pixels per inch, or None.
+        text: Keys and texts of PNG in order; a comment of JPEG is "Comment".
+        chunks: Colour chunks of PNG by name: gAMA, cHRM, sRGB, cICP.
+    """
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    text: tuple[tuple[str, str], ...] = ()
+    chunks: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the metadata of a file that was decoded are.
+
+    Attributes:
+        format: Name of its format.
+        exif: Its EXIF, or the directory of a TIFF.
+        info: What Pillow calls `info`.
+        turned: How the file says that its pixels are turned, where Pillow has made them
+            upright already (TIFF); else what the EXIF says.
+        text: Texts of a PNG by key.
+        chunks: Chunks of a PNG by name.
+    """
+
+    format: str
+    exif: Image.Exif
+    info: Mapping[Any, Any]
+    turned: int
+    text: Mapping[str, str] = field(default_factory=dict)
+    chunks: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, image: ImageFile.ImageFile, name: str, turned: int, chunks: Mapping[bytes, bytes]
+    ) -> "Source":
+        """Return where the metadata of a loaded image are.
+
+        Args:
+            image: The image.
+            name: What to call it in the log.
+            turned: How a TIFF said that its pixels are turned; 1 for other formats.
+            chunks: Chunks of a PNG by name.
+        """
+        exif = sound_exif(image, name)
+        text = image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
+        turned = max(turned, orientation_of(exif))
+        return cls(str(image.format), exif, image.info, turned, text, chunks)
+
+
+def sound_exif(image: ImageFile.ImageFile, name: str) -> Image.Exif:
+    """Return an image's EXIF, or an empty one with a line in the log if it is damaged."""
+    try:
+        exif = image.getexif()
+        orientation_of(exif)
+        return exif
+    except Exception as error:  # Pillow raises anything on a damaged block
+        logger.warning("%s: its EXIF is damaged and is not kept: %s", name, error)
+        return Image.Exif()
+
+
+def orientation_of(exif: Image.Exif) -> int:
+    """Return how pixels are turned, 1 to 8 as EXIF counts; 1 is upright, or not known."""
+    value = exif.get(_BASE.Orientation, 1)
+    return value if value in range(1, 9) else 1
+
+
+def read_metadata(source: Source, name: str) -> Metadata:
+    """Return what a file says beside its pixels, as for the upright picture.
+
+    Args:
+        source: Where it is.
+        name: What to call the file in the log.
+
+    Returns:
+        The metadata; what is damaged is left out with a line in the log.
+    """
+    dpi = _dpi(source)
+    if dpi is not None and source.turned > 4:  # width and height change places
+        dpi = dpi[::-1]
+    return Metadata(
+        exif=_exif(source.exif, name),
+        xmp=_xmp(source.info.get("xmp")),
+        dpi=dpi,
+        text=_text(source),
+        chunks=tuple(
+            (key, source.chunks[key]) for key in _COLOUR_CHUNKS if key in source.chunks
+        ),
+    )
+
+
+def save_options(
+    metadata: Metadata, target: Format, icc: bytes | None, size: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the options of Pillow's `save` that write metadata into a format.
+
+    Args:
+        metadata: What to write; what the format does not hold is left out.
+        target: The format.
+        icc: Colour profile, or None.
+        size: Size (H, W) of the picture, for the EXIF tags that name it.
+
+    Returns:
+        Options by name.
+    """
+    holds = target.metadata
+    options: dict[str, Any] = {}
+    if icc is not None:
+        options["icc_profile"] = icc
+    if "exif" in holds and metadata.exif is not None:
+        options["exif"] = _exif_for(metadata.exif, size)
+    if "xmp" in holds and metadata.xmp is not None and target.name != "PNG":
+        options["xmp"] = metadata.xmp
+    if "dpi" in holds and metadata.dpi is not None:
+        options["dpi"] = metadata.dpi
+    if "comment" in holds:
+        comments = [text for key, text in metadata.text if key == "Comment"]
+        options |= {"comment": comments[0]} if comments else {}
+    if target.name == "PNG":
+        options["pnginfo"] = _png_info(metadata, icc)
+    return options
+
+
+def _exif(exif: Image.Exif, name: str) -> bytes | None:
+    """Return an EXIF block with what describes the picture, None if nothing does."""
+    kept = Image.Exif()
+    try:
+        for tag in _KEPT_TAGS & set(exif):
+            kept[tag] = exif[tag]
+        groups = {group: dict(exif.get_ifd(group)) for group in _DIRECTORIES}
+        if _INTEROP in groups[ExifTags.IFD.Exif]:  # an offset, which would lead elsewhere
+            groups[ExifTags.IFD.Exif][_INTEROP] = dict(exif.get_ifd(_INTEROP))
+        for group, directory in groups.items():
+            if directory:
+                kept.get_ifd(group).update(directory)
+        return kept.tobytes() if len(kept) or any(groups.values()) else None
+    except Exception as error:  # Pillow raises anything on a damaged block
+        logger.warning("%s: its EXIF is damaged and is not kept: %s", name, error)
+        return None
+
+
+def _exif_for(exif: bytes, size: tuple[int, int]) -> bytes:
+    """Return an EXIF block whose tags of the size, if there are any, name another."""
+    block = Image.Exif()
+    block.load(exif)
+    directory = block.get_ifd(ExifTags.IFD.Exif)
+    sizes = {_BASE.ExifImageHeight: size[0], _BASE.ExifImageWidth: size[1]}
+    directory.update({tag: side for tag, side in sizes.items() if tag in directory})
+    return block.tobytes()
+
+
+def _xmp(value: object) -> bytes | None:
+    """Return an XMP packet that calls the picture upright, as it is by then."""
+    packet = value.encode() if isinstance(value, str) else value
+    if not isinstance(packet, bytes) or not packet:
+        return None
+    return _XMP_ORIENTATION.sub(rb"\g<1>1", packet)
+
+
+def _dpi(source: Source) -> tuple[float, float] | None:
+    value = source.info.get("dpi")
+    if source.format == "TIFF":  # Pillow says 1 where there is none
+        factor = {_INCH: 1.0, _CENTIMETRE: 2.54}.get(
+            source.exif.get(_BASE.ResolutionUnit, _INCH)
+        )
+        sides = [source.exif.get(tag, 0) for tag in (_BASE.XResolution, _BASE.YResolution)]
+        value = None if factor is None else tuple(factor * float(side) for side in sides)
+    if source.format == "JPEG" and source.info.get("jfif_unit", 0) == 0:  # and 72 there
+        value = value if _BASE.XResolution in source.exif else None
+    if not isinstance(value, tuple) or len(value) != 2:
+        return None
+    across, down = float(value[0]), float(value[1])
+    return (across, down) if across > 0 and down > 0 else None
+
+
+def _text(source: Source) -> tuple[tuple[str, str], ...]:
+    comment = source.info.get("comment")
+    if source.format == "JPEG" and isinstance(comment, bytes):
+        return (("Comment", comment.decode("utf-8", "replace")),)
+    return tuple((key, text) for key, text in source.text.items() if key not in _OUR_OWN)
+
+
+def _png_info(metadata: Metadata, icc: bytes | None) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    for name, data in () if icc else metadata.chunks:  # a profile takes precedence
+        info.add(name, data)
+    if metadata.xmp is not None:
+        info.add_itxt("XML:com.adobe.xmp", metadata.xmp)
+    for key, text in metadata.text:
+        info.add_text(key, text)
+    return info

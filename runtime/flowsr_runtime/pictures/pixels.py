@@ -1,0 +1,171 @@
+"""Pixels on their way in and out: checked, padded, resampled, and rounded once."""
+
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flowsr_runtime.errors import MemoryBudgetError, ShapeError, UsageError
+from flowsr_runtime.pictures.channels import luma
+from flowsr_runtime.pictures.depth import full_scale
+
+__all__ = [
+    "allocate",
+    "check_image",
+    "full_range",
+    "padded",
+    "planes",
+    "resampled",
+    "store",
+]
+
+PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
+
+_DTYPES: Final = (np.uint8, np.uint16, np.float32)
+
+
+def check_image(image: object, *, clamp: bool, truncate: bool, io: str = "float32") -> None:
+    """Check a picture, before slow work.
+
+    Args:
+        image: Picture, (h, w) or (h, w, 1 to 4), uint8, uint16, or float32 in [0, 1].
+        clamp: Whether the result is clamped; one of whole numbers is.
+        truncate: Whether the result is cut off; only a uint8 one can be.
+        io: Type of the graph's pictures; `Manifest.io`.
+
+    Raises:
+        ShapeError: If `image` has another shape or dtype, or is not of the graph's type or
+            of that which `truncate` needs.
+        UsageError: If it is out of range, or the rest does not go with its dtype.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype not in _DTYPES:
+        kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+        raise ShapeError(f"image must be a uint8, uint16 or float32 array, got {kind}")
+    if image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] > (4,):
+        raise ShapeError(f"image must be (h, w) or (h, w, 1 to 4), got {image.shape}")
+    if io == "uint8":
+        _check_eight_bit(image, truncate)
+    if truncate and image.dtype != np.uint8:
+        raise ShapeError(f"truncate=True needs a uint8 image, got {image.dtype}")
+    if image.dtype != np.float32:
+        if not clamp:
+            raise UsageError(f"clamp=False needs a float32 image, got {image.dtype}")
+        return
+    least, most = image.min(), image.max()
+    if not (least >= 0 and most <= 1):
+        raise UsageError(f"float32 image must lie in [0, 1], got values from {least} to {most}")
+
+
+def padded(image: NDArray[PixelT], multiple: int) -> NDArray[PixelT]:
+    """Reflect a picture at the bottom and on the right until its sides are multiples.
+
+    Args:
+        image: Picture, (h, w, 3).
+        multiple: What its sides become multiples of.
+
+    Returns:
+        The picture itself if they are, or a larger one; a side of 1 repeats its pixel.
+    """
+    rows, columns = (-(-side // multiple) * multiple for side in image.shape[:2])
+    right = (rows - image.shape[0], columns - image.shape[1])
+    if right == (0, 0):
+        return image
+    return np.pad(image, ((0, right[0]), (0, right[1]), (0, 0)), mode="reflect")
+
+
+def planes(crop: NDArray[Any], io: str = "float32") -> NDArray[Any]:
+    """Return pixels as the graph takes them.
+
+    Args:
+        crop: Pixels, (h, w, 3) uint8, uint16 or float32; uint8 for a graph of uint8.
+        io: Type of the graph's pictures; `Manifest.io`.
+
+    Returns:
+        Pixels, (1, 3, h, w), float32 in [0, 1] or uint8.
+    """
+    result: NDArray[Any] = np.array(crop.transpose(2, 0, 1)[None], dtype=io, order="C")
+    if crop.dtype != np.float32 and io == "float32":
+        result /= np.float32(full_scale(crop.dtype))
+    return result
+
+
+def full_range(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return pixels in units of full range: eight bits divided, float32 as it is."""
+    if values.dtype != np.uint8:
+        return values
+    scaled: NDArray[np.float32] = values.astype(np.float32) / np.float32(255)
+    return scaled
+
+
+def allocate(shape: tuple[int, int, int], dtype: np.dtype[PixelT]) -> NDArray[PixelT]:
+    """Return an array that is not filled.
+
+    Raises:
+        MemoryBudgetError: If it does not fit in memory.
+    """
+    try:
+        return np.empty(shape, dtype=dtype)
+    except MemoryError as error:
+        raise MemoryBudgetError(
+            f"an output of {shape[0]}x{shape[1]} does not fit in memory"
+        ) from error
+
+
+def resampled(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resample a picture by Pillow's Lanczos filter in float32, each channel by itself.
+
+    Args:
+        values: Picture, (rows, columns, 3); any range.
+        size: Size (H, W) of the result.
+
+    Returns:
+        Picture, (H, W, 3), which may overshoot the range of `values` at edges.
+
+    Raises:
+        MemoryBudgetError: If it does not fit in memory.
+    """
+    result = allocate((*size, 3), np.dtype(np.float32))
+    for channel in range(3):
+        plane = Image.fromarray(np.ascontiguousarray(values[..., channel]))
+        large = plane.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+        result[..., channel] = np.asarray(large)
+    return result
+
+
+def store(values: NDArray[Any], result: NDArray[Any], *, clamp: bool, truncate: bool) -> None:
+    """Clamp finished pixels, make them gray, 8 or 16 bits if `result` is, and store them.
+
+    Args:
+        values: Pixels in units of full range, (rows, columns, 3) float32, changed; or eight
+            bits, which are finished.
+        result: Where they go, (rows, columns, 3), or 1 for gray; uint8, uint16 or float32.
+        clamp: Clamp them to [0, 1].
+        truncate: Take floor(255 x) in place of floor(255 x + 1/2).
+    """
+    if result.shape[2] == 1:
+        values = luma(full_range(values))
+    if values.dtype == np.uint8:
+        result[...] = values
+        return
+    if clamp:
+        np.clip(values, 0.0, 1.0, out=values)
+    if result.dtype != np.float32:
+        values *= np.float32(full_scale(result.dtype))
+        if not truncate:
+            values += np.float32(0.5)
+    result[...] = values  # to whole numbers this cuts the fraction off
+
+
+def _check_eight_bit(image: NDArray[Any], truncate: bool) -> None:
+    """Refuse what a graph that takes and gives eight bits cannot do."""
+    if image.dtype != np.uint8:
+        raise ShapeError(
+            f"this bundle's graph takes uint8 pictures, got {image.dtype}; give uint8, or "
+            "export one with --io float32"
+        )
+    if truncate:
+        raise UsageError(
+            "truncate=True needs a graph of float32 pictures, this one rounds by itself; "
+            "export one with --io float32"
+        )

@@ -1,0 +1,1 @@
+"""Plan tiles within a memory budget, blend them, and draw their noise."""

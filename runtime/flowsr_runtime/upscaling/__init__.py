@@ -1,0 +1,1 @@
+"""Upscale an image: tiles through a session, threads, async and cancellation."""

@@ -1,0 +1,381 @@
+"""Enlarge pictures with a bundle: what a program uses."""
+
+import logging
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from types import TracebackType
+from typing import Any, Final, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_runtime.backends.session import Session, SessionSettings
+from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
+from flowsr_runtime.errors import ScaleError, UsageError
+from flowsr_runtime.geometry import Number, output_size, size_for
+from flowsr_runtime.pictures.channels import Channels
+from flowsr_runtime.pictures.pixels import (
+    allocate,
+    check_image,
+    full_range,
+    padded,
+    resampled,
+    store,
+)
+from flowsr_runtime.tiling.memory import Allowance
+from flowsr_runtime.tiling.noise import check_noise
+from flowsr_runtime.tiling.planner import Cutter
+from flowsr_runtime.tiling.tiles import Plan
+from flowsr_runtime.upscaling.cancellation import Cancel, stopping
+from flowsr_runtime.upscaling.in_flight import Turnstile
+from flowsr_runtime.upscaling.tile_loop import Enlargement, Progress
+
+__all__ = ["DEFAULT_MEMORY_BUDGET", "Upscaler"]
+
+DEFAULT_MEMORY_BUDGET: Final = 2**30
+"""Bytes of activations that one run may take where neither caller nor bundle says so."""
+
+PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
+HaloName = Literal["default", "exact"]
+Size = tuple[int, int]
+
+logger = logging.getLogger(__name__)
+
+
+class Upscaler:
+    """A model that is ready to enlarge pictures; `upscale` may be called from many threads.
+
+    `memory_budget` bounds the activations of one run. The output picture and one row of
+    tiles in float32 come on top; with `resample` the model's whole output and the resampled
+    picture as well, both in float32: 12 bytes a pixel each, and about 10 more while a channel
+    is resampled. `max_memory` bounds all of it, for one call at a time.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        session: Session,
+        *,
+        memory_budget: int | None = None,
+        max_memory: int | None = None,
+        halo: HaloName = "default",
+    ) -> None:
+        """Join a bundle and a session of its model; see `open`."""
+        _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
+        tiling = bundle.manifest.tiling
+        self.bundle = bundle
+        stated = bundle.manifest.memory.budget_bytes
+        self.memory_budget = memory_budget or max_memory or stated or DEFAULT_MEMORY_BUDGET
+        self._allowance = Allowance.of(self.memory_budget, max_memory, session.provider)
+        self.halo = halo
+        self._session = session
+        self._turnstile = Turnstile("upscaler", session.close)
+        self._halo = tiling.exact if halo == "exact" else tiling.halo
+        # Tiles with an exact halo agree to float rounding: there is nothing to blend.
+        self._fade = 0 if halo == "exact" else self._halo.align
+        self._limits = session.limits
+        if self._limits is not None and halo == "exact":
+            self._limits = self._limits.with_options("--halo", halo)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str] | Bundle | None = None,
+        *,
+        backend: str = "onnxruntime",
+        provider: str | None = None,
+        device: int = 0,
+        threads: int | None = None,
+        precision: str = "fp32",
+        workers: int | None = None,
+        cuda_graphs: int = 0,
+        memory_budget: int | None = None,
+        max_memory: int | None = None,
+        halo: HaloName = "default",
+    ) -> "Upscaler":
+        """Load a model.
+
+        Args:
+            bundle: Bundle or its directory, None for the one that ships with the package.
+            backend: "onnxruntime", "tensorrt" or "tensorrt_rtx"; the last two need an engine
+                in the bundle.
+            provider: "cpu", "cuda", "tensorrt" or "openvino" of ONNX Runtime, None for "cpu";
+                TensorRT has "cuda" alone.
+            device: Index of the GPU; 0 with cpu and openvino.
+            threads: CPU threads, None for the number of usable cores; ONNX Runtime alone.
+            precision: "fp32", "fp16", "bf16" or "int8".
+            workers: Most runs at once on a GPU, None for four; TensorRT alone.
+            cuda_graphs: Most captured CUDA graphs, 0 for none; see `SessionSettings`.
+            memory_budget: Bytes of activations that one run may take, None for what the
+                bundle states, or 1 GiB; a larger picture is cut into tiles.
+            max_memory: On the CPU, bytes that the process may take in all, with the model,
+                the picture, the result and its file; on a GPU, bytes of its memory that one
+                run may take. None for no bound but `memory_budget`.
+            halo: "default": tiles agree to one eight-bit step; "exact": to float rounding,
+                at a higher cost.
+
+        Returns:
+            The upscaler.
+
+        Raises:
+            UsageError: If an argument is not one of these.
+            BackendError: If the backend's library is not installed.
+            ProviderError: If the provider or the device is missing.
+            BundleError: If the bundle is missing, damaged or newer.
+        """
+        _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
+        if not isinstance(bundle, Bundle):
+            bundle = Bundle.open(embedded_bundle() if bundle is None else bundle)
+        settings = SessionSettings(
+            backend, provider, device, threads, precision, workers, cuda_graphs
+        )
+        return cls(
+            bundle,
+            settings.open(bundle),
+            memory_budget=memory_budget,
+            max_memory=max_memory,
+            halo=halo,
+        )
+
+    def target(
+        self,
+        source: Size,
+        scale: Number | tuple[Number, Number] | None = None,
+        *,
+        size: Size | None = None,
+        resample: bool = False,
+    ) -> Size:
+        """Return the size that `upscale` gives a picture, without computing anything.
+
+        Args:
+            source: Input size (h, w).
+            scale: As for `upscale`.
+            size: As for `upscale`.
+            resample: As for `upscale`.
+
+        Returns:
+            Output size (H, W).
+
+        Raises:
+            ScaleError: If the scale or size cannot be produced.
+            UsageError: If `resample` is asked of a bundle of any scale.
+        """
+        fixed = self.bundle.manifest.scale
+        if fixed is None:
+            if resample:
+                raise UsageError(
+                    "resample is for bundles of one scale; this one makes any size by itself"
+                )
+            return size_for(source, scale=scale, size=size)
+        made = size_for(source, scale=fixed, size=None)
+        if scale is None and size is None:
+            return made
+        wanted = size_for(source, scale=scale, size=size)
+        if wanted != made and not resample:
+            raise ScaleError(
+                f"this model enlarges {float(fixed):g} times only, got "
+                f"{wanted[0]}x{wanted[1]} for {source[0]}x{source[1]}; resample=True "
+                "(--resample) reaches any other size after it"
+            )
+        return wanted
+
+    def plan(
+        self,
+        source: Size,
+        scale: Number | tuple[Number, Number] | None = None,
+        *,
+        size: Size | None = None,
+        resample: bool = False,
+        pixel_bytes: int = 3,
+    ) -> Plan:
+        """Return how a picture would be cut, without computing anything.
+
+        Args:
+            source: Input size (h, w).
+            scale: As for `upscale`.
+            size: As for `upscale`.
+            resample: As for `upscale`.
+            pixel_bytes: Bytes of a pixel of the picture: channels by bytes of a channel.
+
+        Returns:
+            The tiles, and the estimated memory of one run and of the process. The picture
+            that is cut is padded to the model's multiple and has the model's scale.
+
+        Raises:
+            ScaleError: If the scale or size cannot be produced.
+            UsageError: If `resample` is asked of a bundle of any scale.
+            MemoryBudgetError: If even the smallest tile does not fit.
+            BundleError: If no engine takes the picture or tiles of it.
+        """
+        target = self.target(source, scale, size=size, resample=resample)
+        cutter, budget = self._cutter(source, target, pixel_bytes)
+        return cutter.plan(budget)
+
+    def upscale(
+        self,
+        image: NDArray[PixelT],
+        scale: Number | tuple[Number, Number] | None = None,
+        *,
+        size: Size | None = None,
+        resample: bool = False,
+        clamp: bool = True,
+        truncate: bool = False,
+        seed: int = 0,
+        temperature: float | None = None,
+        progress: Progress | None = None,
+        warn: Callable[[str], None] | None = None,
+        cancel: Cancel | None = None,
+    ) -> NDArray[PixelT]:
+        """Enlarge one picture; its alpha, resized apart, leaves no fringe.
+
+        Args:
+            image: Gray (h, w), or 1 to 4 channels as `Channels.of` tells them apart; uint8
+                (alone for a graph of eight bits), uint16, or float32 in [0, 1].
+            scale: Output pixels per input pixel, at least 1, one number or (row, column).
+            size: Output size (H, W), in place of `scale`. A bundle of one scale takes its own
+                or neither.
+            resample: Let a bundle of one scale reach any other size: Lanczos after the model.
+            clamp: Clamp the result to [0, 1]; only a float32 result can go without.
+            truncate: Make eight bits as floor(255 x), as SRFlow's script does; only for uint8.
+            seed: Seed of the noise, 64 bits unsigned; used with `temperature` alone.
+            temperature: Standard deviation of the latents, for a bundle without a learned
+                prior, which needs it; 0 gives the mode.
+            progress: Called with (tiles done, tiles in all) after each tile; the latter
+                grows where memory runs out.
+            warn: Called with one line when memory runs out and tiles are halved, and if values
+                lie far out of range, which a graph of eight bits hides; None logs it.
+            cancel: An event that is set, or a function that returns True, to stop the call;
+                asked before the first tile and after each.
+
+        Returns:
+            Picture of the input's dtype and channels, H = floor(h * scale + 1/2) rows.
+
+        Raises:
+            ShapeError: If `image` has another shape or dtype, or is not what the graph takes.
+            CancelledError: If `cancel` stopped it.
+            ScaleError: If the scale or size cannot be produced.
+            UsageError: If the other arguments do not go with the image or the bundle.
+            BundleError: If no engine takes the picture or tiles of it.
+            MemoryBudgetError: If the memory does not suffice for the smallest tiles.
+            NonFiniteError: If the model gives NaN or infinity.
+        """
+        check_image(image, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
+        self._check_noise(seed, temperature)
+        target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
+        warn = warn or logger.warning
+        with self._turnstile.inside():
+            progress, channels = stopping(cancel, progress), Channels.of(image)
+            result = allocate((*target, channels.count), image.dtype)
+            run = self._enlargement(channels, target, seed, temperature, progress, warn)
+            _fill(result[..., : channels.colours], run, clamp, truncate)
+        if run.explosion is not None:
+            warn(f"the inverse of the flow may have exploded: {run.explosion}")
+        return channels.finished(result)
+
+    def close(self) -> None:
+        """Free the model when the calls of other threads have ended; no more are taken.
+
+        From inside a call, as in `progress`, it returns at once and that call's end frees the
+        model. Closing twice does no harm.
+        """
+        self._turnstile.close()
+
+    def __enter__(self) -> "Upscaler":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _enlargement(
+        self,
+        image: Channels,
+        target: Size,
+        seed: int,
+        temperature: float | None,
+        progress: Progress | None,
+        warn: Callable[[str], None],
+    ) -> Enlargement:
+        rgb, manifest = image.rgb, self.bundle.manifest
+        source = (rgb.shape[0], rgb.shape[1])
+        cutter, budget = self._cutter(source, target, rgb.itemsize * image.count)
+        return Enlargement(
+            manifest=manifest,
+            session=self._session,
+            image=padded(rgb, manifest.multiple),
+            cutter=cutter,
+            plan=cutter.plan(budget),
+            size=target if manifest.scale is None else _enlarged(source, manifest.scale),
+            seed=seed,
+            temperature=temperature,
+            progress=progress,
+            warn=warn,
+        )
+
+    def _cutter(self, source: Size, target: Size, pixel_bytes: int) -> tuple[Cutter, int]:
+        """Return what cuts a picture, and the bytes that it may use for that."""
+        manifest, made = self.bundle.manifest, target
+        if manifest.scale is not None:
+            made = _enlarged(source, manifest.scale)
+        budget, beside = self._allowance.shares(source, made, target, pixel_bytes)
+        if manifest.scale is not None:
+            height, width = (-(-n // manifest.multiple) * manifest.multiple for n in source)
+            source, made = (height, width), _enlarged((height, width), manifest.scale)
+        cutter = Cutter(
+            source,
+            made,
+            halo=self._halo,
+            memory=manifest.memory,
+            fade=self._fade,
+            whole_only=manifest.tiling.whole_only,
+            limits=self._limits,
+            beside=beside,
+        )
+        return cutter, budget
+
+    def _check_noise(self, seed: int, temperature: float | None) -> None:
+        latents = self.bundle.manifest.latents
+        if not latents and temperature is not None:
+            raise UsageError(
+                "this bundle has a learned prior and takes no temperature; "
+                "export one without --prior to sample"
+            )
+        if latents and temperature is None:
+            raise UsageError(
+                "this bundle has no learned prior; give temperature (0 gives the mode)"
+            )
+        check_noise(seed, 0.0 if temperature is None else temperature)
+
+
+def _check_settings(halo: object, **sizes: object) -> None:
+    for name, size in sizes.items():
+        if size is not None and (not isinstance(size, (int, np.integer)) or size < 1):
+            raise UsageError(f"{name} must be a whole number of bytes above 0, got {size!r}")
+    if halo not in ("default", "exact"):
+        raise UsageError(f"halo must be default or exact, got {halo!r}")
+
+
+def _fill(
+    result: NDArray[Any],
+    run: Enlargement,
+    clamp: bool,
+    truncate: bool,
+) -> None:
+    """Compute a picture into `result`, (H, W, 3 or 1), resampled if it needs another size."""
+    if result.shape[:2] == run.size:
+        for rows, band in run.bands():
+            store(band, result[rows], clamp=clamp, truncate=truncate)
+        return
+    whole = allocate((*run.size, 3), np.dtype(np.float32))
+    for rows, band in run.bands():
+        whole[rows] = full_range(band)
+    store(resampled(whole, result.shape[:2]), result, clamp=clamp, truncate=truncate)
+
+
+def _enlarged(source: Size, scale: Fraction) -> Size:
+    return output_size(source[0], scale), output_size(source[1], scale)

@@ -1,0 +1,160 @@
+"""What is timed really runs: the graph, a picture, PyTorch and the published order."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch._dynamo.config as dynamo
+
+from flowsr_export.bench.memory import Memory, measure_memory
+from flowsr_export.bench.targets import (
+    Loading,
+    Measures,
+    graph_feeds,
+    load_engine,
+    padded_run,
+)
+from flowsr_export.inputs.cases import Case
+from flowsr_export.machine.probes import probes_of
+from flowsr_export.onnx_graph.uint8_io import with_eight_bits
+from flowsr_runtime import Bundle, BundleError, UsageError, write_bundle
+from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
+from tests.flowsr_export.conftest import Exported, resizing_graph, small_manifest
+
+CASE = Case((8, 9), (20, 22), batch=2)
+
+
+def loading(bundle: Path, backend: str = "onnxruntime", precision: str = "fp32") -> Loading:
+    return Loading(bundle, None, None, backend, "cpu", 0, 1, precision)
+
+
+def torch_loading(exported: Exported, backend: str) -> Loading:
+    return Loading(
+        exported.bundle, exported.model, exported.prior, backend, "cpu", 0, 1, "fp32"
+    )
+
+
+def test_the_graph_runs(exported: Exported) -> None:
+    engine = load_engine(loading(exported.bundle))
+    output = engine.call(CASE, "graph")()
+    assert isinstance(output, np.ndarray)
+    assert output.shape == (2, 3, 20, 22)
+    engine.close()
+
+
+def test_a_picture_runs_from_end_to_end(fourfold: Path) -> None:
+    engine = load_engine(loading(fourfold))
+    assert engine.call(Case((7, 9), (28, 36)), "end-to-end")() is None
+    engine.close()
+
+
+@pytest.fixture
+def eight_bit(tmp_path: Path) -> Path:
+    """A bundle whose graph takes and gives pictures of eight bits."""
+    model = with_eight_bits(onnx.load_from_string(resizing_graph()))
+    picture = {**small_manifest()["picture"], "io": "uint8"}
+    files = {"model.fp32.onnx": model.SerializeToString()}
+    return write_bundle(tmp_path / "eight", small_manifest(picture=picture), files).path
+
+
+@pytest.mark.parametrize("measures", ["graph", "end-to-end"])
+def test_a_graph_of_eight_bits_runs(
+    measures: Measures, eight_bit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[np.dtype[Any]] = []
+    run = OnnxRuntimeSession.run
+
+    def watched(self: OnnxRuntimeSession, feeds: dict[str, Any]) -> Any:
+        seen.append(feeds["input"].dtype)
+        return run(self, feeds)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", watched)
+    engine = load_engine(loading(eight_bit))
+    engine.call(Case((8, 9), (20, 22)), measures)()
+    engine.close()
+    assert seen == [np.dtype(np.uint8)]
+
+
+@pytest.mark.parametrize("backend", ["torch", "published"])
+def test_pytorch_runs(exported: Exported, backend: str) -> None:
+    engine = load_engine(torch_loading(exported, backend))
+    assert engine.call(Case((8, 9), (20, 22)), "graph")() is None
+    engine.close()
+
+
+def test_compiled_pytorch_never_runs_uncompiled(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamo, "fail_on_recompile_limit_hit", False)
+    monkeypatch.setattr(dynamo, "recompile_limit", 8)
+    monkeypatch.setattr("torch.nn.Module.compile", lambda self, **options: None)
+    load_engine(torch_loading(exported, "torch-compiled"))
+    assert dynamo.fail_on_recompile_limit_hit
+    assert dynamo.recompile_limit > 100
+
+
+def test_pytorch_has_one_precision(exported: Exported) -> None:
+    with pytest.raises(UsageError, match="torch runs in fp32 alone, got fp16"):
+        load_engine(loading(exported.bundle, "torch", "fp16"))
+
+
+def test_a_graph_that_the_bundle_lacks_is_refused(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="int8"):
+        load_engine(loading(bundle, precision="int8"))
+
+
+def test_on_a_gpu_arrays_can_stay_there(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, object]] = []
+    session = SimpleNamespace(
+        run_device=seen.append, limits=None, provider="tensorrt", close=lambda: None
+    )
+    module = "flowsr_export.bench.targets"
+    monkeypatch.setattr(f"{module}.open_session", lambda *arguments, **options: session)
+    monkeypatch.setattr(f"{module}._torch_has_gpu", lambda: True)
+    monkeypatch.setattr(f"{module}._on_gpu", lambda array, place: f"{array.shape} on {place}")
+    on_gpu = Loading(bundle, None, None, "tensorrt", "cuda", 1, 1, "fp32")
+    engine = load_engine(on_gpu)
+    assert engine.measures == ("gpu", "graph", "end-to-end")
+    engine.call(Case((8, 9), (16, 18)), "gpu")()
+    assert seen[0]["input"] == "(1, 3, 8, 9) on cuda:1"
+    assert isinstance(seen[0]["geometry"], np.ndarray)
+
+
+def test_on_the_cpu_there_is_no_gpu_to_measure(exported: Exported) -> None:
+    assert load_engine(loading(exported.bundle)).measures == ("graph", "end-to-end")
+    assert load_engine(torch_loading(exported, "torch")).measures == ("graph",)
+
+
+def test_odd_sides_are_padded_as_the_graph_wants(fourfold: Path) -> None:
+    manifest = Bundle.open(fourfold).manifest
+    case = Case((7, 9), (28, 36))
+    run = padded_run(manifest, case)
+    assert (run.lr, run.out) == ((8, 10), (32, 40))
+    assert graph_feeds(manifest, case)["input"].shape == (1, 3, 8, 10)
+
+
+def test_memory_is_that_of_a_process_of_its_own(bundle: Path) -> None:
+    memory = measure_memory(loading(bundle), Case((8, 8), (16, 16)), "graph")
+    assert memory.trouble is None
+    assert memory.host_bytes is not None
+    assert memory.libraries_bytes is not None
+    assert memory.host_bytes > memory.libraries_bytes > 0
+
+
+def test_a_model_that_does_not_load_has_no_memory(bundle: Path) -> None:
+    broken = loading(bundle, precision="int8")
+    memory = measure_memory(broken, Case((8, 8), (16, 16)), "graph")
+    assert (memory.host_bytes, memory.device_bytes) == (None, None)
+    assert "int8" in str(memory.trouble)
+    assert memory != Memory()
+
+
+def test_the_machines_probes_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowsr_export.machine.probes.GEMM_SIDE", 16)
+    monkeypatch.setattr("flowsr_export.machine.probes.COPIED_BYTES", 1 << 10)
+    probes = probes_of(1, {"cpu"}, 0, "fp32")
+    assert [probe.kind for probe in probes] == ["matmul", "matmul", "copy"]
+    assert all(probe.run() is not None for probe in probes)

@@ -1,0 +1,357 @@
+"""The certificate of the shipped model, and of models that are wrong."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from flowsr_export.certificate import candidates as certificate_subjects
+from flowsr_export.certificate.candidates import Subject
+from flowsr_export.certificate.cases import Trial, planned
+from flowsr_export.certificate.certify import Certificate, certify
+from flowsr_export.certificate.certify import certify as library
+from flowsr_export.certificate.record import as_json, verdict
+from flowsr_export.certificate.weights import Weights
+from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.inputs.cases import Case
+from flowsr_export.parity.compare import HALF_BAR, QUANTISED_BAR, Bar
+from flowsr_export.parity.half_emulation import RoundedGraph
+from flowsr_export.parity.session_comparison import Comparison, Tolerance
+from flowsr_export.parity.verify import reference_of
+from flowsr_runtime import (
+    Bundle,
+    MemoryBudgetError,
+    ProviderError,
+    SessionSettings,
+    embedded_bundle,
+)
+from flowsr_runtime.bundle.manifest import Manifest
+from tests.flowsr_export.certificate.certificates import altered, one_percent, swapped_slots
+
+SETTINGS = SessionSettings(threads=1)
+SMALL = Trial("photographs", Case((23, 37), (46, 74)), "2")
+GRAPH, ROUNDED = "onnxruntime cpu fp32", "PyTorch float16 graph"
+KEYS = [("a", "whole", "one"), ("a", "whole", "two")]
+COMPARED = [Comparison("a", "b", 1, Tolerance("max", 1e-4), 0.0, 0.0, True)]
+
+
+@pytest.fixture(scope="module")
+def green() -> Certificate:
+    """The quick certificate of the built-in bundle."""
+    return certify(settings=SETTINGS, quick=True)
+
+
+@pytest.fixture
+def single(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan of one small trial."""
+    monkeypatch.setattr(library, "planned", lambda manifest, *, quick: [SMALL])
+
+
+@pytest.fixture
+def untiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan without its tiled pictures, which cost the most."""
+
+    def whole(manifest: Manifest, *, quick: bool) -> list[Trial]:
+        return [trial for trial in planned(manifest, quick=quick) if not trial.tiled]
+
+    monkeypatch.setattr(library, "planned", whole)
+
+
+@pytest.fixture
+def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan's tiled pictures, and one that is not."""
+
+    def cut(manifest: Manifest, *, quick: bool) -> list[Trial]:
+        return [SMALL, *(trial for trial in planned(manifest, quick=quick) if trial.tiled)]
+
+    monkeypatch.setattr(library, "planned", cut)
+
+
+def record(key: tuple[str, str, str], outcome: str = "passed") -> dict[str, Any]:
+    return dict(zip(("subject", "kind", "trial"), key, strict=True)) | {"outcome": outcome}
+
+
+def test_the_shipped_model_is_certified(green: Certificate) -> None:
+    assert green.passed, green.trouble()
+    assert green.content["complete"]
+    assert [s["name"] for s in green.content["subjects"]] == [GRAPH, ROUNDED]
+
+
+def test_every_planned_comparison_is_in_it(green: Certificate) -> None:
+    trials = planned(Bundle.open(embedded_bundle()).manifest, quick=True)
+    due = {(str(trial), kind) for trial in trials for kind in trial.kinds}
+    due -= {(name, "whole") for name in green.content["exploded"]}
+    graph, rounded = (
+        {(c["trial"], c["kind"]) for c in green.content["checks"] if c["subject"] == name}
+        for name in (GRAPH, ROUNDED)
+    )
+    assert graph == due
+    assert rounded == {(trial, kind) for trial, kind in due if kind == "whole"}
+    assert len(green.content["checks"]) == len(graph) + len(rounded)
+
+
+def test_a_harsh_picture_on_which_pytorch_explodes_is_named(green: Certificate) -> None:
+    (what,) = green.content["exploded"].values()
+    assert "lie outside [-1, 2]" in what
+    assert all(name.startswith("checkerboard") for name in green.content["exploded"])
+
+
+def test_it_says_what_was_certified(green: Certificate) -> None:
+    content = green.content
+    bundle = Bundle.open(embedded_bundle())
+    files = bundle.manifest.files
+    assert (
+        content["bundle"]["files"]["model.fp32.onnx"]["sha256"]
+        == files["model.fp32.onnx"].sha256
+    )
+    assert content["checkpoint"]["model_sha256"] == bundle.manifest.raw["model"]["model_sha256"]
+    assert content["machine"]["libraries"]["onnxruntime"]
+    assert "half precision on a GPU" in content["not_compared"]
+    assert "onnxruntime cuda" in content["not_compared"]
+    assert {c["bar"] for c in content["checks"]} == set(content["bars"])
+
+
+def test_it_is_json_without_numbers_that_json_lacks(green: Certificate) -> None:
+    text = as_json(green.content)
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == green.content
+
+
+def test_tiles_are_within_a_step_and_exact_ones_within_rounding(green: Certificate) -> None:
+    checks = [c for c in green.content["checks"] if c["subject"] == GRAPH]
+    found = {c["kind"]: c for c in checks}
+    assert found["tiles"]["tiles"] >= 4
+    assert found["tiles"]["max_steps"] <= 1
+    assert found["exact tiles"]["max_abs"] <= 1e-5
+    assert found["exact seam"]["max_abs"] <= 1e-5
+
+
+def test_polygraphy_compares_the_graph_with_its_optimised_self(green: Certificate) -> None:
+    (entry,) = green.content["backends"]
+    assert entry["second"] == "onnxruntime cpu fp32, not optimised"
+    assert entry["runs"] == 2
+    assert 0 < entry["max_abs"] <= entry["limit"] == 1e-4
+
+
+def test_the_worst_of_each_subject_is_kept(green: Certificate) -> None:
+    names = [pictured.check["subject"] for pictured in green.pictured]
+    assert sorted(names) == sorted(s["name"] for s in green.content["subjects"])
+    worst = green.pictured[0]
+    _, channel, row, column = worst.check["at"]
+    difference = np.abs(worst.reference.astype(np.float64) - worst.output)
+    assert difference[channel, row, column] == difference.max()
+    assert worst.check["max_abs"] == pytest.approx(difference.max(), rel=1e-5)
+
+
+@pytest.mark.usefixtures("untiled")
+def test_a_weight_that_is_one_percent_off_is_caught(tmp_path: Path) -> None:
+    done = certify(altered(tmp_path / "off", one_percent), settings=SETTINGS, quick=True)
+    assert done.content["complete"]
+    assert not done.passed
+    assert "max error must be at most 0.0001" in done.trouble()
+    assert "1 of 126 weights of model.fp32.onnx are not the network's" in done.trouble()
+
+
+@pytest.mark.usefixtures("single")
+def test_a_weight_that_outputs_hardly_show_is_caught(tmp_path: Path) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        one_percent(model, "decode_maps.6.bias")
+
+    done = certify(altered(tmp_path / "off", change), settings=SETTINGS, precision="fp32")
+    assert {check["outcome"] for check in done.content["checks"]} == {"passed"}
+    assert not done.passed
+    assert done.content["weights"][0]["changed"] == ["decode_maps.6.bias"]
+
+
+@pytest.mark.usefixtures("untiled")
+def test_swapped_neighbour_slots_are_caught(tmp_path: Path) -> None:
+    done = certify(altered(tmp_path / "swapped", swapped_slots), settings=SETTINGS, quick=True)
+    assert not done.passed
+    assert done.content["totals"]["missed"] > 0
+
+
+@pytest.mark.usefixtures("tiled")
+def test_tiles_without_a_halo_are_caught(tmp_path: Path) -> None:
+    none = {"halo_patches": 0, "halo_pixels": 0}
+    done = certify(altered(tmp_path / "bare", tiling=none), settings=SETTINGS, quick=True)
+    assert not done.passed
+    missed = {(c["kind"], c["outcome"]) for c in done.content["checks"]}
+    assert ("tiles", "missed") in missed
+    assert ("whole", "missed") not in missed
+
+
+@pytest.mark.usefixtures("single")
+def test_nan_anywhere_is_caught(tmp_path: Path) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        (bias,) = (t for t in model.graph.initializer if t.name == "conditioner.last_bias")
+        values = numpy_helper.to_array(bias).copy()
+        values[0] = np.nan
+        bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+
+    done = certify(altered(tmp_path / "nan", spoil), settings=SETTINGS, precision="fp32")
+    (check,) = done.content["checks"]
+    assert not done.passed
+    assert check["max_abs"] is check["used"] is None
+    assert "are NaN or infinite" in done.trouble()
+    assert not done.content["backends"][0]["passed"]
+    assert done.pictured[0].check == check
+
+
+def test_a_comparison_that_cannot_be_made_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise MemoryBudgetError("no memory")
+
+    tiled = Trial("photographs", Case((23, 37), (46, 74)), "2", tiled=True)
+    monkeypatch.setattr(library, "planned", lambda manifest, *, quick: [SMALL, tiled])
+    monkeypatch.setattr(library, "tiled_output", refuse)
+    done = certify(settings=SETTINGS, precision="fp32")
+    assert not done.passed
+    assert not done.content["complete"]
+    assert done.content["totals"]["not_run"] == 3
+    assert "3 could not be made" in done.trouble()
+    assert "no memory" in done.trouble()
+
+
+def test_a_picture_that_cannot_be_cut_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiled = Trial("photographs", Case((5, 6), (10, 12)), "2", tiled=True)
+    monkeypatch.setattr(library, "planned", lambda manifest, *, quick: [SMALL, tiled])
+    done = certify(settings=SETTINGS, precision="fp32")
+    assert not done.content["complete"]
+    assert "tiles were not checked" in done.trouble()
+
+
+@pytest.mark.usefixtures("single")
+def test_one_precision_leaves_the_rounding_out() -> None:
+    done = certify(settings=SETTINGS, precision="fp32")
+    assert done.passed
+    assert [s["name"] for s in done.content["subjects"]] == [GRAPH]
+
+
+@pytest.mark.usefixtures("single")
+def test_a_provider_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificate_subjects, "present_providers", lambda: ["cpu", "cuda"])
+    done = certify(settings=SETTINGS)
+    assert "provider cuda" in done.content["not_compared"]["onnxruntime cuda fp32"]
+    with pytest.raises(ProviderError, match="provider cuda"):
+        certify(settings=SessionSettings(provider="cuda"))
+
+
+@pytest.mark.usefixtures("single")
+def test_a_flow_that_does_not_come_back_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "flowsr_export.deployment.linf.LinfDeployment.round_trip", lambda _: float("nan")
+    )
+    done = certify(settings=SETTINGS, precision="fp32")
+    assert not done.passed
+    assert done.content["round_trip"]["relative_error"] is None
+    assert "inverse(forward(x))" in done.trouble()
+
+
+def test_eight_bit_products_are_held_to_the_range_alone_on_harsh_pictures() -> None:
+    bundle = Bundle.open(embedded_bundle())
+    deployment = deployment_of(reference_of(bundle, None, None).network)
+    graph = RoundedGraph(deployment, "fp32", None)
+    frame = Trial("frame", SMALL.case, "2")
+    int8 = Subject("int8", "int8", "model.int8.onnx", bundle, graph)
+    half = replace(int8, precision="fp16")
+    assert int8.bar(deployment, SMALL, "whole") == replace(QUANTISED_BAR, in_range=True)
+    assert int8.bar(deployment, frame, "whole") == Bar(in_range=True)
+    assert half.bar(deployment, frame, "whole") == replace(HALF_BAR, in_range=True)
+    names = {int8.bar_name(trial, "whole") for trial in (SMALL, frame)}
+    assert names == {"int8, whole", "int8, whole, harsh"}
+
+
+def test_all_that_is_due_and_passed_is_a_pass() -> None:
+    done = verdict(KEYS, [record(key) for key in KEYS], 1e-6, COMPARED)
+    assert done["passed"]
+    assert done["complete"]
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [
+        [],
+        [record(KEYS[0])],
+        [record(KEYS[0]), record(KEYS[0])],
+        [record(KEYS[0]), record(KEYS[1], "not run")],
+    ],
+    ids=["none", "one missing", "one twice", "one not run"],
+)
+def test_a_missing_comparison_is_no_pass(checks: list[dict[str, Any]]) -> None:
+    done = verdict(KEYS, checks, 1e-6, COMPARED)
+    assert not done["complete"]
+    assert not done["passed"]
+
+
+def test_a_missed_bar_is_complete_but_no_pass() -> None:
+    done = verdict(KEYS, [record(KEYS[0]), record(KEYS[1], "missed")], 1e-6, COMPARED)
+    assert done["complete"]
+    assert not done["passed"]
+
+
+def test_nothing_due_is_no_pass() -> None:
+    assert not verdict([], [], 1e-6, COMPARED)["complete"]
+
+
+@pytest.mark.parametrize("trip", [1e-3, float("nan")])
+def test_a_round_trip_beyond_its_bar_is_no_pass(trip: float) -> None:
+    assert not verdict(KEYS, [record(key) for key in KEYS], trip, COMPARED)["passed"]
+
+
+def test_backends_that_were_not_compared_are_no_pass() -> None:
+    assert not verdict(KEYS, [record(key) for key in KEYS], 1e-6, [])["passed"]
+
+
+def test_backends_that_differ_are_no_pass() -> None:
+    differing = [*COMPARED, replace(COMPARED[0], passed=False)]
+    assert not verdict(KEYS, [record(key) for key in KEYS], 1e-6, differing)["passed"]
+
+
+@pytest.mark.parametrize(("tensors", "changed"), [(0, ()), (3, ("a.bias",))])
+def test_weights_that_are_not_the_networks_are_no_pass(
+    tensors: int, changed: tuple[str, ...]
+) -> None:
+    weights = [Weights("model.fp32.onnx", tensors, 9, 1e-6, changed)]
+    checks = [record(key) for key in KEYS]
+    assert not verdict(KEYS, checks, 1e-6, COMPARED, weights)["passed"]
+
+
+def test_a_bundle_none_of_whose_graphs_ran_is_no_pass() -> None:
+    checks = [record(key) for key in KEYS]
+    assert verdict(KEYS, checks, 1e-6, None)["passed"]
+    assert not verdict(KEYS, checks, 1e-6, None, graphs=False)["complete"]
+
+
+@pytest.mark.usefixtures("single")
+def test_a_bundle_that_no_cpu_runs_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_precisions", lambda bundle, precision: ["bf16"])
+    done = certify(settings=SETTINGS)
+    assert [s["file"] for s in done.content["subjects"]] == [None]
+    assert done.content["backends"] == []
+    assert "no graph of the bundle was run" in done.trouble()
+    assert not done.passed
+
+
+@pytest.mark.usefixtures("single")
+def test_the_graphs_of_engines_are_compared_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        """What TensorRT would be: here the graph in PyTorch."""
+
+        backend, provider, device, limits = "tensorrt", "cuda", 0, None
+
+        def __init__(self, graph: RoundedGraph) -> None:
+            self.run, self.close = graph.run, graph.close
+
+    bundle = Bundle.open(embedded_bundle())
+    deployment = deployment_of(reference_of(bundle, None, None).network)
+    engine = Engine(RoundedGraph(deployment, "fp32", None))
+    monkeypatch.setattr(SessionSettings, "open", lambda settings, bundle: engine)
+    done = certify(settings=SessionSettings("tensorrt"), precision="fp32")
+    assert done.passed, done.trouble()
+    assert [s["name"] for s in done.content["subjects"]] == ["tensorrt cuda fp32"]
+    assert done.content["backends"][0]["first"] == "onnxruntime cpu fp32"
+    assert "half precision on a GPU" not in done.content["not_compared"]

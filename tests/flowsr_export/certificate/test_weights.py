@@ -1,0 +1,91 @@
+"""The weights of a bundle's graphs against the network's."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from flowsr_export.certificate.candidates import Subject
+from flowsr_export.certificate.weights import Weights, compare_weights
+from flowsr_export.deployment.interface import Deployment, deployment_of
+from flowsr_export.parity.half_emulation import RoundedGraph
+from flowsr_export.parity.verify import reference_of
+from flowsr_runtime import Bundle, embedded_bundle
+from tests.flowsr_export.certificate.certificates import Change, altered, one_percent
+
+
+@pytest.fixture(scope="module")
+def deployment() -> Deployment:
+    return deployment_of(reference_of(Bundle.open(embedded_bundle()), None, None).network)
+
+
+def found(deployment: Deployment, bundle: Bundle, scale: Fraction | None = None) -> Weights:
+    graph = RoundedGraph(deployment, "fp32", None)
+    subject = Subject("any", "fp32", "model.fp32.onnx", bundle, graph)
+    (weights,), left_out = compare_weights(deployment, scale, [subject, subject])
+    assert left_out == {}
+    return weights
+
+
+def one_value(name: str, factor: float) -> Change:
+    """Return what multiplies the first value of a weight."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (tensor,) = (t for t in model.graph.initializer if t.name == name)
+        values = numpy_helper.to_array(tensor).copy()
+        values.flat[0] *= np.float32(factor)
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+
+    return change
+
+
+def test_the_shipped_weights_are_the_networks(deployment: Deployment) -> None:
+    weights = found(deployment, Bundle.open(embedded_bundle()))
+    assert weights.passed
+    assert weights.tensors == 126
+    assert weights.values > 800_000
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["decode_maps.6.bias", "prior.lr_proj.2.conv4.weight", "encoder.head.0.weight", "phase"],
+)
+def test_a_single_value_that_is_one_percent_off_is_named(
+    deployment: Deployment, tmp_path: Path, name: str
+) -> None:
+    weights = found(deployment, altered(tmp_path / "off", one_value(name, 1.01)))
+    assert weights.changed == (name,)
+    assert not weights.passed
+
+
+def test_a_weight_of_an_older_name_is_found_by_its_values(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    old = "prior.prior.up_layers.0.conv.double_conv.3.bias"
+    changed = found(deployment, altered(tmp_path / "a", lambda model: one_percent(model, old)))
+    assert changed.changed == (old,)
+
+
+def test_a_value_that_is_no_number_is_named(deployment: Deployment, tmp_path: Path) -> None:
+    bundle = altered(tmp_path / "nan", one_value("conditioner.bias", float("nan")))
+    assert found(deployment, bundle).changed == ("conditioner.bias",)
+
+
+def test_a_file_without_a_weight_is_no_pass(deployment: Deployment, tmp_path: Path) -> None:
+    def unnamed(model: onnx.ModelProto) -> None:
+        del model.graph.initializer[:]
+
+    weights = found(deployment, altered(tmp_path / "none", unnamed))
+    assert (weights.tensors, weights.passed) == (0, False)
+
+
+def test_quantised_weights_are_left_out_with_the_reason(deployment: Deployment) -> None:
+    bundle = Bundle.open(embedded_bundle())
+    graph = RoundedGraph(deployment, "fp32", None)
+    subject = Subject("any", "int8", "model.int8.onnx", bundle, graph)
+    weights, left_out = compare_weights(deployment, None, [subject])
+    assert weights == []
+    assert "quantised" in left_out["weights of model.int8.onnx"]

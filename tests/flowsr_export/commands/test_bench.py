@@ -1,0 +1,142 @@
+"""`bench` and `bench compare` on the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import Result
+
+from flowsr_export.commands.bench import parse_duration, parse_percentiles
+from tests.flowsr_export.bench.benchmarks import report, row
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Take the measurement's place; holds what was wished."""
+    wishes: list[Any] = []
+
+    def bench(wish: Any, **rest: Any) -> dict[str, Any]:
+        wishes.append(wish)
+        return report([row([0.01] * 5)])
+
+    monkeypatch.setattr("flowsr_export.bench.run.bench", bench)
+    return wishes
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two reports; the second takes twice as long."""
+    paths = tmp_path / "a.json", tmp_path / "b.json"
+    for path, seconds in zip(paths, (0.01, 0.02), strict=True):
+        path.write_text(json.dumps(report([row([seconds] * 10)])), encoding="utf-8")
+    return paths
+
+
+def test_the_report_is_printed_and_written(run: Run, asked: list[Any], tmp_path: Path) -> None:
+    done = run("bench", "-o", tmp_path / "report")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("# flowsr-export bench\n")
+    assert sorted(path.suffix for path in tmp_path.glob("report.*")) == [
+        ".html",
+        ".json",
+        ".md",
+    ]
+
+
+def test_json_is_one_object(run: Run, asked: list[Any], tmp_path: Path) -> None:
+    done = run("bench", "-o", tmp_path / "report", "--json")
+    assert json.loads(done.stdout)["schema"] == 1
+
+
+def test_options_become_a_wish(run: Run, asked: list[Any], tmp_path: Path) -> None:
+    options = ["--backend", "torch", "--backend", "onnxruntime", "--scale", "1.5,2x3"]
+    options += ["--lr-size", "64x48", "--duration", "1s", "--warm-up", "100ms", "--batch", "2"]
+    options += ["--threads", "1", "--percentile", "75", "--no-memory", "--no-stages"]
+    done = run("bench", "some.bundle", *options, "-o", tmp_path / "report")
+    assert done.exit_code == 0
+    (wish,) = asked
+    assert wish.bundle == Path("some.bundle")
+    assert wish.backends == ("torch", "onnxruntime")
+    assert wish.scales == ("1.5", ("3", "2"))
+    assert wish.lr_sizes == ((48, 64),)
+    assert (wish.pace.duration, wish.pace.warm_up) == (1.0, pytest.approx(0.1))
+    assert (wish.batch, wish.threads, wish.percentiles) == (2, 1, (75.0,))
+    assert (wish.memory, wish.stages, wish.growth) == (False, False, False)
+
+
+def test_a_sweep_takes_several_sizes(run: Run, asked: list[Any], tmp_path: Path) -> None:
+    assert run("bench", "--sweep", "-o", tmp_path / "report").exit_code == 0
+    assert asked[0].growth
+    assert len(asked[0].lr_sizes) > 3
+
+
+def test_a_report_that_is_there_is_refused_before_the_run(
+    run: Run, asked: list[Any], tmp_path: Path
+) -> None:
+    (tmp_path / "report.html").write_text("old", encoding="utf-8")
+    done = run("bench", "-o", tmp_path / "report")
+    assert (done.exit_code, asked) == (1, [])
+    assert "report.html exists; --force overwrites it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output-size", "64x64", "--sweep"], "give --output-size, or"),
+        (["--prior", "x.pth"], "--prior needs --model"),
+        (["--duration", "soon"], "'soon' is not as in 3s"),
+        (["--percentile", "100"], "'100' is not as in 90,95,99"),
+    ],
+)
+def test_a_wrong_wish_is_one_line(
+    run: Run, asked: list[Any], tmp_path: Path, options: list[str], message: str
+) -> None:
+    done = run("bench", *options, "-o", tmp_path / "report")
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_a_slower_report_ends_with_7(run: Run, pair: tuple[Path, Path]) -> None:
+    done = run("bench", "compare", *pair)
+    assert done.exit_code == 7
+    assert done.stdout.startswith("worse         2.000 (2.000 to 2.000)")
+    assert done.stderr.startswith("flowsr-export: 1 of 1 rows became slower")
+
+
+def test_a_larger_threshold_accepts_it(run: Run, pair: tuple[Path, Path]) -> None:
+    assert run("bench", "compare", *pair, "--threshold", "1.5").exit_code == 0
+
+
+def test_a_faster_report_is_better(run: Run, pair: tuple[Path, Path]) -> None:
+    done = run("bench", "compare", *reversed(pair), "--json")
+    assert done.exit_code == 0
+    assert [v["word"] for v in json.loads(done.stdout)["verdicts"]] == ["better"]
+
+
+def test_compare_has_a_help(run: Run) -> None:
+    done = run("bench", "compare", "--help")
+    assert (done.exit_code, "flowsr-export bench compare" in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("3s", 3.0), ("200ms", 0.2), ("1.5", 1.5), (" 2S ", 2.0)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "-1s", "0", "nan", "inf", "3m"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not as in 3s or 200ms"):
+        parse_duration(text)
+
+
+def test_percentiles_are_read() -> None:
+    assert parse_percentiles("50,99.9") == (50.0, 99.9)
+    with pytest.raises(click.BadParameter, match="is not as in 90,95,99"):
+        parse_percentiles("high")

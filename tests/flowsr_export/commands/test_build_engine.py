@@ -1,0 +1,174 @@
+"""The commands for engines, with the real library that needs no GPU."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from flowsr_export.engine import build as engine_module
+from flowsr_runtime import Bundle, write_bundle
+from flowsr_runtime.bundle.engine_store import EngineStore
+from tests.flowsr_export.conftest import small_manifest
+from tests.flowsr_export.engine.engines import convolving_bundle
+
+Run = Callable[..., Result]
+SMALL = ("--picture", "16x12", "--scale", "2", "--flavour", "tensorrt-rtx")
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Path:
+    return convolving_bundle(tmp_path / "both.bundle", "fp32", "fp16")
+
+
+def test_a_bundle_gets_its_engine(both: Path, run: Run) -> None:
+    done = run("build-engine", both, *SMALL, "--compute-capability", "8.9")
+    assert done.exit_code == 0, done.output
+    (entry,) = EngineStore(both).entries()
+    assert entry.key.compute_capability == ("8.9",)
+    assert entry.name in done.stdout
+    assert "100.0% in the file, 100.0% in the engine" in done.stdout
+    assert "input      geometry int64 10" in done.stdout
+    assert (both.parent / "both.bundle.build.log").exists()
+
+
+def test_the_same_again_is_kept(both: Path, run: Run) -> None:
+    first = json.loads(run("build-engine", both, *SMALL, "--json").stdout)
+    second = json.loads(run("build-engine", both, *SMALL, "--json").stdout)
+    assert (first["reused"], second["reused"]) == (False, True)
+    assert first["sha256"] == second["sha256"]
+    assert "is there with the same key" in run("build-engine", both, *SMALL).stdout
+
+
+def test_a_dry_run_says_what_would_be_built_and_builds_nothing(both: Path, run: Run) -> None:
+    before = sorted(both.parent.rglob("*"))
+    done = run("build-engine", both, *SMALL, "--dry-run", "--json")
+    seen = json.loads(done.stdout)
+    assert sorted(both.parent.rglob("*")) == before
+    assert seen["there"] is False
+    assert seen["profiles"][0]["input"]["max"] == [1, 3, 12, 16]
+    assert seen["estimated_bytes"][0] > 0
+    run("build-engine", both, *SMALL)
+    again = json.loads(run("build-engine", both, *SMALL, "--dry-run", "--json").stdout)
+    assert again == {**seen, "there": True}
+
+
+def test_a_dry_run_is_text_for_people(both: Path, run: Run) -> None:
+    lines = run("build-engine", both, *SMALL, "--dry-run").stdout.splitlines()
+    assert lines[0].startswith("library    tensorrt_rtx 1.7")
+    assert lines[1] == "target     compute capability 8.0 and above"
+    assert lines[3] == "  input    1x3x12x16 … 1x3x12x16 … 1x3x12x16"
+    assert lines[4] == "  window   24x32 … 24x32 … 24x32"
+    assert lines[-1].endswith("would be built")
+
+
+def test_another_bundle_gets_the_engine(both: Path, run: Run) -> None:
+    other = both.parent / "other.bundle"
+    arguments = ("build-engine", both, *SMALL, "-o", other)
+    assert run(*arguments).exit_code == 0
+    assert run(*arguments, "--compute-capability", "8.9").exit_code == 0
+    assert EngineStore(both).entries() == []
+    assert len(EngineStore(other).entries()) == 2
+    Bundle.open(other).check_files()
+
+
+def test_a_bundle_of_another_model_is_not_touched(both: Path, run: Run) -> None:
+    other = small_manifest(model={"model_sha256": "another"})
+    files = {"model.fp32.onnx": b"another"}
+    place = write_bundle(both.parent / "other.bundle", other, files).path
+    done = run("build-engine", both, *SMALL, "-o", place)
+    assert done.exit_code == 1
+    assert "holds another model; replace it with --force" in done.stderr
+    assert not (place / "engines").exists()
+    assert run("build-engine", both, *SMALL, "-o", place, "--force").exit_code == 0
+    assert len(EngineStore(place).entries()) == 1
+
+
+def test_an_interruption_leaves_nothing(
+    both: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = sorted(both.parent.rglob("*"))
+    monkeypatch.setattr(engine_module, "build_engine", interrupt)
+    done = run("build-engine", both, *SMALL)
+    assert (done.exit_code, done.stderr) == (130, "flowsr-export: interrupted\n")
+    assert sorted(both.parent.rglob("*")) == before
+
+
+REFUSED = {
+    "no place": (SMALL, 2, "with -o"),
+    "prior alone": ((*SMALL, "--prior", "x"), 2, "--prior needs --model"),
+    "unknown GPU": (
+        ("{both}", *SMALL, "--compute-capability", "9.0"),
+        4,
+        "H100 and H200 need --flavour tensorrt",
+    ),
+    "RTX with timings": (("{both}", *SMALL, "--timing-cache", "t"), 2, "times nothing"),
+    "RTX for later versions": (("{both}", *SMALL, "--version-compatible"), 2, "lean runtime"),
+    "fixed scale of a bundle": (("{both}", *SMALL, "--fixed-scale", "2"), 2, "has its own"),
+    "eight bits of a bundle": (
+        ("{both}", *SMALL, "--io", "uint8"),
+        2,
+        "--fixed-scale and --io",
+    ),
+    "scale": (("{both}", "--picture", "8x8", "--scale", "0.5"), 2, "scale must be at least 1"),
+    "shape": (("{both}", "--opt-shapes", "input:3x8x8"), 2, "input takes 4 numbers"),
+    "budget": (("{both}", *SMALL, "--memory-budget", "100"), 6, "memory budget must be"),
+    "no bundle": (("nothing", *SMALL), 5, "bundle nothing does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_request_is_one_line_and_leaves_nothing(
+    case: str, both: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, code, line = REFUSED[case]
+    monkeypatch.chdir(both.parent)
+    before = sorted(both.parent.rglob("*"))
+    done = run("build-engine", *(each.format(both=both) for each in arguments))
+    assert done.exit_code == code, done.stderr
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(both.parent.rglob("*")) == before
+
+
+def test_engines_are_listed(both: Path, run: Run) -> None:
+    assert run("engines", "list", both).stdout == "no engine\n"
+    run("build-engine", both, *SMALL)
+    text = run("engines", "list", both).stdout
+    assert text.startswith("ok      engines/tensorrt_rtx-portable-fp16-1x3x12x16-")
+    assert "fp16, compute capability 8.0 and above, 1 profile" in text
+    (row,) = json.loads(run("engines", "list", both, "--json").stdout)
+    assert row["state"] == "ok"
+    assert row["facts"]["precision"]["engine"] == {"fp16": 1.0}
+
+
+def test_a_damaged_engine_ends_with_5_and_is_pruned(both: Path, run: Run) -> None:
+    run("build-engine", both, *SMALL)
+    plan = next(both.glob("engines/*.engine"))
+    plan.write_bytes(b"damaged")
+    done = run("engines", "list", both)
+    assert done.exit_code == 5
+    assert "DAMAGED" in done.stdout
+    assert "would remove 2 files" in run("engines", "prune", both, "--dry-run").stdout
+    removed = json.loads(run("engines", "prune", both, "--json").stdout)
+    assert {row["reason"] for row in removed["removed"]} == {"damaged"}
+    assert run("engines", "list", both).stdout == "no engine\n"
+
+
+def test_inspect_explains_a_miss_field_by_field(both: Path, run: Run) -> None:
+    run("build-engine", both, *SMALL, "--compute-capability", "8.9")
+    looking = ("inspect", both, "--engine", "--flavour", "tensorrt-rtx", "--compute-capability")
+    loads = run(*looking, "8.9")
+    assert loads.exit_code == 0
+    assert loads.stdout.startswith("loads      engines/tensorrt_rtx-sm89-fp16")
+    misses = run(*looking, "12.0")
+    assert misses.exit_code == 5
+    assert "  compute_capability  is 8.9, wanted 12.0" in misses.stdout
+    assert "build one with flowsr-export build-engine" in misses.stderr
+    found = json.loads(run(*looking, "12.0", "--json").stdout)
+    assert [each["field"] for each in found["differences"]] == ["compute_capability"]

@@ -1,0 +1,211 @@
+"""`evaluate` on the command line."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import Result
+from PIL import Image
+
+from flowsr_export.commands.evaluate import METRICS, parse_scales
+from flowsr_export.evaluation.metric_set import DEFAULT_METRICS
+from flowsr_export.evaluation.metrics import METRICS as KNOWN
+from tests.flowsr_export.evaluation.evaluations import folder_of, lpips_weights, noisy_bundle
+
+Run = Callable[..., Result]
+PSNR = ("--metric", "psnr-y")
+
+
+@pytest.fixture
+def hr(tmp_path: Path) -> Path:
+    return folder_of(tmp_path / "Tiny", "a", "b")
+
+
+def assert_refused(done: Result, exit_code: int, words: str) -> None:
+    """Check for one line on stderr, nothing on stdout, and the exit code."""
+    assert (done.exit_code, done.stdout) == (exit_code, "")
+    assert done.stderr.startswith("flowsr-export: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+def test_a_table_is_printed(bundle: Path, hr: Path, run: Run) -> None:
+    done = run("evaluate", bundle, "--hr", hr, "--scale", "2,2.7", *PSNR)
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = [line.split(" | ")[:4] for line in done.stdout.splitlines() if "Tiny |" in line]
+    assert lines == [
+        ["| Tiny", "×2", "bicubic", "2"],
+        ["| Tiny", "×2", "flowsr-lp", "2"],
+        ["| Tiny", "×2.7", "bicubic", "2"],
+        ["| Tiny", "×2.7", "flowsr-lp", "2"],
+    ]
+
+
+def test_every_figure_is_computed_and_written(
+    bundle: Path, hr: Path, tmp_path: Path, run: Run
+) -> None:
+    alexnet, linear = lpips_weights(tmp_path)
+    weights = ("--alexnet", alexnet, "--lpips-weights", linear)
+    done = run("evaluate", bundle, "--hr", hr, "--scale", "2", *weights, "-o", tmp_path / "out")
+    assert done.exit_code == 0
+    lines = list(csv.DictReader((tmp_path / "out.csv").read_text("utf-8").splitlines()))
+    assert len(lines) == 4
+    assert list(lines[0])[-6:] == list(DEFAULT_METRICS)
+    assert all(float(line[name]) > 0 for line in lines for name in DEFAULT_METRICS)
+    assert (tmp_path / "out.md").read_text("utf-8") in done.stdout
+    with Image.open(tmp_path / "out.png") as sheet:
+        assert sheet.height > 1000  # two pictures
+
+
+def test_json_is_one_object(bundle: Path, hr: Path, run: Run) -> None:
+    done = run(
+        *("evaluate", bundle, "--hr", hr, "--scale", "2", *PSNR),
+        *("--baseline", "none", "--threads", "1", "--json"),
+    )
+    found = json.loads(done.stdout)
+    assert found["files"] == []
+    assert [row["method"] for row in found["rows"]] == ["flowsr-lp", "flowsr-lp"]
+    assert found["settings"]["scales"] == ["2"]
+    assert found["libraries"]["onnxruntime"]
+
+
+def test_partners_are_taken_where_they_are_given(
+    bundle: Path, hr: Path, tmp_path: Path, run: Run
+) -> None:
+    lr = folder_of(tmp_path / "low", "a_LR", "b_LR", height=32, width=36)
+    given = run("evaluate", bundle, "--hr", hr, "--lr", lr, "--scale", "2", *PSNR, "--json")
+    own = run("evaluate", bundle, "--hr", hr, "--scale", "2", *PSNR, "--json")
+    figures = [json.loads(done.stdout)["means"][0]["figures"] for done in (given, own)]
+    assert figures[0]["psnr-y"] < figures[1]["psnr-y"]  # of other pictures
+
+
+def test_a_bundle_of_one_scale_needs_none(fourfold: Path, hr: Path, run: Run) -> None:
+    done = run("evaluate", fourfold, "--hr", hr, *PSNR, "--json")
+    assert {row["scale"] for row in json.loads(done.stdout)["rows"]} == {"4"}
+
+
+def test_samples_have_diversity(tmp_path: Path, hr: Path, run: Run) -> None:
+    noisy = noisy_bundle(tmp_path / "noisy")
+    noise = ("--temperature", "0.1", "--samples", "2", "--seed", "3")
+    done = run(
+        *("evaluate", noisy, "--hr", hr, "--scale", "2", *noise, *PSNR),
+        *("--metric", "diversity", "--json"),
+    )
+    means = {mean["method"]: mean["figures"] for mean in json.loads(done.stdout)["means"]}
+    assert means["bicubic"]["diversity"] == 0
+    assert means["flowsr-lp"]["diversity"] > 10
+
+
+def test_pytorch_is_a_backend(tmp_path: Path, run: Run) -> None:
+    hr = folder_of(tmp_path / "One", "a", height=24, width=24)
+    same = ("--hr", hr, "--scale", "2", *PSNR, "--baseline", "none", "--json")
+    in_torch, in_runtime = (
+        json.loads(run("evaluate", *backend, *same).stdout)["means"][0]["figures"]["psnr-y"]
+        for backend in (("--backend", "torch"), ())
+    )
+    assert in_torch == pytest.approx(in_runtime, abs=0.01)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "onnx", "safetensors"))
+from flowsr_export.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_psnr_and_ssim_need_no_pytorch(bundle: Path, hr: Path) -> None:
+    words = ["evaluate", str(bundle), "--hr", str(hr), "--scale", "2", *PSNR]
+    words += ["--metric", "ssim", "--threads", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "| Tiny | ×2 | flowsr-lp | 2 |" in done.stdout
+
+
+def test_lpips_without_pytorch_says_what_to_install(bundle: Path, hr: Path) -> None:
+    words = ["evaluate", str(bundle), "--hr", str(hr), "--metric", "lpips"]
+    words += ["--alexnet", "a.pth", "--lpips-weights", "b.pth"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == (
+        "flowsr-export: torch is not installed; pip install 'flowsr-lp[export]'\n"
+    )
+
+
+def test_an_explosion_is_said(exploding: Path, hr: Path, run: Run) -> None:
+    done = run("evaluate", exploding, "--hr", hr, *PSNR)
+    assert done.exit_code == 0
+    assert done.stderr.count("exploded") == 2
+    assert done.stderr.startswith("flowsr-export: Tiny a ×4: the inverse of the flow may have")
+
+
+def test_lpips_needs_its_weights(bundle: Path, hr: Path, run: Run) -> None:
+    assert_refused(run("evaluate", bundle, "--hr", hr), 2, "lpips needs weights: give --alex")
+
+
+def test_a_figure_that_cannot_be_computed_ends_with_3(bundle: Path, hr: Path, run: Run) -> None:
+    done = run("evaluate", bundle, "--hr", hr, "--scale", "1", *PSNR)
+    assert_refused(done, 3, "Tiny a ×1, bicubic: psnr-y is inf; the two pictures are equal")
+
+
+def test_what_is_there_is_not_overwritten(
+    bundle: Path, hr: Path, tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / "out.png").write_text("mine")
+    asked = ("evaluate", bundle, "--hr", hr, "--scale", "2", *PSNR, "-o", tmp_path / "out")
+    assert_refused(run(*asked), 1, "out.png exists; replace it with force (--force)")
+    assert run(*asked, "--force").exit_code == 0
+    assert (tmp_path / "out.png").read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "words"),
+    [
+        (("--hr", "none"), 1, "folder none cannot be read"),
+        (("--lr", "none"), 1, "folder none cannot be read"),
+        (("--scale", "0.5"), 2, "scale must be at least 1, got 0.5"),
+        (("--scale", "30"), 1, "at ×30 is 60x60; for psnr-y 61 pixels a side are needed"),
+        (("--samples", "2"), 2, "samples need noise"),
+        (
+            ("--temperature", "0.5"),
+            2,
+            "this model has a learned prior and takes no temperature",
+        ),
+        (("--model", "a.pth"), 2, "--model and --prior are for --backend torch"),
+        (("--provider", "openvino"), 4, "openvino"),
+    ],
+)
+def test_a_wrong_wish_is_one_line(
+    options: tuple[str, ...], exit_code: int, words: str, bundle: Path, hr: Path, run: Run
+) -> None:
+    plain = ("--hr", hr, "--scale", "2")
+    done = run("evaluate", bundle, *plain, *PSNR, *options)
+    assert_refused(done, exit_code, words)
+
+
+def test_a_bundle_without_a_prior_needs_a_temperature(
+    tmp_path: Path, hr: Path, run: Run
+) -> None:
+    done = run("evaluate", noisy_bundle(tmp_path / "noisy"), "--hr", hr, "--scale", "2", *PSNR)
+    assert_refused(done, 2, "this model has no learned prior; give a temperature (0 gives")
+
+
+def test_scales_are_numbers_for_both_axes() -> None:
+    assert parse_scales("2,2.7, 4") == ("2", "2.7", "4")
+    with pytest.raises(click.BadParameter, match=r"'2x3' is not as in 2,2\.7,4"):
+        parse_scales("2x3")
+    with pytest.raises(click.BadParameter, match="'2,2' is not as in"):
+        parse_scales("2,2")
+
+
+def test_the_command_offers_every_figure() -> None:
+    assert tuple(KNOWN) == METRICS

@@ -1,0 +1,116 @@
+"""Bundles looked into: what they say, and what is wrong with them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from flowsr_export.commands.inspection import flatten, inspect_bundle, summary
+from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.errors import BundleError
+from tests.flowsr_export.conftest import fourfold_manifest
+
+Run = Callable[..., Result]
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def change_manifest(bundle: Path, old: str, new: str) -> None:
+    manifest = bundle / "bundle.json"
+    manifest.write_text(manifest.read_text().replace(old, new))
+
+
+def test_a_good_bundle_has_no_trouble(bundle: Path) -> None:
+    found = inspect_bundle(bundle)
+    assert found.troubles == {"model.fp32.onnx": None}
+    assert found.damaged == []
+
+
+def test_a_flipped_byte_is_seen(bundle: Path) -> None:
+    flip_a_byte(bundle / "model.fp32.onnx")
+    assert "model.fp32.onnx is damaged: sha256" in inspect_bundle(bundle).damaged[0]
+
+
+def test_a_missing_file_is_seen(bundle: Path) -> None:
+    (bundle / "model.fp32.onnx").unlink()
+    assert "cannot be read" in inspect_bundle(bundle).damaged[0]
+
+
+def test_a_newer_schema_is_refused(bundle: Path) -> None:
+    change_manifest(bundle, '"schema": 1', '"schema": 2')
+    with pytest.raises(BundleError, match="schema 2 is newer than this runtime reads"):
+        inspect_bundle(bundle)
+
+
+def test_nested_objects_become_dotted_rows() -> None:
+    rows = flatten({"a": {"b": 1.23456789, "c": [1, 2.5]}, "d": None})
+    assert rows == [("a.b", "1.23457"), ("a.c", "1, 2.5"), ("d", "None")]
+
+
+def test_the_command_prints_what_the_bundle_holds(bundle: Path, run: Run) -> None:
+    done = run("inspect", bundle)
+    assert done.exit_code == 0
+    assert "linf-lp" in done.stdout
+    assert "any from 1, per axis" in done.stdout
+    assert "2 linear layers of the flow, largest 12.2" in done.stdout
+    assert "  psnr" in done.stdout
+    assert done.stdout.splitlines()[-1].split()[:2] == ["ok", "model.fp32.onnx"]
+
+
+def test_a_model_of_one_scale_says_what_it_takes(fourfold: Path, run: Run) -> None:
+    done = run("inspect", fourfold)
+    assert "4 only; upscale --resample reaches others after it" in done.stdout
+    assert "any; padded to multiples of 2 for the graph, and cropped after it" in done.stdout
+    assert "halo 16 LR pixels, seam 0.5 steps of 255" in done.stdout
+
+
+def test_latents_and_whole_pictures_are_stated() -> None:
+    changed = fourfold_manifest()
+    changed["latents"] = [{"name": "latent0", "channels": 6, "patch": 2}]
+    changed["tiling"]["whole_only"] = True
+    changed["files"] = {}
+    rows = dict(summary(Manifest.parse(changed)))
+    assert rows["latents"] == "drawn with a temperature: latent0 6 channels of 2x2 pixels"
+    assert rows["inputs"] == "input, latent0"
+    assert rows["tiling"] == "none: whole pictures only"
+
+
+def test_the_command_prints_one_json_object(bundle: Path, run: Run) -> None:
+    found = json.loads(run("inspect", bundle, "--json").stdout)
+    assert found["manifest"]["family"] == "linf-lp"
+    assert found["files"] == {"model.fp32.onnx": "ok"}
+
+
+def test_the_command_ends_with_5_on_a_flipped_byte(bundle: Path, run: Run) -> None:
+    flip_a_byte(bundle / "model.fp32.onnx")
+    done = run("inspect", bundle)
+    assert done.exit_code == 5
+    assert done.stderr.count("\n") == 1
+    assert "DAMAGED" in done.stdout
+
+
+def test_the_command_ends_with_5_on_a_newer_schema(bundle: Path, run: Run) -> None:
+    change_manifest(bundle, '"schema": 1', '"schema": 2')
+    done = run("inspect", bundle)
+    assert done.exit_code == 5
+    assert done.stderr == (
+        "flowsr-export: bundle schema 2 is newer than this runtime reads (1); "
+        "upgrade flowsr-lp\n"
+    )
+
+
+def test_inspecting_needs_no_inference_library(bundle: Path) -> None:
+    program = "import sys; from flowsr_export.cli import main; main(standalone_mode=False)"
+    program += "; print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    command = [sys.executable, "-c", program, "inspect", str(bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    heavy = {"torch", "onnx", "onnxruntime", "tensorrt"}
+    assert set(done.stderr.split()) & heavy == set()

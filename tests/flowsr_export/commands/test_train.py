@@ -1,0 +1,210 @@
+"""The train commands, end to end on a tiny network, and what they refuse."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from safetensors.torch import load_file
+
+from flowsr_lp import linf_from_spec, load_checkpoint
+from flowsr_lp.training.crops import Crops, load_pictures
+from flowsr_lp.training.linf import FlowLoss, Settings, train
+from tests import stand_in
+from tests.flowsr_export.commands.trainings import LOOP, PRIOR, STILL, assert_refused
+
+Run = Callable[..., Result]
+
+FLOW = (
+    *("--n-resblocks", "1", "--n-feats", "8", "--hidden-dim", "8"),
+    *("--flow-layers", "2", "--num-layer", "1", "--pixel-weight", "2"),
+)
+
+
+@pytest.fixture
+def flow(run: Run, pictures: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Train a tiny flow into the folder `flow`; later options win."""
+
+    def train_flow(*options: object) -> Result:
+        fixed = ("--pictures", pictures, "-o", tmp_path / "flow")
+        return run("train", "flow", *fixed, *FLOW, *LOOP, *options)
+
+    return train_flow
+
+
+@pytest.fixture
+def prior(run: Run, pictures: Path, vgg: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Train a tiny prior into the folder `prior`; later options win."""
+
+    def train_prior(*options: object) -> Result:
+        model = tmp_path / "flow" / "model.safetensors"
+        fixed = ("--model", model, "--vgg", vgg, "--pictures", pictures)
+        folder = ("-o", tmp_path / "prior")
+        return run("train", "prior", *fixed, *folder, *PRIOR, *LOOP, *options)
+
+    return train_prior
+
+
+def test_a_flow_and_its_prior_make_a_model(flow: Run, prior: Run, tmp_path: Path) -> None:
+    first, second = flow(), prior()
+    model, latent = tmp_path / "flow/model.safetensors", tmp_path / "prior/prior.safetensors"
+    assert first.stdout == f"{model}  {model.stat().st_size / 1e6:.2f} MB  4 steps\n"
+    assert second.stdout == f"{latent}  {latent.stat().st_size / 1e6:.2f} MB  4 steps\n"
+    network = load_checkpoint(model, latent).network
+    with torch.inference_mode():
+        assert network(stand_in.tensor(8, 9), (20, 30)).output.isfinite().all()
+
+
+def test_the_command_trains_as_the_library_does(
+    flow: Run, pictures: Path, tmp_path: Path
+) -> None:
+    flow()
+    encoder = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 8}}
+    sizes = {"flow_layers": 2, "num_layer": 1, "hidden_dim": 8, "patch_size": 3}
+    torch.manual_seed(3)
+    linf = linf_from_spec({"name": "linf-patch", "args": {"encoder_spec": encoder, **sizes}})
+    crops = Crops(load_pictures(pictures, 16), 2, 8, (1.0, 2.0), seed=3)
+    settings = Settings(4, 1e-3, 0.999, 2, 3)
+    folder = tmp_path / "library"
+    wanted = train(FlowLoss(linf, 2.0), crops, settings, folder, lambda *_: None)
+    got = load_file(tmp_path / "flow" / "model.safetensors")
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+def test_the_same_command_goes_on_with_a_run(flow: Run, tmp_path: Path) -> None:
+    flow()
+    whole = (tmp_path / "flow" / "model.safetensors").read_bytes()
+    (tmp_path / "flow" / "model.safetensors").unlink()
+    again = flow()
+    assert again.stderr == "resumed at step 4 of 4\n"
+    assert (tmp_path / "flow" / "model.safetensors").read_bytes() == whole
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_weights(
+    flow: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow("-o", tmp_path / "whole")
+    batch_at = Crops.batch_at
+
+    def interrupted(self: Crops, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        monkeypatch.undo()
+        monkeypatch.setattr(Crops, "batch_at", later)
+        return batch_at(self, step)
+
+    def later(self: Crops, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        assert step < 3, "interrupted before"
+        return batch_at(self, step)
+
+    monkeypatch.setattr(Crops, "batch_at", interrupted)
+    assert flow().exit_code == 1
+    monkeypatch.undo()
+    assert flow().stderr == "resumed at step 2 of 4\n"
+    files = [tmp_path / run / "model.safetensors" for run in ("whole", "flow")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_pixel_flow_and_an_edsr_prior_are_trained(
+    flow: Run, prior: Run, run: Run, pictures: Path, vgg: Path, tmp_path: Path
+) -> None:
+    flow("--patch-size", "1")
+    model, latent = tmp_path / "flow/model.safetensors", tmp_path / "edsr/prior.safetensors"
+    kind = ("--prior", "edsr-baseline-latent", "--n-resblocks", "1", "--dim", "4")
+    files = ("--model", model, "--vgg", vgg, "--pictures", pictures, "-o", latent.parent)
+    run("train", "prior", *files, *kind, "--vgg-layer", "conv1_2", *LOOP)
+    config = load_checkpoint(model, latent).config
+    assert config["model"]["name"] == "linf"
+    assert config["prior"]["args"] == {"in_chans": 3, "n_resblocks": 1, "dim": 4}
+
+
+@pytest.mark.parametrize("option", [("--steps", "6"), ("--batch", "1"), ("--n-feats", "9")])
+def test_another_run_in_the_folder_is_not_touched(
+    flow: Run, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    flow()
+    before = (tmp_path / "flow" / "last.pt").read_bytes()
+    assert_refused(flow(*option), 1, "last.pt belongs to a run with other")
+    assert (tmp_path / "flow" / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "exit_code", "words"),
+    [
+        (("--scales", "4"), 2, "'4' is not as in 1,4"),
+        (("--scales", "3,2"), 2, "scales must be a range from 1 up, got 3,2"),
+        (("--scales", "nan,2"), 2, "scales must be a range from 1 up, got nan,2"),
+        (("--scales", "1,4"), 1, "no picture of at least 32 pixels a side in"),
+        (("--pictures", "nowhere"), 1, "folder of pictures does not exist: nowhere"),
+        (("--batch", "0"), 2, "0 is not in the range x>=1"),
+        (("--learning-rate", "0"), 2, "0.0 is not in the range x>0"),
+        (("--learning-rate", "nan"), 2, "learning_rate must be above 0 and finite, got nan"),
+        (("--ema-decay", "1"), 2, "1.0 is not in the range 0<=x<1"),
+        (("--pixel-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+        (("--hidden-dim", "7"), 2, "--hidden-dim must be even, got 7"),
+        (("--encoder", "rdn"), 2, "--n-resblocks and --n-feats are for EDSR, not rdn"),
+        (("--encoder", "swinir"), 2, "'swinir' is not one of"),
+    ],
+)
+def test_a_flow_that_makes_no_sense_is_refused(
+    flow: Run, option: tuple[str, str], exit_code: int, words: str
+) -> None:
+    assert_refused(flow(*option), exit_code, words)
+
+
+@pytest.mark.parametrize(
+    ("option", "exit_code", "words"),
+    [
+        (("--model", "none.pth"), 1, "cannot read model none.pth: No such file or directory"),
+        (("--vgg", "none.st"), 1, "cannot read weights none.st"),
+        (("--vgg-layer", "conv9_9"), 2, "vgg layers must be among conv1_1, "),
+        (("--vgg-layer", "conv5_1", "--lr-size", "8"), 1, "lack conv2_2.weight"),
+        (("--lr-size", "1", "--batch", "1"), 2, "batch must be at least 2 for crops this sma"),
+        (("--lr-size", "1"), 2, "crops must be at least 2 pixels a side for conv2_1, got 1"),
+        (("--dim", "5"), 2, "--dim must be even, got 5"),
+        (("--prior", "edsr-baseline-latent"), 2, "--depth is for unet, not edsr-baseline-la"),
+        (("--n-resblocks", "2"), 2, "--n-resblocks is for edsr-baseline-latent, not unet"),
+        (("--perceptual-weight", "0"), 2, "one of the weights must be above 0"),
+        (("--latent-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+        (("--latent-weight", "-1"), 2, "-1.0 is not in the range x>=0"),
+    ],
+)
+def test_a_prior_that_makes_no_sense_is_refused(
+    flow: Run, prior: Run, option: tuple[str, ...], exit_code: int, words: str
+) -> None:
+    flow("--steps", "1")
+    assert_refused(prior(*option), exit_code, words)
+
+
+def test_a_folder_that_cannot_be_made_is_named(flow: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = flow("-o", tmp_path / "file" / "run")
+    assert_refused(done, 1, f"cannot make folder {tmp_path / 'file' / 'run'}: Not a directory")
+
+
+def test_a_missing_gpu_is_not_replaced_by_the_cpu(
+    flow: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert_refused(flow("--device", "cuda"), 4, "PyTorch finds no CUDA device; use --device c")
+
+
+def test_a_run_can_begin_with_weights_it_is_given(
+    flow: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert flow("--seed", 7).exit_code == 0
+    first = load_file(tmp_path / "flow" / "model.safetensors")
+    again = tmp_path / "again"
+    done = flow("--start", tmp_path / "flow" / "model.safetensors", "-o", again, *STILL)
+    assert done.exit_code == 0, done.output
+    second = load_file(again / "model.safetensors")
+    assert all(torch.allclose(first[name], second[name], atol=1e-9) for name in first)
+
+
+def test_weights_of_another_architecture_are_no_start(
+    flow: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert flow().exit_code == 0
+    start = tmp_path / "flow" / "model.safetensors"
+    done = flow("--start", start, "-o", tmp_path / "other", "--hidden-dim", "16")
+    assert done.exit_code == 2
+    assert "is of another architecture" in done.stderr

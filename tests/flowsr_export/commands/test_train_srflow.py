@@ -1,0 +1,170 @@
+"""The train commands for SRFlow, end to end on a tiny network, and what they refuse."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from safetensors.torch import load_file
+
+from flowsr_lp import load_checkpoint, save_weights, srflow_from_spec
+from flowsr_lp.training.crops import Crops, load_pictures
+from flowsr_lp.training.linf import Settings, train
+from flowsr_lp.training.srflow import SrflowFlowLoss, fit_norms
+from tests import stand_in
+from tests.flowsr_export.commands.trainings import LOOP, PRIOR, STILL, assert_refused
+from tests.flowsr_export.networks import small, small_model
+
+Run = Callable[..., Result]
+
+SRFLOW = (
+    *("--system", "srflow", "--nb", "1", "--blocks", "0", "--nf", "4", "--gc", "2"),
+    *("--steps-per-level", "1", "--coupling-width", "4", "--pixel-weight", "2"),
+)
+SRFLOW_LOOP = (*LOOP[:4], *("--batch", "2", "--lr-size", "4"), *LOOP[10:])
+
+
+@pytest.fixture
+def srflow(run: Run, pictures: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Train a tiny SRFlow into the folder `flow`; later options win."""
+
+    def train_srflow(*options: object) -> Result:
+        fixed = ("--pictures", pictures, "-o", tmp_path / "flow")
+        return run("train", "flow", *fixed, *SRFLOW, *SRFLOW_LOOP, *options)
+
+    return train_srflow
+
+
+@pytest.fixture
+def srflow_prior(run: Run, pictures: Path, vgg: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Train a tiny prior of the SRFlow into the folder `prior`; later options win."""
+
+    def train_prior(*options: object) -> Result:
+        model = tmp_path / "flow" / "model.safetensors"
+        fixed = ("--model", model, "--vgg", vgg, "--pictures", pictures)
+        folder = ("-o", tmp_path / "prior")
+        return run("train", "prior", *fixed, *folder, *PRIOR, *SRFLOW_LOOP, *options)
+
+    return train_prior
+
+
+def test_an_srflow_and_its_prior_make_a_model(
+    srflow: Run, srflow_prior: Run, tmp_path: Path
+) -> None:
+    first, second = srflow(), srflow_prior("--latent-weight", "0.1")
+    model, latent = tmp_path / "flow/model.safetensors", tmp_path / "prior/prior.safetensors"
+    assert first.stdout == f"{model}  {model.stat().st_size / 1e6:.2f} MB  4 steps\n"
+    assert second.stdout == f"{latent}  {latent.stat().st_size / 1e6:.2f} MB  4 steps\n"
+    checkpoint = load_checkpoint(model, latent)
+    assert checkpoint.family == "srflow-lp"
+    assert checkpoint.config["prior"]["args"] == {"in_chans": [6, 96], "depth": 1, "dim": 4}
+    with torch.inference_mode():
+        output = checkpoint.network(stand_in.tensor(5, 6)).output
+    assert output.shape == (1, 3, 20, 24)
+    assert output.isfinite().all()
+
+
+def test_an_srflow_of_eight_times_is_trained(
+    srflow: Run, srflow_prior: Run, tmp_path: Path
+) -> None:
+    size = ("--lr-size", "2", "--steps", "1")
+    srflow("--scale", "8", *size)
+    srflow_prior(*size)
+    model, latent = tmp_path / "flow/model.safetensors", tmp_path / "prior/prior.safetensors"
+    config = load_checkpoint(model, latent).config
+    assert config["model"]["args"]["scale"] == 8
+    assert config["prior"]["args"]["in_chans"] == [6, 12, 192]
+
+
+def test_the_norms_of_an_srflow_start_from_the_first_batch(
+    srflow: Run, pictures: Path, tmp_path: Path
+) -> None:
+    srflow()
+    sizes = {"scale": 4, "nb": 1, "K": 1, "L": 3, "blocks": [0], "nf": 4, "gc": 2, "hidden": 4}
+    torch.manual_seed(3)
+    network = srflow_from_spec({"name": "srflow", "args": sizes})
+    crops = Crops(load_pictures(pictures, 16), 2, 4, (4.0, 4.0), seed=3)
+    fit_norms(network, *crops.batch_at(0))
+    folder, settings = tmp_path / "library", Settings(4, 1e-3, 0.999, 2, 3)
+    wanted = train(SrflowFlowLoss(network, 2.0), crops, settings, folder, lambda *_: None)
+    got = load_file(tmp_path / "flow" / "model.safetensors")
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+def test_a_run_of_srflow_goes_on(srflow: Run, tmp_path: Path) -> None:
+    srflow()
+    whole = (tmp_path / "flow" / "model.safetensors").read_bytes()
+    (tmp_path / "flow" / "model.safetensors").unlink()
+    assert srflow().stderr == "resumed at step 4 of 4\n"
+    assert (tmp_path / "flow" / "model.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("option", "exit_code", "words"),
+    [
+        (("--encoder", "edsr"), 2, "--encoder is for linf, not srflow"),
+        (("--hidden-dim", "8"), 2, "--hidden-dim is for linf, not srflow"),
+        (("--system", "linf"), 2, "--blocks is for srflow, not linf"),
+        (("--scale", "3"), 2, "'3' is not one of '4', '8'"),
+        (("--scales", "1,4"), 2, "enlarges 4 times only, got scales 1,4; leave them out"),
+        (("--lr-size", "3"), 2, "lr_size must be even for SRFlow, got 3"),
+        (("--lr-size", "8"), 1, "no picture of at least 32 pixels a side in"),
+        (("--blocks", "1"), 2, "--blocks must be from 0 to 0, got 1"),
+        (("--blocks", "a"), 2, "'a' is not as in 1,8,15,22"),
+        (("--pixel-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+    ],
+)
+def test_an_srflow_that_makes_no_sense_is_refused(
+    srflow: Run, option: tuple[str, str], exit_code: int, words: str
+) -> None:
+    assert_refused(srflow(*option), exit_code, words)
+
+
+def test_the_blocks_of_a_trunk_that_was_not_released_are_asked_for(
+    run: Run, pictures: Path, tmp_path: Path
+) -> None:
+    files = ("--pictures", pictures, "-o", tmp_path / "flow")
+    done = run("train", "flow", *files, "--system", "srflow", "--nb", "5")
+    assert_refused(done, 2, "--blocks must say which of 5 blocks the flow reads")
+
+
+@pytest.mark.parametrize(
+    ("option", "exit_code", "words"),
+    [
+        (("--scales", "1,4"), 2, "enlarges 4 times only, got scales 1,4; leave them out"),
+        (("--lr-size", "1"), 2, "lr_size must be even for SRFlow, got 1"),
+        (("--batch", "1"), 2, "batch must be at least 2 for crops this small, got 1"),
+        (("--blocks", "1"), 1, "states that blocks 0 are stacked, got 1"),
+        (("--latent-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+    ],
+)
+def test_a_prior_of_an_srflow_that_makes_no_sense_is_refused(
+    srflow: Run, srflow_prior: Run, option: tuple[str, str], exit_code: int, words: str
+) -> None:
+    srflow("--steps", "1")
+    assert_refused(srflow_prior(*option), exit_code, words)
+
+
+def test_the_prior_of_an_srflow_is_a_unet(
+    srflow: Run, run: Run, pictures: Path, vgg: Path, tmp_path: Path
+) -> None:
+    srflow("--steps", "1")
+    files = ("--model", tmp_path / "flow/model.safetensors", "--vgg", vgg, "-o", tmp_path / "p")
+    kind = ("--prior", "edsr-baseline-latent", "--vgg-layer", "conv1_1", "--pictures", pictures)
+    done = run("train", "prior", *files, *kind, *SRFLOW_LOOP)
+    assert_refused(done, 2, "of an SRFlow model must be unet, got edsr-baseline-latent")
+
+
+def test_an_srflow_can_begin_with_weights_it_is_given(srflow: Run, tmp_path: Path) -> None:
+    srflow("--seed", 7)
+    start, again = tmp_path / "flow" / "model.safetensors", tmp_path / "again"
+    srflow("--start", start, "-o", again, *STILL)
+    first, second = load_file(start), load_file(again / "model.safetensors")
+    assert all(torch.allclose(first[name], second[name], atol=1e-9) for name in first)
+
+
+def test_weights_of_the_other_system_are_no_start(srflow: Run, tmp_path: Path) -> None:
+    start = tmp_path / "linf.safetensors"
+    save_weights(start, "model", small_model(), small().linf.state_dict())
+    assert_refused(srflow("--start", start), 1, "is not an SRFlow model: blocks are not for it")

@@ -1,0 +1,227 @@
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from click.testing import Result
+
+from flowsr_export.certificate.cases import Trial
+from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.linf import LinfDeployment
+from flowsr_export.inputs.cases import Case
+from flowsr_export.parity import verify as library
+from flowsr_export.parity.verify import ROUND_TRIP_BAR
+from flowsr_lp import save_weights
+from flowsr_runtime import Bundle, embedded_bundle, write_bundle
+from flowsr_runtime.backends.onnxruntime_session import present_providers
+from tests.flowsr_export.certificate.certificates import altered, one_percent
+from tests.flowsr_export.conftest import Exported
+from tests.flowsr_export.networks import small, small_model
+
+Run = Callable[..., Result]
+
+
+def checkpoints(exported: Exported) -> tuple[Any, ...]:
+    return "--model", exported.model, "--prior", exported.prior
+
+
+def test_verify_reports_every_case(exported: Exported, run: Run) -> None:
+    done = run("verify", exported.bundle, *checkpoints(exported), "--threads", 1, "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["not_started"] == {}
+    cases = report["runs"]["onnxruntime cpu"]
+    assert len(cases) == 40
+    assert max(case["max_abs"] for case in cases) <= 1e-4
+    assert report["round_trip"] <= ROUND_TRIP_BAR
+
+
+def changed(
+    exported: Exported, target: Path, change: Callable[[onnx.ModelProto], None]
+) -> Path:
+    """Write a bundle with another graph and right hashes."""
+    model = onnx.load(exported.bundle / "model.fp32.onnx")
+    change(model)
+    raw = Bundle.open(exported.bundle).manifest.raw
+    name = "model.fp32.onnx"
+    manifest = {**raw, "files": {name: raw["files"][name]}}
+    return write_bundle(target, manifest, {name: model.SerializeToString()}).path
+
+
+def first_weight_off(model: onnx.ModelProto) -> None:
+    one_percent(model, next(t.name for t in model.graph.initializer if len(t.dims) == 4))
+
+
+def test_verify_catches_a_weight_that_is_one_percent_off(
+    exported: Exported, run: Run, tmp_path: Path
+) -> None:
+    bundle = changed(exported, tmp_path / "off.bundle", first_weight_off)
+    done = run("verify", bundle, *checkpoints(exported), "--threads", 1)
+    assert done.exit_code == 3
+    assert len(done.stderr.splitlines()) == 1
+    assert "differs from PyTorch at" in done.stderr
+
+
+def test_verify_refuses_a_bundle_of_other_checkpoints(exported: Exported, run: Run) -> None:
+    done = run("verify", exported.bundle, "--model", exported.model)
+    assert done.exit_code == 2
+    assert "was not made of" in done.stderr
+
+
+def test_verify_refuses_a_bundle_that_does_not_say_what_it_was_made_of(
+    bundle: Path, run: Run, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.safetensors"
+    save_weights(model, "model", small_model(), small().linf.state_dict())
+    done = run("verify", bundle, "--model", model)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"flowsr-export: bundle {bundle} was not made of {model}; give its checkpoints with "
+        "--model and --prior\n"
+    )
+
+
+def test_verify_refuses_a_flipped_byte(exported: Exported, run: Run, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(exported.bundle, tmp_path / "copy.bundle"))
+    data = bytearray((bundle / "model.fp32.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / "model.fp32.onnx").write_bytes(data)
+    done = run("verify", bundle, *checkpoints(exported))
+    assert done.exit_code == 5
+    assert "model.fp32.onnx" in done.stderr
+
+
+def test_verify_refuses_a_provider_that_is_not_there(exported: Exported, run: Run) -> None:
+    done = run("verify", exported.bundle, *checkpoints(exported), "--provider", "cuda")
+    assert done.exit_code == 4
+    assert "pip install" in done.stderr
+
+
+def test_a_flow_that_does_not_come_back_is_refused(
+    exported: Exported, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinfDeployment, "round_trip", lambda _: float("nan"))
+    done = run("verify", exported.bundle, *checkpoints(exported))
+    assert done.exit_code == 3
+    assert r"inverse(forward(x)) must be x" in done.stderr
+
+
+def test_the_round_trip_of_a_sound_flow_is_float_rounding() -> None:
+    assert deployment_of(small()).round_trip() < 1e-5
+
+
+def test_a_provider_that_does_not_start_is_named_and_the_others_compared(
+    exported: Exported, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "present_providers", lambda: ["cpu", "cuda"])
+    done = run("verify", exported.bundle, *checkpoints(exported), "--threads", 1)
+    assert done.exit_code == 0, done.output
+    assert "onnxruntime cpu" in done.stdout
+    assert "not compared, cuda: provider cuda is not in the installed" in done.stdout
+
+
+def test_the_cpu_provider_is_present() -> None:
+    assert "cpu" in present_providers()
+
+
+@pytest.fixture
+def single(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate of one small picture."""
+    trial = Trial("photographs", Case((5, 6), (10, 12)), "2")
+    compared = Trial("photographs", Case((23, 37), (46, 74)), "2")
+    monkeypatch.setattr(
+        "flowsr_export.certificate.certify.planned",
+        lambda manifest, *, quick: [trial, compared],
+    )
+
+
+@pytest.mark.usefixtures("single")
+def test_a_certificate_is_written_and_summed_up(run: Run, tmp_path: Path) -> None:
+    done = run("verify", "-o", tmp_path / "made", "--threads", 1)
+    assert done.exit_code == 0, done.output
+    assert "4 of 4 comparisons within their bars" in done.stdout
+    assert "not compared, half precision on a GPU" in done.stdout
+    content = json.loads((tmp_path / "made" / "certificate.json").read_text())
+    assert content["passed"]
+    assert (tmp_path / "made" / "certificate.html").stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("single")
+def test_a_certificate_that_fails_is_written_too(run: Run, tmp_path: Path) -> None:
+    bundle = altered(tmp_path / "off.bundle", one_percent).path
+    arguments = ("--precision", "fp32", "--threads", 1, "--json")
+    done = run("verify", bundle, "-o", tmp_path, *arguments)
+    assert done.exit_code == 3
+    assert len(done.stderr.splitlines()) == 1
+    assert "the certificate failed, see " in done.stderr
+    assert "max error must be at most 0.0001" in done.stderr
+    content = json.loads(done.stdout)
+    assert content["complete"]
+    assert not content["passed"]
+    assert [Path(path).exists() for path in content["files"]] == [True, True]
+
+
+def test_a_certificate_is_not_overwritten_unasked(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "certificate.json").write_text("old")
+    done = run("verify", "-o", tmp_path)
+    assert done.exit_code == 1
+    assert "certificate.json exists; --force overwrites it" in done.stderr
+
+
+def test_a_certificate_of_a_precision_that_is_not_there_is_refused(
+    run: Run, tmp_path: Path
+) -> None:
+    done = run("verify", "-o", tmp_path, "--precision", "fp16")
+    assert done.exit_code == 5
+    assert "holds no fp16 model" in done.stderr
+
+
+def test_a_certificate_without_polygraphy_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("polygraphy", "polygraphy.comparator"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for arguments in (("-o", tmp_path / "made"), ("--bisect", "fp32")):
+        done = run("verify", *arguments)
+        assert done.exit_code == 4
+        assert "polygraphy is not installed; pip install 'flowsr-lp[export]'" in done.stderr
+    assert not (tmp_path / "made").exists()
+
+
+def test_bisect_says_that_a_graph_is_itself(run: Run) -> None:
+    done = run("verify", "--bisect", "fp32")
+    assert done.exit_code == 0, done.output
+    assert "no node leaves the tolerance of 0.0001" in done.stdout
+
+
+def test_bisect_names_the_first_node_of_two_files(run: Run, tmp_path: Path) -> None:
+    other = altered(tmp_path / "off.bundle", one_percent).path / "model.fp32.onnx"
+    first = embedded_bundle() / "model.fp32.onnx"
+    done = run("verify", first, "--bisect", other, "--json")
+    assert done.exit_code == 3
+    assert "(Conv, encoder): its output" in done.stderr
+    assert "the tolerance is 0.0001" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["first"]["kind"] == "Conv"
+    assert found["graphs"] == [str(first), str(other)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--tolerance", 0.1), "--tolerance needs --bisect"),
+        (("--quick",), "--quick needs --certificate"),
+        (("--bisect", "fp32", "-o", "x"), "--bisect does not go with --certificate"),
+        (("--bisect", "fp99"), "--bisect must be a precision"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    run: Run, arguments: tuple[Any, ...], words: str
+) -> None:
+    done = run("verify", *arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr

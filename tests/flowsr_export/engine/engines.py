@@ -1,0 +1,75 @@
+"""A bundle whose graph is one convolution and a resize, and libraries to build it with."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from flowsr_export.engine.library import Library
+from flowsr_runtime import write_bundle
+from flowsr_runtime.cuda.device import Device
+from tests.doubles.cuda_runtime import FakeCuda, Gpu
+from tests.doubles.trt_module import fake_tensorrt
+from tests.flowsr_export.conftest import small_manifest
+
+__all__ = ["L4", "convolving_bundle", "library"]
+
+
+class StillDevice(Device):
+    """A GPU that only the doubles of TensorRT know of."""
+
+    def use(self) -> None:
+        """Do nothing: there is no CUDA here."""
+
+
+L4 = StillDevice(0, "Double L4", "8.9", "13.0")
+TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
+
+
+def library(variant: str) -> Library:
+    """Return the double of a version on a machine with a GPU, RTX on one without."""
+    cuda = None if variant == "tensorrt-rtx" else FakeCuda(Gpu())
+    module = fake_tensorrt(variant, cuda)
+    return Library(module, module.__name__, module.__version__)
+
+
+def convolving_bundle(folder: Path, *precisions: str) -> Path:
+    """Write a bundle of any scale with a graph for each precision."""
+    graphs = {f"model.{each}.onnx": _graph(each) for each in precisions}
+    entries = {f"model.{each}.onnx": {"precision": each} for each in precisions}
+    return write_bundle(folder, small_manifest(files=entries), graphs).path
+
+
+def _graph(precision: str) -> bytes:
+    kind = TYPES[precision]
+    weight = np.full((3, 3, 1, 1), 1 / 3, helper.tensor_dtype_to_np_dtype(kind))
+    constants: dict[str, NDArray[Any]] = {
+        "begin": np.array([8]),
+        "end": np.array([10]),
+        "batch": np.array([1, 3]),
+        "weight": weight,
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["input"], ["x"], name="narrow", to=kind),
+            helper.make_node("Conv", ["x", "weight"], ["y"], name="mix"),
+            helper.make_node("Cast", ["y"], ["z"], name="widen", to=TensorProto.FLOAT),
+            helper.make_node("Slice", ["geometry", "begin", "end"], ["window"], name="cut"),
+            helper.make_node("Concat", ["batch", "window"], ["sizes"], name="join", axis=0),
+            helper.make_node(
+                "Resize", ["z", "", "", "sizes"], ["output"], name="grow", mode="linear"
+            ),
+        ],
+        "convolve",
+        [
+            helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"]),
+            helper.make_tensor_value_info("geometry", TensorProto.INT64, [10]),
+        ],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, "H", "W"])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    return bytes(model.SerializeToString())

@@ -1,0 +1,208 @@
+"""What an engine computes in which precision, and what of it is refused."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from flowsr_export.engine.builder import Built, Settings, build_engine
+from flowsr_export.engine.library import Library
+from flowsr_export.engine.precision_audit import (
+    Layer,
+    Truth,
+    layers_from_json,
+    layers_from_log,
+    layers_of,
+    least_share,
+    require_precision,
+    truth_of,
+    work_at,
+)
+from flowsr_export.onnx_graph.multiply_adds import Product, Work
+from flowsr_runtime.bundle.engine_store import Profile, Range
+from flowsr_runtime.errors import PrecisionError
+from tests.doubles.cuda_runtime import FakeCuda, Gpu
+from tests.doubles.trt_module import fake_tensorrt
+
+PROFILE: Profile = {"input": Range((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 8, 8))}
+# 1x1 convolutions: 3·1·64 multiply-adds in float32 and 1·19·64 in float16.
+SHARE = 19 / 22
+LOGGED = (
+    "Layers:\n"
+    "Name: conv_wide_myl1_1, LayerType: correlation, Inputs: [ { Name: input, Dimensions: "
+    "[1,3,-1,-1], Datatype: Float, Format: Row major }], Constants: [ { Name: w, Dimensions: "
+    "[2,3,1,1], Strides: [3,1,1,1], Datatype: Float, Format: Row major }, { Name: alpha, "
+    "Dimensions: [1], Datatype: Float, Format: Row major }], Outputs: [ { Name: a, Dimensions: "
+    "[1,1,-1,-1], Datatype: Float, Format: Row major }], TacticName: x, StreamId: 0, Metadata: "
+    "[ONNX Layer: conv_wide][ONNX Layer: to_half]\n"
+    "Name: conv_half_myl1_2, LayerType: runtime_fusion, Inputs: [ { Name: half, Dimensions: "
+    "[1,1,-1,-1], Datatype: Half, Format: Row major }, { Name: sum, Dimensions: [1,19,-1,-1], "
+    "Datatype: Float, Format: Row major }], Constants: [ { Name: v, Dimensions: [19,2,1,1], "
+    "Datatype: Half, Format: Row major }, { Name: alpha, Dimensions: [1], Datatype: Float, "
+    "Format: Row major }], Outputs: [ { Name: output, Dimensions: [1,19,-1,-1], Datatype: "
+    "Half, Format: Row major }], TacticName: , StreamId: 0, Metadata: [ONNX Layer: conv_half]\n"
+    "Name: wait_myl1_3, LayerType: wait, Inputs: [], Constants: [], Outputs: [], TacticName: , "
+    "StreamId: 0, EventId: 1, Metadata: \n\n"
+    "I/O Tensors:\n Name: input, LayerType: none, Inputs: x, Outputs: y\n"
+)
+
+
+def half_graph() -> Any:
+    """Two convolutions, the larger one in float16."""
+    weights: dict[str, NDArray[Any]] = {
+        "w": np.ones((1, 3, 1, 1), np.float32),
+        "v": np.ones((19, 1, 1, 1), np.float16),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["input", "w"], ["a"], name="conv_wide"),
+            helper.make_node("Cast", ["a"], ["half"], name="to_half", to=TensorProto.FLOAT16),
+            helper.make_node("Conv", ["half", "v"], ["b"], name="conv_half"),
+            helper.make_node("Cast", ["b"], ["output"], name="back", to=TensorProto.FLOAT),
+        ],
+        "half",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 19, "h", "w"])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 18)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+WORK = work_at(half_graph(), PROFILE)
+
+
+def truth(share: float, engine: dict[str, float] | None = None, least: float = 0.95) -> Truth:
+    shares = {"fp16": share, "fp32": 1 - share}
+    return Truth("fp16", least, shares, engine, shares, None)
+
+
+def test_layers_of_the_log_have_the_type_of_their_weights() -> None:
+    assert layers_from_log(LOGGED) == [
+        Layer("conv_wide_myl1_1", "correlation", "fp32", ("conv_wide", "to_half")),
+        Layer("conv_half_myl1_2", "runtime_fusion", "fp16", ("conv_half",)),
+        Layer("wait_myl1_3", "wait", None, ()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("Half", "fp16"), ("BFloat16", "bf16"), ("Float", "fp32"), ("Int64", None)],
+)
+def test_a_layer_without_weights_has_the_widest_type_that_it_reads(
+    word: str, expected: str | None
+) -> None:
+    text = LOGGED.replace("Datatype: Float", "Datatype: Int64")
+    text = text.replace("Datatype: Half", f"Datatype: {word}").replace("Constants: [ {", "x {")
+    assert layers_from_log(text)[1].type == expected
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"Inputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}]},
+        {"Inputs": [{"Dimensions": [1, 3, 8, 8], "Datatype": "Half"}]},
+        {"Inputs": [{"Datatype": "Float"}], "Weights": {"Type": "Half", "Count": 57}},
+        {
+            "Inputs": [{"Datatype": "Float"}],
+            "Constants": [
+                {"Dimensions": [19, 1], "Datatype": "Float"},
+                {"Dimensions": [19, 3], "Datatype": "Half"},
+            ],
+        },
+    ],
+)
+def test_layers_of_the_inspector_are_read_in_every_versions_words(raw: dict[str, Any]) -> None:
+    named = {"Name": "a", "LayerType": "gemm", "Metadata": "[ONNX Layer: b]\x1e[ONNX Layer: c]"}
+    text = json.dumps({"Layers": [{**raw, **named}], "Bindings": ["input"]})
+    assert layers_from_json(text) == [Layer("a", "gemm", "fp16", ("b", "c"))]
+
+
+def test_an_inspector_that_knows_names_alone_gives_no_layers() -> None:
+    assert layers_from_json('{"Layers": ["a", "b"], "I/O Tensors": []}') == []
+
+
+def test_shares_are_those_of_the_graph_and_of_the_engines_layers() -> None:
+    found = truth_of(WORK, layers_from_log(LOGGED), "fp16", 0.8)
+    assert found.onnx == pytest.approx({"fp16": SHARE, "fp32": 1 - SHARE})
+    assert found.engine == found.onnx == found.everything
+    assert found.layers == {"fp16": 1, "fp32": 1}
+    assert found.least == 0.8
+
+
+def test_an_engine_that_computes_wider_is_found() -> None:
+    wide = layers_from_log(LOGGED.replace("Datatype: Half", "Datatype: Float"))
+    found = truth_of(WORK, wide, "fp16", 0.8)
+    assert found.onnx["fp16"] == pytest.approx(SHARE)
+    assert found.engine == {"fp32": 1.0}
+
+
+def test_a_node_that_no_layer_names_is_unknown() -> None:
+    layers = [Layer("a", "gemm", "fp32", ("conv_wide",))]
+    found = truth_of(WORK, layers, "fp16", 0.8)
+    assert found.engine == pytest.approx({"fp32": 1 - SHARE, "unknown": SHARE})
+
+
+def test_without_layers_nothing_is_claimed_of_the_engine() -> None:
+    found = truth_of(WORK, [], "fp16", 0.8)
+    assert (found.engine, found.layers) == (None, None)
+
+
+@pytest.mark.parametrize("variant", ["tensorrt-10", "tensorrt-11"])
+def test_the_inspector_of_an_engine_agrees_with_its_file(variant: str) -> None:
+    trt: Any = fake_tensorrt(variant, FakeCuda(Gpu()))
+    library, model = Library(trt, "tensorrt", trt.__version__), half_graph()
+    built = build_engine(library, model.SerializeToString(), [PROFILE], Settings())
+    found = truth_of(WORK, layers_of(trt, built, on_device=True), "fp16", 0.8)
+    assert found.engine == found.onnx
+
+
+def test_each_family_has_its_bar() -> None:
+    assert least_share("fp16", "linf-lp") == least_share("bf16", "linf-lp") == 0.95
+    assert least_share("fp16", "srflow-lp") == 0.9
+    assert least_share("fp32", "srflow-lp") == 1
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_of_eight_bits_an_engine_must_have_what_its_file_has(precision: str) -> None:
+    work = Work(
+        100, {}, {}, 0, {"a": Product(60, precision, True), "b": Product(40, "fp32", True)}
+    )
+    assert least_share(precision, "linf-lp", work) == 0.6
+    assert least_share(precision, "linf-lp") == 1.0
+
+
+def test_enough_in_half_is_accepted() -> None:
+    require_precision(truth(0.97, {"fp16": 0.96, "fp32": 0.04}))
+    require_precision(truth(0.95))
+    require_precision(truth(0.97, {"unknown": 1.0}))
+    with pytest.raises(PrecisionError, match="at least 95% are needed"):
+        require_precision(truth(0.9499))
+
+
+def test_too_little_in_half_is_refused() -> None:
+    line = r"ONNX file has 94.0% of its .* in fp16, at least 95% are needed \(it has 94.0% fp16"
+    with pytest.raises(PrecisionError, match=line):
+        require_precision(truth(0.94))
+
+
+def test_an_engine_that_lost_the_precision_is_refused() -> None:
+    with pytest.raises(PrecisionError, match=r"engine has 0.0% of its .* in fp16"):
+        require_precision(truth(0.97, {"fp32": 1.0}))
+
+
+def test_float32_is_float32_all_through() -> None:
+    found = truth_of(WORK, [], "fp32", 1.0)
+    with pytest.raises(PrecisionError, match=r"at least 100% are needed"):
+        require_precision(found)
+
+
+def test_the_builders_log_stands_in_where_no_engine_can_be_opened() -> None:
+    built = Built(b"", 0.0, (), (), LOGGED, ())
+    alone: Any = fake_tensorrt("tensorrt-rtx")
+    expected = layers_from_log(LOGGED)
+    assert layers_of(alone, built, on_device=False) == expected
+    assert layers_of(alone, built, on_device=True) == expected

@@ -1,0 +1,174 @@
+"""Profiles cover everything that is asked for, and are as few as can be."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowsr_export.engine.profiles import (
+    SPARE,
+    estimated_memory,
+    explicit_profile,
+    fewest_groups,
+    profile_of,
+    profiles_for,
+)
+from flowsr_export.inputs.run_sizes import Run, joined, runs_for
+from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.errors import UsageError
+from flowsr_runtime.geometry import MAX_SIDE, size_for
+from flowsr_runtime.tiling.planner import Cutter
+from tests.flowsr_export.manifests import linf_manifest, srflow_manifest
+
+ANY, FIXED, SRFLOW = linf_manifest(), linf_manifest("4"), srflow_manifest()
+LATENT, SAMPLED = linf_manifest(latent=True), srflow_manifest(latents=True)
+SIDES = st.integers(8, 200)
+SIZES = st.tuples(SIDES, SIDES)
+RUNS = st.builds(Run, SIZES, SIZES)
+SCALES = st.sampled_from(["1", "1.3", "2", "2.7", "4"])
+BUDGETS = st.integers(1_500_000, 20_000_000)
+
+
+def partings(runs: list[Run]) -> Iterator[list[list[Run]]]:
+    """Every way to part runs into groups."""
+    if not runs:
+        yield []
+        return
+    for rest in partings(runs[1:]):
+        yield [[runs[0]], *rest]
+        for i, group in enumerate(rest):
+            yield [*rest[:i], [runs[0], *group], *rest[i + 1 :]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(SIZES, min_size=1, max_size=4), st.lists(SCALES, max_size=2), BUDGETS)
+def test_every_whole_picture_and_every_tile_lies_in_a_profile(
+    pictures: list[tuple[int, int]], scales: list[str], budget: int
+) -> None:
+    runs = runs_for(ANY, pictures=pictures, scales=scales, budget=budget)
+    profiles = profiles_for(ANY, runs)
+    for lr in pictures:
+        for scale in scales or ["4"]:
+            out = size_for(lr, scale=scale, size=None)
+            halo = ANY.tiling.halo
+            cutter = Cutter(lr, out, halo=halo, memory=ANY.memory, fade=12)
+            for tile in cutter.plan(budget).tiles():
+                h, w = tile.window.rows.lr_size, tile.window.columns.lr_size
+                geometry = [int(n) for n in tile.window.geometry()]
+                assert any(
+                    profile["input"].covers((1, 3, h, w))
+                    and profile["geometry"].covers(geometry)
+                    for profile in profiles
+                )
+
+
+@settings(deadline=None)
+@given(st.lists(RUNS, min_size=1, max_size=6))
+def test_no_parting_has_fewer_groups(runs: list[Run]) -> None:
+    groups = fewest_groups(ANY, runs)
+    limit = SPARE * max(run.memory(ANY) for run in runs)
+    fewest = min(
+        len(parting)
+        for parting in partings(list(dict.fromkeys(runs)))
+        if all(joined(group).memory(ANY) <= limit for group in parting)
+    )
+    assert len(groups) == fewest
+    assert all(joined(group).memory(ANY) <= limit for group in groups)
+    assert sorted(r for group in groups for r in map(str, group)) == sorted(
+        map(str, dict.fromkeys(runs))
+    )
+
+
+def test_tall_and_wide_pictures_need_a_profile_each() -> None:
+    runs = runs_for(ANY, pictures=[(480, 270), (270, 480)], budget=10**12)
+    assert [profile["input"].max[2:] for profile in profiles_for(ANY, runs)] == [
+        (270, 480),
+        (480, 270),
+    ]
+
+
+def test_small_pictures_share_the_profile_of_a_large_one() -> None:
+    runs = runs_for(ANY, pictures=[(64, 64), (270, 480), (100, 30)], budget=10**12)
+    (profile,) = profiles_for(ANY, runs)
+    assert profile["input"].min == (1, 3, 64, 30)
+    assert profile["input"].opt == profile["input"].max == (1, 3, 270, 480)
+
+
+def test_the_first_profile_is_the_cheapest() -> None:
+    runs = runs_for(ANY, pictures=[(600, 40), (40, 500)], budget=10**12)
+    first, second = profiles_for(ANY, runs)
+    assert estimated_memory(ANY, first) < estimated_memory(ANY, second)
+
+
+def test_a_profile_serves_tiles_of_larger_pictures() -> None:
+    profile = profile_of(ANY, [Run((64, 64), (256, 256))])
+    values = [5000, 5000, 20_000, 20_000, 4000, 4002, 16_000, 16_008, 256, 256]
+    assert profile["geometry"].covers(values)
+    assert profile["geometry"].opt == (64, 64, 256, 256, 0, 0, 0, 0, 256, 256)
+
+
+def test_a_fixed_scale_has_the_input_alone() -> None:
+    profile = profile_of(FIXED, [Run((8, 8), (32, 32)), Run((64, 48), (256, 192))])
+    assert set(profile) == {"input"}
+    assert profile["input"].max == (1, 3, 64, 48)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"),
+    [
+        (LATENT, {"latent": (1, 27, 27, 43)}),
+        (SAMPLED, {"latent0": (1, 6, 40, 64), "latent1": (1, 96, 10, 16)}),
+    ],
+)
+def test_latents_have_the_grid_of_the_window(
+    manifest: Manifest, expected: dict[str, tuple[int, ...]]
+) -> None:
+    profile = profile_of(manifest, [Run((20, 32), (80, 128))])
+    assert {name: profile[name].max for name in expected} == expected
+
+
+@pytest.mark.parametrize("manifest", [ANY, FIXED, SRFLOW, SAMPLED])
+def test_the_estimate_is_that_of_the_longest_sides(manifest: Manifest) -> None:
+    runs = [Run((16, 48), (64, 192)), Run((48, 16), (192, 64))]
+    profile = profile_of(manifest, runs)
+    assert estimated_memory(manifest, profile) == joined(runs).memory(manifest)
+
+
+def test_an_explicit_profile_is_kept_as_it_is() -> None:
+    values = (64, 64, 256, 256, 0, 0, 0, 0, 256, 256)
+    shapes = {"input": (1, 3, 64, 64), "geometry": values}
+    profile = explicit_profile(ANY, (shapes, shapes, shapes))
+    assert profile["geometry"].min == profile["geometry"].max == values
+
+
+def test_what_is_left_out_of_an_explicit_profile_follows_from_the_scales() -> None:
+    low, best, high = ({"input": (2, 3, n, n)} for n in (8, 64, 100))
+    profile = explicit_profile(LATENT, (low, best, high), ["1.5", "3"])
+    assert profile["geometry"].min == (1,) * 4 + (0,) * 4 + (12, 12)
+    assert profile["geometry"].opt == (64, 64, 192, 192, 0, 0, 0, 0, 192, 192)
+    assert profile["geometry"].max == (MAX_SIDE,) * 8 + (300, 300)
+    assert profile["latent"].max == (2, 27, 100, 100)
+    assert estimated_memory(LATENT, profile) == 2 * Run((100, 100), (300, 300)).memory(LATENT)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        ({"input": (1, 3, 8, 8)}, {"picture": (1, 3, 8, 8)}, "largest shapes must be of the"),
+        ({"input": (1, 3, 8)}, {"input": (1, 3, 8, 8)}, "input takes 4 numbers above 0, got"),
+        ({"input": (1, 3, 0, 8)}, {"input": (1, 3, 8, 8)}, "got 1x3x0x8"),
+        ({"input": (1, 3, 9, 8)}, {"input": (1, 3, 8, 8)}, "shapes do not go together: a ra"),
+    ],
+)
+def test_a_wrong_explicit_profile_is_refused(
+    low: dict[str, tuple[int, ...]], high: dict[str, tuple[int, ...]], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        explicit_profile(ANY, (low, {"input": (1, 3, 8, 8)}, high))
+
+
+def test_an_input_that_the_graph_lacks_is_refused() -> None:
+    shapes = {"input": (1, 3, 8, 8), "latent": (1, 27, 3, 3)}
+    with pytest.raises(UsageError, match="shapes must be of geometry, input, input among"):
+        explicit_profile(ANY, (shapes, shapes, shapes))

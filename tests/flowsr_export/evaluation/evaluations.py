@@ -1,0 +1,81 @@
+"""What the tests of the evaluation share: narrow LPIPS weights, a bundle with noise, rows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from safetensors.torch import save_file
+
+from flowsr_export.evaluation.run import Row
+from flowsr_runtime import write_bundle
+from tests.flowsr_export.conftest import small_manifest
+from tests.flowsr_lp.test_perceptual import ALEX, convolutions
+from tests.stand_in import picture
+
+__all__ = ["ROW", "ROWS", "folder_of", "lpips_weights", "noisy_bundle"]
+
+ROW = Row(
+    dataset="Set5",
+    picture="bird",
+    scale="4",
+    method="bicubic",
+    lr=(6, 9),
+    size=(24, 36),
+    seconds=0.5,
+    figures={"psnr-y": 28.25, "lpips": 0.25},
+    samples=({"psnr-y": 28.25, "lpips": 0.25},),
+    warnings=(),
+)
+ROWS = [
+    ROW,
+    replace(ROW, method="flowsr-lp", figures={"psnr-y": 30.0, "lpips": 0.125}),
+    replace(ROW, picture="baby", figures={"psnr-y": 29.25, "lpips": 0.75}),
+    replace(ROW, picture="baby", method="flowsr-lp", figures={"psnr-y": 31.0, "lpips": 0.25}),
+]
+
+
+def lpips_weights(folder: Path) -> tuple[Path, Path]:
+    """Write weights of AlexNet's layers with few channels, and LPIPS's for them."""
+    save_file(convolutions(ALEX), folder / "alexnet.safetensors")
+    linear = {f"lin{i}.model.1.weight": torch.ones(1, n[1], 1, 1) for i, n in enumerate(ALEX)}
+    save_file(linear, folder / "lpips.safetensors")
+    return folder / "alexnet.safetensors", folder / "lpips.safetensors"
+
+
+def folder_of(folder: Path, *names: str, height: int = 64, width: int = 72) -> Path:
+    """Write one picture under each name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.fromarray(picture(height, width, name)).save(folder / f"{name}.png")
+    return folder
+
+
+def noisy_bundle(folder: Path) -> Path:
+    """Write a bundle without a prior: linear interpolation, and the latent added to it."""
+    constants = {"begin": [8], "end": [10], "batch": [1, 3], "corner": [0, 0], "plane": [2, 3]}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["geometry", "begin", "end"], ["window"]),
+            helper.make_node("Concat", ["batch", "window"], ["sizes"], axis=0),
+            helper.make_node("Resize", ["input", "", "", "sizes"], ["base"], mode="linear"),
+            helper.make_node("DepthToSpace", ["latent"], ["folded"], blocksize=3, mode="CRD"),
+            helper.make_node("Slice", ["folded", "corner", "window", "plane"], ["noise"]),
+            helper.make_node("Add", ["base", "noise"], ["output"]),
+        ],
+        "noisy",
+        [
+            helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"]),
+            helper.make_tensor_value_info("geometry", TensorProto.INT64, [10]),
+            helper.make_tensor_value_info("latent", TensorProto.FLOAT, [1, 27, "r", "c"]),
+        ],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, "H", "W"])],
+        [numpy_helper.from_array(np.array(v), name) for name, v in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    manifest = small_manifest(latents=[{"name": "latent", "channels": 27, "patch": 3}])
+    files = {"model.fp32.onnx": bytes(model.SerializeToString())}
+    return write_bundle(folder, manifest, files).path

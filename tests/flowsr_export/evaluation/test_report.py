@@ -1,0 +1,126 @@
+"""The report: every figure in CSV and JSON, means in Markdown, nothing overwritten."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from flowsr_export.evaluation.report import (
+    as_csv,
+    as_json,
+    as_markdown,
+    means_of,
+    report_paths,
+    write_report,
+)
+from flowsr_runtime.errors import OutputError
+from tests.flowsr_export.evaluation.evaluations import ROW, ROWS
+
+SHEET = Image.new("RGB", (4, 3), (1, 2, 3))
+
+
+def about(**changes: Any) -> dict[str, Any]:
+    settings = {
+        **{"backend": "onnxruntime", "provider": "cpu", "precision": "fp32", "lr": []},
+        **{"temperature": None, "samples": 1, "seed": 0, "shave": None},
+    }
+    return {
+        "command": "flowsr-export evaluate --hr Set5",
+        "model": {"what": "model.fp32.onnx of built-in bundle"},
+        "settings": settings | changes,
+        "libraries": {"flowsr-lp": "0.1.0", "onnxruntime": "1.32.0"},
+    }
+
+
+def test_means_are_by_set_scale_and_method() -> None:
+    other = replace(ROW, scale="2", figures={"psnr-y": 40.0, "lpips": 0.5})
+    means = means_of([*ROWS, other])
+    assert [(m.dataset, m.scale, m.method, m.pictures) for m in means] == [
+        ("Set5", "4", "bicubic", 2),
+        ("Set5", "4", "flowsr-lp", 2),
+        ("Set5", "2", "bicubic", 1),
+    ]
+    assert [m.figures["psnr-y"] for m in means] == [28.75, 30.5, 40.0]
+
+
+def test_csv_has_a_line_for_each_row() -> None:
+    lines = list(csv.DictReader(as_csv(ROWS).splitlines()))
+    assert len(lines) == len(ROWS)
+    assert lines[1] == {
+        **{"set": "Set5", "picture": "bird", "scale": "4", "method": "flowsr-lp"},
+        **{"lr_width": "9", "lr_height": "6", "width": "36", "height": "24"},
+        **{"samples": "1", "seconds": "0.5000", "psnr-y": "30.0", "lpips": "0.125"},
+    }
+
+
+def test_json_holds_rows_means_and_how_they_came_about() -> None:
+    found = json.loads(json.dumps(as_json(ROWS, about())))
+    assert found["schema"] == 1
+    assert found["command"].startswith("flowsr-export evaluate")
+    assert [mean["figures"]["lpips"] for mean in found["means"]] == [0.5, 0.1875]
+    assert found["means"][0]["set"] == found["rows"][0]["set"] == "Set5"
+    assert found["rows"][0]["samples"] == [ROW.figures]
+
+
+def test_the_table_has_a_line_for_each_set_scale_and_method() -> None:
+    text = as_markdown(ROWS, about())
+    assert [line for line in text.splitlines() if line.startswith("|")] == [
+        "| set | scale | method | pictures | psnr-y | lpips |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| Set5 | ×4 | bicubic | 2 | 28.75 | 0.500 |",
+        "| Set5 | ×4 | flowsr-lp | 2 | 30.50 | 0.188 |",
+    ]
+    assert "- psnr-y: dB, luma, the border shaved by the scale; higher is better." in text
+    assert "onnxruntime cpu fp32; inputs by MATLAB's bicubic; flowsr-lp 0.1.0" in text
+
+
+def test_the_table_says_what_was_not_as_usual() -> None:
+    rows = [replace(ROW, warnings=("the inverse of the flow may have exploded",))]
+    text = as_markdown(rows, about(temperature=0.8, samples=5, seed=3, shave=0, lr=["LR"]))
+    assert "temperature 0.8, 5 samples from seed 3; inputs given" in text
+    assert "- Borders of 0 pixels were left out" in text
+    assert "- Warning, Set5 bird ×4, bicubic: the inverse of the flow may have" in text
+
+
+def test_a_report_is_four_files(tmp_path: Path) -> None:
+    paths = report_paths(tmp_path / "new" / "set5.json", force=False)
+    write_report(ROWS, about(), SHEET, paths)
+    assert [path.name for path in paths] == ["set5.csv", "set5.json", "set5.md", "set5.png"]
+    assert json.loads(paths[1].read_text(encoding="utf-8")) == json.loads(
+        json.dumps(as_json(ROWS, about()))
+    )
+    with Image.open(paths[3]) as sheet:
+        assert sheet.size == (4, 3)
+
+
+def test_a_folder_gets_files_of_a_fixed_name(tmp_path: Path) -> None:
+    assert report_paths(tmp_path, force=False)[0] == tmp_path / "evaluation.csv"
+
+
+def test_a_name_may_hold_points(tmp_path: Path) -> None:
+    assert report_paths(tmp_path / "x2.7", force=False)[2] == tmp_path / "x2.7.md"
+
+
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("mine")
+    with pytest.raises(OutputError, match=r"a\.md exists; replace it with force"):
+        report_paths(tmp_path / "a", force=False)
+    write_report(ROWS, about(), SHEET, report_paths(tmp_path / "a", force=True))
+    assert (tmp_path / "a.md").read_text(encoding="utf-8") == as_markdown(ROWS, about())
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"folder .*/file cannot be made: File exists"):
+        report_paths(tmp_path / "file" / "a", force=False)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    paths = report_paths(tmp_path / "a", force=False)
+    paths[1].mkdir()
+    with pytest.raises(OutputError, match=r"a\.json cannot be written: "):
+        write_report(ROWS, about(), SHEET, paths)

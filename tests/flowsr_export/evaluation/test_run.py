@@ -1,0 +1,121 @@
+"""Every picture, scale, method and sample is enlarged and compared once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flowsr_export.evaluation.dataset import Pair, find_pairs
+from flowsr_export.evaluation.methods import Bicubic, BundleMethod, Enlarged
+from flowsr_export.evaluation.metric_set import Gauge
+from flowsr_export.evaluation.metrics import psnr_y
+from flowsr_export.evaluation.run import check_pairs, evaluate
+from flowsr_runtime import Upscaler
+from flowsr_runtime.errors import MetricError, NonFiniteError, PictureError, UsageError
+from tests.flowsr_export.evaluation.evaluations import folder_of, noisy_bundle
+
+GAUGE = Gauge.open(["psnr-y", "lr-psnr"])
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[Pair]:
+    """Two pictures at two scales."""
+    return find_pairs([folder_of(tmp_path / "Set", "a", "b")], [], ["2", "2.7"])
+
+
+@pytest.fixture
+def ours(bundle: Path) -> Iterator[BundleMethod]:
+    with Upscaler.open(bundle, threads=1) as upscaler:
+        yield BundleMethod(upscaler)
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> Iterator[BundleMethod]:
+    with Upscaler.open(noisy_bundle(tmp_path / "noisy"), threads=1) as upscaler:
+        yield BundleMethod(upscaler, 0.1)
+
+
+def test_every_pair_and_method_has_a_row(pairs: list[Pair], ours: BundleMethod) -> None:
+    told: list[str] = []
+    results = list(evaluate(pairs, [Bicubic(), ours], GAUGE, advance=told.append))
+    rows = [result.row for result in results]
+    assert [(row.picture, row.scale, row.method) for row in rows] == [
+        (picture, scale, method)
+        for scale in ("2", "2.7")
+        for picture in ("a", "b")
+        for method in ("bicubic", "flowsr-lp")
+    ]
+    assert (rows[-1].lr, rows[-1].size) == ((23, 26), (62, 70))
+    assert told == [str(pair) for pair in pairs for _ in range(2)]
+
+
+def test_figures_are_those_of_the_pictures(pairs: list[Pair], ours: BundleMethod) -> None:
+    for result in evaluate(pairs, [ours], GAUGE):
+        border = 2 if result.row.scale == "2" else 3
+        assert result.row.figures["psnr-y"] == psnr_y(result.output, result.original, border)
+        assert result.row.samples == (result.row.figures,)
+        assert result.row.seconds > 0
+
+
+def test_samples_follow_the_seed_and_bicubic_has_one(
+    pairs: list[Pair], noisy: BundleMethod
+) -> None:
+    gauge = Gauge.open(["psnr-y", "diversity"])
+    bicubic, ours = evaluate(pairs[:1], [Bicubic(), noisy], gauge, samples=3, seed=7)
+    assert (len(bicubic.row.samples), bicubic.row.figures["diversity"]) == (1, 0)
+    each = [one["psnr-y"] for one in ours.row.samples]
+    assert len(set(each)) == 3
+    assert ours.row.figures["psnr-y"] == pytest.approx(np.mean(each))
+    # A tenth of the range at temperature 0.1, less what is cut off at black and white.
+    assert 15 < ours.row.figures["diversity"] < 25.5
+    (alone,) = evaluate(pairs[:1], [noisy], Gauge.open(["psnr-y"]), seed=8)
+    assert alone.row.figures["psnr-y"] == each[1]
+
+
+def test_samples_and_noise_go_together(
+    pairs: list[Pair], ours: BundleMethod, noisy: BundleMethod
+) -> None:
+    with pytest.raises(UsageError, match="samples need noise: a bundle without a learned"):
+        next(evaluate(pairs, [ours], GAUGE, samples=2))
+    with pytest.raises(UsageError, match=r"diversity needs two samples or more .*, got 1"):
+        next(evaluate(pairs, [noisy], Gauge.open(["diversity"])))
+    with pytest.raises(UsageError, match="samples must be at least 1, got 0"):
+        next(evaluate(pairs, [noisy], GAUGE, samples=0))
+
+
+def test_warnings_are_kept(exploding: Path, tmp_path: Path) -> None:
+    pairs = find_pairs([folder_of(tmp_path / "Set", "a")], [], ["4"])
+    with Upscaler.open(exploding, threads=1) as upscaler:
+        (result,) = evaluate(pairs, [BundleMethod(upscaler)], GAUGE)
+    (line,) = result.row.warnings
+    assert "exploded" in line
+
+
+def test_an_error_names_the_picture_and_the_method(pairs: list[Pair]) -> None:
+    class Broken(Bicubic):
+        def enlarge(self, low: NDArray[np.uint8], size: tuple[int, int], seed: int) -> Enlarged:
+            raise NonFiniteError("the model gives NaN or infinity")
+
+    with pytest.raises(NonFiniteError, match=r"^Set a ×2, bicubic: the model gives NaN"):
+        next(evaluate(pairs, [Broken()], GAUGE))
+
+
+def test_a_figure_that_cannot_be_computed_names_them_too(tmp_path: Path) -> None:
+    pairs = find_pairs([folder_of(tmp_path / "Set", "a")], [], ["1"])
+    with pytest.raises(MetricError, match=r"^Set a ×1, bicubic: psnr-y is inf; the two"):
+        next(evaluate(pairs, [Bicubic()], GAUGE))
+
+
+def test_pictures_are_checked_before_any_is_enlarged(tmp_path: Path) -> None:
+    folder = folder_of(folder_of(tmp_path / "Set", "a"), "b", height=18, width=30)
+    told: list[str] = []
+    with pytest.raises(
+        PictureError,
+        match=r"b\.png at ×4 is 28x16; for psnr-y, ssim-y 19 pixels a side are needed",
+    ):
+        check_pairs(
+            find_pairs([folder], [], ["4"]), Gauge.open(["psnr-y", "ssim-y"]), told.append
+        )
+    assert told == ["Set a ×4"]

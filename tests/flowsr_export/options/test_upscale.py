@@ -1,0 +1,184 @@
+"""Memory, devices and clusters on the command line, and what the command says at the end."""
+
+import json
+import re
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from flowsr_runtime import Bundle, SessionSettings
+from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
+from flowsr_runtime.errors import MemoryBudgetError
+from tests.flowsr_export.commands.test_upscale import assert_refused, size_of
+
+Run = Callable[..., Result]
+
+
+def test_the_last_line_sums_up(bundle: Path, photo: Path, tmp_path: Path, run: Run) -> None:
+    done = run("upscale", bundle, photo, "-o", tmp_path / "large.png", "--scale", "2")
+    summary = done.stdout.splitlines()[-1]
+    number = r"\d+\.\d+"
+    assert re.fullmatch(
+        rf"1 picture, 0\.0 megapixels in {number} s, {number} megapixels/s; "
+        rf"{number} GiB at the peak",
+        summary,
+    )
+
+
+def test_the_json_has_the_rate_and_the_peak(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "20", "--json")
+    report = json.loads(done.stdout)
+    assert (report["pictures"], report["megapixels"]) == (1, 0.012)
+    assert report["megapixels_per_second"] == pytest.approx(0.012 / report["seconds"], 1e-3)
+    assert report["peak_bytes"] > 10_000_000
+
+
+def test_a_dry_run_says_tiles_and_memory_and_writes_nothing(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    options = ("--scale", "40", "--dry-run")
+    done = run("upscale", bundle, photo, tmp_path / "none.png", "-o", tmp_path / "o", *options)
+    assert done.exit_code == 1
+    assert re.fullmatch(
+        r".*o/photo\.png  240x200  1 tile of 200x240  0\.\d\d GiB, 0\.00 of it a run\n",
+        done.stdout,
+    )
+    assert "none.png does not exist" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_memory_that_is_allowed_is_not_foreseen_to_be_exceeded(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    manifest = bundle / "bundle.json"
+    hungry = manifest.read_text().replace('"bytes_per_patch": 64', '"bytes_per_patch": 1000000')
+    manifest.write_text(hungry)
+    options = ("--scale", "40", "--max-memory", "2G", "--dry-run", "--json")
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *options)
+    (foreseen,) = json.loads(done.stdout)["foreseen"]
+    assert foreseen["tiles"] > 1
+    assert foreseen["run_bytes"] < foreseen["peak_bytes"] <= 2 << 30
+
+
+def test_memory_that_runs_out_is_one_line_and_the_picture_is_written(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_whole = OnnxRuntimeSession.run
+
+    def scarce(session: OnnxRuntimeSession, feeds: Any) -> Any:
+        if int(feeds["geometry"][-1]) > 130:
+            raise MemoryBudgetError("cpu ran out of memory")
+        return run_whole(session, feeds)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", scarce)
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "40", "--json")
+    (enlarged,) = json.loads(done.stdout)["done"]
+    assert done.exit_code == 0
+    assert enlarged["warning"] == (
+        "out of memory with tiles of 200x240 output pixels, going on with 108x132 from row 0; "
+        "out of memory with tiles of 108x132 output pixels, going on with 60x72 from row 0"
+    )
+    assert done.stderr == f"flowsr-export: {photo}: {enlarged['warning']}\n"
+    assert size_of(tmp_path / "o.png") == (240, 200)
+
+
+def test_memory_that_runs_out_with_the_smallest_tile_ends_with_6(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(session: OnnxRuntimeSession, feeds: Any) -> Any:
+        raise MemoryBudgetError("cpu ran out of memory")
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", scarce)
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "40")
+    assert_refused(done, 6, "out of memory: cpu ran out of memory; there are no tiles smaller")
+    assert not (tmp_path / "o.png").exists()
+
+
+@pytest.mark.parametrize("provider", [(), ("--provider", "cpu"), ("--provider", "openvino")])
+def test_devices_are_refused_without_gpus(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run, provider: tuple[str, ...]
+) -> None:
+    words = ("--scale", "2", "--devices", "0,1", *provider)
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
+    assert_refused(done, 2, "devices (--devices) are GPUs, and provider")
+
+
+def test_a_device_and_devices_are_refused_together(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    words = ("--scale", "2", "--devices", "0,1", "--device", "0")
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
+    assert_refused(done, 2, "give at most one of --device and --devices")
+
+
+def test_memory_of_gpus_does_not_keep_them_from_working_at_once(
+    bundle: Path, pictures: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barrier = threading.Barrier(2)
+
+    class OnGpu(OnnxRuntimeSession):
+        def run(self, feeds: Any) -> Any:
+            barrier.wait(30)
+            return super().run(feeds)
+
+    def open_on(settings: SessionSettings, bundle: Bundle) -> OnnxRuntimeSession:
+        session = OnGpu.open(bundle, threads=1)
+        session.provider = "cuda"
+        return session
+
+    monkeypatch.setattr(SessionSettings, "open", open_on)
+    (pictures / "a.png").unlink()
+    words = ("--scale", "2", "--backend", "tensorrt", "--devices", "0,1", "--max-memory", "1G")
+    done = run("upscale", bundle, pictures, "-o", tmp_path / "out", *words)
+    assert done.exit_code == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("devices", ["", "0,", "a", "0;1", "-1"])
+def test_devices_that_are_no_numbers_are_refused(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run, devices: str
+) -> None:
+    words = ("--scale", "2", f"--devices={devices}")
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
+    assert_refused(done, 2, "is not as in 0,1")
+
+
+def test_options_of_ray_need_ray(bundle: Path, photo: Path, tmp_path: Path, run: Run) -> None:
+    words = ("--scale", "2", "--ray-workers", "2")
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
+    assert_refused(done, 2, "--ray-address and --ray-workers need --ray")
+
+
+def test_ray_gives_each_worker_its_gpu(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    words = ("--scale", "2", "--ray", "--devices", "0,1")
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
+    assert_refused(done, 2, "--devices is for this machine")
+
+
+def test_a_missing_ray_is_refused(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "2", "--ray")
+    assert_refused(done, 4, "pip install 'flowsr-lp[ray]'")
+
+
+def test_ray_is_not_asked_where_every_output_is_there(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "o.png").write_bytes(b"there")
+    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "2", "--ray")
+    assert done.exit_code == 0
+    assert "0 pictures" in done.stdout
+    assert "1 skipped, which were there" in done.stdout
+    assert (tmp_path / "o.png").read_bytes() == b"there"

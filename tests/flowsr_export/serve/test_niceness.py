@@ -1,0 +1,43 @@
+"""Threads that give way, and those that are started in them."""
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from flowsr_export.serve.niceness import LOWEST, STEPS, give_way, in_the_background
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="a priority is a thread's on Linux alone"
+)
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def test_what_is_called_in_the_background_gives_way_and_so_do_its_threads() -> None:
+    def started_there() -> tuple[int, int]:
+        with ThreadPoolExecutor(1) as inner:
+            return niceness(), inner.submit(niceness).result()
+
+    before = niceness()
+    expected = min(before + STEPS, LOWEST)
+    assert in_the_background(started_there) == (expected, expected)
+    assert niceness() == before
+
+
+def test_giving_way_twice_is_giving_way_once() -> None:
+    def twice() -> int:
+        give_way()
+        give_way()
+        return niceness()
+
+    assert in_the_background(twice) == min(niceness() + STEPS, LOWEST)
+
+
+def test_an_error_in_the_background_is_raised_here() -> None:
+    with pytest.raises(ZeroDivisionError, match="division"):
+        in_the_background(lambda: 1 // 0)

@@ -1,0 +1,157 @@
+"""Configurations for Triton, parsed by the schema that its client library ships."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+from flowsr_export.triton.config import TritonWish, check_wish, config_of, warm_ups
+from flowsr_export.triton.pbtxt import text_of
+from flowsr_runtime import UsageError
+from flowsr_runtime.bundle.engine_key import Profile, Range
+from flowsr_runtime.bundle.manifest import Manifest
+from tests.flowsr_export.conftest import fourfold_manifest, small_manifest
+
+model_config = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+
+ENTRY = {"sha256": "0" * 64, "bytes": 1, "precision": "fp32"}
+LATENT = {"name": "latent", "channels": 27, "patch": 3}
+GEOMETRY = (64, 64, 128, 128, 0, 0, 0, 0, 128, 128)
+PROFILE: Profile = {
+    "input": Range((1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 128, 128)),
+    "geometry": Range((16,) * 4 + (0,) * 4 + (16,) * 2, GEOMETRY, (512,) * 10),
+}
+BATCHED: Profile = {"input": Range((1, 3, 16, 16), (2, 3, 64, 64), (4, 3, 128, 128))}
+
+
+def any_scale(**changes: Any) -> Manifest:
+    return Manifest.parse({**small_manifest(**changes), "files": {"model.fp32.onnx": ENTRY}})
+
+
+def one_scale() -> Manifest:
+    return Manifest.parse({**fourfold_manifest(), "files": {"model.fp32.onnx": ENTRY}})
+
+
+def parsed(manifest: Manifest, wish: TritonWish, profiles: tuple[Profile, ...] = ()) -> Any:
+    """Return a configuration as Triton's own schema reads it; an unknown field is an error."""
+    warm = warm_ups(manifest, wish, profiles)
+    text = text_of(config_of(manifest, wish, warm, profiles))
+    return text_format.Parse(text, model_config.ModelConfig())
+
+
+def inputs_of(config: Any) -> dict[str, tuple[str, list[int]]]:
+    kinds = model_config.DataType
+    return {each.name: (kinds.Name(each.data_type), list(each.dims)) for each in config.input}
+
+
+def test_a_graph_of_any_scale_has_its_batch_in_the_dims_and_no_batcher() -> None:
+    config = parsed(any_scale(), TritonWish(backend="onnxruntime"))
+    assert (config.platform, config.default_model_filename) == (
+        "onnxruntime_onnx",
+        "model.onnx",
+    )
+    assert config.max_batch_size == 0
+    assert not config.HasField("dynamic_batching")
+    assert inputs_of(config) == {
+        "input": ("TYPE_FP32", [-1, 3, -1, -1]),
+        "geometry": ("TYPE_INT64", [10]),
+    }
+    assert list(config.output[0].dims) == [-1, 3, -1, -1]
+
+
+def test_a_graph_of_one_scale_is_batched() -> None:
+    wish = TritonWish(backend="onnxruntime", max_batch=6, max_queue=9)
+    config = parsed(one_scale(), wish)
+    assert config.max_batch_size == 6
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 9
+    assert inputs_of(config) == {"input": ("TYPE_FP32", [3, -1, -1])}
+
+
+def test_latents_are_inputs_too() -> None:
+    config = parsed(any_scale(latents=[LATENT]), TritonWish(backend="onnxruntime"))
+    assert inputs_of(config)["latent"] == ("TYPE_FP32", [-1, 27, -1, -1])
+    assert list(config.model_warmup[0].inputs["latent"].dims) == [1, 27, 43, 43]
+
+
+def test_the_warm_up_of_a_graph_has_a_true_geometry() -> None:
+    wish = TritonWish(backend="onnxruntime")
+    warm = warm_ups(any_scale(), wish)[0]
+    sample = parsed(any_scale(), wish).model_warmup[0].inputs["geometry"]
+    numbers = np.frombuffer(warm.files()[sample.input_data_file], dtype="<i8")
+    assert numbers.tolist() == [64, 64, 128, 128, 0, 0, 0, 0, 128, 128]
+
+
+@pytest.mark.parametrize(
+    ("provider", "kind", "accelerator"),
+    [
+        ("cpu", "KIND_CPU", None),
+        ("openvino", "KIND_CPU", "cpu_execution_accelerator"),
+        ("cuda", "KIND_GPU", None),
+        ("tensorrt", "KIND_GPU", "gpu_execution_accelerator"),
+    ],
+)
+def test_a_provider_becomes_a_kind_and_an_accelerator(
+    provider: str, kind: str, accelerator: str | None
+) -> None:
+    config = parsed(any_scale(), TritonWish(backend="onnxruntime", provider=provider))
+    group = config.instance_group[0]
+    listed = config.optimization.execution_accelerators.ListFields()
+    assert model_config.ModelInstanceGroup.Kind.Name(group.kind) == kind
+    assert [field.name for field, _ in listed] == [accelerator] * (accelerator is not None)
+    assert [each.name for _, several in listed for each in several] == [provider] * len(listed)
+
+
+def test_the_threads_of_onnx_runtime_are_a_parameter() -> None:
+    config = parsed(any_scale(), TritonWish(backend="onnxruntime", threads=3))
+    assert config.parameters["intra_op_thread_count"].string_value == "3"
+
+
+def test_an_engine_has_a_shape_tensor_and_its_profiles() -> None:
+    wish = TritonWish(backend="tensorrt", instances=2)
+    config = parsed(any_scale(), wish, (PROFILE, PROFILE))
+    assert (config.platform, config.max_batch_size) == ("tensorrt_plan", 0)
+    assert [each.is_shape_tensor for each in config.input] == [False, True]
+    assert list(config.instance_group[0].profile) == ["0", "1"]
+    assert config.instance_group[0].count == 2
+    assert [each.name for each in config.model_warmup] == ["profile0", "profile1"]
+    assert list(config.model_warmup[0].inputs["input"].dims) == [1, 3, 64, 64]
+
+
+def test_an_engine_is_batched_as_far_as_its_profiles_go() -> None:
+    config = parsed(one_scale(), TritonWish(backend="tensorrt"), (BATCHED,))
+    assert config.max_batch_size == 4
+    assert list(config.model_warmup[0].inputs["input"].dims) == [3, 64, 64]
+
+
+def test_python_takes_eight_bits_and_a_size_or_a_scale() -> None:
+    config = parsed(any_scale(), TritonWish(halo="exact", memory_budget=1 << 20))
+    assert (config.backend, config.max_batch_size) == ("python", 0)
+    assert inputs_of(config) == {
+        "input": ("TYPE_UINT8", [-1, -1, 3]),
+        "size": ("TYPE_INT64", [2]),
+        "scale": ("TYPE_STRING", [1]),
+    }
+    assert [each.optional for each in config.input] == [False, True, True]
+    options = json.loads(config.parameters["upscaler"].string_value)
+    assert (options["halo"], options["memory_budget"]) == ("exact", 1 << 20)
+
+
+def test_python_takes_noise_where_there_is_no_prior() -> None:
+    config = parsed(any_scale(latents=[LATENT]), TritonWish())
+    assert {"temperature", "seed"} < set(inputs_of(config))
+    assert set(config.model_warmup[0].inputs) == {"input", "size", "temperature"}
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        (TritonWish(backend="tensorrt", provider="cuda"), "provider is for onnxruntime"),
+        (TritonWish(backend="onnxruntime", halo="exact"), "tiles are the client's"),
+        (TritonWish(backend="onnxruntime", engine="a"), "engine is for tensorrt"),
+    ],
+)
+def test_settings_that_a_backend_has_not_are_refused(wish: TritonWish, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_wish(wish)

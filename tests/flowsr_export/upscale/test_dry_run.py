@@ -1,0 +1,59 @@
+"""What is foreseen is what is done."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flowsr_export.upscale.dry_run import foresee_all
+from flowsr_export.upscale.jobs import Job, Request
+from flowsr_export.upscale.pipeline import enlarge
+from flowsr_runtime import Upscaler, read_picture
+
+TWICE = Request("2.5", None)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    Image.new("RGB", (70, 40), (40, 90, 140)).save(tmp_path / "a.png")
+    return Job(tmp_path / "a.png", tmp_path / "b.png")
+
+
+def test_the_tiles_are_those_that_are_run(bundle: Path, job: Job) -> None:
+    with Upscaler.open(bundle, threads=1, memory_budget=90_000) as upscaler:
+        (foreseen,), failures = foresee_all([job], upscaler, TWICE)
+        runs: list[tuple[int, int]] = []
+        image = upscaler.upscale(
+            read_picture(job.source).rgb,
+            "2.5",
+            progress=lambda done, tiles: runs.append((done, tiles)),
+        )
+    assert failures == []
+    assert (foreseen.height, foreseen.width) == image.shape[:2] == (100, 175)
+    assert runs[-1] == (foreseen.tiles, foreseen.tiles)
+    assert foreseen.run_bytes <= 90_000 < foreseen.peak_bytes
+
+
+def test_nothing_is_written(bundle: Path, job: Job) -> None:
+    with Upscaler.open(bundle, threads=1) as upscaler:
+        foresee_all([job], upscaler, TWICE)
+        assert not job.target.exists()
+        enlarge(job, upscaler, TWICE)
+        foreseen, (failure,) = foresee_all([job], upscaler, TWICE)
+    assert foreseen == []
+    assert "b.png exists" in failure.reason
+
+
+def test_a_picture_that_does_not_fit_is_named(bundle: Path, job: Job) -> None:
+    with Upscaler.open(bundle, threads=1, max_memory=1000) as upscaler:
+        _, (failure,) = foresee_all([job], upscaler, TWICE)
+    assert failure.exit_code == 6
+    assert failure.reason.startswith(f"{job.source}: max_memory (--max-memory) must be at lea")
+
+
+def test_a_deeper_picture_is_foreseen_to_take_more(bundle: Path, job: Job) -> None:
+    with Upscaler.open(bundle, threads=1, max_memory=2**40) as upscaler:
+        (plain,), _ = foresee_all([job], upscaler, TWICE)
+        (deep,), _ = foresee_all([job], upscaler, Request("2.5", None, depth=16))
+    area = 40 * 70 * 2 + 100 * 175 * 4  # what is read counts twice, what is written four times
+    assert deep.peak_bytes - plain.peak_bytes == 3 * area

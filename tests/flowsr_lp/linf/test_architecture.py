@@ -1,0 +1,148 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowsr_lp import linf_from_spec, prior_from_spec
+from flowsr_lp.checkpoint import UNUSED_PREFIXES
+from flowsr_lp.linf.architecture import model_spec_from_tensors, prior_spec_from_tensors
+from flowsr_runtime.errors import CheckpointError
+
+KEYS = Path(__file__).parents[2] / "golden" / "keys"
+SIZES = {"flow_layers": 10, "num_layer": 3, "hidden_dim": 256}
+LARGE_EDSR = {"n_resblocks": 32, "n_feats": 256}
+
+MODELS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
+    "linf-patch-edsr-baseline": (
+        "edsr-baseline",
+        {"n_resblocks": 16, "n_feats": 64},
+        {"patch_size": 3},
+    ),
+    "linf-patch-edsr": ("edsr", LARGE_EDSR, {"patch_size": 3}),
+    "linf-patch-rdn": ("rdn", {"G0": 64, "RDNconfig": "B"}, {"patch_size": 3}),
+    "linf-patch-rrdb": ("rrdb", {"nf": 64, "nb": 23, "gc": 32}, {"patch_size": 3}),
+    "linf-pixel-edsr-baseline": ("edsr-baseline", {"n_resblocks": 16, "n_feats": 64}, {}),
+}
+PRIORS: dict[str, dict[str, int]] = {
+    "unet": {"in_chans": 27, "dim": 64, "depth": 3},
+    "edsr-baseline-latent": {"in_chans": 27, "dim": 64, "n_resblocks": 16},
+}
+
+
+def released(name: str) -> dict[str, Tensor]:
+    """The names and shapes of a released file, on no device."""
+    lines = (KEYS / f"{name}.txt").read_text().splitlines()
+    pairs = (line.split() for line in lines)
+    shapes = {key: shape.replace("scalar", "").split("x") for key, shape in pairs}
+    return {
+        key: torch.empty([int(side) for side in shape if side], device="meta")
+        for key, shape in shapes.items()
+    }
+
+
+def used(name: str) -> dict[str, torch.Size]:
+    tensors = released(name).items()
+    return {key: t.shape for key, t in tensors if not key.startswith(UNUSED_PREFIXES)}
+
+
+def spec_of(name: str) -> dict[str, Any]:
+    encoder, args, patch = MODELS[name]
+    full = {"encoder_spec": {"name": encoder, "args": args}, **SIZES, **patch}
+    return {"name": "linf-patch" if patch else "linf", "args": full}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_have_the_released_names_and_shapes(name: str) -> None:
+    linf = linf_from_spec(spec_of(name))
+    assert {key: t.shape for key, t in linf.state_dict().items()} == used(name)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_priors_parameters_have_the_released_names_and_shapes(name: str) -> None:
+    prior = prior_from_spec({"name": name, "args": PRIORS[name]})
+    assert {key: t.shape for key, t in prior.state_dict().items()} == used(f"prior-{name}")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_architecture_is_told_from_released_tensors(name: str) -> None:
+    assert model_spec_from_tensors(released(name), None, "file") == spec_of(name)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_priors_architecture_is_told_from_released_tensors(name: str) -> None:
+    wanted = {"name": name, "args": PRIORS[name]}
+    assert prior_spec_from_tensors(released(f"prior-{name}"), None, "file") == wanted
+
+
+def test_the_sizes_of_tensors_override_a_stated_spec() -> None:
+    stated = {"name": "linf-patch", "args": {"flow_layers": 99, "patch_size": 3}}
+    tensors = released("linf-patch-edsr-baseline")
+    assert model_spec_from_tensors(tensors, stated, "file")["args"]["flow_layers"] == 10
+
+
+def test_a_stated_residual_scale_is_kept() -> None:
+    encoder = {"name": "edsr", "args": {**LARGE_EDSR, "res_scale": 0.3}}
+    stated = {"name": "linf-patch", "args": {"encoder_spec": encoder}}
+    got = model_spec_from_tensors(released("linf-patch-edsr"), stated, "file")
+    assert got["args"]["encoder_spec"] == encoder
+
+
+def test_the_wide_encoder_scales_its_residuals() -> None:
+    encoder = linf_from_spec(spec_of("linf-patch-edsr")).encoder
+    assert encoder.body[0].res_scale == 0.1  # type: ignore[index, union-attr]
+
+
+def test_tensors_of_another_network_are_not_a_model() -> None:
+    with pytest.raises(CheckpointError, match=r"x.pth is not a LINF model: it lacks imnet"):
+        model_spec_from_tensors(released("prior-unet"), None, "x.pth")
+
+
+def test_tensors_of_another_network_are_not_a_prior() -> None:
+    with pytest.raises(CheckpointError, match=r"x.pth is not a LINF-LP prior: it lacks input"):
+        prior_spec_from_tensors(released("linf-pixel-edsr-baseline"), None, "x.pth")
+
+
+def test_an_encoder_that_is_not_known_is_named() -> None:
+    tensors = released("linf-patch-rdn")
+    rest = {key: t for key, t in tensors.items() if not key.startswith("encoder.")}
+    with pytest.raises(CheckpointError, match=r"x.pth has an encoder of unknown kind"):
+        model_spec_from_tensors(rest, None, "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "swinir"}, "encoder must be one of edsr-baseline, edsr, rdn, rrdb, got 'swi"),
+        ({"name": "edsr", "args": {"n_feats": "x"}}, "n_feats must be a whole number of at l"),
+        ({"name": "rrdb", "args": {"nb": 0}}, "nb must be a whole number of at least 1, got 0"),
+        ({"name": "edsr", "args": {"res_scale": "x"}}, "res_scale must be a number, got 'x'"),
+        ({"name": "rdn", "args": {"RDNconfig": []}}, r"RDNconfig must be A or B, got \[\]"),
+        ({"name": "edsr", "args": {"bogus": 1}}, "encoder edsr has no argument bogus"),
+        (
+            {"name": "rdn", "args": {"RDNconfig": "C"}},
+            "rdn's RDNconfig must be A or B, got 'C'",
+        ),
+    ],
+)
+def test_an_encoder_spec_that_makes_no_sense_is_refused(
+    spec: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        linf_from_spec({"name": "linf", "args": {"encoder_spec": spec}})
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "swin_latent"}, "prior must be one of unet, edsr-baseline-latent, got 'swin"),
+        ({"name": "unet", "args": {"bogus": 1}}, "prior unet has no argument bogus"),
+        ({"name": "unet", "args": {"bilinear": False}}, "prior unet must be bilinear"),
+    ],
+)
+def test_a_prior_spec_that_makes_no_sense_is_refused(
+    spec: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        prior_from_spec(spec)

@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowsr_lp import linf_from_spec
+from flowsr_lp.linf.model import low_frequency_residual, resize
+from flowsr_runtime.errors import CheckpointError, ShapeError
+from tests import stand_in
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "linf"
+FILES = sorted(GOLDEN.glob("*.npz"))
+LEARNED = [path for path in FILES if not path.name.startswith("sampled")]
+
+# Relative to the largest magnitude: the released code computes its query coordinates in
+# float32, which is the larger part of the difference to integers.
+GOLDEN_TOLERANCE = 3e-4
+# Two float32 orders of the same sums, relative to the largest magnitude.
+ROUNDING = 2e-5
+
+TINY: dict[str, Any] = {
+    "name": "linf-patch",
+    "args": {
+        "encoder_spec": {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 8}},
+        "flow_layers": 2,
+        "num_layer": 2,
+        "hidden_dim": 8,
+        "patch_size": 3,
+    },
+}
+TINY_PRIOR: dict[str, Any] = {"name": "unet", "args": {"in_chans": 27, "depth": 1, "dim": 4}}
+
+
+def difference(got: Tensor, wanted: NDArray[np.float32] | Tensor) -> float:
+    wanted = torch.as_tensor(wanted)
+    assert got.shape == wanted.shape
+    return float((got - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.mark.parametrize("path", LEARNED, ids=lambda path: path.stem)
+@torch.inference_mode()
+def test_learned_prior_meets_the_golden_file(path: Path) -> None:
+    golden = np.load(path)
+    meta = json.loads(str(golden["meta"]))
+    network = stand_in.network(meta["model"], meta["prior"], meta["salt"])
+    height, width = meta["lr"]
+    rgb = stand_in.tensor(height, width, meta["salt"])
+    size = (golden["pred"].shape[-2], golden["pred"].shape[-1])
+    got = network(rgb, size, border=meta["border"])
+    assert difference(got.encoded, golden["z_lr"]) < GOLDEN_TOLERANCE
+    assert difference(got.latent, golden["z"]) < GOLDEN_TOLERANCE
+    assert difference(got.output * 2 - 1, golden["pred"]) < GOLDEN_TOLERANCE
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@torch.inference_mode()
+def test_decoding_a_given_latent_meets_the_golden_file(path: Path) -> None:
+    golden = np.load(path)
+    meta = json.loads(str(golden["meta"]))
+    network = stand_in.network(meta["model"], None, meta["salt"])
+    height, width = meta["lr"]
+    rgb = stand_in.tensor(height, width, meta["salt"])
+    size = (golden["pred"].shape[-2], golden["pred"].shape[-1])
+    got = network(rgb, size, torch.from_numpy(golden["z"]), meta["border"])
+    assert difference(got.output * 2 - 1, golden["pred"]) < GOLDEN_TOLERANCE
+
+
+def test_every_golden_file_is_there() -> None:
+    assert len(FILES) == 13
+
+
+@pytest.mark.parametrize("size", [(9, 12), (10, 14), (13, 11)])
+@torch.inference_mode()
+def test_decode_gives_back_the_residual_that_was_encoded(size: tuple[int, int]) -> None:
+    linf = stand_in.network(TINY, None).linf
+    x = stand_in.tensor(5, 6) * 2 - 1
+    residual = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    c = linf.condition(x, size, "extend")
+    assert difference(linf.decode(linf.encode(residual, c), c, size), residual) < ROUNDING
+
+
+@torch.inference_mode()
+def test_pictures_of_a_batch_do_not_see_each_other() -> None:
+    network = stand_in.network(TINY, TINY_PRIOR)
+    rgb = torch.cat([stand_in.tensor(6, 7, salt) for salt in "abc"])
+    together = network(rgb, (17, 20)).output
+    alone = torch.cat([network(one[None], (17, 20)).output for one in rgb])
+    assert difference(together, alone) < ROUNDING
+
+
+@torch.inference_mode()
+def test_each_axis_has_its_own_scale() -> None:
+    got = stand_in.network(TINY, TINY_PRIOR)(stand_in.tensor(6, 7), (13, 30))
+    assert got.output.shape == (1, 3, 13, 30)
+    assert got.latent.shape == (1, 27, 5, 10)
+
+
+@torch.inference_mode()
+def test_sampling_repeats_with_its_seed() -> None:
+    network = stand_in.network(TINY, None)
+    rgb = stand_in.tensor(5, 5)
+    a, b, other = (
+        network.sample(rgb, (15, 15), 0.8, torch.Generator().manual_seed(seed)).output
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(a, b)
+    assert not torch.equal(a, other)
+
+
+@torch.inference_mode()
+def test_temperature_zero_decodes_the_mode() -> None:
+    network = stand_in.network(TINY, None)
+    rgb = stand_in.tensor(5, 5)
+    mode = network(rgb, (14, 15), torch.zeros(1, 27, *network.latent_size((14, 15))))
+    assert torch.equal(network.sample(rgb, (14, 15), 0.0).output, mode.output)
+
+
+def test_a_model_without_prior_wants_a_latent() -> None:
+    with pytest.raises(ShapeError, match="latent must be given, the model has no learned"):
+        stand_in.network(TINY, None)(stand_in.tensor(5, 5), (15, 15))
+
+
+def test_a_picture_that_was_enlarged_by_two_has_its_own_residual() -> None:
+    x = stand_in.tensor(6, 8)
+    up = resize(x, (12, 16))
+    wanted = up - resize(resize(up, (6, 8)), (12, 16))
+    assert torch.equal(low_frequency_residual(x, (12, 16)), wanted)
+
+
+def test_the_residual_is_zero_at_scale_one() -> None:
+    assert not low_frequency_residual(stand_in.tensor(6, 8), (6, 8)).any()
+
+
+def test_gradients_reach_every_parameter() -> None:
+    network = stand_in.network(TINY, TINY_PRIOR)
+    network(stand_in.tensor(6, 6), (20, 18)).output.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+def test_a_model_of_another_kind_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="model must be linf or linf-patch, got 'liif'"):
+        linf_from_spec({"name": "liif", "args": {}})

@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from flowsr_lp.training.crops import Crops, load_pictures
+from flowsr_runtime.errors import PictureError, UsageError
+from tests import stand_in
+
+PICTURES = [stand_in.picture(40, 50, salt) for salt in "ab"]
+
+
+def crops(**changes: object) -> Crops:
+    settings: dict[str, object] = {"batch": 3, "lr_size": 8, "scales": (1.0, 4.0), "seed": 5}
+    return Crops(PICTURES, **(settings | changes))  # type: ignore[arg-type]
+
+
+def as_tensor(picture: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
+
+
+def test_a_step_always_gives_the_same_batch() -> None:
+    first, again = crops().batch_at(7), crops().batch_at(7)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+
+
+def test_steps_and_seeds_give_different_batches() -> None:
+    lows = [crops().batch_at(0)[0], crops().batch_at(1)[0], crops(seed=6).batch_at(0)[0]]
+    assert not torch.equal(lows[0], lows[1])
+    assert not torch.equal(lows[0], lows[2])
+
+
+def test_every_scale_of_the_range_is_drawn() -> None:
+    sides = {crops().batch_at(step)[1].shape[-1] for step in range(200)}
+    assert min(sides) == 8
+    assert max(sides) == 32
+    assert len(sides) == 25
+
+
+def test_shapes_and_range_are_as_stated() -> None:
+    low, high = crops(scales=(2.5, 2.5)).batch_at(0)
+    assert low.shape == (3, 3, 8, 8)
+    assert high.shape == (3, 3, 20, 20)
+    assert min(low.min(), high.min()) >= 0
+    assert max(low.max(), high.max()) <= 1
+
+
+def test_at_scale_one_low_and_high_resolution_are_the_same() -> None:
+    low, high = crops(scales=(1.0, 1.0)).batch_at(0)
+    assert torch.equal(low, high)
+
+
+def test_a_crop_of_a_whole_picture_is_one_of_its_eight_poses() -> None:
+    picture = stand_in.picture(16, 16)
+    high = Crops([picture], 40, 4, (4.0, 4.0)).batch_at(0)[1]
+    turned = [np.rot90(picture, k) for k in range(4)]
+    poses = [as_tensor(p) for one in turned for p in (one, one[::-1])]
+    seen = {next(i for i, p in enumerate(poses) if torch.equal(p, crop)) for crop in high}
+    assert seen == set(range(8))
+
+
+def test_low_resolution_is_pillows_bicubic() -> None:
+    low, high = crops(scales=(2.0, 2.0)).batch_at(3)
+    first = (high[0].permute(1, 2, 0) * 255).round().to(torch.uint8)
+    small = Image.fromarray(np.asarray(first)).resize((8, 8), Image.Resampling.BICUBIC)
+    assert torch.equal(low[0], as_tensor(np.asarray(small)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 0}, "batch and lr_size must be at least 1, got 0 and 8"),
+        ({"lr_size": 0}, "batch and lr_size must be at least 1, got 3 and 0"),
+        ({"scales": (0.5, 2.0)}, "scales must be a range from 1 up, got 0.5,2.0"),
+        ({"scales": (3.0, 2.0)}, "scales must be a range from 1 up, got 3.0,2.0"),
+        ({"scales": (1.0, float("nan"))}, "scales must be a range from 1 up, got 1.0,nan"),
+        ({"lr_size": 11}, "pictures must be at least 44 pixels a side"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        crops(**changes)
+
+
+def test_pictures_of_a_folder_come_by_name_as_rgb(tmp_path: Path) -> None:
+    Image.new("L", (9, 8), 200).save(tmp_path / "b.png")
+    Image.new("RGB", (8, 9), (1, 2, 3)).save(tmp_path / "a.bmp")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    first, second = load_pictures(tmp_path, smallest=8)
+    assert first.shape == (9, 8, 3)
+    assert first[0, 0].tolist() == [1, 2, 3]
+    assert second[0, 0].tolist() == [200, 200, 200]
+
+
+def test_small_pictures_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (80, 7)).save(tmp_path / "b.png")
+    assert len(load_pictures(tmp_path, smallest=8)) == 1
+    assert "left out 1 of 2 pictures: smaller than 8 pixels a side" in caplog.text
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match=r"folder of pictures does not exist: .*none"):
+        load_pictures(tmp_path / "none", smallest=8)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="no picture of at least 8 pixels a side in"):
+        load_pictures(tmp_path, smallest=8)
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(PictureError, match=r"cannot read picture .*a\.png"):
+        load_pictures(tmp_path, smallest=8)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp"])
+def test_a_truncated_picture_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    Image.fromarray(stand_in.picture(64, 64)).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(PictureError, match=r"cannot read picture .*a\."):
+        load_pictures(tmp_path, smallest=8)

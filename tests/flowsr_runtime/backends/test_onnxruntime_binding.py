@@ -1,0 +1,186 @@
+"""Arrays stay where they are; the CPU stands for the device, whose arrays are bound alike."""
+
+import gc
+import threading
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
+
+from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, OrtArray
+from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.cuda import dlpack
+from flowsr_runtime.cuda.dlpack import CUDA, lend
+from flowsr_runtime.cuda.graph_cache import GraphCounters
+from flowsr_runtime.errors import ProviderError, ShapeError, UsageError
+from tests.doubles.rig import expected, feeds_of
+
+
+class OnDevice:
+    """An array of a GPU that is not there."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return CUDA, 1
+
+    def __dlpack__(self, **_: object) -> object:
+        return lend(4096, (1, 3, 4, 5), np.dtype(np.float32), device=(CUDA, 1), owner=self)
+
+
+@pytest.fixture
+def session(bundle: Bundle) -> OnnxRuntimeSession:
+    return OnnxRuntimeSession.open(bundle)
+
+
+def tensors_of(*sizes: int) -> dict[str, Any]:
+    """Return feeds whose picture is a PyTorch tensor."""
+    feeds: dict[str, Any] = feeds_of(*sizes)
+    return {**feeds, "input": torch.from_numpy(feeds["input"])}
+
+
+def test_a_tensor_is_read_where_it_lies(session: OnnxRuntimeSession, bundle: Bundle) -> None:
+    result = session.run_device(tensors_of(4, 5))
+    assert isinstance(result, OrtArray)
+    assert (result.shape, result.dtype.name) == ((1, 3, 8, 10), "float32")
+    np.testing.assert_array_equal(result.numpy(), expected(bundle, feeds_of(4, 5)))
+
+
+def test_a_result_is_taken_by_other_libraries_without_a_copy(
+    session: OnnxRuntimeSession,
+) -> None:
+    result = session.run_device(feeds_of(4, 5))
+    tensor, array = from_dlpack(result), np.from_dlpack(result)
+    assert tensor.data_ptr() == array.ctypes.data
+    np.testing.assert_array_equal(array, result.numpy())
+
+
+def test_a_result_lives_as_long_as_what_was_made_of_it(session: OnnxRuntimeSession) -> None:
+    tensor = from_dlpack(session.run_device(feeds_of(4, 5)))
+    kept = tensor.clone()
+    session.run_device(feeds_of(4, 5, salt=1))
+    session.close()
+    gc.collect()
+    assert torch.equal(tensor, kept)
+
+
+def test_a_result_is_written_to_an_array_that_is_given(
+    session: OnnxRuntimeSession, bundle: Bundle
+) -> None:
+    out = torch.full((1, 3, 8, 10), -1.0)
+    assert session.run_device(tensors_of(4, 5), out) is out
+    np.testing.assert_array_equal(out.numpy(), expected(bundle, feeds_of(4, 5)))
+
+
+def test_what_was_borrowed_is_given_back(session: OnnxRuntimeSession) -> None:
+    result = session.run_device(feeds_of(4, 5))
+    gc.collect()
+    before = len(dlpack._lent)
+    session.run_device({"input": result, "geometry": feeds_of(8, 10)["geometry"]})
+    gc.collect()
+    assert len(dlpack._lent) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (OnDevice(), "input must lie on DLPack device 1:0, got 2:1"),
+        (torch.zeros(1, 3, 5, 4).transpose(2, 3), "input must lie row after row, got strides"),
+        ([1, 2], "input must be an array with __dlpack__, got list"),
+    ],
+)
+def test_an_array_that_cannot_be_read_is_refused(
+    session: OnnxRuntimeSession, value: Any, message: str
+) -> None:
+    with pytest.raises(ShapeError, match=message):
+        session.run_device({**feeds_of(4, 5), "input": value})
+
+
+def test_an_array_that_cannot_be_written_is_refused(session: OnnxRuntimeSession) -> None:
+    with pytest.raises(ShapeError, match="out must lie on DLPack device 1:0, got 2:1"):
+        session.run_device(feeds_of(4, 5), OnDevice())
+
+
+def test_an_output_of_another_size_is_an_error_of_one_line(session: OnnxRuntimeSession) -> None:
+    with pytest.raises(ProviderError, match=r"^cpu failed: [^\n]*shape[^\n]*$"):
+        session.run_device(feeds_of(4, 5), torch.zeros(1, 3, 8, 9))
+
+
+def test_a_closed_session_is_refused(session: OnnxRuntimeSession) -> None:
+    session.close()
+    with pytest.raises(UsageError, match="the session is closed"):
+        session.run_device(feeds_of(4, 5))
+
+
+def runner_of(bundle: Bundle, limit: int) -> GraphRunner:
+    """Return a runner on the CPU, where a graph is one binding that is used again."""
+    session = ort.InferenceSession(bundle.model_bytes(), providers=["CPUExecutionProvider"])
+    return GraphRunner(ort, session, "output", ("cpu", 0), limit)
+
+
+def fixed_feeds(side: int, salt: int = 0) -> dict[str, NDArray[Any]]:
+    return {"input": feeds_of(side, side, salt=salt)["input"]}
+
+
+def test_the_second_run_of_a_size_is_bound_and_then_used_again(
+    bundles: dict[str, Bundle],
+) -> None:
+    runner, fixed = runner_of(bundles["fixed"], 2), bundles["fixed"]
+    for salt in range(4):
+        feeds = fixed_feeds(4, salt)
+        np.testing.assert_array_equal(runner.run(feeds), expected(fixed, feeds))
+    assert runner.counters == GraphCounters(hits=2, captures=1, plain=1)
+
+
+def test_no_more_graphs_are_captured_than_may_be_kept(bundles: dict[str, Bundle]) -> None:
+    runner, fixed = runner_of(bundles["fixed"], 2), bundles["fixed"]
+    for _ in range(3):
+        for side in (3, 4, 5):
+            feeds = fixed_feeds(side)
+            np.testing.assert_array_equal(runner.run(feeds), expected(fixed, feeds))
+    assert runner.counters == GraphCounters(hits=2, captures=2, plain=5)
+
+
+def test_a_result_is_not_overwritten_by_the_next(bundles: dict[str, Bundle]) -> None:
+    runner = runner_of(bundles["fixed"], 2)
+    results = [runner.run(fixed_feeds(4, salt)) for salt in range(4)]
+    again = runner_of(bundles["fixed"], 0)
+    for salt, result in enumerate(results):
+        np.testing.assert_array_equal(result, again.run(fixed_feeds(4, salt)))
+
+
+def test_threads_do_not_mix_their_pictures(bundles: dict[str, Bundle]) -> None:
+    runner, fixed = runner_of(bundles["fixed"], 2), bundles["fixed"]
+    results: dict[int, NDArray[Any]] = {}
+
+    def work(first: int) -> None:
+        for salt in range(first, 20, 4):
+            results[salt] = runner.run(fixed_feeds(4, salt))
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 20
+    for salt, result in results.items():
+        np.testing.assert_array_equal(result, expected(fixed, fixed_feeds(4, salt)))
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_takes_arrays_and_captures_graphs(
+    gpu: Any, bundles: dict[str, Bundle]
+) -> None:
+    session = OnnxRuntimeSession.open(bundles["fixed"], provider="cuda", cuda_graphs=2)
+    for salt in range(4):
+        feeds = fixed_feeds(4, salt)
+        np.testing.assert_allclose(
+            session.run(feeds), expected(bundles["fixed"], feeds), atol=1e-5
+        )
+    assert session.graph_counters.hits == 2
+    result = session.run_device(fixed_feeds(4))
+    again = session.run_device({"input": result})
+    assert again.shape == (1, 3, 16, 16)

@@ -1,0 +1,113 @@
+"""Opening a session checks its arguments and says what is missing."""
+
+import sys
+from typing import Any
+
+import pytest
+from cuda.bindings import runtime as cudart
+
+from flowsr_runtime.backends.session import SessionSettings, open_session
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.errors import BackendError, ProviderError, UsageError
+from tests.doubles.rig import Rig
+
+
+def test_a_session_says_what_it_runs_on(bundle: Bundle) -> None:
+    session = open_session(bundle)
+    assert (session.backend, session.provider, session.device) == ("onnxruntime", "cpu", 0)
+
+
+def test_settings_open_what_the_arguments_open(bundle: Bundle) -> None:
+    session = SessionSettings(threads=1, precision="fp32").open(bundle)
+    assert (session.backend, session.provider, session.device) == ("onnxruntime", "cpu", 0)
+    with pytest.raises(UsageError, match="threads must be at least 1, got 0"):
+        SessionSettings(threads=0).check()
+
+
+def test_an_unknown_backend_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match=r"backend must be one of onnxruntime, .* got 'caffe'"):
+        open_session(bundle, backend="caffe")
+
+
+def test_each_flavour_of_tensorrt_is_opened(rig: Rig) -> None:
+    rig.add()
+    session = open_session(rig.bundle, backend=rig.backend, workers=2, cuda_graphs=3)
+    assert (session.backend, session.provider, session.device) == (rig.backend, "cuda", 0)
+    session.close()
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
+def test_tensorrt_without_cuda_bindings_names_the_remedy(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    for name in ("tensorrt_session", "tensorrt_engine", "device", "device_array"):
+        monkeypatch.delitem(sys.modules, f"flowsr_runtime.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    remedy = rf"cuda-bindings is not installed; pip install 'flowsr-lp\[{backend[:8]}"
+    with pytest.raises(BackendError, match=remedy):
+        open_session(bundle, backend=backend)
+
+
+def test_tensorrt_that_is_not_installed_names_the_remedy(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    remedy = r"tensorrt is not installed; pip install 'flowsr-lp\[tensorrt\]'"
+    with pytest.raises(BackendError, match=remedy):
+        open_session(bundle, backend="tensorrt")
+
+
+def test_a_missing_library_names_the_remedy(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(
+        sys.modules, "flowsr_runtime.backends.onnxruntime_session", raising=False
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    remedy = r"onnxruntime is not installed; pip install 'flowsr-lp\[cpu\]'"
+    with pytest.raises(BackendError, match=remedy):
+        open_session(bundle)
+
+
+def test_a_broken_library_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flowsr_runtime.backends.onnxruntime_session", None)
+    with pytest.raises(BackendError, match="onnxruntime cannot be loaded: import of flowsr_"):
+        open_session(bundle)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"threads": 1.5}, r"threads must be a whole number, got 1\.5"),
+        ({"device": -1}, "device must be at least 0, got -1"),
+        ({"device": "gpu"}, "device must be a whole number, got 'gpu'"),
+        ({"device": 1}, "device must be 0 with provider cpu, got 1"),
+        ({"cuda_graphs": -1}, "cuda_graphs must be at least 0, got -1"),
+        ({"cuda_graphs": 2}, "cuda_graphs needs a bundle of one fixed scale with onnxruntime"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"workers": 2}, "workers is for tensorrt, got 2"),
+        (
+            {"backend": "tensorrt", "provider": "cpu"},
+            "provider must be cuda with backend tensorrt, got 'cpu'",
+        ),
+        (
+            {"backend": "tensorrt", "threads": 2},
+            "threads is for onnxruntime, got 2 with backend tensorrt",
+        ),
+        ({"provider": "rocm"}, "provider must be one of cpu, cuda, .* got 'rocm'"),
+    ],
+)
+def test_a_bad_argument_is_refused(
+    bundle: Bundle, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_session(bundle, **options)
+
+
+@pytest.mark.skipif(int(cudart.cudaGetDeviceCount()[0]) == 0, reason="there is a GPU")
+def test_the_real_library_without_a_gpu_says_that_there_is_none(bundle: Bundle) -> None:
+    with pytest.raises(
+        ProviderError, match=r"no usable NVIDIA driver: .*; install or update it"
+    ):
+        open_session(bundle, backend="tensorrt_rtx")

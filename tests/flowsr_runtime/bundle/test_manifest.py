@@ -1,0 +1,248 @@
+"""A manifest is checked key by key; what is unknown is kept."""
+
+import copy
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.bundle.manifest import Latent, Manifest, Memory
+from flowsr_runtime.errors import BundleError
+from flowsr_runtime.geometry import Halo
+
+FILE = {"sha256": "0" * 64, "bytes": 3}
+CELLS = {"channels": 27, "patch": 3}
+
+
+@pytest.fixture
+def raw(manifest: dict[str, Any]) -> dict[str, Any]:
+    manifest["files"] = {"model.fp32.onnx": {**FILE, "precision": "fp32"}}
+    return manifest
+
+
+@pytest.fixture
+def fourfold(bundles: dict[str, Bundle]) -> dict[str, Any]:
+    return copy.deepcopy(dict(bundles["fourfold"].manifest.raw))
+
+
+def with_value(raw: dict[str, Any], key: str, value: object) -> dict[str, Any]:
+    """Return the manifest with one value, named by a dotted key, changed."""
+    inner = raw
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = inner[parent]
+    inner[last] = value
+    return raw
+
+
+def without(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the manifest without one value, named by a dotted key."""
+    inner = raw
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = inner[parent]
+    del inner[last]
+    return raw
+
+
+def test_a_manifest_is_typed(raw: dict[str, Any]) -> None:
+    manifest = Manifest.parse(raw)
+    assert manifest.family == "bilinear"
+    assert manifest.scale is None
+    assert manifest.multiple == 1
+    assert manifest.geometry
+    assert manifest.latents == ()
+    assert not manifest.tiling.whole_only
+    assert manifest.tiling.halo == Halo(patch=3, align=12, lr_align=3, patches=0, pixels=0)
+    assert manifest.tiling.exact == Halo(patch=3, align=12, lr_align=3, patches=0, pixels=1)
+    assert manifest.memory == Memory(1000, 12, 108)
+    assert manifest.files["model.fp32.onnx"].precision == "fp32"
+
+
+def test_unknown_keys_are_kept(raw: dict[str, Any]) -> None:
+    manifest = Manifest.parse({**raw, "colour_of_the_sky": "blue"})
+    assert manifest.raw["colour_of_the_sky"] == "blue"
+
+
+def test_a_fixed_scale_is_exact(raw: dict[str, Any]) -> None:
+    raw["scale"] = {"kind": "fixed", "value": "2.7"}
+    assert Manifest.parse(raw).scale == Fraction(27, 10)
+
+
+def test_latents_keep_their_order(raw: dict[str, Any]) -> None:
+    raw["latents"] = [{"name": "b", **CELLS}, {"name": "a", "channels": 6, "patch": 2}]
+    assert Manifest.parse(raw).latents == (Latent("b", 27, 3), Latent("a", 6, 2))
+
+
+def test_a_latents_cells_cover_the_output() -> None:
+    assert Latent("latent1", 96, 8).grid((64, 65)) == (8, 9)
+
+
+def test_a_graph_is_said_to_take_what_it_takes(raw: dict[str, Any]) -> None:
+    raw["latents"] = [{"name": "latent", **CELLS}]
+    assert Manifest.parse(raw).inputs == {"input", "geometry", "latent"}
+
+
+def test_a_graph_of_one_scale_may_take_pictures_alone(fourfold: dict[str, Any]) -> None:
+    assert Manifest.parse(fourfold).inputs == {"input"}
+
+
+def test_a_ratio_is_for_both_halos(fourfold: dict[str, Any]) -> None:
+    tiling = Manifest.parse(fourfold).tiling
+    assert (tiling.halo.ratio, tiling.exact.ratio) == (4, 4)
+    assert Manifest.parse(fourfold).multiple == 2
+
+
+def test_memory_grows_with_pixels_and_patches() -> None:
+    assert Memory(10, 0.5, 2).estimate(pixels=3, patches=4) == 20
+
+
+def test_a_newer_schema_is_refused(raw: dict[str, Any]) -> None:
+    message = r"bundle schema 2 is newer than this runtime reads \(1\); upgrade flowsr-lp"
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse({"schema": 2})
+
+
+@pytest.mark.parametrize("raw_value", [None, [], "bundle", 1])
+def test_what_is_not_an_object_is_refused(raw_value: object) -> None:
+    with pytest.raises(BundleError, match=r"bundle\.json must hold an object"):
+        Manifest.parse(raw_value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "schema",
+        "family",
+        "scale",
+        "scale.kind",
+        "picture",
+        "picture.multiple",
+        "graph.geometry",
+        "latents",
+        "tiling",
+        "tiling.patch",
+        "tiling.align",
+        "tiling.lr_align",
+        "tiling.ratio",
+        "tiling.whole_only",
+        "tiling.halo_patches",
+        "tiling.halo_pixels",
+        "tiling.exact_patches",
+        "tiling.exact_pixels",
+        "tiling.seam_steps",
+        "memory",
+        "memory.base_bytes",
+        "memory.bytes_per_pixel",
+        "memory.bytes_per_patch",
+        "files",
+    ],
+)
+def test_a_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
+    with pytest.raises(BundleError, match=rf"bundle\.json lacks {key}"):
+        Manifest.parse(without(raw, key))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schema", "1", "schema in bundle.json must be a whole number of at least 1, got '1'"),
+        ("schema", 0, "schema in bundle.json must be a whole number of at least 1, got 0"),
+        ("family", 3, "family in bundle.json must be a string, got 3"),
+        ("scale.kind", "some", "scale.kind in bundle.json must be any or fixed, got 'some'"),
+        ("scale", {"kind": "fixed", "value": "0.5"}, "scale.value .* at least 1, got 0.5"),
+        ("scale", {"kind": "fixed"}, "bundle.json lacks scale.value"),
+        ("picture.multiple", 0, "picture.multiple .* at least 1, got 0"),
+        ("picture.multiple", 2, "picture.multiple in bundle.json need a fixed scale, got any"),
+        ("graph.geometry", 1, "graph.geometry in bundle.json must be true or false, got 1"),
+        ("graph.geometry", False, "whole_only .* neither geometry nor a ratio, got false"),
+        ("latents", None, "latents in bundle.json must be a list, got None"),
+        ("latents", [27], "bundle.json lacks latents.0.name"),
+        ("latents", [{"name": "z", "patch": 3}], "bundle.json lacks latents.0.channels"),
+        ("latents", [{"name": 0, **CELLS}], "latents.0.name .* must be a string, got 0"),
+        ("latents", [{"name": "input", **CELLS}], "must have names of their own, got input"),
+        ("latents", [{"name": "z", **CELLS}] * 2, "must have names of their own, got z, z"),
+        (
+            "latents",
+            [{"name": "z", "channels": 1, "patch": 8}],
+            "tiling.align .* must be a multiple of the patch 8 of z, got 12",
+        ),
+        ("tiling.ratio", 0, "tiling.ratio .* at least 1, got 0"),
+        ("tiling.ratio", 4, "tiling.ratio .* need a fixed scale, got any"),
+        ("tiling.whole_only", None, "tiling.whole_only .* true or false, got None"),
+        ("tiling.patch", True, "tiling.patch .* whole number of at least 1, got True"),
+        ("tiling.align", 10, "tiling.align .* must be a multiple of the patch 3, got 10"),
+        ("tiling.halo_patches", -1, "tiling.halo_patches .* at least 0, got -1"),
+        ("tiling.seam_steps", "low", "tiling.seam_steps .* a number of at least 0, got 'low'"),
+        ("memory.base_bytes", float("inf"), "memory.base_bytes .* at least 0, got inf"),
+        ("files", [], "files in bundle.json must be an object"),
+        ("files", {"../x": FILE}, "must lie inside the bundle, got '../x'"),
+        ("files", {"/etc/passwd": FILE}, "must lie inside the bundle, got '/etc/passwd'"),
+        ("files", {"a//b": FILE}, "must lie inside the bundle, got 'a//b'"),
+        ("files", {"a\\b": FILE}, "must lie inside the bundle, got"),
+        ("files", {"bundle.json": FILE}, "must not be 'bundle.json'"),
+        ("files", {"a": 3}, "file a in bundle.json must be an object, got 3"),
+        (
+            "files",
+            {"a": {"bytes": 3}},
+            "sha256 of a in bundle.json must be 64 digits, got None",
+        ),
+        (
+            "files",
+            {"a": {"sha256": "0" * 64}},
+            "bytes of a .* must be a whole number, got None",
+        ),
+        ("files", {"a": {**FILE, "precision": 32}}, "precision of a must be a string, got 32"),
+    ],
+)
+def test_a_wrong_value_is_named(
+    raw: dict[str, Any], key: str, value: object, message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse(with_value(raw, key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("scale.value", "3", "tiling.ratio in bundle.json must be the scale 3, got 4"),
+        ("tiling.halo_patches", 1, "tiling.halo_patches .* must be 0 with a ratio, got 1"),
+        ("tiling.exact_patches", 1, "tiling.exact_patches .* must be 0 with a ratio, got 1"),
+        ("picture.multiple", 3, "must be a multiple of 12, the ratio times .*, got 64"),
+        ("tiling.ratio", None, "whole_only .* neither geometry nor a ratio, got false"),
+    ],
+)
+def test_keys_that_cannot_be_true_together_are_refused(
+    fourfold: dict[str, Any], key: str, value: object, message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse(with_value(fourfold, key, value))
+
+
+def test_any_scale_needs_geometry(raw: dict[str, Any]) -> None:
+    raw["graph"]["geometry"] = False
+    raw["tiling"]["whole_only"] = True
+    with pytest.raises(BundleError, match=r"geometry .* true for any scale, got false"):
+        Manifest.parse(raw)
+
+
+def test_a_bundle_may_state_a_memory_budget(raw: dict[str, Any]) -> None:
+    assert Manifest.parse(raw).memory.budget_bytes is None
+    raw["memory"]["budget_bytes"] = 2**31
+    assert Manifest.parse(raw).memory.budget_bytes == 2**31
+
+
+@pytest.mark.parametrize("budget", [0, -5, 1.5, "2G"])
+def test_a_memory_budget_is_a_number_of_bytes(raw: dict[str, Any], budget: object) -> None:
+    raw["memory"]["budget_bytes"] = budget
+    with pytest.raises(BundleError, match=r"memory\.budget_bytes in bundle\.json must be"):
+        Manifest.parse(raw)
+
+
+def test_pictures_are_float32_unless_the_manifest_says_uint8(raw: dict[str, Any]) -> None:
+    assert Manifest.parse(raw).io == "float32"
+    assert Manifest.parse(with_value(raw, "picture.io", "uint8")).io == "uint8"
+    message = r"picture\.io in bundle\.json must be float32 or uint8, got 'float16'"
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse(with_value(raw, "picture.io", "float16"))

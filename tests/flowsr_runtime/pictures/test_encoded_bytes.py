@@ -1,0 +1,96 @@
+"""Pictures as bytes, and depths: what a format does not hold is refused, never cut."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flowsr_runtime.errors import OutputError, PictureError, ShapeError
+from flowsr_runtime.pictures.files import (
+    Picture,
+    check_output,
+    encode_picture,
+    read_picture,
+    write_picture,
+)
+from tests.flowsr_runtime.pictures.picture_files import GRAY_ICC
+
+Photo = NDArray[np.uint8]
+
+
+@pytest.mark.parametrize("format", ["PNG", "png", ".png"])
+def test_bytes_go_in_and_come_out(photo: Photo, format: str) -> None:
+    data = encode_picture(photo, format)
+    np.testing.assert_array_equal(read_picture(data).rgb, photo)
+    np.testing.assert_array_equal(read_picture(io.BytesIO(data)).rgb, photo)
+
+
+def test_what_is_written_is_what_is_encoded(tmp_path: Path, photo: Photo) -> None:
+    write_picture(tmp_path / "a.webp", photo)
+    assert (tmp_path / "a.webp").read_bytes() == encode_picture(photo, "webp")
+
+
+def test_bytes_are_called_the_picture() -> None:
+    with pytest.raises(PictureError, match=r"^the picture is empty$"):
+        read_picture(b"")
+
+
+def test_an_open_file_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"hello")
+    opened = (tmp_path / "a.png").open("rb")
+    with opened, pytest.raises(PictureError, match=r"a\.png is not a PNG"):
+        read_picture(opened)
+
+
+def test_another_format_is_refused(photo: Photo) -> None:
+    with pytest.raises(OutputError, match=r"format must be one of PNG, JPEG, .*, got 'gif'"):
+        encode_picture(photo, "gif")
+
+
+def test_a_caller_has_a_limit_of_its_own(photo: Photo) -> None:
+    data = encode_picture(photo, "png")
+    with pytest.raises(PictureError, match="has 713 pixels, more than 712"):
+        read_picture(data, max_pixels=712)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF", "BMP"])
+def test_sixteen_bits_are_not_cut_in_silence(format: str) -> None:
+    pixels = np.full((2, 2, 3), 40_000, np.uint16)
+    message = f"{format} holds no 16 bits per channel; write PNG or TIFF, or give depth 8"
+    with pytest.raises(OutputError, match=message):
+        encode_picture(pixels, format)
+    assert read_picture(encode_picture(pixels, format, depth=8)).depth == 8
+
+
+def test_floats_are_not_cut_in_silence(tmp_path: Path) -> None:
+    pixels = np.full((2, 2, 3), 0.25, np.float32)
+    with pytest.raises(OutputError, match="PNG holds no float channels; write TIFF, or give"):
+        check_output(tmp_path / "a.png", like=Picture(pixels))
+    check_output(tmp_path / "a.png", like=Picture(pixels), depth=16)
+    write_picture(tmp_path / "a.png", pixels, depth=16)
+    assert read_picture(tmp_path / "a.png").rgb[0, 0].tolist() == [16384] * 3
+
+
+def test_alpha_without_an_original_is_not_dropped(photo: Photo) -> None:
+    with pytest.raises(OutputError, match="JPEG holds no alpha; write PNG"):
+        encode_picture(np.dstack([photo, photo[..., 0]]), "JPEG")
+
+
+def test_a_profile_of_gray_is_not_put_on_colours(photo: Photo) -> None:
+    like = Picture(photo, mode="L", icc=GRAY_ICC)
+    with pytest.raises(OutputError, match="WEBP holds no gray, which the profile is of"):
+        encode_picture(photo[..., 0], "WEBP", like=like)
+
+
+def test_a_picture_of_other_channels_than_its_original_is_refused(photo: Photo) -> None:
+    with pytest.raises(ShapeError, match="must be RGB or RGBA as its original, got 1"):
+        encode_picture(photo[..., 0], "PNG", like=Picture(photo, photo[..., 0], "RGBA"))
+
+
+def test_a_picture_at_another_depth_is_deeper_or_itself(photo: Photo) -> None:
+    picture = Picture(photo, photo[..., 0], "RGBA")
+    deep = picture.at_least(16)
+    assert (deep.depth, deep.at_least(8).depth, deep.mode) == (16, 16, "RGBA")
+    np.testing.assert_array_equal(deep.pixels, np.dstack([photo, photo[..., 0]]) * 257.0)

@@ -1,0 +1,337 @@
+"""Pictures keep alpha, gray and profile; bad files and bad outputs fail in one line."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from flowsr_runtime.errors import OutputError, PictureError, ShapeError
+from flowsr_runtime.pictures.files import Picture, check_output, read_picture, write_picture
+from tests.flowsr_runtime.pictures.picture_files import deep_png_file
+
+Photo = NDArray[np.uint8]
+ONE_LINE = r"^[^\n]*$"
+# What 4:4:4 JPEG at quality 95 may change of noise, in 8-bit steps.
+JPEG_STEPS = 24
+
+
+@pytest.fixture
+def icc() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that saves a Pillow image under a name."""
+
+    def saver(picture: Image.Image, name: str, **options: Any) -> Path:
+        picture.save(tmp_path / name, **options)
+        return tmp_path / name
+
+    return saver
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """Return the beginning of a PNG of any size."""
+    data = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    head = struct.pack(">I", 13) + data + struct.pack(">I", zlib.crc32(data))
+    return b"\x89PNG\r\n\x1a\n" + head + struct.pack(">I", 0) + b"IDAT" + bytes(4)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.tiff", "a.webp", "A.PNG"])
+def test_a_lossless_picture_comes_back(tmp_path: Path, photo: Photo, name: str) -> None:
+    write_picture(tmp_path / name, photo)
+    np.testing.assert_array_equal(read_picture(tmp_path / name).rgb, photo)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.jpeg"])
+def test_a_jpeg_comes_back_nearly(tmp_path: Path, photo: Photo, name: str) -> None:
+    write_picture(tmp_path / name, photo)
+    difference = read_picture(tmp_path / name).rgb.astype(int) - photo
+    assert np.abs(difference).max() <= JPEG_STEPS
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_the_mode_comes_back(
+    save: Callable[..., Path], tmp_path: Path, photo: Photo, mode: str, name: str
+) -> None:
+    original = Image.fromarray(np.dstack([photo, photo[..., 0]])).convert(mode)
+    picture = read_picture(save(original, name))
+    assert picture.mode == mode
+    write_picture(tmp_path / f"out-{name}", picture.rgb, like=picture)
+    with Image.open(tmp_path / f"out-{name}") as result:
+        assert result.mode == mode
+        np.testing.assert_array_equal(np.asarray(result), np.asarray(original))
+
+
+def test_a_palette_is_read_as_rgb(save: Callable[..., Path], photo: Photo) -> None:
+    palette = Image.fromarray(photo).quantize(16)
+    picture = read_picture(save(palette, "a.png"))
+    assert picture.mode == "RGB"
+    np.testing.assert_array_equal(picture.rgb, np.asarray(palette.convert("RGB")))
+
+
+def test_a_palette_with_transparency_keeps_it(save: Callable[..., Path], photo: Photo) -> None:
+    palette = Image.fromarray(photo).quantize(16)
+    picture = read_picture(save(palette, "a.png", transparency=3))
+    assert picture.mode == "RGBA"
+    assert picture.alpha is not None
+    np.testing.assert_array_equal(picture.alpha == 0, np.asarray(palette) == 3)
+
+
+def test_a_transparent_colour_becomes_alpha(save: Callable[..., Path]) -> None:
+    pixels = np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)
+    picture = read_picture(save(Image.fromarray(pixels), "a.png", transparency=(1, 2, 3)))
+    assert picture.alpha is not None
+    assert picture.alpha.tolist() == [[0, 255]]
+
+
+def test_a_bilevel_picture_is_gray(save: Callable[..., Path], photo: Photo) -> None:
+    picture = read_picture(save(Image.fromarray(photo).convert("1"), "a.png"))
+    assert picture.mode == "L"
+    assert set(np.unique(picture.rgb)) == {0, 255}
+
+
+def test_alpha_is_resized_to_the_result(tmp_path: Path) -> None:
+    alpha = np.array([[0, 255]], dtype=np.uint8)
+    like = Picture(np.zeros((1, 2, 3), np.uint8), alpha, "RGBA")
+    write_picture(tmp_path / "a.png", np.zeros((1, 4, 3), np.uint8), like=like)
+    written = read_picture(tmp_path / "a.png").alpha
+    assert written is not None
+    assert written.tolist() == [[0, 64, 191, 255]]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
+def test_the_colour_profile_is_kept(
+    tmp_path: Path, photo: Photo, icc: bytes, name: str
+) -> None:
+    write_picture(tmp_path / name, photo, like=Picture(photo, icc=icc))
+    assert read_picture(tmp_path / name).icc == icc
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_upright(save: Callable[..., Path], orientation: int) -> None:
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    turns = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1),
+        7: np.rot90(pixels, 2).transpose(1, 0, 2),
+        8: np.rot90(pixels),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = read_picture(save(Image.fromarray(pixels), "a.png", exif=exif))
+    np.testing.assert_array_equal(picture.rgb, turns[orientation])
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match=r"none\.png does not exist"):
+        read_picture(tmp_path / "none.png")
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="cannot be read: Is a directory"):
+        read_picture(tmp_path)
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(PictureError, match=r"a\.png is empty"):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("content", [b"hello", b"GIF89a" + bytes(50), b"\x89PNG\r\n\x1a\n"])
+def test_what_is_not_a_picture_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    message = r"a\.png is (not a PNG, JPEG, WebP, BMP, TIFF or AVIF picture|damaged: .*)$"
+    with pytest.raises(PictureError, match=message):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "a.webp"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_a_truncated_picture_is_refused(
+    tmp_path: Path, photo: Photo, name: str, share: float
+) -> None:
+    write_picture(tmp_path / name, np.tile(photo, (8, 8, 1)))
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(PictureError, match=r"(is damaged: .*|picture)$") as caught:
+        read_picture(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0, 255, 65535])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_are_told_by_the_file_and_not_by_its_values(
+    channels: int, value: int
+) -> None:
+    pixels = np.full((3, 2, channels), value, np.uint16)
+    picture = read_picture(deep_png_file(pixels))
+    assert picture.depth == 16
+    np.testing.assert_array_equal(picture.rgb, value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_deep_gray_tiff_of_pillow_is_read(
+    save: Callable[..., Path], dtype: type[np.generic]
+) -> None:
+    pixels = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3).astype(dtype)
+    picture = read_picture(save(Image.fromarray(pixels), "a.tif"))
+    assert picture.mode == "L"
+    np.testing.assert_array_equal(picture.pixels, pixels)
+
+
+def test_a_tiff_of_32_bit_integers_is_refused(save: Callable[..., Path]) -> None:
+    path = save(Image.fromarray(np.zeros((2, 2), np.int32)), "a.tif")
+    with pytest.raises(PictureError, match=r"a\.tif has 1 MINISBLACK channels of int32; conv"):
+        read_picture(path)
+
+
+def test_cmyk_is_refused(save: Callable[..., Path], photo: Photo) -> None:
+    path = save(Image.fromarray(photo).convert("CMYK"), "a.jpg")
+    with pytest.raises(PictureError, match=r"a\.jpg is CMYK; convert it to RGB"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.webp"])
+def test_several_frames_are_refused(save: Callable[..., Path], photo: Photo, name: str) -> None:
+    first, second = Image.fromarray(photo), Image.fromarray(255 - photo)
+    path = save(first, name, save_all=True, append_images=[second])
+    with pytest.raises(PictureError, match="has 2 frames; give a file with one"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("side", [20_000, 100_000])
+def test_a_decompression_bomb_is_refused(tmp_path: Path, side: int) -> None:
+    (tmp_path / "a.png").write_bytes(png_that_claims(side, side))
+    with pytest.raises(PictureError, match=r"a\.png has .*more than 178956970"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_the_limit_holds_where_pillow_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    (tmp_path / "a.png").write_bytes(png_that_claims(20_000, 20_000))
+    with pytest.raises(PictureError, match="has 400000000 pixels, more than 178956970"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_a_large_picture_below_the_limit_gives_no_warning(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_picture(tmp_path / "a.png", photo)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # Pillow warns above, fails at twice
+    assert read_picture(tmp_path / "a.png").rgb.shape == photo.shape
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a", "a.png.txt"])
+def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        OutputError, match=r"must end in one of \.avif, \.bmp, \.jpeg, \.jpg, \.png"
+    ):
+        check_output(tmp_path / name)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot be written: no folder .*nowhere"):
+        check_output(tmp_path / "nowhere" / "a.png")
+
+
+def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(OutputError, match="cannot be written: it is a folder"):
+        check_output(tmp_path / "a.png", force=True)
+
+
+def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(OutputError, match=r"cannot be written: folder .* is read-only"):
+        check_output(tmp_path / "a.png")
+
+
+def test_a_file_is_not_overwritten_without_force(tmp_path: Path, photo: Photo) -> None:
+    write_picture(tmp_path / "a.png", photo)
+    with pytest.raises(OutputError, match=r"a\.png exists; replace it with force \(--force\)"):
+        write_picture(tmp_path / "a.png", photo[::2])
+    write_picture(tmp_path / "a.png", photo[::2], force=True)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png").rgb, photo[::2])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.bmp", "BMP")])
+def test_alpha_is_not_dropped_in_silence(
+    tmp_path: Path, photo: Photo, name: str, kind: str
+) -> None:
+    like = Picture(photo, photo[..., 0], "RGBA")
+    with pytest.raises(OutputError, match=f"{kind} holds no alpha; write PNG"):
+        check_output(tmp_path / name, like=like)
+
+
+def test_a_profile_is_not_dropped_in_silence(tmp_path: Path, photo: Photo) -> None:
+    with pytest.raises(OutputError, match="BMP holds no ICC profile; write PNG"):
+        check_output(tmp_path / "a.bmp", like=Picture(photo, icc=b"profile"))
+
+
+@pytest.mark.parametrize(("name", "most"), [("a.jpg", 65500), ("a.webp", 16383)])
+def test_a_side_beyond_the_format_is_refused(tmp_path: Path, name: str, most: int) -> None:
+    check_output(tmp_path / name, size=(1, most))
+    with pytest.raises(OutputError, match=f"sides are at most {most} pixels, got 1x{most + 1}"):
+        check_output(tmp_path / name, size=(1, most + 1))
+
+
+def test_a_full_disk_leaves_the_old_picture(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_picture(tmp_path / "a.png", photo)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"a\.png cannot be written: No space left on device"):
+        write_picture(tmp_path / "a.png", 255 - photo, force=True)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png").rgb, photo)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_an_encoder_that_fails_is_an_output_error(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("encoder error -2")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OutputError, match="cannot be encoded as PNG: encoder error -2"):
+        write_picture(tmp_path / "a.png", photo)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 5), (0, 4, 3), (2, 2, 2, 2)])
+def test_only_pictures_are_written(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match=r"picture must be \(H, W\) or \(H, W, 1 to 4\), got"):
+        write_picture(tmp_path / "a.png", np.zeros(shape, np.uint8))
+
+
+def test_only_known_types_are_written(tmp_path: Path) -> None:
+    with pytest.raises(ShapeError, match="must be uint8, uint16 or float32, got float64"):
+        write_picture(tmp_path / "a.png", np.zeros((2, 2)))
+
+
+def test_a_camera_picture_with_a_preview_is_read(tmp_path: Path, photo: Photo) -> None:
+    buffer = io.BytesIO()
+    main, preview = Image.fromarray(photo), Image.fromarray(photo[::2, ::2])
+    main.save(buffer, format="MPO", save_all=True, append_images=[preview])
+    (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
+    assert read_picture(tmp_path / "a.jpg").rgb.shape == photo.shape

@@ -1,0 +1,55 @@
+"""Formats are told by a file's first bytes, and named by name or suffix."""
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import features
+
+from flowsr_runtime.errors import OutputError, PictureError
+from flowsr_runtime.pictures.files import encode_picture, read_picture
+from flowsr_runtime.pictures.formats import FORMATS, SUFFIXES, format_named, kind_of, open_image
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_tells_its_format(photo: NDArray[np.uint8], name: str) -> None:
+    data = encode_picture(photo, name)
+    assert kind_of(data) == name
+    assert open_image(data, "a file").size == (31, 23)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"GIF89a", b"RIFF1234WAVE", b"\0\0\0\x20ftypheic", b"%PDF"]
+)
+def test_other_files_are_of_no_format(data: bytes) -> None:
+    assert kind_of(data) is None
+    with pytest.raises(
+        PictureError, match="a file is not a PNG, JPEG, WebP, BMP, TIFF or AVIF"
+    ):
+        open_image(data, "a file")
+
+
+def test_every_suffix_names_its_format() -> None:
+    named = {suffix: format_named(suffix.upper()).name for suffix in SUFFIXES}
+    assert named == SUFFIXES
+
+
+@pytest.mark.parametrize("name", ["AVIF", "WEBP"])
+def test_a_format_that_pillow_was_built_without_is_refused_with_the_remedy(
+    photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    data = encode_picture(photo, name)
+    monkeypatch.setattr(features, "check", lambda feature: False)
+    with pytest.raises(OutputError, match=rf"{name} is not in the installed Pillow; pip ins"):
+        encode_picture(photo, name)
+    with pytest.raises(PictureError, match=rf"is {name}, which the installed Pillow has not"):
+        read_picture(data)
+
+
+def test_opening_warns_of_nothing(photo: NDArray[np.uint8]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        opened = [open_image(encode_picture(photo, name), "a file") for name in FORMATS]
+    assert len(opened) == len(FORMATS)
+    assert caught == []

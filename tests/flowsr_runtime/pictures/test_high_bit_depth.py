@@ -1,0 +1,63 @@
+"""Deep pixels: which files hold more than Pillow gives, and which are given whole."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from flowsr_runtime.pictures.files import encode_picture
+from flowsr_runtime.pictures.formats import open_image
+from flowsr_runtime.pictures.high_bit_depth import bits_of, deep_pixels, is_read_whole
+from tests.flowsr_runtime.pictures.picture_files import deep_png_file
+
+
+def opened(data: bytes) -> Any:
+    return open_image(data, "a file")
+
+
+def tiff_of(pixels: NDArray[Any], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF"])
+def test_eight_bits_are_told(photo: NDArray[np.uint8], format: str) -> None:
+    assert bits_of(opened(encode_picture(photo, format))) == 8
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_deep_png_is_told(channels: int) -> None:
+    assert bits_of(opened(deep_png_file(np.zeros((2, 2, channels), np.uint16)))) == 16
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "whole"),
+    [
+        (np.uint16, {"photometric": "rgb"}, True),
+        (np.uint16, {"photometric": "rgb", "byteorder": ">"}, True),
+        (np.uint16, {"photometric": "rgb", "planarconfig": "separate"}, False),
+        (np.int16, {"photometric": "rgb"}, False),
+    ],
+)
+def test_what_pillow_gives_whole_is_known(
+    dtype: type[Any], options: dict[str, Any], whole: bool
+) -> None:
+    planar = "planarconfig" in options
+    pixels = np.zeros((3, 5, 4) if planar else (5, 4, 3), dtype)
+    data = tiff_of(pixels, **options)
+    image = opened(data) if dtype is np.uint16 else None
+    assert (image is not None and is_read_whole(image)) == whole
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_both_bytes_of_a_tiff_are_read(order: Any, compression: Any) -> None:
+    pixels = np.random.default_rng(1).integers(0, 65536, (5, 4, 3)).astype(np.uint16)
+    data = tiff_of(pixels, photometric="rgb", byteorder=order, compression=compression)
+    found, mode = deep_pixels(opened(data), lambda: opened(data))
+    assert mode == "RGB"
+    np.testing.assert_array_equal(found, pixels)

@@ -1,0 +1,97 @@
+"""Pixels: padding for any side, resampling to any size, and one rounding."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from flowsr_runtime.errors import MemoryBudgetError
+from flowsr_runtime.pictures.pixels import allocate, padded, resampled, store
+
+SIDES = st.integers(1, 12)
+# Pillow weighs in float64 and rounds each pass to float32: units in the last place of 1.
+ROUNDING = 1e-6
+
+
+def picture(*size: int) -> NDArray[np.float32]:
+    return np.random.default_rng(3).random((*size, 3), dtype=np.float32)
+
+
+@given(SIDES, SIDES, st.sampled_from([1, 2]))
+def test_sides_become_multiples_and_the_picture_stays(h: int, w: int, multiple: int) -> None:
+    image = picture(h, w)
+    result = padded(image, multiple)
+    assert result.shape == (-(-h // multiple) * multiple, -(-w // multiple) * multiple, 3)
+    np.testing.assert_array_equal(result[:h, :w], image)
+
+
+@given(st.integers(1, 6).map(lambda n: 2 * n + 1), st.integers(1, 6).map(lambda n: 2 * n + 1))
+def test_odd_sides_are_reflected(h: int, w: int) -> None:
+    image = picture(h, w)
+    result = padded(image, 2)
+    np.testing.assert_array_equal(result[h, :w], image[h - 2])
+    np.testing.assert_array_equal(result[:h, w], image[:, w - 2])
+    np.testing.assert_array_equal(result[h, w], image[h - 2, w - 2])
+
+
+def test_a_side_of_one_repeats_its_pixel() -> None:
+    image = picture(1, 1)
+    np.testing.assert_array_equal(padded(image, 2), np.broadcast_to(image, (2, 2, 3)))
+
+
+def test_a_picture_that_needs_no_padding_is_not_copied() -> None:
+    image = picture(4, 6)
+    assert padded(image, 2) is image
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 30), (41, 9), (33, 17)])
+def test_resampling_reaches_any_size(size: tuple[int, int]) -> None:
+    values = np.full((16, 12, 3), 0.25, dtype=np.float32)
+    result = resampled(values, size)
+    assert result.shape == (*size, 3)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, 0.25, atol=ROUNDING)
+
+
+def test_resampling_to_the_same_size_changes_nothing() -> None:
+    values = picture(9, 8)
+    np.testing.assert_array_equal(resampled(values, (9, 8)), values)
+
+
+def test_each_channel_is_resampled_as_pillow_does_it() -> None:
+    values = 3 * picture(16, 12) - 1
+    result = resampled(values, (23, 7))
+    for channel in range(3):
+        plane = Image.fromarray(values[..., channel].copy())
+        due = np.asarray(plane.resize((7, 23), Image.Resampling.LANCZOS))
+        np.testing.assert_array_equal(result[..., channel], due)
+
+
+def test_eight_bits_are_clamped_and_rounded_half_up() -> None:
+    values = np.array([[[-0.5, 0.5 / 255, 1.49 / 255], [1.6 / 255, 254.6 / 255, 3]]])
+    result = np.empty((1, 2, 3), dtype=np.uint8)
+    store(values.astype(np.float32), result, clamp=True, truncate=False)
+    assert result.tolist() == [[[0, 1, 1], [2, 255, 255]]]
+
+
+@given(st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3))
+def test_truncating_is_the_floor_of_what_is_clamped(numbers: list[float]) -> None:
+    values = np.array(numbers, dtype=np.float32).reshape(1, 1, 3)
+    result = np.empty((1, 1, 3), dtype=np.uint8)
+    due = np.floor(np.float32(255) * np.clip(values, 0, 1))
+    store(values, result, clamp=True, truncate=True)
+    np.testing.assert_array_equal(result, due)
+
+
+def test_floats_are_stored_as_they_are() -> None:
+    values = 3 * picture(2, 2) - 1
+    result = np.empty_like(values)
+    store(values.copy(), result, clamp=False, truncate=False)
+    np.testing.assert_array_equal(result, values)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(MemoryBudgetError, match="1048576x1048576 does not fit in memory"):
+        allocate((2**20, 2**20, 3), np.dtype(np.float32))

@@ -1,0 +1,79 @@
+"""A turnstile frees once, after the last call."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
+from flowsr_runtime.errors import UsageError
+from flowsr_runtime.upscaling.in_flight import Turnstile
+
+SOON = 0.05
+"""Seconds in which a wrong return would show; a right one does not depend on it."""
+
+
+@pytest.fixture
+def freed() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def turnstile(freed: list[str]) -> Turnstile:
+    return Turnstile("model", lambda: freed.append("freed"))
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def test_closing_frees_once(turnstile: Turnstile, freed: list[str]) -> None:
+    turnstile.close()
+    turnstile.close()
+    assert freed == ["freed"]
+
+
+def test_after_closing_nobody_gets_in(turnstile: Turnstile) -> None:
+    turnstile.close()
+    with pytest.raises(UsageError, match="the model is closed"), turnstile.inside():
+        pass
+
+
+def test_closing_waits_for_calls_of_other_threads(
+    turnstile: Turnstile, freed: list[str], threads: ThreadPoolExecutor
+) -> None:
+    entered, leave = Event(), Event()
+
+    def call() -> None:
+        with turnstile.inside():
+            entered.set()
+            leave.wait()
+
+    running = threads.submit(call)
+    entered.wait()
+    closing = threads.submit(turnstile.close)
+    with pytest.raises(TimeoutError):
+        closing.result(timeout=SOON)
+    assert freed == []
+    leave.set()
+    running.result()
+    closing.result()
+    assert freed == ["freed"]
+
+
+def test_closing_from_inside_a_call_frees_at_its_end(
+    turnstile: Turnstile, freed: list[str]
+) -> None:
+    with turnstile.inside():
+        turnstile.close()
+        assert freed == []
+    assert freed == ["freed"]
+
+
+def test_a_call_that_fails_leaves_too(turnstile: Turnstile, freed: list[str]) -> None:
+    with pytest.raises(ValueError, match="broken"), turnstile.inside():
+        raise ValueError("broken")
+    turnstile.close()
+    assert freed == ["freed"]
