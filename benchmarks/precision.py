@@ -32,7 +32,7 @@ from flowsr_export.graph import linf as linf_graph
 from flowsr_export.graph.axis import Axis, half_pixel_matrix, low_pass_matrix
 from flowsr_export.graph.linf import LinfGraph
 from flowsr_export.inputs.cases import Case
-from flowsr_export.parity.half_emulation import RoundedGraph
+from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import output_size
 
@@ -218,7 +218,7 @@ def exact_outputs(network: LinfLP, lr: int) -> dict[str, NDArray[np.float32]]:
         Outputs (7, 3, H, W) by scale.
     """
     deployment = deployment_of(network)
-    run = RoundedGraph(deployment, "fp32", None)
+    run = HalfPrecisionEmulator(deployment, "fp32", None)
     return {scale: outputs(run, deployment, scale, lr) for scale in SCALES}
 
 
@@ -242,7 +242,7 @@ def figures(
         Figures of each scale.
     """
     deployment = deployment_of(network)
-    rounded = RoundedGraph(deployment, precision, None)
+    rounded = HalfPrecisionEmulator(deployment, precision, None)
     rounded._graph = IslandGraph(network, DTYPES[precision], islands).eval()
     for scale in SCALES:
         side = round(exact[scale].shape[-1] / Fraction(scale))
@@ -323,7 +323,7 @@ def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -
 
 
 def outputs(
-    run: RoundedGraph, deployment: Deployment, scale: str, lr: int
+    run: HalfPrecisionEmulator, deployment: Deployment, scale: str, lr: int
 ) -> NDArray[np.float32]:
     """Enlarge the photographs, cut to squares of `lr` pixels: (7, 3, H, W)."""
     side = output_size(lr, Fraction(scale))

@@ -25,7 +25,7 @@ from benchmarks.speed import SRFLOW, SRFLOW_PRIOR
 from benchmarks.stand_in_checkpoint import calm
 from flowsr_export.deployment.interface import deployment_of
 from flowsr_export.graph.srflow_level import Condition, LevelGraph
-from flowsr_export.parity.half_emulation import RoundedGraph
+from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_lp import SrflowLP, load_checkpoint
 from flowsr_runtime import UsageError
 from tests import stand_in
@@ -117,10 +117,10 @@ def island_figures(network: SrflowLP, lr: int) -> list[Figures]:
         Figures of each entry of `PARTS`, the worst of the photographs.
     """
     deployment, scale = deployment_of(network), str(network.srflow.scale)
-    exact = outputs(RoundedGraph(deployment, "fp32", None), deployment, scale, lr)
+    exact = outputs(HalfPrecisionEmulator(deployment, "fp32", None), deployment, scale, lr)
     rows = []
     for name, switches in PARTS.items():
-        rounded = RoundedGraph(deployment, "fp16", None)
+        rounded = HalfPrecisionEmulator(deployment, "fp16", None)
         levels = rounded._graph.levels
         assert isinstance(levels, nn.ModuleList)
         for level in levels:

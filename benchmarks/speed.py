@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flowsr_export.deployment.interface import Network
 from flowsr_export.machine.probes import GEMM_SIDE, onnxruntime_gemm, torch_gemm
-from flowsr_export.onnx_graph.multiply_adds import multiply_adds
+from flowsr_export.onnx_graph.multiply_adds import count_macs
 from flowsr_lp import LinfLP, load_checkpoint
 from flowsr_lp.linf.published_order import PublishedOrder
 from flowsr_lp.srflow.published_order import PublishedSrflow
@@ -141,7 +141,7 @@ def measure(
                 times[name].append([_seconds(run) for _ in range(repeats)])
         with FlopCounterMode(display=False) as counter:
             published()
-    work = multiply_adds(
+    work = count_macs(
         onnx.load_from_string(model), {"input": (1, 3, *lr)}, {"geometry": feeds["geometry"]}
     )
     counts = work.total, int(counter.get_total_flops()) // 2

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.speed import MODEL, PRIOR, SRFLOW, SRFLOW_PRIOR
-from flowsr_export.inputs.cases import Case, photographs
+from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_lp import SrflowLP, save_weights
 from flowsr_lp.training.srflow import fit_norms
 from tests import stand_in
@@ -49,7 +49,7 @@ def calm(network: SrflowLP) -> SrflowLP:
     Its ActNorms are fitted to photographs, as before training.
     """
     side = network.srflow.scale * FITTED_LR
-    high = torch.from_numpy(photographs(Case((side, side), (side, side), batch=2)))
+    high = torch.from_numpy(sample_pictures(Case((side, side), (side, side), batch=2)))
     low = F.interpolate(high, size=(FITTED_LR, FITTED_LR), mode="bilinear", antialias=True)
     with torch.no_grad():
         for name, parameter in network.named_parameters():

@@ -17,7 +17,7 @@ import ray
 import ray.data
 
 from flowsr_export.upscale.jobs import Request
-from flowsr_export.upscale.ray import PictureMapper, Wish
+from flowsr_export.upscale.ray import PictureMapper, WorkerConfig
 from flowsr_runtime import SessionSettings, embedded_bundle
 
 
@@ -31,7 +31,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
-    wish = Wish(given.bundle.absolute(), SessionSettings(threads=1), Request(given.scale, None))
+    wish = WorkerConfig(
+        given.bundle.absolute(), SessionSettings(threads=1), Request(given.scale, None)
+    )
     rows = [
         {"source": str(path.absolute()), "target": str(_target(path, given.output))}
         for path in sorted(given.folder.glob("*.png"))

@@ -2,14 +2,14 @@
 
 from flowsr_calibration.crops import CropPlan, Pictures, find_pictures
 from flowsr_calibration.layers import Layer, blocks_of, layers_of
-from flowsr_calibration.quantize import Form, quantised, tensors_of
+from flowsr_calibration.quantize import QuantizationForm, quantised, tensors_of
 from flowsr_calibration.ranges import METHODS, activation_range
 from flowsr_calibration.statistics import Statistics
 
 __all__ = [
     "METHODS",
     "CropPlan",
-    "Form",
+    "QuantizationForm",
     "Layer",
     "Pictures",
     "Statistics",

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from flowsr_calibration.codes import codes_of, zero_code
-from flowsr_calibration.collect import Tap
+from flowsr_calibration.collect import TensorTap
 from flowsr_calibration.layers import Layer
 from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes, with_opset
-from flowsr_calibration.quantize import Form
+from flowsr_calibration.quantize import QuantizationForm
 from flowsr_calibration.ranges import weight_scales
 
 __all__ = ["Correction", "bias_corrections", "with_corrections"]
@@ -42,7 +42,7 @@ def bias_corrections(
     model: ModelProto,
     layers: Sequence[Layer],
     ranges: Mapping[str, float],
-    form: Form,
+    form: QuantizationForm,
     feeds: Iterable[Mapping[str, NDArray[Any]]],
     threads: int | None = None,
 ) -> dict[str, Correction]:
@@ -61,7 +61,7 @@ def bias_corrections(
     """
     graph = OnnxGraph(model)
     twins = _errors_graph(model, layers, ranges, form)
-    tap = Tap(twins, [_error(layer) for layer in layers], threads)
+    tap = TensorTap(twins, [_error(layer) for layer in layers], threads)
     sums: dict[str, NDArray[np.float64]] = {}
     count = 0
     for each in feeds:
@@ -100,7 +100,10 @@ def with_corrections(
 
 
 def _errors_graph(
-    model: ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float], form: Form
+    model: ModelProto,
+    layers: Sequence[Layer],
+    ranges: Mapping[str, float],
+    form: QuantizationForm,
 ) -> ModelProto:
     """The float32 graph, and beside each layer its rounded twin and their mean difference."""
     graph, codes = OnnxGraph(model), codes_of(form.type)

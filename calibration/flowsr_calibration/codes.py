@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-__all__ = ["FP8", "INT8", "Codes", "EightBits", "codes_of", "round_to_e4m3", "zero_code"]
+__all__ = [
+    "FP8",
+    "INT8",
+    "EightBitFormat",
+    "EightBits",
+    "codes_of",
+    "round_to_e4m3",
+    "zero_code",
+]
 
 EightBits = Literal["int8", "fp8"]
 
@@ -20,7 +28,7 @@ E4M3_LEAST_EXPONENT: Final = -6  # smaller numbers lose digits
 
 
 @dataclass(frozen=True)
-class Codes:
+class EightBitFormat:
     """A type of eight bits.
 
     Attributes:
@@ -57,16 +65,16 @@ class Codes:
         return round_to_e4m3(scaled) * steps
 
 
-INT8: Final = Codes("int8", TensorProto.INT8, 127.0, 13)
-FP8: Final = Codes("fp8", TensorProto.FLOAT8E4M3FN, E4M3_MOST, 19)
+INT8: Final = EightBitFormat("int8", TensorProto.INT8, 127.0, 13)
+FP8: Final = EightBitFormat("fp8", TensorProto.FLOAT8E4M3FN, E4M3_MOST, 19)
 
 
-def codes_of(name: EightBits) -> Codes:
+def codes_of(name: EightBits) -> EightBitFormat:
     """Return a type of eight bits by its name."""
     return INT8 if name == "int8" else FP8
 
 
-def zero_code(name: str, codes: Codes, count: int | None = None) -> TensorProto:
+def zero_code(name: str, codes: EightBitFormat, count: int | None = None) -> TensorProto:
     """Return the zero point, a scalar or `count` of them; it tells the type of the codes."""
     dims = () if count is None else (count,)
     return helper.make_tensor(name, codes.onnx_type, dims, bytes(count or 1), raw=True)

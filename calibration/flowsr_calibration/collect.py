@@ -21,13 +21,13 @@ from flowsr_runtime.backends.onnxruntime_session import usable_cores
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import NonFiniteError
 
-__all__ = ["Tap", "collect", "statistics_key"]
+__all__ = ["TensorTap", "collect", "statistics_key"]
 
 SAVE_SECONDS: Final = 10.0
 FORMAT: Final = 1  # of the statistics; another one is collected again
 
 
-class Tap:
+class TensorTap:
     """A graph whose inner tensors come out."""
 
     def __init__(self, model: ModelProto, tensors: Sequence[str], threads: int | None) -> None:
@@ -89,7 +89,7 @@ def statistics_key(
 
 
 def collect(
-    tap: Tap,
+    tap: TensorTap,
     manifest: Manifest,
     plan: CropPlan,
     pictures: Sequence[Path],

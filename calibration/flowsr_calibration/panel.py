@@ -16,7 +16,7 @@ from flowsr_calibration.feeds import feeds_of, full_range
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.bundle.manifest import Manifest
 
-__all__ = ["Agreement", "Panel", "psnr"]
+__all__ = ["Agreement", "HeldOutSet", "psnr"]
 
 EIGHT_BIT: Final = 255
 
@@ -44,7 +44,7 @@ class Agreement:
     quality_loss: float | None = None
 
 
-class Panel:
+class HeldOutSet:
     """Crops with the outputs of the float32 graph."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Panel:
         finally:
             session.close()
 
-    def judge(self, model: bytes | ModelProto) -> Agreement:
+    def compare(self, model: bytes | ModelProto) -> Agreement:
         """Compare a graph with the float32 graph.
 
         Args:

@@ -22,19 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from flowsr_calibration.codes import Codes, EightBits, codes_of, zero_code
+from flowsr_calibration.codes import EightBitFormat, EightBits, codes_of, zero_code
 from flowsr_calibration.layers import Layer
 from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes, with_opset
 from flowsr_calibration.ranges import weight_scales
 
-__all__ = ["Form", "quantised", "tensors_of"]
+__all__ = ["QuantizationForm", "quantised", "tensors_of"]
 
 
 UNSEEN = np.float32(1e-30)
 
 
 @dataclass(frozen=True)
-class Form:
+class QuantizationForm:
     """How layers are quantised.
 
     Attributes:
@@ -66,7 +66,10 @@ def tensors_of(model: ModelProto, layers: Sequence[Layer]) -> list[str]:
 
 
 def quantised(
-    model: ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float], form: Form
+    model: ModelProto,
+    layers: Sequence[Layer],
+    ranges: Mapping[str, float],
+    form: QuantizationForm,
 ) -> ModelProto:
     """Quantise layers.
 
@@ -100,7 +103,7 @@ class _Writer:
     model: ModelProto
     layers: Sequence[Layer]
     ranges: Mapping[str, float]
-    form: Form
+    form: QuantizationForm
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     stored: list[TensorProto] = field(default_factory=list)
@@ -110,7 +113,7 @@ class _Writer:
 
     def __post_init__(self) -> None:
         self.graph = OnnxGraph(self.model)
-        self.codes: Codes = codes_of(self.form.type)
+        self.codes: EightBitFormat = codes_of(self.form.type)
         self.chosen = {layer.node: layer for layer in self.layers}
         self.inputs = {layer.input for layer in self.layers}
         if self.layers:

@@ -7,7 +7,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_calibration.codes import INT8, Codes
+from flowsr_calibration.codes import INT8, EightBitFormat
 from flowsr_calibration.statistics import BINS, Histogram
 from flowsr_runtime.errors import UsageError
 
@@ -25,7 +25,9 @@ LEAST_SHARE: Final = 0.2
 TINY: Final = 1e-6  # a range of nothing but zeros
 
 
-def activation_range(histogram: Histogram, method: Method, codes: Codes = INT8) -> float:
+def activation_range(
+    histogram: Histogram, method: Method, codes: EightBitFormat = INT8
+) -> float:
     """Choose the magnitude at which a tensor is clipped.
 
     Args:
@@ -100,7 +102,7 @@ def _percentile(histogram: Histogram) -> float:
     return min((index + 1) * histogram.limit / BINS, histogram.largest)
 
 
-def _rounding_error(histogram: Histogram, reach: float, codes: Codes) -> float:
+def _rounding_error(histogram: Histogram, reach: float, codes: EightBitFormat) -> float:
     """Sum of squared errors of rounding within `reach` and of clipping beyond it."""
     centres = (np.arange(BINS) + 0.5) * histogram.limit / BINS
     step = reach / codes.most
@@ -111,7 +113,7 @@ def _rounding_error(histogram: Histogram, reach: float, codes: Codes) -> float:
     return float(histogram.counts @ ((centres - rounded) ** 2 + inner))
 
 
-def _divergence(histogram: Histogram, reach: float, codes: Codes) -> float:
+def _divergence(histogram: Histogram, reach: float, codes: EightBitFormat) -> float:
     """Kullback-Leibler divergence of the distribution of int8 codes from the values'."""
     levels = INT8_MOST
     width = histogram.limit / BINS

@@ -9,7 +9,7 @@ from typing import Final
 from onnx import ModelProto
 
 from flowsr_calibration.layers import Layer, blocks_of
-from flowsr_calibration.panel import Agreement, Panel
+from flowsr_calibration.panel import Agreement, HeldOutSet
 
 __all__ = ["BlockLoss", "Choice", "Point", "choose_blocks", "rank_blocks"]
 
@@ -78,7 +78,7 @@ class Choice:
 def rank_blocks(
     layers: Sequence[Layer],
     quantise: Quantise,
-    panel: Panel,
+    panel: HeldOutSet,
     work: Mapping[str, int],
     total: int,
     advance: Callable[[int, str], None] = lambda steps, note: None,
@@ -98,7 +98,7 @@ def rank_blocks(
     """
     losses = []
     for block, members in blocks_of(list(layers)).items():
-        found = panel.judge(quantise(members))
+        found = panel.compare(quantise(members))
         count = sum(work[layer.node] for layer in members)
         losses.append(BlockLoss(block, count, count / total, found.psnr, found.worst))
         advance(1, block)
@@ -109,7 +109,7 @@ def choose_blocks(
     layers: Sequence[Layer],
     losses: Sequence[BlockLoss],
     quantise: Quantise,
-    panel: Panel,
+    panel: HeldOutSet,
     holds: Holds,
     advance: Callable[[int, str], None] = lambda steps, note: None,
 ) -> Choice:
@@ -136,7 +136,7 @@ def choose_blocks(
     def point(left_out: Sequence[str]) -> Point:
         kept = [layer for layer in layers if layer.block not in left_out]
         share = sum(by_name[name].share for name in blocks if name not in left_out)
-        agreement = panel.judge(quantise(kept))
+        agreement = panel.compare(quantise(kept))
         advance(1, f"{len(left_out)} blocks left out")
         return Point(tuple(left_out), share, agreement, holds(agreement))
 

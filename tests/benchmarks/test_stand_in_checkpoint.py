@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from benchmarks import stand_in_checkpoint
 from benchmarks.stand_in_checkpoint import calm
-from flowsr_export.inputs.cases import Case, photographs
+from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_lp import load_checkpoint
 from tests.flowsr_export.networks import small_srflow
 
@@ -13,7 +13,7 @@ from tests.flowsr_export.networks import small_srflow
 @torch.inference_mode()
 def test_a_calm_network_encodes_to_unit_variance_and_decodes_to_a_picture() -> None:
     network = calm(small_srflow(K=4))
-    prediction = network(torch.from_numpy(photographs(Case((24, 24), (96, 96)))))
+    prediction = network(torch.from_numpy(sample_pictures(Case((24, 24), (96, 96)))))
     assert prediction.encoded is not None
     assert all(z.abs().max() < 10 for z in prediction.encoded)
     assert -1 < prediction.output.min() < prediction.output.max() < 2

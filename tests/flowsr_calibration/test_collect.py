@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from flowsr_calibration.collect import Tap, collect, statistics_key
+from flowsr_calibration.collect import TensorTap, collect, statistics_key
 from flowsr_calibration.crops import Crop, CropPlan, find_pictures
 from flowsr_calibration.onnx_graph import with_nodes
 from flowsr_calibration.statistics import load_statistics
@@ -21,7 +21,7 @@ NAMES = ["inner", "hidden"]
 
 
 def test_inner_tensors_come_out(model: ModelProto) -> None:
-    found = Tap(model, NAMES, 1).run(FEEDS)
+    found = TensorTap(model, NAMES, 1).run(FEEDS)
     assert {name: values.shape for name, values in found.items()} == {
         "inner": (1, 8, 24, 24),
         "hidden": (8, 576),
@@ -34,13 +34,13 @@ def test_a_value_that_is_not_finite_is_refused(model: ModelProto) -> None:
         model, model.graph.node, {"encoder.head.0.bias": np.full(8, np.nan, np.float32)}
     )
     with pytest.raises(NonFiniteError, match="tensor inner of the float32 graph"):
-        Tap(broken, NAMES, 1).run(FEEDS)
+        TensorTap(broken, NAMES, 1).run(FEEDS)
 
 
 def test_every_crop_is_seen_and_progress_told(bundle: Bundle, folder: Path) -> None:
     steps: list[int] = []
     found = collect(
-        Tap(_model(bundle), NAMES, 1),
+        TensorTap(_model(bundle), NAMES, 1),
         bundle.manifest,
         PLAN,
         sorted(folder.iterdir()),
@@ -57,7 +57,7 @@ def test_a_run_that_was_interrupted_goes_on(
     bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flowsr_calibration.collect.SAVE_SECONDS", -1.0)
-    tap, paths = Tap(_model(bundle), NAMES, 1), sorted(folder.iterdir())
+    tap, paths = TensorTap(_model(bundle), NAMES, 1), sorted(folder.iterdir())
 
     def interrupted(self: CropPlan, pictures: Any, begin: int = 0) -> Iterator[Crop]:
         yield from list(whole(self, pictures, begin))[:4]
@@ -79,7 +79,7 @@ def test_a_run_that_was_interrupted_goes_on(
 def test_statistics_that_are_there_need_no_run(
     bundle: Bundle, folder: Path, tmp_path: Path
 ) -> None:
-    tap, paths = Tap(_model(bundle), NAMES, 1), sorted(folder.iterdir())
+    tap, paths = TensorTap(_model(bundle), NAMES, 1), sorted(folder.iterdir())
     first = collect(tap, bundle.manifest, PLAN, paths, key="k", path=tmp_path / "s.npz")
     again = collect(_Dead(), bundle.manifest, PLAN, paths, key="k", path=tmp_path / "s.npz")
     assert again.to_bytes() == first.to_bytes()
@@ -98,7 +98,7 @@ def test_the_key_names_pictures_crops_and_graph(folder: Path) -> None:
     assert len(keys) == 5
 
 
-class _Dead(Tap):
+class _Dead(TensorTap):
     """A graph that must not run."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from flowsr_calibration.collect import Tap
+from flowsr_calibration.collect import TensorTap
 from flowsr_calibration.equalization import equalised, pairs_of
 from flowsr_calibration.layers import layers_of
 from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes
@@ -25,7 +25,7 @@ def uneven(model: ModelProto) -> ModelProto:
 
 
 def channels(model: ModelProto) -> dict[str, NDArray[np.float32]]:
-    seen = Tap(model, ["inner_relu", "hidden"], 1).run(FEEDS)
+    seen = TensorTap(model, ["inner_relu", "hidden"], 1).run(FEEDS)
     return {
         "inner_relu": seen["inner_relu"].max(axis=(0, 2, 3)),
         "hidden": seen["hidden"].max(axis=1),

@@ -8,15 +8,15 @@ from onnx import ModelProto
 
 from flowsr_calibration.crops import CropPlan
 from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes
-from flowsr_calibration.panel import Panel, eight_bit, psnr
+from flowsr_calibration.panel import HeldOutSet, eight_bit, psnr
 from flowsr_runtime import Bundle
 
 PLAN = CropPlan(3, 12, (Fraction(2),))
 
 
-def made_panel(bundle: Bundle, folder: Path) -> Panel:
+def made_panel(bundle: Bundle, folder: Path) -> HeldOutSet:
     crops = list(PLAN.crops(sorted(folder.iterdir())))
-    return Panel(
+    return HeldOutSet(
         bundle.model_bytes("fp32"),
         bundle.manifest,
         crops,
@@ -33,13 +33,13 @@ def brighter(model: ModelProto, steps: list[float]) -> ModelProto:
 
 
 def test_the_same_graph_agrees_without_end(bundle: Bundle, folder: Path) -> None:
-    found = made_panel(bundle, folder).judge(bundle.model_bytes("fp32"))
+    found = made_panel(bundle, folder).compare(bundle.model_bytes("fp32"))
     assert (found.psnr, found.worst, found.non_finite) == (math.inf, math.inf, 0)
     assert (found.colour_shift, found.quality_loss) == ((0.0, 0.0, 0.0), 0.0)
 
 
 def test_a_shift_of_a_channel_is_found(model: ModelProto, bundle: Bundle, folder: Path) -> None:
-    found = made_panel(bundle, folder).judge(brighter(model, [0.5, 0.0, -1.0]))
+    found = made_panel(bundle, folder).compare(brighter(model, [0.5, 0.0, -1.0]))
     assert found.colour_shift == pytest.approx((0.5, 0.0, -1.0), abs=0.06)  # some are clamped
     assert 45 < found.worst <= found.psnr < 60
     assert found.worst_crop.endswith("png ×2")
@@ -48,7 +48,7 @@ def test_a_shift_of_a_channel_is_found(model: ModelProto, bundle: Bundle, folder
 def test_a_quality_that_rises_is_a_negative_loss(
     model: ModelProto, bundle: Bundle, folder: Path
 ) -> None:
-    found = made_panel(bundle, folder).judge(brighter(model, [3.0, 3.0, 3.0]))
+    found = made_panel(bundle, folder).compare(brighter(model, [3.0, 3.0, 3.0]))
     assert found.quality_loss is not None
     assert -3.2 < found.quality_loss < -2.0
 
@@ -56,7 +56,7 @@ def test_a_quality_that_rises_is_a_negative_loss(
 def test_values_that_are_not_finite_are_no_agreement(
     model: ModelProto, bundle: Bundle, folder: Path
 ) -> None:
-    found = made_panel(bundle, folder).judge(brighter(model, [math.nan, 0, 0]))
+    found = made_panel(bundle, folder).compare(brighter(model, [math.nan, 0, 0]))
     assert found.non_finite == 3 * 24 * 24
     assert (found.psnr, found.worst) == (-math.inf, -math.inf)
 

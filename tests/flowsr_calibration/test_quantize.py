@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from flowsr_calibration.codes import EightBits
-from flowsr_calibration.collect import Tap
+from flowsr_calibration.collect import TensorTap
 from flowsr_calibration.layers import Layer, layers_of
 from flowsr_calibration.onnx_graph import OnnxGraph
-from flowsr_calibration.quantize import Form, quantised, tensors_of
+from flowsr_calibration.quantize import QuantizationForm, quantised, tensors_of
 from flowsr_export.onnx_graph.lint import lint
 from tests.flowsr_calibration.graphs import photograph
 
@@ -22,7 +22,7 @@ NONE = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
 
 def ranges_of(model: ModelProto) -> dict[str, float]:
     names = tensors_of(model, layers_of(model))
-    seen = Tap(model, names, 1).run(FEEDS)
+    seen = TensorTap(model, names, 1).run(FEEDS)
     return {name: float(np.abs(values).max()) for name, values in seen.items()}
 
 
@@ -49,12 +49,12 @@ def decibels(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(-10 * np.log10(max(np.mean((a - b) ** 2), 1e-20)))
 
 
-def made(model: ModelProto, form: Form | None = None) -> ModelProto:
-    return quantised(model, layers_of(model), ranges_of(model), form or Form())
+def made(model: ModelProto, form: QuantizationForm | None = None) -> ModelProto:
+    return quantised(model, layers_of(model), ranges_of(model), form or QuantizationForm())
 
 
 def test_nothing_quantised_is_the_same_function(model: ModelProto) -> None:
-    np.testing.assert_array_equal(run(quantised(model, [], {}, Form())), run(model))
+    np.testing.assert_array_equal(run(quantised(model, [], {}, QuantizationForm())), run(model))
 
 
 def test_every_layer_becomes_an_integer_kernel(model: ModelProto, tmp_path: Path) -> None:
@@ -64,14 +64,16 @@ def test_every_layer_becomes_an_integer_kernel(model: ModelProto, tmp_path: Path
     assert found.count("Gemm") == 1  # the flow's
 
 
-@pytest.mark.parametrize("form", [Form(), Form(per_tensor=True), Form("fp8")])
-def test_eight_bits_are_close_to_float(model: ModelProto, form: Form) -> None:
+@pytest.mark.parametrize(
+    "form", [QuantizationForm(), QuantizationForm(per_tensor=True), QuantizationForm("fp8")]
+)
+def test_eight_bits_are_close_to_float(model: ModelProto, form: QuantizationForm) -> None:
     assert 30 < decibels(run(made(model, form)), run(model)) < 70
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_kernels_compute_what_the_file_says(model: ModelProto, kind: EightBits) -> None:
-    graph = made(model, Form(kind))
+    graph = made(model, QuantizationForm(kind))
     assert decibels(run(graph, ALL), run(graph, NONE)) > 55
 
 
@@ -85,7 +87,10 @@ def test_products_do_not_saturate_sixteen_bits(model: ModelProto) -> None:
 
 
 def test_a_weight_has_a_step_for_each_output_or_one(model: ModelProto) -> None:
-    each, one = OnnxGraph(made(model)), OnnxGraph(made(model, Form(per_tensor=True)))
+    each, one = (
+        OnnxGraph(made(model)),
+        OnnxGraph(made(model, QuantizationForm(per_tensor=True))),
+    )
     name = "encoder.body.0.body.0.weight.steps"
     assert (each.value(name).shape, one.value(name).shape) == ((8,), ())
 
@@ -94,14 +99,14 @@ def test_a_weight_has_a_step_for_each_output_or_one(model: ModelProto) -> None:
 def test_the_file_keeps_the_rules_of_deployed_graphs(
     model: ModelProto, kind: EightBits
 ) -> None:
-    graph = made(model, Form(kind))
+    graph = made(model, QuantizationForm(kind))
     onnx.checker.check_model(graph, full_check=True)
     assert lint(graph, linf=False) == []
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_zero_points_are_zero_and_biases_stay_float(model: ModelProto, kind: EightBits) -> None:
-    graph = made(model, Form(kind))
+    graph = made(model, QuantizationForm(kind))
     stored = {tensor.name: tensor for tensor in graph.graph.initializer}
     zeros = [t for name, t in stored.items() if name.endswith((".zeros", "zero.code"))]
     biases = [t for name, t in stored.items() if name.endswith((".bias", "bias.row"))]
@@ -134,7 +139,7 @@ def test_some_layers_can_stay_float(model: ModelProto, tmp_path: Path) -> None:
         return layer.block in ("encoder.body.0", "conditioner.first")
 
     kept = [layer for layer in layers_of(model) if is_kept(layer)]
-    graph = quantised(model, kept, ranges_of(model), Form())
+    graph = quantised(model, kept, ranges_of(model), QuantizationForm())
     found = kernels(graph, tmp_path)
     assert (found.count("QLinearConv"), found.count("QGemm")) == (2, 2)
     assert decibels(run(graph), run(model)) > 30

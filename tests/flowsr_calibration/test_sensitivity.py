@@ -7,7 +7,7 @@ import pytest
 from onnx import ModelProto
 
 from flowsr_calibration.layers import Layer
-from flowsr_calibration.panel import Agreement, Panel, psnr
+from flowsr_calibration.panel import Agreement, HeldOutSet, psnr
 from flowsr_calibration.sensitivity import Choice, choose_blocks, rank_blocks
 
 # Noise and multiply-adds of each block.
@@ -23,13 +23,13 @@ WORK = {layer.node: BLOCKS[layer.block][1] // 2 for layer in LAYERS}
 class NoisyPanel:
     """Adds the noise of the layers that are quantised."""
 
-    def judge(self, layers: Sequence[Layer]) -> Agreement:
+    def compare(self, layers: Sequence[Layer]) -> Agreement:
         blocks = {layer.block for layer in layers}
         found = psnr(sum(BLOCKS[name][0] for name in blocks))
         return Agreement(found, found, "", (0.0, 0.0, 0.0), 0)
 
 
-PANEL = cast("Panel", NoisyPanel())
+PANEL = cast("HeldOutSet", NoisyPanel())
 QUANTISE = cast("Callable[[Sequence[Layer]], ModelProto]", lambda layers: layers)
 
 

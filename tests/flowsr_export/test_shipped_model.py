@@ -15,7 +15,7 @@ from PIL import Image
 from flowsr_export.deployment.interface import deployment_of
 from flowsr_export.evaluation.metrics import METRICS
 from flowsr_export.inputs.cases import Case
-from flowsr_export.parity.compare import bar_of, compare
+from flowsr_export.parity.compare import compare, tolerance_for
 from flowsr_export.parity.verify import reference_of
 from flowsr_lp import embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session, output_size
@@ -69,7 +69,7 @@ def test_the_bundle_agrees_with_pytorch(case: Case) -> None:
     bundle = Bundle.open(embedded_bundle())
     deployment = deployment_of(reference_of(bundle, None, None).network)
     session = open_session(bundle, threads=2)
-    (figures,) = compare(deployment, session, [case], None, bar_of(deployment, "fp32"))
+    (figures,) = compare(deployment, session, [case], None, tolerance_for(deployment, "fp32"))
     assert figures.max_abs <= 1e-4
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from flowsr_export.bench.targets import Loading, Measures
-from flowsr_export.bench.timing import Block, quiet, summarise
+from flowsr_export.bench.targets import Measures, ModelTarget
+from flowsr_export.bench.timing import Block, summarise, unloaded
 from flowsr_export.inputs.cases import Case
 from flowsr_export.machine.libraries import examine
 from flowsr_export.machine.load import LOADED_SHARE, Clocks
@@ -27,7 +27,7 @@ def most_others() -> float:
 
 
 def row_entry(
-    loading: Loading,
+    loading: ModelTarget,
     scale: str,
     case: Case,
     measures: Measures,
@@ -48,7 +48,7 @@ def row_entry(
         work: Multiply-adds of the graph for the case.
         rate: Multiply-adds a second of the machine's matrix products, None if unknown.
     """
-    summary = summarise(quiet(blocks, most_others()), percentiles)
+    summary = summarise(unloaded(blocks, most_others()), percentiles)
     median = summary.percentiles[50.0]
     pixels = case.batch * case.size[0] * case.size[1]
     return {
@@ -77,7 +77,7 @@ def row_entry(
 
 def probe_entry(probe: Probe, blocks: Sequence[Block]) -> dict[str, Any]:
     """Describe a probe of the machine."""
-    summary = summarise(quiet(blocks, most_others()), [])
+    summary = summarise(unloaded(blocks, most_others()), [])
     return {
         "name": probe.name,
         "kind": probe.kind,
@@ -111,7 +111,7 @@ def _load(blocks: Sequence[Block]) -> dict[str, Any]:
     if all(block.others is None for block in blocks):
         state = "unknown"
     else:
-        state = "quiet" if len(quiet(blocks, most)) == len(blocks) - loaded else "loaded"
+        state = "quiet" if len(unloaded(blocks, most)) == len(blocks) - loaded else "loaded"
     return {"load": state, "loaded_blocks": loaded}
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from flowsr_export.bench.targets import Loading, Measures, load_engine
+from flowsr_export.bench.targets import Measures, ModelTarget, load_engine
 from flowsr_export.inputs.cases import Case
 from flowsr_runtime.errors import FlowsrError
 from flowsr_runtime.tiling.memory import peak_bytes, resident_bytes
@@ -36,7 +36,7 @@ class Memory:
     trouble: str | None = None
 
 
-def measure_memory(loading: Loading, case: Case, measures: Measures) -> Memory:
+def measure_memory(loading: ModelTarget, case: Case, measures: Measures) -> Memory:
     """Load a model in a new process, run it twice, and return the memory it took.
 
     Args:
@@ -55,7 +55,7 @@ def measure_memory(loading: Loading, case: Case, measures: Measures) -> Memory:
             return Memory(trouble=" ".join(str(error).split()) or type(error).__name__)
 
 
-def _run(loading: Loading, case: Case, measures: Measures) -> Memory:
+def _run(loading: ModelTarget, case: Case, measures: Measures) -> Memory:
     _import_library(loading.backend)
     libraries, device = resident_bytes(), _device_bytes(loading)
     engine = load_engine(loading)
@@ -80,7 +80,7 @@ def _import_library(backend: str) -> None:
         import flowsr_export.deployment.interface  # noqa: F401
 
 
-def _device_bytes(loading: Loading) -> int | None:
+def _device_bytes(loading: ModelTarget) -> int | None:
     """Memory in use on the GPU that the loading is for, by any process."""
     program = shutil.which("nvidia-smi")
     if program is None or loading.place == "cpu":

@@ -6,21 +6,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowsr_export.bench.targets import TORCH_BACKENDS, Loading
-from flowsr_export.bench.timing import Pace
+from flowsr_export.bench.targets import TORCH_BACKENDS, ModelTarget
+from flowsr_export.bench.timing import TimingSchedule
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.run_sizes import Scale, scales_of
 from flowsr_runtime import Bundle, UsageError
 from flowsr_runtime.geometry import size_for
 
-__all__ = ["SCALES", "SWEPT_SIDES", "Wish", "cases_of_wish", "loadings_of", "settings_of"]
+__all__ = [
+    "SCALES",
+    "SWEPT_SIDES",
+    "BenchmarkConfig",
+    "cases_of_wish",
+    "loadings_of",
+    "settings_of",
+]
 
 SCALES = ("1.5", "2", "3", "4", "8")  # of a bundle of any scale, where none is asked for
 SWEPT_SIDES = (32, 48, 64, 96, 128, 160)  # low-resolution pixels
 
 
 @dataclass(frozen=True)
-class Wish:
+class BenchmarkConfig:
     """What to measure.
 
     Attributes:
@@ -55,14 +62,14 @@ class Wish:
     lr_sizes: tuple[tuple[int, int], ...] = ((128, 128),)
     output_size: tuple[int, int] | None = None
     batch: int = 1
-    pace: Pace = field(default_factory=Pace)
+    pace: TimingSchedule = field(default_factory=TimingSchedule)
     percentiles: tuple[float, ...] = (90.0, 95.0, 99.0)
     memory: bool = True
     stages: bool = True
     growth: bool = False
 
 
-def cases_of_wish(bundle: Bundle, wish: Wish) -> list[tuple[str, Case]]:
+def cases_of_wish(bundle: Bundle, wish: BenchmarkConfig) -> list[tuple[str, Case]]:
     """Return every scale, as it is shown, with its sizes.
 
     Raises:
@@ -89,14 +96,14 @@ def cases_of_wish(bundle: Bundle, wish: Wish) -> list[tuple[str, Case]]:
     return cases
 
 
-def loadings_of(wish: Wish) -> list[Loading]:
+def loadings_of(wish: BenchmarkConfig) -> list[ModelTarget]:
     """Return every backend with every provider that may start."""
     loadings = []
     for backend in dict.fromkeys(wish.backends):
         precision = "fp32" if backend in TORCH_BACKENDS else wish.precision
         for provider in _providers(backend, wish.provider):
             loadings.append(
-                Loading(
+                ModelTarget(
                     wish.bundle,
                     wish.model,
                     wish.prior,
@@ -110,7 +117,7 @@ def loadings_of(wish: Wish) -> list[Loading]:
     return loadings
 
 
-def settings_of(wish: Wish) -> dict[str, Any]:
+def settings_of(wish: BenchmarkConfig) -> dict[str, Any]:
     """Return what a report says of the pace."""
     return {
         "threads": wish.threads,

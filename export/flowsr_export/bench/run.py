@@ -12,31 +12,31 @@ import onnx
 
 from flowsr_export.bench.entries import SCHEMA, machine_of, probe_entry, row_entry
 from flowsr_export.bench.memory import Memory, measure_memory
-from flowsr_export.bench.plan import Wish, cases_of_wish, loadings_of, settings_of
+from flowsr_export.bench.plan import BenchmarkConfig, cases_of_wish, loadings_of, settings_of
 from flowsr_export.bench.scaling import growth_of
 from flowsr_export.bench.stage_profile import stage_seconds
 from flowsr_export.bench.targets import (
-    Engine,
-    Loading,
+    LoadedModel,
     Measures,
+    ModelTarget,
     graph_feeds,
     load_engine,
     padded_run,
 )
-from flowsr_export.bench.timing import Block, Meter, Pace, interleave
+from flowsr_export.bench.timing import Block, Meter, TimingSchedule, interleave
 from flowsr_export.inputs.cases import Case
 from flowsr_export.machine.load import Clocks, read_clocks
 from flowsr_export.machine.probes import Probe, probes_of
-from flowsr_export.onnx_graph.multiply_adds import multiply_adds
+from flowsr_export.onnx_graph.multiply_adds import count_macs
 from flowsr_runtime import Bundle, ProviderError, embedded_bundle
 
-__all__ = ["Instruments", "bench"]
+__all__ = ["Measurement", "bench"]
 
 STAGE_RUNS = 3
 
 
 @dataclass(frozen=True)
-class Instruments:
+class Measurement:
     """What measures; tests put others in their place.
 
     Attributes:
@@ -54,14 +54,14 @@ class Instruments:
     rest: Callable[[float], None] = time.sleep
     meter: Meter | None = None
     clocks: Callable[[], Clocks] = read_clocks
-    load: Callable[[Loading], Engine] = load_engine
+    load: Callable[[ModelTarget], LoadedModel] = load_engine
     probes: Callable[[int, set[str], int, str], list[Probe]] = probes_of
-    memory: Callable[[Loading, Case, Measures], Memory] = measure_memory
+    memory: Callable[[ModelTarget, Case, Measures], Memory] = measure_memory
     stages: Callable[..., dict[str, float]] = stage_seconds
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchmarkCase:
     """One thing that is timed.
 
     Attributes:
@@ -71,7 +71,7 @@ class Subject:
         measures: The graph alone, or a picture from array to array.
     """
 
-    loading: Loading
+    loading: ModelTarget
     scale: str
     case: Case
     measures: Measures
@@ -82,8 +82,8 @@ class Subject:
 
 
 def bench(
-    wish: Wish,
-    instruments: Instruments | None = None,
+    wish: BenchmarkConfig,
+    instruments: Measurement | None = None,
     *,
     start: Callable[[int], None] = lambda total: None,
     advance: Callable[[str], None] = lambda note: None,
@@ -106,7 +106,7 @@ def bench(
         ProviderError: If the provider that was asked for, or the CPU, does not start.
         BundleError: If the bundle holds no such model, or it is damaged.
     """
-    tools = instruments or Instruments()
+    tools = instruments or Measurement()
     bundle = Bundle.open(embedded_bundle() if wish.bundle is None else wish.bundle)
     cases = cases_of_wish(bundle, wish)
     with ExitStack() as stack:
@@ -139,12 +139,12 @@ def bench(
 
 
 def _timed(
-    calls: dict[Subject | str, Callable[[], object]],
+    calls: dict[BenchmarkCase | str, Callable[[], object]],
     probes: Sequence[Probe],
-    pace: Pace,
-    tools: Instruments,
+    pace: TimingSchedule,
+    tools: Measurement,
     advance: Callable[[str], None],
-) -> dict[Subject | str, list[Block]]:
+) -> dict[BenchmarkCase | str, list[Block]]:
     """Time the subjects and, by their names, the probes."""
     return interleave(
         {**calls, **{probe.name: probe.run for probe in probes}},
@@ -157,10 +157,10 @@ def _timed(
 
 
 def _loaded(
-    wish: Wish, tools: Instruments, stack: ExitStack
-) -> tuple[dict[Loading, Engine], dict[str, str]]:
+    wish: BenchmarkConfig, tools: Measurement, stack: ExitStack
+) -> tuple[dict[ModelTarget, LoadedModel], dict[str, str]]:
     """Load every model; one that was not asked for by name may fail to start."""
-    engines: dict[Loading, Engine] = {}
+    engines: dict[ModelTarget, LoadedModel] = {}
     missing: dict[str, str] = {}
     for loading in loadings_of(wish):
         try:
@@ -177,15 +177,15 @@ def _loaded(
 
 
 def _subjects(
-    engines: dict[Loading, Engine], cases: Sequence[tuple[str, Case]]
-) -> tuple[list[Subject], dict[Subject | str, Callable[[], object]]]:
+    engines: dict[ModelTarget, LoadedModel], cases: Sequence[tuple[str, Case]]
+) -> tuple[list[BenchmarkCase], dict[BenchmarkCase | str, Callable[[], object]]]:
     subjects = [
-        Subject(loading, scale, case, measures)
+        BenchmarkCase(loading, scale, case, measures)
         for scale, case in cases
         for loading, engine in engines.items()
         for measures in engine.measures
     ]
-    calls: dict[Subject | str, Callable[[], object]] = {
+    calls: dict[BenchmarkCase | str, Callable[[], object]] = {
         subject: engines[subject.loading].call(subject.case, subject.measures)
         for subject in subjects
     }
@@ -194,9 +194,9 @@ def _subjects(
 
 def _rows(
     bundle: Bundle,
-    wish: Wish,
-    subjects: Sequence[Subject],
-    blocks: dict[Subject | str, list[Block]],
+    wish: BenchmarkConfig,
+    subjects: Sequence[BenchmarkCase],
+    blocks: dict[BenchmarkCase | str, list[Block]],
     probes: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     name = bundle.model_name(wish.precision)
@@ -228,10 +228,10 @@ def _work(bundle: Bundle, model: onnx.ModelProto, case: Case) -> int:
     feeds = graph_feeds(bundle.manifest, replace(case, batch=1))
     shapes = {name: x.shape for name, x in feeds.items() if name != "geometry"}
     values = {name: x for name, x in feeds.items() if name == "geometry"}
-    return multiply_adds(model, shapes, values).total * case.batch
+    return count_macs(model, shapes, values).total * case.batch
 
 
-def _profiles(engines: dict[Loading, Engine]) -> bool:
+def _profiles(engines: dict[ModelTarget, LoadedModel]) -> bool:
     return any(
         loading.backend == "onnxruntime" and loading.provider == "cpu" for loading in engines
     )
@@ -239,8 +239,8 @@ def _profiles(engines: dict[Loading, Engine]) -> bool:
 
 def _stages(
     bundle: Bundle,
-    wish: Wish,
-    tools: Instruments,
+    wish: BenchmarkConfig,
+    tools: Measurement,
     scale: str,
     case: Case,
     advance: Callable[[str], None],
@@ -264,9 +264,9 @@ def _stages(
 
 def _add_memory(
     rows: Sequence[dict[str, Any]],
-    subjects: Sequence[Subject],
-    wish: Wish,
-    tools: Instruments,
+    subjects: Sequence[BenchmarkCase],
+    wish: BenchmarkConfig,
+    tools: Measurement,
     advance: Callable[[str], None],
 ) -> None:
     for row, subject in zip(rows, subjects, strict=True):
@@ -277,7 +277,7 @@ def _add_memory(
             advance(f"memory {subject}")
 
 
-def _about(bundle: Bundle, wish: Wish) -> dict[str, Any]:
+def _about(bundle: Bundle, wish: BenchmarkConfig) -> dict[str, Any]:
     name = bundle.model_name(wish.precision)
     return {
         "path": "built-in" if wish.bundle is None else str(wish.bundle),

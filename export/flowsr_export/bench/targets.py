@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_export.inputs.cases import TEMPERATURE, Case, noise_of, photographs
-from flowsr_export.inputs.run_sizes import Run
+from flowsr_export.inputs.cases import TEMPERATURE, Case, latents_for, sample_pictures
+from flowsr_export.inputs.run_sizes import RunSize
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session
 from flowsr_runtime.backends.session import Session
 from flowsr_runtime.bundle.manifest import Manifest
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TORCH_BACKENDS",
-    "Engine",
-    "Loading",
+    "LoadedModel",
+    "ModelTarget",
     "Measures",
     "graph_feeds",
     "load_engine",
@@ -41,7 +41,7 @@ COMPILED_SIZES = 256
 
 
 @dataclass(frozen=True)
-class Loading:
+class ModelTarget:
     """One model on one backend; what a child process needs to load it again.
 
     Attributes:
@@ -75,7 +75,7 @@ class Loading:
         return "cuda" if self.provider in ("cuda", "tensorrt") else "cpu"
 
 
-class Engine(Protocol):
+class LoadedModel(Protocol):
     """A loaded model."""
 
     @property
@@ -93,7 +93,7 @@ class Engine(Protocol):
         """Free the model."""
 
 
-def load_engine(loading: Loading) -> Engine:
+def load_engine(loading: ModelTarget) -> LoadedModel:
     """Load a model.
 
     Raises:
@@ -104,7 +104,7 @@ def load_engine(loading: Loading) -> Engine:
     """
     bundle = Bundle.open(embedded_bundle() if loading.bundle is None else loading.bundle)
     if loading.backend in TORCH_BACKENDS:
-        return _TorchEngine(bundle, loading)
+        return _TorchModel(bundle, loading)
     session = open_session(
         bundle,
         backend=loading.backend,
@@ -113,15 +113,15 @@ def load_engine(loading: Loading) -> Engine:
         threads=loading.threads if loading.backend == "onnxruntime" else None,
         precision=loading.precision,
     )
-    return _SessionEngine(bundle, session, loading)
+    return _SessionModel(bundle, session, loading)
 
 
-def padded_run(manifest: Manifest, case: Case) -> Run:
+def padded_run(manifest: Manifest, case: Case) -> RunSize:
     """Return the sizes that the graph takes for a whole picture."""
     if manifest.scale is None:
-        return Run(case.lr, case.size)
+        return RunSize(case.lr, case.size)
     h, w = (-(-n // manifest.multiple) * manifest.multiple for n in case.lr)
-    return Run((h, w), (output_size(h, manifest.scale), output_size(w, manifest.scale)))
+    return RunSize((h, w), (output_size(h, manifest.scale), output_size(w, manifest.scale)))
 
 
 @runtime_checkable
@@ -129,15 +129,15 @@ class _DeviceSession(Protocol):
     """A session that takes arrays of its GPU."""
 
     def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
-        """Run the model and leave the pictures where they are computed."""
+        """RunSize the model and leave the pictures where they are computed."""
 
 
-class _SessionEngine:
+class _SessionModel:
     """A bundle on a backend of the runtime."""
 
     measures: tuple[Measures, ...] = ("graph", "end-to-end")
 
-    def __init__(self, bundle: Bundle, session: Session, loading: Loading) -> None:
+    def __init__(self, bundle: Bundle, session: Session, loading: ModelTarget) -> None:
         self._bundle, self._session = bundle, session
         self._gpu = f"cuda:{loading.device}"
         if loading.place == "cuda" and _torch_has_gpu():
@@ -153,7 +153,7 @@ class _SessionEngine:
             return self._resident(case)
         pictures = [
             np.ascontiguousarray(rgb.transpose(1, 2, 0))
-            for rgb in _eight_bit(photographs(case))
+            for rgb in _eight_bit(sample_pictures(case))
         ]
         temperature = TEMPERATURE if self._bundle.manifest.latents else None
 
@@ -180,10 +180,10 @@ class _SessionEngine:
         self._upscaler.close()
 
 
-class _TorchEngine:
+class _TorchModel:
     """The model that a bundle was made of, in eager PyTorch or in the published order."""
 
-    def __init__(self, bundle: Bundle, loading: Loading) -> None:
+    def __init__(self, bundle: Bundle, loading: ModelTarget) -> None:
         import torch
 
         from flowsr_export.parity.verify import reference_of
@@ -277,13 +277,13 @@ def graph_feeds(manifest: Manifest, case: Case) -> dict[str, NDArray[Any]]:
     """Inputs of the graph for a case: photographs, and noise of seed 0 without a prior."""
     run = padded_run(manifest, case)
     right = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(run.lr, case.lr, strict=True))]
-    rgb = np.pad(photographs(case), right, mode="reflect")
+    rgb = np.pad(sample_pictures(case), right, mode="reflect")
     feeds: dict[str, NDArray[Any]] = {
         "input": _eight_bit(rgb) if manifest.io == "uint8" else rgb
     }
     if manifest.geometry:
         feeds["geometry"] = np.array(run.feeds(manifest)["geometry"], np.int64)
-    return feeds | noise_of(manifest.latents, run.out, case.batch)
+    return feeds | latents_for(manifest.latents, run.out, case.batch)
 
 
 def _eight_bit(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:

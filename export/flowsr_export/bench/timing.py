@@ -12,7 +12,7 @@ import numpy as np
 
 from flowsr_export.machine.load import LoadMeter
 
-__all__ = ["Block", "Pace", "Summary", "interleave", "quiet", "summarise"]
+__all__ = ["Block", "TimingSchedule", "Summary", "interleave", "unloaded", "summarise"]
 
 # ONNX Runtime's threads spin for a while after a run; they must not disturb the next subject.
 SETTLE_SECONDS = 0.1
@@ -33,7 +33,7 @@ class Meter(Protocol):
 
 
 @dataclass(frozen=True)
-class Pace:
+class TimingSchedule:
     """How long to measure.
 
     Attributes:
@@ -87,7 +87,7 @@ class Summary:
 
 def interleave(
     subjects: Mapping[KeyT, Callable[[], object]],
-    pace: Pace,
+    pace: TimingSchedule,
     *,
     clock: Callable[[], float] = time.perf_counter,
     rest: Callable[[float], None] = time.sleep,
@@ -130,7 +130,7 @@ def interleave(
     return done
 
 
-def quiet(blocks: Sequence[Block], most: float) -> list[Block]:
+def unloaded(blocks: Sequence[Block], most: float) -> list[Block]:
     """Return the blocks to count: those without a competing load, or all where these are few.
 
     Args:

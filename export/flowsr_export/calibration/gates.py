@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_calibration.crops import Crop
-from flowsr_calibration.panel import Agreement, Panel, eight_bit
+from flowsr_calibration.panel import Agreement, HeldOutSet, eight_bit
 from flowsr_export.evaluation.metrics import psnr_y
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def load_lpips(alexnet: Path | None, linear: Path | None) -> LPIPS | None:
     return LPIPS(alexnet, linear)
 
 
-def gated(panel: Panel, model: bytes, budget: Budget, lpips: LPIPS | None) -> Gates:
+def gated(panel: HeldOutSet, model: bytes, budget: Budget, lpips: LPIPS | None) -> Gates:
     """Judge a graph on pictures that were held out.
 
     Args:

@@ -13,23 +13,23 @@ from onnx import ModelProto
 
 from flowsr_calibration.bias import Correction, bias_corrections, with_corrections
 from flowsr_calibration.codes import EightBits, codes_of
-from flowsr_calibration.collect import Tap, collect, statistics_key
+from flowsr_calibration.collect import TensorTap, collect, statistics_key
 from flowsr_calibration.crops import CropPlan, Pictures, find_pictures
 from flowsr_calibration.equalization import equalised, pairs_of
 from flowsr_calibration.feeds import feeds_of, scales_for
 from flowsr_calibration.layers import Layer, blocks_of, layers_of
-from flowsr_calibration.panel import Agreement, Panel
-from flowsr_calibration.quantize import Form, quantised, tensors_of
+from flowsr_calibration.panel import Agreement, HeldOutSet
+from flowsr_calibration.quantize import QuantizationForm, quantised, tensors_of
 from flowsr_calibration.ranges import Method, activation_range
 from flowsr_calibration.sensitivity import BlockLoss, Choice, choose_blocks, rank_blocks
 from flowsr_calibration.statistics import Statistics
 from flowsr_export.calibration.gates import Budget, Gates, gated, load_lpips, luma_quality
 from flowsr_export.onnx_graph.lint import require_clean
-from flowsr_export.onnx_graph.multiply_adds import Work, multiply_adds
+from flowsr_export.onnx_graph.multiply_adds import MacCount, count_macs
 from flowsr_runtime import Bundle, UsageError, Window, output_size
 from flowsr_runtime.bundle.manifest import Manifest
 
-__all__ = ["Calibration", "Trial", "Wish", "calibrate"]
+__all__ = ["Calibration", "CorrectionResult", "CalibrationConfig", "calibrate"]
 
 WORK_LR = 128  # side at which shares are counted, at the largest scale of the calibration
 TUNING_CROPS = 6  # of calibration pictures: choices are made on them
@@ -40,7 +40,7 @@ LEAST_GAIN = 0.02  # dB that a correction must bring to be kept
 
 
 @dataclass(frozen=True)
-class Wish:
+class CalibrationConfig:
     """How to calibrate.
 
     Attributes:
@@ -75,7 +75,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Trial:
+class CorrectionResult:
     """One correction: with all blocks quantised, PSNR without it and with it.
 
     Attributes:
@@ -111,13 +111,13 @@ class Calibration:
     content: bytes
     choice: Choice
     losses: tuple[BlockLoss, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[CorrectionResult, ...]
     gates: Gates
     excluded: tuple[str, ...]
     statistics: Statistics
     pictures: Pictures
-    work: Work
-    wish: Wish
+    work: MacCount
+    wish: CalibrationConfig
 
 
 Report = Callable[[str, int, int], None]
@@ -125,7 +125,7 @@ Report = Callable[[str, int, int], None]
 
 def calibrate(
     bundle: Bundle,
-    wish: Wish,
+    wish: CalibrationConfig,
     report: Report = lambda phase, done, total: None,
 ) -> Calibration:
     """Quantise a bundle's float32 graph.
@@ -151,12 +151,12 @@ def calibrate(
 class _Run:
     """One calibration, step by step."""
 
-    def __init__(self, bundle: Bundle, wish: Wish, report: Report) -> None:
+    def __init__(self, bundle: Bundle, wish: CalibrationConfig, report: Report) -> None:
         self.wish, self.report, self.manifest = wish, report, bundle.manifest
         self.content = bundle.model_bytes("fp32")
         self.model = onnx.load_from_string(self.content)
         self.layers, self.excluded = _chosen(self.model, wish.exclude)
-        self.form = Form(wish.type, wish.per_tensor)
+        self.form = QuantizationForm(wish.type, wish.per_tensor)
         if wish.side % self.manifest.multiple:
             raise UsageError(
                 f"--crop must be a multiple of {self.manifest.multiple} for this bundle, got "
@@ -166,7 +166,7 @@ class _Run:
         self.lpips = load_lpips(wish.alexnet, wish.lpips_weights)
         self.ranges: dict[str, float] = {}
         self.corrections: dict[str, Correction] = {}
-        self.trials: list[Trial] = []
+        self.trials: list[CorrectionResult] = []
 
     def run(self) -> Calibration:
         wish = self.wish
@@ -176,7 +176,7 @@ class _Run:
         self.ranges = self._ranges(statistics)
         seed = wish.seed + 1
         tuning = replace(self.plan, samples=TUNING_CROPS, seed=seed)
-        panel = Panel(
+        panel = HeldOutSet(
             self.content,
             self.manifest,
             list(tuning.crops(pictures.calibration)),
@@ -192,7 +192,7 @@ class _Run:
         content = made.SerializeToString()
         self.report("compare held-out pictures", 0, 1)
         held = replace(self.plan, samples=HELD_OUT_CROPS, seed=seed)
-        judges = Panel(
+        judges = HeldOutSet(
             self.content,
             self.manifest,
             list(held.crops(pictures.held_out)),
@@ -223,7 +223,7 @@ class _Run:
         key = statistics_key(digest, tensors, self.plan, pictures)
         self.wish.work.mkdir(parents=True, exist_ok=True)
         return collect(
-            Tap(self.model, tensors, self.wish.threads),
+            TensorTap(self.model, tensors, self.wish.threads),
             self.manifest,
             self.plan,
             pictures.calibration,
@@ -233,22 +233,26 @@ class _Run:
             advance=self._counter("see the crops", self.plan.samples),
         )
 
-    def _correct(self, pictures: Pictures, statistics: Statistics, panel: Panel) -> None:
+    def _correct(self, pictures: Pictures, statistics: Statistics, panel: HeldOutSet) -> None:
         """Try each correction with every block quantised, and keep those that help."""
-        best = panel.judge(self._quantised(self.layers))
+        best = panel.compare(self._quantised(self.layers))
         if not self.wish.per_tensor:
-            whole = panel.judge(
-                quantised(self.model, self.layers, self.ranges, Form(self.wish.type, True))
+            whole = panel.compare(
+                quantised(
+                    self.model, self.layers, self.ranges, QuantizationForm(self.wish.type, True)
+                )
             )
             kept = best.psnr >= whole.psnr
-            self.trials.append(Trial("a step for each channel", whole.psnr, best.psnr, kept))
+            self.trials.append(
+                CorrectionResult("a step for each channel", whole.psnr, best.psnr, kept)
+            )
             if not kept:
-                self.form, best = Form(self.wish.type, True), whole
+                self.form, best = QuantizationForm(self.wish.type, True), whole
         best = self._equalise(pictures, statistics, panel, best)
         self._correct_biases(pictures, panel, best)
 
     def _equalise(
-        self, pictures: Pictures, statistics: Statistics, panel: Panel, best: Agreement
+        self, pictures: Pictures, statistics: Statistics, panel: HeldOutSet, best: Agreement
     ) -> Agreement:
         pairs = pairs_of(self.model, self.layers)
         if not pairs:
@@ -260,7 +264,7 @@ class _Run:
         )
         plan = replace(self.plan, samples=min(self.plan.samples, EQUALISED_CROPS))
         seen = collect(
-            Tap(self.model, changed, self.wish.threads),
+            TensorTap(self.model, changed, self.wish.threads),
             self.manifest,
             plan,
             pictures.calibration,
@@ -268,15 +272,17 @@ class _Run:
             advance=self._counter("see the equalised graph", plan.samples),
         )
         self.ranges = {**self.ranges, **self._ranges(seen)}
-        found = panel.judge(self._quantised(self.layers))
+        found = panel.compare(self._quantised(self.layers))
         kept = found.psnr >= best.psnr + LEAST_GAIN
-        self.trials.append(Trial("cross-layer equalisation", best.psnr, found.psnr, kept))
+        self.trials.append(
+            CorrectionResult("cross-layer equalisation", best.psnr, found.psnr, kept)
+        )
         if kept:
             return found
         self.model, self.ranges = before
         return best
 
-    def _correct_biases(self, pictures: Pictures, panel: Panel, best: Agreement) -> None:
+    def _correct_biases(self, pictures: Pictures, panel: HeldOutSet, best: Agreement) -> None:
         plan = replace(self.plan, samples=CORRECTED_CROPS, seed=self.wish.seed + 2)
         crops = plan.crops(pictures.calibration)
         self.report("correct the biases", 0, 1)
@@ -288,13 +294,13 @@ class _Run:
             (feeds_of(self.manifest, crop) for crop in crops),
             self.wish.threads,
         )
-        found = panel.judge(self._quantised(self.layers))
+        found = panel.compare(self._quantised(self.layers))
         kept = found.psnr >= best.psnr + LEAST_GAIN
-        self.trials.append(Trial("bias correction", best.psnr, found.psnr, kept))
+        self.trials.append(CorrectionResult("bias correction", best.psnr, found.psnr, kept))
         if not kept:
             self.corrections = {}
 
-    def _ranked(self, panel: Panel, work: Work) -> list[BlockLoss]:
+    def _ranked(self, panel: HeldOutSet, work: MacCount) -> list[BlockLoss]:
         counts = {name: product.count for name, product in work.by_node.items()}
         total = len(blocks_of(self.layers))
         return rank_blocks(
@@ -306,7 +312,7 @@ class _Run:
             self._counter("quantise each block alone", total),
         )
 
-    def _chosen_blocks(self, panel: Panel, losses: list[BlockLoss]) -> Choice:
+    def _chosen_blocks(self, panel: HeldOutSet, losses: list[BlockLoss]) -> Choice:
         return choose_blocks(
             self.layers,
             losses,
@@ -339,7 +345,7 @@ class _Run:
         return advance
 
 
-def work_of(model: ModelProto, manifest: Manifest, plan: CropPlan) -> Work:
+def work_of(model: ModelProto, manifest: Manifest, plan: CropPlan) -> MacCount:
     """Count multiply-adds at 128×128 and the largest scale that was calibrated.
 
     Args:
@@ -353,7 +359,7 @@ def work_of(model: ModelProto, manifest: Manifest, plan: CropPlan) -> Work:
     for latent in manifest.latents:
         shapes[latent.name] = (1, latent.channels, *latent.grid(size))
     values = {"geometry": Window.whole(lr, size).geometry()} if manifest.geometry else None
-    return multiply_adds(model, shapes, values)
+    return count_macs(model, shapes, values)
 
 
 def _chosen(model: ModelProto, patterns: Sequence[str]) -> tuple[list[Layer], tuple[str, ...]]:

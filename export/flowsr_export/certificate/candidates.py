@@ -9,12 +9,12 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
-from flowsr_export.certificate.cases import HARSH, Kind, Trial
+from flowsr_export.certificate.cases import ADVERSARIAL, CertificateCase, Mode
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.export_onnx.exporter import DTYPES, Precision
-from flowsr_export.onnx_graph.uint8_io import EightBit
-from flowsr_export.parity.compare import Bar, bar_of, graph_output
-from flowsr_export.parity.half_emulation import RoundedGraph
+from flowsr_export.onnx_graph.uint8_io import Uint8Session
+from flowsr_export.parity.compare import Tolerance, graph_output, tolerance_for
+from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_export.parity.verify import GPU_PROVIDERS, restated_scale
 from flowsr_runtime import (
     Bundle,
@@ -30,7 +30,7 @@ from flowsr_runtime.geometry import Halo
 from flowsr_runtime.tiling.tiles import pieces_of
 from flowsr_runtime.upscaling.upscaler import HaloName
 
-__all__ = ["Subject", "precisions_of", "subjects_of", "tiled_output", "whole_output"]
+__all__ = ["Candidate", "precisions_of", "subjects_of", "tiled_output", "whole_output"]
 
 # Tiles with their whole receptive field differ by float rounding alone, 1 is full range.
 EXACT_SEAM = 1e-5
@@ -44,7 +44,7 @@ NOT_ON_A_GPU = (
 
 
 @dataclass(frozen=True)
-class Subject:
+class Candidate:
     """A graph on what computes it.
 
     Attributes:
@@ -61,29 +61,29 @@ class Subject:
     bundle: Bundle
     session: Session
 
-    def kinds(self, trial: Trial) -> tuple[Kind, ...]:
+    def kinds(self, trial: CertificateCase) -> tuple[Mode, ...]:
         """What is compared of a trial: tiles are the runtime's, and need a graph of it."""
         return () if trial.tiled and self.file is None else trial.kinds
 
-    def bar_name(self, trial: Trial, kind: Kind) -> str:
+    def bar_name(self, trial: CertificateCase, kind: Mode) -> str:
         """Name the bar of a comparison."""
         return f"{self.precision}, {kind}{', harsh' * self._is_beyond(trial)}"
 
-    def bar(self, deployment: Deployment, trial: Trial, kind: Kind) -> Bar:
+    def bar(self, deployment: Deployment, trial: CertificateCase, kind: Mode) -> Tolerance:
         """Largest difference that is accepted of a comparison."""
         io = self.bundle.manifest.io
         if self._is_beyond(trial):
-            return Bar(in_range=True)
-        bar = replace(bar_of(deployment, self.precision, io), in_range=True)
+            return Tolerance(in_range=True)
+        bar = replace(tolerance_for(deployment, self.precision, io), in_range=True)
         if self.precision != "fp32" or kind in ("whole", "exact tiles"):
             return bar
         if kind == "tiles" or io == "uint8":
-            return Bar(max_steps=ONE_STEP, in_range=True)
-        return Bar(max_abs=EXACT_SEAM, in_range=True)
+            return Tolerance(max_steps=ONE_STEP, in_range=True)
+        return Tolerance(max_abs=EXACT_SEAM, in_range=True)
 
-    def _is_beyond(self, trial: Trial) -> bool:
+    def _is_beyond(self, trial: CertificateCase) -> bool:
         """Whether eight-bit ranges, which photographs gave, meet a picture like none."""
-        return self.precision in QUANTISED and trial.picture in HARSH
+        return self.precision in QUANTISED and trial.picture in ADVERSARIAL
 
 
 def precisions_of(bundle: Bundle) -> list[str]:
@@ -99,7 +99,7 @@ def subjects_of(
     settings: SessionSettings,
     precisions: Sequence[str],
     stack: ExitStack,
-) -> tuple[list[Subject], dict[str, str]]:
+) -> tuple[list[Candidate], dict[str, str]]:
     """Open everything that a certificate compares with PyTorch.
 
     Args:
@@ -118,7 +118,7 @@ def subjects_of(
         BundleError: If a graph cannot be loaded.
     """
     several = settings.provider is None and settings.backend == "onnxruntime"
-    subjects: list[Subject] = []
+    subjects: list[Candidate] = []
     left_out: dict[str, str] = {}
     for precision in (name for name in precisions if name in precisions_of(bundle)):
         for provider in present_providers() if several else [settings.provider]:
@@ -137,13 +137,16 @@ def subjects_of(
                 continue
             name = f"{session.backend} {session.provider} {precision}"
             file = bundle.model_name(precision)
-            subjects.append(Subject(name, precision, file, bundle, session))
+            subjects.append(Candidate(name, precision, file, bundle, session))
     subjects += _rounded(bundle, deployment, precisions)
     return subjects, {**left_out, **_never_compared(settings, several, subjects)}
 
 
 def whole_output(
-    deployment: Deployment, subject: Subject, trial: Trial, feeds: dict[str, NDArray[Any]]
+    deployment: Deployment,
+    subject: Candidate,
+    trial: CertificateCase,
+    feeds: dict[str, NDArray[Any]],
 ) -> NDArray[Any]:
     """Enlarge a trial's pictures at once.
 
@@ -154,12 +157,16 @@ def whole_output(
         ParityError: If the output has another size or type than is due.
     """
     eight_bit = subject.bundle.manifest.io == "uint8"
-    run = EightBit(subject.session) if eight_bit else subject.session
+    run = Uint8Session(subject.session) if eight_bit else subject.session
     return graph_output(deployment, run, trial.case, feeds)
 
 
 def tiled_output(
-    subject: Subject, trial: Trial, rgb: NDArray[Any], halo: HaloName, temperature: float | None
+    subject: Candidate,
+    trial: CertificateCase,
+    rgb: NDArray[Any],
+    halo: HaloName,
+    temperature: float | None,
 ) -> tuple[NDArray[Any], int]:
     """Enlarge a trial's picture in tiles, as a program does.
 
@@ -193,7 +200,9 @@ def tiled_output(
     return output.transpose(2, 0, 1)[None], tiles
 
 
-def _cutting(subject: Subject, trial: Trial, name: HaloName) -> tuple[Upscaler, int]:
+def _cutting(
+    subject: Candidate, trial: CertificateCase, name: HaloName
+) -> tuple[Upscaler, int]:
     """Open the runtime with a memory budget that makes it cut the picture."""
     tiling = subject.bundle.manifest.tiling
     halo = tiling.exact if name == "exact" else tiling.halo
@@ -207,7 +216,7 @@ def _cutting(subject: Subject, trial: Trial, name: HaloName) -> tuple[Upscaler, 
     return upscaler, tiles
 
 
-def _budget(manifest: Manifest, trial: Trial, halo: Halo) -> int:
+def _budget(manifest: Manifest, trial: CertificateCase, halo: Halo) -> int:
     """Bytes that hold a quarter of the picture and its halo."""
     sides = []
     for source, target in zip(trial.case.lr, trial.case.size, strict=True):
@@ -222,20 +231,20 @@ def _budget(manifest: Manifest, trial: Trial, halo: Halo) -> int:
 
 def _rounded(
     bundle: Bundle, deployment: Deployment, precisions: Sequence[str]
-) -> list[Subject]:
+) -> list[Candidate]:
     """The network rounded to half: to float16 in any case, to bfloat16 if the bundle is."""
     manifest = replace(bundle.manifest, io="float32")
     scale = restated_scale(bundle, deployment)
     subjects = []
     for name in (name for name in precisions if name in DTYPES and name != "fp32"):
-        graph = RoundedGraph(deployment, cast("Precision", name), scale)
+        graph = HalfPrecisionEmulator(deployment, cast("Precision", name), scale)
         bare = Bundle(bundle.path, manifest)
-        subjects.append(Subject(graph.backend, name, None, bare, graph))
+        subjects.append(Candidate(graph.backend, name, None, bare, graph))
     return subjects
 
 
 def _never_compared(
-    settings: SessionSettings, several: bool, subjects: Sequence[Subject]
+    settings: SessionSettings, several: bool, subjects: Sequence[Candidate]
 ) -> dict[str, str]:
     """Say what no subject of this certificate shows."""
     left_out = {}

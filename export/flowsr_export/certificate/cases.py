@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_export.inputs.cases import Case, photographs
+from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.geometry import Halo, output_size
 
-__all__ = ["HARSH", "PICTURES", "Kind", "Trial", "picture_of", "planned"]
+__all__ = ["ADVERSARIAL", "PICTURES", "Mode", "CertificateCase", "picture_of", "case_list"]
 
-Kind = Literal["whole", "tiles", "exact tiles", "exact seam"]
+Mode = Literal["whole", "tiles", "exact tiles", "exact seam"]
 Picture = NDArray[np.float32]
 
 SCALES = ("1.3", "2", "2.7", "3", "4", "6.5", "8", "12")
@@ -46,7 +46,7 @@ EIGHT_BIT = 255
 
 
 @dataclass(frozen=True)
-class Trial:
+class CertificateCase:
     """One picture that every subject enlarges.
 
     Attributes:
@@ -64,7 +64,7 @@ class Trial:
     tiled: bool = False
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[Mode, ...]:
         """What is compared of it.
 
         "whole": the whole picture with PyTorch's. "tiles" and "exact tiles": tiles of the
@@ -79,30 +79,30 @@ class Trial:
         return f"{self.picture}{seed}, ×{self.scale}, {self.case}"
 
 
-def _noise(trial: Trial) -> Picture:
+def _noise(trial: CertificateCase) -> Picture:
     rng = np.random.default_rng(trial.seed)
     shape = (trial.case.batch, 3, *trial.case.lr)
     return np.asarray(rng.integers(0, EIGHT_BIT + 1, shape) / EIGHT_BIT, np.float32)
 
 
-def _constant(level: int) -> Callable[[Trial], Picture]:
-    def filled(trial: Trial) -> Picture:
+def _constant(level: int) -> Callable[[CertificateCase], Picture]:
+    def filled(trial: CertificateCase) -> Picture:
         shape = (trial.case.batch, 3, *trial.case.lr)
         return np.full(shape, level / EIGHT_BIT, np.float32)
 
     return filled
 
 
-def _noisy(trial: Trial) -> Picture:
+def _noisy(trial: CertificateCase) -> Picture:
     """Photographs with noise of a few levels."""
     rng = np.random.default_rng(trial.seed)
-    clean = np.rint(photographs(trial.case) * EIGHT_BIT)
+    clean = np.rint(sample_pictures(trial.case) * EIGHT_BIT)
     levels = clean + rng.integers(-NOISE_LEVELS, NOISE_LEVELS + 1, clean.shape)
     return np.asarray(np.clip(levels, 0, EIGHT_BIT) / EIGHT_BIT, np.float32)
 
 
-def _checkerboard(dark: int, bright: int) -> Callable[[Trial], Picture]:
-    def alternating(trial: Trial) -> Picture:
+def _checkerboard(dark: int, bright: int) -> Callable[[CertificateCase], Picture]:
+    def alternating(trial: CertificateCase) -> Picture:
         picture = _constant(dark)(trial)
         picture[..., ::2, 1::2] = picture[..., 1::2, ::2] = bright / EIGHT_BIT
         return picture
@@ -110,14 +110,14 @@ def _checkerboard(dark: int, bright: int) -> Callable[[Trial], Picture]:
     return alternating
 
 
-def _frame(trial: Trial) -> Picture:
+def _frame(trial: CertificateCase) -> Picture:
     """Bright along every border, one pixel wide: an edge that a border's rule must not blur."""
     picture = _constant(32)(trial)
     picture[..., [0, -1], :] = picture[..., [0, -1]] = 224 / EIGHT_BIT
     return picture
 
 
-def _step(trial: Trial) -> Picture:
+def _step(trial: CertificateCase) -> Picture:
     """A red first column beside blue: sharp in colour, on one side alone."""
     picture = _constant(0)(trial)
     picture[:, 2] = 1
@@ -125,8 +125,8 @@ def _step(trial: Trial) -> Picture:
     return picture
 
 
-PICTURES: dict[str, Callable[[Trial], Picture]] = {
-    "photographs": lambda trial: photographs(trial.case),
+PICTURES: dict[str, Callable[[CertificateCase], Picture]] = {
+    "photographs": lambda trial: sample_pictures(trial.case),
     "noisy photographs": _noisy,
     "black": _constant(0),
     "grey": _constant(128),
@@ -139,7 +139,7 @@ PICTURES: dict[str, Callable[[Trial], Picture]] = {
 }
 """Pictures by name; all of them hold eight-bit levels."""
 
-HARSH = ("frame", "faint checkerboard", "checkerboard", "step", "noise")
+ADVERSARIAL = ("frame", "faint checkerboard", "checkerboard", "step", "noise")
 """Pictures like no photograph, on which a flow's own inverse may explode, in PyTorch too."""
 
 BORDERS = ("black", "grey", "white", "frame", "faint checkerboard")
@@ -147,12 +147,12 @@ QUICK_BORDERS = ("frame",)
 FULL_RANGE = ("checkerboard", "step", "noise")
 
 
-def picture_of(trial: Trial) -> Picture:
+def picture_of(trial: CertificateCase) -> Picture:
     """Return the pictures of a trial, (B, 3, h, w) in [0, 1]."""
     return PICTURES[trial.picture](trial)
 
 
-def planned(manifest: Manifest, *, quick: bool = False) -> list[Trial]:
+def case_list(manifest: Manifest, *, quick: bool = False) -> list[CertificateCase]:
     """List what is compared of a bundle.
 
     Args:
@@ -200,12 +200,12 @@ def _trial(
     *,
     seed: int = 0,
     tiled: bool = False,
-) -> Trial:
+) -> CertificateCase:
     if manifest.scale is not None:
         scale = str(manifest.scale)
     columns, rows = _factors(scale)
     size = (output_size(lr[0], rows), output_size(lr[1], columns))
-    return Trial(picture, Case(lr, size, batch), scale, seed, tiled)
+    return CertificateCase(picture, Case(lr, size, batch), scale, seed, tiled)
 
 
 def _factors(scale: str) -> tuple[Fraction, Fraction]:

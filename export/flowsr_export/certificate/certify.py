@@ -15,13 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.certificate.candidates import (
-    Subject,
+    Candidate,
     precisions_of,
     subjects_of,
     tiled_output,
     whole_output,
 )
-from flowsr_export.certificate.cases import HARSH, Kind, Trial, picture_of, planned
+from flowsr_export.certificate.cases import (
+    ADVERSARIAL,
+    CertificateCase,
+    Mode,
+    case_list,
+    picture_of,
+)
 from flowsr_export.certificate.cross_checks import compare_backends
 from flowsr_export.certificate.record import (
     SCHEMA,
@@ -54,7 +60,7 @@ from flowsr_runtime import (
     embedded_bundle,
 )
 from flowsr_runtime.pictures.pixels import full_range
-from flowsr_runtime.tiling.exploding_inverse import find
+from flowsr_runtime.tiling.exploding_inverse import find_out_of_range
 from flowsr_runtime.upscaling.upscaler import HaloName
 
 __all__ = ["Certificate", "Pictured", "certify"]
@@ -167,7 +173,7 @@ def certify(
     bundle.check_files()
     checkpoint = reference_of(bundle, model, prior)
     deployment = deployment_of(checkpoint.network)
-    trials = planned(bundle.manifest, quick=quick)
+    trials = case_list(bundle.manifest, quick=quick)
     run = _Run(deployment, restated_scale(bundle, deployment))
     with ExitStack() as stack:
         names = _precisions(bundle, precision)
@@ -196,7 +202,7 @@ class _Run:
 
     deployment: Deployment
     scale: Fraction | None
-    subjects: Sequence[Subject] = ()
+    subjects: Sequence[Candidate] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     backends: Sequence[Comparison] | None = None
     weights: Sequence[Weights] = ()
@@ -206,16 +212,16 @@ class _Run:
     began: float = field(default_factory=time.perf_counter)
     made: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
-    def due(self, trials: Sequence[Trial]) -> list[Trial]:
+    def due(self, trials: Sequence[CertificateCase]) -> list[CertificateCase]:
         """Return the trials that every subject has to take."""
         return [trial for trial in trials if str(trial) not in self.exploded]
 
-    def take(self, trial: Trial) -> None:
+    def take(self, trial: CertificateCase) -> None:
         """Let PyTorch and every subject enlarge the pictures of a trial."""
         rgb = picture_of(trial)
         feeds = self.deployment.feeds(trial.case, self.scale, rgb, trial.seed)
         reference = reference_output(self.deployment, trial.case, feeds)
-        explosion = find(reference) if trial.picture in HARSH else None
+        explosion = find_out_of_range(reference) if trial.picture in ADVERSARIAL else None
         if explosion is not None:
             self.exploded[str(trial)] = str(explosion)
             return
@@ -236,9 +242,9 @@ class _Run:
 
     def _output(
         self,
-        subject: Subject,
-        trial: Trial,
-        kind: Kind,
+        subject: Candidate,
+        trial: CertificateCase,
+        kind: Mode,
         rgb: NDArray[np.float32],
         feeds: dict[str, NDArray[Any]],
         tiled: dict[str, tuple[NDArray[Any], int]],
@@ -253,15 +259,15 @@ class _Run:
         return tiled[halo]
 
     def _whole(
-        self, subject: Subject, trial: Trial, feeds: dict[str, NDArray[Any]]
+        self, subject: Candidate, trial: CertificateCase, feeds: dict[str, NDArray[Any]]
     ) -> NDArray[Any]:
         return whole_output(self.deployment, subject, trial, feeds)
 
     def _judge(
         self,
-        subject: Subject,
-        trial: Trial,
-        kind: Kind,
+        subject: Candidate,
+        trial: CertificateCase,
+        kind: Mode,
         against: NDArray[np.float32],
         output: NDArray[Any],
         tiles: int | None,
@@ -269,7 +275,7 @@ class _Run:
         """Hold an output against its bar, and keep it if it is the subject's worst."""
         bar = subject.bar(self.deployment, trial, kind)
         figures = figures_of(trial.case, against, output)
-        missed = figures.misses(bar)
+        missed = figures.violations(bar)
         shown = full_range(output)
         place = _place(against, shown)
         check = check_record(
@@ -290,7 +296,7 @@ class _Run:
             self.worst[subject.name] = Pictured(check, against[picture], shown[picture])
 
 
-def _found(run: _Run, trials: Sequence[Trial], quick: bool) -> dict[str, Any]:
+def _found(run: _Run, trials: Sequence[CertificateCase], quick: bool) -> dict[str, Any]:
     """Give the verdict, and the flow's round trip that is a part of it."""
     expected = expected_keys(run.subjects, run.due(trials))
     trip = run.deployment.round_trip()
@@ -306,7 +312,7 @@ def _found(run: _Run, trials: Sequence[Trial], quick: bool) -> dict[str, Any]:
     }
 
 
-def _compared(run: _Run, trials: Sequence[Trial]) -> dict[str, Any]:
+def _compared(run: _Run, trials: Sequence[CertificateCase]) -> dict[str, Any]:
     """Return what was compared, what was not, and every comparison."""
     none = {} if run.backends else {BACKENDS: "there is one session of ONNX Runtime, or none"}
     return {

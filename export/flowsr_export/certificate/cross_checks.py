@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flowsr_export.certificate.candidates import Subject
-from flowsr_export.certificate.cases import Trial
+from flowsr_export.certificate.candidates import Candidate
+from flowsr_export.certificate.cases import CertificateCase
 from flowsr_export.deployment.interface import Deployment
-from flowsr_export.parity.compare import bar_of
+from flowsr_export.parity.compare import tolerance_for
 from flowsr_export.parity.session_comparison import (
     Comparison,
-    Tolerance,
+    MetricLimit,
     compare_sessions,
     open_session,
     tolerance_of,
@@ -29,8 +29,8 @@ EIGHT_BIT = 255
 def compare_backends(
     bundle: Bundle,
     deployment: Deployment,
-    subjects: Sequence[Subject],
-    trials: Sequence[Trial],
+    subjects: Sequence[Candidate],
+    trials: Sequence[CertificateCase],
 ) -> list[Comparison] | None:
     """Let Polygraphy compare ONNX Runtime's providers and precisions with the first of them.
 
@@ -76,7 +76,7 @@ def compare_backends(
     return compare_sessions(sessions, feeds, tolerances)
 
 
-def _on_onnxruntime(subjects: Sequence[Subject]) -> list[tuple[str, Subject, str, int]]:
+def _on_onnxruntime(subjects: Sequence[Candidate]) -> list[tuple[str, Candidate, str, int]]:
     """Name, subject, provider and device of what Polygraphy runs.
 
     Where the subjects are engines, it is the graphs that they were built of, on the CPU.
@@ -94,6 +94,6 @@ def _on_onnxruntime(subjects: Sequence[Subject]) -> list[tuple[str, Subject, str
     ]
 
 
-def _tolerance(deployment: Deployment, first: str, other: str, io: str) -> Tolerance:
+def _tolerance(deployment: Deployment, first: str, other: str, io: str) -> MetricLimit:
     """Return the looser of the bars of two precisions, in Polygraphy's terms."""
-    return tolerance_of(bar_of(deployment, first if other == "fp32" else other, io), io)
+    return tolerance_of(tolerance_for(deployment, first if other == "fp32" else other, io), io)

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import torch
 
-from flowsr_export.certificate.candidates import Subject
-from flowsr_export.certificate.cases import Kind, Trial
+from flowsr_export.certificate.candidates import Candidate
+from flowsr_export.certificate.cases import CertificateCase, Mode
 from flowsr_export.certificate.weights import Weights
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.machine.libraries import examine
-from flowsr_export.parity.compare import Figures
+from flowsr_export.parity.compare import ErrorStats
 from flowsr_export.parity.session_comparison import Comparison
 from flowsr_export.parity.verify import ROUND_TRIP_BAR
 from flowsr_lp import Checkpoint
@@ -51,13 +51,13 @@ Key = tuple[str, str, str]
 
 
 def check_record(
-    subject: Subject,
-    trial: Trial,
-    kind: Kind,
+    subject: Candidate,
+    trial: CertificateCase,
+    kind: Mode,
     outcome: Outcome,
     why: Sequence[str] = (),
     *,
-    figures: Figures | None = None,
+    figures: ErrorStats | None = None,
     used: float = math.inf,
     at: Sequence[int] | None = None,
     tiles: int | None = None,
@@ -103,7 +103,9 @@ def key_of(record: Mapping[str, Any]) -> Key:
     return record["subject"], record["kind"], record["trial"]
 
 
-def expected_keys(subjects: Iterable[Subject], trials: Sequence[Trial]) -> list[Key]:
+def expected_keys(
+    subjects: Iterable[Candidate], trials: Sequence[CertificateCase]
+) -> list[Key]:
     """Return the key of every comparison that is due."""
     return [
         (subject.name, kind, str(trial))
@@ -167,7 +169,7 @@ def rank(check: Mapping[str, Any]) -> tuple[bool, float]:
     return check["outcome"] != "passed", float("inf") if used is None else used
 
 
-def subject_record(subject: Subject, checks: Sequence[Mapping[str, Any]]) -> Record:
+def subject_record(subject: Candidate, checks: Sequence[Mapping[str, Any]]) -> Record:
     """Return what a subject is, and the figures of all its comparisons."""
     own = [check for check in checks if check["subject"] == subject.name]
     worst = max(own, key=rank, default=None)
@@ -204,7 +206,7 @@ def weights_record(entry: Weights) -> Record:
 
 
 def bars_of(
-    deployment: Deployment, subjects: Iterable[Subject], trials: Sequence[Trial]
+    deployment: Deployment, subjects: Iterable[Candidate], trials: Sequence[CertificateCase]
 ) -> dict[str, Record]:
     """Return the bars by the names that the comparisons give them."""
     return {

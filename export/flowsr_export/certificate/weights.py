@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from flowsr_export.certificate.candidates import QUANTISED, Subject
+from flowsr_export.certificate.candidates import QUANTISED, Candidate
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.export_onnx.exporter import DTYPES
 
@@ -51,7 +51,7 @@ class Weights:
 
 
 def compare_weights(
-    deployment: Deployment, scale: Fraction | None, subjects: Sequence[Subject]
+    deployment: Deployment, scale: Fraction | None, subjects: Sequence[Candidate]
 ) -> tuple[list[Weights], dict[str, str]]:
     """Compare the weights of every file with those of the network restated in PyTorch.
 
@@ -78,7 +78,7 @@ def compare_weights(
     return found, left_out
 
 
-def _compared(name: str, subject: Subject, own: Mapping[str, NDArray[Any]]) -> Weights:
+def _compared(name: str, subject: Candidate, own: Mapping[str, NDArray[Any]]) -> Weights:
     model = onnx.load_from_string(subject.bundle.read(name))
     limit = STEPS[subject.precision]
     stored = {

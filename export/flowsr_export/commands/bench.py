@@ -15,7 +15,7 @@ from flowsr_export.options.session import force_option, json_option, parse_scale
 
 if TYPE_CHECKING:
     from flowsr_export.bench.compare import Comparison
-    from flowsr_export.bench.plan import Wish
+    from flowsr_export.bench.plan import BenchmarkConfig
     from flowsr_export.options.progress import Progress
 
 __all__ = ["command"]
@@ -217,10 +217,10 @@ def command(output: Path, force: bool, as_json: bool, **asked: Any) -> None:
     click.echo(f"written: {', '.join(str(path) for path in paths)}")
 
 
-def _wish(asked: dict[str, Any]) -> Wish:
+def _wish(asked: dict[str, Any]) -> BenchmarkConfig:
     """Turn options into what to measure."""
-    from flowsr_export.bench.plan import SWEPT_SIDES, Wish
-    from flowsr_export.bench.timing import Pace
+    from flowsr_export.bench.plan import SWEPT_SIDES, BenchmarkConfig
+    from flowsr_export.bench.timing import TimingSchedule
     from flowsr_runtime import UsageError
     from flowsr_runtime.backends.onnxruntime_session import usable_cores
 
@@ -232,7 +232,7 @@ def _wish(asked: dict[str, Any]) -> Wish:
     if asked["prior"] is not None and asked["model"] is None:
         raise UsageError("--prior needs --model")
     swept = tuple((side, side) for side in SWEPT_SIDES) if asked["sweep"] else ((128, 128),)
-    return Wish(
+    return BenchmarkConfig(
         threads=asked["threads"] or usable_cores(),
         bundle=asked["bundle"],
         model=asked["model"],
@@ -245,7 +245,7 @@ def _wish(asked: dict[str, Any]) -> Wish:
         lr_sizes=sizes or swept,
         output_size=None if output_size is None else parse_size(output_size),
         batch=asked["batch"],
-        pace=Pace(
+        pace=TimingSchedule(
             parse_duration(asked["warm_up"]),
             parse_duration(asked["duration"]),
             asked["blocks"],

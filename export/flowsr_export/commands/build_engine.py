@@ -15,10 +15,10 @@ from flowsr_export.options.progress import progress
 from flowsr_export.options.session import force_option, json_option, parse_blocks
 
 if TYPE_CHECKING:
-    from flowsr_export.engine.build import Forecast, Made, Sizes, Wanted
+    from flowsr_export.engine.build import EngineRequest, EngineResult, Forecast, SizeSpec
     from flowsr_export.engine.builder import Settings
-    from flowsr_export.engine.library import Flavour
-    from flowsr_export.engine.target_bundle import Source
+    from flowsr_export.engine.library import TensorrtVariant
+    from flowsr_export.engine.target_bundle import TargetBundle
     from flowsr_export.export_onnx.exporter import Precision
     from flowsr_runtime import Bundle
     from flowsr_runtime.bundle.engine_store import Profile
@@ -85,7 +85,7 @@ def command(
     fixed_scale: str | None,
     io: Io | None,
     flavour: str,
-    sizes: Sizes,
+    sizes: SizeSpec,
     settings: Settings,
     device: int,
     log: Path | None,
@@ -107,15 +107,15 @@ def command(
           --min-shapes input:1x3x16x16 --opt-shapes input:1x3x128x128 --max-shapes \\
           input:1x3x256x256 --scale 2 --scale 4
     """
-    from flowsr_export.engine.build import Wanted, forecast
+    from flowsr_export.engine.build import EngineRequest, forecast
     from flowsr_export.engine.library import device_here
-    from flowsr_export.engine.target_bundle import Source
+    from flowsr_export.engine.target_bundle import TargetBundle
     from flowsr_runtime.geometry import exact_scale
 
     fixed = None if fixed_scale is None else exact_scale(fixed_scale)
-    source = Source(bundle, output, model, prior, blocks, fixed, io, force)
-    wanted = Wanted(precision, sizes, settings, least_share)
-    chosen, gpu = cast("Flavour", flavour.replace("-", "_")), device_here(device)
+    source = TargetBundle(bundle, output, model, prior, blocks, fixed, io, force)
+    wanted = EngineRequest(precision, sizes, settings, least_share)
+    chosen, gpu = cast("TensorrtVariant", flavour.replace("-", "_")), device_here(device)
     if not dry_run:
         source.check()
     seen = forecast(source.manifest(precision), source.opened(), chosen, wanted, gpu)
@@ -127,8 +127,12 @@ def command(
 
 
 def _make(
-    source: Source, flavour: Flavour, wanted: Wanted, gpu: Device | None, log: Path | None
-) -> tuple[Made, Bundle]:
+    source: TargetBundle,
+    flavour: TensorrtVariant,
+    wanted: EngineRequest,
+    gpu: Device | None,
+    log: Path | None,
+) -> tuple[EngineResult, Bundle]:
     """Export what is missing and build, each with a bar."""
     from flowsr_export.engine.build import make_engine
     from flowsr_export.engine.library import load_library
@@ -187,7 +191,7 @@ def _forecast_text(seen: Forecast) -> str:
     return "\n".join(lines)
 
 
-def _described(made: Made, bundle: Bundle) -> dict[str, Any]:
+def _described(made: EngineResult, bundle: Bundle) -> dict[str, Any]:
     return {
         "path": str(bundle.path),
         "engine": made.entry.name,
@@ -200,7 +204,7 @@ def _described(made: Made, bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _text(made: Made, bundle: Bundle) -> str:
+def _text(made: EngineResult, bundle: Bundle) -> str:
     entry, facts = made.entry, made.entry.facts
     how = "kept: it is there with the same key"
     if made.built is not None:

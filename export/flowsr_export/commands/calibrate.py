@@ -15,7 +15,7 @@ from flowsr_export.options.session import force_option, json_option
 if TYPE_CHECKING:
     from flowsr_calibration.codes import EightBits
     from flowsr_calibration.ranges import Method
-    from flowsr_export.calibration.run import Calibration, Report, Wish
+    from flowsr_export.calibration.run import Calibration, CalibrationConfig, Report
 
 __all__ = ["command"]
 
@@ -129,10 +129,10 @@ def command(
         _print(written.path, done)
 
 
-def _wish(asked: dict[str, Any], work: Path) -> Wish:
+def _wish(asked: dict[str, Any], work: Path) -> CalibrationConfig:
     """Pack the options."""
     from flowsr_export.calibration.gates import Budget
-    from flowsr_export.calibration.run import Wish
+    from flowsr_export.calibration.run import CalibrationConfig
     from flowsr_runtime import UsageError
 
     least, most = asked["budget_db"], asked["max_psnr_loss"]
@@ -142,7 +142,7 @@ def _wish(asked: dict[str, Any], work: Path) -> Wish:
     method: Method = asked["method"]
     least = LEAST_DB if least is None and most is None else least
     names = ("images", "samples", "side", "seed", "exclude", "per_tensor", "alexnet")
-    return Wish(
+    return CalibrationConfig(
         work=work,
         type=kind,
         method=method,

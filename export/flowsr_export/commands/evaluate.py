@@ -19,8 +19,8 @@ from flowsr_export.options.session import (
 )
 
 if TYPE_CHECKING:
-    from flowsr_export.evaluation.metric_set import Gauge
-    from flowsr_export.evaluation.model import Subject, SubjectWish
+    from flowsr_export.evaluation.metric_set import MetricSet
+    from flowsr_export.evaluation.model import EvaluatedModel, EvaluatedModelConfig
     from flowsr_export.evaluation.run import Result, Row
 
 __all__ = ["command"]
@@ -137,7 +137,7 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
       flowsr-export evaluate --hr Set5 --lr Set5 --alexnet a.pth --lpips-weights l.pth -o set5
       flowsr-export evaluate flow.bundle --hr DIV2K --temperature 0.8 --samples 5 --metric psnr
     """
-    from flowsr_export.evaluation.metric_set import Gauge
+    from flowsr_export.evaluation.metric_set import MetricSet
     from flowsr_export.evaluation.model import open_subject
     from flowsr_export.evaluation.report import as_json as as_object
     from flowsr_export.evaluation.report import as_markdown, report_paths, write_report
@@ -145,7 +145,7 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
 
     paths = [] if output is None else report_paths(output, force=force)
     asked["metrics"] = asked["metrics"] or _default_metrics(asked["samples"])
-    gauge = Gauge.open(
+    gauge = MetricSet.open(
         asked["metrics"],
         shave=asked["shave"],
         alexnet=asked["alexnet"],
@@ -175,11 +175,11 @@ def _default_metrics(samples: int) -> tuple[str, ...]:
     return DEFAULT_METRICS if samples == 1 else (*DEFAULT_METRICS, "diversity")
 
 
-def _wish(asked: dict[str, Any]) -> SubjectWish:
+def _wish(asked: dict[str, Any]) -> EvaluatedModelConfig:
     """Turn options into which model is evaluated, and on what."""
-    from flowsr_export.evaluation.model import SubjectWish
+    from flowsr_export.evaluation.model import EvaluatedModelConfig
 
-    return SubjectWish(
+    return EvaluatedModelConfig(
         settings=asked["settings"],
         bundle=asked["bundle"],
         model=asked["model"],
@@ -192,7 +192,7 @@ def _wish(asked: dict[str, Any]) -> SubjectWish:
 
 
 def _evaluated(
-    asked: dict[str, Any], gauge: Gauge, subject: Subject
+    asked: dict[str, Any], gauge: MetricSet, subject: EvaluatedModel
 ) -> tuple[list[Row], list[Result]]:
     """Evaluate with a bar; keep every row, and the pictures that the sheet shows."""
     from flowsr_export.evaluation.dataset import find_pairs
@@ -226,7 +226,7 @@ def _evaluated(
     return rows, shown
 
 
-def _about(asked: dict[str, Any], subject: Subject) -> dict[str, Any]:
+def _about(asked: dict[str, Any], subject: EvaluatedModel) -> dict[str, Any]:
     """Say what was evaluated and how."""
     from importlib.metadata import version
 

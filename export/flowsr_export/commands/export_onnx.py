@@ -11,7 +11,7 @@ from flowsr_export.options.session import force_option, json_option, parse_block
 
 if TYPE_CHECKING:
     from flowsr_export.export_onnx.exporter import Precision
-    from flowsr_export.parity.compare import Figures
+    from flowsr_export.parity.compare import ErrorStats
     from flowsr_runtime import Bundle
     from flowsr_runtime.bundle.manifest import Io
 
@@ -123,7 +123,7 @@ def command(
     _print(bundle, precision, figures, licence)
 
 
-def _print(bundle: Bundle, precision: str, figures: list[Figures], licence: str) -> None:
+def _print(bundle: Bundle, precision: str, figures: list[ErrorStats], licence: str) -> None:
     from flowsr_export.export_onnx.bundle import worst
 
     most = worst(figures)

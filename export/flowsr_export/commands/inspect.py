@@ -14,7 +14,7 @@ from flowsr_export.options.session import json_option
 
 if TYPE_CHECKING:
     from flowsr_export.commands.inspection import Inspection
-    from flowsr_export.engine.library import Flavour
+    from flowsr_export.engine.library import TensorrtVariant
 
 __all__ = ["command"]
 
@@ -61,7 +61,7 @@ def command(
     if engine:
         _match(
             bundle,
-            cast("Flavour", flavour.replace("-", "_")),
+            cast("TensorrtVariant", flavour.replace("-", "_")),
             precision,
             compute_capability,
             as_json,
@@ -79,7 +79,7 @@ def command(
 
 def _match(
     path: Path | None,
-    flavour: Flavour,
+    flavour: TensorrtVariant,
     precision: str,
     compute_capability: str | None,
     as_json: bool,

@@ -128,7 +128,7 @@ def command(
     from flowsr_export.serve.app import create_app
     from flowsr_export.serve.http_server import listen, make_server, url_of
     from flowsr_export.serve.limits import LOOPBACK, ServeLimits, is_loopback
-    from flowsr_export.serve.niceness import give_way, in_the_background
+    from flowsr_export.serve.niceness import lower_priority, run_at_low_priority
     from flowsr_runtime import Bundle, Upscaler, embedded_bundle
     from flowsr_runtime.upscaling.pool import UpscalerPool
 
@@ -146,10 +146,10 @@ def command(
     listener = listen(host, port)
     if not loopback:
         _warn(host)
-    session = in_the_background(lambda: settings.open(opened))
+    session = run_at_low_priority(lambda: settings.open(opened))
     runs_on = f"{session.backend} {session.provider}, {settings.precision}"
     upscaler = Upscaler(opened, session, memory_budget=memory_budget, halo=halo)
-    pool = UpscalerPool(upscaler, jobs, limits.places, begin=give_way)
+    pool = UpscalerPool(upscaler, jobs, limits.places, begin=lower_priority)
     with listener, upscaler, pool:
         server = make_server(
             create_app(pool, limits, runs_on=runs_on),

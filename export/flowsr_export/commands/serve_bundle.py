@@ -121,11 +121,11 @@ def triton_command(
       flowsr-export serve-bundle triton x4.bundle -o models --backend onnxruntime --name x4
       tritonserver --model-repository models
     """
-    from flowsr_export.triton.config import TritonWish
+    from flowsr_export.triton.config import TritonModelConfig
     from flowsr_export.triton.repository import write_repository
     from flowsr_runtime import Bundle, embedded_bundle
 
-    wish = TritonWish(
+    wish = TritonModelConfig(
         name=name,
         backend=backend,
         provider=provider,

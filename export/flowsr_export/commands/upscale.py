@@ -15,7 +15,7 @@ from flowsr_export.options.upscale import cluster_options, machine_options, requ
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowsr_export.upscale.dry_run import Foreseen
+    from flowsr_export.upscale.dry_run import PlannedUpscale
     from flowsr_export.upscale.jobs import Failure, Job, Report, Request
     from flowsr_export.upscale.ray import Cluster
     from flowsr_runtime import Bundle, SessionSettings
@@ -86,7 +86,7 @@ def command(
     jobs = plan(pictures, output, make=not dry_run)
     machine = _Machine(bundle, settings, devices, max_memory, halo)
     if dry_run:
-        exit_code = _print_foreseen(*_foresee(jobs, request, machine), as_json)
+        exit_code = _print_foreseen(*_dry_run(jobs, request, machine), as_json)
     else:
         report = _enlarge(jobs, request, machine, cluster)
         _print(report, as_json)
@@ -149,26 +149,26 @@ def _enlarge_on_ray(
     jobs: Sequence[Job], request: Request, machine: _Machine, cluster: Cluster
 ) -> Report:
     from flowsr_export.options.progress import progress
-    from flowsr_export.upscale.ray import Wish, enlarge_on_ray
+    from flowsr_export.upscale.ray import WorkerConfig, enlarge_on_ray
 
     if machine.devices is not None:
         raise click.UsageError("--devices is for this machine; Ray gives each worker its GPU")
-    wish = Wish(
+    wish = WorkerConfig(
         machine.bundle.path, machine.settings, request, machine.max_memory, machine.halo
     )
     with progress("enlarging", len(jobs)) as bar:
         return enlarge_on_ray(jobs, wish, cluster, bar.advance)
 
 
-def _foresee(
+def _dry_run(
     jobs: Sequence[Job], request: Request, machine: _Machine
-) -> tuple[list[Foreseen], list[Failure]]:
+) -> tuple[list[PlannedUpscale], list[Failure]]:
     from flowsr_export.upscale.devices import open_upscalers
-    from flowsr_export.upscale.dry_run import foresee_all
+    from flowsr_export.upscale.dry_run import plan_all
 
     options: dict[str, Any] = {"max_memory": machine.max_memory, "halo": machine.halo}
     with open_upscalers(machine.bundle, machine.settings, machine.devices, **options) as opened:
-        return foresee_all(jobs, opened[0], request)
+        return plan_all(jobs, opened[0], request)
 
 
 def _print(report: Report, as_json: bool) -> None:
@@ -206,7 +206,7 @@ def _summary(report: Report) -> str:
 
 
 def _print_foreseen(
-    foreseen: Sequence[Foreseen], failures: Sequence[Failure], as_json: bool
+    foreseen: Sequence[PlannedUpscale], failures: Sequence[Failure], as_json: bool
 ) -> int:
     """Print what would be done, and return the exit code."""
     from flowsr_export.upscale.jobs import Report

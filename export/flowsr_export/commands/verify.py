@@ -19,7 +19,7 @@ from flowsr_export.options.session import force_option, json_option, verificatio
 if TYPE_CHECKING:
     from flowsr_export.certificate.certify import Certificate
     from flowsr_export.options.progress import Progress
-    from flowsr_export.parity.first_divergence import Bisection, Difference
+    from flowsr_export.parity.first_divergence import Difference, Divergence
     from flowsr_export.parity.verify import Verification
     from flowsr_runtime import Bundle, SessionSettings
 
@@ -245,11 +245,11 @@ def _bisect(
     import json
     from dataclasses import asdict
 
-    from flowsr_export.parity.first_divergence import bisect, graphs_of
+    from flowsr_export.parity.first_divergence import first_divergence, graphs_of
     from flowsr_runtime import ParityError
 
     first, second, bundle = graphs_of(target, other, precision)
-    done = bisect(first, second, bundle, tolerance)
+    done = first_divergence(first, second, bundle, tolerance)
     if as_json:
         click.echo(json.dumps(_finite({"graphs": [first.name, second.name], **asdict(done)})))
     else:
@@ -258,7 +258,7 @@ def _bisect(
         raise ParityError(f"{_leaving(done.first)}; the tolerance is {done.tolerance:g}")
 
 
-def _print_bisection(done: Bisection, first: str, second: str) -> None:
+def _print_bisection(done: Divergence, first: str, second: str) -> None:
     click.echo(f"{second} against {first}: {done.compared} tensors compared")
     click.echo(f"nodes without a counterpart of the same shape: {done.skipped}")
     click.echo(f"{'stage':16}{'largest difference':>20}")

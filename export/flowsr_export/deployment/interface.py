@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-from flowsr_export.inputs.cases import Case, noise_of, photographs
+from flowsr_export.inputs.cases import Case, latents_for, sample_pictures
 from flowsr_lp import LinfLP, SrflowLP
 from flowsr_runtime import Window
 from flowsr_runtime.bundle.manifest import Latent
@@ -147,13 +147,15 @@ class Deployment(ABC):
         lr, size = self.padded(case.lr), self.padded_size(case)
         right = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(lr, case.lr, strict=True))]
         feeds: dict[str, NDArray[Any]] = {
-            "input": np.pad(photographs(case) if rgb is None else rgb, right, mode="reflect")
+            "input": np.pad(
+                sample_pictures(case) if rgb is None else rgb, right, mode="reflect"
+            )
         }
         if self.takes_geometry(scale):
             feeds["geometry"] = Window.whole(lr, size).geometry()
-        return feeds | noise_of(self.latents, size, case.batch, seed)
+        return feeds | latents_for(self.latents, size, case.batch, seed)
 
-    def described(self, scale: Fraction | None) -> dict[str, Any]:
+    def manifest_fields(self, scale: Fraction | None) -> dict[str, Any]:
         """What the manifest says of inputs and scale."""
         fixed = scale or self.scale
         return {

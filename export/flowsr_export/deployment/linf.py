@@ -14,8 +14,8 @@ from flowsr_export.deployment.interface import Deployment
 from flowsr_export.export_onnx.seam import DENSE_BLOCK_RADIUS, encoder_radius, prior_radius
 from flowsr_export.graph.folding import condition_numbers
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
-from flowsr_export.inputs.cases import Case, Scale, cases_of, photographs
-from flowsr_export.onnx_graph.multiply_adds import multiply_adds, per_pixel_and_patch
+from flowsr_export.inputs.cases import Case, Scale, cases_of, sample_pictures
+from flowsr_export.onnx_graph.multiply_adds import count_macs, per_pixel_and_patch
 from flowsr_lp import LinfLP
 from flowsr_lp.linf.model import low_frequency_residual
 from flowsr_runtime import output_size
@@ -57,9 +57,9 @@ class LinfDeployment(Deployment):
         graph = LinfGraph(self.network, dtype).eval()
         return graph if scale is None else LinfFixedGraph(graph, scale)
 
-    def described(self, scale: Fraction | None) -> dict[str, Any]:
+    def manifest_fields(self, scale: Fraction | None) -> dict[str, Any]:
         """Add the rule for patches beyond the edge; spec/linf.md "Borders"."""
-        return {**super().described(scale), "border": "extend"}
+        return {**super().manifest_fields(scale), "border": "extend"}
 
     def example(self, scale: Fraction | None) -> dict[str, Tensor]:
         """Inputs to trace `graph` with."""
@@ -149,7 +149,7 @@ class LinfDeployment(Deployment):
         side = output_size(WORK_LR, scale)
         for latent in self.latents:
             shapes[latent.name] = (1, latent.channels, *latent.grid((side, side)))
-        total = multiply_adds(model, shapes).total
+        total = count_macs(model, shapes).total
         return {"per_lr_pixel": round(total / WORK_LR**2), "per_patch": 0}
 
     def condition_numbers(self) -> list[float]:
@@ -159,7 +159,7 @@ class LinfDeployment(Deployment):
     def round_trip(self) -> float:
         """Error on a photograph's residual."""
         linf, size = self.network.linf, ROUND_TRIP.size
-        x = (torch.from_numpy(photographs(ROUND_TRIP)) - 0.5) / 0.5
+        x = (torch.from_numpy(sample_pictures(ROUND_TRIP)) - 0.5) / 0.5
         with torch.inference_mode():
             residual = low_frequency_residual(x, size)
             c = linf.condition(x, size, "extend")

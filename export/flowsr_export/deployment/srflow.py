@@ -16,8 +16,8 @@ from flowsr_export.export_onnx.seam import DENSE_BLOCK_RADIUS, unet_radius
 from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
 from flowsr_export.graph.srflow_folding import levels_of
 from flowsr_export.graph.srflow_level import CHUNK
-from flowsr_export.inputs.cases import Case, cases_of, photographs
-from flowsr_export.onnx_graph.multiply_adds import multiply_adds
+from flowsr_export.inputs.cases import Case, cases_of, sample_pictures
+from flowsr_export.onnx_graph.multiply_adds import count_macs
 from flowsr_lp import SrflowLP
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.errors import ScaleError
@@ -171,7 +171,7 @@ class SrflowDeployment(Deployment):
             shapes[latent.name] = (1, latent.channels, *grid)
         feeds = self.feeds(case, scale)
         values = {"geometry": feeds["geometry"]} if "geometry" in feeds else None
-        total = multiply_adds(model, shapes, values).total
+        total = count_macs(model, shapes, values).total
         return {"per_lr_pixel": round(total / WORK_LR**2), "per_patch": 0}
 
     def condition_numbers(self) -> list[float]:
@@ -186,8 +186,8 @@ class SrflowDeployment(Deployment):
         """Error on a photograph."""
         srflow = self.network.srflow
         (case,) = self._cases([ROUND_TRIP_LR])
-        low = torch.from_numpy(photographs(case))
-        high = torch.from_numpy(photographs(Case(case.size, case.size)))
+        low = torch.from_numpy(sample_pictures(case))
+        high = torch.from_numpy(sample_pictures(Case(case.size, case.size)))
         with torch.inference_mode():
             conditions = srflow.condition(low)
             back = srflow.decode(srflow.encode(high, conditions), conditions)

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowsr_export.engine.builder import Built, Settings, build_engine, check_settings
-from flowsr_export.engine.library import Flavour, Library, Target, load_library, target_of
+from flowsr_export.engine.library import (
+    Library,
+    Target,
+    TensorrtVariant,
+    load_library,
+    target_of,
+)
 from flowsr_export.engine.profiles import (
     Shapes,
     estimated_memory,
@@ -17,7 +23,7 @@ from flowsr_export.engine.profiles import (
     profile_of,
     profiles_for,
 )
-from flowsr_export.inputs.run_sizes import Scale, default_runs, runs_for
+from flowsr_export.inputs.run_sizes import Scale, default_runs, run_sizes_for
 from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.engine_store import EngineEntry, EngineKey, EngineStore, Profile
 from flowsr_runtime.bundle.manifest import Manifest
@@ -25,14 +31,14 @@ from flowsr_runtime.errors import BackendError, IntegrityError, UsageError
 from flowsr_runtime.upscaling.upscaler import DEFAULT_MEMORY_BUDGET
 
 if TYPE_CHECKING:
-    from flowsr_export.engine.precision_audit import Truth
+    from flowsr_export.engine.precision_audit import PrecisionAudit
     from flowsr_runtime.cuda.device import Device
 
 __all__ = [
     "Forecast",
-    "Made",
-    "Sizes",
-    "Wanted",
+    "EngineResult",
+    "SizeSpec",
+    "EngineRequest",
     "forecast",
     "has_graph",
     "key_of",
@@ -44,7 +50,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SizeSpec:
     """What an engine must take.
 
     Attributes:
@@ -66,7 +72,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EngineRequest:
     """What to build.
 
     Attributes:
@@ -78,13 +84,13 @@ class Wanted:
     """
 
     precision: str
-    sizes: Sizes
+    sizes: SizeSpec
     settings: Settings
     least: float | None = None
 
 
 @dataclass(frozen=True)
-class Made:
+class EngineResult:
     """An engine in a store.
 
     Attributes:
@@ -95,10 +101,10 @@ class Made:
 
     entry: EngineEntry
     built: Built | None
-    truth: Truth | None
+    truth: PrecisionAudit | None
 
 
-def profiles_of(manifest: Manifest, sizes: Sizes) -> list[Profile]:
+def profiles_of(manifest: Manifest, sizes: SizeSpec) -> list[Profile]:
     """Choose the profiles of an engine.
 
     Args:
@@ -123,7 +129,7 @@ def profiles_of(manifest: Manifest, sizes: Sizes) -> list[Profile]:
     if not asked:
         least, usual, largest = default_runs(manifest, sizes.scales, budget=budget)
         return [profile_of(manifest, [least, usual, largest], best=usual)]
-    runs = runs_for(
+    runs = run_sizes_for(
         manifest,
         pictures=sizes.pictures,
         sizes=sizes.outputs,
@@ -146,7 +152,7 @@ def key_of(
     bundle: Bundle,
     library: Library,
     target: Target,
-    wanted: Wanted,
+    wanted: EngineRequest,
     profiles: Sequence[Profile],
 ) -> EngineKey:
     """Return the key of an engine: what decides whether a plan may be used again.
@@ -180,12 +186,12 @@ def key_of(
 def make_engine(
     bundle: Bundle,
     library: Library,
-    wanted: Wanted,
+    wanted: EngineRequest,
     *,
     device: Device | None = None,
     log: Path | None = None,
     report: Callable[[float, str], None] = lambda share, phase: None,
-) -> Made:
+) -> EngineResult:
     """Build an engine into the bundle's store, unless the store has it.
 
     Args:
@@ -212,7 +218,7 @@ def make_engine(
     key, store = key_of(bundle, library, target, wanted, profiles), EngineStore(bundle.path)
     there = _sound(store, key)
     if there is not None:
-        return Made(there, None, None)
+        return EngineResult(there, None, None)
     estimates = [estimated_memory(bundle.manifest, profile) for profile in profiles]
 
     def compiled(content: bytes) -> Built:
@@ -225,7 +231,7 @@ def make_engine(
         )
 
     built, truth = _built(bundle, library, wanted, profiles[-1], compiled, device is not None)
-    return Made(
+    return EngineResult(
         store.add(key, built.plan, _facts(built, truth, estimates, device)), built, truth
     )
 
@@ -233,19 +239,19 @@ def make_engine(
 def _built(
     bundle: Bundle,
     library: Library,
-    wanted: Wanted,
+    wanted: EngineRequest,
     profile: Profile,
     compiled: Callable[[bytes], Built],
     on_device: bool,
-) -> tuple[Built, Truth]:
+) -> tuple[Built, PrecisionAudit]:
     """Build, and refuse what would not compute, or does not, in the precision asked for."""
     import onnx
 
     from flowsr_export.engine.precision_audit import (
+        audit,
         layers_of,
         least_share,
         require_precision,
-        truth_of,
         work_at,
     )
     from flowsr_export.onnx_graph.gemm_rewrite import without_float32_gemm
@@ -256,13 +262,11 @@ def _built(
     work = work_at(model, profile)
     if least is None:
         least = least_share(precision, bundle.manifest.family, work)
-    require_precision(truth_of(work, [], precision, least))  # before the slow part
+    require_precision(audit(work, [], precision, least))  # before the slow part
     if library.lacks_gemm(wanted.settings.compute_capabilities):
         content = without_float32_gemm(model).SerializeToString()
     built = compiled(content)
-    truth = truth_of(
-        work, layers_of(library.module, built, on_device=on_device), precision, least
-    )
+    truth = audit(work, layers_of(library.module, built, on_device=on_device), precision, least)
     require_precision(truth)
     return built, truth
 
@@ -279,7 +283,7 @@ def _sound(store: EngineStore, key: EngineKey) -> EngineEntry | None:
 
 
 def _facts(
-    built: Built, truth: Truth, estimates: Sequence[int], device: Device | None
+    built: Built, truth: PrecisionAudit, estimates: Sequence[int], device: Device | None
 ) -> Mapping[str, Any]:
     return {
         "tool": version("flowsr-lp"),
@@ -328,8 +332,8 @@ class Forecast:
 def forecast(
     manifest: Manifest,
     bundle: Bundle | None,
-    flavour: Flavour,
-    wanted: Wanted,
+    flavour: TensorrtVariant,
+    wanted: EngineRequest,
     device: Device | None,
 ) -> Forecast:
     """Say what would be built; that needs neither a GPU nor the library.

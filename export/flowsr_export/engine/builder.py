@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowsr_export.engine.build_log import BuildLog
-from flowsr_export.engine.diagnosis import Situation, explain, explain_parse
+from flowsr_export.engine.diagnosis import BuildContext, error_from_log, explain_parse
 from flowsr_export.engine.library import Library
 from flowsr_export.engine.progress import BuildProgress
 from flowsr_runtime.atomic import replace_file
@@ -140,22 +140,24 @@ def build_engine(
         FlowsrError: If the library fails otherwise.
     """
     check_settings(library, settings)
-    situation = Situation(str(library), settings.workspace, tuple(estimates), str(log or ""))
+    situation = BuildContext(str(library), settings.workspace, tuple(estimates), str(log or ""))
     began = time.monotonic()
     with BuildLog(log) as said:
         logger = said.logger(library.module)
         try:
             builder = library.module.Builder(logger)
         except (TypeError, RuntimeError) as error:  # the bindings' word for a null pointer
-            raise explain([*said.errors, str(error)], said.warnings, situation) from error
+            raise error_from_log(
+                [*said.errors, str(error)], said.warnings, situation
+            ) from error
         network = _parsed(library, builder, logger, model)
         config = _configured(library, builder, settings)
         for profile in profiles:
             if config.add_optimization_profile(_profile(builder, network, profile)) < 0:
-                raise explain(said.errors, said.warnings, situation)
+                raise error_from_log(said.errors, said.warnings, situation)
         plan = _compiled(library, builder, network, config, report, device)
         if plan is None:
-            raise explain(said.errors, said.warnings, situation)
+            raise error_from_log(said.errors, said.warnings, situation)
         _keep_timings(config, settings.timing_cache)
         return Built(
             plan=bytes(plan),

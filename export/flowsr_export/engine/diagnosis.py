@@ -16,14 +16,14 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 
-__all__ = ["Situation", "explain", "explain_parse", "mebibytes"]
+__all__ = ["BuildContext", "error_from_log", "explain_parse", "mebibytes"]
 
 LONGEST = 200  # characters that are quoted of a message
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Situation:
+class BuildContext:
     """What a build was asked for; messages quote it.
 
     Attributes:
@@ -39,8 +39,8 @@ class Situation:
     log: str = ""
 
 
-def explain(
-    errors: Sequence[str], warnings: Sequence[str], situation: Situation
+def error_from_log(
+    errors: Sequence[str], warnings: Sequence[str], situation: BuildContext
 ) -> FlowsrError:
     """Return the error that a failed build ends with.
 
@@ -84,7 +84,9 @@ def mebibytes(size: float) -> str:
     return f"{size / MIB:.0f} MiB"
 
 
-def _memory(found: re.Match[str], warnings: Sequence[str], situation: Situation) -> FlowsrError:
+def _memory(
+    found: re.Match[str], warnings: Sequence[str], situation: BuildContext
+) -> FlowsrError:
     node = found.groupdict().get("node")
     needs = max((int(n) * MIB for n in _figures(REQUEST_MIB, warnings)), default=0)
     needs = max([needs, *map(int, _figures(REQUEST_BYTES, [*warnings, found.string]))])
@@ -100,49 +102,49 @@ def _memory(found: re.Match[str], warnings: Sequence[str], situation: Situation)
     )
 
 
-def _profile(found: re.Match[str], _: Sequence[str], situation: Situation) -> FlowsrError:
+def _profile(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
     return UsageError(
         f"profile does not fit the graph: {_short(found[0])}; see the inputs with "
         "flowsr-export inspect, the profiles with --dry-run"
     )
 
 
-def _no_device(_: re.Match[str], __: Sequence[str], situation: Situation) -> FlowsrError:
+def _no_device(_: re.Match[str], __: Sequence[str], situation: BuildContext) -> FlowsrError:
     return ProviderError(
         f"{situation.library} finds no CUDA device or driver here; tensorrt builds on the GPU "
         "that it builds for, --flavour tensorrt-rtx builds without one"
     )
 
 
-def _library(found: re.Match[str], _: Sequence[str], situation: Situation) -> FlowsrError:
+def _library(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
     return BackendError(
         f"{situation.library} lacks {found['file']}; it comes with the complete TensorRT, or "
         "leave out --version-compatible"
     )
 
 
-def _device(found: re.Match[str], _: Sequence[str], situation: Situation) -> FlowsrError:
+def _device(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
     return ProviderError(
         f"{situation.library} does not support this GPU, or not this precision on it: "
         f"{_short(found[0])}; leave that --compute-capability out, or take --precision fp16"
     )
 
 
-def _version(found: re.Match[str], _: Sequence[str], situation: Situation) -> FlowsrError:
+def _version(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
     return IntegrityError(
         f"engine is of another version than {situation.library}: {_short(found[0])}; build it "
         "again with flowsr-export build-engine"
     )
 
 
-def _other_gpu(found: re.Match[str], _: Sequence[str], situation: Situation) -> FlowsrError:
+def _other_gpu(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
     return IntegrityError(
         f"engine was built for another GPU: {_short(found[0])}; build it again with "
         "flowsr-export build-engine"
     )
 
 
-def _node(found: re.Match[str], _: Sequence[str], situation: Situation) -> FlowsrError:
+def _node(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
     return FlowsrError(
         f"{situation.library} has no kernel for {_short(found['node'])}; without a limit of "
         "memory that is a gap of the library: try another version, or another precision"
@@ -150,7 +152,7 @@ def _node(found: re.Match[str], _: Sequence[str], situation: Situation) -> Flows
 
 
 def _no_kernel(
-    found: re.Match[str], warnings: Sequence[str], situation: Situation
+    found: re.Match[str], warnings: Sequence[str], situation: BuildContext
 ) -> FlowsrError:
     """TensorRT words a workspace that is too small as a missing implementation."""
     short = any(word in text for text in warnings for word in ("nsufficient", "nsuficient"))
@@ -158,7 +160,9 @@ def _no_kernel(
     return (_memory if limited else _node)(found, warnings, situation)
 
 
-Rule = tuple[re.Pattern[str], Callable[[re.Match[str], Sequence[str], Situation], FlowsrError]]
+Rule = tuple[
+    re.Pattern[str], Callable[[re.Match[str], Sequence[str], BuildContext], FlowsrError]
+]
 REQUEST_MIB = re.compile(r"request: (\d+)MB", re.IGNORECASE)
 REQUEST_BYTES = re.compile(r"[Rr]equested size (?:was|of) (\d+)|requested size of (\d+)")
 # In the order in which they are looked for: a cause comes before what follows from it.
@@ -209,5 +213,5 @@ def _short(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
-def _with_log(error: FlowsrError, situation: Situation) -> FlowsrError:
+def _with_log(error: FlowsrError, situation: BuildContext) -> FlowsrError:
     return type(error)(f"{error}; log: {situation.log}") if situation.log else error

@@ -13,9 +13,9 @@ from flowsr_runtime.errors import BackendError, ProviderError, UsageError
 if TYPE_CHECKING:
     from flowsr_runtime.cuda.device import Device
 
-__all__ = ["Flavour", "Library", "Target", "device_here", "load_library", "target_of"]
+__all__ = ["TensorrtVariant", "Library", "Target", "device_here", "load_library", "target_of"]
 
-Flavour = Literal["auto", "tensorrt", "tensorrt_rtx"]
+TensorrtVariant = Literal["auto", "tensorrt", "tensorrt_rtx"]
 
 # The first version whose calls are those of 11; older ones lack some.
 OLDEST = {"tensorrt": (10, 13), "tensorrt_rtx": (1, 1)}
@@ -74,7 +74,7 @@ class Target:
         return f"compute capability {devices}" + (f", {self.gpu_name}" * bool(self.gpu_name))
 
 
-def load_library(flavour: Flavour, device: Device | None = None) -> Library:
+def load_library(flavour: TensorrtVariant, device: Device | None = None) -> Library:
     """Import the library of a flavour.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowsr_export.engine.library import Flavour, device_here, load_library
+from flowsr_export.engine.library import TensorrtVariant, device_here, load_library
 from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.engine_store import Difference, EngineEntry, EngineStore, Removal
 from flowsr_runtime.errors import BackendError, IntegrityError, ProviderError
@@ -97,7 +97,7 @@ def prune_engines(
 
 def match_engines(
     bundle: Bundle,
-    flavour: Flavour,
+    flavour: TensorrtVariant,
     precision: str,
     compute_capability: str | None = None,
     device: int = 0,
@@ -134,7 +134,7 @@ def match_engines(
         compute_capability=compute_capability,
         precision=precision,
         loads=store.matching(*wanted),
-        differences=store.explain_device(*wanted),
+        differences=store.explain_mismatch(*wanted),
     )
 
 
@@ -146,7 +146,7 @@ def _digests(bundle: Bundle) -> set[str]:
 def _versions() -> dict[str, str]:
     """Version of each library that is here."""
     found: dict[str, str] = {}
-    flavours: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
+    flavours: tuple[TensorrtVariant, ...] = ("tensorrt", "tensorrt_rtx")
     for flavour in flavours:
         try:
             found[flavour] = load_library(flavour).version

@@ -14,19 +14,19 @@ import onnx
 
 from flowsr_export.engine.build_log import BuildLog
 from flowsr_export.engine.builder import Built
-from flowsr_export.onnx_graph.multiply_adds import Work, multiply_adds
+from flowsr_export.onnx_graph.multiply_adds import MacCount, count_macs
 from flowsr_runtime.bundle.engine_store import Profile
 from flowsr_runtime.errors import PrecisionError
 
 __all__ = [
     "Layer",
-    "Truth",
+    "PrecisionAudit",
     "layers_from_json",
     "layers_from_log",
     "layers_of",
     "least_share",
     "require_precision",
-    "truth_of",
+    "audit",
     "work_at",
 ]
 
@@ -76,7 +76,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Truth:
+class PrecisionAudit:
     """Shares by type, each from 0 to 1.
 
     What is needed is a share of the products with weights, the network itself. The resizing
@@ -101,7 +101,7 @@ class Truth:
     layers: Mapping[str, int] | None
 
 
-def work_at(model: onnx.ModelProto, profile: Profile) -> Work:
+def work_at(model: onnx.ModelProto, profile: Profile) -> MacCount:
     """Count the multiply-adds of a graph at the best shapes of a profile.
 
     Args:
@@ -110,10 +110,10 @@ def work_at(model: onnx.ModelProto, profile: Profile) -> Work:
     """
     best = {name: each.opt for name, each in profile.items()}
     values = {name: np.array(best.pop(name), np.int64) for name in ["geometry"] if name in best}
-    return multiply_adds(model, best, values)
+    return count_macs(model, best, values)
 
 
-def least_share(precision: str, family: str, work: Work | None = None) -> float:
+def least_share(precision: str, family: str, work: MacCount | None = None) -> float:
     """Return the share of a network that must be in the precision that was asked for.
 
     Args:
@@ -123,12 +123,14 @@ def least_share(precision: str, family: str, work: Work | None = None) -> float:
             chose, and an engine must have all of them.
     """
     if precision in QUANTISED:
-        stored = {} if work is None else truth_of(work, [], precision, 0.0).onnx
+        stored = {} if work is None else audit(work, [], precision, 0.0).onnx
         return stored.get(precision, 1.0)
     return 1.0 if precision == "fp32" else LEAST_SHARE[family]
 
 
-def truth_of(work: Work, layers: Sequence[Layer], precision: str, least: float) -> Truth:
+def audit(
+    work: MacCount, layers: Sequence[Layer], precision: str, least: float
+) -> PrecisionAudit:
     """Say what is computed in which precision.
 
     Args:
@@ -144,7 +146,7 @@ def truth_of(work: Work, layers: Sequence[Layer], precision: str, least: float) 
     stored = _shares((each.type, each.count) for each in products.values())
     everything = _shares((each.type, each.count) for each in work.by_node.values())
     if not layers:
-        return Truth(precision, least, stored, None, everything, None)
+        return PrecisionAudit(precision, least, stored, None, everything, None)
     types: dict[str, set[str]] = {}
     for layer in layers:
         for node in layer.nodes if layer.type else ():
@@ -154,10 +156,12 @@ def truth_of(work: Work, layers: Sequence[Layer], precision: str, least: float) 
         for name, each in products.items()
     )
     kinds = Counter(layer.type for layer in layers if layer.type)
-    return Truth(precision, least, stored, engine, everything, dict(sorted(kinds.items())))
+    return PrecisionAudit(
+        precision, least, stored, engine, everything, dict(sorted(kinds.items()))
+    )
 
 
-def require_precision(truth: Truth) -> None:
+def require_precision(truth: PrecisionAudit) -> None:
     """Refuse what computes in another precision than was asked for.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
-from flowsr_export.inputs.run_sizes import Run, Scale, joined, scales_of, shared
+from flowsr_export.inputs.run_sizes import RunSize, Scale, intersection, scales_of, union
 from flowsr_runtime.bundle.engine_store import Profile, Range
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import UsageError
@@ -30,7 +30,7 @@ LATENT_RANK = 4
 WINDOW = slice(8, 10)  # its size, in `geometry`
 
 
-def profiles_for(manifest: Manifest, runs: Sequence[Run]) -> list[Profile]:
+def profiles_for(manifest: Manifest, runs: Sequence[RunSize]) -> list[Profile]:
     """Choose the fewest profiles that cover every run.
 
     Args:
@@ -42,11 +42,11 @@ def profiles_for(manifest: Manifest, runs: Sequence[Run]) -> list[Profile]:
         a shape is the cheapest.
     """
     groups = fewest_groups(manifest, runs)
-    groups.sort(key=lambda group: joined(group).memory(manifest))
+    groups.sort(key=lambda group: union(group).memory(manifest))
     return [profile_of(manifest, group) for group in groups]
 
 
-def fewest_groups(manifest: Manifest, runs: Sequence[Run]) -> list[list[Run]]:
+def fewest_groups(manifest: Manifest, runs: Sequence[RunSize]) -> list[list[RunSize]]:
     """Part runs into the fewest groups of which none takes much more memory than one run.
 
     Args:
@@ -58,14 +58,14 @@ def fewest_groups(manifest: Manifest, runs: Sequence[Run]) -> list[list[Run]]:
     """
     limit = SPARE * max(run.memory(manifest) for run in runs)
 
-    def fit(group: Sequence[Run]) -> bool:
-        return joined(group).memory(manifest) <= limit
+    def fit(group: Sequence[RunSize]) -> bool:
+        return union(group).memory(manifest) <= limit
 
     distinct = list(dict.fromkeys(runs))
     # A run inside another one costs nothing in that one's group.
     inside = {run for run in distinct if any(run.within(o) for o in distinct if o != run)}
     outer = sorted((run for run in distinct if run not in inside), key=lambda r: (r.lr, r.out))
-    apart: list[Run] = []  # no two of these fit into one group
+    apart: list[RunSize] = []  # no two of these fit into one group
     for run in outer:
         if not any(fit([run, other]) for other in apart):
             apart.append(run)
@@ -73,12 +73,14 @@ def fewest_groups(manifest: Manifest, runs: Sequence[Run]) -> list[list[Run]]:
     while (groups := _parted(outer, count, fit)) is None:
         count += 1
     for run in (run for run in distinct if run in inside):
-        homes = [group for group in groups if run.within(joined(group))]
-        min(homes, key=lambda group: joined(group).memory(manifest)).append(run)
+        homes = [group for group in groups if run.within(union(group))]
+        min(homes, key=lambda group: union(group).memory(manifest)).append(run)
     return groups
 
 
-def profile_of(manifest: Manifest, runs: Sequence[Run], best: Run | None = None) -> Profile:
+def profile_of(
+    manifest: Manifest, runs: Sequence[RunSize], best: RunSize | None = None
+) -> Profile:
     """Return the profile that covers some runs.
 
     Where the tile and the window lie in a picture, and how large that is, decides no shape
@@ -94,7 +96,7 @@ def profile_of(manifest: Manifest, runs: Sequence[Run], best: Run | None = None)
         Shapes of `input` and of every latent, values of `geometry`.
     """
     best = best or max(runs, key=lambda run: run.memory(manifest))
-    low, high = shared(runs).feeds(manifest), joined(runs).feeds(manifest)
+    low, high = intersection(runs).feeds(manifest), union(runs).feeds(manifest)
     return _ranges(_anywhere(low, 1, 0), best.feeds(manifest), _anywhere(high, MAX_SIDE))
 
 
@@ -150,14 +152,14 @@ def estimated_memory(manifest: Manifest, profile: Profile) -> int:
         out_h, out_w = profile["geometry"].max[WINDOW]
     else:
         out_h, out_w = size_for((h, w), scale=manifest.scale, size=None)
-    return batch * Run((h, w), (out_h, out_w)).memory(manifest)
+    return batch * RunSize((h, w), (out_h, out_w)).memory(manifest)
 
 
 def _parted(
-    runs: Sequence[Run], count: int, fit: Callable[[Sequence[Run]], bool]
-) -> list[list[Run]] | None:
+    runs: Sequence[RunSize], count: int, fit: Callable[[Sequence[RunSize]], bool]
+) -> list[list[RunSize]] | None:
     """Part runs into at most `count` groups that fit, None if there is no such parting."""
-    groups: list[list[Run]] = []
+    groups: list[list[RunSize]] = []
 
     def place(index: int) -> bool:
         if index == len(runs):
@@ -203,7 +205,7 @@ def _completed(manifest: Manifest, given: Shapes, scale: tuple[Fraction, Fractio
         out = (given["geometry"][8], given["geometry"][9])
     else:
         out = size_for((h, w), scale=scale, size=None)
-    feeds = Run((h, w), out).feeds(manifest)
+    feeds = RunSize((h, w), out).feeds(manifest)
     full = {
         name: numbers if name == "geometry" else (batch, *numbers[1:])
         for name, numbers in feeds.items()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flowsr_export.export_onnx.exporter import Precision
     from flowsr_lp import Checkpoint
 
-__all__ = ["Source"]
+__all__ = ["TargetBundle"]
 
 QUANTISED = ("int8", "fp8")
 LICENCE = "see the checkpoint's source"
@@ -28,7 +28,7 @@ OWN_LICENCE = "Apache-2.0"  # of the built-in weights
 
 
 @dataclass(frozen=True)
-class Source:
+class TargetBundle:
     """Where the graph of an engine comes from, and which bundle gets it.
 
     Attributes:

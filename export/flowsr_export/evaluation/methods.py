@@ -152,14 +152,14 @@ class TorchMethod:
         """
         import torch
 
-        from flowsr_export.inputs.cases import Case, noise_of
+        from flowsr_export.inputs.cases import Case, latents_for
 
         case = Case((low.shape[0], low.shape[1]), size)
         scale = self._deployment.scale
         if scale is not None and size != tuple(int(side * scale) for side in case.lr):
             raise ScaleError(f"this model enlarges {float(scale):g} times only, got {case}")
         rgb = torch.from_numpy(low.transpose(2, 0, 1)[None] / np.float32(255)).to(self._place)
-        drawn = noise_of(
+        drawn = latents_for(
             self._deployment.latents,
             self._deployment.padded_size(case),
             batch=1,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from flowsr_lp.perceptual import LPIPS
 
-__all__ = ["DEFAULT_METRICS", "OF_SAMPLES", "Gauge"]
+__all__ = ["DEFAULT_METRICS", "OF_SAMPLES", "MetricSet"]
 
 Picture = NDArray[np.uint8]
 
@@ -32,7 +32,7 @@ DIV2K_SHAVE = 6  # pixels that LIIF and LINF leave out beyond the scale, in RGB
 
 
 @dataclass(frozen=True)
-class Gauge:
+class MetricSet:
     """The figures that are computed.
 
     Attributes:
@@ -53,7 +53,7 @@ class Gauge:
         shave: int | None = None,
         alexnet: Path | None = None,
         linear: Path | None = None,
-    ) -> Gauge:
+    ) -> MetricSet:
         """Load what the figures need.
 
         Args:

@@ -14,7 +14,7 @@ from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.geometry import exact_scale
 
-__all__ = ["TORCH", "Subject", "SubjectWish", "open_subject"]
+__all__ = ["TORCH", "EvaluatedModel", "EvaluatedModelConfig", "open_subject"]
 
 HASHES = ("model_sha256", "prior_sha256")
 
@@ -23,7 +23,7 @@ TORCH = "torch"
 
 
 @dataclass(frozen=True)
-class SubjectWish:
+class EvaluatedModelConfig:
     """Which model, and on what.
 
     Attributes:
@@ -48,7 +48,7 @@ class SubjectWish:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model that is open.
 
     Attributes:
@@ -79,7 +79,7 @@ class Subject:
 
 
 @contextmanager
-def open_subject(wish: SubjectWish) -> Iterator[Subject]:
+def open_subject(wish: EvaluatedModelConfig) -> Iterator[EvaluatedModel]:
     """Open the model and close it afterwards.
 
     Args:
@@ -107,7 +107,7 @@ def open_subject(wish: SubjectWish) -> Iterator[Subject]:
     ) as upscaler:
         method = BundleMethod(upscaler, wish.temperature, wish.truncate)
         scale = bundle.manifest.scale
-        yield Subject(
+        yield EvaluatedModel(
             method,
             None if scale is None else str(scale),
             session.provider,
@@ -116,7 +116,7 @@ def open_subject(wish: SubjectWish) -> Iterator[Subject]:
         )
 
 
-def _about_bundle(bundle: Bundle, wish: SubjectWish) -> dict[str, Any]:
+def _about_bundle(bundle: Bundle, wish: EvaluatedModelConfig) -> dict[str, Any]:
     name = bundle.model_name(wish.settings.precision)
     stated = bundle.manifest.raw.get("model")
     hashes = {key: stated.get(key) for key in HASHES} if isinstance(stated, dict) else {}
@@ -134,7 +134,7 @@ def _libraries(backend: str) -> dict[str, str]:
     return {backend: str(sys.modules[backend].__version__)} if backend in sys.modules else {}
 
 
-def _torch_subject(wish: SubjectWish) -> Subject:
+def _torch_subject(wish: EvaluatedModelConfig) -> EvaluatedModel:
     import torch
 
     from flowsr_export.deployment.interface import deployment_of
@@ -166,10 +166,10 @@ def _torch_subject(wish: SubjectWish) -> Subject:
         "prior_sha256": checkpoint.prior_sha256,
     }
     scale = None if deployment.scale is None else str(deployment.scale)
-    return Subject(method, scale, place, about, {"torch": torch.__version__})
+    return EvaluatedModel(method, scale, place, about, {"torch": torch.__version__})
 
 
-def _place(wish: SubjectWish) -> str:
+def _place(wish: EvaluatedModelConfig) -> str:
     """Return PyTorch's device; refuse what only a bundle can be asked."""
     settings = wish.settings
     plain = SessionSettings(TORCH, settings.provider, settings.device, settings.threads)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flowsr_export.evaluation.dataset import Pair
 from flowsr_export.evaluation.methods import Enlarged, Method
-from flowsr_export.evaluation.metric_set import OF_SAMPLES, Gauge
+from flowsr_export.evaluation.metric_set import OF_SAMPLES, MetricSet
 from flowsr_runtime.errors import FlowsrError, PictureError, UsageError
 
 __all__ = ["Result", "Row", "check_pairs", "evaluate"]
@@ -65,7 +65,7 @@ class Result:
 
 
 def check_pairs(
-    pairs: Sequence[Pair], gauge: Gauge, advance: Callable[[str], None] = lambda note: None
+    pairs: Sequence[Pair], gauge: MetricSet, advance: Callable[[str], None] = lambda note: None
 ) -> None:
     """Read every picture once, so that a bad one does not end a long run.
 
@@ -92,7 +92,7 @@ def check_pairs(
 def evaluate(
     pairs: Sequence[Pair],
     methods: Sequence[Method],
-    gauge: Gauge,
+    gauge: MetricSet,
     *,
     samples: int = 1,
     seed: int = 0,
@@ -128,7 +128,7 @@ def evaluate(
             yield result
 
 
-def _check_samples(methods: Sequence[Method], gauge: Gauge, samples: int) -> None:
+def _check_samples(methods: Sequence[Method], gauge: MetricSet, samples: int) -> None:
     if samples < 1:
         raise UsageError(f"samples must be at least 1, got {samples}")
     noisy = any(method.samples for method in methods)
@@ -144,7 +144,7 @@ def _check_samples(methods: Sequence[Method], gauge: Gauge, samples: int) -> Non
 def _result(
     pair: Pair,
     method: Method,
-    gauge: Gauge,
+    gauge: MetricSet,
     original: Picture,
     low: Picture,
     samples: int,

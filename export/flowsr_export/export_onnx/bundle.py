@@ -22,9 +22,9 @@ from flowsr_export.export_onnx.exporter import Precision, onnx_from_deployment
 from flowsr_export.export_onnx.seam import Seam, default_halo
 from flowsr_export.inputs.cases import TEMPERATURE, Case
 from flowsr_export.onnx_graph.lint import require_clean
-from flowsr_export.onnx_graph.uint8_io import EightBit, with_eight_bits
-from flowsr_export.parity.compare import Figures, bar_of, compare
-from flowsr_export.parity.half_emulation import RoundedGraph
+from flowsr_export.onnx_graph.uint8_io import Uint8Session, with_eight_bits
+from flowsr_export.parity.compare import ErrorStats, compare, tolerance_for
+from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_lp import Checkpoint
 from flowsr_runtime import Bundle, ParityError, UsageError, output_size, write_bundle
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
@@ -41,7 +41,7 @@ __all__ = [
     "worst",
 ]
 
-Runner = OnnxRuntimeSession | RoundedGraph | EightBit
+Runner = OnnxRuntimeSession | HalfPrecisionEmulator | Uint8Session
 
 GOLDEN_LR = (16, 20)
 GOLDEN_SCALE = Fraction("2.5")
@@ -90,7 +90,7 @@ class CheckedModel:
     content: bytes
     plain: bytes
     entry: dict[str, Any]
-    figures: list[Figures]
+    figures: list[ErrorStats]
 
 
 def build_bundle(
@@ -99,7 +99,7 @@ def build_bundle(
     request: Request,
     force: bool = False,
     report: Callable[[str], None] = lambda step: None,
-) -> tuple[Bundle, list[Figures]]:
+) -> tuple[Bundle, list[ErrorStats]]:
     """Export a network and keep it only if it is what PyTorch computes.
 
     Args:
@@ -196,7 +196,7 @@ def checked_model(
     content = model.SerializeToString()
     report(STEPS[2])
     run = runner_of(content, deployment, replace(request, io="float32"))
-    bar, cases = bar_of(deployment, precision), deployment.exported_cases(scale)
+    bar, cases = tolerance_for(deployment, precision), deployment.exported_cases(scale)
     try:
         figures = compare(deployment, run, cases, scale, bar)
     finally:
@@ -210,7 +210,7 @@ def checked_model(
     }
     if precision == "fp16":
         # What a CPU makes of the file is float32 between casts: PyTorch rounds as a GPU does.
-        rounded = RoundedGraph(deployment, precision, scale)
+        rounded = HalfPrecisionEmulator(deployment, precision, scale)
         try:
             figures = compare(deployment, rounded, cases, scale, bar)
         except ParityError as error:
@@ -234,10 +234,10 @@ def runner_of(content: bytes, deployment: Deployment, request: Request) -> Runne
         What runs it; close it after use.
     """
     if request.precision == "bf16":
-        return RoundedGraph(deployment, request.precision, request.scale)
+        return HalfPrecisionEmulator(deployment, request.precision, request.scale)
     name = f"model.{request.precision}.onnx"
     run = OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
-    return EightBit(run) if request.io == "uint8" else run
+    return Uint8Session(run) if request.io == "uint8" else run
 
 
 def _in_eight_bits(
@@ -248,7 +248,7 @@ def _in_eight_bits(
     require_clean(made)
     content = made.SerializeToString()
     run = runner_of(content, deployment, request)
-    bar = bar_of(deployment, request.precision, request.io)
+    bar = tolerance_for(deployment, request.precision, request.io)
     try:
         cases = deployment.exported_cases(request.scale)
         figures = compare(deployment, run, cases, request.scale, bar)
@@ -257,7 +257,7 @@ def _in_eight_bits(
     return content, _verification(figures, run)
 
 
-def worst(figures: list[Figures]) -> Figures:
+def worst(figures: list[ErrorStats]) -> ErrorStats:
     """The figures of the case with the largest difference."""
     return max(figures, key=lambda f: f.max_abs)
 
@@ -265,7 +265,7 @@ def worst(figures: list[Figures]) -> Figures:
 def _described(
     checkpoint: Checkpoint, deployment: Deployment, request: Request
 ) -> dict[str, Any]:
-    described = deployment.described(request.scale)
+    described = deployment.manifest_fields(request.scale)
     described["picture"]["io"] = request.io
     if request.io == "uint8":
         described["picture"]["range"] = [0, EIGHT_BIT]
@@ -329,7 +329,7 @@ def _golden(deployment: Deployment, content: bytes, request: Request) -> dict[st
     }
 
 
-def _verification(figures: list[Figures], run: Runner) -> dict[str, Any]:
+def _verification(figures: list[ErrorStats], run: Runner) -> dict[str, Any]:
     most = worst(figures)
     least = min(f.psnr for f in figures)
     return {

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.deployment.interface import Deployment
-from flowsr_export.inputs.cases import Case, photographs
-from flowsr_export.parity.compare import Run
+from flowsr_export.inputs.cases import Case, sample_pictures
+from flowsr_export.parity.compare import GraphRunner
 from flowsr_lp.linf.encoder import EDSR, RDN, RRDB
 from flowsr_lp.linf.prior import EdsrLatent, UNet
 from flowsr_runtime import ParityError, Window
@@ -46,7 +46,7 @@ class Seam:
     steps: float
 
 
-def default_halo(deployment: Deployment, session: Run) -> Seam:
+def default_halo(deployment: Deployment, session: GraphRunner) -> Seam:
     """Find the smallest halo whose seam stays below a quarter of an eight-bit step.
 
     Args:
@@ -107,10 +107,10 @@ def unet_radius(depth: int) -> int:
 
 
 def _run(
-    session: Run, deployment: Deployment, case: Case, halo: Halo | None
+    session: GraphRunner, deployment: Deployment, case: Case, halo: Halo | None
 ) -> NDArray[np.float32]:
     """Enlarge a photograph at once, or in tiles that meet in the middle, unblended."""
-    rgb = photographs(case)
+    rgb = sample_pictures(case)
     geometry = deployment.takes_geometry(None)
     if halo is None:
         return session.run(_feeds(deployment, rgb, Window.whole(case.lr, case.size), geometry))

@@ -15,7 +15,7 @@ from flowsr_runtime import output_size
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.tiling.noise import latent as draw_latent
 
-__all__ = ["TEMPERATURE", "Case", "Scale", "cases_of", "noise_of", "photographs"]
+__all__ = ["TEMPERATURE", "Case", "Scale", "cases_of", "latents_for", "sample_pictures"]
 
 PICTURES = Path(__file__).parent / "pictures"
 CROP_ORIGIN = 64  # row and column of the photographs at which every crop begins
@@ -54,7 +54,7 @@ def cases_of(sizes: Iterable[tuple[int, int]], scales: Iterable[Scale]) -> list[
     return cases
 
 
-def photographs(case: Case) -> NDArray[np.float32]:
+def sample_pictures(case: Case) -> NDArray[np.float32]:
     """Crops of the shipped photographs, (B, 3, h, w) in [0, 1]; they repeat beyond an edge."""
     paths = sorted(PICTURES.glob("*.png"))
     crops = []
@@ -70,7 +70,7 @@ def photographs(case: Case) -> NDArray[np.float32]:
     return np.asarray(rgb / EIGHT_BIT, np.float32)
 
 
-def noise_of(
+def latents_for(
     latents: Sequence[Latent],
     size: tuple[int, int],
     batch: int,

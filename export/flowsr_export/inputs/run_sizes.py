@@ -10,17 +10,17 @@ from typing import Literal
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import Number, Window, exact_scale, output_size, size_for
-from flowsr_runtime.tiling.planner import Cutter
+from flowsr_runtime.tiling.planner import TilePlanner
 
 __all__ = [
     "DEFAULT_SCALE",
-    "Run",
+    "RunSize",
     "Scale",
     "default_runs",
-    "joined",
-    "runs_for",
+    "union",
+    "run_sizes_for",
     "scales_of",
-    "shared",
+    "intersection",
 ]
 
 Size = tuple[int, int]
@@ -33,7 +33,7 @@ CHANNELS = 3
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSize:
     """What decides the shapes of one run.
 
     Attributes:
@@ -44,7 +44,7 @@ class Run:
     lr: Size
     out: Size
 
-    def within(self, other: Run) -> bool:
+    def within(self, other: RunSize) -> bool:
         """Return whether no side is longer than the other run's."""
         mine, theirs = (*self.lr, *self.out), (*other.lr, *other.out)
         return all(a <= b for a, b in zip(mine, theirs, strict=True))
@@ -73,17 +73,17 @@ class Run:
         return feeds
 
 
-def joined(runs: Iterable[Run]) -> Run:
+def union(runs: Iterable[RunSize]) -> RunSize:
     """Return the longest of every side."""
     return _sides(max, list(runs))
 
 
-def shared(runs: Iterable[Run]) -> Run:
+def intersection(runs: Iterable[RunSize]) -> RunSize:
     """Return the shortest of every side."""
     return _sides(min, list(runs))
 
 
-def runs_for(
+def run_sizes_for(
     manifest: Manifest,
     *,
     pictures: Sequence[Size] = (),
@@ -91,7 +91,7 @@ def runs_for(
     scales: Sequence[Scale] = (),
     budget: int,
     halo: Literal["default", "exact"] = "default",
-) -> list[Run]:
+) -> list[RunSize]:
     """Return every run that the runtime makes for some pictures.
 
     Args:
@@ -114,10 +114,10 @@ def runs_for(
     pairs += [(_source(manifest, out, scale), out) for out in sizes for scale in wanted]
     tiling = manifest.tiling
     around = tiling.exact if halo == "exact" else tiling.halo
-    runs: dict[Run, None] = {}
+    runs: dict[RunSize, None] = {}
     for pair in pairs:
         lr, out = _padded(manifest, *pair)
-        cutter = Cutter(
+        cutter = TilePlanner(
             lr,
             out,
             halo=around,
@@ -131,13 +131,13 @@ def runs_for(
                 (rows.lr_size, columns.lr_size),
                 (rows.out_size, columns.out_size),
             )
-            runs[Run(lr_size, out_size)] = None
+            runs[RunSize(lr_size, out_size)] = None
     return list(runs)
 
 
 def default_runs(
     manifest: Manifest, scales: Sequence[Scale] = (), *, budget: int
-) -> tuple[Run, Run, Run]:
+) -> tuple[RunSize, RunSize, RunSize]:
     """Return the smallest, the usual and the largest run where no picture is asked for.
 
     Args:
@@ -154,12 +154,12 @@ def default_runs(
     step = max(manifest.multiple, manifest.tiling.halo.lr_align)
     sides = range(LEAST_SIDE, LARGEST_SIDE + 1)
 
-    def run(side: int) -> Run:
-        return joined(_square(manifest, side, scale) for scale in wanted)
+    def run(side: int) -> RunSize:
+        return union(_square(manifest, side, scale) for scale in wanted)
 
     fitting = [side for side in sides if run(side).memory(manifest) <= budget]
     top = max([side for side in fitting if side % step == 0] or fitting or [LEAST_SIDE])
-    least = shared(_square(manifest, LEAST_SIDE, scale) for scale in wanted)
+    least = intersection(_square(manifest, LEAST_SIDE, scale) for scale in wanted)
     return least, run(min(USUAL_SIDE, top)), run(top)
 
 
@@ -207,13 +207,13 @@ def _padded(manifest: Manifest, lr: Size, out: Size) -> tuple[Size, Size]:
     return (h, w), (output_size(h, manifest.scale), output_size(w, manifest.scale))
 
 
-def _square(manifest: Manifest, side: int, scale: tuple[Fraction, Fraction]) -> Run:
+def _square(manifest: Manifest, side: int, scale: tuple[Fraction, Fraction]) -> RunSize:
     lr = (side, side)
-    return Run(*_padded(manifest, lr, size_for(lr, scale=scale, size=None)))
+    return RunSize(*_padded(manifest, lr, size_for(lr, scale=scale, size=None)))
 
 
-def _sides(choose: Callable[[Iterable[int]], int], runs: Sequence[Run]) -> Run:
+def _sides(choose: Callable[[Iterable[int]], int], runs: Sequence[RunSize]) -> RunSize:
     h, w, out_h, out_w = (
         choose(sides) for sides in zip(*((*run.lr, *run.out) for run in runs), strict=True)
     )
-    return Run((h, w), (out_h, out_w))
+    return RunSize((h, w), (out_h, out_w))

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from flowsr_runtime.errors import ShapeError, UsageError
 
-__all__ = ["Product", "Work", "multiply_adds", "per_pixel_and_patch"]
+__all__ = ["Product", "MacCount", "count_macs", "per_pixel_and_patch"]
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 TYPE_NAMES: dict[int, str] = {
@@ -50,7 +50,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Work:
+class MacCount:
     """Multiply-adds of one run.
 
     Attributes:
@@ -73,11 +73,11 @@ class Work:
         return self.by_type.get(type_name, 0) / self.total if self.total else 0.0
 
 
-def multiply_adds(
+def count_macs(
     model: ModelProto,
     shapes: Mapping[str, tuple[int, ...]],
     values: Mapping[str, NDArray[Any]] | None = None,
-) -> Work:
+) -> MacCount:
     """Count the multiply-adds of one run.
 
     Args:
@@ -112,7 +112,7 @@ def multiply_adds(
             name = node.name or node.output[0]
             nodes[name] = Product(count, kind, not weights.isdisjoint(stored))
     between = sum(product.count for product in nodes.values() if not product.of_weights)
-    return Work(operators.total(), dict(operators), dict(types), between, nodes)
+    return MacCount(operators.total(), dict(operators), dict(types), between, nodes)
 
 
 def per_pixel_and_patch(model: ModelProto, patch: int = 3) -> tuple[float, float]:
@@ -144,7 +144,7 @@ def per_pixel_and_patch(model: ModelProto, patch: int = 3) -> tuple[float, float
             width = inputs["latent"].shape.dim[1].dim_value
             shapes["latent"] = (1, width, rows, cols)
         geometry = np.array([h, w, *out, 0, 0, 0, 0, *out], np.int64)
-        work = multiply_adds(model, shapes, {"geometry": geometry})
+        work = count_macs(model, shapes, {"geometry": geometry})
         sizes.append((h * w, rows * cols))
         counts.append(work.total - work.between_results)
     (a, b), *_ = np.linalg.lstsq(np.array(sizes, float), np.array(counts, float), rcond=None)

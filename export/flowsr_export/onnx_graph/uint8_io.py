@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from flowsr_runtime.errors import ParityError
 
-__all__ = ["EightBit", "with_eight_bits"]
+__all__ = ["Uint8Session", "with_eight_bits"]
 
 WHITE = 255
 # Names inside the graph of what was `input` and `output` before.
@@ -38,7 +38,7 @@ class Session(Protocol):
         """Free it."""
 
 
-class EightBit:
+class Uint8Session:
     """A session of a graph of eight-bit pictures that takes pictures in [0, 1].
 
     Attributes:

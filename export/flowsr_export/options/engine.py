@@ -142,10 +142,10 @@ def size_options(command: Command) -> Command:
         max_shapes: tuple[str, ...],
         **others: Any,
     ) -> Any:
-        from flowsr_export.engine.build import Sizes
+        from flowsr_export.engine.build import SizeSpec
 
         explicit = _explicit(min_shapes, opt_shapes, max_shapes)
-        sizes = Sizes(pictures, outputs, scales, budget, halo, explicit)
+        sizes = SizeSpec(pictures, outputs, scales, budget, halo, explicit)
         return command(sizes=sizes, **others)
 
     return _with(packed, (*SIZES, *SHAPES))

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.inputs.cases import Case
 from flowsr_runtime.errors import ParityError
-from flowsr_runtime.tiling.exploding_inverse import Explosion, find
+from flowsr_runtime.tiling.exploding_inverse import OutOfRangeValues, find_out_of_range
 
 __all__ = [
     "HALF_BAR",
-    "Bar",
-    "Figures",
-    "Run",
-    "bar_of",
+    "Tolerance",
+    "ErrorStats",
+    "GraphRunner",
+    "tolerance_for",
     "compare",
     "figures_of",
     "graph_output",
@@ -32,7 +32,7 @@ __all__ = [
 EIGHT_BIT = 255
 
 
-class Run(Protocol):
+class GraphRunner(Protocol):
     """What runs the graph: a session of the runtime."""
 
     def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
@@ -41,7 +41,7 @@ class Run(Protocol):
 
 
 @dataclass(frozen=True)
-class Bar:
+class Tolerance:
     """The largest difference that is accepted; None where a precision has no such bar.
 
     Attributes:
@@ -59,12 +59,12 @@ class Bar:
     in_range: bool = False
 
 
-HALF_BAR = Bar(psnr=50.0, p999_steps=2.0)
-QUANTISED_BAR = Bar(psnr=38.0)
+HALF_BAR = Tolerance(psnr=50.0, p999_steps=2.0)
+QUANTISED_BAR = Tolerance(psnr=38.0)
 
 
 @dataclass(frozen=True)
-class Figures:
+class ErrorStats:
     """How far two outputs are apart.
 
     Attributes:
@@ -81,9 +81,9 @@ class Figures:
     max_steps: int
     p999_steps: float
     psnr: float
-    explosion: Explosion | None
+    explosion: OutOfRangeValues | None
 
-    def misses(self, bar: Bar) -> list[str]:
+    def violations(self, bar: Tolerance) -> list[str]:
         """Say which bars are missed; a figure that is not a number misses every bar."""
         missed = []
         if self.explosion and (bar.in_range or self.explosion.non_finite):
@@ -100,7 +100,7 @@ class Figures:
                 missed.append(f"{name} must be {word} {limit:g}, got {value:.3g}")
         return missed
 
-    def used(self, bar: Bar) -> float:
+    def used(self, bar: Tolerance) -> float:
         """Largest share of a bar that is used up: 1 at the bar, infinite where it is no number.
 
         Of eight-bit steps it is the unrounded difference; of the PSNR the ratio of the errors.
@@ -121,27 +121,27 @@ class Figures:
         return max(shares, default=0.0)
 
     def as_dict(self) -> dict[str, Any]:
-        """Figures for JSON; an infinite PSNR is null."""
+        """ErrorStats for JSON; an infinite PSNR is null."""
         values = asdict(self)
         values["psnr"] = self.psnr if math.isfinite(self.psnr) else None
         return values
 
 
-def bar_of(deployment: Deployment, precision: str, io: str = "float32") -> Bar:
+def tolerance_for(deployment: Deployment, precision: str, io: str = "float32") -> Tolerance:
     """The largest difference that a graph of a precision and a type of pictures may show."""
     if precision == "fp32":
-        return Bar(max_abs=deployment.max_abs if io == "float32" else None, max_steps=1)
+        return Tolerance(max_abs=deployment.max_abs if io == "float32" else None, max_steps=1)
     return QUANTISED_BAR if precision in ("int8", "fp8") else HALF_BAR
 
 
 def compare(
     deployment: Deployment,
-    session: Run,
+    session: GraphRunner,
     cases: Sequence[Case],
     scale: Fraction | None,
-    bar: Bar,
+    bar: Tolerance,
     advance: Callable[[str], None] = lambda note: None,
-) -> list[Figures]:
+) -> list[ErrorStats]:
     """Compare a session with the reference and refuse a difference.
 
     Args:
@@ -153,7 +153,7 @@ def compare(
         advance: Called with each case's name when it is done.
 
     Returns:
-        Figures of every case.
+        ErrorStats of every case.
 
     Raises:
         ParityError: If a bar is missed, a figure cannot be computed, or there is no case.
@@ -165,7 +165,7 @@ def compare(
         feeds = deployment.feeds(case, scale)
         reference = reference_output(deployment, case, feeds)
         figures = figures_of(case, reference, graph_output(deployment, session, case, feeds))
-        missed = figures.misses(bar)
+        missed = figures.violations(bar)
         if missed:
             raise ParityError(f"output differs from PyTorch at {case}: {'; '.join(missed)}")
         done.append(figures)
@@ -198,9 +198,9 @@ def reference_output(
 
 
 def graph_output(
-    deployment: Deployment, session: Run, case: Case, feeds: Mapping[str, NDArray[Any]]
+    deployment: Deployment, session: GraphRunner, case: Case, feeds: Mapping[str, NDArray[Any]]
 ) -> NDArray[Any]:
-    """Run the graph and crop its output to the picture without its padding.
+    """GraphRunner the graph and crop its output to the picture without its padding.
 
     Args:
         deployment: The network.
@@ -221,7 +221,7 @@ def graph_output(
     return output[..., : case.size[0], : case.size[1]]
 
 
-def figures_of(case: Case, reference: NDArray[np.float32], output: NDArray[Any]) -> Figures:
+def figures_of(case: Case, reference: NDArray[np.float32], output: NDArray[Any]) -> ErrorStats:
     """Say how far an output is from its reference.
 
     Args:
@@ -232,9 +232,9 @@ def figures_of(case: Case, reference: NDArray[np.float32], output: NDArray[Any])
     Returns:
         The figures; those that cannot be computed are not numbers.
     """
-    explosion = find(reference)
+    explosion = find_out_of_range(reference)
     if output.dtype != np.uint8:
-        explosion = find(output) or explosion
+        explosion = find_out_of_range(output) or explosion
     else:  # eight bits hide what explodes; the reference shows it
         reference = (np.floor(_clean(reference) * EIGHT_BIT + 0.5) / EIGHT_BIT).astype(
             np.float32
@@ -243,7 +243,7 @@ def figures_of(case: Case, reference: NDArray[np.float32], output: NDArray[Any])
     with np.errstate(invalid="ignore", over="ignore"):  # the count of such values says it
         difference = np.abs(reference.astype(np.float64) - output)
         mse = float(np.mean(difference**2))
-    return Figures(
+    return ErrorStats(
         case,
         max_abs=float(difference.max()),
         max_steps=int(np.abs(_eight_bit(reference) - _eight_bit(output)).max()),

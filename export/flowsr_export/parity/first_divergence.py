@@ -17,12 +17,12 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from flowsr_export.bench.stage_profile import OTHER, stages_of
 from flowsr_export.bench.targets import graph_feeds
-from flowsr_export.inputs.cases import Case, photographs
+from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_export.parity.session_comparison import every_tensor, require_polygraphy
 from flowsr_runtime import Bundle, ParityError, UsageError, Window, output_size
 from flowsr_runtime.bundle.directory import embedded_bundle
 
-__all__ = ["TOLERANCES", "Bisection", "Difference", "Graph", "bisect", "graphs_of"]
+__all__ = ["TOLERANCES", "Divergence", "Difference", "Graph", "first_divergence", "graphs_of"]
 
 # Largest accepted share of a tensor's largest value, by the least precise type of both files.
 # Float32 files of one network differ by the order of sums. Half and eight bits: what no node of
@@ -73,7 +73,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Bisection:
+class Divergence:
     """What was found of two files.
 
     Attributes:
@@ -124,9 +124,9 @@ def graphs_of(
     return first, _graph_of_bundle(bundle, other), bundle
 
 
-def bisect(
+def first_divergence(
     first: Graph, other: Graph, bundle: Bundle | None = None, tolerance: float | None = None
-) -> Bisection:
+) -> Divergence:
     """Run two files of one network on a photograph and compare every node's output.
 
     Nodes are aligned by operator, by the names of the weights that they read and by order;
@@ -168,7 +168,7 @@ def bisect(
     leaving = (found for found in compared if not found.share <= tolerance)
     named = {found.node for found in compared}
     nodes = (node for node in first.model.graph.node if node.op_type not in PLUMBING)
-    return Bisection(
+    return Divergence(
         first=next(leaving, None),
         output=compared[-1],
         stages=by_stage,
@@ -282,7 +282,7 @@ def _plain_feeds(graph: Graph) -> dict[str, NDArray[Any]]:
             f"{graph.name} takes {sorted(inputs)}; give the bundle that says what they are"
         )
     size = (LR[0] * PLAIN_SCALE, LR[1] * PLAIN_SCALE)
-    feeds: dict[str, NDArray[Any]] = {"input": photographs(Case(LR, size))}
+    feeds: dict[str, NDArray[Any]] = {"input": sample_pictures(Case(LR, size))}
     if "geometry" in inputs:
         feeds["geometry"] = Window.whole(LR, size).geometry()
     kind = inputs["input"].type.tensor_type.elem_type

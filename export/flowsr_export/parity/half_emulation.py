@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.export_onnx.exporter import DTYPES, Precision
-from flowsr_runtime.bundle.profile_limits import Limits
+from flowsr_runtime.bundle.profile_limits import ProfileLimits
 
-__all__ = ["RoundedGraph"]
+__all__ = ["HalfPrecisionEmulator"]
 
 HALVES = {torch.float16, torch.bfloat16}
 aten = torch.ops.aten
@@ -32,7 +32,7 @@ PRODUCTS = {
 }
 
 
-class RoundedGraph:
+class HalfPrecisionEmulator:
     """Runs the graph as a session does; every result of a half layer is rounded to half.
 
     ONNX Runtime computes float16 on a CPU in float32 between casts, and bfloat16 not at all,
@@ -48,7 +48,7 @@ class RoundedGraph:
 
     provider = "cpu"
     device = 0
-    limits: Limits | None = None
+    limits: ProfileLimits | None = None
 
     def __init__(
         self, deployment: Deployment, precision: Precision, scale: Fraction | None

@@ -12,13 +12,13 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from flowsr_export.parity.compare import Bar
+from flowsr_export.parity.compare import Tolerance
 from flowsr_runtime.backends.onnxruntime_session import PROVIDERS
 from flowsr_runtime.errors import BundleError, ParityError, ProviderError
 
 __all__ = [
     "Comparison",
-    "Tolerance",
+    "MetricLimit",
     "compare_sessions",
     "every_tensor",
     "open_session",
@@ -34,7 +34,7 @@ QUANTILE = 0.999
 
 
 @dataclass(frozen=True)
-class Tolerance:
+class MetricLimit:
     """What Polygraphy holds a difference against.
 
     Attributes:
@@ -63,7 +63,7 @@ class Comparison:
     first: str
     second: str
     runs: int
-    tolerance: Tolerance
+    tolerance: MetricLimit
     max_abs: float
     mean_abs: float
     passed: bool
@@ -78,7 +78,7 @@ def require_polygraphy() -> None:
     import polygraphy.comparator  # noqa: F401
 
 
-def tolerance_of(bar: Bar, io: str) -> Tolerance:
+def tolerance_of(bar: Tolerance, io: str) -> MetricLimit:
     """Say a bar in Polygraphy's terms.
 
     Polygraphy has no PSNR of pictures whose range is known. No mean difference exceeds the root
@@ -86,13 +86,13 @@ def tolerance_of(bar: Bar, io: str) -> Tolerance:
     """
     full = EIGHT_BIT if io == "uint8" else 1
     if bar.max_abs is not None:
-        return Tolerance("max", bar.max_abs * full)
+        return MetricLimit("max", bar.max_abs * full)
     if bar.max_steps is not None:
-        return Tolerance("max", bar.max_steps * full / EIGHT_BIT)
+        return MetricLimit("max", bar.max_steps * full / EIGHT_BIT)
     if bar.p999_steps is not None:
-        return Tolerance("quantile", bar.p999_steps * full / EIGHT_BIT)
+        return MetricLimit("quantile", bar.p999_steps * full / EIGHT_BIT)
     assert bar.psnr is not None, "a bar has a limit"
-    return Tolerance("mean", full * math.pow(10, -bar.psnr / 20))
+    return MetricLimit("mean", full * math.pow(10, -bar.psnr / 20))
 
 
 def open_session(
@@ -138,7 +138,7 @@ def open_session(
 def compare_sessions(
     sessions: Mapping[str, ort.InferenceSession],
     feeds: Sequence[Feeds],
-    tolerances: Mapping[str, Tolerance],
+    tolerances: Mapping[str, MetricLimit],
 ) -> list[Comparison]:
     """Compare the outputs of every session with those of the first.
 
@@ -206,7 +206,7 @@ def every_tensor(model: onnx.ModelProto, feeds: Feeds) -> dict[str, NDArray[Any]
 
 
 def _comparison(
-    first: str, second: str, tolerance: Tolerance, judged: Sequence[Any], due: int
+    first: str, second: str, tolerance: MetricLimit, judged: Sequence[Any], due: int
 ) -> Comparison:
     """Sum up the runs of a pair; one without figures, as of other shapes, did not pass."""
     figures = [run for run in judged if hasattr(run, "max_absdiff")]

@@ -10,8 +10,8 @@ from typing import Any
 
 from flowsr_export.deployment.interface import Deployment, deployment_of
 from flowsr_export.inputs.cases import Case
-from flowsr_export.onnx_graph.uint8_io import EightBit
-from flowsr_export.parity.compare import Figures, bar_of, compare
+from flowsr_export.onnx_graph.uint8_io import Uint8Session
+from flowsr_export.parity.compare import ErrorStats, compare, tolerance_for
 from flowsr_lp import Checkpoint, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import (
     Bundle,
@@ -47,7 +47,7 @@ class Verification:
     bundle: Bundle
     precision: str
     round_trip: float
-    runs: dict[str, list[Figures]]
+    runs: dict[str, list[ErrorStats]]
     not_started: dict[str, str]
 
 
@@ -108,7 +108,7 @@ def verify(
     several = settings.provider is None and settings.backend == "onnxruntime"
     names = present_providers() if several else [settings.provider]
     start(len(cases) * len(names))
-    runs: dict[str, list[Figures]] = {}
+    runs: dict[str, list[ErrorStats]] = {}
     not_started: dict[str, str] = {}
     for name in names:
         device = settings.device if not several or name in GPU_PROVIDERS else 0
@@ -131,12 +131,12 @@ def _compared(
     bundle: Bundle,
     precision: str,
     advance: Callable[[str], None],
-) -> list[Figures]:
+) -> list[ErrorStats]:
     """Compare one session with PyTorch and close it."""
     io, scale = bundle.manifest.io, restated_scale(bundle, deployment)
     try:
-        bar = replace(bar_of(deployment, precision, io), in_range=True)
-        run = EightBit(session) if io == "uint8" else session
+        bar = replace(tolerance_for(deployment, precision, io), in_range=True)
+        run = Uint8Session(session) if io == "uint8" else session
         return compare(deployment, run, cases, scale, bar, advance)
     finally:
         session.close()

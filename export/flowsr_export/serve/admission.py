@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from flowsr_export.serve.responses import RefusalError
+from flowsr_export.serve.responses import HttpError
 
-__all__ = ["Places"]
+__all__ = ["AdmissionSlots"]
 
 MOST_WAIT = 60
 """Seconds that a refused client is asked to wait at most."""
@@ -15,7 +15,7 @@ MEMORY = 0.8
 """Share of the earlier pictures in the mean time of one."""
 
 
-class Places:
+class AdmissionSlots:
     """Counts the pictures that are received, computed or waiting; one over is refused."""
 
     def __init__(self, most: int) -> None:
@@ -33,12 +33,12 @@ class Places:
         """Take a place.
 
         Raises:
-            RefusalError: 429 if none is left; its Retry-After is as long as the last pictures
+            HttpError: 429 if none is left; its Retry-After is as long as the last pictures
                 took, their time in the queue included.
         """
         if self._taken >= self.most:
             wait = math.ceil(self._seconds)
-            raise RefusalError(
+            raise HttpError(
                 429,
                 f"all {self.most} places are taken; try again later",
                 {"Retry-After": str(min(max(wait, 1), MOST_WAIT))},

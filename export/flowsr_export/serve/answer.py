@@ -10,9 +10,9 @@ from contextlib import suppress
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from flowsr_export.serve.responses import RefusalError
+from flowsr_export.serve.responses import HttpError
 
-__all__ = ["BODY_ENDED", "PictureAnswer", "RefusalAnswer"]
+__all__ = ["BODY_ENDED", "ImageResponse", "ErrorResponse"]
 
 BODY_ENDED = "flowsr.body_ended"
 """Key of an ASGI scope whose request was received to its end."""
@@ -24,7 +24,7 @@ PIECE = 64 << 10
 """Bytes that are sent at once; a client has to take that many in the time of a stall."""
 
 
-class PictureAnswer(Response):
+class ImageResponse(Response):
     """A picture's file, sent in pieces: a client that stops reading is noticed."""
 
     def __init__(
@@ -63,7 +63,7 @@ class PictureAnswer(Response):
             await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
-class RefusalAnswer(Response):
+class ErrorResponse(Response):
     """A refusal as JSON: sent at once, then what is left of the body is taken in.
 
     A server that closes a connection with bytes unread resets it, and the client may never
@@ -71,8 +71,8 @@ class RefusalAnswer(Response):
     after `LINGER_SECONDS`.
     """
 
-    def __init__(self, refusal: RefusalError) -> None:
-        """Put a refusal into words; see `RefusalError`."""
+    def __init__(self, refusal: HttpError) -> None:
+        """Put a refusal into words; see `HttpError`."""
         body = json.dumps({"error": " ".join(refusal.message.split())})
         super().__init__(body, refusal.status, refusal.headers, "application/json")
 

@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from flowsr_export.serve.answer import RefusalAnswer
+from flowsr_export.serve.answer import ErrorResponse
 from flowsr_export.serve.limits import ServeLimits
 from flowsr_export.serve.metrics import CONTENT_TYPE_LATEST
 from flowsr_export.serve.parameters import FORMATS, PARAMETERS
-from flowsr_export.serve.responses import RefusalError
+from flowsr_export.serve.responses import HttpError
 from flowsr_export.serve.service import Service
 from flowsr_runtime.upscaling.pool import UpscalerPool
 
@@ -80,7 +80,7 @@ def create_app(
         dependencies=[Depends(_host_check(service.limits))],
     )
     app.state.service = service
-    app.add_exception_handler(RefusalError, _refused)
+    app.add_exception_handler(HttpError, _refused)
     app.add_exception_handler(HTTPException, _refused)
     _add_pictures(app, service)
     _add_state(app, service, runs_on)
@@ -120,7 +120,7 @@ def _add_state(app: FastAPI, service: Service, runs_on: str) -> None:
 
     async def readyz() -> Response:
         if service.closing:
-            raise RefusalError(503, "the server is closing")
+            raise HttpError(503, "the server is closing")
         return JSONResponse({"status": "ready"})
 
     async def metrics() -> Response:
@@ -169,11 +169,11 @@ def _host_check(limits: ServeLimits) -> Any:
             return
         host = _host_of(request.headers.get("host", ""))
         if host not in limits.hosts:
-            raise RefusalError(
+            raise HttpError(
                 403, f"requests must be for {', '.join(limits.hosts)}, got {host[:80]!r}"
             )
         if request.headers.get("sec-fetch-site") == "cross-site" and request.method == "POST":
-            raise RefusalError(403, "pages of other sites cannot use this server")
+            raise HttpError(403, "pages of other sites cannot use this server")
 
     return check_host
 
@@ -189,6 +189,6 @@ def _host_of(header: str) -> str:
 async def _refused(request: Request, error: Exception) -> Response:
     """Return every refusal in the one form that they have here."""
     if isinstance(error, HTTPException):  # no such path or method
-        error = RefusalError(error.status_code, str(error.detail), error.headers)
-    assert isinstance(error, RefusalError)
-    return RefusalAnswer(error)
+        error = HttpError(error.status_code, str(error.detail), error.headers)
+    assert isinstance(error, HttpError)
+    return ErrorResponse(error)

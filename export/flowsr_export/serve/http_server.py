@@ -10,7 +10,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from flowsr_export.serve.protocol import PatientProtocol
+from flowsr_export.serve.protocol import TimeoutH11Protocol
 from flowsr_runtime.errors import UsageError
 
 __all__ = ["listen", "make_server", "url_of"]
@@ -70,7 +70,7 @@ def make_server(
     limits = app.state.service.limits
     config = uvicorn.Config(
         app,
-        http=PatientProtocol,
+        http=TimeoutH11Protocol,
         ws="none",
         lifespan="off",
         log_level="info" if access_log else "error",  # each line of a stranger is no news

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["give_way", "in_the_background"]
+__all__ = ["lower_priority", "run_at_low_priority"]
 
 STEPS = 10
 """Steps of niceness below the process: a tenth of its weight while both want a core."""
@@ -19,14 +19,14 @@ LOWEST = 19
 ResultT = TypeVar("ResultT")
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Lower the priority of the thread that calls; elsewhere than on Linux nothing is done."""
     if sys.platform == "linux":  # where a priority is a thread's
         niceness = os.getpriority(os.PRIO_PROCESS, os.getpid()) + STEPS
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(niceness, LOWEST))
 
 
-def in_the_background(function: Callable[[], ResultT]) -> ResultT:
+def run_at_low_priority(function: Callable[[], ResultT]) -> ResultT:
     """Call a function in a thread that gives way, and wait for its result.
 
     The threads that a library starts meanwhile, as ONNX Runtime does for a session, have the
@@ -38,5 +38,5 @@ def in_the_background(function: Callable[[], ResultT]) -> ResultT:
     Returns:
         What it returns.
     """
-    with ThreadPoolExecutor(1, initializer=give_way) as thread:
+    with ThreadPoolExecutor(1, initializer=lower_priority) as thread:
         return thread.submit(function).result()

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import click
 
 from flowsr_export.options.session import parse_scale, parse_size
-from flowsr_export.serve.responses import RefusalError
+from flowsr_export.serve.responses import HttpError
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import exact_scale
 from flowsr_runtime.pictures.depth import Depth
 
-__all__ = ["FORMATS", "PARAMETERS", "Wish", "parse_wish"]
+__all__ = ["FORMATS", "PARAMETERS", "UpscaleParameters", "parse_parameters"]
 
 FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "tiff": "image/tiff"}
 """Formats of a result, and their media types."""
@@ -37,7 +37,7 @@ MAX_LENGTH = 64
 
 
 @dataclass(frozen=True)
-class Wish:
+class UpscaleParameters:
     """What is asked for a picture.
 
     Attributes:
@@ -59,7 +59,7 @@ class Wish:
     seed: int = 0
 
 
-def parse_wish(texts: Mapping[str, str], *, fixed: bool = False) -> Wish:
+def parse_parameters(texts: Mapping[str, str], *, fixed: bool = False) -> UpscaleParameters:
     """Read the parameters of a request.
 
     Args:
@@ -70,7 +70,7 @@ def parse_wish(texts: Mapping[str, str], *, fixed: bool = False) -> Wish:
         The wish.
 
     Raises:
-        RefusalError: 422 if a name is unknown or a value makes no sense.
+        HttpError: 422 if a name is unknown or a value makes no sense.
     """
     for name, text in texts.items():
         if name not in PARAMETERS:
@@ -83,7 +83,7 @@ def parse_wish(texts: Mapping[str, str], *, fixed: bool = False) -> Wish:
     kind = texts.get("format", "png").lower().replace("jpg", "jpeg")
     if kind not in FORMATS:
         raise _refused(f"format must be one of {', '.join(FORMATS)}, got {kind!r}")
-    return Wish(
+    return UpscaleParameters(
         scale=_scale(texts["scale"]) if "scale" in texts else None,
         size=_size(texts["size"]) if "size" in texts else None,
         format=kind,
@@ -145,5 +145,5 @@ def _whole(name: str, text: str) -> int:
     return int(text)
 
 
-def _refused(message: str) -> RefusalError:
-    return RefusalError(422, message)
+def _refused(message: str) -> HttpError:
+    return HttpError(422, message)

@@ -9,7 +9,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["HEAD_SECONDS", "STALL_SECONDS", "PatientProtocol"]
+__all__ = ["HEAD_SECONDS", "STALL_SECONDS", "TimeoutH11Protocol"]
 
 HEAD_SECONDS = 10.0
 """How long a request's head may take, and the rest of a body that was refused."""
@@ -18,7 +18,7 @@ STALL_SECONDS = 30.0
 """How long a client may leave an answer lying before any more of it can be sent."""
 
 
-class PatientProtocol(H11Protocol):
+class TimeoutH11Protocol(H11Protocol):
     """uvicorn's protocol with the deadlines that it lacks, and its own refusals as JSON."""
 
     head_seconds = HEAD_SECONDS

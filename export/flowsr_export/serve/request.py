@@ -12,9 +12,9 @@ from starlette.requests import Request
 
 from flowsr_export.serve.answer import BODY_ENDED
 from flowsr_export.serve.limits import ServeLimits
-from flowsr_export.serve.responses import RefusalError
+from flowsr_export.serve.responses import HttpError
 
-__all__ = ["Intake", "Upload"]
+__all__ = ["UploadReader", "Upload"]
 
 MAX_FIELDS = 16
 """Fields of a form; there are fewer parameters."""
@@ -35,7 +35,7 @@ class Upload:
     size: int
 
 
-class Intake:
+class UploadReader:
     """The bodies of a server: each is bounded, and so is what all of them hold at once."""
 
     def __init__(self, limits: ServeLimits) -> None:
@@ -59,7 +59,7 @@ class Intake:
             What it held.
 
         Raises:
-            RefusalError: 400, 408, 413, 415 or 429 if it goes beyond a limit or holds no file.
+            HttpError: 400, 408, 413, 415 or 429 if it goes beyond a limit or holds no file.
             ClientDisconnect: If the client leaves.
         """
         self._check_head(request)
@@ -67,10 +67,10 @@ class Intake:
         try:
             data, fields = await asyncio.wait_for(receiver.parts(), self._limits.body_timeout)
             if not data:
-                raise RefusalError(400, "the body is empty; give a picture's file")
+                raise HttpError(400, "the body is empty; give a picture's file")
         except asyncio.TimeoutError as error:
             self._held -= receiver.total
-            raise RefusalError(
+            raise HttpError(
                 408,
                 f"a body must arrive within {self._limits.body_timeout:g} s",
                 {"Connection": "close"},
@@ -88,13 +88,13 @@ class Intake:
         """Count bytes that came; `total` are of one body, these included.
 
         Raises:
-            RefusalError: 413 or 429 if they are too many.
+            HttpError: 413 or 429 if they are too many.
         """
         self._held += amount
         if total > self._limits.max_body:
             raise self._too_large()
         if self._held > self._most:
-            raise RefusalError(429, "too many bodies are being received", {"Retry-After": "1"})
+            raise HttpError(429, "too many bodies are being received", {"Retry-After": "1"})
 
     def _check_head(self, request: Request) -> None:
         """Refuse by the headers what need not be received."""
@@ -103,10 +103,10 @@ class Intake:
             raise self._too_large()
         coding = request.headers.get("content-encoding", "identity")
         if coding.lower() != "identity":
-            raise RefusalError(415, f"content-encoding must be identity, got {coding[:40]}")
+            raise HttpError(415, f"content-encoding must be identity, got {coding[:40]}")
 
-    def _too_large(self) -> RefusalError:
-        return RefusalError(
+    def _too_large(self) -> HttpError:
+        return HttpError(
             413, f"a body must be at most {self._limits.max_body} bytes (--max-body)"
         )
 
@@ -114,7 +114,7 @@ class Intake:
 class _Receiver:
     """Receives one body."""
 
-    def __init__(self, intake: Intake, request: Request) -> None:
+    def __init__(self, intake: UploadReader, request: Request) -> None:
         self._intake = intake
         self._request = request
         self.total = 0
@@ -143,7 +143,7 @@ async def _form(request: Request) -> tuple[bytes, dict[str, str]]:
     try:
         form = await request.form(max_files=1, max_fields=MAX_FIELDS)
     except HTTPException as error:
-        raise RefusalError(400, f"the form cannot be read: {error.detail}") from error
+        raise HttpError(400, f"the form cannot be read: {error.detail}") from error
     try:
         data: bytes | None = None
         fields: dict[str, str] = {}
@@ -155,5 +155,5 @@ async def _form(request: Request) -> tuple[bytes, dict[str, str]]:
     finally:
         await form.close()
     if data is None:
-        raise RefusalError(400, "the form holds no file; give the picture as one")
+        raise HttpError(400, "the form holds no file; give the picture as one")
     return data, fields

@@ -15,7 +15,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 
-__all__ = ["RefusalError", "refusal_of"]
+__all__ = ["HttpError", "http_error_from"]
 
 # The first class that an error is an instance of decides.
 STATUSES: tuple[tuple[type[FlowsrError], int], ...] = (
@@ -29,7 +29,7 @@ STATUSES: tuple[tuple[type[FlowsrError], int], ...] = (
 )
 
 
-class RefusalError(Exception):
+class HttpError(Exception):
     """A request that is not answered with a picture.
 
     Attributes:
@@ -47,7 +47,7 @@ class RefusalError(Exception):
         self.headers = dict(headers or {})
 
 
-def refusal_of(error: FlowsrError) -> RefusalError:
+def http_error_from(error: FlowsrError) -> HttpError:
     """Return how a request ends that one of our errors stopped.
 
     Args:
@@ -58,5 +58,5 @@ def refusal_of(error: FlowsrError) -> RefusalError:
     """
     for kind, status in STATUSES:
         if isinstance(error, kind):
-            return RefusalError(status, str(error))
-    return RefusalError(500, str(error))
+            return HttpError(status, str(error))
+    return HttpError(500, str(error))

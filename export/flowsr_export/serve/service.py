@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from flowsr_export.serve.admission import Places
-from flowsr_export.serve.answer import PictureAnswer, RefusalAnswer
+from flowsr_export.serve.admission import AdmissionSlots
+from flowsr_export.serve.answer import ErrorResponse, ImageResponse
 from flowsr_export.serve.limits import ServeLimits
 from flowsr_export.serve.metrics import ServeMetrics
-from flowsr_export.serve.niceness import give_way
-from flowsr_export.serve.parameters import FORMATS, Wish, parse_wish
-from flowsr_export.serve.request import Intake
-from flowsr_export.serve.responses import RefusalError, refusal_of
+from flowsr_export.serve.niceness import lower_priority
+from flowsr_export.serve.parameters import FORMATS, UpscaleParameters, parse_parameters
+from flowsr_export.serve.request import UploadReader
+from flowsr_export.serve.responses import HttpError, http_error_from
 from flowsr_runtime.errors import BundleError, FlowsrError
 from flowsr_runtime.pictures.files import Picture, encode_picture, read_picture
 from flowsr_runtime.pictures.formats import READABLE, kind_of, open_image
@@ -49,8 +49,8 @@ class Service:
         self.pool = pool
         self.limits = limits
         self.closing = False
-        self._places = Places(limits.places)
-        self._intake = Intake(limits)
+        self._places = AdmissionSlots(limits.places)
+        self._intake = UploadReader(limits)
         self.metrics = ServeMetrics(
             limits.places, lambda: self._places.taken, lambda: self._intake.held
         )
@@ -68,23 +68,23 @@ class Service:
         response: Response
         try:
             response = await self._picture(request)
-        except RefusalError as refusal:
-            response = RefusalAnswer(refusal)
+        except HttpError as refusal:
+            response = ErrorResponse(refusal)
         except FlowsrError as error:
-            response = RefusalAnswer(refusal_of(error))
+            response = ErrorResponse(http_error_from(error))
         except ClientDisconnect:
             self.metrics.abandoned.inc()
             response = Response(status_code=LEFT)
         except Exception:
             logger.exception("a request for a picture failed")
-            response = RefusalAnswer(RefusalError(500, "the server failed; its log says why"))
+            response = ErrorResponse(HttpError(500, "the server failed; its log says why"))
         self.metrics.answered(response.status_code, perf_counter() - began)
         return response
 
     async def _picture(self, request: Request) -> Response:
         """Give a request a place, and the place back when its work has really ended."""
         if self.closing:
-            raise RefusalError(503, "the server is closing", {"Retry-After": "5"})
+            raise HttpError(503, "the server is closing", {"Retry-After": "5"})
         with ExitStack() as stack:
             self._places.take()
             stack.callback(self._places.give)
@@ -93,7 +93,9 @@ class Service:
                 upload = await self._intake.receive(request)
             stack.callback(self._intake.give, upload)
             texts = {**request.query_params, **upload.fields}
-            wish = parse_wish(texts, fixed=self.pool.upscaler.bundle.manifest.scale is not None)
+            wish = parse_parameters(
+                texts, fixed=self.pool.upscaler.bundle.manifest.scale is not None
+            )
             work = asyncio.ensure_future(self._enlarged(upload.data, wish, timings))
             ends = stack.pop_all()
         work.add_done_callback(lambda task: _ended(task, ends))
@@ -118,9 +120,11 @@ class Service:
             return work.result()
         if gone in done:
             raise ClientDisconnect
-        raise RefusalError(504, f"no picture within {self.limits.timeout:g} s (--timeout)")
+        raise HttpError(504, f"no picture within {self.limits.timeout:g} s (--timeout)")
 
-    async def _enlarged(self, data: bytes, wish: Wish, timings: dict[str, float]) -> Response:
+    async def _enlarged(
+        self, data: bytes, wish: UpscaleParameters, timings: dict[str, float]
+    ) -> Response:
         """Decode, enlarge and encode a picture."""
         metrics = self.metrics
         with metrics.stage("decode", timings):
@@ -142,9 +146,9 @@ class Service:
         with metrics.stage("encode", timings):
             body = await _in_thread(lambda: _encoded(large, picture, wish))
         metrics.pixels.inc(height * width)
-        return PictureAnswer(body, FORMATS[wish.format], timings, warnings)
+        return ImageResponse(body, FORMATS[wish.format], timings, warnings)
 
-    def _target(self, picture: Picture, wish: Wish) -> tuple[int, int]:
+    def _target(self, picture: Picture, wish: UpscaleParameters) -> tuple[int, int]:
         """Return the size (H, W) of a result, refusing what cannot or shall not be made."""
         source = (picture.rgb.shape[0], picture.rgb.shape[1])
         upscaler = self.pool.upscaler
@@ -152,7 +156,7 @@ class Service:
             source, wish.scale, size=wish.size, resample=wish.resample
         )
         if height * width > self.limits.max_output_pixels:
-            raise RefusalError(
+            raise HttpError(
                 413,
                 f"a result must have at most {self.limits.max_output_pixels} pixels "
                 f"(--max-output-pixels), got {width}x{height}",
@@ -163,20 +167,20 @@ class Service:
         try:
             upscaler.plan(source, wish.scale, size=wish.size, resample=wish.resample)
         except BundleError as error:  # no engine takes this size: another may be
-            raise RefusalError(422, str(error)) from error
+            raise HttpError(422, str(error)) from error
         return height, width
 
 
 def _decoded(data: bytes, max_pixels: int) -> Picture:
     """Decode a picture whose head says that it is one, and not too large."""
     if kind_of(data) is None:
-        raise RefusalError(415, f"the body is not a {READABLE} picture")
+        raise HttpError(415, f"the body is not a {READABLE} picture")
     try:
         width, height = open_image(data, "the picture").size
     except Exception:  # decoders raise anything; the reader puts it into words
         width = height = 0
     if width * height > max_pixels:
-        raise RefusalError(
+        raise HttpError(
             413,
             f"a picture must have at most {max_pixels} pixels (--max-pixels), "
             f"got {width}x{height}",
@@ -184,7 +188,7 @@ def _decoded(data: bytes, max_pixels: int) -> Picture:
     return read_picture(data, max_pixels=max_pixels)
 
 
-def _encoded(pixels: NDArray[Any], picture: Picture, wish: Wish) -> bytes:
+def _encoded(pixels: NDArray[Any], picture: Picture, wish: UpscaleParameters) -> bytes:
     return encode_picture(pixels, wish.format, like=picture, depth=wish.depth)
 
 
@@ -195,7 +199,7 @@ async def _in_thread(function: Callable[[], ResultT]) -> ResultT:
     """
 
     def called() -> ResultT:
-        give_way()
+        lower_priority()
         return function()
 
     future = asyncio.get_running_loop().run_in_executor(None, called)

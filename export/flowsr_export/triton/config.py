@@ -15,7 +15,7 @@ from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.geometry import Window, size_for
 
-__all__ = ["Backend", "TritonWish", "WarmUp", "config_of", "warm_ups"]
+__all__ = ["Backend", "TritonModelConfig", "WarmUp", "config_of", "warm_ups"]
 
 Backend = Literal["onnxruntime", "tensorrt", "python"]
 
@@ -29,7 +29,7 @@ TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
 @dataclass(frozen=True)
-class TritonWish:
+class TritonModelConfig:
     """How a model is to be served.
 
     Attributes:
@@ -81,7 +81,7 @@ class WarmUp:
 
 def config_of(
     manifest: Manifest,
-    wish: TritonWish,
+    wish: TritonModelConfig,
     warm: Sequence[WarmUp],
     profiles: Sequence[Profile] = (),
 ) -> Fields:
@@ -118,7 +118,7 @@ def config_of(
 
 
 def warm_ups(
-    manifest: Manifest, wish: TritonWish, profiles: Sequence[Profile] = ()
+    manifest: Manifest, wish: TritonModelConfig, profiles: Sequence[Profile] = ()
 ) -> list[WarmUp]:
     """Return the requests with which a model is warmed up.
 
@@ -169,7 +169,7 @@ def _tuned(index: int, profile: Profile, batch: int) -> WarmUp:
     return WarmUp(f"profile{index}", shapes, values)
 
 
-def _max_batch(manifest: Manifest, wish: TritonWish, profiles: Sequence[Profile]) -> int:
+def _max_batch(manifest: Manifest, wish: TritonModelConfig, profiles: Sequence[Profile]) -> int:
     """Return how many pictures Triton may join, 0 where an input has no batch dimension."""
     if wish.backend == "python" or manifest.geometry:
         return 0
@@ -177,7 +177,7 @@ def _max_batch(manifest: Manifest, wish: TritonWish, profiles: Sequence[Profile]
     return min([wish.max_batch, *most])
 
 
-def _backend(wish: TritonWish) -> dict[str, str]:
+def _backend(wish: TritonModelConfig) -> dict[str, str]:
     if wish.backend == "tensorrt":
         return {"platform": "tensorrt_plan", "default_model_filename": "model.plan"}
     if wish.backend == "onnxruntime":
@@ -185,7 +185,7 @@ def _backend(wish: TritonWish) -> dict[str, str]:
     return {"backend": "python", "default_model_filename": "model.py"}
 
 
-def _inputs(manifest: Manifest, wish: TritonWish, batch: int) -> list[dict[str, Any]]:
+def _inputs(manifest: Manifest, wish: TritonModelConfig, batch: int) -> list[dict[str, Any]]:
     if wish.backend == "python":
         optional: list[dict[str, Any]] = [
             {"name": "size", "data_type": Word("TYPE_INT64"), "dims": [2]},
@@ -213,14 +213,14 @@ def _inputs(manifest: Manifest, wish: TritonWish, batch: int) -> list[dict[str, 
     return inputs
 
 
-def _output(manifest: Manifest, wish: TritonWish, batch: int) -> dict[str, Any]:
+def _output(manifest: Manifest, wish: TritonModelConfig, batch: int) -> dict[str, Any]:
     if wish.backend == "python":
         return {"name": "output", "data_type": Word("TYPE_UINT8"), "dims": [-1, -1, 3]}
     dims = [*([] if batch else [-1]), 3, -1, -1]
     return {"name": "output", "data_type": Word(TYPES[manifest.io]), "dims": dims}
 
 
-def _instances(wish: TritonWish, profiles: Sequence[Profile]) -> dict[str, Any]:
+def _instances(wish: TritonModelConfig, profiles: Sequence[Profile]) -> dict[str, Any]:
     gpu = wish.backend == "tensorrt" or wish.provider in ("cuda", "tensorrt")
     group: dict[str, Any] = {"count": wish.instances}
     group["kind"] = Word("KIND_GPU" if gpu else "KIND_CPU")
@@ -229,7 +229,7 @@ def _instances(wish: TritonWish, profiles: Sequence[Profile]) -> dict[str, Any]:
     return group
 
 
-def _optimization(wish: TritonWish) -> dict[str, Any]:
+def _optimization(wish: TritonModelConfig) -> dict[str, Any]:
     """Return which execution provider ONNX Runtime takes; its other settings are right."""
     if wish.backend != "onnxruntime" or wish.provider in ("cpu", "cuda"):
         return {}
@@ -249,7 +249,7 @@ def _warm_up(warm: WarmUp, types: Mapping[str, Word]) -> dict[str, Any]:
     return {"name": warm.name, "batch_size": 1, "inputs": inputs}
 
 
-def _parameters(wish: TritonWish) -> list[dict[str, Any]]:
+def _parameters(wish: TritonModelConfig) -> list[dict[str, Any]]:
     texts: dict[str, str] = {}
     if wish.backend == "python":
         options = {
@@ -265,7 +265,7 @@ def _parameters(wish: TritonWish) -> list[dict[str, Any]]:
     return [{"key": name, "value": {"string_value": text}} for name, text in texts.items()]
 
 
-def check_wish(wish: TritonWish) -> None:
+def check_wish(wish: TritonModelConfig) -> None:
     """Refuse settings that the backend has not.
 
     Raises:

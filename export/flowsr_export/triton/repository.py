@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flowsr_export.triton.config import TritonWish, check_wish, config_of, warm_ups
+from flowsr_export.triton.config import TritonModelConfig, check_wish, config_of, warm_ups
 from flowsr_export.triton.pbtxt import text_of
 from flowsr_runtime import Bundle
 from flowsr_runtime.atomic import locked, recover_directory, replace_directory
@@ -25,7 +25,7 @@ MODEL_FILE = Path(__file__).with_name("python_model.py")
 
 
 def write_repository(
-    bundle: Bundle, repository: Path, wish: TritonWish, *, force: bool = False
+    bundle: Bundle, repository: Path, wish: TritonModelConfig, *, force: bool = False
 ) -> Path:
     """Write a bundle's model into a repository, whole or not at all; others in it stay.
 
@@ -75,7 +75,7 @@ def _check_replaceable(target: Path, force: bool) -> None:
         raise OutputError(f"{target} is not a model of a repository; remove it yourself")
 
 
-def _files(bundle: Bundle, wish: TritonWish) -> dict[str, bytes]:
+def _files(bundle: Bundle, wish: TritonModelConfig) -> dict[str, bytes]:
     """Return the content of a model's folder; what comes of the bundle is checked."""
     profiles: Sequence[Profile] = ()
     if wish.backend == "tensorrt":
@@ -109,7 +109,7 @@ def _python_files(bundle: Bundle, precision: str) -> dict[str, bytes]:
     return files | {f"bundle/{name}": bundle.read(name) for name in kept}
 
 
-def _engine(bundle: Bundle, wish: TritonWish) -> EngineEntry:
+def _engine(bundle: Bundle, wish: TritonModelConfig) -> EngineEntry:
     """Return the engine that is meant; Triton loads those of TensorRT alone, not of RTX."""
     digest = bundle.manifest.files[bundle.model_name(wish.precision)].sha256
     engines = {

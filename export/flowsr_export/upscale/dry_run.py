@@ -10,11 +10,11 @@ from flowsr_export.upscale.jobs import Failure, Job, Request, failure_of
 from flowsr_export.upscale.pipeline import ONE_PICTURE
 from flowsr_runtime import Upscaler, check_output, read_picture
 
-__all__ = ["Foreseen", "foresee_all"]
+__all__ = ["PlannedUpscale", "plan_all"]
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class PlannedUpscale:
     """What enlarging one picture would be.
 
     Attributes:
@@ -38,9 +38,9 @@ class Foreseen:
     peak_bytes: int
 
 
-def foresee_all(
+def plan_all(
     jobs: Sequence[Job], upscaler: Upscaler, request: Request
-) -> tuple[list[Foreseen], list[Failure]]:
+) -> tuple[list[PlannedUpscale], list[Failure]]:
     """Read every picture and plan it; write nothing.
 
     Args:
@@ -54,17 +54,17 @@ def foresee_all(
     Raises:
         FlowsrError: What no single picture is the reason of, such as no engine that takes it.
     """
-    foreseen: list[Foreseen] = []
+    foreseen: list[PlannedUpscale] = []
     failures: list[Failure] = []
     for job in jobs:
         try:
-            foreseen.append(_foresee(job, upscaler, request))
+            foreseen.append(_plan(job, upscaler, request))
         except ONE_PICTURE as error:
             failures.append(failure_of(job, error))
     return foreseen, failures
 
 
-def _foresee(job: Job, upscaler: Upscaler, request: Request) -> Foreseen:
+def _plan(job: Job, upscaler: Upscaler, request: Request) -> PlannedUpscale:
     there = job.target.parent.is_dir()  # else it would be made
     if there:
         check_output(job.target, request.force)
@@ -83,7 +83,7 @@ def _foresee(job: Job, upscaler: Upscaler, request: Request) -> Foreseen:
         resample=request.resample,
         pixel_bytes=picture.rgb.itemsize * len(picture.mode),  # a letter for each channel
     )
-    return Foreseen(
+    return PlannedUpscale(
         job.source,
         job.target,
         height,

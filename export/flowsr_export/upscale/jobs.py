@@ -63,7 +63,7 @@ class Request:
 
     def prepared(self, picture: Picture) -> Picture:
         """Return a picture as it goes into the model: at the depth to write, if it is finer."""
-        return picture if self.depth is None else picture.at_least(self.depth)
+        return picture if self.depth is None else picture.promote_depth(self.depth)
 
 
 @dataclass(frozen=True)

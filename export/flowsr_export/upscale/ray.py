@@ -22,7 +22,7 @@ from flowsr_runtime.errors import BackendError, ProviderError, UsageError
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-__all__ = ["Cluster", "PictureMapper", "Wish", "enlarge_on_ray", "enlarged_rows"]
+__all__ = ["Cluster", "PictureMapper", "WorkerConfig", "enlarge_on_ray", "enlarged_rows"]
 
 Row = dict[str, Any]
 
@@ -30,7 +30,7 @@ SECONDS = 10  # in which somebody at an address has to answer
 
 
 @dataclass(frozen=True)
-class Wish:
+class WorkerConfig:
     """What every worker does; it travels to them.
 
     Attributes:
@@ -78,7 +78,7 @@ class PictureMapper:
     was made, `warning`, `skipped`, and `reason` and `exit_code` of what failed.
     """
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: WorkerConfig) -> None:
         """Open the model.
 
         Args:
@@ -118,7 +118,7 @@ class PictureMapper:
 
 def enlarge_on_ray(
     jobs: Sequence[Job],
-    wish: Wish,
+    wish: WorkerConfig,
     cluster: Cluster,
     tell: Callable[[int, str], None],
     *,
@@ -159,7 +159,7 @@ def enlarge_on_ray(
 
 def enlarged_rows(
     jobs: Sequence[Job],
-    wish: Wish,
+    wish: WorkerConfig,
     workers: int | None = None,
     mapper: type[PictureMapper] = PictureMapper,
 ) -> Iterator[Row]:
@@ -187,7 +187,7 @@ def enlarged_rows(
 
 
 def _dataset(
-    jobs: Sequence[Job], wish: Wish, workers: int, mapper: type[PictureMapper]
+    jobs: Sequence[Job], wish: WorkerConfig, workers: int, mapper: type[PictureMapper]
 ) -> Dataset:
     import ray.data
 

@@ -9,14 +9,14 @@ from typing import Final
 
 from flowsr_runtime.atomic import replace_file
 
-__all__ = ["drop_unsealed", "seal"]
+__all__ = ["remove_unrecorded", "record_hashes"]
 
 logger = logging.getLogger(__name__)
 
 _SEAL: Final = "sealed.json"
 
 
-def seal(folder: Path) -> None:
+def record_hashes(folder: Path) -> None:
     """Write down the hash of every file, when the library has finished with them.
 
     Args:
@@ -30,7 +30,7 @@ def seal(folder: Path) -> None:
         logger.warning("%s cannot be kept: %s", folder, error.strerror or error)
 
 
-def drop_unsealed(folder: Path) -> list[str]:
+def remove_unrecorded(folder: Path) -> list[str]:
     """Remove the files that are not as they were sealed; the library makes them anew.
 
     Args:

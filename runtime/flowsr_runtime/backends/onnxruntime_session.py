@@ -10,10 +10,10 @@ from typing import Any, Final
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from flowsr_runtime.backends.engine_cache import drop_unsealed, seal
+from flowsr_runtime.backends.engine_cache import record_hashes, remove_unrecorded
 from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound
 from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.bundle.profile_limits import Limits
+from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.cuda.graph_cache import GraphCounters
 from flowsr_runtime.errors import (
     BundleError,
@@ -83,7 +83,7 @@ class OnnxRuntimeSession:
     """A `Session` on ONNX Runtime."""
 
     backend = "onnxruntime"
-    limits: Limits | None = None
+    limits: ProfileLimits | None = None
 
     def __init__(
         self,
@@ -233,7 +233,7 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Free the model; the session cannot run after that."""
         if self._session is not None and self._engine_cache is not None:
-            seal(self._engine_cache)
+            record_hashes(self._engine_cache)
         self._session = self._graphs = None
 
     def _check_inputs(self, bundle: Bundle, path: str) -> None:
@@ -288,7 +288,7 @@ def _engine_cache(bundle: Bundle, name: str) -> Path | None:
     folder = bundle.path / "engines" / "ort-tensorrt" / f"{digest[:12]}-{ort.__version__}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        drop_unsealed(folder)  # loading an engine runs its code
+        remove_unrecorded(folder)  # loading an engine runs its code
     except OSError as error:
         reason = error.strerror or str(error)
         logger.warning("engines are not kept: %s cannot be used: %s", folder, reason)

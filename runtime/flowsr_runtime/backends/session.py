@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 from numpy.typing import NDArray
 
 from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.bundle.profile_limits import Limits
+from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.errors import BackendError, UsageError
 
 __all__ = ["BACKENDS", "Session", "SessionSettings", "open_session"]
@@ -43,7 +43,7 @@ class Session(Protocol):
         """Index of the device."""
 
     @property
-    def limits(self) -> Limits | None:
+    def limits(self) -> ProfileLimits | None:
         """Sizes that it takes, None for every size."""
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from flowsr_runtime.bundle.engine_store import (
     Profile,
     Range,
 )
-from flowsr_runtime.bundle.profile_limits import Limits, bounds_of
+from flowsr_runtime.bundle.profile_limits import ProfileLimits, bounds_of
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.cuda.device_array import is_device_array
 from flowsr_runtime.cuda.graph_cache import GraphCounters
@@ -99,12 +99,12 @@ class TensorrtSession:
         )
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ProfileLimits:
         """The sizes that an engine of the device takes, whether it is loaded or not."""
         latents = self._bundle.manifest.latents
         profiles = [each for entry in self._entries for each in entry.key.profiles or ({},)]
         bounds = (bounds_of(profile, latents) for profile in profiles)
-        return Limits(tuple(each for each in bounds if each is not None), self._words())
+        return ProfileLimits(tuple(each for each in bounds if each is not None), self._words())
 
     @property
     def engines(self) -> list[str]:
@@ -186,7 +186,7 @@ class TensorrtSession:
         )
         found = self._store.matching(*wanted)
         if not found:
-            reasons = _summary(self._store.explain_device(*wanted))
+            reasons = _summary(self._store.explain_mismatch(*wanted))
             raise BundleError(
                 f"{self._bundle.path} has no engine of {name} for {self.backend} {version} on "
                 f"{device.name} ({device.compute_capability}): {reasons}; "

@@ -186,7 +186,7 @@ class EngineKey:
         """Return the key as texts by field, `profiles[0].input.max` and so on."""
         return dict(_flatten("", self.fields()))
 
-    def misfits(
+    def incompatibilities(
         self,
         *,
         onnx_sha256: str,

@@ -204,7 +204,7 @@ class EngineStore:
         fitting = [entry for entry, differences in misfits if not differences]
         return sorted(fitting, key=lambda entry: len(entry.key.compute_capability) or 99)
 
-    def explain_device(
+    def explain_mismatch(
         self,
         onnx_sha256: str,
         flavour: str,
@@ -232,7 +232,7 @@ class EngineStore:
             (entry, [Difference(entry.name, name, *pair) for name, pair in misfits.items()])
             for entry in self.entries()
             for misfits in [
-                entry.key.misfits(
+                entry.key.incompatibilities(
                     onnx_sha256=onnx_sha256,
                     flavour=flavour,
                     version=version,

@@ -10,12 +10,12 @@ from flowsr_runtime.bundle.engine_key import Profile
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.geometry import Extent
 
-__all__ = ["Bounds", "Limits", "bounds_of"]
+__all__ = ["Bounds", "ProfileLimits", "bounds_of"]
 
-Span: TypeAlias = tuple[int, int]
+BoundsPair: TypeAlias = tuple[int, int]
 """Least and most, both included."""
 
-ANY: Final[Span] = (0, 2**62)
+ANY: Final[BoundsPair] = (0, 2**62)
 
 # Where each number of an axis lies in `geometry`; the columns' follow the rows'.
 _PLACES: Final = {"source": 0, "target": 2, "lr_begin": 4, "out_begin": 6, "out_size": 8}
@@ -34,12 +34,12 @@ class Bounds:
         out_begin: First output pixel of the window.
     """
 
-    lr_size: Span
-    out_size: Span = ANY
-    source: Span = ANY
-    target: Span = ANY
-    lr_begin: Span = ANY
-    out_begin: Span = ANY
+    lr_size: BoundsPair
+    out_size: BoundsPair = ANY
+    source: BoundsPair = ANY
+    target: BoundsPair = ANY
+    lr_begin: BoundsPair = ANY
+    out_begin: BoundsPair = ANY
 
     def covers(self, extent: Extent) -> bool:
         """Return whether the axis of a run lies inside."""
@@ -51,7 +51,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProfileLimits:
     """The runs that a session takes, one picture at a time: those of any of its profiles.
 
     Attributes:
@@ -79,7 +79,7 @@ class Limits:
             for extent in extents
         )
 
-    def with_options(self, *words: str) -> "Limits":
+    def with_options(self, *words: str) -> "ProfileLimits":
         """Return the same with more words in the command."""
         return replace(self, command=(*self.command, *words))
 

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["avif_bits"]
+__all__ = ["avif_bit_depth"]
 
 # Boxes on the way to the codec's configurations; `meta` has a version and flags in front.
 _PATH: Final = (b"meta", b"iprp", b"ipco")
@@ -12,7 +12,7 @@ _CONFIGURATION: Final = b"av1C"
 _HIGH, _TWELVE = 0x40, 0x20  # flags in the third byte of a configuration
 
 
-def avif_bits(data: bytes) -> int:
+def avif_bit_depth(data: bytes) -> int:
     """Return the bits of the deepest channel.
 
     Args:

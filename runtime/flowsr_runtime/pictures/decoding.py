@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from flowsr_runtime.errors import MemoryBudgetError, PictureError
-from flowsr_runtime.pictures.avif import avif_bits
+from flowsr_runtime.pictures.avif import avif_bit_depth
 from flowsr_runtime.pictures.formats import Mode, kind_of, open_image
 from flowsr_runtime.pictures.high_bit_depth import bits_of, deep_pixels, is_read_whole
 from flowsr_runtime.pictures.metadata import (
@@ -80,10 +80,10 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
     if kind_of(data) == "TIFF" and not _is_for_pillow(data, name):
         pixels, mode, exif, info = read_by_tifffile(data, name, max_pixels)
         return pixels, mode, Source("TIFF", exif, info, orientation_of(exif))
-    if kind_of(data) == "AVIF" and avif_bits(data) > 8:
+    if kind_of(data) == "AVIF" and avif_bit_depth(data) > 8:
         raise PictureError(
-            f"{name} is AVIF of {avif_bits(data)} bits per channel, which Pillow would cut to "
-            "8; convert it to PNG of 16 bits"
+            f"{name} is AVIF of {avif_bit_depth(data)} bits per channel, which Pillow would cut "
+            "to 8; convert it to PNG of 16 bits"
         )
     image = open_image(data, name)
     _check_kind(image, name, max_pixels)

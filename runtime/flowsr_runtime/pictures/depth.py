@@ -10,7 +10,7 @@ from flowsr_runtime.errors import ShapeError, UsageError
 __all__ = [
     "DEPTHS",
     "Depth",
-    "at_least",
+    "promote_depth",
     "check_depth",
     "depth_of",
     "depth_text",
@@ -69,7 +69,7 @@ def depth_text(depth: Depth) -> str:
     return "float channels" if depth == "float" else f"{depth} bits per channel"
 
 
-def at_least(values: NDArray[Any], depth: Depth) -> NDArray[Any]:
+def promote_depth(values: NDArray[Any], depth: Depth) -> NDArray[Any]:
     """Return values at a depth, or as they are if theirs is finer."""
     finer = DEPTHS.index(depth) > DEPTHS.index(depth_of(values))
     return to_depth(values, depth) if finer else values

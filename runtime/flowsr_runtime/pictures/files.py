@@ -17,15 +17,15 @@ from flowsr_runtime.pictures.channels import joined, luma
 from flowsr_runtime.pictures.decoding import decode
 from flowsr_runtime.pictures.depth import (
     Depth,
-    at_least,
     check_depth,
     depth_of,
     depth_text,
+    promote_depth,
     to_depth,
 )
 from flowsr_runtime.pictures.formats import FORMATS, SUFFIXES, Format, Mode, format_named
 from flowsr_runtime.pictures.metadata import Metadata, save_options
-from flowsr_runtime.pictures.png import deep_png
+from flowsr_runtime.pictures.png import encode_png16
 from flowsr_runtime.pictures.tiff import encode_tiff
 
 __all__ = [
@@ -75,15 +75,15 @@ class Picture:
         """What `Upscaler.upscale` takes: (h, w) gray, else (h, w, 2 to 4)."""
         return joined(self.rgb, self.alpha, gray=self.mode in ("L", "LA"))
 
-    def at_least(self, depth: Depth) -> "Picture":
+    def promote_depth(self, depth: Depth) -> "Picture":
         """Return the picture at a depth, or as it is if its own is finer.
 
         Raises:
             UsageError: If there is no such depth.
         """
         check_depth(depth)
-        alpha = None if self.alpha is None else at_least(self.alpha, depth)
-        rgb = at_least(self.rgb, depth)
+        alpha = None if self.alpha is None else promote_depth(self.alpha, depth)
+        rgb = promote_depth(self.rgb, depth)
         return Picture(rgb, alpha, self.mode, self.icc, self.metadata)
 
 
@@ -307,7 +307,7 @@ def _encoded(
         if kind.name == "TIFF":
             return encode_tiff(values, mode, options)
         if values.dtype == np.uint16:
-            return deep_png(values, mode, options)
+            return encode_png16(values, mode, options)
         return _by_pillow(values, mode, kind, options)
     except OutputError:
         raise

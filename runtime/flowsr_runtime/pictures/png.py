@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["chunks_of", "deep_png"]
+__all__ = ["chunks_of", "encode_png16"]
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES: Final = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
@@ -40,7 +40,7 @@ def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 12 + length
 
 
-def deep_png(pixels: NDArray[np.uint16], mode: str, options: dict[str, Any]) -> bytes:
+def encode_png16(pixels: NDArray[np.uint16], mode: str, options: dict[str, Any]) -> bytes:
     """Encode a picture as PNG of 16 bits per channel.
 
     Args:

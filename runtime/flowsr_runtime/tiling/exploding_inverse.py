@@ -6,14 +6,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RANGE", "Explosion", "find"]
+__all__ = ["RANGE", "OutOfRangeValues", "find_out_of_range"]
 
 RANGE: Final = (-1.0, 2.0)
 """Pictures lie in [0, 1]; a value that overshoots by a whole range comes of no edge."""
 
 
 @dataclass(frozen=True)
-class Explosion:
+class OutOfRangeValues:
     """Values that no picture holds.
 
     Attributes:
@@ -47,10 +47,10 @@ class Explosion:
     def _share(self, count: int) -> str:
         return f"{count} of {self.total} values ({100 * count / self.total:.3g} %)"
 
-    def joined(self, other: "Explosion") -> "Explosion":
+    def joined(self, other: "OutOfRangeValues") -> "OutOfRangeValues":
         """Return this and what was found elsewhere in the same picture as one."""
         assert self.total == other.total
-        return Explosion(
+        return OutOfRangeValues(
             self.non_finite + other.non_finite,
             self.out_of_range + other.out_of_range,
             self.total,
@@ -59,9 +59,9 @@ class Explosion:
         )
 
 
-def find(
+def find_out_of_range(
     values: NDArray[np.float32], *, top: int = 0, left: int = 0, total: int | None = None
-) -> Explosion | None:
+) -> OutOfRangeValues | None:
     """Look for values that no picture holds.
 
     Args:
@@ -79,7 +79,7 @@ def find(
     if inside.all():
         return None
     finite = np.isfinite(values)
-    return Explosion(
+    return OutOfRangeValues(
         non_finite=int(np.count_nonzero(~finite)),
         out_of_range=int(np.count_nonzero(finite & ~inside)),
         total=values.size if total is None else total,

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Final
 
 __all__ = [
-    "NOTHING",
-    "Allowance",
-    "Beside",
+    "NO_OVERHEAD",
+    "MemoryBudget",
+    "ResidentMemory",
     "peak_bytes",
     "picture_bytes",
     "process_bytes",
@@ -31,7 +31,7 @@ _RESAMPLING: Final = 10  # more while a channel is resampled
 
 
 @dataclass(frozen=True)
-class Beside:
+class ResidentMemory:
     """What a process holds beside the runs of a model.
 
     Attributes:
@@ -45,12 +45,12 @@ class Beside:
     counts: bool = False
 
 
-NOTHING: Final = Beside()
+NO_OVERHEAD: Final = ResidentMemory()
 """Where a budget is of one run and nothing else is known."""
 
 
 @dataclass(frozen=True)
-class Allowance:
+class MemoryBudget:
     """The memory that pictures may take.
 
     Attributes:
@@ -65,7 +65,7 @@ class Allowance:
     process: int | None
 
     @classmethod
-    def of(cls, run: int, most: int | None, provider: str) -> "Allowance":
+    def of(cls, run: int, most: int | None, provider: str) -> "MemoryBudget":
         """Measure the process before it holds a picture.
 
         Args:
@@ -80,7 +80,7 @@ class Allowance:
 
     def shares(
         self, source: Size, made: Size, target: Size, pixel_bytes: int
-    ) -> tuple[int, Beside]:
+    ) -> tuple[int, ResidentMemory]:
         """Return what the tiles of a picture may take.
 
         Args:
@@ -93,11 +93,11 @@ class Allowance:
             Bytes that may be taken, and what is held beside the tiles.
         """
         if self.process is None:
-            return min(self.run, self.most or self.run), NOTHING
+            return min(self.run, self.most or self.run), NO_OVERHEAD
         held = self.process + picture_bytes(source, target, pixel_bytes)
         if made != target:
             held += _area(made) * _RESAMPLED + _area(target) * (_RESAMPLED + _RESAMPLING)
-        beside = Beside(held, ROW_BYTES * made[1], counts=self.most is not None)
+        beside = ResidentMemory(held, ROW_BYTES * made[1], counts=self.most is not None)
         return self.run if self.most is None else min(self.most, held + self.run), beside
 
 

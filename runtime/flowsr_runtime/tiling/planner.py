@@ -4,30 +4,30 @@ import math
 from dataclasses import dataclass
 
 from flowsr_runtime.bundle.manifest import Memory
-from flowsr_runtime.bundle.profile_limits import Limits
+from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.errors import BundleError, MemoryBudgetError
 from flowsr_runtime.geometry import Extent, Halo
-from flowsr_runtime.tiling.memory import NOTHING, Beside
-from flowsr_runtime.tiling.tiles import Piece, Plan, pieces_of
+from flowsr_runtime.tiling.memory import NO_OVERHEAD, ResidentMemory
+from flowsr_runtime.tiling.tiles import Plan, TileSpan, pieces_of
 
-__all__ = ["Cutter"]
+__all__ = ["TilePlanner"]
 
 
 @dataclass(frozen=True)
-class _Cut:
+class AxisSplit:
     """One axis cut into pieces, and what decides between such cuts."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TileSpan, ...]
     kept: int  # output pixels of the largest piece without its halo
     pixels: int  # LR pixels of the largest piece
     patches: int  # of the largest piece
     total_pixels: int
     total_patches: int
-    takers: frozenset[int]  # which profiles take each piece; Limits.takers
+    takers: frozenset[int]  # which profiles take each piece; ProfileLimits.takers
 
 
 @dataclass(frozen=True)
-class Cutter:
+class TilePlanner:
     """Chooses the cheapest tiles of one picture that fit in memory.
 
     Cheapest is the least total of what the tiles compute, halos included, which favours few,
@@ -50,8 +50,8 @@ class Cutter:
     memory: Memory
     fade: int
     whole_only: bool = False
-    limits: Limits | None = None
-    beside: Beside = NOTHING
+    limits: ProfileLimits | None = None
+    beside: ResidentMemory = NO_OVERHEAD
 
     def plan(self, budget: int, top: int = 0) -> Plan:
         """Choose the tiles.
@@ -77,7 +77,7 @@ class Cutter:
         if not fitting:
             least = self._least(rows, columns)
             if least <= budget:
-                raise self._untaken(budget)
+                raise self._no_profile(budget)
             raise MemoryBudgetError(
                 f"{self._name} must be at least {least} bytes for {_words(self.source)} to "
                 f"{_words(self.target)}, got {budget}"
@@ -120,13 +120,13 @@ class Cutter:
                 f"{needed} bytes for {_words(self.source)}, got {budget}"
             )
         if not _is_taken(rows, columns):
-            raise self._untaken(budget)
+            raise self._no_profile(budget)
         return self._plan_of(rows, columns)
 
     def _axis(self, axis: int) -> tuple[int, int]:
         return self.source[axis], self.target[axis]
 
-    def _cuts(self, axis: int, begin: int) -> list[_Cut]:
+    def _cuts(self, axis: int, begin: int) -> list[AxisSplit]:
         """Return one cut for every largest size that a piece can have, the largest first."""
         source, target = self._axis(axis)
         units = -(-(target - begin) // self.halo.align)
@@ -139,17 +139,19 @@ class Cutter:
             pieces[0] = _whole(source, target)
         return [self._cut(axis, each) for each in pieces]
 
-    def _cut(self, axis: int, pieces: tuple[Piece, ...]) -> _Cut:
+    def _cut(self, axis: int, pieces: tuple[TileSpan, ...]) -> AxisSplit:
         extents = [piece.extent for piece in pieces]
         pixels = [extent.lr_size for extent in extents]
         patches = [math.ceil(extent.out_size / self.halo.patch) for extent in extents]
         takers = frozenset({1}) if self.limits is None else self.limits.takers(axis, extents)
         kept = max(piece.end - piece.begin for piece in pieces)
-        return _Cut(pieces, kept, max(pixels), max(patches), sum(pixels), sum(patches), takers)
+        return AxisSplit(
+            pieces, kept, max(pixels), max(patches), sum(pixels), sum(patches), takers
+        )
 
     def _fitting(
-        self, rows: list[_Cut], columns: list[_Cut], budget: int
-    ) -> list[tuple[_Cut, _Cut]]:
+        self, rows: list[AxisSplit], columns: list[AxisSplit], budget: int
+    ) -> list[tuple[AxisSplit, AxisSplit]]:
         """Return for each cut of the rows the best one of the columns, where there is one."""
         pairs = []
         for row in rows:
@@ -160,30 +162,30 @@ class Cutter:
                 pairs.append((row, column))
         return pairs
 
-    def _least(self, rows: list[_Cut], columns: list[_Cut]) -> int:
+    def _least(self, rows: list[AxisSplit], columns: list[AxisSplit]) -> int:
         return min(self._cost(row, column) for row in rows for column in columns)
 
-    def _run(self, row: _Cut, column: _Cut) -> int:
+    def _run(self, row: AxisSplit, column: AxisSplit) -> int:
         return self.memory.estimate(row.pixels * column.pixels, row.patches * column.patches)
 
-    def _peak(self, row: _Cut, column: _Cut) -> int:
+    def _peak(self, row: AxisSplit, column: AxisSplit) -> int:
         return self.beside.held + row.kept * self.beside.row_bytes + self._run(row, column)
 
-    def _cost(self, row: _Cut, column: _Cut) -> int:
+    def _cost(self, row: AxisSplit, column: AxisSplit) -> int:
         """Return what a budget is compared with."""
         return self._peak(row, column) if self.beside.counts else self._run(row, column)
 
-    def _work(self, row: _Cut, column: _Cut) -> float:
+    def _work(self, row: AxisSplit, column: AxisSplit) -> float:
         return (
             row.total_pixels * column.total_pixels * self.memory.bytes_per_pixel
             + row.total_patches * column.total_patches * self.memory.bytes_per_patch
         )
 
-    def _plan_of(self, row: _Cut, column: _Cut) -> Plan:
+    def _plan_of(self, row: AxisSplit, column: AxisSplit) -> Plan:
         run, peak = self._run(row, column), self._peak(row, column)
         return Plan(row.pieces, column.pieces, run, peak)
 
-    def _untaken(self, budget: int) -> BundleError:
+    def _no_profile(self, budget: int) -> BundleError:
         assert self.limits is not None, "without limits every size is taken"
         remedy = self.limits.remedy(self.source, self.target, budget)
         return BundleError(
@@ -192,11 +194,11 @@ class Cutter:
         )
 
 
-def _whole(source: int, target: int) -> tuple[Piece, ...]:
-    return (Piece(Extent.whole(source, target), 0, target, 0, 0),)
+def _whole(source: int, target: int) -> tuple[TileSpan, ...]:
+    return (TileSpan(Extent.whole(source, target), 0, target, 0, 0),)
 
 
-def _is_taken(row: _Cut, column: _Cut) -> bool:
+def _is_taken(row: AxisSplit, column: AxisSplit) -> bool:
     """Return whether the session takes every tile of two cuts."""
     return all(above & beside for above in row.takers for beside in column.takers)
 

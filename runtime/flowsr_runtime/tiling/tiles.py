@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from flowsr_runtime.geometry import Extent, Halo, Window
 from flowsr_runtime.pictures.pixels import full_range
 
-__all__ = ["Piece", "Plan", "Tile", "blend", "pieces_of"]
+__all__ = ["TileSpan", "Plan", "Tile", "blend", "pieces_of"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class TileSpan:
     """One axis of a tile: the output pixels that are kept, and how they fade.
 
     Attributes:
@@ -57,8 +57,8 @@ class Tile:
         columns: Its columns.
     """
 
-    rows: Piece
-    columns: Piece
+    rows: TileSpan
+    columns: TileSpan
 
     @property
     def window(self) -> Window:
@@ -92,8 +92,8 @@ class Plan:
         peak_bytes: The same with all that the process holds beside it; on a GPU the same.
     """
 
-    rows: tuple[Piece, ...]
-    columns: tuple[Piece, ...]
+    rows: tuple[TileSpan, ...]
+    columns: tuple[TileSpan, ...]
     run_bytes: int
     peak_bytes: int
 
@@ -115,7 +115,7 @@ class Plan:
 
 def pieces_of(
     source: int, target: int, *, count: int, halo: Halo, fade: int, begin: int = 0
-) -> tuple[Piece, ...]:
+) -> tuple[TileSpan, ...]:
     """Cut one axis, or what is left of it, into pieces of nearly equal size.
 
     Args:
@@ -136,7 +136,7 @@ def pieces_of(
     for first, after in zip(begins, [*begins[1:], target], strict=True):
         end = min(target, after + fade)
         pieces.append(
-            Piece(
+            TileSpan(
                 extent=Extent.around(first, end, source, target, halo),
                 begin=first,
                 end=end,
@@ -180,8 +180,8 @@ def blend(
 
 
 def _band(
-    row: Piece,
-    columns: tuple[Piece, ...],
+    row: TileSpan,
+    columns: tuple[TileSpan, ...],
     shared: NDArray[np.float32],
     compute: Callable[[Tile], NDArray[Any]],
 ) -> NDArray[Any]:

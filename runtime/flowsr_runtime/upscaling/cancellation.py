@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from flowsr_runtime.errors import CancelledError
 
-__all__ = ["Cancel", "stopping"]
+__all__ = ["Cancel", "raise_if_cancelled"]
 
 Cancel: TypeAlias = Event | Callable[[], bool]
 """Set, or returning True, when a call shall stop."""
@@ -14,7 +14,7 @@ Cancel: TypeAlias = Event | Callable[[], bool]
 _Progress = Callable[[int, int], None]
 
 
-def stopping(cancel: Cancel | None, progress: _Progress | None) -> _Progress | None:
+def raise_if_cancelled(cancel: Cancel | None, progress: _Progress | None) -> _Progress | None:
     """Return a progress callback that raises when a call shall stop; look once at once.
 
     Args:

@@ -6,10 +6,10 @@ from threading import Condition, get_ident
 
 from flowsr_runtime.errors import UsageError
 
-__all__ = ["Turnstile"]
+__all__ = ["InFlightCalls"]
 
 
-class Turnstile:
+class InFlightCalls:
     """Lets calls in until it is closed, and frees what they use after the last of them."""
 
     def __init__(self, name: str, free: Callable[[], None]) -> None:
@@ -26,7 +26,7 @@ class Turnstile:
         self._is_open = True
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
+    def track(self) -> Iterator[None]:
         """Be inside for the length of a `with` block.
 
         Raises:

@@ -33,7 +33,7 @@ class PendingPicture(Future[NDArray[PixelT]], Generic[PixelT]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told = Event()
+        self.cancel_requested = Event()
         self.work: Callable[[], NDArray[PixelT]] | None = None
 
     def cancel(self) -> bool:
@@ -45,7 +45,7 @@ class PendingPicture(Future[NDArray[PixelT]], Generic[PixelT]):
         Returns:
             Whether it is cancelled by now, as it was not being enlarged yet.
         """
-        self.told.set()
+        self.cancel_requested.set()
         return super().cancel()
 
 
@@ -141,7 +141,7 @@ class UpscalerPool:
             temperature=temperature,
             progress=progress,
             warn=warn,
-            cancel=pending.told,
+            cancel=pending.cancel_requested,
         )
         pending.add_done_callback(self._leave)
         with self._lock:

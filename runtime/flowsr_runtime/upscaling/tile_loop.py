@@ -11,18 +11,18 @@ from flowsr_runtime.backends.session import Session
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import BundleError, MemoryBudgetError, NonFiniteError
 from flowsr_runtime.pictures.pixels import planes
-from flowsr_runtime.tiling.exploding_inverse import Explosion, find
+from flowsr_runtime.tiling.exploding_inverse import OutOfRangeValues, find_out_of_range
 from flowsr_runtime.tiling.noise import latent as draw_latent
-from flowsr_runtime.tiling.planner import Cutter
+from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan, Tile, blend
 
-__all__ = ["Enlargement", "Progress"]
+__all__ = ["TileLoop", "Progress"]
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass
-class Enlargement:
+class TileLoop:
     """One picture on its way through a model.
 
     Attributes:
@@ -45,7 +45,7 @@ class Enlargement:
     manifest: Manifest
     session: Session
     image: NDArray[np.uint8] | NDArray[np.float32]
-    cutter: Cutter
+    cutter: TilePlanner
     plan: Plan
     size: tuple[int, int]
     seed: int
@@ -53,12 +53,12 @@ class Enlargement:
     progress: Progress | None
     warn: Callable[[str], None]
     done: int = 0
-    explosion: Explosion | None = None
+    explosion: OutOfRangeValues | None = None
 
     def __post_init__(self) -> None:
         self._tiles = len(self.plan)
 
-    def bands(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+    def row_bands(self) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Run the tiles and join them, holding one row of tiles at a time.
 
         Where memory runs out the row is begun again with tiles of half the memory.
@@ -82,12 +82,12 @@ class Enlargement:
                 self.explosion = found if earlier is None else earlier.joined(found)
             yield kept, values
 
-    def _find(self, values: NDArray[Any], top: int) -> Explosion | None:
+    def _find(self, values: NDArray[Any], top: int) -> OutOfRangeValues | None:
         """Return what of a band is far out of range; eight bits never are."""
         if self.manifest.io == "uint8":
             return None
         total = self.size[0] * self.size[1] * 3
-        return find(values.transpose(2, 0, 1), top=top, total=total)
+        return find_out_of_range(values.transpose(2, 0, 1), top=top, total=total)
 
     def _compute(self, tile: Tile) -> NDArray[Any]:
         """Run one tile and return the pixels that are kept, (rows, columns, 3)."""
@@ -147,5 +147,5 @@ class Enlargement:
         if np.isfinite(shown).all():
             return
         tile = "" if self._tiles == 1 else f" in tile {self.done + 1} of {self._tiles}"
-        found = find(shown.transpose(2, 0, 1), top=top, left=left)
+        found = find_out_of_range(shown.transpose(2, 0, 1), top=top, left=left)
         raise NonFiniteError(f"the model gave NaN or infinity{tile}: {found}")

@@ -23,13 +23,13 @@ from flowsr_runtime.pictures.pixels import (
     resampled,
     store,
 )
-from flowsr_runtime.tiling.memory import Allowance
+from flowsr_runtime.tiling.memory import MemoryBudget
 from flowsr_runtime.tiling.noise import check_noise
-from flowsr_runtime.tiling.planner import Cutter
+from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan
-from flowsr_runtime.upscaling.cancellation import Cancel, stopping
-from flowsr_runtime.upscaling.in_flight import Turnstile
-from flowsr_runtime.upscaling.tile_loop import Enlargement, Progress
+from flowsr_runtime.upscaling.cancellation import Cancel, raise_if_cancelled
+from flowsr_runtime.upscaling.in_flight import InFlightCalls
+from flowsr_runtime.upscaling.tile_loop import Progress, TileLoop
 
 __all__ = ["DEFAULT_MEMORY_BUDGET", "Upscaler"]
 
@@ -67,10 +67,10 @@ class Upscaler:
         self.bundle = bundle
         stated = bundle.manifest.memory.budget_bytes
         self.memory_budget = memory_budget or max_memory or stated or DEFAULT_MEMORY_BUDGET
-        self._allowance = Allowance.of(self.memory_budget, max_memory, session.provider)
+        self._allowance = MemoryBudget.of(self.memory_budget, max_memory, session.provider)
         self.halo = halo
         self._session = session
-        self._turnstile = Turnstile("upscaler", session.close)
+        self._turnstile = InFlightCalls("upscaler", session.close)
         self._halo = tiling.exact if halo == "exact" else tiling.halo
         # Tiles with an exact halo agree to float rounding: there is nothing to blend.
         self._fade = 0 if halo == "exact" else self._halo.align
@@ -264,8 +264,8 @@ class Upscaler:
         self._check_noise(seed, temperature)
         target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
         warn = warn or logger.warning
-        with self._turnstile.inside():
-            progress, channels = stopping(cancel, progress), Channels.of(image)
+        with self._turnstile.track():
+            progress, channels = raise_if_cancelled(cancel, progress), Channels.of(image)
             result = allocate((*target, channels.count), image.dtype)
             run = self._enlargement(channels, target, seed, temperature, progress, warn)
             _fill(result[..., : channels.colours], run, clamp, truncate)
@@ -300,11 +300,11 @@ class Upscaler:
         temperature: float | None,
         progress: Progress | None,
         warn: Callable[[str], None],
-    ) -> Enlargement:
+    ) -> TileLoop:
         rgb, manifest = image.rgb, self.bundle.manifest
         source = (rgb.shape[0], rgb.shape[1])
         cutter, budget = self._cutter(source, target, rgb.itemsize * image.count)
-        return Enlargement(
+        return TileLoop(
             manifest=manifest,
             session=self._session,
             image=padded(rgb, manifest.multiple),
@@ -317,7 +317,7 @@ class Upscaler:
             warn=warn,
         )
 
-    def _cutter(self, source: Size, target: Size, pixel_bytes: int) -> tuple[Cutter, int]:
+    def _cutter(self, source: Size, target: Size, pixel_bytes: int) -> tuple[TilePlanner, int]:
         """Return what cuts a picture, and the bytes that it may use for that."""
         manifest, made = self.bundle.manifest, target
         if manifest.scale is not None:
@@ -326,7 +326,7 @@ class Upscaler:
         if manifest.scale is not None:
             height, width = (-(-n // manifest.multiple) * manifest.multiple for n in source)
             source, made = (height, width), _enlarged((height, width), manifest.scale)
-        cutter = Cutter(
+        cutter = TilePlanner(
             source,
             made,
             halo=self._halo,
@@ -362,17 +362,17 @@ def _check_settings(halo: object, **sizes: object) -> None:
 
 def _fill(
     result: NDArray[Any],
-    run: Enlargement,
+    run: TileLoop,
     clamp: bool,
     truncate: bool,
 ) -> None:
     """Compute a picture into `result`, (H, W, 3 or 1), resampled if it needs another size."""
     if result.shape[:2] == run.size:
-        for rows, band in run.bands():
+        for rows, band in run.row_bands():
             store(band, result[rows], clamp=clamp, truncate=truncate)
         return
     whole = allocate((*run.size, 3), np.dtype(np.float32))
-    for rows, band in run.bands():
+    for rows, band in run.row_bands():
         whole[rows] = full_range(band)
     store(resampled(whole, result.shape[:2]), result, clamp=clamp, truncate=truncate)
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowsr_export.bench.memory import Memory
-from flowsr_export.bench.run import Instruments
-from flowsr_export.bench.targets import Loading, Measures
+from flowsr_export.bench.run import Measurement
+from flowsr_export.bench.targets import Measures, ModelTarget
 from flowsr_export.inputs.cases import Case
 from flowsr_export.machine.load import Clocks
 from flowsr_export.machine.probes import Probe
@@ -46,9 +46,9 @@ class FakeMeter:
 class FakeEngine:
     """A model whose run takes one microsecond per output pixel."""
 
-    loading: Loading
+    loading: ModelTarget
     time: FakeTime
-    closed: list[Loading] = field(default_factory=list)
+    closed: list[ModelTarget] = field(default_factory=list)
     measures: tuple[Measures, ...] = ("graph", "end-to-end")
 
     def call(self, case: Case, measures: Measures) -> Callable[[], object]:
@@ -59,7 +59,7 @@ class FakeEngine:
         self.closed.append(self.loading)
 
 
-def instruments(time: FakeTime, **changes: Any) -> Instruments:
+def instruments(time: FakeTime, **changes: Any) -> Measurement:
     """Return instruments that measure nothing real."""
     gemm = Probe("gemm", "matmul", "cpu", 10**9, lambda: time.pass_by(0.01))
     fakes: dict[str, Any] = {
@@ -72,7 +72,7 @@ def instruments(time: FakeTime, **changes: Any) -> Instruments:
         "memory": lambda loading, case, measures: Memory(3 << 20, 1 << 20),
         "stages": lambda model, feeds, threads, runs: {"encoder": 0.002, "fold": 0.001},
     }
-    return Instruments(**{**fakes, **changes})
+    return Measurement(**{**fakes, **changes})
 
 
 def row(

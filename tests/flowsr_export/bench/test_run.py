@@ -6,23 +6,23 @@ from typing import Any
 
 import pytest
 
-from flowsr_export.bench.plan import Wish, cases_of_wish, loadings_of
+from flowsr_export.bench.plan import BenchmarkConfig, cases_of_wish, loadings_of
 from flowsr_export.bench.run import bench
-from flowsr_export.bench.targets import Engine, Loading
-from flowsr_export.bench.timing import Pace
+from flowsr_export.bench.targets import LoadedModel, ModelTarget
+from flowsr_export.bench.timing import TimingSchedule
 from flowsr_runtime import Bundle, ProviderError, ScaleError, UsageError
 from tests.flowsr_export.bench.benchmarks import FakeEngine, FakeMeter, FakeTime, instruments
 
 
-def wish(bundle: Path, **changes: Any) -> Wish:
+def wish(bundle: Path, **changes: Any) -> BenchmarkConfig:
     """A short measurement of a small size."""
     small: dict[str, Any] = {
         "scales": ("2", "4"),
         "lr_sizes": ((8, 10),),
-        "pace": Pace(0.01, 0.1, 5),
+        "pace": TimingSchedule(0.01, 0.1, 5),
         "provider": "cpu",
     }
-    return Wish(threads=1, bundle=bundle, **{**small, **changes})
+    return BenchmarkConfig(threads=1, bundle=bundle, **{**small, **changes})
 
 
 def test_a_row_for_each_scale_and_measure(bundle: Path) -> None:
@@ -76,7 +76,7 @@ def test_every_step_is_told(bundle: Path) -> None:
 
 
 def test_models_are_closed(bundle: Path) -> None:
-    closed: list[Loading] = []
+    closed: list[ModelTarget] = []
     time = FakeTime()
     load = instruments(time, load=lambda loading: FakeEngine(loading, time, closed))
     bench(wish(bundle), load)
@@ -91,7 +91,7 @@ def test_a_provider_that_does_not_start_is_stated(
     )
     time = FakeTime()
 
-    def load(loading: Loading) -> Engine:
+    def load(loading: ModelTarget) -> LoadedModel:
         assert loading.provider in ("cpu", "cuda")
         return FakeEngine(loading, time) if loading.provider == "cpu" else refuse()
 
@@ -101,7 +101,7 @@ def test_a_provider_that_does_not_start_is_stated(
         bench(wish(bundle, provider="cuda"), instruments(time, load=load))
 
 
-def refuse() -> Engine:
+def refuse() -> LoadedModel:
     raise ProviderError("no such device")
 
 

@@ -11,8 +11,8 @@ import torch._dynamo.config as dynamo
 
 from flowsr_export.bench.memory import Memory, measure_memory
 from flowsr_export.bench.targets import (
-    Loading,
     Measures,
+    ModelTarget,
     graph_feeds,
     load_engine,
     padded_run,
@@ -27,12 +27,12 @@ from tests.flowsr_export.conftest import Exported, resizing_graph, small_manifes
 CASE = Case((8, 9), (20, 22), batch=2)
 
 
-def loading(bundle: Path, backend: str = "onnxruntime", precision: str = "fp32") -> Loading:
-    return Loading(bundle, None, None, backend, "cpu", 0, 1, precision)
+def loading(bundle: Path, backend: str = "onnxruntime", precision: str = "fp32") -> ModelTarget:
+    return ModelTarget(bundle, None, None, backend, "cpu", 0, 1, precision)
 
 
-def torch_loading(exported: Exported, backend: str) -> Loading:
-    return Loading(
+def torch_loading(exported: Exported, backend: str) -> ModelTarget:
+    return ModelTarget(
         exported.bundle, exported.model, exported.prior, backend, "cpu", 0, 1, "fp32"
     )
 
@@ -115,7 +115,7 @@ def test_on_a_gpu_arrays_can_stay_there(bundle: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(f"{module}.open_session", lambda *arguments, **options: session)
     monkeypatch.setattr(f"{module}._torch_has_gpu", lambda: True)
     monkeypatch.setattr(f"{module}._on_gpu", lambda array, place: f"{array.shape} on {place}")
-    on_gpu = Loading(bundle, None, None, "tensorrt", "cuda", 1, 1, "fp32")
+    on_gpu = ModelTarget(bundle, None, None, "tensorrt", "cuda", 1, 1, "fp32")
     engine = load_engine(on_gpu)
     assert engine.measures == ("gpu", "graph", "end-to-end")
     engine.call(Case((8, 9), (16, 18)), "gpu")()

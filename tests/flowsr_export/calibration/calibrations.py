@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from flowsr_export.calibration.gates import Budget
-from flowsr_export.calibration.run import Calibration, Wish, calibrate
+from flowsr_export.calibration.run import Calibration, CalibrationConfig, calibrate
 from flowsr_runtime import Bundle, write_bundle
 from tests.flowsr_calibration.graphs import network, photograph, small_manifest
 
@@ -27,7 +27,7 @@ def photographs_in(folder: Path, count: int = 6) -> Path:
     return folder
 
 
-def wish_for(folder: Path, **changes: object) -> Wish:
+def wish_for(folder: Path, **changes: object) -> CalibrationConfig:
     """Return a small wish that a network of random weights can fulfil."""
     usual = {
         "images": folder / "photos",
@@ -37,7 +37,7 @@ def wish_for(folder: Path, **changes: object) -> Wish:
         "threads": 1,
         "budget": Budget(30.0),
     }
-    return Wish(**{**usual, **changes})  # type: ignore[arg-type]  # a test names its own
+    return CalibrationConfig(**{**usual, **changes})  # type: ignore[arg-type]  # a test names its own
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowsr_export.bench.targets import Loading, load_engine
+from flowsr_export.bench.targets import ModelTarget, load_engine
 from flowsr_export.calibration.bundle import write_calibrated
 from flowsr_export.calibration.run import Calibration
 from flowsr_export.inputs.cases import Case
@@ -82,7 +82,7 @@ def test_another_bundle_is_not_overwritten(calibrated: Calibrated, tmp_path: Pat
 
 def test_a_benchmark_runs_the_graph(calibrated: Calibrated, tmp_path: Path) -> None:
     made = write_calibrated(calibrated[0], tmp_path / "made", calibrated[1])
-    loading = Loading(made.path, None, None, "onnxruntime", "cpu", 0, 1, "int8")
+    loading = ModelTarget(made.path, None, None, "onnxruntime", "cpu", 0, 1, "int8")
     engine, case = load_engine(loading), Case((16, 16), (32, 32))
     results = [engine.call(case, measures)() for measures in engine.measures]
     engine.close()

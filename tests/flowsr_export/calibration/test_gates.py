@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flowsr_calibration.crops import Crop
-from flowsr_calibration.panel import Agreement, Panel
+from flowsr_calibration.panel import Agreement, HeldOutSet
 from flowsr_export.calibration.gates import Budget, gated, load_lpips, luma_quality
 from flowsr_runtime.errors import UsageError
 from tests.flowsr_calibration.graphs import photograph
@@ -36,7 +36,7 @@ class FixedPanel:
 
 
 def missed(found: Agreement, budget: Budget | None = None, lpips: Any = None) -> str:
-    panel = cast("Panel", FixedPanel(found))
+    panel = cast("HeldOutSet", FixedPanel(found))
     return "; ".join(gated(panel, b"", budget or Budget(), lpips).missed)
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from flowsr_export.certificate.cases import PICTURES, Trial, picture_of, planned
+from flowsr_export.certificate.cases import PICTURES, CertificateCase, case_list, picture_of
 from flowsr_export.deployment.interface import deployment_of
 from flowsr_export.inputs.cases import Case
 from flowsr_runtime import Bundle, embedded_bundle
@@ -28,19 +28,19 @@ def fixed(scale: str, *, whole_only: bool) -> Manifest:
 
 
 def test_every_scale_meets_every_size() -> None:
-    trials = planned(manifest())
+    trials = case_list(manifest())
     photographs = {(t.scale, t.case.lr) for t in trials if t.picture == "photographs"}
     sizes = {(1, 1), (1, 19), (31, 1), (16, 24), (15, 21), (23, 37)}
     assert {(scale, size) for scale in ISSUED_SCALES for size in sizes} <= photographs
 
 
 def test_scales_that_differ_per_axis_are_among_them() -> None:
-    trials = planned(manifest())
+    trials = case_list(manifest())
     assert Case((16, 24), (43, 86)) in {t.case for t in trials if t.scale == "3.6x2.7"}
 
 
 def test_borders_seeds_batches_large_and_tiled_pictures_are_among_them() -> None:
-    trials = planned(manifest())
+    trials = case_list(manifest())
     assert {t.picture for t in trials} == set(PICTURES)
     assert {t.seed for t in trials if t.picture == "noisy photographs"} == set(range(5))
     assert {t.case.batch for t in trials} == {1, 3}
@@ -49,12 +49,12 @@ def test_borders_seeds_batches_large_and_tiled_pictures_are_among_them() -> None
 
 
 def test_a_trial_is_planned_once() -> None:
-    trials = planned(manifest())
+    trials = case_list(manifest())
     assert len({str(t) for t in trials if not t.tiled}) == sum(not t.tiled for t in trials)
 
 
 def test_the_quick_plan_is_a_part_of_the_full_one() -> None:
-    quick, full = planned(manifest(), quick=True), planned(manifest())
+    quick, full = case_list(manifest(), quick=True), case_list(manifest())
     assert set(quick) < set(full)
     assert any(t.tiled for t in quick)
 
@@ -63,31 +63,31 @@ def test_a_tiled_picture_is_wider_than_what_a_tile_sees() -> None:
     halo = deployment_of(small()).exact_halo()
     own = manifest()
     tiling = replace(own.tiling, exact=halo)
-    for trial in (t for t in planned(replace(own, tiling=tiling)) if t.tiled):
+    for trial in (t for t in case_list(replace(own, tiling=tiling)) if t.tiled):
         reach = halo.pixels + halo.patches * halo.patch / float(trial.scale)
         assert min(trial.case.lr) > 2 * reach
 
 
 def test_a_graph_of_one_scale_is_compared_at_that_scale() -> None:
-    trials = planned(fixed("3", whole_only=True))
+    trials = case_list(fixed("3", whole_only=True))
     assert {t.scale for t in trials} == {"3"}
     assert all(3 * n == m for t in trials for n, m in zip(t.case.lr, t.case.size, strict=True))
 
 
 def test_a_graph_of_whole_pictures_has_no_tiled_trial() -> None:
-    assert not any(t.tiled for t in planned(fixed("3", whole_only=True)))
-    assert any(t.tiled for t in planned(fixed("3", whole_only=False)))
+    assert not any(t.tiled for t in case_list(fixed("3", whole_only=True)))
+    assert any(t.tiled for t in case_list(fixed("3", whole_only=False)))
 
 
 def test_a_graph_whose_window_is_its_tile_is_cut_along_a_strip() -> None:
-    trials = planned(Manifest.parse({**fourfold_manifest(), "files": {}}))
+    trials = case_list(Manifest.parse({**fourfold_manifest(), "files": {}}))
     (tiled,) = (t for t in trials if t.tiled)
     assert tiled.case.lr == (32, 144)
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_hold_eight_bit_levels(name: str) -> None:
-    rgb = picture_of(Trial(name, Case((5, 6), (10, 12), batch=2), "2", seed=3))
+    rgb = picture_of(CertificateCase(name, Case((5, 6), (10, 12), batch=2), "2", seed=3))
     assert rgb.shape == (2, 3, 5, 6)
     assert rgb.dtype == np.float32
     assert np.array_equal(np.rint(rgb * 255) / np.float32(255), rgb)
@@ -97,12 +97,14 @@ def test_pictures_hold_eight_bit_levels(name: str) -> None:
 @pytest.mark.parametrize("name", ["noise", "noisy photographs"])
 def test_noise_is_that_of_its_seed(name: str) -> None:
     case = Case((5, 6), (10, 12))
-    first, again, other = (picture_of(Trial(name, case, "2", seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        picture_of(CertificateCase(name, case, "2", seed)) for seed in (1, 1, 2)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_a_frame_is_bright_on_every_border() -> None:
-    rgb = picture_of(Trial("frame", Case((4, 5), (8, 10)), "2"))
+    rgb = picture_of(CertificateCase("frame", Case((4, 5), (8, 10)), "2"))
     assert (rgb > 0.5).sum() == 3 * (2 * 4 + 2 * 5 - 4)
     assert rgb[..., 1:-1, 1:-1].max() < 0.5

@@ -11,17 +11,17 @@ import pytest
 from onnx import numpy_helper
 
 from flowsr_export.certificate import candidates as certificate_subjects
-from flowsr_export.certificate.candidates import Subject
-from flowsr_export.certificate.cases import Trial, planned
+from flowsr_export.certificate.candidates import Candidate
+from flowsr_export.certificate.cases import CertificateCase, case_list
 from flowsr_export.certificate.certify import Certificate, certify
 from flowsr_export.certificate.certify import certify as library
 from flowsr_export.certificate.record import as_json, verdict
 from flowsr_export.certificate.weights import Weights
 from flowsr_export.deployment.interface import deployment_of
 from flowsr_export.inputs.cases import Case
-from flowsr_export.parity.compare import HALF_BAR, QUANTISED_BAR, Bar
-from flowsr_export.parity.half_emulation import RoundedGraph
-from flowsr_export.parity.session_comparison import Comparison, Tolerance
+from flowsr_export.parity.compare import HALF_BAR, QUANTISED_BAR, Tolerance
+from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
+from flowsr_export.parity.session_comparison import Comparison, MetricLimit
 from flowsr_export.parity.verify import reference_of
 from flowsr_runtime import (
     Bundle,
@@ -34,10 +34,10 @@ from flowsr_runtime.bundle.manifest import Manifest
 from tests.flowsr_export.certificate.certificates import altered, one_percent, swapped_slots
 
 SETTINGS = SessionSettings(threads=1)
-SMALL = Trial("photographs", Case((23, 37), (46, 74)), "2")
+SMALL = CertificateCase("photographs", Case((23, 37), (46, 74)), "2")
 GRAPH, ROUNDED = "onnxruntime cpu fp32", "PyTorch float16 graph"
 KEYS = [("a", "whole", "one"), ("a", "whole", "two")]
-COMPARED = [Comparison("a", "b", 1, Tolerance("max", 1e-4), 0.0, 0.0, True)]
+COMPARED = [Comparison("a", "b", 1, MetricLimit("max", 1e-4), 0.0, 0.0, True)]
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def single(monkeypatch: pytest.MonkeyPatch) -> None:
 def untiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan without its tiled pictures, which cost the most."""
 
-    def whole(manifest: Manifest, *, quick: bool) -> list[Trial]:
-        return [trial for trial in planned(manifest, quick=quick) if not trial.tiled]
+    def whole(manifest: Manifest, *, quick: bool) -> list[CertificateCase]:
+        return [trial for trial in case_list(manifest, quick=quick) if not trial.tiled]
 
     monkeypatch.setattr(library, "planned", whole)
 
@@ -66,8 +66,8 @@ def untiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's tiled pictures, and one that is not."""
 
-    def cut(manifest: Manifest, *, quick: bool) -> list[Trial]:
-        return [SMALL, *(trial for trial in planned(manifest, quick=quick) if trial.tiled)]
+    def cut(manifest: Manifest, *, quick: bool) -> list[CertificateCase]:
+        return [SMALL, *(trial for trial in case_list(manifest, quick=quick) if trial.tiled)]
 
     monkeypatch.setattr(library, "planned", cut)
 
@@ -83,7 +83,7 @@ def test_the_shipped_model_is_certified(green: Certificate) -> None:
 
 
 def test_every_planned_comparison_is_in_it(green: Certificate) -> None:
-    trials = planned(Bundle.open(embedded_bundle()).manifest, quick=True)
+    trials = case_list(Bundle.open(embedded_bundle()).manifest, quick=True)
     due = {(str(trial), kind) for trial in trials for kind in trial.kinds}
     due -= {(name, "whole") for name in green.content["exploded"]}
     graph, rounded = (
@@ -205,7 +205,7 @@ def test_a_comparison_that_cannot_be_made_is_no_pass(monkeypatch: pytest.MonkeyP
     def refuse(*arguments: object) -> None:
         raise MemoryBudgetError("no memory")
 
-    tiled = Trial("photographs", Case((23, 37), (46, 74)), "2", tiled=True)
+    tiled = CertificateCase("photographs", Case((23, 37), (46, 74)), "2", tiled=True)
     monkeypatch.setattr(library, "planned", lambda manifest, *, quick: [SMALL, tiled])
     monkeypatch.setattr(library, "tiled_output", refuse)
     done = certify(settings=SETTINGS, precision="fp32")
@@ -217,7 +217,7 @@ def test_a_comparison_that_cannot_be_made_is_no_pass(monkeypatch: pytest.MonkeyP
 
 
 def test_a_picture_that_cannot_be_cut_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiled = Trial("photographs", Case((5, 6), (10, 12)), "2", tiled=True)
+    tiled = CertificateCase("photographs", Case((5, 6), (10, 12)), "2", tiled=True)
     monkeypatch.setattr(library, "planned", lambda manifest, *, quick: [SMALL, tiled])
     done = certify(settings=SETTINGS, precision="fp32")
     assert not done.content["complete"]
@@ -254,12 +254,12 @@ def test_a_flow_that_does_not_come_back_is_no_pass(monkeypatch: pytest.MonkeyPat
 def test_eight_bit_products_are_held_to_the_range_alone_on_harsh_pictures() -> None:
     bundle = Bundle.open(embedded_bundle())
     deployment = deployment_of(reference_of(bundle, None, None).network)
-    graph = RoundedGraph(deployment, "fp32", None)
-    frame = Trial("frame", SMALL.case, "2")
-    int8 = Subject("int8", "int8", "model.int8.onnx", bundle, graph)
+    graph = HalfPrecisionEmulator(deployment, "fp32", None)
+    frame = CertificateCase("frame", SMALL.case, "2")
+    int8 = Candidate("int8", "int8", "model.int8.onnx", bundle, graph)
     half = replace(int8, precision="fp16")
     assert int8.bar(deployment, SMALL, "whole") == replace(QUANTISED_BAR, in_range=True)
-    assert int8.bar(deployment, frame, "whole") == Bar(in_range=True)
+    assert int8.bar(deployment, frame, "whole") == Tolerance(in_range=True)
     assert half.bar(deployment, frame, "whole") == replace(HALF_BAR, in_range=True)
     names = {int8.bar_name(trial, "whole") for trial in (SMALL, frame)}
     assert names == {"int8, whole", "int8, whole, harsh"}
@@ -343,12 +343,12 @@ def test_the_graphs_of_engines_are_compared_on_the_cpu(monkeypatch: pytest.Monke
 
         backend, provider, device, limits = "tensorrt", "cuda", 0, None
 
-        def __init__(self, graph: RoundedGraph) -> None:
+        def __init__(self, graph: HalfPrecisionEmulator) -> None:
             self.run, self.close = graph.run, graph.close
 
     bundle = Bundle.open(embedded_bundle())
     deployment = deployment_of(reference_of(bundle, None, None).network)
-    engine = Engine(RoundedGraph(deployment, "fp32", None))
+    engine = Engine(HalfPrecisionEmulator(deployment, "fp32", None))
     monkeypatch.setattr(SessionSettings, "open", lambda settings, bundle: engine)
     done = certify(settings=SessionSettings("tensorrt"), precision="fp32")
     assert done.passed, done.trouble()

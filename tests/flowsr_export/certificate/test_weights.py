@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from flowsr_export.certificate.candidates import Subject
+from flowsr_export.certificate.candidates import Candidate
 from flowsr_export.certificate.weights import Weights, compare_weights
 from flowsr_export.deployment.interface import Deployment, deployment_of
-from flowsr_export.parity.half_emulation import RoundedGraph
+from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_export.parity.verify import reference_of
 from flowsr_runtime import Bundle, embedded_bundle
 from tests.flowsr_export.certificate.certificates import Change, altered, one_percent
@@ -23,8 +23,8 @@ def deployment() -> Deployment:
 
 
 def found(deployment: Deployment, bundle: Bundle, scale: Fraction | None = None) -> Weights:
-    graph = RoundedGraph(deployment, "fp32", None)
-    subject = Subject("any", "fp32", "model.fp32.onnx", bundle, graph)
+    graph = HalfPrecisionEmulator(deployment, "fp32", None)
+    subject = Candidate("any", "fp32", "model.fp32.onnx", bundle, graph)
     (weights,), left_out = compare_weights(deployment, scale, [subject, subject])
     assert left_out == {}
     return weights
@@ -84,8 +84,8 @@ def test_a_file_without_a_weight_is_no_pass(deployment: Deployment, tmp_path: Pa
 
 def test_quantised_weights_are_left_out_with_the_reason(deployment: Deployment) -> None:
     bundle = Bundle.open(embedded_bundle())
-    graph = RoundedGraph(deployment, "fp32", None)
-    subject = Subject("any", "int8", "model.int8.onnx", bundle, graph)
+    graph = HalfPrecisionEmulator(deployment, "fp32", None)
+    subject = Candidate("any", "int8", "model.int8.onnx", bundle, graph)
     weights, left_out = compare_weights(deployment, None, [subject])
     assert weights == []
     assert "quantised" in left_out["weights of model.int8.onnx"]

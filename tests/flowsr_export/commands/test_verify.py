@@ -9,7 +9,7 @@ import onnx
 import pytest
 from click.testing import Result
 
-from flowsr_export.certificate.cases import Trial
+from flowsr_export.certificate.cases import CertificateCase
 from flowsr_export.deployment.interface import deployment_of
 from flowsr_export.deployment.linf import LinfDeployment
 from flowsr_export.inputs.cases import Case
@@ -131,8 +131,8 @@ def test_the_cpu_provider_is_present() -> None:
 @pytest.fixture
 def single(monkeypatch: pytest.MonkeyPatch) -> None:
     """A certificate of one small picture."""
-    trial = Trial("photographs", Case((5, 6), (10, 12)), "2")
-    compared = Trial("photographs", Case((23, 37), (46, 74)), "2")
+    trial = CertificateCase("photographs", Case((5, 6), (10, 12)), "2")
+    compared = CertificateCase("photographs", Case((23, 37), (46, 74)), "2")
     monkeypatch.setattr(
         "flowsr_export.certificate.certify.planned",
         lambda manifest, *, quick: [trial, compared],

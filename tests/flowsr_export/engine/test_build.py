@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from flowsr_export.engine import build as engine_module
-from flowsr_export.engine.build import Sizes, Wanted, forecast, make_engine, profiles_of
+from flowsr_export.engine.build import (
+    EngineRequest,
+    SizeSpec,
+    forecast,
+    make_engine,
+    profiles_of,
+)
 from flowsr_export.engine.builder import Settings
 from flowsr_export.engine.library import Library
 from flowsr_runtime import Bundle
@@ -22,12 +28,12 @@ from tests.flowsr_export.engine.engines import L4, convolving_bundle, library
 from tests.flowsr_export.manifests import linf_manifest
 
 VARIANTS = ["tensorrt-10", "tensorrt-11", "tensorrt-rtx"]
-SIZES = Sizes(pictures=((32, 48),), scales=("2",))
+SIZES = SizeSpec(pictures=((32, 48),), scales=("2",))
 SHAPES = {"input": (1, 3, 8, 8)}
 
 
-def wanted(precision: str = "fp16", sizes: Sizes = SIZES, **settings: Any) -> Wanted:
-    return Wanted(precision, sizes, Settings(**settings))
+def wanted(precision: str = "fp16", sizes: SizeSpec = SIZES, **settings: Any) -> EngineRequest:
+    return EngineRequest(precision, sizes, Settings(**settings))
 
 
 @pytest.fixture
@@ -36,26 +42,26 @@ def both(tmp_path: Path) -> Bundle:
 
 
 def test_pictures_become_the_fewest_profiles() -> None:
-    (profile,) = profiles_of(linf_manifest(), Sizes(((32, 48), (16, 16)), scales=("2",)))
+    (profile,) = profiles_of(linf_manifest(), SizeSpec(((32, 48), (16, 16)), scales=("2",)))
     assert profile["input"].max == (1, 3, 32, 48)
     assert profile["geometry"].max[8:] == (64, 96)
 
 
 def test_explicit_shapes_are_one_profile_each() -> None:
     explicit = ((SHAPES, SHAPES, SHAPES), (SHAPES, SHAPES, {"input": (1, 3, 9, 9)}))
-    first, second = profiles_of(linf_manifest(), Sizes(explicit=explicit))
+    first, second = profiles_of(linf_manifest(), SizeSpec(explicit=explicit))
     assert first["input"].max == (1, 3, 8, 8)
     assert second["input"].max == (1, 3, 9, 9)
 
 
 def test_without_sizes_there_is_one_profile_of_squares() -> None:
-    (profile,) = profiles_of(linf_manifest(), Sizes())
+    (profile,) = profiles_of(linf_manifest(), SizeSpec())
     assert profile["input"].min == (1, 3, 16, 16)
     assert profile["input"].opt == (1, 3, 128, 128)
 
 
 def test_pictures_and_explicit_shapes_exclude_each_other() -> None:
-    mixed = Sizes(pictures=((8, 8),), explicit=((SHAPES, SHAPES, SHAPES),))
+    mixed = SizeSpec(pictures=((8, 8),), explicit=((SHAPES, SHAPES, SHAPES),))
     with pytest.raises(UsageError, match="either pictures and sizes or explicit shapes"):
         profiles_of(linf_manifest(), mixed)
 
@@ -87,7 +93,7 @@ def test_what_is_known_of_an_engine_lies_beside_it(variant: str, both: Bundle) -
     "change",
     [
         {"precision": "fp32"},
-        {"sizes": Sizes(pictures=((32, 49),), scales=("2",))},
+        {"sizes": SizeSpec(pictures=((32, 49),), scales=("2",))},
         {"workspace": 1 << 30},
         {"optimization_level": 4},
         {"tf32": True},

@@ -16,7 +16,7 @@ from flowsr_export.engine.library import Library
 from flowsr_export.engine.precision_audit import layers_from_log
 from flowsr_export.engine.profiles import profile_of
 from flowsr_export.engine.progress import BuildProgress
-from flowsr_export.inputs.run_sizes import Run
+from flowsr_export.inputs.run_sizes import RunSize
 from flowsr_runtime.bundle.engine_store import Profile
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import (
@@ -33,7 +33,7 @@ from tests.flowsr_export.conftest import resizing_graph
 from tests.flowsr_export.manifests import linf_manifest
 
 VARIANTS = ["tensorrt-10", "tensorrt-11", "tensorrt-rtx"]
-RUNS = [Run((8, 8), (8, 8)), Run((32, 48), (64, 96))]
+RUNS = [RunSize((8, 8), (8, 8)), RunSize((32, 48), (64, 96))]
 MODEL = resizing_graph()
 UNSUPPORTED = """<ir_version: 9, opset_import: ["" : 18]>
     graph (float[1, 3, h, w] input) => (int64[4, n] output) {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowsr_export.engine.diagnosis import Situation, explain, explain_parse
+from flowsr_export.engine.diagnosis import BuildContext, error_from_log, explain_parse
 from flowsr_runtime.errors import (
     BackendError,
     FlowsrError,
@@ -13,8 +13,8 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 
-SITUATION = Situation("tensorrt 11.4.1.5", 64 << 20, (700 << 20,))
-UNLIMITED = Situation("tensorrt 11.4.1.5", None, (700 << 20,), "x.bundle.build.log")
+SITUATION = BuildContext("tensorrt 11.4.1.5", 64 << 20, (700 << 20,))
+UNLIMITED = BuildContext("tensorrt 11.4.1.5", None, (700 << 20,), "x.bundle.build.log")
 NO_KERNEL = (
     "[optimizer.cpp::computeCosts::3869] Error Code 10: Internal Error (Could not find any "
     "implementation for node {ForeignNode[a.bias...node_slice_4]}.)"
@@ -108,36 +108,38 @@ KNOWN = {
 @pytest.mark.parametrize("case", KNOWN)
 def test_a_message_becomes_one_line_of_its_kind(case: str) -> None:
     message, kind, line = KNOWN[case]
-    error = explain([message], [], SITUATION)
+    error = error_from_log([message], [], SITUATION)
     assert type(error) is kind
     with pytest.raises(kind, match=line):
         raise error
 
 
 def test_the_cause_is_found_among_what_follows_from_it() -> None:
-    error = explain(["Building engine failed", MYELIN, NO_KERNEL], [], SITUATION)
+    error = error_from_log(["Building engine failed", MYELIN, NO_KERNEL], [], SITUATION)
     assert isinstance(error, MemoryBudgetError)
 
 
 @pytest.mark.parametrize(("warning", "figure"), [(TOO_MUCH, 1000), (DEVICE_MEMORY, 5013)])
 def test_the_figure_comes_from_the_warnings(warning: str, figure: int) -> None:
-    error = explain([NO_KERNEL], [warning], UNLIMITED)
+    error = error_from_log([NO_KERNEL], [warning], UNLIMITED)
     assert isinstance(error, MemoryBudgetError)
     assert f"fits in the GPU's memory, which needs {figure} MiB" in str(error)
 
 
 def test_without_a_sign_of_memory_a_missing_kernel_is_a_gap_of_the_library() -> None:
-    error = explain([NO_KERNEL], ["a harmless warning"], UNLIMITED)
+    error = error_from_log([NO_KERNEL], ["a harmless warning"], UNLIMITED)
     assert not isinstance(error, MemoryBudgetError)
     assert "has no kernel for {ForeignNode[a.bias...node_slice_4]}" in str(error)
 
 
 def test_a_log_is_named() -> None:
-    assert str(explain([], [], UNLIMITED)).endswith("gave no reason; log: x.bundle.build.log")
+    assert str(error_from_log([], [], UNLIMITED)).endswith(
+        "gave no reason; log: x.bundle.build.log"
+    )
 
 
 def test_a_long_message_is_cut() -> None:
-    assert len(str(explain(["x " * 5000], [], SITUATION))) < 300
+    assert len(str(error_from_log(["x " * 5000], [], SITUATION))) < 300
 
 
 def test_a_node_that_cannot_be_imported_is_named_with_its_op() -> None:

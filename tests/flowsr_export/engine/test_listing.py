@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flowsr_export.engine import listing as engine_listing
-from flowsr_export.engine.build import Sizes, Wanted, make_engine
+from flowsr_export.engine.build import EngineRequest, SizeSpec, make_engine
 from flowsr_export.engine.builder import Settings
 from flowsr_export.engine.library import Library
 from flowsr_export.engine.listing import list_engines, match_engines, prune_engines
@@ -16,7 +16,7 @@ from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import BackendError, ProviderError
 from tests.flowsr_export.engine.engines import L4, convolving_bundle, library
 
-SIZES = Sizes(pictures=((16, 16),), scales=("2",))
+SIZES = SizeSpec(pictures=((16, 16),), scales=("2",))
 RTX = library("tensorrt-rtx")
 
 
@@ -26,7 +26,7 @@ def stocked(tmp_path: Path) -> Bundle:
     bundle = Bundle.open(convolving_bundle(tmp_path / "b", "fp32", "fp16"))
     for capability in ("8.9", "8.6"):
         settings = Settings(compute_capabilities=(capability,))
-        make_engine(bundle, RTX, Wanted("fp16", SIZES, settings))
+        make_engine(bundle, RTX, EngineRequest("fp16", SIZES, settings))
     return bundle
 
 

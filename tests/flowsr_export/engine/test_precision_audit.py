@@ -12,16 +12,16 @@ from flowsr_export.engine.builder import Built, Settings, build_engine
 from flowsr_export.engine.library import Library
 from flowsr_export.engine.precision_audit import (
     Layer,
-    Truth,
+    PrecisionAudit,
+    audit,
     layers_from_json,
     layers_from_log,
     layers_of,
     least_share,
     require_precision,
-    truth_of,
     work_at,
 )
-from flowsr_export.onnx_graph.multiply_adds import Product, Work
+from flowsr_export.onnx_graph.multiply_adds import MacCount, Product
 from flowsr_runtime.bundle.engine_store import Profile, Range
 from flowsr_runtime.errors import PrecisionError
 from tests.doubles.cuda_runtime import FakeCuda, Gpu
@@ -75,9 +75,11 @@ def half_graph() -> Any:
 WORK = work_at(half_graph(), PROFILE)
 
 
-def truth(share: float, engine: dict[str, float] | None = None, least: float = 0.95) -> Truth:
+def truth(
+    share: float, engine: dict[str, float] | None = None, least: float = 0.95
+) -> PrecisionAudit:
     shares = {"fp16": share, "fp32": 1 - share}
-    return Truth("fp16", least, shares, engine, shares, None)
+    return PrecisionAudit("fp16", least, shares, engine, shares, None)
 
 
 def test_layers_of_the_log_have_the_type_of_their_weights() -> None:
@@ -126,7 +128,7 @@ def test_an_inspector_that_knows_names_alone_gives_no_layers() -> None:
 
 
 def test_shares_are_those_of_the_graph_and_of_the_engines_layers() -> None:
-    found = truth_of(WORK, layers_from_log(LOGGED), "fp16", 0.8)
+    found = audit(WORK, layers_from_log(LOGGED), "fp16", 0.8)
     assert found.onnx == pytest.approx({"fp16": SHARE, "fp32": 1 - SHARE})
     assert found.engine == found.onnx == found.everything
     assert found.layers == {"fp16": 1, "fp32": 1}
@@ -135,19 +137,19 @@ def test_shares_are_those_of_the_graph_and_of_the_engines_layers() -> None:
 
 def test_an_engine_that_computes_wider_is_found() -> None:
     wide = layers_from_log(LOGGED.replace("Datatype: Half", "Datatype: Float"))
-    found = truth_of(WORK, wide, "fp16", 0.8)
+    found = audit(WORK, wide, "fp16", 0.8)
     assert found.onnx["fp16"] == pytest.approx(SHARE)
     assert found.engine == {"fp32": 1.0}
 
 
 def test_a_node_that_no_layer_names_is_unknown() -> None:
     layers = [Layer("a", "gemm", "fp32", ("conv_wide",))]
-    found = truth_of(WORK, layers, "fp16", 0.8)
+    found = audit(WORK, layers, "fp16", 0.8)
     assert found.engine == pytest.approx({"fp32": 1 - SHARE, "unknown": SHARE})
 
 
 def test_without_layers_nothing_is_claimed_of_the_engine() -> None:
-    found = truth_of(WORK, [], "fp16", 0.8)
+    found = audit(WORK, [], "fp16", 0.8)
     assert (found.engine, found.layers) == (None, None)
 
 
@@ -156,7 +158,7 @@ def test_the_inspector_of_an_engine_agrees_with_its_file(variant: str) -> None:
     trt: Any = fake_tensorrt(variant, FakeCuda(Gpu()))
     library, model = Library(trt, "tensorrt", trt.__version__), half_graph()
     built = build_engine(library, model.SerializeToString(), [PROFILE], Settings())
-    found = truth_of(WORK, layers_of(trt, built, on_device=True), "fp16", 0.8)
+    found = audit(WORK, layers_of(trt, built, on_device=True), "fp16", 0.8)
     assert found.engine == found.onnx
 
 
@@ -168,7 +170,7 @@ def test_each_family_has_its_bar() -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_of_eight_bits_an_engine_must_have_what_its_file_has(precision: str) -> None:
-    work = Work(
+    work = MacCount(
         100, {}, {}, 0, {"a": Product(60, precision, True), "b": Product(40, "fp32", True)}
     )
     assert least_share(precision, "linf-lp", work) == 0.6
@@ -195,7 +197,7 @@ def test_an_engine_that_lost_the_precision_is_refused() -> None:
 
 
 def test_float32_is_float32_all_through() -> None:
-    found = truth_of(WORK, [], "fp32", 1.0)
+    found = audit(WORK, [], "fp32", 1.0)
     with pytest.raises(PrecisionError, match=r"at least 100% are needed"):
         require_precision(found)
 

@@ -14,23 +14,23 @@ from flowsr_export.engine.profiles import (
     profile_of,
     profiles_for,
 )
-from flowsr_export.inputs.run_sizes import Run, joined, runs_for
+from flowsr_export.inputs.run_sizes import RunSize, run_sizes_for, union
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.geometry import MAX_SIDE, size_for
-from flowsr_runtime.tiling.planner import Cutter
+from flowsr_runtime.tiling.planner import TilePlanner
 from tests.flowsr_export.manifests import linf_manifest, srflow_manifest
 
 ANY, FIXED, SRFLOW = linf_manifest(), linf_manifest("4"), srflow_manifest()
 LATENT, SAMPLED = linf_manifest(latent=True), srflow_manifest(latents=True)
 SIDES = st.integers(8, 200)
 SIZES = st.tuples(SIDES, SIDES)
-RUNS = st.builds(Run, SIZES, SIZES)
+RUNS = st.builds(RunSize, SIZES, SIZES)
 SCALES = st.sampled_from(["1", "1.3", "2", "2.7", "4"])
 BUDGETS = st.integers(1_500_000, 20_000_000)
 
 
-def partings(runs: list[Run]) -> Iterator[list[list[Run]]]:
+def partings(runs: list[RunSize]) -> Iterator[list[list[RunSize]]]:
     """Every way to part runs into groups."""
     if not runs:
         yield []
@@ -46,13 +46,13 @@ def partings(runs: list[Run]) -> Iterator[list[list[Run]]]:
 def test_every_whole_picture_and_every_tile_lies_in_a_profile(
     pictures: list[tuple[int, int]], scales: list[str], budget: int
 ) -> None:
-    runs = runs_for(ANY, pictures=pictures, scales=scales, budget=budget)
+    runs = run_sizes_for(ANY, pictures=pictures, scales=scales, budget=budget)
     profiles = profiles_for(ANY, runs)
     for lr in pictures:
         for scale in scales or ["4"]:
             out = size_for(lr, scale=scale, size=None)
             halo = ANY.tiling.halo
-            cutter = Cutter(lr, out, halo=halo, memory=ANY.memory, fade=12)
+            cutter = TilePlanner(lr, out, halo=halo, memory=ANY.memory, fade=12)
             for tile in cutter.plan(budget).tiles():
                 h, w = tile.window.rows.lr_size, tile.window.columns.lr_size
                 geometry = [int(n) for n in tile.window.geometry()]
@@ -65,23 +65,23 @@ def test_every_whole_picture_and_every_tile_lies_in_a_profile(
 
 @settings(deadline=None)
 @given(st.lists(RUNS, min_size=1, max_size=6))
-def test_no_parting_has_fewer_groups(runs: list[Run]) -> None:
+def test_no_parting_has_fewer_groups(runs: list[RunSize]) -> None:
     groups = fewest_groups(ANY, runs)
     limit = SPARE * max(run.memory(ANY) for run in runs)
     fewest = min(
         len(parting)
         for parting in partings(list(dict.fromkeys(runs)))
-        if all(joined(group).memory(ANY) <= limit for group in parting)
+        if all(union(group).memory(ANY) <= limit for group in parting)
     )
     assert len(groups) == fewest
-    assert all(joined(group).memory(ANY) <= limit for group in groups)
+    assert all(union(group).memory(ANY) <= limit for group in groups)
     assert sorted(r for group in groups for r in map(str, group)) == sorted(
         map(str, dict.fromkeys(runs))
     )
 
 
 def test_tall_and_wide_pictures_need_a_profile_each() -> None:
-    runs = runs_for(ANY, pictures=[(480, 270), (270, 480)], budget=10**12)
+    runs = run_sizes_for(ANY, pictures=[(480, 270), (270, 480)], budget=10**12)
     assert [profile["input"].max[2:] for profile in profiles_for(ANY, runs)] == [
         (270, 480),
         (480, 270),
@@ -89,27 +89,27 @@ def test_tall_and_wide_pictures_need_a_profile_each() -> None:
 
 
 def test_small_pictures_share_the_profile_of_a_large_one() -> None:
-    runs = runs_for(ANY, pictures=[(64, 64), (270, 480), (100, 30)], budget=10**12)
+    runs = run_sizes_for(ANY, pictures=[(64, 64), (270, 480), (100, 30)], budget=10**12)
     (profile,) = profiles_for(ANY, runs)
     assert profile["input"].min == (1, 3, 64, 30)
     assert profile["input"].opt == profile["input"].max == (1, 3, 270, 480)
 
 
 def test_the_first_profile_is_the_cheapest() -> None:
-    runs = runs_for(ANY, pictures=[(600, 40), (40, 500)], budget=10**12)
+    runs = run_sizes_for(ANY, pictures=[(600, 40), (40, 500)], budget=10**12)
     first, second = profiles_for(ANY, runs)
     assert estimated_memory(ANY, first) < estimated_memory(ANY, second)
 
 
 def test_a_profile_serves_tiles_of_larger_pictures() -> None:
-    profile = profile_of(ANY, [Run((64, 64), (256, 256))])
+    profile = profile_of(ANY, [RunSize((64, 64), (256, 256))])
     values = [5000, 5000, 20_000, 20_000, 4000, 4002, 16_000, 16_008, 256, 256]
     assert profile["geometry"].covers(values)
     assert profile["geometry"].opt == (64, 64, 256, 256, 0, 0, 0, 0, 256, 256)
 
 
 def test_a_fixed_scale_has_the_input_alone() -> None:
-    profile = profile_of(FIXED, [Run((8, 8), (32, 32)), Run((64, 48), (256, 192))])
+    profile = profile_of(FIXED, [RunSize((8, 8), (32, 32)), RunSize((64, 48), (256, 192))])
     assert set(profile) == {"input"}
     assert profile["input"].max == (1, 3, 64, 48)
 
@@ -124,15 +124,15 @@ def test_a_fixed_scale_has_the_input_alone() -> None:
 def test_latents_have_the_grid_of_the_window(
     manifest: Manifest, expected: dict[str, tuple[int, ...]]
 ) -> None:
-    profile = profile_of(manifest, [Run((20, 32), (80, 128))])
+    profile = profile_of(manifest, [RunSize((20, 32), (80, 128))])
     assert {name: profile[name].max for name in expected} == expected
 
 
 @pytest.mark.parametrize("manifest", [ANY, FIXED, SRFLOW, SAMPLED])
 def test_the_estimate_is_that_of_the_longest_sides(manifest: Manifest) -> None:
-    runs = [Run((16, 48), (64, 192)), Run((48, 16), (192, 64))]
+    runs = [RunSize((16, 48), (64, 192)), RunSize((48, 16), (192, 64))]
     profile = profile_of(manifest, runs)
-    assert estimated_memory(manifest, profile) == joined(runs).memory(manifest)
+    assert estimated_memory(manifest, profile) == union(runs).memory(manifest)
 
 
 def test_an_explicit_profile_is_kept_as_it_is() -> None:
@@ -149,7 +149,9 @@ def test_what_is_left_out_of_an_explicit_profile_follows_from_the_scales() -> No
     assert profile["geometry"].opt == (64, 64, 192, 192, 0, 0, 0, 0, 192, 192)
     assert profile["geometry"].max == (MAX_SIDE,) * 8 + (300, 300)
     assert profile["latent"].max == (2, 27, 100, 100)
-    assert estimated_memory(LATENT, profile) == 2 * Run((100, 100), (300, 300)).memory(LATENT)
+    assert estimated_memory(LATENT, profile) == 2 * RunSize((100, 100), (300, 300)).memory(
+        LATENT
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flowsr_export.engine.build import Made, Sizes, Wanted, make_engine
+from flowsr_export.engine.build import EngineRequest, EngineResult, SizeSpec, make_engine
 from flowsr_export.engine.builder import Settings
 from flowsr_export.engine.library import Library
-from flowsr_export.engine.target_bundle import Source
+from flowsr_export.engine.target_bundle import TargetBundle
 from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.engine_store import EngineStore
 
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.slow
 
 GIGABYTE = 10**9
 ROOMY = 16 << 30  # bytes: no picture here is cut
-FULL_HD = Sizes(outputs=((1080, 1920),), scales=("4",), budget=ROOMY)
-SMALL = Sizes(pictures=((64, 64),), budget=ROOMY)
-SEVERAL = Sizes(pictures=((32, 32), (64, 48)), scales=("2", "3"), budget=ROOMY)
+FULL_HD = SizeSpec(outputs=((1080, 1920),), scales=("4",), budget=ROOMY)
+SMALL = SizeSpec(pictures=((64, 64),), budget=ROOMY)
+SEVERAL = SizeSpec(pictures=((32, 32), (64, 48)), scales=("2", "3"), budget=ROOMY)
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +31,17 @@ def rtx() -> Library:
 @pytest.fixture(scope="module")
 def any_scale(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The shipped bundle, with a float16 graph beside the float32 one."""
-    return Source(output=tmp_path_factory.mktemp("any") / "b").prepare("fp16")
+    return TargetBundle(output=tmp_path_factory.mktemp("any") / "b").prepare("fp16")
 
 
 @pytest.fixture(scope="module")
 def times_four(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The shipped model's float16 graph whose only input is the picture."""
     place: Path = tmp_path_factory.mktemp("fixed") / "b"
-    return Source(output=place, fixed_scale=Fraction(4)).prepare("fp16")
+    return TargetBundle(output=place, fixed_scale=Fraction(4)).prepare("fp16")
 
 
-def check_sound(made: Made, bundle: Bundle) -> None:
+def check_sound(made: EngineResult, bundle: Bundle) -> None:
     """An engine that is kept, computes in its precision and says what memory it takes."""
     assert made.built is not None
     assert made.truth is not None
@@ -57,7 +57,7 @@ def test_the_graph_of_one_scale_builds_for_every_gpu(
     capability: str | None, times_four: Bundle, rtx: Library
 ) -> None:
     settings = Settings(compute_capabilities=(capability,) if capability else ())
-    made = make_engine(times_four, rtx, Wanted("fp16", SMALL, settings))
+    made = make_engine(times_four, rtx, EngineRequest("fp16", SMALL, settings))
     check_sound(made, times_four)
     assert made.entry.key.compute_capability == settings.compute_capabilities
     assert set(made.entry.key.profiles[0]) == {"input"}
@@ -69,14 +69,14 @@ def test_the_graph_of_any_scale_builds_for_every_gpu(
     precision: str, capabilities: tuple[str, ...], any_scale: Bundle, rtx: Library
 ) -> None:
     settings = Settings(compute_capabilities=capabilities)
-    made = make_engine(any_scale, rtx, Wanted(precision, SEVERAL, settings))
+    made = make_engine(any_scale, rtx, EngineRequest(precision, SEVERAL, settings))
     check_sound(made, any_scale)
 
 
 def test_full_hd_takes_less_than_one_and_a_half_gigabytes(
     any_scale: Bundle, rtx: Library
 ) -> None:
-    made = make_engine(any_scale, rtx, Wanted("fp16", FULL_HD, Settings()))
+    made = make_engine(any_scale, rtx, EngineRequest("fp16", FULL_HD, Settings()))
     check_sound(made, any_scale)
     assert made.built is not None
     assert made.built.scratch[0] < 1.5 * GIGABYTE

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from flowsr_export.engine.target_bundle import Source
+from flowsr_export.engine.target_bundle import TargetBundle
 from flowsr_runtime import Bundle, Upscaler
 from flowsr_runtime.bundle.engine_store import EngineStore
 from flowsr_runtime.errors import BundleError, OutputError, UsageError
@@ -22,7 +22,7 @@ Run = Callable[..., Result]
 
 def test_a_precision_is_added_to_a_copy(exported: Exported, tmp_path: Path) -> None:
     place = tmp_path / "copy.bundle"
-    source = Source(exported.bundle, place, exported.model, exported.prior)
+    source = TargetBundle(exported.bundle, place, exported.model, exported.prior)
     source.check()
     bundle = source.prepare("fp16")
     bundle.check_files()
@@ -38,7 +38,7 @@ def test_a_precision_is_added_to_a_copy(exported: Exported, tmp_path: Path) -> N
         with Upscaler.open(bundle, threads=1, precision=precision) as upscaler:
             outputs.append(upscaler.upscale(np.float32(picture(9, 8) / 255), 2.5))
     np.testing.assert_allclose(outputs[0], outputs[1], atol=0.02)
-    assert Source(place, None).prepare("fp16") == Bundle.open(place)
+    assert TargetBundle(place, None).prepare("fp16") == Bundle.open(place)
 
 
 def test_checkpoints_become_an_engine_in_one_command(
@@ -70,7 +70,7 @@ def test_other_checkpoints_than_the_bundles_are_refused(
 ) -> None:
     place = tmp_path / "copy.bundle"
     with pytest.raises(UsageError, match="was not made of"):
-        Source(exported.bundle, place).prepare("fp16")
+        TargetBundle(exported.bundle, place).prepare("fp16")
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
@@ -79,11 +79,11 @@ def test_a_graph_of_eight_bits_is_not_exported_but_calibrated(
 ) -> None:
     path = convolving_bundle(tmp_path / "b", "fp32")
     with pytest.raises(BundleError, match=f"flowsr-export calibrate --precision {precision}"):
-        Source(path).prepare(precision)
+        TargetBundle(path).prepare(precision)
 
 
 def test_a_graph_of_another_scale_is_another_model(exported: Exported) -> None:
-    source = Source(
+    source = TargetBundle(
         None, exported.bundle, exported.model, exported.prior, fixed_scale=Fraction(4)
     )
     with pytest.raises(OutputError, match="holds another model"):
@@ -94,11 +94,11 @@ def test_a_place_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None
     path = convolving_bundle(tmp_path / "b", "fp32")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="exists; replace it with force"):
-        Source(path, tmp_path / "file").check()
+        TargetBundle(path, tmp_path / "file").check()
 
 
 def test_a_draft_says_what_a_bundle_would_take(exported: Exported, tmp_path: Path) -> None:
-    source = Source(None, tmp_path / "x", exported.model, exported.prior)
+    source = TargetBundle(None, tmp_path / "x", exported.model, exported.prior)
     drafted = source.manifest("fp16")
     made = Bundle.open(exported.bundle).manifest
     assert drafted.inputs == made.inputs

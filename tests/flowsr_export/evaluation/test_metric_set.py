@@ -7,7 +7,7 @@ import pytest
 
 from flowsr_export.evaluation import metrics
 from flowsr_export.evaluation.imresize import matlab_bicubic
-from flowsr_export.evaluation.metric_set import DEFAULT_METRICS, Gauge
+from flowsr_export.evaluation.metric_set import DEFAULT_METRICS, MetricSet
 from flowsr_runtime.errors import CheckpointError, MetricError, UsageError
 from tests.flowsr_export.evaluation.evaluations import lpips_weights
 from tests.stand_in import picture
@@ -19,7 +19,7 @@ OUTPUT = matlab_bicubic(LOW, (64, 72))
 
 
 def test_the_published_borders_are_left_out() -> None:
-    figures, _ = Gauge.open(PLAIN).measure([OUTPUT], ORIGINAL, LOW, "2")
+    figures, _ = MetricSet.open(PLAIN).measure([OUTPUT], ORIGINAL, LOW, "2")
     assert figures == {
         "psnr": metrics.psnr(OUTPUT, ORIGINAL, 8),
         "psnr-y": metrics.psnr_y(OUTPUT, ORIGINAL, 2),
@@ -31,11 +31,11 @@ def test_the_published_borders_are_left_out() -> None:
 
 @pytest.mark.parametrize(("scale", "borders"), [("4", (10, 4)), ("2.7", (9, 3))])
 def test_a_real_scale_counts_rounded_up(scale: str, borders: tuple[int, int]) -> None:
-    assert Gauge(("psnr",)).borders(scale) == borders
+    assert MetricSet(("psnr",)).borders(scale) == borders
 
 
 def test_one_border_can_be_asked_for() -> None:
-    figures, _ = Gauge.open(PLAIN, shave=1).measure([OUTPUT], ORIGINAL, LOW, "2")
+    figures, _ = MetricSet.open(PLAIN, shave=1).measure([OUTPUT], ORIGINAL, LOW, "2")
     assert figures["psnr"] == metrics.psnr(OUTPUT, ORIGINAL, 1)
     assert figures["ssim"] == metrics.ssim(OUTPUT, ORIGINAL, 1)
     assert figures["ssim-y"] == metrics.ssim_y(OUTPUT, ORIGINAL, 1)
@@ -47,12 +47,12 @@ def test_one_border_can_be_asked_for() -> None:
 def test_the_smallest_original_follows_from_the_borders(
     names: tuple[str, ...], least: int
 ) -> None:
-    assert Gauge(names).smallest("4") == least
+    assert MetricSet(names).smallest("4") == least
 
 
 def test_lpips_compares_whole_pictures(tmp_path: Path) -> None:
     alexnet, linear = lpips_weights(tmp_path)
-    gauge = Gauge.open(DEFAULT_METRICS, alexnet=alexnet, linear=linear)
+    gauge = MetricSet.open(DEFAULT_METRICS, alexnet=alexnet, linear=linear)
     figures, _ = gauge.measure([OUTPUT], ORIGINAL, LOW, "2")
     assert list(figures) == ["psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr"]
     assert figures["lpips"] > 0
@@ -63,7 +63,7 @@ def test_lpips_compares_whole_pictures(tmp_path: Path) -> None:
 def test_figures_are_means_over_the_samples_and_diversity_is_of_all(tmp_path: Path) -> None:
     alexnet, linear = lpips_weights(tmp_path)
     names = ("psnr-y", "diversity", "diversity-score")
-    gauge = Gauge.open(names, alexnet=alexnet, linear=linear)
+    gauge = MetricSet.open(names, alexnet=alexnet, linear=linear)
     samples = [OUTPUT, np.roll(OUTPUT, 1, 0)]
     figures, each = gauge.measure(samples, ORIGINAL, LOW, "2")
     assert figures["psnr-y"] == pytest.approx(sum(one["psnr-y"] for one in each) / 2)
@@ -73,22 +73,24 @@ def test_figures_are_means_over_the_samples_and_diversity_is_of_all(tmp_path: Pa
 
 
 def test_one_picture_has_no_diversity() -> None:
-    assert Gauge(("diversity",)).measure([OUTPUT], ORIGINAL, LOW, "2")[0] == {"diversity": 0}
+    assert MetricSet(("diversity",)).measure([OUTPUT], ORIGINAL, LOW, "2")[0] == {
+        "diversity": 0
+    }
 
 
 def test_a_figure_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(MetricError, match="psnr-y is inf; the two pictures are equal"):
-        Gauge(("psnr-y",)).measure([ORIGINAL], ORIGINAL, LOW, "2")
+        MetricSet(("psnr-y",)).measure([ORIGINAL], ORIGINAL, LOW, "2")
 
 
 def test_lpips_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
     alexnet, linear = lpips_weights(tmp_path)
     with pytest.raises(UsageError, match=r"lpips needs weights: give --alexnet .*--metric"):
-        Gauge.open(DEFAULT_METRICS)
+        MetricSet.open(DEFAULT_METRICS)
     with pytest.raises(UsageError, match="diversity-score needs weights"):
-        Gauge.open(["diversity-score"], alexnet=alexnet)
+        MetricSet.open(["diversity-score"], alexnet=alexnet)
     with pytest.raises(CheckpointError, match=r"lpips\.safetensors lack features\.0\.weight"):
-        Gauge.open(["lpips"], alexnet=linear, linear=alexnet)
+        MetricSet.open(["lpips"], alexnet=linear, linear=alexnet)
 
 
 @pytest.mark.parametrize("names", [["psnr", "niqe"], []])
@@ -96,4 +98,4 @@ def test_unknown_figures_are_refused(names: list[str]) -> None:
     with pytest.raises(
         UsageError, match=r"metrics must be among psnr, .*, got (psnr, niqe|no)"
     ):
-        Gauge.open(names)
+        MetricSet.open(names)

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from flowsr_export.evaluation.dataset import Pair, find_pairs
 from flowsr_export.evaluation.methods import Bicubic, BundleMethod, Enlarged
-from flowsr_export.evaluation.metric_set import Gauge
+from flowsr_export.evaluation.metric_set import MetricSet
 from flowsr_export.evaluation.metrics import psnr_y
 from flowsr_export.evaluation.run import check_pairs, evaluate
 from flowsr_runtime import Upscaler
 from flowsr_runtime.errors import MetricError, NonFiniteError, PictureError, UsageError
 from tests.flowsr_export.evaluation.evaluations import folder_of, noisy_bundle
 
-GAUGE = Gauge.open(["psnr-y", "lr-psnr"])
+GAUGE = MetricSet.open(["psnr-y", "lr-psnr"])
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_figures_are_those_of_the_pictures(pairs: list[Pair], ours: BundleMethod
 def test_samples_follow_the_seed_and_bicubic_has_one(
     pairs: list[Pair], noisy: BundleMethod
 ) -> None:
-    gauge = Gauge.open(["psnr-y", "diversity"])
+    gauge = MetricSet.open(["psnr-y", "diversity"])
     bicubic, ours = evaluate(pairs[:1], [Bicubic(), noisy], gauge, samples=3, seed=7)
     assert (len(bicubic.row.samples), bicubic.row.figures["diversity"]) == (1, 0)
     each = [one["psnr-y"] for one in ours.row.samples]
@@ -70,7 +70,7 @@ def test_samples_follow_the_seed_and_bicubic_has_one(
     assert ours.row.figures["psnr-y"] == pytest.approx(np.mean(each))
     # A tenth of the range at temperature 0.1, less what is cut off at black and white.
     assert 15 < ours.row.figures["diversity"] < 25.5
-    (alone,) = evaluate(pairs[:1], [noisy], Gauge.open(["psnr-y"]), seed=8)
+    (alone,) = evaluate(pairs[:1], [noisy], MetricSet.open(["psnr-y"]), seed=8)
     assert alone.row.figures["psnr-y"] == each[1]
 
 
@@ -80,7 +80,7 @@ def test_samples_and_noise_go_together(
     with pytest.raises(UsageError, match="samples need noise: a bundle without a learned"):
         next(evaluate(pairs, [ours], GAUGE, samples=2))
     with pytest.raises(UsageError, match=r"diversity needs two samples or more .*, got 1"):
-        next(evaluate(pairs, [noisy], Gauge.open(["diversity"])))
+        next(evaluate(pairs, [noisy], MetricSet.open(["diversity"])))
     with pytest.raises(UsageError, match="samples must be at least 1, got 0"):
         next(evaluate(pairs, [noisy], GAUGE, samples=0))
 
@@ -116,6 +116,6 @@ def test_pictures_are_checked_before_any_is_enlarged(tmp_path: Path) -> None:
         match=r"b\.png at ×4 is 28x16; for psnr-y, ssim-y 19 pixels a side are needed",
     ):
         check_pairs(
-            find_pairs([folder], [], ["4"]), Gauge.open(["psnr-y", "ssim-y"]), told.append
+            find_pairs([folder], [], ["4"]), MetricSet.open(["psnr-y", "ssim-y"]), told.append
         )
     assert told == ["Set a ×4"]

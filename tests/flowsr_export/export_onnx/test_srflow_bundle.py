@@ -15,12 +15,12 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_calibration.collect import Tap
+from flowsr_calibration.collect import TensorTap
 from flowsr_calibration.crops import CropPlan
 from flowsr_calibration.feeds import feeds_of
 from flowsr_calibration.layers import layers_of
-from flowsr_calibration.panel import Panel
-from flowsr_calibration.quantize import Form, quantised, tensors_of
+from flowsr_calibration.panel import HeldOutSet
+from flowsr_calibration.quantize import QuantizationForm, quantised, tensors_of
 from flowsr_export.cli import main
 from flowsr_export.onnx_graph.lint import lint
 from flowsr_lp import SrflowLP, save_weights
@@ -282,9 +282,11 @@ def test_eight_bits_are_close_to_float32(kind: Any, srflow: Srflow, tmp_path: Pa
     layers = layers_of(graph)
     Image.fromarray(picture(80, 80, "a")).save(tmp_path / "a.png")
     crops = list(CropPlan(1, 16, (Fraction(4),)).crops([tmp_path / "a.png"]))
-    seen = Tap(graph, tensors_of(graph, layers), 1).run(feeds_of(bundle.manifest, crops[0]))
+    seen = TensorTap(graph, tensors_of(graph, layers), 1).run(
+        feeds_of(bundle.manifest, crops[0])
+    )
     ranges = {name: float(np.abs(values).max()) for name, values in seen.items()}
-    made = quantised(graph, layers, ranges, Form(kind))
+    made = quantised(graph, layers, ranges, QuantizationForm(kind))
     assert lint(made, linf=False) == []
-    found = Panel(bundle.model_bytes(), bundle.manifest, crops, threads=1).judge(made)
+    found = HeldOutSet(bundle.model_bytes(), bundle.manifest, crops, threads=1).compare(made)
     assert 30 < found.psnr < 90

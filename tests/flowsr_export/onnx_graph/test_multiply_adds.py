@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from flowsr_export.onnx_graph.multiply_adds import (
+    MacCount,
     Product,
-    Work,
-    multiply_adds,
+    count_macs,
     per_pixel_and_patch,
 )
 from flowsr_runtime.errors import ShapeError, UsageError
@@ -101,16 +101,14 @@ COUNTS: dict[str, tuple[NodeProto, dict[str, NDArray[Any]], tuple[int, ...], int
 def test_count_is_the_one_by_hand(case: str) -> None:
     step, weights, shape, wanted = COUNTS[case]
     graph = model([step], weights, [f"d{i}" for i in range(len(shape))])
-    work = multiply_adds(graph, {"input": shape})
+    work = count_macs(graph, {"input": shape})
     nodes = {"output": Product(wanted, "fp32", of_weights=True)}
-    assert work == Work(wanted, {step.op_type: wanted}, {"fp32": wanted}, 0, nodes)
+    assert work == MacCount(wanted, {step.op_type: wanted}, {"fp32": wanted}, 0, nodes)
 
 
 def test_elementwise_work_counts_nothing() -> None:
-    work = multiply_adds(
-        model([node("Relu", ["input"], ["output"])], {}), {"input": (1, 3, 4, 4)}
-    )
-    assert work == Work(0, {}, {}, 0, {})
+    work = count_macs(model([node("Relu", ["input"], ["output"])], {}), {"input": (1, 3, 4, 4)})
+    assert work == MacCount(0, {}, {}, 0, {})
     assert work.share("fp32") == 0
 
 
@@ -124,13 +122,13 @@ def test_types_are_counted_apart() -> None:
         ],
         {"w": ones(2, 3, 1, 1), "v": ones(9, 2, 1, 1, dtype=np.float16)},
     )
-    work = multiply_adds(graph, {"input": (1, 3, 1, 1)})
+    work = count_macs(graph, {"input": (1, 3, 1, 1)})
     assert work.by_type == {"fp32": 6, "fp16": 18}
     assert work.by_node == {"a": Product(6, "fp32", True), "b": Product(18, "fp16", True)}
     assert work.share("fp16") == 0.75
 
 
-def quantised(source: str) -> Work:
+def quantised(source: str) -> MacCount:
     """Count a convolution of `source` by an int8 weight, 3 to 2 channels, on one pixel."""
     graph = model(
         [
@@ -141,7 +139,7 @@ def quantised(source: str) -> Work:
         ],
         {"w": ones(2, 3, 1, 1, dtype=np.int8), "scale": np.float32(1), "zero": np.int8(0)},
     )
-    return multiply_adds(graph, {"input": (1, 3, 1, 1)})
+    return count_macs(graph, {"input": (1, 3, 1, 1)})
 
 
 def test_product_of_two_quantised_operands_is_int8() -> None:
@@ -186,7 +184,7 @@ def geometry(h: int, w: int, H: int, W: int) -> NDArray[np.int64]:
 def test_shapes_follow_from_the_values_of_geometry() -> None:
     nodes = [*resizing(), node("MatMul", ["up", "input"], ["output"])]
     graph = model(nodes, INTEGERS, inputs=("input", "geometry"))
-    work = multiply_adds(graph, {"input": (2, 3, 5, 7)}, {"geometry": geometry(5, 7, 40, 7)})
+    work = count_macs(graph, {"input": (2, 3, 5, 7)}, {"geometry": geometry(5, 7, 40, 7)})
     covered = 14 * 3
     assert work.total == work.between_results == 2 * 3 * covered * 5 * 7
 
@@ -203,7 +201,7 @@ def test_shape_of_a_result_is_evaluated_once_it_is_known() -> None:
         node("Conv", ["rows2", "w"], ["output"]),
     ]
     graph = model(nodes, {**INTEGERS, "w": ones(1, 3, 1, 1)}, inputs=("input", "geometry"))
-    work = multiply_adds(graph, {"input": (1, 3, 4, 4)}, {"geometry": geometry(4, 4, 31, 4)})
+    work = count_macs(graph, {"input": (1, 3, 4, 4)}, {"geometry": geometry(4, 4, 31, 4)})
     assert work.by_operator["Conv"] == 3 * 16 * 4
 
 
@@ -211,21 +209,21 @@ def test_model_is_not_changed() -> None:
     nodes = [*resizing(), node("MatMul", ["up", "input"], ["output"])]
     graph = model(nodes, INTEGERS, inputs=("input", "geometry"))
     before = graph.SerializeToString()
-    multiply_adds(graph, {"input": (1, 3, 5, 7)}, {"geometry": geometry(5, 7, 40, 7)})
+    count_macs(graph, {"input": (1, 3, 5, 7)}, {"geometry": geometry(5, 7, 40, 7)})
     assert graph.SerializeToString() == before
 
 
 def test_inputs_of_another_name_are_refused() -> None:
     graph = model([node("Relu", ["input"], ["output"])], {})
     with pytest.raises(ShapeError, match="inputs must be input, got picture"):
-        multiply_adds(graph, {"picture": (1, 3, 4, 4)})
+        count_macs(graph, {"picture": (1, 3, 4, 4)})
 
 
 def test_shape_that_does_not_follow_is_refused() -> None:
     nodes = [*resizing(), node("MatMul", ["up", "input"], ["output"])]
     graph = model(nodes, INTEGERS, inputs=("input", "geometry"))
     with pytest.raises(ShapeError, match=r"shape of 'up' at .* \(MatMul\) does not follow"):
-        multiply_adds(graph, {"input": (1, 3, 4, 4), "geometry": (10,)})
+        count_macs(graph, {"input": (1, 3, 4, 4), "geometry": (10,)})
 
 
 def patchwise() -> ModelProto:

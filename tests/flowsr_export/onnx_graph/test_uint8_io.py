@@ -19,8 +19,8 @@ from flowsr_export.cli import main
 from flowsr_export.deployment.interface import deployment_of
 from flowsr_export.inputs.cases import Case
 from flowsr_export.onnx_graph.lint import lint
-from flowsr_export.onnx_graph.uint8_io import EightBit, with_eight_bits
-from flowsr_export.parity.compare import Bar, bar_of, compare
+from flowsr_export.onnx_graph.uint8_io import Uint8Session, with_eight_bits
+from flowsr_export.parity.compare import Tolerance, compare, tolerance_for
 from flowsr_lp import LinfLP
 from flowsr_runtime import Bundle, ParityError, Upscaler
 from tests.doubles.builds import build
@@ -182,9 +182,9 @@ def test_the_float_graph_is_left_as_it_is() -> None:
 
 def test_equal_pictures_have_no_steps_between_them() -> None:
     network = small()
-    run = EightBit(Rounded(network))
+    run = Uint8Session(Rounded(network))
     (figures,) = compare(
-        deployment_of(network), run, [CASE], None, Bar(max_steps=0, in_range=True)
+        deployment_of(network), run, [CASE], None, Tolerance(max_steps=0, in_range=True)
     )
     assert (figures.max_abs, figures.max_steps, figures.p999_steps) == (0, 0, 0)
 
@@ -192,11 +192,11 @@ def test_equal_pictures_have_no_steps_between_them() -> None:
 def test_a_step_is_counted_as_one_and_two_miss_the_bar() -> None:
     network = small()
     deployment = deployment_of(network)
-    bar = bar_of(deployment, "fp32", "uint8")
-    (figures,) = compare(deployment, EightBit(Rounded(network, 1)), [CASE], None, bar)
+    bar = tolerance_for(deployment, "fp32", "uint8")
+    (figures,) = compare(deployment, Uint8Session(Rounded(network, 1)), [CASE], None, bar)
     assert (figures.max_steps, figures.p999_steps) == (1, 1)
     with pytest.raises(ParityError, match="eight-bit error must be at most 1, got 2"):
-        compare(deployment, EightBit(Rounded(network, 2)), [CASE], None, bar)
+        compare(deployment, Uint8Session(Rounded(network, 2)), [CASE], None, bar)
 
 
 def test_an_exploding_reference_is_found_behind_eight_bits() -> None:
@@ -204,15 +204,15 @@ def test_an_exploding_reference_is_found_behind_eight_bits() -> None:
     with torch.no_grad():
         for parameter in network.linf.parameters():
             parameter.mul_(40)
-    run = EightBit(Rounded(network))
+    run = Uint8Session(Rounded(network))
     with pytest.raises(ParityError, match="the flow explodes"):
-        compare(deployment_of(network), run, [CASE], None, Bar(in_range=True))
+        compare(deployment_of(network), run, [CASE], None, Tolerance(in_range=True))
 
 
 def test_a_graph_that_gives_floats_is_refused_and_closing_closes() -> None:
     session = Floating(small())
-    run = EightBit(session)
+    run = Uint8Session(session)
     with pytest.raises(ParityError, match="output must be uint8, got float32"):
-        compare(deployment_of(session.network), run, [CASE], None, Bar())
+        compare(deployment_of(session.network), run, [CASE], None, Tolerance())
     run.close()
     assert session.closed

@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from flowsr_export.engine.build import Sizes
+from flowsr_export.engine.build import SizeSpec
 from flowsr_export.engine.builder import Settings
 from flowsr_export.options.engine import builder_options, parse_shapes, size_options
 
@@ -27,12 +27,12 @@ def taken(*arguments: str) -> dict[str, Any]:
 
 
 def test_nothing_typed_is_the_defaults() -> None:
-    assert taken() == {"sizes": Sizes(), "settings": Settings()}
+    assert taken() == {"sizes": SizeSpec(), "settings": Settings()}
 
 
 def test_sizes_are_height_and_width() -> None:
     sizes = taken("--picture", "480x270", "--size", "1920x1080", "--scale", "2.7x3.6")["sizes"]
-    assert sizes == Sizes(((270, 480),), ((1080, 1920),), (("3.6", "2.7"),))
+    assert sizes == SizeSpec(((270, 480),), ((1080, 1920),), (("3.6", "2.7"),))
 
 
 def test_shapes_are_one_profile_for_each_time() -> None:
@@ -88,7 +88,7 @@ def test_an_input_that_is_there_twice_is_refused() -> None:
 def test_bounds_that_do_not_pair_are_refused(arguments: list[str], message: str) -> None:
     @click.command()
     @size_options
-    def command(sizes: Sizes) -> None:
+    def command(sizes: SizeSpec) -> None:
         raise AssertionError
 
     done = CliRunner().invoke(command, arguments)

@@ -10,14 +10,14 @@ from torch import nn
 
 from flowsr_export.deployment.interface import deployment_of
 from flowsr_export.deployment.linf import LinfDeployment
-from flowsr_export.inputs.cases import Case, photographs
-from flowsr_export.parity.compare import HALF_BAR, Bar, bar_of, compare
+from flowsr_export.inputs.cases import Case, sample_pictures
+from flowsr_export.parity.compare import HALF_BAR, Tolerance, compare, tolerance_for
 from flowsr_lp import LinfLP
 from flowsr_runtime.errors import ParityError
 from flowsr_runtime.geometry import exact_scale
 from tests.flowsr_export.networks import small
 
-FULL = Bar(max_abs=1e-4, max_steps=1)
+FULL = Tolerance(max_abs=1e-4, max_steps=1)
 CASE = Case((6, 7), (12, 15))
 
 
@@ -72,7 +72,7 @@ def test_a_reference_that_is_not_finite_is_refused_without_a_warning() -> None:
 def test_a_value_that_no_picture_holds_is_refused_where_the_bar_says_so() -> None:
     net = deployment_of(small())
     far = Distorted(small(), value=7)
-    loose = Bar(psnr=0)
+    loose = Tolerance(psnr=0)
     (figures,) = compare(net, far, [CASE], None, loose)
     assert figures.explosion is not None
     assert figures.explosion.out_of_range == 1
@@ -83,7 +83,7 @@ def test_a_value_that_no_picture_holds_is_refused_where_the_bar_says_so() -> Non
 def test_a_low_psnr_is_refused() -> None:
     net = small()
     with pytest.raises(ParityError, match="PSNR must be at least 90"):
-        compare(deployment_of(net), Distorted(net, 0.01), [CASE], None, Bar(psnr=90))
+        compare(deployment_of(net), Distorted(net, 0.01), [CASE], None, Tolerance(psnr=90))
 
 
 def test_no_case_is_no_parity() -> None:
@@ -123,23 +123,23 @@ def test_a_fixed_scale_is_verified_at_that_scale() -> None:
 
 
 def test_the_bar_of_full_precision_is_the_familys() -> None:
-    assert bar_of(deployment_of(small()), "fp32") == FULL
+    assert tolerance_for(deployment_of(small()), "fp32") == FULL
     assert LinfDeployment.max_abs == FULL.max_abs
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_eight_bits_are_held_to_their_psnr_alone(precision: str) -> None:
-    assert bar_of(deployment_of(small()), precision) == Bar(psnr=38.0)
+    assert tolerance_for(deployment_of(small()), precision) == Tolerance(psnr=38.0)
 
 
 def test_photographs_are_as_large_as_the_case_says() -> None:
-    rgb = photographs(Case((300, 5), (300, 5)))
+    rgb = sample_pictures(Case((300, 5), (300, 5)))
     assert rgb.shape == (1, 3, 300, 5)
     assert np.array_equal(rgb[:, :, 256:], rgb[:, :, :44])
 
 
 def test_photographs_are_in_range_and_differ_within_a_batch() -> None:
-    rgb = photographs(Case((8, 9), (16, 18), batch=3))
+    rgb = sample_pictures(Case((8, 9), (16, 18), batch=3))
     assert rgb.shape == (3, 3, 8, 9)
     assert rgb.dtype == np.float32
     assert 0 <= rgb.min() < rgb.max() <= 1

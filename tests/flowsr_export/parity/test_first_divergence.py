@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from flowsr_export.parity.first_divergence import Bisection, Graph, bisect, graphs_of
+from flowsr_export.parity.first_divergence import Divergence, Graph, first_divergence, graphs_of
 from flowsr_runtime import Bundle, ParityError, UsageError, embedded_bundle
 from tests.flowsr_export.certificate.certificates import one_percent, swapped_slots
 
@@ -30,11 +30,11 @@ def built_in() -> onnx.ModelProto:
     return onnx.load_from_string(Bundle.open(embedded_bundle()).model_bytes())
 
 
-def parted(change: Callable[[onnx.ModelProto], object], tolerance: float | None) -> Bisection:
+def parted(change: Callable[[onnx.ModelProto], object], tolerance: float | None) -> Divergence:
     other = built_in()
     change(other)
     bundle = Bundle.open(embedded_bundle())
-    return bisect(Graph("a", built_in()), Graph("b", other), bundle, tolerance)
+    return first_divergence(Graph("a", built_in()), Graph("b", other), bundle, tolerance)
 
 
 def plain(tail: str = SINGLE) -> onnx.ModelProto:
@@ -98,7 +98,7 @@ def test_the_node_of_swapped_neighbour_slots_is_named() -> None:
     other = built_in()
     name = swapped_slots(other)
     bundle = Bundle.open(embedded_bundle())
-    done = bisect(Graph("a", built_in()), Graph("b", other), bundle)
+    done = first_divergence(Graph("a", built_in()), Graph("b", other), bundle)
     assert done.first is not None
     assert (done.first.node, done.first.share) == (name, math.inf)
 
@@ -118,7 +118,7 @@ def test_a_value_that_is_no_number_is_named() -> None:
 
 def test_casts_are_passed_over_and_half_precision_has_its_own_tolerance() -> None:
     first, other = plain(), in_half(plain(), "m.second")
-    done = bisect(Graph("a", first), Graph("b", other))
+    done = first_divergence(Graph("a", first), Graph("b", other))
     assert (done.tolerance, done.skipped) == (0.05, 0)
     assert done.first is None
     assert 0 < done.output.share < 1e-3
@@ -126,14 +126,14 @@ def test_casts_are_passed_over_and_half_precision_has_its_own_tolerance() -> Non
 
 def test_the_node_that_half_precision_spoils_is_named() -> None:
     other = in_half(plain(), "m.second")
-    done = bisect(Graph("a", plain()), Graph("b", other), tolerance=1e-6)
+    done = first_divergence(Graph("a", plain()), Graph("b", other), tolerance=1e-6)
     assert done.first is not None
     assert (done.first.tensor, done.first.other) == ("output", "output")
 
 
 def test_a_node_that_one_file_lacks_is_counted() -> None:
     longer = plain("twice = Add(back, back)\noutput = Conv(twice, m_second)")
-    done = bisect(Graph("a", longer), Graph("b", plain()), tolerance=1e-6)
+    done = first_divergence(Graph("a", longer), Graph("b", plain()), tolerance=1e-6)
     assert done.skipped == 1
     assert done.first is not None
     assert done.first.kind == "Conv"
@@ -141,7 +141,7 @@ def test_a_node_that_one_file_lacks_is_counted() -> None:
 
 def test_outputs_of_other_shapes_are_not_compared() -> None:
     with pytest.raises(ParityError, match="outputs of a and b cannot be compared"):
-        bisect(
+        first_divergence(
             Graph("a", plain()),
             Graph("b", plain("c = Conv(back, m_second)\noutput = Concat<axis = 1>(c, c)")),
         )
@@ -149,7 +149,7 @@ def test_outputs_of_other_shapes_are_not_compared() -> None:
 
 def test_files_of_other_inputs_are_refused() -> None:
     with pytest.raises(UsageError, match="they are not files of one graph"):
-        bisect(Graph("a", built_in()), Graph("b", plain()))
+        first_divergence(Graph("a", built_in()), Graph("b", plain()))
 
 
 def test_inputs_that_no_bundle_explains_are_refused() -> None:
@@ -158,7 +158,7 @@ def test_inputs_that_no_bundle_explains_are_refused() -> None:
         helper.make_tensor_value_info("latent", TensorProto.FLOAT, [1, 2, 3, 4])
     )
     with pytest.raises(UsageError, match="give the bundle that says what they are"):
-        bisect(Graph("a", strange), Graph("b", strange))
+        first_divergence(Graph("a", strange), Graph("b", strange))
 
 
 def test_files_are_found_as_a_precision_or_by_their_path(tmp_path: Path) -> None:

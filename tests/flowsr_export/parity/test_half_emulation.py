@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from flowsr_export.deployment.interface import deployment_of
 from flowsr_export.export_onnx.exporter import Precision
 from flowsr_export.inputs.cases import Case
-from flowsr_export.parity.half_emulation import RoundedGraph, _FloatSums
+from flowsr_export.parity.half_emulation import HalfPrecisionEmulator, _FloatSums
 from tests.flowsr_export.networks import small
 
 CASE = Case((12, 15), (31, 38))
@@ -21,7 +21,9 @@ HALF_ROUNDING, BRAIN_ROUNDING = 2.0**-11, 2.0**-8
 def output(precision: Precision, scale: Fraction | None = None) -> np.ndarray:
     deployment = deployment_of(small())
     case = CASE if scale is None else Case((12, 15), (48, 60))
-    return RoundedGraph(deployment, precision, scale).run(deployment.feeds(case, scale))
+    return HalfPrecisionEmulator(deployment, precision, scale).run(
+        deployment.feeds(case, scale)
+    )
 
 
 def test_in_float32_nothing_is_rounded() -> None:
@@ -59,6 +61,6 @@ def test_a_product_is_rounded_once_after_its_sum(dtype: torch.dtype, rounding: f
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_it_says_what_it_is(precision: Precision) -> None:
-    graph = RoundedGraph(deployment_of(small()), precision, None)
+    graph = HalfPrecisionEmulator(deployment_of(small()), precision, None)
     named = {"fp16": "PyTorch float16 graph", "bf16": "PyTorch bfloat16 graph"}
     assert (graph.backend, graph.provider) == (named[precision], "cpu")

@@ -7,9 +7,9 @@ import onnx
 import onnx.parser
 import pytest
 
-from flowsr_export.parity.compare import HALF_BAR, Bar
+from flowsr_export.parity.compare import HALF_BAR, Tolerance
 from flowsr_export.parity.session_comparison import (
-    Tolerance,
+    MetricLimit,
     compare_sessions,
     every_tensor,
     open_session,
@@ -18,7 +18,7 @@ from flowsr_export.parity.session_comparison import (
 from flowsr_runtime.errors import BundleError, ParityError
 
 FEEDS = [{"input": np.array(values, np.float32)} for values in ([1, 2, 3], [0, -4, 2])]
-EXACT = {"second": Tolerance("max", 1e-3)}
+EXACT = {"second": MetricLimit("max", 1e-3)}
 
 
 def model(body: str) -> onnx.ModelProto:
@@ -72,7 +72,7 @@ def test_each_session_has_its_own_tolerance() -> None:
         name: open_session(content(FACTOR.format(factor)))
         for name, factor in zip(names, factors, strict=True)
     }
-    tolerances = {"near": Tolerance("max", 0.01), "far": Tolerance("mean", 0.25)}
+    tolerances = {"near": MetricLimit("max", 0.01), "far": MetricLimit("mean", 0.25)}
     near, far = compare_sessions(sessions, FEEDS, tolerances)
     assert near.passed
     assert far.passed
@@ -100,13 +100,15 @@ def test_every_tensor_of_a_graph_is_kept() -> None:
 @pytest.mark.parametrize(
     ("bar", "io", "expected"),
     [
-        (Bar(max_abs=1e-4, max_steps=1), "float32", Tolerance("max", 1e-4)),
-        (Bar(max_steps=1), "uint8", Tolerance("max", 1)),
-        (HALF_BAR, "float32", Tolerance("quantile", 2 / 255)),
-        (Bar(psnr=40), "float32", Tolerance("mean", 0.01)),
+        (Tolerance(max_abs=1e-4, max_steps=1), "float32", MetricLimit("max", 1e-4)),
+        (Tolerance(max_steps=1), "uint8", MetricLimit("max", 1)),
+        (HALF_BAR, "float32", MetricLimit("quantile", 2 / 255)),
+        (Tolerance(psnr=40), "float32", MetricLimit("mean", 0.01)),
     ],
 )
-def test_a_bar_is_said_in_polygraphys_terms(bar: Bar, io: str, expected: Tolerance) -> None:
+def test_a_bar_is_said_in_polygraphys_terms(
+    bar: Tolerance, io: str, expected: MetricLimit
+) -> None:
     found = tolerance_of(bar, io)
     assert found.statistic == expected.statistic
     assert math.isclose(found.limit, expected.limit)

@@ -2,17 +2,17 @@
 
 import pytest
 
-from flowsr_export.serve.admission import Places
-from flowsr_export.serve.responses import RefusalError
+from flowsr_export.serve.admission import AdmissionSlots
+from flowsr_export.serve.responses import HttpError
 
 
 def test_a_refused_client_is_asked_to_wait_as_long_as_pictures_take() -> None:
-    places = Places(1)
+    places = AdmissionSlots(1)
     places.take()
     waits = []
     for seconds in (0.2, 9.0, 2000.0):
         places.note(seconds)
-        with pytest.raises(RefusalError, match="all 1 places are taken") as refused:
+        with pytest.raises(HttpError, match="all 1 places are taken") as refused:
             places.take()
         waits.append(refused.value.headers["Retry-After"])
     assert waits == ["1", "2", "60"]

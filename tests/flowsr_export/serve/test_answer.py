@@ -2,10 +2,10 @@
 
 import json
 
-from flowsr_export.serve.answer import RefusalAnswer
-from flowsr_export.serve.responses import RefusalError
+from flowsr_export.serve.answer import ErrorResponse
+from flowsr_export.serve.responses import HttpError
 
 
 def test_an_error_body_is_json_whatever_the_words_are() -> None:
-    answer = RefusalAnswer(RefusalError(400, 'a "quoted"\n  line', {"Retry-After": "1"}))
+    answer = ErrorResponse(HttpError(400, 'a "quoted"\n  line', {"Retry-After": "1"}))
     assert json.loads(bytes(answer.body)) == {"error": 'a "quoted" line'}

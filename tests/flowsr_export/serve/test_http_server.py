@@ -103,7 +103,7 @@ def test_what_is_not_http_gets_one_line_of_json(held: HeldPool, request_bytes: b
 def test_a_head_that_drips_in_is_refused(
     held: HeldPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve_protocol.PatientProtocol, "head_seconds", 0.5)
+    monkeypatch.setattr(serve_protocol.TimeoutH11Protocol, "head_seconds", 0.5)
     with running(held.as_pool) as server, connect(server) as connection:
         connection.sendall(b"POST /upscale HTTP/1.1\r\nHost")
         answer = everything(connection)
@@ -114,7 +114,7 @@ def test_a_head_that_drips_in_is_refused(
 def test_a_connection_that_asks_nothing_is_closed_without_a_word(
     held: HeldPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve_protocol.PatientProtocol, "head_seconds", 0.1)
+    monkeypatch.setattr(serve_protocol.TimeoutH11Protocol, "head_seconds", 0.1)
     with running(held.as_pool) as server, connect(server) as connection:
         assert everything(connection) == b""
 
@@ -122,7 +122,7 @@ def test_a_connection_that_asks_nothing_is_closed_without_a_word(
 def test_the_second_head_on_a_connection_has_a_deadline_too(
     held: HeldPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve_protocol.PatientProtocol, "head_seconds", 1.0)
+    monkeypatch.setattr(serve_protocol.TimeoutH11Protocol, "head_seconds", 1.0)
     with running(held.as_pool) as server, connect(server) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -143,7 +143,7 @@ def test_a_refused_body_without_an_end_is_cut_off(
     held: HeldPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flowsr_export.serve.answer.LINGER_SECONDS", 0.1)
-    monkeypatch.setattr(serve_protocol.PatientProtocol, "head_seconds", 0.5)
+    monkeypatch.setattr(serve_protocol.TimeoutH11Protocol, "head_seconds", 0.5)
     with (
         running(held.as_pool, ServeLimits(max_body=1000)) as server,
         connect(server) as connection,
@@ -157,7 +157,7 @@ def test_a_refused_body_without_an_end_is_cut_off(
 def test_a_client_that_does_not_read_is_dropped(
     held: HeldPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve_protocol.PatientProtocol, "stall_seconds", 0.1)
+    monkeypatch.setattr(serve_protocol.TimeoutH11Protocol, "stall_seconds", 0.1)
     with running(held.as_pool) as server, connect(server) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(post())

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flowsr_export.serve.niceness import LOWEST, STEPS, give_way, in_the_background
+from flowsr_export.serve.niceness import LOWEST, STEPS, lower_priority, run_at_low_priority
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="a priority is a thread's on Linux alone"
@@ -25,19 +25,19 @@ def test_what_is_called_in_the_background_gives_way_and_so_do_its_threads() -> N
 
     before = niceness()
     expected = min(before + STEPS, LOWEST)
-    assert in_the_background(started_there) == (expected, expected)
+    assert run_at_low_priority(started_there) == (expected, expected)
     assert niceness() == before
 
 
 def test_giving_way_twice_is_giving_way_once() -> None:
     def twice() -> int:
-        give_way()
-        give_way()
+        lower_priority()
+        lower_priority()
         return niceness()
 
-    assert in_the_background(twice) == min(niceness() + STEPS, LOWEST)
+    assert run_at_low_priority(twice) == min(niceness() + STEPS, LOWEST)
 
 
 def test_an_error_in_the_background_is_raised_here() -> None:
     with pytest.raises(ZeroDivisionError, match="division"):
-        in_the_background(lambda: 1 // 0)
+        run_at_low_priority(lambda: 1 // 0)

@@ -12,13 +12,13 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from flowsr_export.triton.config import TritonWish, WarmUp, config_of, warm_ups
+from flowsr_export.triton.config import TritonModelConfig, WarmUp, config_of, warm_ups
 from flowsr_export.triton.repository import write_repository
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle
 from tests.stand_in import picture
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "triton_client.py"
-BARE = TritonWish(backend="onnxruntime")
+BARE = TritonModelConfig(backend="onnxruntime")
 KINDS = {"TYPE_FP32": "FP32", "TYPE_INT64": "INT64", "TYPE_UINT8": "UINT8"}
 PIXELS = picture(20, 26, "client")
 

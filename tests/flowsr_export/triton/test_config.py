@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from flowsr_export.triton.config import TritonWish, check_wish, config_of, warm_ups
+from flowsr_export.triton.config import TritonModelConfig, check_wish, config_of, warm_ups
 from flowsr_export.triton.pbtxt import text_of
 from flowsr_runtime import UsageError
 from flowsr_runtime.bundle.engine_key import Profile, Range
@@ -34,7 +34,9 @@ def one_scale() -> Manifest:
     return Manifest.parse({**fourfold_manifest(), "files": {"model.fp32.onnx": ENTRY}})
 
 
-def parsed(manifest: Manifest, wish: TritonWish, profiles: tuple[Profile, ...] = ()) -> Any:
+def parsed(
+    manifest: Manifest, wish: TritonModelConfig, profiles: tuple[Profile, ...] = ()
+) -> Any:
     """Return a configuration as Triton's own schema reads it; an unknown field is an error."""
     warm = warm_ups(manifest, wish, profiles)
     text = text_of(config_of(manifest, wish, warm, profiles))
@@ -47,7 +49,7 @@ def inputs_of(config: Any) -> dict[str, tuple[str, list[int]]]:
 
 
 def test_a_graph_of_any_scale_has_its_batch_in_the_dims_and_no_batcher() -> None:
-    config = parsed(any_scale(), TritonWish(backend="onnxruntime"))
+    config = parsed(any_scale(), TritonModelConfig(backend="onnxruntime"))
     assert (config.platform, config.default_model_filename) == (
         "onnxruntime_onnx",
         "model.onnx",
@@ -62,7 +64,7 @@ def test_a_graph_of_any_scale_has_its_batch_in_the_dims_and_no_batcher() -> None
 
 
 def test_a_graph_of_one_scale_is_batched() -> None:
-    wish = TritonWish(backend="onnxruntime", max_batch=6, max_queue=9)
+    wish = TritonModelConfig(backend="onnxruntime", max_batch=6, max_queue=9)
     config = parsed(one_scale(), wish)
     assert config.max_batch_size == 6
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 9
@@ -70,13 +72,13 @@ def test_a_graph_of_one_scale_is_batched() -> None:
 
 
 def test_latents_are_inputs_too() -> None:
-    config = parsed(any_scale(latents=[LATENT]), TritonWish(backend="onnxruntime"))
+    config = parsed(any_scale(latents=[LATENT]), TritonModelConfig(backend="onnxruntime"))
     assert inputs_of(config)["latent"] == ("TYPE_FP32", [-1, 27, -1, -1])
     assert list(config.model_warmup[0].inputs["latent"].dims) == [1, 27, 43, 43]
 
 
 def test_the_warm_up_of_a_graph_has_a_true_geometry() -> None:
-    wish = TritonWish(backend="onnxruntime")
+    wish = TritonModelConfig(backend="onnxruntime")
     warm = warm_ups(any_scale(), wish)[0]
     sample = parsed(any_scale(), wish).model_warmup[0].inputs["geometry"]
     numbers = np.frombuffer(warm.files()[sample.input_data_file], dtype="<i8")
@@ -95,7 +97,7 @@ def test_the_warm_up_of_a_graph_has_a_true_geometry() -> None:
 def test_a_provider_becomes_a_kind_and_an_accelerator(
     provider: str, kind: str, accelerator: str | None
 ) -> None:
-    config = parsed(any_scale(), TritonWish(backend="onnxruntime", provider=provider))
+    config = parsed(any_scale(), TritonModelConfig(backend="onnxruntime", provider=provider))
     group = config.instance_group[0]
     listed = config.optimization.execution_accelerators.ListFields()
     assert model_config.ModelInstanceGroup.Kind.Name(group.kind) == kind
@@ -104,12 +106,12 @@ def test_a_provider_becomes_a_kind_and_an_accelerator(
 
 
 def test_the_threads_of_onnx_runtime_are_a_parameter() -> None:
-    config = parsed(any_scale(), TritonWish(backend="onnxruntime", threads=3))
+    config = parsed(any_scale(), TritonModelConfig(backend="onnxruntime", threads=3))
     assert config.parameters["intra_op_thread_count"].string_value == "3"
 
 
 def test_an_engine_has_a_shape_tensor_and_its_profiles() -> None:
-    wish = TritonWish(backend="tensorrt", instances=2)
+    wish = TritonModelConfig(backend="tensorrt", instances=2)
     config = parsed(any_scale(), wish, (PROFILE, PROFILE))
     assert (config.platform, config.max_batch_size) == ("tensorrt_plan", 0)
     assert [each.is_shape_tensor for each in config.input] == [False, True]
@@ -120,13 +122,13 @@ def test_an_engine_has_a_shape_tensor_and_its_profiles() -> None:
 
 
 def test_an_engine_is_batched_as_far_as_its_profiles_go() -> None:
-    config = parsed(one_scale(), TritonWish(backend="tensorrt"), (BATCHED,))
+    config = parsed(one_scale(), TritonModelConfig(backend="tensorrt"), (BATCHED,))
     assert config.max_batch_size == 4
     assert list(config.model_warmup[0].inputs["input"].dims) == [3, 64, 64]
 
 
 def test_python_takes_eight_bits_and_a_size_or_a_scale() -> None:
-    config = parsed(any_scale(), TritonWish(halo="exact", memory_budget=1 << 20))
+    config = parsed(any_scale(), TritonModelConfig(halo="exact", memory_budget=1 << 20))
     assert (config.backend, config.max_batch_size) == ("python", 0)
     assert inputs_of(config) == {
         "input": ("TYPE_UINT8", [-1, -1, 3]),
@@ -139,7 +141,7 @@ def test_python_takes_eight_bits_and_a_size_or_a_scale() -> None:
 
 
 def test_python_takes_noise_where_there_is_no_prior() -> None:
-    config = parsed(any_scale(latents=[LATENT]), TritonWish())
+    config = parsed(any_scale(latents=[LATENT]), TritonModelConfig())
     assert {"temperature", "seed"} < set(inputs_of(config))
     assert set(config.model_warmup[0].inputs) == {"input", "size", "temperature"}
 
@@ -147,11 +149,13 @@ def test_python_takes_noise_where_there_is_no_prior() -> None:
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        (TritonWish(backend="tensorrt", provider="cuda"), "provider is for onnxruntime"),
-        (TritonWish(backend="onnxruntime", halo="exact"), "tiles are the client's"),
-        (TritonWish(backend="onnxruntime", engine="a"), "engine is for tensorrt"),
+        (TritonModelConfig(backend="tensorrt", provider="cuda"), "provider is for onnxruntime"),
+        (TritonModelConfig(backend="onnxruntime", halo="exact"), "tiles are the client's"),
+        (TritonModelConfig(backend="onnxruntime", engine="a"), "engine is for tensorrt"),
     ],
 )
-def test_settings_that_a_backend_has_not_are_refused(wish: TritonWish, words: str) -> None:
+def test_settings_that_a_backend_has_not_are_refused(
+    wish: TritonModelConfig, words: str
+) -> None:
     with pytest.raises(UsageError, match=words):
         check_wish(wish)

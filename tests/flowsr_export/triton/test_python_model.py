@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowsr_export.triton.config import TritonWish
+from flowsr_export.triton.config import TritonModelConfig
 from flowsr_export.triton.repository import MODEL_FILE, write_repository
 from flowsr_runtime import Bundle, Upscaler
 from tests.stand_in import picture
@@ -60,7 +60,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def model(module: ModuleType, bundle: Path, tmp_path: Path) -> Iterator[Any]:
-    wish = TritonWish(threads=1, memory_budget=20_000)
+    wish = TritonModelConfig(threads=1, memory_budget=20_000)
     folder = write_repository(Bundle.open(bundle), tmp_path / "models", wish)
     options = {"threads": 1, "memory_budget": 20_000}
     config = {"parameters": {"upscaler": {"string_value": json.dumps(options)}}}

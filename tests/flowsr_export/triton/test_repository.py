@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from flowsr_export.triton.config import TritonWish
+from flowsr_export.triton.config import TritonModelConfig
 from flowsr_export.triton.repository import write_repository
 from flowsr_runtime import Bundle, BundleError, IntegrityError, OutputError, UsageError
 from flowsr_runtime.bundle.engine_key import EngineKey, Range
@@ -32,7 +32,7 @@ def add_engine(bundle: Bundle, plan: bytes, flavour: str = "tensorrt") -> str:
 def test_a_graph_lies_in_its_version_beside_its_configuration(
     bundle: Path, tmp_path: Path
 ) -> None:
-    wish = TritonWish(backend="onnxruntime")
+    wish = TritonModelConfig(backend="onnxruntime")
     model = write_repository(Bundle.open(bundle), tmp_path / "models", wish)
     assert model == tmp_path / "models" / "flowsr"
     assert files_of(model) == ["1/model.onnx", "config.pbtxt", "warmup/picture-geometry"]
@@ -40,7 +40,7 @@ def test_a_graph_lies_in_its_version_beside_its_configuration(
 
 
 def test_python_gets_its_program_and_a_bundle_that_opens(bundle: Path, tmp_path: Path) -> None:
-    model = write_repository(Bundle.open(bundle), tmp_path, TritonWish())
+    model = write_repository(Bundle.open(bundle), tmp_path, TritonModelConfig())
     assert {"1/model.py", "config.pbtxt", "warmup/picture-size"} < set(files_of(model))
     inner = Bundle.open(model / "1" / "bundle")
     inner.check_files()
@@ -53,14 +53,14 @@ def test_python_gets_the_graph_of_its_precision_alone(bundle: Path, tmp_path: Pa
     manifest["files"]["model.fp16.onnx"] = entry
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     (bundle / "model.fp16.onnx").write_bytes((bundle / "model.fp32.onnx").read_bytes())
-    model = write_repository(Bundle.open(bundle), tmp_path, TritonWish(precision="fp16"))
+    model = write_repository(Bundle.open(bundle), tmp_path, TritonModelConfig(precision="fp16"))
     assert list(Bundle.open(model / "1" / "bundle").manifest.files) == ["model.fp16.onnx"]
 
 
 def test_an_engine_is_copied_as_it_is(bundle: Path, tmp_path: Path) -> None:
     opened = Bundle.open(bundle)
     add_engine(opened, b"plan")
-    model = write_repository(opened, tmp_path, TritonWish(backend="tensorrt"))
+    model = write_repository(opened, tmp_path, TritonModelConfig(backend="tensorrt"))
     assert (model / "1" / "model.plan").read_bytes() == b"plan"
 
 
@@ -69,10 +69,12 @@ def test_one_of_several_engines_must_be_named(bundle: Path, tmp_path: Path) -> N
     add_engine(opened, b"plan")
     name = add_engine(opened, b"another plan")
     with pytest.raises(UsageError, match="engine must be one of"):
-        write_repository(opened, tmp_path, TritonWish(backend="tensorrt"))
+        write_repository(opened, tmp_path, TritonModelConfig(backend="tensorrt"))
     with pytest.raises(UsageError, match=r"engine must be one of .*, got 'none'"):
-        write_repository(opened, tmp_path, TritonWish(backend="tensorrt", engine="none"))
-    model = write_repository(opened, tmp_path, TritonWish(backend="tensorrt", engine=name))
+        write_repository(opened, tmp_path, TritonModelConfig(backend="tensorrt", engine="none"))
+    model = write_repository(
+        opened, tmp_path, TritonModelConfig(backend="tensorrt", engine=name)
+    )
     assert (model / "1" / "model.plan").read_bytes() == b"another plan"
 
 
@@ -80,7 +82,7 @@ def test_engines_of_rtx_are_not_for_triton(bundle: Path, tmp_path: Path) -> None
     opened = Bundle.open(bundle)
     add_engine(opened, b"plan", "tensorrt_rtx")
     with pytest.raises(BundleError, match="holds no fp32 engine of TensorRT, which Triton"):
-        write_repository(opened, tmp_path, TritonWish(backend="tensorrt"))
+        write_repository(opened, tmp_path, TritonModelConfig(backend="tensorrt"))
 
 
 def test_a_damaged_graph_is_refused_and_nothing_is_written(
@@ -88,29 +90,29 @@ def test_a_damaged_graph_is_refused_and_nothing_is_written(
 ) -> None:
     (bundle / "model.fp32.onnx").write_bytes(b"other")
     with pytest.raises(IntegrityError, match="is damaged"):
-        write_repository(Bundle.open(bundle), tmp_path / "models", TritonWish())
+        write_repository(Bundle.open(bundle), tmp_path / "models", TritonModelConfig())
     assert not (tmp_path / "models").exists()
 
 
 def test_nothing_is_overwritten_without_force(bundle: Path, tmp_path: Path) -> None:
-    opened, wish = Bundle.open(bundle), TritonWish(backend="onnxruntime")
+    opened, wish = Bundle.open(bundle), TritonModelConfig(backend="onnxruntime")
     write_repository(opened, tmp_path, wish)
     with pytest.raises(OutputError, match=r"exists; replace it with force \(--force\)"):
         write_repository(opened, tmp_path, wish)
-    write_repository(opened, tmp_path, TritonWish(), force=True)
+    write_repository(opened, tmp_path, TritonModelConfig(), force=True)
     assert (tmp_path / "flowsr" / "1" / "model.py").is_file()
 
 
 def test_a_folder_that_is_no_model_stays(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "flowsr").mkdir()
     with pytest.raises(OutputError, match="is not a model of a repository"):
-        write_repository(Bundle.open(bundle), tmp_path, TritonWish(), force=True)
+        write_repository(Bundle.open(bundle), tmp_path, TritonModelConfig(), force=True)
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden"])
 def test_a_name_is_one_plain_word(bundle: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="name must be letters"):
-        write_repository(Bundle.open(bundle), tmp_path, TritonWish(name=name))
+        write_repository(Bundle.open(bundle), tmp_path, TritonModelConfig(name=name))
 
 
 def test_the_command_writes_a_model_and_says_where(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowsr_export.triton.config import TritonWish
+from flowsr_export.triton.config import TritonModelConfig
 from flowsr_export.triton.repository import write_repository
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle
 from tests.stand_in import picture
@@ -62,8 +62,8 @@ def free_ports(count: int) -> list[int]:
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     folder = tmp_path_factory.mktemp("triton")
     bundle = Bundle.open(embedded_bundle())
-    write_repository(bundle, folder / "models", TritonWish(name="whole"))
-    tiled = TritonWish(name="tiled", memory_budget=SMALL, threads=1)
+    write_repository(bundle, folder / "models", TritonModelConfig(name="whole"))
+    tiled = TritonModelConfig(name="tiled", memory_budget=SMALL, threads=1)
     write_repository(bundle, folder / "models", tiled)
     ports = free_ports(2)
     with (

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flowsr_export.upscale.dry_run import foresee_all
+from flowsr_export.upscale.dry_run import plan_all
 from flowsr_export.upscale.jobs import Job, Request
 from flowsr_export.upscale.pipeline import enlarge
 from flowsr_runtime import Upscaler, read_picture
@@ -21,7 +21,7 @@ def job(tmp_path: Path) -> Job:
 
 def test_the_tiles_are_those_that_are_run(bundle: Path, job: Job) -> None:
     with Upscaler.open(bundle, threads=1, memory_budget=90_000) as upscaler:
-        (foreseen,), failures = foresee_all([job], upscaler, TWICE)
+        (foreseen,), failures = plan_all([job], upscaler, TWICE)
         runs: list[tuple[int, int]] = []
         image = upscaler.upscale(
             read_picture(job.source).rgb,
@@ -36,24 +36,24 @@ def test_the_tiles_are_those_that_are_run(bundle: Path, job: Job) -> None:
 
 def test_nothing_is_written(bundle: Path, job: Job) -> None:
     with Upscaler.open(bundle, threads=1) as upscaler:
-        foresee_all([job], upscaler, TWICE)
+        plan_all([job], upscaler, TWICE)
         assert not job.target.exists()
         enlarge(job, upscaler, TWICE)
-        foreseen, (failure,) = foresee_all([job], upscaler, TWICE)
+        foreseen, (failure,) = plan_all([job], upscaler, TWICE)
     assert foreseen == []
     assert "b.png exists" in failure.reason
 
 
 def test_a_picture_that_does_not_fit_is_named(bundle: Path, job: Job) -> None:
     with Upscaler.open(bundle, threads=1, max_memory=1000) as upscaler:
-        _, (failure,) = foresee_all([job], upscaler, TWICE)
+        _, (failure,) = plan_all([job], upscaler, TWICE)
     assert failure.exit_code == 6
     assert failure.reason.startswith(f"{job.source}: max_memory (--max-memory) must be at lea")
 
 
 def test_a_deeper_picture_is_foreseen_to_take_more(bundle: Path, job: Job) -> None:
     with Upscaler.open(bundle, threads=1, max_memory=2**40) as upscaler:
-        (plain,), _ = foresee_all([job], upscaler, TWICE)
-        (deep,), _ = foresee_all([job], upscaler, Request("2.5", None, depth=16))
+        (plain,), _ = plan_all([job], upscaler, TWICE)
+        (deep,), _ = plan_all([job], upscaler, Request("2.5", None, depth=16))
     area = 40 * 70 * 2 + 100 * 175 * 4  # what is read counts twice, what is written four times
     assert deep.peak_bytes - plain.peak_bytes == 3 * area

@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 
 from flowsr_export.upscale.jobs import Job, Request
-from flowsr_export.upscale.ray import Cluster, PictureMapper, Wish, _report, enlarge_on_ray
+from flowsr_export.upscale.ray import (
+    Cluster,
+    PictureMapper,
+    WorkerConfig,
+    _report,
+    enlarge_on_ray,
+)
 from flowsr_runtime import SessionSettings, read_picture
 from flowsr_runtime.errors import ProviderError, UsageError
 
@@ -26,8 +32,8 @@ needs_ray = pytest.mark.skipif(
 )
 
 
-def wish_of(bundle: Path, request: Request = TWICE) -> Wish:
-    return Wish(bundle, SessionSettings(), request)
+def wish_of(bundle: Path, request: Request = TWICE) -> WorkerConfig:
+    return WorkerConfig(bundle, SessionSettings(), request)
 
 
 def row(source: Path, target: Path) -> dict[str, object]:
@@ -85,7 +91,7 @@ def test_rows_of_an_answer_have_the_same_types(
 def test_a_worker_takes_cores_or_a_gpu(
     settings: SessionSettings, due: dict[str, int], tmp_path: Path
 ) -> None:
-    assert Wish(tmp_path, settings, TWICE).resources == due
+    assert WorkerConfig(tmp_path, settings, TWICE).resources == due
 
 
 def test_the_report_has_the_order_of_the_jobs(tmp_path: Path) -> None:
@@ -185,7 +191,7 @@ PROGRAM = """
 import dataclasses, json, os, signal, sys
 from pathlib import Path
 from flowsr_export.upscale.jobs import Request, plan
-from flowsr_export.upscale.ray import Cluster, PictureMapper, Wish, enlarge_on_ray
+from flowsr_export.upscale.ray import Cluster, PictureMapper, WorkerConfig, enlarge_on_ray
 from flowsr_runtime import SessionSettings
 
 bundle, folder, marks = map(Path, sys.argv[1:])
@@ -199,7 +205,7 @@ class Mortal(PictureMapper):
         return super().__call__(row)
 
 jobs = plan([folder], folder.parent / "large")
-wish = Wish(bundle, SessionSettings(), Request("2", None))
+wish = WorkerConfig(bundle, SessionSettings(), Request("2", None))
 told = []
 report = enlarge_on_ray(
     jobs, wish, Cluster(workers=2), lambda steps, name: told.append(steps), mapper=Mortal

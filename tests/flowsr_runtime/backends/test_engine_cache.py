@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flowsr_runtime.backends.engine_cache import drop_unsealed, seal
+from flowsr_runtime.backends.engine_cache import record_hashes, remove_unrecorded
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def folder(tmp_path: Path) -> Path:
     """A sealed folder of two files."""
     for name in ("a.engine", "b.engine"):
         (tmp_path / name).write_bytes(name.encode())
-    seal(tmp_path)
+    record_hashes(tmp_path)
     return tmp_path
 
 
@@ -21,7 +21,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def test_what_was_sealed_stays(folder: Path) -> None:
-    assert drop_unsealed(folder) == []
+    assert remove_unrecorded(folder) == []
     assert names_in(folder) == ["a.engine", "b.engine", "sealed.json"]
 
 
@@ -29,14 +29,14 @@ def test_a_changed_file_goes_and_says_so(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "a.engine").write_bytes(b"a.enginf")
-    assert drop_unsealed(folder) == ["a.engine"]
+    assert remove_unrecorded(folder) == ["a.engine"]
     assert names_in(folder) == ["b.engine", "sealed.json"]
     assert "a.engine is not as it was left and is made anew" in caplog.text
 
 
 def test_a_file_that_nobody_saw_goes(folder: Path) -> None:
     (folder / "c.engine").write_bytes(b"c")
-    assert drop_unsealed(folder) == ["c.engine"]
+    assert remove_unrecorded(folder) == ["c.engine"]
 
 
 def test_a_link_is_never_one_that_was_seen(folder: Path, tmp_path: Path) -> None:
@@ -44,26 +44,26 @@ def test_a_link_is_never_one_that_was_seen(folder: Path, tmp_path: Path) -> None
     target.write_bytes(b"a.engine")
     (folder / "a.engine").unlink()
     (folder / "a.engine").symlink_to(target)
-    seal(folder)
-    assert drop_unsealed(folder) == ["a.engine"]
+    record_hashes(folder)
+    assert remove_unrecorded(folder) == ["a.engine"]
     assert target.read_bytes() == b"a.engine"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a.engine": 3}', "[" * 100_000])
 def test_without_a_sound_seal_everything_goes(folder: Path, text: str) -> None:
     (folder / "sealed.json").write_text(text)
-    assert drop_unsealed(folder) == ["a.engine", "b.engine"]
+    assert remove_unrecorded(folder) == ["a.engine", "b.engine"]
 
 
 def test_folders_are_left_alone(folder: Path) -> None:
     (folder / "inner").mkdir()
-    seal(folder)
-    assert drop_unsealed(folder) == []
+    record_hashes(folder)
+    assert remove_unrecorded(folder) == []
     assert (folder / "inner").is_dir()
 
 
 def test_a_folder_that_cannot_be_sealed_is_said_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    seal(tmp_path / "gone")
+    record_hashes(tmp_path / "gone")
     assert "gone cannot be kept: No such file or directory" in caplog.text

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from flowsr_runtime.backends import onnxruntime_session
-from flowsr_runtime.backends.engine_cache import drop_unsealed
+from flowsr_runtime.backends.engine_cache import remove_unrecorded
 from flowsr_runtime.backends.onnxruntime_session import (
     PROVIDERS,
     OnnxRuntimeSession,
@@ -208,7 +208,7 @@ def test_closing_seals_the_engines(bundle: Bundle, tmp_path: Path) -> None:
         engine_cache=tmp_path,
     )
     session.close()
-    assert drop_unsealed(tmp_path) == []
+    assert remove_unrecorded(tmp_path) == []
     assert (tmp_path / "kernel.engine").read_bytes() == b"engine"
 
 

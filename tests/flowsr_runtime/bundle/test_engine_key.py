@@ -122,10 +122,10 @@ def test_a_range_covers_what_lies_in_it() -> None:
 
 
 def test_a_device_loads_an_engine_that_was_made_for_it() -> None:
-    assert key().misfits(**DEVICE) == {}
-    assert key(compute_capability=("8.6", "8.9")).misfits(**DEVICE) == {}
-    assert key(compute_capability=()).misfits(**DEVICE) == {}
-    assert key(gpu_name="NVIDIA L4").misfits(**DEVICE, gpu_name="NVIDIA L4") == {}
+    assert key().incompatibilities(**DEVICE) == {}
+    assert key(compute_capability=("8.6", "8.9")).incompatibilities(**DEVICE) == {}
+    assert key(compute_capability=()).incompatibilities(**DEVICE) == {}
+    assert key(gpu_name="NVIDIA L4").incompatibilities(**DEVICE, gpu_name="NVIDIA L4") == {}
 
 
 @pytest.mark.parametrize(
@@ -142,19 +142,21 @@ def test_a_device_loads_an_engine_that_was_made_for_it() -> None:
 def test_a_misfit_names_its_field(
     changes: dict[str, Any], misfits: dict[str, tuple[str, str]]
 ) -> None:
-    assert key(**changes).misfits(**DEVICE) == misfits
+    assert key(**changes).incompatibilities(**DEVICE) == misfits
 
 
 @pytest.mark.parametrize("capability", ["7.5", "9.0"])
 def test_a_portable_engine_needs_8_0_and_a_gpu_of_its_library(capability: str) -> None:
-    found = key(compute_capability=()).misfits(**{**DEVICE, "compute_capability": capability})
+    found = key(compute_capability=()).incompatibilities(
+        **{**DEVICE, "compute_capability": capability}
+    )
     assert found == {"compute_capability": (capability, "portable (8.0 up, no 9.0)")}
 
 
 @pytest.mark.parametrize("capability", ["8.0", "8.6", "8.9", "12.0", "12.1"])
 def test_a_portable_engine_runs_on_every_other_gpu(capability: str) -> None:
     device = {**DEVICE, "compute_capability": capability}
-    assert key(compute_capability=()).misfits(**device) == {}
+    assert key(compute_capability=()).incompatibilities(**device) == {}
 
 
 @pytest.mark.parametrize(
@@ -171,4 +173,4 @@ def test_a_version_compatible_engine_loads_in_later_versions_of_its_major(
     built: str, here: str, loads: bool
 ) -> None:
     one = key(version=built, options={"version_compatible": True})
-    assert (one.misfits(**{**DEVICE, "version": here}) == {}) is loads
+    assert (one.incompatibilities(**{**DEVICE, "version": here}) == {}) is loads

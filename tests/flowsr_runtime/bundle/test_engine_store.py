@@ -278,7 +278,7 @@ def test_the_engine_made_for_a_device_comes_before_a_portable_one(store: EngineS
 def test_a_device_without_an_engine_is_told_why(store: EngineStore) -> None:
     one = store.add(key(version="1.6.0.1", compute_capability=("8.6",)), PLAN, {})
     assert store.matching(*DEVICE) == []
-    assert [str(each) for each in store.explain_device(*DEVICE)] == [
+    assert [str(each) for each in store.explain_mismatch(*DEVICE)] == [
         f"{one.name}: version is 1.6.0.1, wanted 1.7.1.116",
         f"{one.name}: compute_capability is 8.6, wanted 8.9",
     ]

@@ -9,9 +9,9 @@ from flowsr_runtime.errors import ShapeError, UsageError
 from flowsr_runtime.pictures.depth import (
     DEPTHS,
     Depth,
-    at_least,
     check_depth,
     depth_of,
+    promote_depth,
     to_depth,
 )
 
@@ -54,9 +54,9 @@ def test_the_same_depth_is_not_copied() -> None:
 
 
 def test_at_least_goes_up_and_never_down() -> None:
-    assert at_least(EIGHT, 16).dtype == np.uint16
-    assert at_least(SIXTEEN, 8) is SIXTEEN
-    assert at_least(SIXTEEN, "float").dtype == np.float32
+    assert promote_depth(EIGHT, 16).dtype == np.uint16
+    assert promote_depth(SIXTEEN, 8) is SIXTEEN
+    assert promote_depth(SIXTEEN, "float").dtype == np.float32
 
 
 def test_another_dtype_is_refused() -> None:

@@ -91,6 +91,6 @@ def test_a_picture_of_other_channels_than_its_original_is_refused(photo: Photo) 
 
 def test_a_picture_at_another_depth_is_deeper_or_itself(photo: Photo) -> None:
     picture = Picture(photo, photo[..., 0], "RGBA")
-    deep = picture.at_least(16)
-    assert (deep.depth, deep.at_least(8).depth, deep.mode) == (16, 16, "RGBA")
+    deep = picture.promote_depth(16)
+    assert (deep.depth, deep.promote_depth(8).depth, deep.mode) == (16, 16, "RGBA")
     np.testing.assert_array_equal(deep.pixels, np.dstack([photo, photo[..., 0]]) * 257.0)

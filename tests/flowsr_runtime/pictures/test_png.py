@@ -13,7 +13,7 @@ from PIL import Image
 
 from flowsr_runtime.pictures import png
 from flowsr_runtime.pictures.files import encode_picture, read_picture
-from flowsr_runtime.pictures.png import chunks_of, deep_png
+from flowsr_runtime.pictures.png import chunks_of, encode_png16
 from tests.flowsr_runtime.pictures.picture_files import deep_png_file, png_of_chunks
 
 CHANNELS = [1, 2, 3, 4]
@@ -92,7 +92,7 @@ def test_rows_filtered_in_blocks_are_read(
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_another_reader_sees_the_high_bytes(channels: int) -> None:
     pixels = noise(6, 5, channels)
-    with Image.open(io.BytesIO(deep_png(pixels, MODES[channels], {}))) as image:
+    with Image.open(io.BytesIO(encode_png16(pixels, MODES[channels], {}))) as image:
         image.load()
         high = np.asarray(image.convert(MODES[channels]) if channels > 1 else image)
     due = pixels[..., 0] if channels == 1 else pixels >> 8

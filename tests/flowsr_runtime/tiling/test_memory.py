@@ -9,10 +9,10 @@ import pytest
 
 from flowsr_runtime import write_picture
 from flowsr_runtime.tiling.memory import (
-    NOTHING,
+    NO_OVERHEAD,
     ROW_BYTES,
     UNKNOWN_PROCESS,
-    Allowance,
+    MemoryBudget,
     peak_bytes,
     picture_bytes,
     process_bytes,
@@ -50,14 +50,14 @@ def test_a_picture_takes_so_much_per_pixel_on_either_side() -> None:
 
 
 def test_without_a_bound_only_the_run_is_bounded() -> None:
-    allowance = Allowance.of(500, None, "cpu")
+    allowance = MemoryBudget.of(500, None, "cpu")
     budget, beside = allowance.shares((10, 10), (40, 40), (40, 40), 3)
     assert (budget, beside.counts) == (500, False)
     assert beside.held > picture_bytes((10, 10), (40, 40))
 
 
 def test_the_bound_of_a_process_counts_what_it_holds() -> None:
-    allowance = Allowance(run=2**40, most=900 * MIB, process=100 * MIB)
+    allowance = MemoryBudget(run=2**40, most=900 * MIB, process=100 * MIB)
     budget, beside = allowance.shares((100, 80), (400, 320), (400, 320), 3)
     assert budget == 900 * MIB
     assert beside.counts
@@ -66,13 +66,13 @@ def test_the_bound_of_a_process_counts_what_it_holds() -> None:
 
 
 def test_a_run_is_bounded_by_its_own_budget_too() -> None:
-    allowance = Allowance(run=5 * MIB, most=900 * MIB, process=100 * MIB)
+    allowance = MemoryBudget(run=5 * MIB, most=900 * MIB, process=100 * MIB)
     budget, beside = allowance.shares((100, 80), (400, 320), (400, 320), 3)
     assert budget == beside.held + 5 * MIB
 
 
 def test_resampling_holds_two_pictures_in_floats() -> None:
-    allowance = Allowance(run=2**40, most=900 * MIB, process=0)
+    allowance = MemoryBudget(run=2**40, most=900 * MIB, process=0)
     _, plain = allowance.shares((100, 80), (400, 320), (400, 320), 3)
     _, beside = allowance.shares((100, 80), (400, 320), (300, 240), 3)
     assert beside.held > plain.held + 12 * 300 * 240
@@ -80,8 +80,8 @@ def test_resampling_holds_two_pictures_in_floats() -> None:
 
 @pytest.mark.parametrize(("most", "due"), [(None, 500), (400, 400), (600, 500)])
 def test_on_a_gpu_only_the_run_counts(most: int | None, due: int) -> None:
-    allowance = Allowance.of(500, most, "cuda")
-    assert allowance.shares((10, 10), (40, 40), (40, 40), 3) == (due, NOTHING)
+    allowance = MemoryBudget.of(500, most, "cuda")
+    assert allowance.shares((10, 10), (40, 40), (40, 40), 3) == (due, NO_OVERHEAD)
 
 
 # The process states its own peak: what a parent is told of a child counts the fork too.

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowsr_runtime.bundle.manifest import Memory
-from flowsr_runtime.bundle.profile_limits import Bounds, Limits
+from flowsr_runtime.bundle.profile_limits import Bounds, ProfileLimits
 from flowsr_runtime.errors import BundleError, MemoryBudgetError
 from flowsr_runtime.geometry import Halo, output_size
-from flowsr_runtime.tiling.memory import Beside
-from flowsr_runtime.tiling.planner import Cutter
+from flowsr_runtime.tiling.memory import ResidentMemory
+from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan
 
 HALO = Halo(patch=3, align=12, lr_align=3, patches=4, pixels=2)
@@ -27,11 +27,11 @@ SCALES = st.fractions(1, 12, max_denominator=20)
 FADES = st.sampled_from([0, 1, 5, 12])
 # Weights are float32 and each pixel has at most four.
 WEIGHT_ROUNDING = 1e-6
-SQUARE = Cutter((200, 150), (800, 600), HALO, MEMORY, fade=12)
+SQUARE = TilePlanner((200, 150), (800, 600), HALO, MEMORY, fade=12)
 
 
 def plan(source: tuple[int, int], target: tuple[int, int], budget: int, fade: int = 12) -> Plan:
-    return Cutter(source, target, HALO, MEMORY, fade).plan(budget)
+    return TilePlanner(source, target, HALO, MEMORY, fade).plan(budget)
 
 
 @settings(deadline=None)
@@ -118,7 +118,7 @@ def test_a_huge_picture_is_planned_quickly() -> None:
 def plan_of_ratio(halves: tuple[int, int], budget: int, fade: int) -> Plan:
     source = (2 * halves[0], 2 * halves[1])
     target = (4 * source[0], 4 * source[1])
-    return Cutter(source, target, RATIO_HALO, MEMORY, fade).plan(budget)
+    return TilePlanner(source, target, RATIO_HALO, MEMORY, fade).plan(budget)
 
 
 @settings(deadline=None)
@@ -169,7 +169,9 @@ def test_every_tile_is_one_that_some_profile_takes(
     target = output_size(source[0], scale), output_size(source[1], scale)
     small, tall = Bounds((1, 60), (1, 80)), Bounds((1, 70), (1, 300))
     profiles = ((small, small), (tall, small))
-    tiling = Cutter(source, target, HALO, MEMORY, 12, limits=Limits(profiles)).plan(budget)
+    tiling = TilePlanner(source, target, HALO, MEMORY, 12, limits=ProfileLimits(profiles)).plan(
+        budget
+    )
     assert tiling.peak_bytes <= budget
     for tile in tiling.tiles():
         window = tile.window
@@ -180,8 +182,8 @@ def test_every_tile_is_one_that_some_profile_takes(
 
 
 def limited(bounds: Bounds, *, whole_only: bool = False, budget: int = 10**9) -> Plan:
-    limits = Limits(((bounds, bounds),), ("build-engine",))
-    return Cutter((50, 40), (200, 160), HALO, MEMORY, 12, whole_only, limits).plan(budget)
+    limits = ProfileLimits(((bounds, bounds),), ("build-engine",))
+    return TilePlanner((50, 40), (200, 160), HALO, MEMORY, 12, whole_only, limits).plan(budget)
 
 
 def test_a_picture_that_a_profile_takes_is_one_tile() -> None:
@@ -217,8 +219,8 @@ def test_what_is_held_beside_the_tiles_counts(
     source: tuple[int, int], scale: Fraction, budget: int, held: int
 ) -> None:
     target = output_size(source[0], scale), output_size(source[1], scale)
-    beside = Beside(held, 24 * target[1], counts=True)
-    cutter = Cutter(source, target, HALO, MEMORY, 12, beside=beside)
+    beside = ResidentMemory(held, 24 * target[1], counts=True)
+    cutter = TilePlanner(source, target, HALO, MEMORY, 12, beside=beside)
     tiling = cutter.plan(2 * budget + 10**6)
     axes = (tiling.rows, tiling.columns)
     pixels = [max(piece.extent.lr_size for piece in axis) for axis in axes]
@@ -229,7 +231,7 @@ def test_what_is_held_beside_the_tiles_counts(
 
 
 def test_too_little_memory_for_the_process_names_the_option() -> None:
-    held = replace(SQUARE, beside=Beside(5_000_000, counts=True))
+    held = replace(SQUARE, beside=ResidentMemory(5_000_000, counts=True))
     with pytest.raises(MemoryBudgetError, match=r"max_memory \(--max-memory\) must be at leas"):
         held.plan(5_000_001)
 
@@ -237,7 +239,7 @@ def test_too_little_memory_for_the_process_names_the_option() -> None:
 @pytest.mark.parametrize("top", [0, 240])
 @pytest.mark.parametrize("held", [0, 5_000_000])
 def test_smaller_tiles_take_half_the_memory(top: int, held: int) -> None:
-    cutter = replace(SQUARE, beside=Beside(held, counts=held > 0))
+    cutter = replace(SQUARE, beside=ResidentMemory(held, counts=held > 0))
     large = cutter.plan(held + 2_000_000)
     small = cutter.smaller(large, top)
     assert small.peak_bytes - held <= (large.peak_bytes - held) / 2
@@ -268,7 +270,9 @@ def test_a_whole_picture_is_not_halved() -> None:
 
 def test_halves_that_no_profile_takes_are_refused() -> None:
     bounds = Bounds((100, 300))
-    limited_cutter = replace(SQUARE, limits=Limits(((bounds, bounds),), ("build-engine",)))
+    limited_cutter = replace(
+        SQUARE, limits=ProfileLimits(((bounds, bounds),), ("build-engine",))
+    )
     message = re.escape("no engine takes 200x150 to 800x600")
     with pytest.raises(BundleError, match=message):
         limited_cutter.smaller(limited_cutter.plan(10**9), 0)

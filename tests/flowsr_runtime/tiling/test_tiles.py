@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.errors import MemoryBudgetError
 from flowsr_runtime.geometry import Halo, output_size
-from flowsr_runtime.tiling.tiles import Piece, Plan, Tile, blend, pieces_of
+from flowsr_runtime.tiling.tiles import Plan, Tile, TileSpan, blend, pieces_of
 
 HALO = Halo(patch=3, align=12, lr_align=3, patches=4, pixels=2)
 SIDES = st.integers(1, 80)
@@ -21,7 +21,9 @@ COUNTS = st.integers(1, 6)
 WEIGHT_ROUNDING = 1e-6
 
 
-def cut(source: int, target: int, count: int, fade: int, begin: int = 0) -> tuple[Piece, ...]:
+def cut(
+    source: int, target: int, count: int, fade: int, begin: int = 0
+) -> tuple[TileSpan, ...]:
     """Cut an axis into that many pieces, or as many as there can be."""
     count = min(count, -(-(target - begin) // HALO.align))
     return pieces_of(source, target, count=count, halo=HALO, fade=fade, begin=begin)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.errors import CancelledError
-from flowsr_runtime.upscaling.cancellation import stopping
+from flowsr_runtime.upscaling.cancellation import raise_if_cancelled
 from flowsr_runtime.upscaling.upscaler import Upscaler
 
 SMALL_BUDGET = 20_000
@@ -20,13 +20,13 @@ def upscaler(bundles: dict[str, Bundle]) -> Upscaler:
 
 
 def test_nothing_that_cancels_is_nothing_to_call() -> None:
-    assert stopping(None, None) is None
+    assert raise_if_cancelled(None, None) is None
 
 
 def test_progress_is_told_before_a_call_stops() -> None:
     seen: list[tuple[int, int]] = []
     event = Event()
-    look = stopping(event, lambda done, tiles: seen.append((done, tiles)))
+    look = raise_if_cancelled(event, lambda done, tiles: seen.append((done, tiles)))
     assert look is not None
     look(1, 3)
     event.set()

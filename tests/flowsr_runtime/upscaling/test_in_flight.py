@@ -7,7 +7,7 @@ from threading import Event
 import pytest
 
 from flowsr_runtime.errors import UsageError
-from flowsr_runtime.upscaling.in_flight import Turnstile
+from flowsr_runtime.upscaling.in_flight import InFlightCalls
 
 SOON = 0.05
 """Seconds in which a wrong return would show; a right one does not depend on it."""
@@ -19,8 +19,8 @@ def freed() -> list[str]:
 
 
 @pytest.fixture
-def turnstile(freed: list[str]) -> Turnstile:
-    return Turnstile("model", lambda: freed.append("freed"))
+def turnstile(freed: list[str]) -> InFlightCalls:
+    return InFlightCalls("model", lambda: freed.append("freed"))
 
 
 @pytest.fixture
@@ -29,25 +29,25 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def test_closing_frees_once(turnstile: Turnstile, freed: list[str]) -> None:
+def test_closing_frees_once(turnstile: InFlightCalls, freed: list[str]) -> None:
     turnstile.close()
     turnstile.close()
     assert freed == ["freed"]
 
 
-def test_after_closing_nobody_gets_in(turnstile: Turnstile) -> None:
+def test_after_closing_nobody_gets_in(turnstile: InFlightCalls) -> None:
     turnstile.close()
-    with pytest.raises(UsageError, match="the model is closed"), turnstile.inside():
+    with pytest.raises(UsageError, match="the model is closed"), turnstile.track():
         pass
 
 
 def test_closing_waits_for_calls_of_other_threads(
-    turnstile: Turnstile, freed: list[str], threads: ThreadPoolExecutor
+    turnstile: InFlightCalls, freed: list[str], threads: ThreadPoolExecutor
 ) -> None:
     entered, leave = Event(), Event()
 
     def call() -> None:
-        with turnstile.inside():
+        with turnstile.track():
             entered.set()
             leave.wait()
 
@@ -64,16 +64,16 @@ def test_closing_waits_for_calls_of_other_threads(
 
 
 def test_closing_from_inside_a_call_frees_at_its_end(
-    turnstile: Turnstile, freed: list[str]
+    turnstile: InFlightCalls, freed: list[str]
 ) -> None:
-    with turnstile.inside():
+    with turnstile.track():
         turnstile.close()
         assert freed == []
     assert freed == ["freed"]
 
 
-def test_a_call_that_fails_leaves_too(turnstile: Turnstile, freed: list[str]) -> None:
-    with pytest.raises(ValueError, match="broken"), turnstile.inside():
+def test_a_call_that_fails_leaves_too(turnstile: InFlightCalls, freed: list[str]) -> None:
+    with pytest.raises(ValueError, match="broken"), turnstile.track():
         raise ValueError("broken")
     turnstile.close()
     assert freed == ["freed"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.backends.session import Session, open_session
 from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.bundle.profile_limits import Limits
+from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.errors import (
     MemoryBudgetError,
     NonFiniteError,
@@ -37,7 +37,7 @@ class Recorder:
     """Gives what the model would, and keeps what it is fed."""
 
     backend, provider, device = "none", "none", 0
-    limits: Limits | None = None
+    limits: ProfileLimits | None = None
 
     def __init__(self, value: float = 0.5) -> None:
         self.value = value
