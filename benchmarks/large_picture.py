@@ -25,7 +25,7 @@ __all__ = ["Row", "main", "mosaic", "table", "work_of"]
 
 GIB = 1 << 30
 HALOS = ("default", "exact")
-HEADER = "| halo | allowed | foreseen | peak | tiles | largest | work | time | CPU | MP/s |"
+HEADER = "| halo | allowed | planned | peak | tiles | largest | work | time | CPU | MP/s |"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Row:
     Attributes:
         halo: "default" or "exact".
         allowed: --max-memory, bytes.
-        foreseen: What the plan comes to, bytes.
+        planned: What the plan comes to, bytes.
         peak: Largest resident size of the process, bytes.
         tiles: Runs of the model.
         largest: Output pixels of the largest tile without its halo.
@@ -47,7 +47,7 @@ class Row:
 
     halo: str
     allowed: int
-    foreseen: int
+    planned: int
     peak: int
     tiles: int
     largest: str
@@ -91,7 +91,7 @@ def table(rows: list[Row]) -> str:
     lines = [HEADER, "|" + " --- |" * (HEADER.count("|") - 1)]
     for row in rows:
         memory = " | ".join(
-            f"{bytes_ / GIB:.2f} GiB" for bytes_ in (row.allowed, row.foreseen, row.peak)
+            f"{bytes_ / GIB:.2f} GiB" for bytes_ in (row.allowed, row.planned, row.peak)
         )
         lines.append(
             f"| {row.halo} | {memory} | {row.tiles} | {row.largest} | {row.work:.2f} | "

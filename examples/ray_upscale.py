@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
-    wish = WorkerConfig(
+    config = WorkerConfig(
         given.bundle.absolute(), SessionSettings(threads=1), Request(given.scale, None)
     )
     rows = [
@@ -40,7 +40,7 @@ def main() -> None:
     ]
     answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         PictureMapper,
-        fn_constructor_args=(wish,),
+        fn_constructor_args=(config,),
         compute=ray.data.ActorPoolStrategy(size=given.workers),
         num_cpus=1,
     )

@@ -17,7 +17,7 @@ __all__ = [
     "SCALES",
     "SWEPT_SIDES",
     "BenchmarkConfig",
-    "cases_of_wish",
+    "benchmark_cases",
     "loadings_of",
     "settings_of",
 ]
@@ -69,64 +69,66 @@ class BenchmarkConfig:
     growth: bool = False
 
 
-def cases_of_wish(bundle: Bundle, wish: BenchmarkConfig) -> list[tuple[str, Case]]:
+def benchmark_cases(bundle: Bundle, config: BenchmarkConfig) -> list[tuple[str, Case]]:
     """Return every scale, as it is shown, with its sizes.
 
     Raises:
         ScaleError: If the model cannot produce a scale or a size.
     """
     manifest = bundle.manifest
-    asked = wish.scales or (SCALES if manifest.scale is None else ())
+    asked = config.scales or (SCALES if manifest.scale is None else ())
     cases = []
     for row, column in scales_of(manifest, asked):
         shown = f"{float(row):g}" if row == column else f"{float(column):g}x{float(row):g}"
-        if wish.output_size is None:
-            sizes = [(lr, size_for(lr, scale=(row, column), size=None)) for lr in wish.lr_sizes]
+        if config.output_size is None:
+            sizes = [
+                (lr, size_for(lr, scale=(row, column), size=None)) for lr in config.lr_sizes
+            ]
         else:
-            height, width = wish.output_size
+            height, width = config.output_size
             lr = max(1, round(height / row)), max(1, round(width / column))
             out = size_for(lr, scale=(row, column), size=None)
-            if manifest.scale is not None and out != wish.output_size:
+            if manifest.scale is not None and out != config.output_size:
                 raise UsageError(
                     f"no picture becomes {width}x{height} at {shown}; "
                     f"{lr[1]}x{lr[0]} becomes {out[1]}x{out[0]}"
                 )
-            sizes = [(lr, size_for(lr, scale=None, size=wish.output_size))]
-        cases += [(shown, Case(lr, out, wish.batch)) for lr, out in sizes]
+            sizes = [(lr, size_for(lr, scale=None, size=config.output_size))]
+        cases += [(shown, Case(lr, out, config.batch)) for lr, out in sizes]
     return cases
 
 
-def loadings_of(wish: BenchmarkConfig) -> list[ModelTarget]:
+def loadings_of(config: BenchmarkConfig) -> list[ModelTarget]:
     """Return every backend with every provider that may start."""
     loadings = []
-    for backend in dict.fromkeys(wish.backends):
-        precision = "fp32" if backend in TORCH_BACKENDS else wish.precision
-        for provider in _providers(backend, wish.provider):
+    for backend in dict.fromkeys(config.backends):
+        precision = "fp32" if backend in TORCH_BACKENDS else config.precision
+        for provider in _providers(backend, config.provider):
             loadings.append(
                 ModelTarget(
-                    wish.bundle,
-                    wish.model,
-                    wish.prior,
+                    config.bundle,
+                    config.model,
+                    config.prior,
                     backend,
                     provider,
-                    wish.device if provider in ("cuda", "tensorrt") else 0,
-                    wish.threads,
+                    config.device if provider in ("cuda", "tensorrt") else 0,
+                    config.threads,
                     precision,
                 )
             )
     return loadings
 
 
-def settings_of(wish: BenchmarkConfig) -> dict[str, Any]:
+def settings_of(config: BenchmarkConfig) -> dict[str, Any]:
     """Return what a report says of the pace."""
     return {
-        "threads": wish.threads,
-        "warm_up_seconds": wish.pace.warm_up,
-        "duration_seconds": wish.pace.duration,
-        "blocks": wish.pace.blocks,
-        "seed": wish.pace.seed,
-        "batch": wish.batch,
-        "percentiles": list(wish.percentiles),
+        "threads": config.threads,
+        "warm_up_seconds": config.pace.warm_up,
+        "duration_seconds": config.pace.duration,
+        "blocks": config.pace.blocks,
+        "seed": config.pace.seed,
+        "batch": config.batch,
+        "percentiles": list(config.percentiles),
     }
 
 

@@ -12,7 +12,7 @@ import onnx
 
 from flowsr_export.bench.entries import SCHEMA, machine_of, probe_entry, row_entry
 from flowsr_export.bench.memory import Memory, measure_memory
-from flowsr_export.bench.plan import BenchmarkConfig, cases_of_wish, loadings_of, settings_of
+from flowsr_export.bench.plan import BenchmarkConfig, benchmark_cases, loadings_of, settings_of
 from flowsr_export.bench.scaling import growth_of
 from flowsr_export.bench.stage_profile import stage_seconds
 from flowsr_export.bench.targets import (
@@ -82,7 +82,7 @@ class BenchmarkCase:
 
 
 def bench(
-    wish: BenchmarkConfig,
+    config: BenchmarkConfig,
     instruments: Measurement | None = None,
     *,
     start: Callable[[int], None] = lambda total: None,
@@ -91,7 +91,7 @@ def bench(
     """Measure a bundle.
 
     Args:
-        wish: What to measure.
+        config: What to measure.
         instruments: What measures.
         start: Called once with the number of steps.
         advance: Called with a note after each step.
@@ -100,40 +100,40 @@ def bench(
         The report, ready for JSON; docs/bench.md describes it.
 
     Raises:
-        UsageError: If the wish contradicts itself or the checkpoint is not the bundle's.
+        UsageError: If the config contradicts itself or the checkpoint is not the bundle's.
         ScaleError: If the model cannot produce a scale or a size.
         BackendError: If a backend's library is not installed.
         ProviderError: If the provider that was asked for, or the CPU, does not start.
         BundleError: If the bundle holds no such model, or it is damaged.
     """
     tools = instruments or Measurement()
-    bundle = Bundle.open(embedded_bundle() if wish.bundle is None else wish.bundle)
-    cases = cases_of_wish(bundle, wish)
+    bundle = Bundle.open(embedded_bundle() if config.bundle is None else config.bundle)
+    cases = benchmark_cases(bundle, config)
     with ExitStack() as stack:
-        engines, missing = _loaded(wish, tools, stack)
+        engines, missing = _loaded(config, tools, stack)
         subjects, calls = _subjects(engines, cases)
         places = {loading.place for loading in engines}
-        probes = tools.probes(wish.threads, places, wish.device, wish.precision)
-        profiled = [case for case in cases if wish.stages and _profiles(engines)]
-        timed = (len(subjects) + len(probes)) * (wish.pace.blocks + 1)
-        start(timed + len(profiled) + (len(subjects) if wish.memory else 0))
+        probes = tools.probes(config.threads, places, config.device, config.precision)
+        profiled = [case for case in cases if config.stages and _profiles(engines)]
+        timed = (len(subjects) + len(probes)) * (config.pace.blocks + 1)
+        start(timed + len(profiled) + (len(subjects) if config.memory else 0))
         before = tools.clocks()
-        blocks = _timed(calls, probes, wish.pace, tools, advance)
+        blocks = _timed(calls, probes, config.pace, tools, advance)
         after = tools.clocks()
     measured = [probe_entry(probe, blocks[probe.name]) for probe in probes]
-    rows = _rows(bundle, wish, subjects, blocks, measured)
-    _add_memory(rows, subjects, wish, tools, advance)
+    rows = _rows(bundle, config, subjects, blocks, measured)
+    _add_memory(rows, subjects, config, tools, advance)
     report: dict[str, Any] = {
         "schema": SCHEMA,
-        "bundle": _about(bundle, wish),
-        "settings": settings_of(wish),
+        "bundle": _about(bundle, config),
+        "settings": settings_of(config),
         "machine": machine_of(before, after),
         "probes": measured,
         "not_started": missing,
         "rows": rows,
-        "stages": [_stages(bundle, wish, tools, *case, advance) for case in profiled],
+        "stages": [_stages(bundle, config, tools, *case, advance) for case in profiled],
     }
-    if wish.growth:
+    if config.growth:
         report["growth"] = growth_of(rows)
     return report
 
@@ -157,16 +157,16 @@ def _timed(
 
 
 def _loaded(
-    wish: BenchmarkConfig, tools: Measurement, stack: ExitStack
+    config: BenchmarkConfig, tools: Measurement, stack: ExitStack
 ) -> tuple[dict[ModelTarget, LoadedModel], dict[str, str]]:
     """Load every model; one that was not asked for by name may fail to start."""
     engines: dict[ModelTarget, LoadedModel] = {}
     missing: dict[str, str] = {}
-    for loading in loadings_of(wish):
+    for loading in loadings_of(config):
         try:
             engines[loading] = tools.load(loading)
         except ProviderError as error:
-            if wish.provider is not None or loading.provider == "cpu":
+            if config.provider is not None or loading.provider == "cpu":
                 raise
             if loading.backend != "onnxruntime":
                 raise
@@ -194,12 +194,12 @@ def _subjects(
 
 def _rows(
     bundle: Bundle,
-    wish: BenchmarkConfig,
+    config: BenchmarkConfig,
     subjects: Sequence[BenchmarkCase],
     blocks: dict[BenchmarkCase | str, list[Block]],
     probes: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    name = bundle.model_name(wish.precision)
+    name = bundle.model_name(config.precision)
     model = onnx.load_from_string(bundle.read(name))
     work = {case: _work(bundle, model, case) for case in {s.case for s in subjects}}
     rows = []
@@ -216,7 +216,7 @@ def _rows(
                 subject.case,
                 subject.measures,
                 blocks[subject],
-                wish.percentiles,
+                config.percentiles,
                 work[subject.case],
                 max(rates, default=None),
             )
@@ -239,21 +239,21 @@ def _profiles(engines: dict[ModelTarget, LoadedModel]) -> bool:
 
 def _stages(
     bundle: Bundle,
-    wish: BenchmarkConfig,
+    config: BenchmarkConfig,
     tools: Measurement,
     scale: str,
     case: Case,
     advance: Callable[[str], None],
 ) -> dict[str, Any]:
-    model = bundle.read(bundle.model_name(wish.precision))
+    model = bundle.read(bundle.model_name(config.precision))
     feeds = graph_feeds(bundle.manifest, case)
-    seconds = tools.stages(model, feeds, wish.threads, STAGE_RUNS)
+    seconds = tools.stages(model, feeds, config.threads, STAGE_RUNS)
     advance(f"stages {scale}")
     run = padded_run(bundle.manifest, case)
     return {
         "backend": "onnxruntime",
         "provider": "cpu",
-        "precision": wish.precision,
+        "precision": config.precision,
         "scale": scale,
         "lr": list(run.lr),
         "size": list(run.out),
@@ -265,22 +265,22 @@ def _stages(
 def _add_memory(
     rows: Sequence[dict[str, Any]],
     subjects: Sequence[BenchmarkCase],
-    wish: BenchmarkConfig,
+    config: BenchmarkConfig,
     tools: Measurement,
     advance: Callable[[str], None],
 ) -> None:
     for row, subject in zip(rows, subjects, strict=True):
         row["memory"] = None
-        if wish.memory:
+        if config.memory:
             found = tools.memory(subject.loading, subject.case, subject.measures)
             row["memory"] = asdict(found)
             advance(f"memory {subject}")
 
 
-def _about(bundle: Bundle, wish: BenchmarkConfig) -> dict[str, Any]:
-    name = bundle.model_name(wish.precision)
+def _about(bundle: Bundle, config: BenchmarkConfig) -> dict[str, Any]:
+    name = bundle.model_name(config.precision)
     return {
-        "path": "built-in" if wish.bundle is None else str(wish.bundle),
+        "path": "built-in" if config.bundle is None else str(config.bundle),
         "family": bundle.manifest.family,
         "graph": name,
         "sha256": bundle.manifest.files[name].sha256,

@@ -59,7 +59,7 @@ def write_calibrated(
     Raises:
         OutputError: If it cannot be written; what was there is intact.
     """
-    check_output_bundle(bundle, output, done.wish.type, force)
+    check_output_bundle(bundle, output, done.config.type, force)
     added, described = _files(done)
     if _is_same(bundle, output) and not set(added) & set(bundle.manifest.files):
         return extend_bundle(output, added, described)
@@ -73,7 +73,7 @@ def write_calibrated(
 
 def _files(done: Calibration) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
     """The files of a calibration, and what bundle.json says of them."""
-    kind = done.wish.type
+    kind = done.config.type
     statistics = f"{FOLDER}/statistics-{done.statistics.key[:16]}.npz"
     report = report_of(done)
     files = {

@@ -19,22 +19,22 @@ STYLE: dict[Any, Any] = {"svg.hashsalt": "flowsr", "svg.fonttype": "none", "font
 
 def report_of(done: Calibration) -> dict[str, Any]:
     """Return everything that is known of a calibration, for JSON."""
-    wish, choice = done.wish, done.choice
+    config, choice = done.config, done.choice
     return {
         "schema": 1,
-        "type": wish.type,
-        "method": wish.method,
+        "type": config.type,
+        "method": config.method,
         "samples": done.statistics.done,
-        "crop_side": wish.side,
-        "seed": wish.seed,
+        "crop_side": config.side,
+        "seed": config.seed,
         "statistics": done.statistics.key,
         "pictures": {
             "calibration": len(done.pictures.calibration),
             "held_out": len(done.pictures.held_out),
             "skipped": list(done.pictures.skipped),
         },
-        "budget": {"least_db": wish.budget.least_db, "most_loss": wish.budget.most_loss},
-        "share": done.work.share(wish.type),
+        "budget": {"least_db": config.budget.least_db, "most_loss": config.budget.most_loss},
+        "share": done.work.share(config.type),
         "share_of_weights": _share_of_weights(done),
         "left_out": list(choice.point.left_out),
         "excluded": list(done.excluded),
@@ -78,10 +78,10 @@ def markdown(done: Calibration) -> str:
     lpips = "not measured" if gates.lpips_loss is None else f"{gates.lpips_loss:+.4f}"
     shift = ", ".join(f"{value:+.3f}" for value in gates.colour_shift)
     lines = [
-        f"# Calibration to {done.wish.type}",
+        f"# Calibration to {done.config.type}",
         "",
-        f"{done.statistics.done} crops, method {done.wish.method}, seed {done.wish.seed}; "
-        f"{done.work.share(done.wish.type):.1%} of the multiply-adds in {done.wish.type} "
+        f"{done.statistics.done} crops, method {done.config.method}, seed {done.config.seed}; "
+        f"{done.work.share(done.config.type):.1%} of the multiply-adds in {done.config.type} "
         f"({_share_of_weights(done):.1%} of those with weights).",
         "",
         "| gate, on pictures that were held out | measured |",
@@ -106,7 +106,7 @@ def markdown(done: Calibration) -> str:
         "| --- | --- | --- | --- | --- |",
         *(
             f"| {loss.block} | {loss.psnr:.2f} dB | {loss.worst:.2f} dB | {loss.share:.2%} | "
-            f"{'float32' if loss.block in point.left_out else done.wish.type} |"
+            f"{'float32' if loss.block in point.left_out else done.config.type} |"
             for loss in done.losses
         ),
         "",
@@ -142,9 +142,9 @@ def frontier_picture(done: Calibration) -> bytes:
         if math.isfinite(point.agreement.psnr):
             where = (100 * point.share, point.agreement.psnr)
             axes.annotate("chosen", where, (8, -3), textcoords="offset points")
-        if done.wish.budget.least_db is not None:
-            axes.axhline(done.wish.budget.least_db, color="C3", linewidth=1, label="budget")
-        axes.set_xlabel(f"multiply-adds in {done.wish.type}, %")
+        if done.config.budget.least_db is not None:
+            axes.axhline(done.config.budget.least_db, color="C3", linewidth=1, label="budget")
+        axes.set_xlabel(f"multiply-adds in {done.config.type}, %")
         axes.set_ylabel("PSNR against float32, dB")
         axes.grid(alpha=0.3)
         axes.legend()
@@ -157,7 +157,7 @@ def _share_of_weights(done: Calibration) -> float:
     """Part of the products with weights that is in eight bits."""
     products = [each for each in done.work.by_node.values() if each.of_weights]
     total = sum(each.count for each in products)
-    ours = sum(each.count for each in products if each.type == done.wish.type)
+    ours = sum(each.count for each in products if each.type == done.config.type)
     return ours / total if total else 0.0
 
 

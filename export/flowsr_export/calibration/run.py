@@ -101,11 +101,11 @@ class Calibration:
         losses: What each block costs alone, the most costly first.
         trials: Corrections.
         gates: Figures on held-out pictures.
-        excluded: Blocks that the wish excluded.
+        excluded: Blocks that the config excluded.
         statistics: What was seen of the tensors.
         pictures: The pictures.
         work: Multiply-adds of the result.
-        wish: How it was made.
+        config: How it was made.
     """
 
     content: bytes
@@ -117,7 +117,7 @@ class Calibration:
     statistics: Statistics
     pictures: Pictures
     work: MacCount
-    wish: CalibrationConfig
+    config: CalibrationConfig
 
 
 Report = Callable[[str, int, int], None]
@@ -125,14 +125,14 @@ Report = Callable[[str, int, int], None]
 
 def calibrate(
     bundle: Bundle,
-    wish: CalibrationConfig,
+    config: CalibrationConfig,
     report: Report = lambda phase, done, total: None,
 ) -> Calibration:
     """Quantise a bundle's float32 graph.
 
     Args:
         bundle: It needs the fp32 graph; not changed.
-        wish: How.
+        config: How.
         report: Called with a phase, the steps of it that are done, and how many it has.
 
     Returns:
@@ -145,42 +145,44 @@ def calibrate(
         NonFiniteError: If the float32 graph gives a value that is not finite.
         LintError: If the result breaks a rule of deployed graphs.
     """
-    return _Run(bundle, wish, report).run()
+    return _Run(bundle, config, report).run()
 
 
 class _Run:
     """One calibration, step by step."""
 
-    def __init__(self, bundle: Bundle, wish: CalibrationConfig, report: Report) -> None:
-        self.wish, self.report, self.manifest = wish, report, bundle.manifest
+    def __init__(self, bundle: Bundle, config: CalibrationConfig, report: Report) -> None:
+        self.config, self.report, self.manifest = config, report, bundle.manifest
         self.content = bundle.model_bytes("fp32")
         self.model = onnx.load_from_string(self.content)
-        self.layers, self.excluded = _chosen(self.model, wish.exclude)
-        self.form = QuantizationForm(wish.type, wish.per_tensor)
-        if wish.side % self.manifest.multiple:
+        self.layers, self.excluded = _chosen(self.model, config.exclude)
+        self.form = QuantizationForm(config.type, config.per_tensor)
+        if config.side % self.manifest.multiple:
             raise UsageError(
                 f"--crop must be a multiple of {self.manifest.multiple} for this bundle, got "
-                f"{wish.side}"
+                f"{config.side}"
             )
-        self.plan = CropPlan(wish.samples, wish.side, scales_for(self.manifest), wish.seed)
-        self.lpips = load_lpips(wish.alexnet, wish.lpips_weights)
+        self.plan = CropPlan(
+            config.samples, config.side, scales_for(self.manifest), config.seed
+        )
+        self.lpips = load_lpips(config.alexnet, config.lpips_weights)
         self.ranges: dict[str, float] = {}
         self.corrections: dict[str, Correction] = {}
         self.trials: list[CorrectionResult] = []
 
     def run(self) -> Calibration:
-        wish = self.wish
+        config = self.config
         self.report("look at the pictures", 0, 1)
-        pictures = find_pictures(wish.images, self.plan)
+        pictures = find_pictures(config.images, self.plan)
         statistics = self._collected(pictures)
         self.ranges = self._ranges(statistics)
-        seed = wish.seed + 1
+        seed = config.seed + 1
         tuning = replace(self.plan, samples=TUNING_CROPS, seed=seed)
         panel = HeldOutSet(
             self.content,
             self.manifest,
             list(tuning.crops(pictures.calibration)),
-            threads=wish.threads,
+            threads=config.threads,
             quality=luma_quality,
         )
         self._correct(pictures, statistics, panel)
@@ -196,10 +198,10 @@ class _Run:
             self.content,
             self.manifest,
             list(held.crops(pictures.held_out)),
-            threads=wish.threads,
+            threads=config.threads,
             quality=luma_quality,
         )
-        gates = gated(judges, content, wish.budget, self.lpips)
+        gates = gated(judges, content, config.budget, self.lpips)
         if not choice.layers:
             nothing = "no block can be in eight bits within the budget"
             gates = replace(gates, missed=(*gates.missed, nothing))
@@ -213,7 +215,7 @@ class _Run:
             statistics,
             pictures,
             work_of(made, self.manifest, self.plan),
-            wish,
+            config,
         )
 
     def _collected(self, pictures: Pictures) -> Statistics:
@@ -221,14 +223,14 @@ class _Run:
         tensors = tensors_of(self.model, self.layers)
         digest = hashlib.sha256(self.content).hexdigest()
         key = statistics_key(digest, tensors, self.plan, pictures)
-        self.wish.work.mkdir(parents=True, exist_ok=True)
+        self.config.work.mkdir(parents=True, exist_ok=True)
         return collect(
-            TensorTap(self.model, tensors, self.wish.threads),
+            TensorTap(self.model, tensors, self.config.threads),
             self.manifest,
             self.plan,
             pictures.calibration,
             key=key,
-            path=self.wish.work / f"statistics-{key[:16]}.npz",
+            path=self.config.work / f"statistics-{key[:16]}.npz",
             channel_axes=_channel_axes(self.model, self.layers),
             advance=self._counter("see the crops", self.plan.samples),
         )
@@ -236,10 +238,13 @@ class _Run:
     def _correct(self, pictures: Pictures, statistics: Statistics, panel: HeldOutSet) -> None:
         """Try each correction with every block quantised, and keep those that help."""
         best = panel.compare(self._quantised(self.layers))
-        if not self.wish.per_tensor:
+        if not self.config.per_tensor:
             whole = panel.compare(
                 quantised(
-                    self.model, self.layers, self.ranges, QuantizationForm(self.wish.type, True)
+                    self.model,
+                    self.layers,
+                    self.ranges,
+                    QuantizationForm(self.config.type, True),
                 )
             )
             kept = best.psnr >= whole.psnr
@@ -247,7 +252,7 @@ class _Run:
                 CorrectionResult("a step for each channel", whole.psnr, best.psnr, kept)
             )
             if not kept:
-                self.form, best = QuantizationForm(self.wish.type, True), whole
+                self.form, best = QuantizationForm(self.config.type, True), whole
         best = self._equalise(pictures, statistics, panel, best)
         self._correct_biases(pictures, panel, best)
 
@@ -264,7 +269,7 @@ class _Run:
         )
         plan = replace(self.plan, samples=min(self.plan.samples, EQUALISED_CROPS))
         seen = collect(
-            TensorTap(self.model, changed, self.wish.threads),
+            TensorTap(self.model, changed, self.config.threads),
             self.manifest,
             plan,
             pictures.calibration,
@@ -283,7 +288,7 @@ class _Run:
         return best
 
     def _correct_biases(self, pictures: Pictures, panel: HeldOutSet, best: Agreement) -> None:
-        plan = replace(self.plan, samples=CORRECTED_CROPS, seed=self.wish.seed + 2)
+        plan = replace(self.plan, samples=CORRECTED_CROPS, seed=self.config.seed + 2)
         crops = plan.crops(pictures.calibration)
         self.report("correct the biases", 0, 1)
         self.corrections = bias_corrections(
@@ -292,7 +297,7 @@ class _Run:
             self.ranges,
             self.form,
             (feeds_of(self.manifest, crop) for crop in crops),
-            self.wish.threads,
+            self.config.threads,
         )
         found = panel.compare(self._quantised(self.layers))
         kept = found.psnr >= best.psnr + LEAST_GAIN
@@ -318,7 +323,7 @@ class _Run:
             losses,
             self._quantised,
             panel,
-            self.wish.budget.holds,
+            self.config.budget.holds,
             self._counter("choose blocks", len(losses)),
         )
 
@@ -327,9 +332,9 @@ class _Run:
         return quantised(model, layers, self.ranges, self.form)
 
     def _ranges(self, statistics: Statistics) -> dict[str, float]:
-        codes = codes_of(self.wish.type)
+        codes = codes_of(self.config.type)
         return {
-            name: activation_range(histogram, self.wish.method, codes)
+            name: activation_range(histogram, self.config.method, codes)
             for name, histogram in statistics.histograms.items()
         }
 

@@ -123,13 +123,13 @@ def subjects_of(
     for precision in (name for name in precisions if name in precisions_of(bundle)):
         for provider in present_providers() if several else [settings.provider]:
             device = settings.device if not several or provider in GPU_PROVIDERS else 0
-            wish = replace(settings, provider=provider, device=device, precision=precision)
+            requested = replace(settings, provider=provider, device=device, precision=precision)
             label = f"{settings.backend} {provider or 'cuda'} {precision}"
             if precision == "bf16" and provider == "cpu":
                 left_out[label] = ROUNDED_HERE
                 continue
             try:
-                session = stack.enter_context(closing(wish.open(bundle)))
+                session = stack.enter_context(closing(requested.open(bundle)))
             except ProviderError as error:
                 if not several or provider == "cpu":
                     raise

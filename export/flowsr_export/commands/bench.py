@@ -192,7 +192,7 @@ def command(output: Path, force: bool, as_json: bool, **asked: Any) -> None:
     """
     import json
 
-    wish = _wish(asked)
+    config = _config(asked)
 
     # At once: a library that is missing should not be missed after the run.
     import flowsr_export.bench.charts  # noqa: F401
@@ -207,7 +207,7 @@ def command(output: Path, force: bool, as_json: bool, **asked: Any) -> None:
         def start(total: int) -> None:
             bars.append(stack.enter_context(progress("bench", total)))
 
-        report = bench(wish, start=start, advance=lambda note: bars[0].advance(1, note))
+        report = bench(config, start=start, advance=lambda note: bars[0].advance(1, note))
     line = shlex.join(["flowsr-export", *sys.argv[1:]])
     paths = write_report(report, output, line, force=force)
     if as_json:
@@ -217,7 +217,7 @@ def command(output: Path, force: bool, as_json: bool, **asked: Any) -> None:
     click.echo(f"written: {', '.join(str(path) for path in paths)}")
 
 
-def _wish(asked: dict[str, Any]) -> BenchmarkConfig:
+def _config(asked: dict[str, Any]) -> BenchmarkConfig:
     """Turn options into what to measure."""
     from flowsr_export.bench.plan import SWEPT_SIDES, BenchmarkConfig
     from flowsr_export.bench.timing import TimingSchedule

@@ -120,7 +120,7 @@ def command(
         source.check()
     seen = forecast(source.manifest(precision), source.opened(), chosen, wanted, gpu)
     if dry_run:
-        click.echo(json.dumps(_foreseen(seen), indent=1) if as_json else _forecast_text(seen))
+        click.echo(json.dumps(_plan_record(seen), indent=1) if as_json else _forecast_text(seen))
         return
     made, where = _make(source, chosen, wanted, gpu, log)
     click.echo(json.dumps(_described(made, where), indent=1) if as_json else _text(made, where))
@@ -160,7 +160,7 @@ def _make(
     return made, bundle
 
 
-def _foreseen(seen: Forecast) -> dict[str, Any]:
+def _plan_record(seen: Forecast) -> dict[str, Any]:
     return {
         "library": seen.library,
         "target": seen.target,

@@ -107,16 +107,16 @@ def command(
     from flowsr_export.calibration.bundle import check_output_bundle, write_calibrated
     from flowsr_runtime import Bundle, ParityError, embedded_bundle
 
-    wish = _wish(asked, work or output.with_name(f"{output.name}.calibration"))
+    config = _config(asked, work or output.with_name(f"{output.name}.calibration"))
     source = Bundle.open(embedded_bundle() if bundle is None else bundle)
-    check_output_bundle(source, output, wish.type, force)
+    check_output_bundle(source, output, config.type, force)
 
     # The picture of the frontier is drawn last: what draws it is missed before the slow work.
     importlib.import_module("matplotlib")
     from flowsr_export.calibration.run import calibrate
 
     with ExitStack() as stack:
-        done = calibrate(source, wish, _bars(stack))
+        done = calibrate(source, config, _bars(stack))
     missed = done.gates.missed
     if missed and not force:
         raise ParityError(f"gates are missed, nothing is written: {'; '.join(missed)}")
@@ -129,7 +129,7 @@ def command(
         _print(written.path, done)
 
 
-def _wish(asked: dict[str, Any], work: Path) -> CalibrationConfig:
+def _config(asked: dict[str, Any], work: Path) -> CalibrationConfig:
     """Pack the options."""
     from flowsr_export.calibration.gates import Budget
     from flowsr_export.calibration.run import CalibrationConfig
@@ -173,7 +173,7 @@ def _bars(stack: ExitStack) -> Report:
 
 
 def _print(path: Path, done: Calibration) -> None:
-    gates, kind = done.gates, done.wish.type
+    gates, kind = done.gates, done.config.type
     left_out = ", ".join((*done.excluded, *done.choice.point.left_out)) or "none"
     click.echo(f"{path}  {len(done.content) / 1e6:.2f} MB {kind}")
     click.echo(f"multiply-adds in {kind}: {done.work.share(kind):.1%}; left out: {left_out}")

@@ -145,14 +145,14 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
 
     paths = [] if output is None else report_paths(output, force=force)
     asked["metrics"] = asked["metrics"] or _default_metrics(asked["samples"])
-    gauge = MetricSet.open(
+    metric_set = MetricSet.open(
         asked["metrics"],
         shave=asked["shave"],
         alexnet=asked["alexnet"],
         linear=asked["lpips_weights"],
     )
-    with open_subject(_wish(asked)) as subject:
-        rows, shown = _evaluated(asked, gauge, subject)
+    with open_subject(_config(asked)) as subject:
+        rows, shown = _evaluated(asked, metric_set, subject)
     about = _about(asked, subject)
     if paths:
         write_report(rows, about, sheet_of(shown), paths)
@@ -175,7 +175,7 @@ def _default_metrics(samples: int) -> tuple[str, ...]:
     return DEFAULT_METRICS if samples == 1 else (*DEFAULT_METRICS, "diversity")
 
 
-def _wish(asked: dict[str, Any]) -> EvaluatedModelConfig:
+def _config(asked: dict[str, Any]) -> EvaluatedModelConfig:
     """Turn options into which model is evaluated, and on what."""
     from flowsr_export.evaluation.model import EvaluatedModelConfig
 
@@ -192,7 +192,7 @@ def _wish(asked: dict[str, Any]) -> EvaluatedModelConfig:
 
 
 def _evaluated(
-    asked: dict[str, Any], gauge: MetricSet, subject: EvaluatedModel
+    asked: dict[str, Any], metric_set: MetricSet, subject: EvaluatedModel
 ) -> tuple[list[Row], list[Result]]:
     """Evaluate with a bar; keep every row, and the pictures that the sheet shows."""
     from flowsr_export.evaluation.dataset import find_pairs
@@ -205,7 +205,7 @@ def _evaluated(
     subject.check_scales(asked["scales"])
     pairs = find_pairs(asked["hr"], asked["lr"], asked["scales"])
     with progress("reading", len(pairs)) as bar:
-        check_pairs(pairs, gauge, lambda note: bar.advance(1, note))
+        check_pairs(pairs, metric_set, lambda note: bar.advance(1, note))
     baselines = [Bicubic()] if asked["baseline"] == "bicubic" else []
     methods = [*baselines, subject.method]
     wanted = {(pair.dataset, pair.name, pair.scale) for pair in chosen(pairs)}
@@ -214,7 +214,7 @@ def _evaluated(
         for result in evaluate(
             pairs,
             methods,
-            gauge,
+            metric_set,
             samples=asked["samples"],
             seed=asked["seed"],
             advance=lambda note: steps.advance(1, note),

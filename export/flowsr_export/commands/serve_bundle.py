@@ -125,7 +125,7 @@ def triton_command(
     from flowsr_export.triton.repository import write_repository
     from flowsr_runtime import Bundle, embedded_bundle
 
-    wish = TritonModelConfig(
+    options = TritonModelConfig(
         name=name,
         backend=backend,
         provider=provider,
@@ -139,4 +139,4 @@ def triton_command(
         engine=engine,
     )
     opened = Bundle.open(bundle or embedded_bundle())
-    click.echo(write_repository(opened, repository, wish, force=force))
+    click.echo(write_repository(opened, repository, options, force=force))

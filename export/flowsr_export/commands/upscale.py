@@ -86,7 +86,7 @@ def command(
     jobs = plan(pictures, output, make=not dry_run)
     machine = _Machine(bundle, settings, devices, max_memory, halo)
     if dry_run:
-        exit_code = _print_foreseen(*_dry_run(jobs, request, machine), as_json)
+        exit_code = _print_plan(*_dry_run(jobs, request, machine), as_json)
     else:
         report = _enlarge(jobs, request, machine, cluster)
         _print(report, as_json)
@@ -153,11 +153,11 @@ def _enlarge_on_ray(
 
     if machine.devices is not None:
         raise click.UsageError("--devices is for this machine; Ray gives each worker its GPU")
-    wish = WorkerConfig(
+    config = WorkerConfig(
         machine.bundle.path, machine.settings, request, machine.max_memory, machine.halo
     )
     with progress("enlarging", len(jobs)) as bar:
-        return enlarge_on_ray(jobs, wish, cluster, bar.advance)
+        return enlarge_on_ray(jobs, config, cluster, bar.advance)
 
 
 def _dry_run(
@@ -205,20 +205,20 @@ def _summary(report: Report) -> str:
     return "; ".join(parts)
 
 
-def _print_foreseen(
-    foreseen: Sequence[PlannedUpscale], failures: Sequence[Failure], as_json: bool
+def _print_plan(
+    planned: Sequence[PlannedUpscale], failures: Sequence[Failure], as_json: bool
 ) -> int:
     """Print what would be done, and return the exit code."""
     from flowsr_export.upscale.jobs import Report
 
     if as_json:
         rows = {
-            "foreseen": [dataclasses.asdict(each) for each in foreseen],
+            "planned": [dataclasses.asdict(each) for each in planned],
             "failures": [dataclasses.asdict(each) for each in failures],
         }
         click.echo(json.dumps(rows, default=str, indent=2))
     else:
-        for each in foreseen:
+        for each in planned:
             tiles = f"{each.tiles} tile{'' if each.tiles == 1 else 's'} of {each.largest}"
             memory = f"{each.peak_bytes / GIB:.2f} GiB, {each.run_bytes / GIB:.2f} of it a run"
             click.echo(f"{each.target}  {each.width}x{each.height}  {tiles}  {memory}")

@@ -79,11 +79,11 @@ class EvaluatedModel:
 
 
 @contextmanager
-def open_subject(wish: EvaluatedModelConfig) -> Iterator[EvaluatedModel]:
+def open_subject(config: EvaluatedModelConfig) -> Iterator[EvaluatedModel]:
     """Open the model and close it afterwards.
 
     Args:
-        wish: Which model, and on what.
+        config: Which model, and on what.
 
     Yields:
         The model.
@@ -95,32 +95,32 @@ def open_subject(wish: EvaluatedModelConfig) -> Iterator[EvaluatedModel]:
         ProviderError: If the provider or the device is missing.
         BundleError: If the bundle is missing, damaged or lacks the graph.
     """
-    if wish.settings.backend == TORCH:
-        yield _torch_subject(wish)
+    if config.settings.backend == TORCH:
+        yield _torch_subject(config)
         return
-    if wish.model is not None or wish.prior is not None:
+    if config.model is not None or config.prior is not None:
         raise UsageError(f"--model and --prior are for --backend {TORCH}")
-    bundle = Bundle.open(wish.bundle or embedded_bundle())
-    session = wish.settings.open(bundle)
+    bundle = Bundle.open(config.bundle or embedded_bundle())
+    session = config.settings.open(bundle)
     with Upscaler(
-        bundle, session, memory_budget=wish.memory_budget, halo=wish.halo
+        bundle, session, memory_budget=config.memory_budget, halo=config.halo
     ) as upscaler:
-        method = BundleMethod(upscaler, wish.temperature, wish.truncate)
+        method = BundleMethod(upscaler, config.temperature, config.truncate)
         scale = bundle.manifest.scale
         yield EvaluatedModel(
             method,
             None if scale is None else str(scale),
             session.provider,
-            _about_bundle(bundle, wish),
+            _about_bundle(bundle, config),
             _libraries(session.backend),
         )
 
 
-def _about_bundle(bundle: Bundle, wish: EvaluatedModelConfig) -> dict[str, Any]:
-    name = bundle.model_name(wish.settings.precision)
+def _about_bundle(bundle: Bundle, config: EvaluatedModelConfig) -> dict[str, Any]:
+    name = bundle.model_name(config.settings.precision)
     stated = bundle.manifest.raw.get("model")
     hashes = {key: stated.get(key) for key in HASHES} if isinstance(stated, dict) else {}
-    where = "built-in bundle" if wish.bundle is None else str(wish.bundle)
+    where = "built-in bundle" if config.bundle is None else str(config.bundle)
     return {
         "what": f"{name} of {where}",
         "family": bundle.manifest.family,
@@ -134,33 +134,33 @@ def _libraries(backend: str) -> dict[str, str]:
     return {backend: str(sys.modules[backend].__version__)} if backend in sys.modules else {}
 
 
-def _torch_subject(wish: EvaluatedModelConfig) -> EvaluatedModel:
+def _torch_subject(config: EvaluatedModelConfig) -> EvaluatedModel:
     import torch
 
     from flowsr_export.deployment.interface import deployment_of
     from flowsr_export.parity.verify import reference_of
     from flowsr_lp import embedded_checkpoint, load_checkpoint
 
-    place = _place(wish)
-    if wish.prior is not None and wish.model is None:
+    place = _place(config)
+    if config.prior is not None and config.model is None:
         raise UsageError("--prior needs --model")
-    if wish.settings.threads is not None:
-        torch.set_num_threads(wish.settings.threads)
-    if wish.bundle is not None:
-        checkpoint = reference_of(Bundle.open(wish.bundle), wish.model, wish.prior)
-    elif wish.model is not None:
-        checkpoint = load_checkpoint(wish.model, wish.prior)
+    if config.settings.threads is not None:
+        torch.set_num_threads(config.settings.threads)
+    if config.bundle is not None:
+        checkpoint = reference_of(Bundle.open(config.bundle), config.model, config.prior)
+    elif config.model is not None:
+        checkpoint = load_checkpoint(config.model, config.prior)
     else:
         checkpoint = load_checkpoint(*embedded_checkpoint())
     deployment = deployment_of(checkpoint.network)
     method = TorchMethod(
         checkpoint.network,
         place=place,
-        temperature=wish.temperature,
-        truncate=wish.truncate,
+        temperature=config.temperature,
+        truncate=config.truncate,
     )
     about = {
-        "what": "built-in checkpoint" if wish.model is None else str(wish.model),
+        "what": "built-in checkpoint" if config.model is None else str(config.model),
         "family": deployment.family,
         "model_sha256": checkpoint.model_sha256,
         "prior_sha256": checkpoint.prior_sha256,
@@ -169,11 +169,11 @@ def _torch_subject(wish: EvaluatedModelConfig) -> EvaluatedModel:
     return EvaluatedModel(method, scale, place, about, {"torch": torch.__version__})
 
 
-def _place(wish: EvaluatedModelConfig) -> str:
+def _place(config: EvaluatedModelConfig) -> str:
     """Return PyTorch's device; refuse what only a bundle can be asked."""
-    settings = wish.settings
+    settings = config.settings
     plain = SessionSettings(TORCH, settings.provider, settings.device, settings.threads)
-    if settings != plain or wish.memory_budget is not None or wish.halo != "default":
+    if settings != plain or config.memory_budget is not None or config.halo != "default":
         raise UsageError(
             f"--backend {TORCH} runs whole pictures in fp32; it takes no --precision, "
             "--workers, --cuda-graphs, --memory-budget or --halo"

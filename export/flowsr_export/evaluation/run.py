@@ -65,13 +65,15 @@ class Result:
 
 
 def check_pairs(
-    pairs: Sequence[Pair], gauge: MetricSet, advance: Callable[[str], None] = lambda note: None
+    pairs: Sequence[Pair],
+    metric_set: MetricSet,
+    advance: Callable[[str], None] = lambda note: None,
 ) -> None:
     """Read every picture once, so that a bad one does not end a long run.
 
     Args:
         pairs: What is to be evaluated.
-        gauge: With which figures.
+        metric_set: With which figures.
         advance: Called with each pair's name when it was read.
 
     Raises:
@@ -80,11 +82,11 @@ def check_pairs(
     """
     for pair in pairs:
         original, _ = pair.read()
-        least = gauge.smallest(pair.scale)
+        least = metric_set.smallest(pair.scale)
         if min(original.shape[:2]) < least:
             raise PictureError(
                 f"{pair.hr} at ×{pair.scale} is {original.shape[1]}x{original.shape[0]}; "
-                f"for {', '.join(gauge.metrics)} {least} pixels a side are needed"
+                f"for {', '.join(metric_set.metrics)} {least} pixels a side are needed"
             )
         advance(str(pair))
 
@@ -92,7 +94,7 @@ def check_pairs(
 def evaluate(
     pairs: Sequence[Pair],
     methods: Sequence[Method],
-    gauge: MetricSet,
+    metric_set: MetricSet,
     *,
     samples: int = 1,
     seed: int = 0,
@@ -103,7 +105,7 @@ def evaluate(
     Args:
         pairs: Originals and inputs.
         methods: What enlarges them.
-        gauge: With which figures they are compared.
+        metric_set: With which figures they are compared.
         samples: Pictures of each method that has noise.
         seed: Of the first sample; the others follow it by one.
         advance: Called with each pair's name after each method.
@@ -116,19 +118,19 @@ def evaluate(
             diversity of one sample.
         FlowsrError: What a picture's enlargement or a figure fails with, the pair named.
     """
-    _check_samples(methods, gauge, samples)
+    _check_samples(methods, metric_set, samples)
     for pair in pairs:
         original, low = pair.read()
         for method in methods:
             try:
-                result = _result(pair, method, gauge, original, low, samples, seed)
+                result = _result(pair, method, metric_set, original, low, samples, seed)
             except FlowsrError as error:
                 raise type(error)(f"{pair}, {method.name}: {error}") from error
             advance(str(pair))
             yield result
 
 
-def _check_samples(methods: Sequence[Method], gauge: MetricSet, samples: int) -> None:
+def _check_samples(methods: Sequence[Method], metric_set: MetricSet, samples: int) -> None:
     if samples < 1:
         raise UsageError(f"samples must be at least 1, got {samples}")
     noisy = any(method.samples for method in methods)
@@ -136,7 +138,7 @@ def _check_samples(methods: Sequence[Method], gauge: MetricSet, samples: int) ->
         raise UsageError(
             "samples need noise: a bundle without a learned prior and a temperature above 0"
         )
-    wanted = [name for name in OF_SAMPLES if name in gauge.metrics]
+    wanted = [name for name in OF_SAMPLES if name in metric_set.metrics]
     if wanted and samples < 2:
         raise UsageError(f"{wanted[0]} needs two samples or more (--samples), got {samples}")
 
@@ -144,7 +146,7 @@ def _check_samples(methods: Sequence[Method], gauge: MetricSet, samples: int) ->
 def _result(
     pair: Pair,
     method: Method,
-    gauge: MetricSet,
+    metric_set: MetricSet,
     original: Picture,
     low: Picture,
     samples: int,
@@ -156,7 +158,7 @@ def _result(
     for number in range(samples if method.samples else 1):
         done.append(method.enlarge(low, size, seed + number))
     seconds = (time.perf_counter() - began) / len(done)
-    figures, each = gauge.measure([one.picture for one in done], original, low, pair.scale)
+    figures, each = metric_set.measure([one.picture for one in done], original, low, pair.scale)
     warnings = tuple(one.warning for one in done if one.warning is not None)
     row = Row(
         dataset=pair.dataset,

@@ -67,7 +67,7 @@ def parse_parameters(texts: Mapping[str, str], *, fixed: bool = False) -> Upscal
         fixed: Whether the model has a scale of its own.
 
     Returns:
-        The wish.
+        The parameters.
 
     Raises:
         HttpError: 422 if a name is unknown or a value makes no sense.

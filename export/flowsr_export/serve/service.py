@@ -59,7 +59,7 @@ class Service:
         """Answer a request for a picture, whatever becomes of it.
 
         Args:
-            request: The picture in its body or in a form, the wish in its query or there.
+            request: The picture in its body or in a form, the parameters in its query or there.
 
         Returns:
             The picture, or a refusal.
@@ -93,10 +93,10 @@ class Service:
                 upload = await self._intake.receive(request)
             stack.callback(self._intake.give, upload)
             texts = {**request.query_params, **upload.fields}
-            wish = parse_parameters(
+            parameters = parse_parameters(
                 texts, fixed=self.pool.upscaler.bundle.manifest.scale is not None
             )
-            work = asyncio.ensure_future(self._enlarged(upload.data, wish, timings))
+            work = asyncio.ensure_future(self._enlarged(upload.data, parameters, timings))
             ends = stack.pop_all()
         work.add_done_callback(lambda task: _ended(task, ends))
         return await self._first(work, request)
@@ -123,37 +123,37 @@ class Service:
         raise HttpError(504, f"no picture within {self.limits.timeout:g} s (--timeout)")
 
     async def _enlarged(
-        self, data: bytes, wish: UpscaleParameters, timings: dict[str, float]
+        self, data: bytes, parameters: UpscaleParameters, timings: dict[str, float]
     ) -> Response:
         """Decode, enlarge and encode a picture."""
         metrics = self.metrics
         with metrics.stage("decode", timings):
             picture = await _in_thread(lambda: _decoded(data, self.limits.max_pixels))
-        height, width = self._target(picture, wish)
+        height, width = self._target(picture, parameters)
         warnings: list[str] = []
         with metrics.stage("enlarge", timings):
             pending = self.pool.submit(
                 picture.pixels,
-                wish.scale,
-                size=wish.size,
-                resample=wish.resample,
-                temperature=wish.temperature,
-                seed=wish.seed,
+                parameters.scale,
+                size=parameters.size,
+                resample=parameters.resample,
+                temperature=parameters.temperature,
+                seed=parameters.seed,
                 warn=warnings.append,
             )
             large = await asyncio.wrap_future(pending)
         self._places.note(timings["enlarge"])
         with metrics.stage("encode", timings):
-            body = await _in_thread(lambda: _encoded(large, picture, wish))
+            body = await _in_thread(lambda: _encoded(large, picture, parameters))
         metrics.pixels.inc(height * width)
-        return ImageResponse(body, FORMATS[wish.format], timings, warnings)
+        return ImageResponse(body, FORMATS[parameters.format], timings, warnings)
 
-    def _target(self, picture: Picture, wish: UpscaleParameters) -> tuple[int, int]:
+    def _target(self, picture: Picture, parameters: UpscaleParameters) -> tuple[int, int]:
         """Return the size (H, W) of a result, refusing what cannot or shall not be made."""
         source = (picture.rgb.shape[0], picture.rgb.shape[1])
         upscaler = self.pool.upscaler
         height, width = upscaler.target(
-            source, wish.scale, size=wish.size, resample=wish.resample
+            source, parameters.scale, size=parameters.size, resample=parameters.resample
         )
         if height * width > self.limits.max_output_pixels:
             raise HttpError(
@@ -163,9 +163,11 @@ class Service:
             )
         pixels = picture.pixels
         # One pixel is refused by whatever would refuse the result: depth, alpha, profile.
-        _encoded(np.zeros((1, 1, *pixels.shape[2:]), pixels.dtype), picture, wish)
+        _encoded(np.zeros((1, 1, *pixels.shape[2:]), pixels.dtype), picture, parameters)
         try:
-            upscaler.plan(source, wish.scale, size=wish.size, resample=wish.resample)
+            upscaler.plan(
+                source, parameters.scale, size=parameters.size, resample=parameters.resample
+            )
         except BundleError as error:  # no engine takes this size: another may be
             raise HttpError(422, str(error)) from error
         return height, width
@@ -188,8 +190,8 @@ def _decoded(data: bytes, max_pixels: int) -> Picture:
     return read_picture(data, max_pixels=max_pixels)
 
 
-def _encoded(pixels: NDArray[Any], picture: Picture, wish: UpscaleParameters) -> bytes:
-    return encode_picture(pixels, wish.format, like=picture, depth=wish.depth)
+def _encoded(pixels: NDArray[Any], picture: Picture, parameters: UpscaleParameters) -> bytes:
+    return encode_picture(pixels, parameters.format, like=picture, depth=parameters.depth)
 
 
 async def _in_thread(function: Callable[[], ResultT]) -> ResultT:

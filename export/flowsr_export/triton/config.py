@@ -81,7 +81,7 @@ class WarmUp:
 
 def config_of(
     manifest: Manifest,
-    wish: TritonModelConfig,
+    options: TritonModelConfig,
     warm: Sequence[WarmUp],
     profiles: Sequence[Profile] = (),
 ) -> Fields:
@@ -89,54 +89,58 @@ def config_of(
 
     Args:
         manifest: Of the bundle.
-        wish: How it is to be served.
+        options: How it is to be served.
         warm: What `warm_ups` gave.
         profiles: Of the engine; TensorRT alone.
 
     Returns:
         Fields of Triton's message ModelConfig.
     """
-    batch = _max_batch(manifest, wish, profiles)
-    inputs = _inputs(manifest, wish, batch)
+    batch = _max_batch(manifest, options, profiles)
+    inputs = _inputs(manifest, options, batch)
     types = {each["name"]: each["data_type"] for each in inputs}
-    config: dict[str, Any] = {"name": wish.name, **_backend(wish), "max_batch_size": batch}
+    config: dict[str, Any] = {
+        "name": options.name,
+        **_backend(options),
+        "max_batch_size": batch,
+    }
     config["input"] = inputs
-    config["output"] = [_output(manifest, wish, batch)]
-    config["instance_group"] = [_instances(wish, profiles)]
+    config["output"] = [_output(manifest, options, batch)]
+    config["instance_group"] = [_instances(options, profiles)]
     if batch:
-        queue = {"max_queue_size": wish.max_queue} if wish.max_queue else {}
+        queue = {"max_queue_size": options.max_queue} if options.max_queue else {}
         config["dynamic_batching"] = {
             "max_queue_delay_microseconds": QUEUE_DELAY,
             **({"default_queue_policy": queue} if queue else {}),
         }
-    config |= _optimization(wish)
+    config |= _optimization(options)
     config["model_warmup"] = [_warm_up(each, types) for each in warm]
-    parameters = _parameters(wish)
+    parameters = _parameters(options)
     if parameters:
         config["parameters"] = parameters
     return config
 
 
 def warm_ups(
-    manifest: Manifest, wish: TritonModelConfig, profiles: Sequence[Profile] = ()
+    manifest: Manifest, options: TritonModelConfig, profiles: Sequence[Profile] = ()
 ) -> list[WarmUp]:
     """Return the requests with which a model is warmed up.
 
     Args:
         manifest: Of the bundle.
-        wish: How it is to be served.
+        options: How it is to be served.
         profiles: Of the engine; TensorRT alone.
 
     Returns:
         One picture of 64x64 to twice its sides, or to the model's scale; with TensorRT one of
         the sizes for which each profile is tuned.
     """
-    if wish.backend == "tensorrt":
-        batch = _max_batch(manifest, wish, profiles)
+    if options.backend == "tensorrt":
+        batch = _max_batch(manifest, options, profiles)
         return [_tuned(index, each, batch) for index, each in enumerate(profiles)]
     source = (WARM_SIDE, WARM_SIDE)
     target = size_for(source, scale=manifest.scale or 2, size=None)
-    if wish.backend == "python":
+    if options.backend == "python":
         size = np.array(target, dtype="<i8").tobytes()
         shapes: dict[str, tuple[int, ...]] = {"input": (*source, 3), "size": (2,)}
         values = {"size": size}
@@ -144,7 +148,7 @@ def warm_ups(
             shapes["temperature"] = (1,)
             values["temperature"] = np.zeros(1, dtype="<f4").tobytes()
         return [WarmUp("picture", shapes, values)]
-    head = () if _max_batch(manifest, wish, profiles) else (1,)
+    head = () if _max_batch(manifest, options, profiles) else (1,)
     shapes = {"input": (*head, 3, *source)}
     values = {}
     if manifest.geometry:
@@ -169,24 +173,26 @@ def _tuned(index: int, profile: Profile, batch: int) -> WarmUp:
     return WarmUp(f"profile{index}", shapes, values)
 
 
-def _max_batch(manifest: Manifest, wish: TritonModelConfig, profiles: Sequence[Profile]) -> int:
+def _max_batch(
+    manifest: Manifest, options: TritonModelConfig, profiles: Sequence[Profile]
+) -> int:
     """Return how many pictures Triton may join, 0 where an input has no batch dimension."""
-    if wish.backend == "python" or manifest.geometry:
+    if options.backend == "python" or manifest.geometry:
         return 0
     most = [each["input"].max[0] for each in profiles if "input" in each]
-    return min([wish.max_batch, *most])
+    return min([options.max_batch, *most])
 
 
-def _backend(wish: TritonModelConfig) -> dict[str, str]:
-    if wish.backend == "tensorrt":
+def _backend(options: TritonModelConfig) -> dict[str, str]:
+    if options.backend == "tensorrt":
         return {"platform": "tensorrt_plan", "default_model_filename": "model.plan"}
-    if wish.backend == "onnxruntime":
+    if options.backend == "onnxruntime":
         return {"platform": "onnxruntime_onnx", "default_model_filename": "model.onnx"}
     return {"backend": "python", "default_model_filename": "model.py"}
 
 
-def _inputs(manifest: Manifest, wish: TritonModelConfig, batch: int) -> list[dict[str, Any]]:
-    if wish.backend == "python":
+def _inputs(manifest: Manifest, options: TritonModelConfig, batch: int) -> list[dict[str, Any]]:
+    if options.backend == "python":
         optional: list[dict[str, Any]] = [
             {"name": "size", "data_type": Word("TYPE_INT64"), "dims": [2]},
             {"name": "scale", "data_type": Word("TYPE_STRING"), "dims": [1]},
@@ -205,7 +211,7 @@ def _inputs(manifest: Manifest, wish: TritonModelConfig, batch: int) -> list[dic
     ]
     if manifest.geometry:
         geometry = {"name": "geometry", "data_type": Word("TYPE_INT64"), "dims": [10]}
-        shape = {"is_shape_tensor": True} if wish.backend == "tensorrt" else {}
+        shape = {"is_shape_tensor": True} if options.backend == "tensorrt" else {}
         inputs.append({**geometry, **shape})
     for latent in manifest.latents:
         dims = [*head, latent.channels, -1, -1]
@@ -213,28 +219,28 @@ def _inputs(manifest: Manifest, wish: TritonModelConfig, batch: int) -> list[dic
     return inputs
 
 
-def _output(manifest: Manifest, wish: TritonModelConfig, batch: int) -> dict[str, Any]:
-    if wish.backend == "python":
+def _output(manifest: Manifest, options: TritonModelConfig, batch: int) -> dict[str, Any]:
+    if options.backend == "python":
         return {"name": "output", "data_type": Word("TYPE_UINT8"), "dims": [-1, -1, 3]}
     dims = [*([] if batch else [-1]), 3, -1, -1]
     return {"name": "output", "data_type": Word(TYPES[manifest.io]), "dims": dims}
 
 
-def _instances(wish: TritonModelConfig, profiles: Sequence[Profile]) -> dict[str, Any]:
-    gpu = wish.backend == "tensorrt" or wish.provider in ("cuda", "tensorrt")
-    group: dict[str, Any] = {"count": wish.instances}
+def _instances(options: TritonModelConfig, profiles: Sequence[Profile]) -> dict[str, Any]:
+    gpu = options.backend == "tensorrt" or options.provider in ("cuda", "tensorrt")
+    group: dict[str, Any] = {"count": options.instances}
     group["kind"] = Word("KIND_GPU" if gpu else "KIND_CPU")
-    if wish.backend == "tensorrt":
+    if options.backend == "tensorrt":
         group["profile"] = [str(index) for index in range(len(profiles))]
     return group
 
 
-def _optimization(wish: TritonModelConfig) -> dict[str, Any]:
+def _optimization(options: TritonModelConfig) -> dict[str, Any]:
     """Return which execution provider ONNX Runtime takes; its other settings are right."""
-    if wish.backend != "onnxruntime" or wish.provider in ("cpu", "cuda"):
+    if options.backend != "onnxruntime" or options.provider in ("cpu", "cuda"):
         return {}
-    where = "cpu" if wish.provider == "openvino" else "gpu"
-    accelerators = {f"{where}_execution_accelerator": [{"name": wish.provider}]}
+    where = "cpu" if options.provider == "openvino" else "gpu"
+    accelerators = {f"{where}_execution_accelerator": [{"name": options.provider}]}
     return {"optimization": {"execution_accelerators": accelerators}}
 
 
@@ -249,31 +255,35 @@ def _warm_up(warm: WarmUp, types: Mapping[str, Word]) -> dict[str, Any]:
     return {"name": warm.name, "batch_size": 1, "inputs": inputs}
 
 
-def _parameters(wish: TritonModelConfig) -> list[dict[str, Any]]:
+def _parameters(options: TritonModelConfig) -> list[dict[str, Any]]:
     texts: dict[str, str] = {}
-    if wish.backend == "python":
-        options = {
-            "provider": wish.provider,
-            "threads": wish.threads,
-            "precision": wish.precision,
-            "memory_budget": wish.memory_budget,
-            "halo": wish.halo,
+    if options.backend == "python":
+        upscaler = {
+            "provider": options.provider,
+            "threads": options.threads,
+            "precision": options.precision,
+            "memory_budget": options.memory_budget,
+            "halo": options.halo,
         }
-        texts["upscaler"] = json.dumps(options)
-    elif wish.backend == "onnxruntime" and wish.threads is not None:
-        texts["intra_op_thread_count"] = str(wish.threads)
+        texts["upscaler"] = json.dumps(upscaler)
+    elif options.backend == "onnxruntime" and options.threads is not None:
+        texts["intra_op_thread_count"] = str(options.threads)
     return [{"key": name, "value": {"string_value": text}} for name, text in texts.items()]
 
 
-def check_wish(wish: TritonModelConfig) -> None:
+def check_options(options: TritonModelConfig) -> None:
     """Refuse settings that the backend has not.
 
     Raises:
         UsageError: If there is one.
     """
-    if wish.backend == "tensorrt" and wish.provider != "cpu":
-        raise UsageError(f"provider is for onnxruntime and python, got {wish.provider}")
-    if wish.backend != "python" and (wish.memory_budget is not None or wish.halo != "default"):
-        raise UsageError(f"tiles are the client's with {wish.backend}; python makes them here")
-    if wish.backend != "tensorrt" and wish.engine is not None:
-        raise UsageError(f"engine is for tensorrt, got {wish.backend}")
+    if options.backend == "tensorrt" and options.provider != "cpu":
+        raise UsageError(f"provider is for onnxruntime and python, got {options.provider}")
+    if options.backend != "python" and (
+        options.memory_budget is not None or options.halo != "default"
+    ):
+        raise UsageError(
+            f"tiles are the client's with {options.backend}; python makes them here"
+        )
+    if options.backend != "tensorrt" and options.engine is not None:
+        raise UsageError(f"engine is for tensorrt, got {options.backend}")

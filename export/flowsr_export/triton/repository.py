@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flowsr_export.triton.config import TritonModelConfig, check_wish, config_of, warm_ups
+from flowsr_export.triton.config import TritonModelConfig, check_options, config_of, warm_ups
 from flowsr_export.triton.pbtxt import text_of
 from flowsr_runtime import Bundle
 from flowsr_runtime.atomic import locked, recover_directory, replace_directory
@@ -25,33 +25,33 @@ MODEL_FILE = Path(__file__).with_name("python_model.py")
 
 
 def write_repository(
-    bundle: Bundle, repository: Path, wish: TritonModelConfig, *, force: bool = False
+    bundle: Bundle, repository: Path, options: TritonModelConfig, *, force: bool = False
 ) -> Path:
     """Write a bundle's model into a repository, whole or not at all; others in it stay.
 
     Args:
         bundle: The bundle.
         repository: Folder of models; it is made if it is missing.
-        wish: How the model is to be served.
+        options: How the model is to be served.
         force: Replace a model of the same name.
 
     Returns:
         The model's folder.
 
     Raises:
-        UsageError: If the wish makes no sense.
+        UsageError: If the options makes no sense.
         BundleError: If the bundle has no such graph or engine, or is damaged.
         OutputError: If something is there and `force` is not given, or is no model, or the
             disk refuses.
     """
-    check_wish(wish)
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*", wish.name) is None:
+    check_options(options)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*", options.name) is None:
         raise UsageError(
-            f"name must be letters, digits, dots, dashes and underscores, got {wish.name!r}"
+            f"name must be letters, digits, dots, dashes and underscores, got {options.name!r}"
         )
-    target = Path(os.path.abspath(repository)) / wish.name
+    target = Path(os.path.abspath(repository)) / options.name
     _check_replaceable(target, force)
-    files = _files(bundle, wish)
+    files = _files(bundle, options)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target):
@@ -63,7 +63,7 @@ def write_repository(
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"model {target} cannot be written: {reason}") from error
-    return repository / wish.name
+    return repository / options.name
 
 
 def _check_replaceable(target: Path, force: bool) -> None:
@@ -75,19 +75,19 @@ def _check_replaceable(target: Path, force: bool) -> None:
         raise OutputError(f"{target} is not a model of a repository; remove it yourself")
 
 
-def _files(bundle: Bundle, wish: TritonModelConfig) -> dict[str, bytes]:
+def _files(bundle: Bundle, options: TritonModelConfig) -> dict[str, bytes]:
     """Return the content of a model's folder; what comes of the bundle is checked."""
     profiles: Sequence[Profile] = ()
-    if wish.backend == "tensorrt":
-        entry = _engine(bundle, wish)
+    if options.backend == "tensorrt":
+        entry = _engine(bundle, options)
         profiles = entry.key.profiles
         content = {"model.plan": EngineStore(bundle.path).read(entry)}
-    elif wish.backend == "onnxruntime":
-        content = {"model.onnx": bundle.model_bytes(wish.precision)}
+    elif options.backend == "onnxruntime":
+        content = {"model.onnx": bundle.model_bytes(options.precision)}
     else:
-        content = _python_files(bundle, wish.precision)
-    warm = warm_ups(bundle.manifest, wish, profiles)
-    config = text_of(config_of(bundle.manifest, wish, warm, profiles))
+        content = _python_files(bundle, options.precision)
+    warm = warm_ups(bundle.manifest, options, profiles)
+    config = text_of(config_of(bundle.manifest, options, warm, profiles))
     files = {CONFIG_NAME: config.encode()}
     files |= {f"{VERSION}/{name}": data for name, data in content.items()}
     for each in warm:
@@ -109,9 +109,9 @@ def _python_files(bundle: Bundle, precision: str) -> dict[str, bytes]:
     return files | {f"bundle/{name}": bundle.read(name) for name in kept}
 
 
-def _engine(bundle: Bundle, wish: TritonModelConfig) -> EngineEntry:
+def _engine(bundle: Bundle, options: TritonModelConfig) -> EngineEntry:
     """Return the engine that is meant; Triton loads those of TensorRT alone, not of RTX."""
-    digest = bundle.manifest.files[bundle.model_name(wish.precision)].sha256
+    digest = bundle.manifest.files[bundle.model_name(options.precision)].sha256
     engines = {
         Path(entry.name).stem: entry
         for entry in EngineStore(bundle.path).entries()
@@ -119,16 +119,16 @@ def _engine(bundle: Bundle, wish: TritonModelConfig) -> EngineEntry:
     }
     if not engines:
         raise BundleError(
-            f"{bundle.path} holds no {wish.precision} engine of TensorRT, which Triton loads "
-            "(not those of TensorRT for RTX); flowsr-export build-engine --flavour tensorrt "
+            f"{bundle.path} holds no {options.precision} engine of TensorRT, which Triton "
+            "loads (not those of TensorRT for RTX); flowsr-export build-engine --flavour tensorrt "
             "makes one on the GPU"
         )
     names = ", ".join(engines)
-    if wish.engine is None:
+    if options.engine is None:
         if len(engines) > 1:
             raise UsageError(f"engine must be one of {names} (--engine)")
         return next(iter(engines.values()))
-    entry = engines.get(wish.engine.removesuffix(".engine").removeprefix("engines/"))
+    entry = engines.get(options.engine.removesuffix(".engine").removeprefix("engines/"))
     if entry is None:
-        raise UsageError(f"engine must be one of {names}, got {wish.engine!r}")
+        raise UsageError(f"engine must be one of {names}, got {options.engine!r}")
     return entry

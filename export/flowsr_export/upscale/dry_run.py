@@ -54,14 +54,14 @@ def plan_all(
     Raises:
         FlowsrError: What no single picture is the reason of, such as no engine that takes it.
     """
-    foreseen: list[PlannedUpscale] = []
+    planned: list[PlannedUpscale] = []
     failures: list[Failure] = []
     for job in jobs:
         try:
-            foreseen.append(_plan(job, upscaler, request))
+            planned.append(_plan(job, upscaler, request))
         except ONE_PICTURE as error:
             failures.append(failure_of(job, error))
-    return foreseen, failures
+    return planned, failures
 
 
 def _plan(job: Job, upscaler: Upscaler, request: Request) -> PlannedUpscale:

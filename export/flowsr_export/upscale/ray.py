@@ -78,19 +78,19 @@ class PictureMapper:
     was made, `warning`, `skipped`, and `reason` and `exit_code` of what failed.
     """
 
-    def __init__(self, wish: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig) -> None:
         """Open the model.
 
         Args:
-            wish: What is done with every picture.
+            config: What is done with every picture.
         """
-        bundle = Bundle.open(wish.bundle)
-        settings = wish.settings
+        bundle = Bundle.open(config.bundle)
+        settings = config.settings
         if settings.threads is None and is_on_host(settings):
             settings = replace(settings, threads=1)
-        self.request = wish.request
+        self.request = config.request
         self.upscaler = Upscaler(
-            bundle, settings.open(bundle), max_memory=wish.max_memory, halo=wish.halo
+            bundle, settings.open(bundle), max_memory=config.max_memory, halo=config.halo
         )
 
     def __call__(self, row: Row) -> Row:
@@ -118,7 +118,7 @@ class PictureMapper:
 
 def enlarge_on_ray(
     jobs: Sequence[Job],
-    wish: WorkerConfig,
+    config: WorkerConfig,
     cluster: Cluster,
     tell: Callable[[int, str], None],
     *,
@@ -131,7 +131,7 @@ def enlarge_on_ray(
 
     Args:
         jobs: What to enlarge, from `batch.plan`; the paths are those of every machine.
-        wish: What is done with every picture.
+        config: What is done with every picture.
         cluster: Where.
         tell: Called with (1, file name) after each picture.
         mapper: What each worker runs.
@@ -145,11 +145,11 @@ def enlarge_on_ray(
         ProviderError: If there is no cluster at the address, or it fails.
     """
     began = time.perf_counter()
-    waiting = [job for job in jobs if wish.request.force or not os.path.lexists(job.target)]
+    waiting = [job for job in jobs if config.request.force or not os.path.lexists(job.target)]
     answers: list[Row] = []
     if waiting:
         with _connected(cluster):
-            for answer in enlarged_rows(waiting, wish, cluster.workers, mapper):
+            for answer in enlarged_rows(waiting, config, cluster.workers, mapper):
                 answers.append(answer)
                 tell(1, Path(answer["source"]).name)
     tell(len(jobs) - len(waiting), "")
@@ -159,7 +159,7 @@ def enlarge_on_ray(
 
 def enlarged_rows(
     jobs: Sequence[Job],
-    wish: WorkerConfig,
+    config: WorkerConfig,
     workers: int | None = None,
     mapper: type[PictureMapper] = PictureMapper,
 ) -> Iterator[Row]:
@@ -167,7 +167,7 @@ def enlarged_rows(
 
     Args:
         jobs: What to enlarge.
-        wish: What is done with every picture.
+        config: What is done with every picture.
         workers: Processes, None for as many as there is room for.
         mapper: What each worker runs.
 
@@ -179,15 +179,15 @@ def enlarged_rows(
     """
     import ray
 
-    count = min(len(jobs), workers or _room(wish.resources))
+    count = min(len(jobs), workers or _room(config.resources))
     try:
-        yield from _dataset(jobs, wish, count, mapper).iter_rows()
+        yield from _dataset(jobs, config, count, mapper).iter_rows()
     except ray.exceptions.RayError as error:
         raise ProviderError(f"ray failed: {' '.join(str(error).split())}") from error
 
 
 def _dataset(
-    jobs: Sequence[Job], wish: WorkerConfig, workers: int, mapper: type[PictureMapper]
+    jobs: Sequence[Job], config: WorkerConfig, workers: int, mapper: type[PictureMapper]
 ) -> Dataset:
     import ray.data
 
@@ -202,9 +202,9 @@ def _dataset(
     # A row to a block: what is lost with a worker is the picture that it had.
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         mapper,
-        fn_constructor_args=(replace(wish, bundle=wish.bundle.absolute()),),
+        fn_constructor_args=(replace(config, bundle=config.bundle.absolute()),),
         compute=ray.data.ActorPoolStrategy(size=workers),
-        **wish.resources,
+        **config.resources,
     )
 
 

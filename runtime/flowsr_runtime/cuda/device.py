@@ -270,8 +270,10 @@ def _translate(name: str, code: Any, size: int | None) -> FlowsrError:
     text = cudart.cudaGetErrorString(code)[1]
     words = text.decode() if isinstance(text, bytes) else str(text)
     if int(code) == _OUT_OF_MEMORY:
-        wish = "" if size is None else f" for {size / 2**20:.1f} MiB more"
-        return MemoryBudgetError(f"out of memory{wish} ({name}); give a smaller memory budget")
+        amount = "" if size is None else f" for {size / 2**20:.1f} MiB more"
+        return MemoryBudgetError(
+            f"out of memory{amount} ({name}); give a smaller memory budget"
+        )
     if int(code) in _NO_DRIVER:
         text = f"no usable NVIDIA driver: {words} (CUDA error {int(code)}); {_remedy()}"
         return ProviderError(text)

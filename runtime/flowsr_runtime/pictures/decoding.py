@@ -82,7 +82,7 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
         return pixels, mode, Source("TIFF", exif, info, orientation_of(exif))
     if kind_of(data) == "AVIF" and avif_bit_depth(data) > 8:
         raise PictureError(
-            f"{name} is AVIF of {avif_bit_depth(data)} bits per channel, which Pillow would cut "
+            f"{name} is AVIF of {avif_bit_depth(data)} bits per channel, which Pillow cuts "
             "to 8; convert it to PNG of 16 bits"
         )
     image = open_image(data, name)

@@ -70,7 +70,7 @@ class Upscaler:
         self._allowance = MemoryBudget.of(self.memory_budget, max_memory, session.provider)
         self.halo = halo
         self._session = session
-        self._turnstile = InFlightCalls("upscaler", session.close)
+        self._in_flight = InFlightCalls("upscaler", session.close)
         self._halo = tiling.exact if halo == "exact" else tiling.halo
         # Tiles with an exact halo agree to float rounding: there is nothing to blend.
         self._fade = 0 if halo == "exact" else self._halo.align
@@ -264,7 +264,7 @@ class Upscaler:
         self._check_noise(seed, temperature)
         target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
         warn = warn or logger.warning
-        with self._turnstile.track():
+        with self._in_flight.track():
             progress, channels = raise_if_cancelled(cancel, progress), Channels.of(image)
             result = allocate((*target, channels.count), image.dtype)
             run = self._enlargement(channels, target, seed, temperature, progress, warn)
@@ -279,7 +279,7 @@ class Upscaler:
         From inside a call, as in `progress`, it returns at once and that call's end frees the
         model. Closing twice does no harm.
         """
-        self._turnstile.close()
+        self._in_flight.close()
 
     def __enter__(self) -> "Upscaler":
         return self

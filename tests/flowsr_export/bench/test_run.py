@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowsr_export.bench.plan import BenchmarkConfig, cases_of_wish, loadings_of
+from flowsr_export.bench.plan import BenchmarkConfig, benchmark_cases, loadings_of
 from flowsr_export.bench.run import bench
 from flowsr_export.bench.targets import LoadedModel, ModelTarget
 from flowsr_export.bench.timing import TimingSchedule
@@ -14,7 +14,7 @@ from flowsr_runtime import Bundle, ProviderError, ScaleError, UsageError
 from tests.flowsr_export.bench.benchmarks import FakeEngine, FakeMeter, FakeTime, instruments
 
 
-def wish(bundle: Path, **changes: Any) -> BenchmarkConfig:
+def config(bundle: Path, **changes: Any) -> BenchmarkConfig:
     """A short measurement of a small size."""
     small: dict[str, Any] = {
         "scales": ("2", "4"),
@@ -26,7 +26,7 @@ def wish(bundle: Path, **changes: Any) -> BenchmarkConfig:
 
 
 def test_a_row_for_each_scale_and_measure(bundle: Path) -> None:
-    report = bench(wish(bundle), instruments(FakeTime()))
+    report = bench(config(bundle), instruments(FakeTime()))
     rows = [(row["measures"], row["scale"], row["size"]) for row in report["rows"]]
     assert rows == [
         ("graph", "2", [16, 20]),
@@ -37,12 +37,12 @@ def test_a_row_for_each_scale_and_measure(bundle: Path) -> None:
 
 
 def test_the_report_is_json(bundle: Path) -> None:
-    report = bench(wish(bundle, growth=True), instruments(FakeTime()))
+    report = bench(config(bundle, growth=True), instruments(FakeTime()))
     assert json.loads(json.dumps(report))["rows"] == report["rows"]
 
 
 def test_times_are_those_of_the_clock(bundle: Path) -> None:
-    report = bench(wish(bundle), instruments(FakeTime()))
+    report = bench(config(bundle), instruments(FakeTime()))
     row = report["rows"][0]
     assert row["seconds"] == {
         name: pytest.approx(320e-6) for name in ("p50", "p90", "p95", "p99", "mean", "minimum")
@@ -51,27 +51,27 @@ def test_times_are_those_of_the_clock(bundle: Path) -> None:
 
 
 def test_efficiency_is_a_share_of_the_machines_rate(bundle: Path) -> None:
-    row = bench(wish(bundle), instruments(FakeTime()))["rows"][0]
+    row = bench(config(bundle), instruments(FakeTime()))["rows"][0]
     rate = 10**9 / 0.01
     assert row["efficiency"] == pytest.approx(row["multiply_adds"] / 320e-6 / rate)
 
 
 def test_without_a_probe_there_is_no_efficiency(bundle: Path) -> None:
-    report = bench(wish(bundle), instruments(FakeTime(), probes=lambda *arguments: []))
+    report = bench(config(bundle), instruments(FakeTime(), probes=lambda *arguments: []))
     assert [row["efficiency"] for row in report["rows"]] == [None] * 4
 
 
 def test_a_competing_load_is_marked(bundle: Path) -> None:
-    report = bench(wish(bundle), instruments(FakeTime(), meter=FakeMeter(64.0)))
+    report = bench(config(bundle), instruments(FakeTime(), meter=FakeMeter(64.0)))
     assert {(row["load"], row["loaded_blocks"]) for row in report["rows"]} == {("loaded", 5)}
-    quiet = bench(wish(bundle), instruments(FakeTime(), meter=FakeMeter(None)))
+    quiet = bench(config(bundle), instruments(FakeTime(), meter=FakeMeter(None)))
     assert {row["load"] for row in quiet["rows"]} == {"unknown"}
 
 
 def test_every_step_is_told(bundle: Path) -> None:
     totals: list[int] = []
     notes: list[str] = []
-    bench(wish(bundle), instruments(FakeTime()), start=totals.append, advance=notes.append)
+    bench(config(bundle), instruments(FakeTime()), start=totals.append, advance=notes.append)
     assert totals == [len(notes)]
 
 
@@ -79,7 +79,7 @@ def test_models_are_closed(bundle: Path) -> None:
     closed: list[ModelTarget] = []
     time = FakeTime()
     load = instruments(time, load=lambda loading: FakeEngine(loading, time, closed))
-    bench(wish(bundle), load)
+    bench(config(bundle), load)
     assert [loading.label for loading in closed] == ["onnxruntime cpu fp32"]
 
 
@@ -95,10 +95,10 @@ def test_a_provider_that_does_not_start_is_stated(
         assert loading.provider in ("cpu", "cuda")
         return FakeEngine(loading, time) if loading.provider == "cpu" else refuse()
 
-    report = bench(wish(bundle, provider=None), instruments(time, load=load))
+    report = bench(config(bundle, provider=None), instruments(time, load=load))
     assert report["not_started"] == {"onnxruntime cuda fp32": "no such device"}
     with pytest.raises(ProviderError, match="no such device"):
-        bench(wish(bundle, provider="cuda"), instruments(time, load=load))
+        bench(config(bundle, provider="cuda"), instruments(time, load=load))
 
 
 def refuse() -> LoadedModel:
@@ -107,7 +107,7 @@ def refuse() -> LoadedModel:
 
 def test_growth_is_fitted_when_asked(bundle: Path) -> None:
     sides = ((8, 8), (16, 16), (24, 24))
-    report = bench(wish(bundle, lr_sizes=sides, growth=True), instruments(FakeTime()))
+    report = bench(config(bundle, lr_sizes=sides, growth=True), instruments(FakeTime()))
     fit = report["growth"][0]
     assert fit["seconds_per_output_pixel"] == pytest.approx(1e-6)
     assert fit["seconds_per_input_pixel"] == pytest.approx(0, abs=1e-12)
@@ -115,30 +115,30 @@ def test_growth_is_fitted_when_asked(bundle: Path) -> None:
 
 def test_a_bundle_of_one_scale_has_its_own(fourfold: Path) -> None:
     opened = Bundle.open(fourfold)
-    (found,) = cases_of_wish(opened, wish(fourfold, scales=()))
+    (found,) = benchmark_cases(opened, config(fourfold, scales=()))
     assert (found[0], found[1].size) == ("4", (32, 40))
     with pytest.raises(ScaleError, match="4 times only"):
-        cases_of_wish(opened, wish(fourfold, scales=("2",)))
+        benchmark_cases(opened, config(fourfold, scales=("2",)))
 
 
 def test_an_output_size_finds_its_input(bundle: Path, fourfold: Path) -> None:
     opened = Bundle.open(bundle)
-    cases = [case for _, case in cases_of_wish(opened, wish(bundle, output_size=(37, 41)))]
+    cases = [case for _, case in benchmark_cases(opened, config(bundle, output_size=(37, 41)))]
     assert [(case.lr, case.size) for case in cases] == [
         ((18, 20), (37, 41)),
         ((9, 10), (37, 41)),
     ]
     with pytest.raises(UsageError, match="no picture becomes 41x37 at 4"):
-        cases_of_wish(Bundle.open(fourfold), wish(fourfold, scales=(), output_size=(37, 41)))
+        benchmark_cases(Bundle.open(fourfold), config(fourfold, scales=(), output_size=(37, 41)))
 
 
 def test_scales_may_differ_by_axis(bundle: Path) -> None:
-    (found,) = cases_of_wish(Bundle.open(bundle), wish(bundle, scales=(("3", "2"),)))
+    (found,) = benchmark_cases(Bundle.open(bundle), config(bundle, scales=(("3", "2"),)))
     assert (found[0], found[1].size) == ("2x3", (24, 20))
 
 
 def test_pytorch_runs_in_float32_on_the_side_of_its_provider(bundle: Path) -> None:
-    asked = wish(
+    asked = config(
         bundle, backends=("torch", "onnxruntime"), provider="tensorrt", precision="fp16"
     )
     found = [(one.backend, one.provider, one.precision) for one in loadings_of(asked)]

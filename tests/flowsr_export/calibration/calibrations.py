@@ -28,7 +28,7 @@ def photographs_in(folder: Path, count: int = 6) -> Path:
 
 
 def wish_for(folder: Path, **changes: object) -> CalibrationConfig:
-    """Return a small wish that a network of random weights can fulfil."""
+    """Return a small config that a network of random weights can fulfil."""
     usual = {
         "images": folder / "photos",
         "work": folder / "work",

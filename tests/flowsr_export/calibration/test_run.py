@@ -56,8 +56,8 @@ def test_blocks_are_ranked_the_most_costly_first(calibrated: Calibrated) -> None
 
 def test_a_hard_budget_leaves_blocks_out(tmp_path: Path) -> None:
     photographs_in(tmp_path / "photos")
-    wish = wish_for(tmp_path, budget=Budget(60.0))
-    done = calibrate(made_bundle(tmp_path / "b"), wish)
+    config = wish_for(tmp_path, budget=Budget(60.0))
+    done = calibrate(made_bundle(tmp_path / "b"), config)
     assert 0 < len(done.choice.point.left_out) < 6
     assert done.choice.point.agreement.worst >= 60.0
     assert done.work.share("int8") < 0.9
@@ -102,8 +102,8 @@ def test_one_step_for_a_weight_can_be_asked_for(tmp_path: Path) -> None:
 
 def test_floats_of_eight_bits_are_calibrated_too(tmp_path: Path) -> None:
     photographs_in(tmp_path / "photos")
-    wish = wish_for(tmp_path, type="fp8", budget=Budget(20.0))
-    done = calibrate(made_bundle(tmp_path / "b"), wish)
+    config = wish_for(tmp_path, type="fp8", budget=Budget(20.0))
+    done = calibrate(made_bundle(tmp_path / "b"), config)
     model = onnx.load_from_string(done.content)
     assert model.opset_import[0].version == 19
     assert done.work.share("fp8") > 0.9

@@ -20,8 +20,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Take the measurement's place; holds what was wished."""
     wishes: list[Any] = []
 
-    def bench(wish: Any, **rest: Any) -> dict[str, Any]:
-        wishes.append(wish)
+    def bench(config: Any, **rest: Any) -> dict[str, Any]:
+        wishes.append(config)
         return report([row([0.01] * 5)])
 
     monkeypatch.setattr("flowsr_export.bench.run.bench", bench)
@@ -59,14 +59,14 @@ def test_options_become_a_wish(run: Run, asked: list[Any], tmp_path: Path) -> No
     options += ["--threads", "1", "--percentile", "75", "--no-memory", "--no-stages"]
     done = run("bench", "some.bundle", *options, "-o", tmp_path / "report")
     assert done.exit_code == 0
-    (wish,) = asked
-    assert wish.bundle == Path("some.bundle")
-    assert wish.backends == ("torch", "onnxruntime")
-    assert wish.scales == ("1.5", ("3", "2"))
-    assert wish.lr_sizes == ((48, 64),)
-    assert (wish.pace.duration, wish.pace.warm_up) == (1.0, pytest.approx(0.1))
-    assert (wish.batch, wish.threads, wish.percentiles) == (2, 1, (75.0,))
-    assert (wish.memory, wish.stages, wish.growth) == (False, False, False)
+    (config,) = asked
+    assert config.bundle == Path("some.bundle")
+    assert config.backends == ("torch", "onnxruntime")
+    assert config.scales == ("1.5", ("3", "2"))
+    assert config.lr_sizes == ((48, 64),)
+    assert (config.pace.duration, config.pace.warm_up) == (1.0, pytest.approx(0.1))
+    assert (config.batch, config.threads, config.percentiles) == (2, 1, (75.0,))
+    assert (config.memory, config.stages, config.growth) == (False, False, False)
 
 
 def test_a_sweep_takes_several_sizes(run: Run, asked: list[Any], tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def test_checkpoints_become_an_engine_in_one_command(
     sizes = ("--fixed-scale", "4", "--picture", "16x16", "--picture", "24x32")
     few = ("--flavour", "tensorrt-rtx", "--least-share", "0.7")  # the stand-in is small
     arguments = ("build-engine", *files, *sizes, *few)
-    foreseen = run(*arguments, "--dry-run")
-    assert "not known  the fp16 graph: it is not exported yet" in foreseen.stdout
+    planned = run(*arguments, "--dry-run")
+    assert "not known  the fp16 graph: it is not exported yet" in planned.stdout
     assert list(tmp_path.iterdir()) == []
     done = run(*arguments)
     assert done.exit_code == 0, done.output

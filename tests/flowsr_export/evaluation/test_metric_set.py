@@ -13,7 +13,7 @@ from tests.flowsr_export.evaluation.evaluations import lpips_weights
 from tests.stand_in import picture
 
 PLAIN = ("psnr", "psnr-y", "ssim", "ssim-y", "lr-psnr")
-ORIGINAL = picture(64, 72, "gauge")
+ORIGINAL = picture(64, 72, "metric_set")
 LOW = matlab_bicubic(ORIGINAL, (32, 36))
 OUTPUT = matlab_bicubic(LOW, (64, 72))
 
@@ -52,20 +52,22 @@ def test_the_smallest_original_follows_from_the_borders(
 
 def test_lpips_compares_whole_pictures(tmp_path: Path) -> None:
     alexnet, linear = lpips_weights(tmp_path)
-    gauge = MetricSet.open(DEFAULT_METRICS, alexnet=alexnet, linear=linear)
-    figures, _ = gauge.measure([OUTPUT], ORIGINAL, LOW, "2")
+    metric_set = MetricSet.open(DEFAULT_METRICS, alexnet=alexnet, linear=linear)
+    figures, _ = metric_set.measure([OUTPUT], ORIGINAL, LOW, "2")
     assert list(figures) == ["psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr"]
     assert figures["lpips"] > 0
-    assert gauge.measure([ORIGINAL + 1], ORIGINAL, LOW, "2")[0]["lpips"] != figures["lpips"]
-    assert gauge.smallest("1") == 31
+    assert (
+        metric_set.measure([ORIGINAL + 1], ORIGINAL, LOW, "2")[0]["lpips"] != figures["lpips"]
+    )
+    assert metric_set.smallest("1") == 31
 
 
 def test_figures_are_means_over_the_samples_and_diversity_is_of_all(tmp_path: Path) -> None:
     alexnet, linear = lpips_weights(tmp_path)
     names = ("psnr-y", "diversity", "diversity-score")
-    gauge = MetricSet.open(names, alexnet=alexnet, linear=linear)
+    metric_set = MetricSet.open(names, alexnet=alexnet, linear=linear)
     samples = [OUTPUT, np.roll(OUTPUT, 1, 0)]
-    figures, each = gauge.measure(samples, ORIGINAL, LOW, "2")
+    figures, each = metric_set.measure(samples, ORIGINAL, LOW, "2")
     assert figures["psnr-y"] == pytest.approx(sum(one["psnr-y"] for one in each) / 2)
     assert figures["diversity"] == metrics.diversity(samples)
     assert 0 < figures["diversity-score"] < 100

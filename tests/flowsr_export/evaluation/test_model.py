@@ -15,8 +15,8 @@ PLAIN = SessionSettings(threads=1)
 IN_TORCH = SessionSettings(TORCH)
 
 
-def check_refused(wish: EvaluatedModelConfig, words: str) -> None:
-    with pytest.raises(UsageError, match=words), open_subject(wish):
+def check_refused(config: EvaluatedModelConfig, words: str) -> None:
+    with pytest.raises(UsageError, match=words), open_subject(config):
         pass
 
 
@@ -42,8 +42,8 @@ def test_pytorch_runs_a_checkpoint_that_was_not_exported(tmp_path: Path) -> None
     path = tmp_path / "model.safetensors"
     net = network(small_model(), None)
     save_weights(path, "model", small_model(), net.linf.state_dict())
-    wish = EvaluatedModelConfig(IN_TORCH, model=path, temperature=0.0)
-    with open_subject(wish) as subject:
+    config = EvaluatedModelConfig(IN_TORCH, model=path, temperature=0.0)
+    with open_subject(config) as subject:
         assert subject.about["what"] == str(path)
         assert subject.about["prior_sha256"] is None
         assert subject.method.enlarge(picture(6, 6), (18, 18), 0).picture.shape == (18, 18, 3)
@@ -76,7 +76,7 @@ def test_options_that_do_not_go_together_are_refused(bundle: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "config",
     [
         EvaluatedModelConfig(SessionSettings(TORCH, precision="fp16")),
         EvaluatedModelConfig(SessionSettings(TORCH, workers=2)),
@@ -84,10 +84,10 @@ def test_options_that_do_not_go_together_are_refused(bundle: Path, tmp_path: Pat
         EvaluatedModelConfig(IN_TORCH, halo="exact"),
     ],
 )
-def test_pytorch_runs_whole_pictures_in_float32(wish: EvaluatedModelConfig) -> None:
-    check_refused(wish, r"--backend torch runs whole pictures in fp32; it takes no")
+def test_pytorch_runs_whole_pictures_in_float32(config: EvaluatedModelConfig) -> None:
+    check_refused(config, r"--backend torch runs whole pictures in fp32; it takes no")
 
 
 def test_pytorch_has_two_providers() -> None:
-    wish = EvaluatedModelConfig(SessionSettings(TORCH, "openvino"))
-    check_refused(wish, "provider must be cpu or cuda with torch, got 'openvino'")
+    config = EvaluatedModelConfig(SessionSettings(TORCH, "openvino"))
+    check_refused(config, "provider must be cpu or cuda with torch, got 'openvino'")

@@ -16,7 +16,7 @@ from flowsr_runtime import Upscaler
 from flowsr_runtime.errors import MetricError, NonFiniteError, PictureError, UsageError
 from tests.flowsr_export.evaluation.evaluations import folder_of, noisy_bundle
 
-GAUGE = MetricSet.open(["psnr-y", "lr-psnr"])
+METRIC_SET = MetricSet.open(["psnr-y", "lr-psnr"])
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def noisy(tmp_path: Path) -> Iterator[BundleMethod]:
 
 def test_every_pair_and_method_has_a_row(pairs: list[Pair], ours: BundleMethod) -> None:
     told: list[str] = []
-    results = list(evaluate(pairs, [Bicubic(), ours], GAUGE, advance=told.append))
+    results = list(evaluate(pairs, [Bicubic(), ours], METRIC_SET, advance=told.append))
     rows = [result.row for result in results]
     assert [(row.picture, row.scale, row.method) for row in rows] == [
         (picture, scale, method)
@@ -52,7 +52,7 @@ def test_every_pair_and_method_has_a_row(pairs: list[Pair], ours: BundleMethod) 
 
 
 def test_figures_are_those_of_the_pictures(pairs: list[Pair], ours: BundleMethod) -> None:
-    for result in evaluate(pairs, [ours], GAUGE):
+    for result in evaluate(pairs, [ours], METRIC_SET):
         border = 2 if result.row.scale == "2" else 3
         assert result.row.figures["psnr-y"] == psnr_y(result.output, result.original, border)
         assert result.row.samples == (result.row.figures,)
@@ -62,8 +62,8 @@ def test_figures_are_those_of_the_pictures(pairs: list[Pair], ours: BundleMethod
 def test_samples_follow_the_seed_and_bicubic_has_one(
     pairs: list[Pair], noisy: BundleMethod
 ) -> None:
-    gauge = MetricSet.open(["psnr-y", "diversity"])
-    bicubic, ours = evaluate(pairs[:1], [Bicubic(), noisy], gauge, samples=3, seed=7)
+    metric_set = MetricSet.open(["psnr-y", "diversity"])
+    bicubic, ours = evaluate(pairs[:1], [Bicubic(), noisy], metric_set, samples=3, seed=7)
     assert (len(bicubic.row.samples), bicubic.row.figures["diversity"]) == (1, 0)
     each = [one["psnr-y"] for one in ours.row.samples]
     assert len(set(each)) == 3
@@ -78,17 +78,17 @@ def test_samples_and_noise_go_together(
     pairs: list[Pair], ours: BundleMethod, noisy: BundleMethod
 ) -> None:
     with pytest.raises(UsageError, match="samples need noise: a bundle without a learned"):
-        next(evaluate(pairs, [ours], GAUGE, samples=2))
+        next(evaluate(pairs, [ours], METRIC_SET, samples=2))
     with pytest.raises(UsageError, match=r"diversity needs two samples or more .*, got 1"):
         next(evaluate(pairs, [noisy], MetricSet.open(["diversity"])))
     with pytest.raises(UsageError, match="samples must be at least 1, got 0"):
-        next(evaluate(pairs, [noisy], GAUGE, samples=0))
+        next(evaluate(pairs, [noisy], METRIC_SET, samples=0))
 
 
 def test_warnings_are_kept(exploding: Path, tmp_path: Path) -> None:
     pairs = find_pairs([folder_of(tmp_path / "Set", "a")], [], ["4"])
     with Upscaler.open(exploding, threads=1) as upscaler:
-        (result,) = evaluate(pairs, [BundleMethod(upscaler)], GAUGE)
+        (result,) = evaluate(pairs, [BundleMethod(upscaler)], METRIC_SET)
     (line,) = result.row.warnings
     assert "exploded" in line
 
@@ -99,13 +99,13 @@ def test_an_error_names_the_picture_and_the_method(pairs: list[Pair]) -> None:
             raise NonFiniteError("the model gives NaN or infinity")
 
     with pytest.raises(NonFiniteError, match=r"^Set a ×2, bicubic: the model gives NaN"):
-        next(evaluate(pairs, [Broken()], GAUGE))
+        next(evaluate(pairs, [Broken()], METRIC_SET))
 
 
 def test_a_figure_that_cannot_be_computed_names_them_too(tmp_path: Path) -> None:
     pairs = find_pairs([folder_of(tmp_path / "Set", "a")], [], ["1"])
     with pytest.raises(MetricError, match=r"^Set a ×1, bicubic: psnr-y is inf; the two"):
-        next(evaluate(pairs, [Bicubic()], GAUGE))
+        next(evaluate(pairs, [Bicubic()], METRIC_SET))
 
 
 def test_pictures_are_checked_before_any_is_enlarged(tmp_path: Path) -> None:

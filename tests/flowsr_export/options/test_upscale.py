@@ -62,9 +62,9 @@ def test_the_memory_that_is_allowed_is_not_foreseen_to_be_exceeded(
     manifest.write_text(hungry)
     options = ("--scale", "40", "--max-memory", "2G", "--dry-run", "--json")
     done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *options)
-    (foreseen,) = json.loads(done.stdout)["foreseen"]
-    assert foreseen["tiles"] > 1
-    assert foreseen["run_bytes"] < foreseen["peak_bytes"] <= 2 << 30
+    (planned,) = json.loads(done.stdout)["planned"]
+    assert planned["tiles"] > 1
+    assert planned["run_bytes"] < planned["peak_bytes"] <= 2 << 30
 
 
 def test_memory_that_runs_out_is_one_line_and_the_picture_is_written(

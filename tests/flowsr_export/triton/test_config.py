@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from flowsr_export.triton.config import TritonModelConfig, check_wish, config_of, warm_ups
+from flowsr_export.triton.config import TritonModelConfig, check_options, config_of, warm_ups
 from flowsr_export.triton.pbtxt import text_of
 from flowsr_runtime import UsageError
 from flowsr_runtime.bundle.engine_key import Profile, Range
@@ -35,11 +35,11 @@ def one_scale() -> Manifest:
 
 
 def parsed(
-    manifest: Manifest, wish: TritonModelConfig, profiles: tuple[Profile, ...] = ()
+    manifest: Manifest, options: TritonModelConfig, profiles: tuple[Profile, ...] = ()
 ) -> Any:
     """Return a configuration as Triton's own schema reads it; an unknown field is an error."""
-    warm = warm_ups(manifest, wish, profiles)
-    text = text_of(config_of(manifest, wish, warm, profiles))
+    warm = warm_ups(manifest, options, profiles)
+    text = text_of(config_of(manifest, options, warm, profiles))
     return text_format.Parse(text, model_config.ModelConfig())
 
 
@@ -64,8 +64,8 @@ def test_a_graph_of_any_scale_has_its_batch_in_the_dims_and_no_batcher() -> None
 
 
 def test_a_graph_of_one_scale_is_batched() -> None:
-    wish = TritonModelConfig(backend="onnxruntime", max_batch=6, max_queue=9)
-    config = parsed(one_scale(), wish)
+    options = TritonModelConfig(backend="onnxruntime", max_batch=6, max_queue=9)
+    config = parsed(one_scale(), options)
     assert config.max_batch_size == 6
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 9
     assert inputs_of(config) == {"input": ("TYPE_FP32", [3, -1, -1])}
@@ -78,9 +78,9 @@ def test_latents_are_inputs_too() -> None:
 
 
 def test_the_warm_up_of_a_graph_has_a_true_geometry() -> None:
-    wish = TritonModelConfig(backend="onnxruntime")
-    warm = warm_ups(any_scale(), wish)[0]
-    sample = parsed(any_scale(), wish).model_warmup[0].inputs["geometry"]
+    options = TritonModelConfig(backend="onnxruntime")
+    warm = warm_ups(any_scale(), options)[0]
+    sample = parsed(any_scale(), options).model_warmup[0].inputs["geometry"]
     numbers = np.frombuffer(warm.files()[sample.input_data_file], dtype="<i8")
     assert numbers.tolist() == [64, 64, 128, 128, 0, 0, 0, 0, 128, 128]
 
@@ -111,8 +111,8 @@ def test_the_threads_of_onnx_runtime_are_a_parameter() -> None:
 
 
 def test_an_engine_has_a_shape_tensor_and_its_profiles() -> None:
-    wish = TritonModelConfig(backend="tensorrt", instances=2)
-    config = parsed(any_scale(), wish, (PROFILE, PROFILE))
+    options = TritonModelConfig(backend="tensorrt", instances=2)
+    config = parsed(any_scale(), options, (PROFILE, PROFILE))
     assert (config.platform, config.max_batch_size) == ("tensorrt_plan", 0)
     assert [each.is_shape_tensor for each in config.input] == [False, True]
     assert list(config.instance_group[0].profile) == ["0", "1"]
@@ -147,7 +147,7 @@ def test_python_takes_noise_where_there_is_no_prior() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("options", "words"),
     [
         (TritonModelConfig(backend="tensorrt", provider="cuda"), "provider is for onnxruntime"),
         (TritonModelConfig(backend="onnxruntime", halo="exact"), "tiles are the client's"),
@@ -155,7 +155,7 @@ def test_python_takes_noise_where_there_is_no_prior() -> None:
     ],
 )
 def test_settings_that_a_backend_has_not_are_refused(
-    wish: TritonModelConfig, words: str
+    options: TritonModelConfig, words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        check_wish(wish)
+        check_options(options)

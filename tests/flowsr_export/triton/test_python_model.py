@@ -60,8 +60,8 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def model(module: ModuleType, bundle: Path, tmp_path: Path) -> Iterator[Any]:
-    wish = TritonModelConfig(threads=1, memory_budget=20_000)
-    folder = write_repository(Bundle.open(bundle), tmp_path / "models", wish)
+    asked = TritonModelConfig(threads=1, memory_budget=20_000)
+    folder = write_repository(Bundle.open(bundle), tmp_path / "models", asked)
     options = {"threads": 1, "memory_budget": 20_000}
     config = {"parameters": {"upscaler": {"string_value": json.dumps(options)}}}
     opened = module.TritonPythonModel()

@@ -32,8 +32,8 @@ def add_engine(bundle: Bundle, plan: bytes, flavour: str = "tensorrt") -> str:
 def test_a_graph_lies_in_its_version_beside_its_configuration(
     bundle: Path, tmp_path: Path
 ) -> None:
-    wish = TritonModelConfig(backend="onnxruntime")
-    model = write_repository(Bundle.open(bundle), tmp_path / "models", wish)
+    options = TritonModelConfig(backend="onnxruntime")
+    model = write_repository(Bundle.open(bundle), tmp_path / "models", options)
     assert model == tmp_path / "models" / "flowsr"
     assert files_of(model) == ["1/model.onnx", "config.pbtxt", "warmup/picture-geometry"]
     assert (model / "1/model.onnx").read_bytes() == (bundle / "model.fp32.onnx").read_bytes()
@@ -95,10 +95,10 @@ def test_a_damaged_graph_is_refused_and_nothing_is_written(
 
 
 def test_nothing_is_overwritten_without_force(bundle: Path, tmp_path: Path) -> None:
-    opened, wish = Bundle.open(bundle), TritonModelConfig(backend="onnxruntime")
-    write_repository(opened, tmp_path, wish)
+    opened, options = Bundle.open(bundle), TritonModelConfig(backend="onnxruntime")
+    write_repository(opened, tmp_path, options)
     with pytest.raises(OutputError, match=r"exists; replace it with force \(--force\)"):
-        write_repository(opened, tmp_path, wish)
+        write_repository(opened, tmp_path, options)
     write_repository(opened, tmp_path, TritonModelConfig(), force=True)
     assert (tmp_path / "flowsr" / "1" / "model.py").is_file()
 

@@ -1,4 +1,4 @@
-"""What is foreseen is what is done."""
+"""What is planned is what is done."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def job(tmp_path: Path) -> Job:
 
 def test_the_tiles_are_those_that_are_run(bundle: Path, job: Job) -> None:
     with Upscaler.open(bundle, threads=1, memory_budget=90_000) as upscaler:
-        (foreseen,), failures = plan_all([job], upscaler, TWICE)
+        (planned,), failures = plan_all([job], upscaler, TWICE)
         runs: list[tuple[int, int]] = []
         image = upscaler.upscale(
             read_picture(job.source).rgb,
@@ -29,9 +29,9 @@ def test_the_tiles_are_those_that_are_run(bundle: Path, job: Job) -> None:
             progress=lambda done, tiles: runs.append((done, tiles)),
         )
     assert failures == []
-    assert (foreseen.height, foreseen.width) == image.shape[:2] == (100, 175)
-    assert runs[-1] == (foreseen.tiles, foreseen.tiles)
-    assert foreseen.run_bytes <= 90_000 < foreseen.peak_bytes
+    assert (planned.height, planned.width) == image.shape[:2] == (100, 175)
+    assert runs[-1] == (planned.tiles, planned.tiles)
+    assert planned.run_bytes <= 90_000 < planned.peak_bytes
 
 
 def test_nothing_is_written(bundle: Path, job: Job) -> None:
@@ -39,8 +39,8 @@ def test_nothing_is_written(bundle: Path, job: Job) -> None:
         plan_all([job], upscaler, TWICE)
         assert not job.target.exists()
         enlarge(job, upscaler, TWICE)
-        foreseen, (failure,) = plan_all([job], upscaler, TWICE)
-    assert foreseen == []
+        planned, (failure,) = plan_all([job], upscaler, TWICE)
+    assert planned == []
     assert "b.png exists" in failure.reason
 
 

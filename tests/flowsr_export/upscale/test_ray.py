@@ -32,7 +32,7 @@ needs_ray = pytest.mark.skipif(
 )
 
 
-def wish_of(bundle: Path, request: Request = TWICE) -> WorkerConfig:
+def config_of(bundle: Path, request: Request = TWICE) -> WorkerConfig:
     return WorkerConfig(bundle, SessionSettings(), request)
 
 
@@ -43,7 +43,7 @@ def row(source: Path, target: Path) -> dict[str, object]:
 def test_a_worker_takes_a_row_and_says_what_came_of_it(
     bundle: Path, photo: Path, tmp_path: Path
 ) -> None:
-    answer = PictureMapper(wish_of(bundle))(row(photo, tmp_path / "o.png"))
+    answer = PictureMapper(config_of(bundle))(row(photo, tmp_path / "o.png"))
     assert (answer["height"], answer["width"], answer["exit_code"]) == (10, 12, 0)
     assert (answer["skipped"], answer["reason"], answer["warning"]) == (False, "", "")
     assert read_picture(tmp_path / "o.png").rgb.shape == (10, 12, 3)
@@ -52,7 +52,7 @@ def test_a_worker_takes_a_row_and_says_what_came_of_it(
 def test_a_worker_goes_on_after_a_bad_picture(
     bundle: Path, photo: Path, tmp_path: Path
 ) -> None:
-    mapper = PictureMapper(wish_of(bundle))
+    mapper = PictureMapper(config_of(bundle))
     bad = mapper(row(tmp_path / "none.png", tmp_path / "o.png"))
     assert (bad["exit_code"], "none.png does not exist" in bad["reason"]) == (1, True)
     assert mapper(row(photo, tmp_path / "o.png"))["reason"] == ""
@@ -63,16 +63,16 @@ def test_a_target_that_is_there_is_left_unless_forced(
 ) -> None:
     there = tmp_path / "o.png"
     there.write_bytes(b"there")
-    assert PictureMapper(wish_of(bundle))(row(photo, there))["skipped"] is True
+    assert PictureMapper(config_of(bundle))(row(photo, there))["skipped"] is True
     assert there.read_bytes() == b"there"
     forced = Request("2", None, force=True)
-    assert PictureMapper(wish_of(bundle, forced))(row(photo, there))["height"] == 10
+    assert PictureMapper(config_of(bundle, forced))(row(photo, there))["height"] == 10
 
 
 def test_rows_of_an_answer_have_the_same_types(
     bundle: Path, photo: Path, tmp_path: Path
 ) -> None:
-    mapper = PictureMapper(wish_of(bundle))
+    mapper = PictureMapper(config_of(bundle))
     answers = [mapper(row(source, tmp_path / "o.png")) for source in (photo, photo)]
     answers.append(mapper(row(tmp_path / "none.png", tmp_path / "p.png")))
     kinds = [{key: type(value) for key, value in answer.items()} for answer in answers]
@@ -113,7 +113,7 @@ def test_nothing_is_started_where_nothing_is_left_to_do(tmp_path: Path) -> None:
     told: list[int] = []
     report = enlarge_on_ray(
         [Job(tmp_path / "a.png", tmp_path / "o.png")],
-        wish_of(tmp_path),
+        config_of(tmp_path),
         Cluster("192.0.2.1:1"),
         lambda steps, note: told.append(steps),
     )
@@ -144,7 +144,7 @@ def test_an_address_without_a_cluster_is_refused_at_once(
     cluster = {"option": Cluster(address), "environment": Cluster()}[by]
     job = Job(tmp_path / "a.png", tmp_path / "o.png")
     with pytest.raises(error, match=message):
-        enlarge_on_ray([job], wish_of(tmp_path), cluster, lambda steps, note: None)
+        enlarge_on_ray([job], config_of(tmp_path), cluster, lambda steps, note: None)
 
 
 class Rows:
@@ -205,10 +205,10 @@ class Mortal(PictureMapper):
         return super().__call__(row)
 
 jobs = plan([folder], folder.parent / "large")
-wish = WorkerConfig(bundle, SessionSettings(), Request("2", None))
+config = WorkerConfig(bundle, SessionSettings(), Request("2", None))
 told = []
 report = enlarge_on_ray(
-    jobs, wish, Cluster(workers=2), lambda steps, name: told.append(steps), mapper=Mortal
+    jobs, config, Cluster(workers=2), lambda steps, name: told.append(steps), mapper=Mortal
 )
 print(json.dumps({**dataclasses.asdict(report), "told": sum(told)}, default=str))
 """

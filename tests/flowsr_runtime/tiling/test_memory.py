@@ -106,6 +106,6 @@ def test_a_process_stays_within_its_memory(halo: str, most: int, tmp_path: Path)
     write_picture(source, pixels)
     words = [sys.executable, "-c", PROGRAM, source, tmp_path / "large.png", most, halo]
     done = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=True)
-    tiles, foreseen, peak = map(int, done.stdout.split())
+    tiles, planned, peak = map(int, done.stdout.split())
     assert tiles > 1
-    assert 0.6 * most < peak <= foreseen <= most
+    assert 0.6 * most < peak <= planned <= most

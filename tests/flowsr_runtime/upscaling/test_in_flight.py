@@ -1,4 +1,4 @@
-"""A turnstile frees once, after the last call."""
+"""A in_flight frees once, after the last call."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ def freed() -> list[str]:
 
 
 @pytest.fixture
-def turnstile(freed: list[str]) -> InFlightCalls:
+def in_flight(freed: list[str]) -> InFlightCalls:
     return InFlightCalls("model", lambda: freed.append("freed"))
 
 
@@ -29,31 +29,31 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def test_closing_frees_once(turnstile: InFlightCalls, freed: list[str]) -> None:
-    turnstile.close()
-    turnstile.close()
+def test_closing_frees_once(in_flight: InFlightCalls, freed: list[str]) -> None:
+    in_flight.close()
+    in_flight.close()
     assert freed == ["freed"]
 
 
-def test_after_closing_nobody_gets_in(turnstile: InFlightCalls) -> None:
-    turnstile.close()
-    with pytest.raises(UsageError, match="the model is closed"), turnstile.track():
+def test_after_closing_nobody_gets_in(in_flight: InFlightCalls) -> None:
+    in_flight.close()
+    with pytest.raises(UsageError, match="the model is closed"), in_flight.track():
         pass
 
 
 def test_closing_waits_for_calls_of_other_threads(
-    turnstile: InFlightCalls, freed: list[str], threads: ThreadPoolExecutor
+    in_flight: InFlightCalls, freed: list[str], threads: ThreadPoolExecutor
 ) -> None:
     entered, leave = Event(), Event()
 
     def call() -> None:
-        with turnstile.track():
+        with in_flight.track():
             entered.set()
             leave.wait()
 
     running = threads.submit(call)
     entered.wait()
-    closing = threads.submit(turnstile.close)
+    closing = threads.submit(in_flight.close)
     with pytest.raises(TimeoutError):
         closing.result(timeout=SOON)
     assert freed == []
@@ -64,16 +64,16 @@ def test_closing_waits_for_calls_of_other_threads(
 
 
 def test_closing_from_inside_a_call_frees_at_its_end(
-    turnstile: InFlightCalls, freed: list[str]
+    in_flight: InFlightCalls, freed: list[str]
 ) -> None:
-    with turnstile.track():
-        turnstile.close()
+    with in_flight.track():
+        in_flight.close()
         assert freed == []
     assert freed == ["freed"]
 
 
-def test_a_call_that_fails_leaves_too(turnstile: InFlightCalls, freed: list[str]) -> None:
-    with pytest.raises(ValueError, match="broken"), turnstile.track():
+def test_a_call_that_fails_leaves_too(in_flight: InFlightCalls, freed: list[str]) -> None:
+    with pytest.raises(ValueError, match="broken"), in_flight.track():
         raise ValueError("broken")
-    turnstile.close()
+    in_flight.close()
     assert freed == ["freed"]
