@@ -22,8 +22,8 @@ import click
 import numpy as np
 import onnxruntime as ort
 
-from flowsr_export.bench.targets import graph_feeds
 from flowsr_export.inputs.cases import Case
+from flowsr_export.inputs.feeds import graph_feeds
 from flowsr_runtime import Bundle, output_size
 
 __all__ = ["Timing", "markdown", "measure"]

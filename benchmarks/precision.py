@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowsr_export.deployment.interface import Deployment, deployment_of
-from flowsr_export.export_onnx.exporter import DTYPES, Precision
+from flowsr_export.deployment.families import deployment_of
+from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
 from flowsr_export.graph import linf as linf_graph
 from flowsr_export.graph.axis import Axis, half_pixel_matrix, low_pass_matrix
 from flowsr_export.graph.linf import LinfGraph

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.precision import PHOTOGRAPHS, Figures, figures_of, markdown, outputs
 from benchmarks.speed import SRFLOW, SRFLOW_PRIOR
 from benchmarks.stand_in_checkpoint import calm
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.graph.srflow_level import Condition, LevelGraph
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_lp import SrflowLP, load_checkpoint

@@ -313,7 +313,7 @@ def _stand_in(system: str) -> Network:
 
 
 def _exported(network: Network) -> bytes:
-    from flowsr_export.deployment.interface import deployment_of
+    from flowsr_export.deployment.families import deployment_of
     from flowsr_export.export_onnx.exporter import onnx_from_deployment
 
     return bytes(onnx_from_deployment(deployment_of(network)).SerializeToString())

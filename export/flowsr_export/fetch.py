@@ -12,11 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flowsr_export.options.progress import progress
-from flowsr_export.releases import DEFAULT_BASE_URL, RELEASES
 from flowsr_runtime.errors import CheckpointError, OutputError, UsageError
 
-__all__ = ["Fetched", "blob_id", "fetch"]
+__all__ = ["DEFAULT_BASE_URL", "LICENCE_LINE", "RELEASES", "Fetched", "blob_id", "fetch"]
+
+DEFAULT_BASE_URL = "https://raw.githubusercontent.com/liyuantsao/FlowSR-LP/8575f06/LINF-LP/"
+
+# File name to git blob id at that commit: the sha1 of "blob <bytes>\0" and the content.
+RELEASES = {
+    "edsr-baseline-linf.pth": "079b74f0da7e23d37e7d1d395d1185ceaa5c80fa",
+    "edsr-baseline-linf-LP.pth": "71d80edaf869e2b08f559c56ae5b1d305fe36e25",
+    "rrdb-linf.pth": "c3c154628900c2f7c1a02ec473d9259c52b31d1d",
+    "rrdb-linf-LP.pth": "442a54388ee4517c49bf29ff74418388fde558eb",
+}
+
+LICENCE_LINE = (
+    "these files belong to the authors of FlowSR-LP (Tsao et al., CVPR 2024), not to this "
+    "project's licence; read https://github.com/liyuantsao/FlowSR-LP before passing them on"
+)
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_SECONDS = 60.0
@@ -37,7 +50,13 @@ class Fetched:
     how: Literal["present", "downloaded", "resumed"]
 
 
-def fetch(name: str, directory: Path, base_url: str = DEFAULT_BASE_URL) -> Fetched:
+def fetch(
+    name: str,
+    directory: Path,
+    base_url: str = DEFAULT_BASE_URL,
+    start: Callable[[int, int], None] = lambda total, done: None,
+    advance: Callable[[int], None] = lambda size: None,
+) -> Fetched:
     """Bring one released file into a folder and check it against its git blob id.
 
     What has arrived is kept as `<name>.part` when the connection breaks, and the next call
@@ -47,6 +66,9 @@ def fetch(name: str, directory: Path, base_url: str = DEFAULT_BASE_URL) -> Fetch
         name: A key of `RELEASES`.
         directory: Folder for the file, made if it is not there.
         base_url: Address of the folder that holds the file.
+        start: Called once a download begins, with its bytes in all (0 if unknown) and those
+            that an earlier call brought.
+        advance: Called with the bytes of each piece that arrives.
 
     Returns:
         Where the file is and how it came there.
@@ -72,7 +94,7 @@ def fetch(name: str, directory: Path, base_url: str = DEFAULT_BASE_URL) -> Fetch
                 f"{path} is not the released file; move it away and fetch again"
             )
         directory.mkdir(parents=True, exist_ok=True)
-        resumed = _download(url, part)
+        resumed = _download(url, part, start, advance)
         if blob_id(part) != RELEASES[name]:
             part.unlink()
             raise CheckpointError(f"{url} is not the released {name}; it was removed")
@@ -99,7 +121,9 @@ def blob_id(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(url: str, part: Path) -> bool:
+def _download(
+    url: str, part: Path, start: Callable[[int, int], None], advance: Callable[[int], None]
+) -> bool:
     """Bring `part` up to the whole file; return whether an older part was continued."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
@@ -115,23 +139,15 @@ def _download(url: str, part: Path) -> bool:
     with response:
         # A server that ignores Range answers 200 with the whole file: start over.
         resumed = bool(response.status == http.client.PARTIAL_CONTENT)
-        start = have if resumed else 0
+        done = have if resumed else 0
         left = response.headers.get("Content-Length")
-        total = start + int(left) if left is not None else 0
-        with (
-            part.open("ab" if resumed else "wb") as stream,
-            progress(f"fetching {part.stem}", total, start) as bar,
-        ):
-            _copy(response.read, stream.write, bar.advance)
+        total = done + int(left) if left is not None else 0
+        start(total, done)
+        with part.open("ab" if resumed else "wb") as stream:
+            while chunk := response.read(CHUNK_BYTES):
+                stream.write(chunk)
+                advance(len(chunk))
     size = part.stat().st_size
     if total and size < total:
         raise ConnectionError(f"{size} of {total} bytes arrived")
     return resumed
-
-
-def _copy(
-    read: Callable[[int], bytes], write: Callable[[bytes], int], tell: Callable[[int], None]
-) -> None:
-    while chunk := read(CHUNK_BYTES):
-        write(chunk)
-        tell(len(chunk))

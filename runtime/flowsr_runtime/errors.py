@@ -25,9 +25,20 @@ __all__ = [
 
 
 class FlowsrError(Exception):
-    """Any failure that a user can act on; its message is one line."""
+    """A failure that a user can act on; its message is one line.
+
+    Attributes:
+        exit_code: Exit code of a command that ends with this error.
+        option: Name of the argument that caused it, None if no single one did. A command line
+            adds its own spelling of it.
+    """
 
     exit_code: int = 1
+
+    def __init__(self, message: str = "", *, option: str | None = None) -> None:
+        """Describe the failure."""
+        super().__init__(message)
+        self.option = option
 
 
 class UsageError(FlowsrError, ValueError):

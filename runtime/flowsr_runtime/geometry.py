@@ -20,7 +20,10 @@ __all__ = [
     "Window",
     "exact_scale",
     "output_size",
+    "parse_scale",
+    "parse_size",
     "size_for",
+    "size_text",
 ]
 
 MAX_SIDE = 2**20
@@ -28,8 +31,52 @@ MAX_SIDE = 2**20
 
 # A power of ten with three digits: its exact value could fill the memory.
 _POWER: Final = re.compile(r"e[-+]?0*[1-9]\d\d", re.IGNORECASE)
+_SIZE: Final = re.compile(r"(-?[0-9]+)x(-?[0-9]+)")
 
 Number = float | str | Fraction
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Return a size (height, width) as people write it, width first: "1920x1080"."""
+    return f"{size[1]}x{size[0]}"
+
+
+def parse_scale(text: str) -> str | tuple[str, str]:
+    """Read a factor, or one factor each for width and height, as in `2.7x3.6`.
+
+    The digits stay as they were typed, so that 2.7 means 27/10.
+
+    Args:
+        text: What a person typed.
+
+    Returns:
+        A factor, or (vertical, horizontal) factors, to be checked by `exact_scale`.
+
+    Raises:
+        ScaleError: If there are more than two factors.
+    """
+    factors = text.strip().lower().split("x")
+    if len(factors) > 2:
+        raise ScaleError(f"scale must be such as 4 or 2.7x3.6, got {text!r}", option="scale")
+    return factors[0] if len(factors) == 1 else (factors[1], factors[0])
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read a width and a height in pixels, as in `1920x1080`.
+
+    Args:
+        text: What a person typed.
+
+    Returns:
+        (height, width).
+
+    Raises:
+        ScaleError: If the text is of another form.
+    """
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None:
+        raise ScaleError(f"size must be such as 1920x1080, got {text!r}", option="size")
+    return int(match[2]), int(match[1])
 
 
 def exact_scale(scale: Number) -> Fraction:

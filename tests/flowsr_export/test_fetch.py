@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from flowsr_export.cli import main
-from flowsr_export.fetch import fetch
-from flowsr_export.releases import LICENCE_LINE, RELEASES
+from flowsr_export.fetch import LICENCE_LINE, RELEASES, fetch
 from flowsr_runtime.errors import CheckpointError, OutputError, UsageError
 
 NAME = "edsr-baseline-linf.pth"

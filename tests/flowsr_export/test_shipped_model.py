@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.evaluation.metrics import METRICS
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity.compare import compare, tolerance_for
-from flowsr_export.parity.verify import reference_of
+from flowsr_export.parity.reference import reference_of
 from flowsr_lp import embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session, output_size
 from flowsr_runtime.errors import MemoryBudgetError

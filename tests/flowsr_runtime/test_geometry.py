@@ -17,7 +17,10 @@ from flowsr_runtime.geometry import (
     Window,
     exact_scale,
     output_size,
+    parse_scale,
+    parse_size,
     size_for,
+    size_text,
 )
 
 NO_HALO = Halo(patch=3, align=12, lr_align=3, patches=0, pixels=0)
@@ -194,3 +197,30 @@ def test_with_a_ratio_the_geometry_is_that_of_the_padded_picture() -> None:
         *(16, 0, 64, 0),
         *(176, 128),
     ]
+
+
+def test_one_factor_keeps_its_digits() -> None:
+    assert parse_scale(" 2.70 ") == "2.70"
+
+
+def test_two_factors_are_width_and_height_and_come_out_vertical_first() -> None:
+    assert parse_scale("2.7x3.6") == ("3.6", "2.7")
+
+
+def test_three_factors_are_refused() -> None:
+    with pytest.raises(ScaleError, match="'1x2x3'"):
+        parse_scale("1x2x3")
+
+
+def test_a_size_is_width_and_height_and_comes_out_vertical_first() -> None:
+    assert parse_size("1920X1080") == (1080, 1920)
+
+
+@pytest.mark.parametrize("value", ["1920", "x1080", "1920x1080x3", "19.5x10", ""])
+def test_another_form_of_size_is_refused(value: str) -> None:
+    with pytest.raises(ScaleError, match=f"got {value!r}"):
+        parse_size(value)
+
+
+def test_a_size_is_written_width_first() -> None:
+    assert size_text((1080, 1920)) == "1920x1080"

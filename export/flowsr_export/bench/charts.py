@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flowsr_export.bench.stage_profile import STAGES
+from flowsr_export.onnx_graph.stages import STAGES
 
 __all__ = ["pictures_of"]
 

@@ -15,16 +15,10 @@ from flowsr_export.bench.memory import Memory, measure_memory
 from flowsr_export.bench.plan import BenchmarkConfig, benchmark_cases, loadings_of, settings_of
 from flowsr_export.bench.scaling import growth_of
 from flowsr_export.bench.stage_profile import stage_seconds
-from flowsr_export.bench.targets import (
-    LoadedModel,
-    Measures,
-    ModelTarget,
-    graph_feeds,
-    load_engine,
-    padded_run,
-)
+from flowsr_export.bench.targets import LoadedModel, Measures, ModelTarget, load_engine
 from flowsr_export.bench.timing import Block, Meter, TimingSchedule, interleave
 from flowsr_export.inputs.cases import Case
+from flowsr_export.inputs.feeds import graph_feeds, padded_run
 from flowsr_export.machine.load import Clocks, read_clocks
 from flowsr_export.machine.probes import Probe, probes_of
 from flowsr_export.onnx_graph.multiply_adds import count_macs

@@ -1,8 +1,6 @@
-"""Where the time of a run goes: ONNX Runtime's profile, summed up by the stages of the model.
+"""Time of each stage of a run: ONNX Runtime's profile, summed by the stages of the model.
 
-The stage of a node follows from the graph alone. Weights keep the names of the exporter's
-modules, and the stages come one after another: a node belongs to the latest stage whose
-weights its result depends on. ONNX Runtime renames and fuses nodes, but what they give keeps
+ONNX Runtime renames and fuses nodes, but what they give keeps
 its name; so the graph that it writes after its optimisations leads back to the exported one.
 """
 
@@ -19,69 +17,15 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-__all__ = ["STAGES", "stage_seconds", "stages_of"]
+from flowsr_export.onnx_graph.stages import OTHER, STAGES, stages_of
 
-STAGES = (
-    "geometry",
-    "encoder",
-    "conditioner",
-    "flow encode",
-    "prior",
-    "flow decode",
-    "fold",
-    "other",
-)
-"""In the order of a run; "geometry" is indices and linear resizing, which need no weight."""
+__all__ = [
+    "stage_seconds",
+]
 
-GEOMETRY, ENCODER, CONDITIONER, ENCODE, PRIOR, DECODE, FOLD, OTHER = STAGES
-# A module's name in a weight's name, and its stage. SRFlow's couplings are of both directions.
-MODULES = {
-    "encoder": ENCODER,
-    "tables": CONDITIONER,
-    "phase": CONDITIONER,
-    "conditioner": CONDITIONER,
-    "chunks": CONDITIONER,
-    "encode_maps": ENCODE,
-    "forward_maps": ENCODE,
-    "steps": ENCODE,
-    "split": ENCODE,
-    "prior": PRIOR,
-    "decode_maps": DECODE,
-    "inverse_maps": DECODE,
-}
+
 KERNEL = "_kernel_time"
 BLOCKED = "_nchwc"
-
-
-def stages_of(model: onnx.ModelProto) -> dict[str, str]:
-    """Tell the stage of every node by the name of each of its outputs.
-
-    Args:
-        model: Exported graph.
-
-    Returns:
-        Stages by the names of tensors; empty if no weight names a module.
-    """
-    ranks = {name: i for i, name in enumerate(STAGES)}
-    weights = {t.name: _module_stage(t.name) for t in model.graph.initializer}
-    known: dict[str, int] = {}
-    # Noise is decoded: what reads it comes after the encoding and the prior.
-    known.update({v.name: ranks[DECODE] for v in model.graph.input if "latent" in v.name})
-    weighted: set[str] = set()
-    for node in model.graph.node:
-        own = [weights[name] for name in node.input if weights.get(name)]
-        stage = max((known.get(name, 0) for name in node.input), default=0)
-        for name in own:
-            assert name is not None
-            later = stage >= ranks[PRIOR] and name == ENCODE
-            stage = max(stage, ranks[DECODE] if later else ranks[name])
-        known.update(dict.fromkeys(node.output, stage))
-        if own:
-            weighted.update(node.output)
-    if not weighted:
-        return {}
-    _mark_fold(model, known, weighted, ranks)
-    return {name: STAGES[rank] for name, rank in known.items()}
 
 
 def stage_seconds(
@@ -124,26 +68,6 @@ def stage_seconds(
         stage = names.get(event["name"].removesuffix(KERNEL), OTHER)
         seconds[stage] += event["dur"] / 1e6 / runs
     return {stage: seconds[stage] for stage in STAGES if stage in seconds}
-
-
-def _module_stage(name: str) -> str | None:
-    """Stage of a weight by the first part of its name that is a known module."""
-    found = (MODULES[part] for part in name.split(".") if part in MODULES)
-    return next(found, None)
-
-
-def _mark_fold(
-    model: onnx.ModelProto, known: dict[str, int], weighted: set[str], ranks: dict[str, int]
-) -> None:
-    """Move what follows the last weight from the decoding to the fold."""
-    before: set[str] = set()  # tensors that a node with weights depends on, or is
-    for node in reversed(model.graph.node):
-        if any(name in weighted or name in before for name in node.output):
-            before.update(node.output)
-            before.update(node.input)
-    for name, rank in known.items():
-        if rank == ranks[DECODE] and name not in before:
-            known[name] = ranks[FOLD]
 
 
 def _renamed(

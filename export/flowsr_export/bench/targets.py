@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_export.inputs.cases import TEMPERATURE, Case, latents_for, sample_pictures
-from flowsr_export.inputs.run_sizes import RunSize
+from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
+from flowsr_export.inputs.feeds import graph_feeds, to_uint8
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session
 from flowsr_runtime.backends.session import Session
-from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import UsageError
-from flowsr_runtime.geometry import output_size
 from flowsr_runtime.pictures.pixels import full_range
 
 if TYPE_CHECKING:
@@ -29,9 +27,7 @@ __all__ = [
     "LoadedModel",
     "ModelTarget",
     "Measures",
-    "graph_feeds",
     "load_engine",
-    "padded_run",
 ]
 
 Measures = Literal["gpu", "graph", "end-to-end"]
@@ -116,14 +112,6 @@ def load_engine(loading: ModelTarget) -> LoadedModel:
     return _SessionModel(bundle, session, loading)
 
 
-def padded_run(manifest: Manifest, case: Case) -> RunSize:
-    """Return the sizes that the graph takes for a whole picture."""
-    if manifest.scale is None:
-        return RunSize(case.lr, case.size)
-    h, w = (-(-n // manifest.multiple) * manifest.multiple for n in case.lr)
-    return RunSize((h, w), (output_size(h, manifest.scale), output_size(w, manifest.scale)))
-
-
 @runtime_checkable
 class _DeviceSession(Protocol):
     """A session that takes arrays of its GPU."""
@@ -153,7 +141,7 @@ class _SessionModel:
             return self._resident(case)
         pictures = [
             np.ascontiguousarray(rgb.transpose(1, 2, 0))
-            for rgb in _eight_bit(sample_pictures(case))
+            for rgb in to_uint8(sample_pictures(case))
         ]
         temperature = TEMPERATURE if self._bundle.manifest.latents else None
 
@@ -186,7 +174,7 @@ class _TorchModel:
     def __init__(self, bundle: Bundle, loading: ModelTarget) -> None:
         import torch
 
-        from flowsr_export.parity.verify import reference_of
+        from flowsr_export.parity.reference import reference_of
 
         if loading.precision != "fp32":
             raise UsageError(f"{loading.backend} runs in fp32 alone, got {loading.precision}")
@@ -237,7 +225,7 @@ def _torch_call(
     network: Network, backend: str
 ) -> Callable[[torch.Tensor, tuple[int, int], list[torch.Tensor]], object]:
     """Return what runs a network on a picture, an output size and latents."""
-    from flowsr_export.deployment.interface import deployment_of
+    from flowsr_export.deployment.families import deployment_of
 
     if backend == "published":
         return _published_call(network)
@@ -271,20 +259,3 @@ def _published_call(
         return lambda rgb, size, latents: linf(rgb, size)
     srflow = PublishedSrflow(network)
     return lambda rgb, size, latents: srflow(rgb)
-
-
-def graph_feeds(manifest: Manifest, case: Case) -> dict[str, NDArray[Any]]:
-    """Inputs of the graph for a case: photographs, and noise of seed 0 without a prior."""
-    run = padded_run(manifest, case)
-    right = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(run.lr, case.lr, strict=True))]
-    rgb = np.pad(sample_pictures(case), right, mode="reflect")
-    feeds: dict[str, NDArray[Any]] = {
-        "input": _eight_bit(rgb) if manifest.io == "uint8" else rgb
-    }
-    if manifest.geometry:
-        feeds["geometry"] = np.array(run.feeds(manifest)["geometry"], np.int64)
-    return feeds | latents_for(manifest.latents, run.out, case.batch)
-
-
-def _eight_bit(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.rint(rgb * EIGHT_BIT).astype(np.uint8)

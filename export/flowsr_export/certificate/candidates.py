@@ -10,12 +10,12 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from flowsr_export.certificate.cases import ADVERSARIAL, CertificateCase, Mode
-from flowsr_export.deployment.interface import Deployment
-from flowsr_export.export_onnx.exporter import DTYPES, Precision
+from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
 from flowsr_export.onnx_graph.uint8_io import Uint8Session
 from flowsr_export.parity.compare import Tolerance, graph_output, tolerance_for
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
-from flowsr_export.parity.verify import GPU_PROVIDERS, restated_scale
+from flowsr_export.parity.reference import restated_scale
+from flowsr_export.parity.verify import GPU_PROVIDERS
 from flowsr_runtime import (
     Bundle,
     MemoryBudgetError,

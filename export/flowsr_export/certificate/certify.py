@@ -44,11 +44,13 @@ from flowsr_export.certificate.record import (
     weights_record,
 )
 from flowsr_export.certificate.weights import Weights, compare_weights
-from flowsr_export.deployment.interface import Deployment, deployment_of
+from flowsr_export.deployment.families import deployment_of
+from flowsr_export.deployment.interface import Deployment
 from flowsr_export.inputs.cases import TEMPERATURE
 from flowsr_export.parity.compare import figures_of, reference_output
+from flowsr_export.parity.reference import reference_of, restated_scale
 from flowsr_export.parity.session_comparison import Comparison, require_polygraphy
-from flowsr_export.parity.verify import DEFAULTS, reference_of, restated_scale
+from flowsr_export.parity.verify import DEFAULTS
 from flowsr_runtime import (
     Bundle,
     BundleError,

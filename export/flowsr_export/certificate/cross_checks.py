@@ -10,6 +10,7 @@ from flowsr_export.certificate.candidates import Candidate
 from flowsr_export.certificate.cases import CertificateCase
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.parity.compare import tolerance_for
+from flowsr_export.parity.reference import restated_scale
 from flowsr_export.parity.session_comparison import (
     Comparison,
     MetricLimit,
@@ -17,7 +18,6 @@ from flowsr_export.parity.session_comparison import (
     open_session,
     tolerance_of,
 )
-from flowsr_export.parity.verify import restated_scale
 from flowsr_runtime import Bundle
 
 __all__ = ["compare_backends"]

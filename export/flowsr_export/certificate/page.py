@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from flowsr_export.bench.report import Table
 from flowsr_export.certificate.certify import Certificate, Pictured
 from flowsr_export.certificate.record import as_json
+from flowsr_export.reports.table import Table
 from flowsr_runtime.atomic import replace_file
 from flowsr_runtime.errors import OutputError
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from flowsr_export.certificate.candidates import QUANTISED, Candidate
-from flowsr_export.deployment.interface import Deployment
-from flowsr_export.export_onnx.exporter import DTYPES
+from flowsr_export.deployment.interface import DTYPES, Deployment
 
 __all__ = ["Weights", "compare_weights"]
 

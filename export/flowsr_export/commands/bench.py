@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.session import force_option, json_option, parse_scale, parse_size
+from flowsr_export.options.session import force_option, json_option, scale_type, size_type
 
 if TYPE_CHECKING:
     from flowsr_export.bench.compare import Comparison
@@ -225,7 +225,7 @@ def _config(asked: dict[str, Any]) -> BenchmarkConfig:
     from flowsr_runtime.backends.onnxruntime_session import usable_cores
 
     scales = asked["scales"]
-    sizes = tuple(parse_size(text) for text in asked["lr_size"])
+    sizes = tuple(size_type(text) for text in asked["lr_size"])
     output_size = asked["output_size"]
     if output_size is not None and (sizes or asked["sweep"]):
         raise UsageError("give --output-size, or --lr-size and --sweep")
@@ -241,9 +241,9 @@ def _config(asked: dict[str, Any]) -> BenchmarkConfig:
         provider=asked["provider"],
         device=asked["device"],
         precision=asked["precision"],
-        scales=tuple(parse_scale(text) for text in scales.split(",")) if scales else (),
+        scales=tuple(scale_type(text) for text in scales.split(",")) if scales else (),
         lr_sizes=sizes or swept,
-        output_size=None if output_size is None else parse_size(output_size),
+        output_size=None if output_size is None else size_type(output_size),
         batch=asked["batch"],
         pace=TimingSchedule(
             parse_duration(asked["warm_up"]),

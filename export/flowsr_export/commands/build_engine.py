@@ -15,11 +15,11 @@ from flowsr_export.options.progress import progress
 from flowsr_export.options.session import force_option, json_option, parse_blocks
 
 if TYPE_CHECKING:
+    from flowsr_export.deployment.interface import Precision
     from flowsr_export.engine.build import EngineRequest, EngineResult, Forecast, SizeSpec
     from flowsr_export.engine.builder import Settings
     from flowsr_export.engine.library import TensorrtVariant
     from flowsr_export.engine.target_bundle import TargetBundle
-    from flowsr_export.export_onnx.exporter import Precision
     from flowsr_runtime import Bundle
     from flowsr_runtime.bundle.engine_store import Profile
     from flowsr_runtime.bundle.manifest import Io
@@ -120,7 +120,9 @@ def command(
         source.check()
     seen = forecast(source.manifest(precision), source.opened(), chosen, wanted, gpu)
     if dry_run:
-        click.echo(json.dumps(_plan_record(seen), indent=1) if as_json else _forecast_text(seen))
+        click.echo(
+            json.dumps(_plan_record(seen), indent=1) if as_json else _forecast_text(seen)
+        )
         return
     made, where = _make(source, chosen, wanted, gpu, log)
     click.echo(json.dumps(_described(made, where), indent=1) if as_json else _text(made, where))

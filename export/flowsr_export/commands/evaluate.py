@@ -15,7 +15,7 @@ from flowsr_export.options.session import (
     force_option,
     json_option,
     parse_memory,
-    parse_scale,
+    scale_type,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SCALES = "2,3,4"
 
 def parse_scales(value: str) -> tuple[str, ...]:
     """Read scales joined by commas, as in `2,2.7,4`; each is one number for both axes."""
-    found = tuple(parse_scale(text) for text in value.split(","))
+    found = tuple(scale_type(text) for text in value.split(","))
     plain = tuple(scale for scale in found if isinstance(scale, str))
     if len(plain) != len(found) or len(set(plain)) != len(plain):
         raise click.BadParameter(f"{value!r} is not as in 2,2.7,4")

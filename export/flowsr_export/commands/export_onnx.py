@@ -10,7 +10,7 @@ import click
 from flowsr_export.options.session import force_option, json_option, parse_blocks
 
 if TYPE_CHECKING:
-    from flowsr_export.export_onnx.exporter import Precision
+    from flowsr_export.deployment.interface import Precision
     from flowsr_export.parity.compare import ErrorStats
     from flowsr_runtime import Bundle
     from flowsr_runtime.bundle.manifest import Io

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
-from flowsr_export.releases import DEFAULT_BASE_URL, LICENCE_LINE, RELEASES
+from flowsr_export.fetch import DEFAULT_BASE_URL, LICENCE_LINE, RELEASES, Fetched, fetch
+from flowsr_export.options.progress import Progress, progress
 
 __all__ = ["command"]
 
@@ -37,9 +39,22 @@ def command(name: str, directory: Path, base_url: str) -> None:
     Example:
       flowsr-export fetch edsr-baseline-linf.pth -o checkpoints
     """
-    from flowsr_export.fetch import fetch
-
     click.echo(LICENCE_LINE, err=True)
-    for wanted in RELEASES if name == "all" else [name]:
-        done = fetch(wanted, directory, base_url)
+    for file in RELEASES if name == "all" else [name]:
+        done = _fetch(file, directory, base_url)
         click.echo(f"{done.path}  {done.size / 1e6:.1f} MB  {done.how}")
+
+
+def _fetch(name: str, directory: Path, base_url: str) -> Fetched:
+    """Fetch one file behind a progress bar, which begins with the download."""
+    bars: list[Progress] = []
+    with ExitStack() as stack:
+        return fetch(
+            name,
+            directory,
+            base_url,
+            lambda total, done: bars.append(
+                stack.enter_context(progress(f"fetching {name}", total, done))
+            ),
+            lambda size: bars[-1].advance(size),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -20,7 +20,15 @@ from flowsr_runtime import Window
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.geometry import Halo
 
-__all__ = ["Deployment", "Network", "deployment_of"]
+__all__ = [
+    "DTYPES",
+    "Deployment",
+    "Network",
+    "Precision",
+]
+
+Precision = Literal["fp32", "fp16", "bf16"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 Network = LinfLP | SrflowLP
 
@@ -173,14 +181,3 @@ class Deployment(ABC):
                 for latent in self.latents
             ],
         }
-
-
-def deployment_of(network: Network) -> Deployment:
-    """Say how a network is deployed."""
-    if isinstance(network, LinfLP):
-        from flowsr_export.deployment.linf import LinfDeployment
-
-        return LinfDeployment(network)
-    from flowsr_export.deployment.srflow import SrflowDeployment
-
-    return SrflowDeployment(network)

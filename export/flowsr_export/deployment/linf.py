@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from flowsr_export.deployment.interface import Deployment
-from flowsr_export.export_onnx.seam import DENSE_BLOCK_RADIUS, encoder_radius, prior_radius
 from flowsr_export.graph.folding import condition_numbers
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
+from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, encoder_radius, prior_radius
 from flowsr_export.inputs.cases import Case, Scale, cases_of, sample_pictures
 from flowsr_export.onnx_graph.multiply_adds import count_macs, per_pixel_and_patch
 from flowsr_lp import LinfLP

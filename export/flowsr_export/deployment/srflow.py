@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from flowsr_export.deployment.interface import Deployment
-from flowsr_export.export_onnx.seam import DENSE_BLOCK_RADIUS, unet_radius
+from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, unet_radius
 from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
 from flowsr_export.graph.srflow_folding import levels_of
 from flowsr_export.graph.srflow_level import CHUNK

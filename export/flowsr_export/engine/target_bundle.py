@@ -16,8 +16,8 @@ from flowsr_runtime.bundle.manifest import Io, Manifest
 from flowsr_runtime.errors import BundleError, OutputError, UsageError
 
 if TYPE_CHECKING:
+    from flowsr_export.deployment.interface import Precision
     from flowsr_export.export_onnx.bundle import Request
-    from flowsr_export.export_onnx.exporter import Precision
     from flowsr_lp import Checkpoint
 
 __all__ = ["TargetBundle"]
@@ -117,7 +117,7 @@ class TargetBundle:
                 f"flowsr-export calibrate --precision {precision}"
             )
         from flowsr_export.export_onnx.precision import add_precision
-        from flowsr_export.parity.verify import reference_of
+        from flowsr_export.parity.reference import reference_of
 
         checkpoint = reference_of(bundle, self.model, self.prior)
         return add_precision(bundle, checkpoint, precision, report)

@@ -132,7 +132,7 @@ class TorchMethod:
         Raises:
             UsageError: If the temperature does not go with the network.
         """
-        from flowsr_export.deployment.interface import deployment_of
+        from flowsr_export.deployment.families import deployment_of
 
         self._deployment = deployment_of(network.to(place))
         self._place, self._temperature, self._truncate = place, temperature, truncate

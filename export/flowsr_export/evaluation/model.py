@@ -137,8 +137,8 @@ def _libraries(backend: str) -> dict[str, str]:
 def _torch_subject(config: EvaluatedModelConfig) -> EvaluatedModel:
     import torch
 
-    from flowsr_export.deployment.interface import deployment_of
-    from flowsr_export.parity.verify import reference_of
+    from flowsr_export.deployment.families import deployment_of
+    from flowsr_export.parity.reference import reference_of
     from flowsr_lp import embedded_checkpoint, load_checkpoint
 
     place = _place(config)

@@ -17,8 +17,9 @@ import torch
 from onnx import ModelProto
 from PIL import Image
 
-from flowsr_export.deployment.interface import Deployment, deployment_of
-from flowsr_export.export_onnx.exporter import Precision, onnx_from_deployment
+from flowsr_export.deployment.families import deployment_of
+from flowsr_export.deployment.interface import Deployment, Precision
+from flowsr_export.export_onnx.exporter import onnx_from_deployment
 from flowsr_export.export_onnx.seam import Seam, default_halo
 from flowsr_export.inputs.cases import TEMPERATURE, Case
 from flowsr_export.onnx_graph.lint import require_clean

@@ -8,19 +8,17 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import torch
 from onnxscript import opset18 as op
 
-from flowsr_export.deployment.interface import Deployment
+from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
 from flowsr_runtime.errors import LintError, UsageError
 
-__all__ = ["DTYPES", "OPSETS", "Precision", "onnx_from_deployment"]
+__all__ = ["OPSETS", "onnx_from_deployment"]
 
-Precision = Literal["fp32", "fp16", "bf16"]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Below 18 the exporter converts down and can fail in silence; at 20 GridSample's "linear" is
 # what TensorRT's parser takes for "nearest", and nothing here needs 20.
 OPSETS = (18, 19)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
+from flowsr_export.deployment.interface import Precision
 from flowsr_export.export_onnx.bundle import Request, checked_model
-from flowsr_export.export_onnx.exporter import Precision
-from flowsr_export.parity.verify import restated_scale
+from flowsr_export.parity.reference import restated_scale
 from flowsr_lp import Checkpoint
 from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.directory import extend_bundle

@@ -11,25 +11,18 @@ from numpy.typing import NDArray
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_export.parity.compare import GraphRunner
-from flowsr_lp.linf.encoder import EDSR, RDN, RRDB
-from flowsr_lp.linf.prior import EdsrLatent, UNet
 from flowsr_runtime import ParityError, Window
 from flowsr_runtime.geometry import Extent, Halo
 
 __all__ = [
-    "DENSE_BLOCK_RADIUS",
     "Seam",
     "default_halo",
-    "encoder_radius",
-    "prior_radius",
     "seam_steps",
-    "unet_radius",
 ]
 
 # A quarter of an eight-bit step, measured without blending: rounding then hides the seam.
 SEAM_GOAL = 0.25
 SEAM_LIMIT = 1.0
-DENSE_BLOCK_RADIUS = 5  # five 3x3 convolutions
 EIGHT_BIT = 255
 
 
@@ -76,34 +69,6 @@ def default_halo(deployment: Deployment, session: GraphRunner) -> Seam:
 def seam_steps(tiled: NDArray[np.float32], whole: NDArray[np.float32]) -> float:
     """Largest difference of two outputs in [0, 1], in eight-bit steps."""
     return float(np.abs(np.clip(tiled, 0, 1) - np.clip(whole, 0, 1)).max()) * EIGHT_BIT
-
-
-def encoder_radius(encoder: object) -> int:
-    """Low-resolution pixels that a feature sees to each side."""
-    if isinstance(encoder, EDSR):
-        return 2 + 2 * (len(encoder.body) - 1)
-    if isinstance(encoder, RRDB):
-        return 2 + 3 * DENSE_BLOCK_RADIUS * len(encoder.RRDB_trunk)
-    assert isinstance(encoder, RDN)
-    return 3 + sum(len(block.convs) for block in encoder.RDBs)  # type: ignore[arg-type, misc]
-
-
-def prior_radius(prior: UNet | EdsrLatent) -> int:
-    """Patches that an output patch sees to each side."""
-    if isinstance(prior, EdsrLatent):
-        return DENSE_BLOCK_RADIUS + 2 * len(prior.body)
-    return DENSE_BLOCK_RADIUS + unet_radius(prior.depth)
-
-
-def unet_radius(depth: int) -> int:
-    """Cells that a U-Net of `depth` levels sees to each side."""
-    radius = 2
-    for level in range(depth):
-        below, here = 2 << level, 1 << level
-        # two convolutions below, two here, and the doubling: it reads two neighbours, and
-        # aligned corners move them by up to one more
-        radius += 2 * below + 2 * here + 2 * below
-    return radius
 
 
 def _run(

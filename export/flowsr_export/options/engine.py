@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from flowsr_export.options.session import parse_memory, parse_scale, parse_size
+from flowsr_export.options.session import parse_memory, scale_type, size_type
 
 __all__ = ["builder_options", "flavour_option", "parse_shapes", "size_options"]
 
@@ -28,7 +28,7 @@ SIZES = (
         "--picture",
         "pictures",
         multiple=True,
-        type=parse_size,
+        type=size_type,
         metavar="WxH",
         help="Size of a picture to enlarge; may be repeated.",
     ),
@@ -36,7 +36,7 @@ SIZES = (
         "--size",
         "outputs",
         multiple=True,
-        type=parse_size,
+        type=size_type,
         metavar="WxH",
         help="Size of an enlarged picture; may be repeated.",
     ),
@@ -44,7 +44,7 @@ SIZES = (
         "--scale",
         "scales",
         multiple=True,
-        type=parse_scale,
+        type=scale_type,
         metavar="S|SxS",
         show_default="the bundle's own, or 4",
         help="Factor, or one each for width and height; may be repeated.",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+from flowsr_runtime.errors import FlowsrError
+from flowsr_runtime.geometry import parse_scale, parse_size
 
 __all__ = [
     "evaluation_options",
@@ -15,48 +18,34 @@ __all__ = [
     "json_option",
     "parse_blocks",
     "parse_memory",
-    "parse_scale",
-    "parse_size",
+    "scale_type",
     "session_options",
+    "size_type",
+    "typed",
     "verification_options",
 ]
 
 Command = Callable[..., Any]
+ValueT = TypeVar("ValueT")
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def parse_scale(value: str) -> str | tuple[str, str]:
-    """Read a factor, or one factor each for width and height, as in `2.7x3.6`.
+def typed(parse: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
+    """Return `parse` as the type of an option: its errors become errors of usage."""
 
-    The digits stay as they were typed, so that 2.7 means 27/10; whether they make sense is
-    the runtime's to say.
+    @functools.wraps(parse)
+    def parsed(text: str) -> ValueT:
+        try:
+            return parse(text)
+        except FlowsrError as error:
+            raise click.BadParameter(str(error)) from error
 
-    Args:
-        value: What was typed.
-
-    Returns:
-        The runtime's scale: one number, or (vertical, horizontal).
-    """
-    factors = value.strip().lower().split("x")
-    if len(factors) > 2:
-        raise click.BadParameter(f"{value!r} is not as in 4 or 2.7x3.6")
-    return factors[0] if len(factors) == 1 else (factors[1], factors[0])
+    return parsed
 
 
-def parse_size(value: str) -> tuple[int, int]:
-    """Read a width and a height in pixels, as in `1920x1080`.
-
-    Args:
-        value: What was typed.
-
-    Returns:
-        The runtime's size: (height, width).
-    """
-    match = re.fullmatch(r"(-?\d+)x(-?\d+)", value.strip().lower())
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not as in 1920x1080")
-    return int(match[2]), int(match[1])
+scale_type = typed(parse_scale)
+size_type = typed(parse_size)
 
 
 def parse_memory(value: str) -> int:

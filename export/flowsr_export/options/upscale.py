@@ -12,9 +12,9 @@ import click
 from flowsr_export.options.session import (
     force_option,
     parse_memory,
-    parse_scale,
-    parse_size,
+    scale_type,
     session_options,
+    size_type,
 )
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ DEPTHS: dict[str, Depth] = {"8": 8, "16": 16, "float": "float"}
 REQUEST = (
     click.option(
         "--scale",
-        type=parse_scale,
+        type=scale_type,
         metavar="S|SxS",
         help="Times larger, at least 1; as in 2.7x3.6 for width and height apart. A bundle of "
         "one scale needs neither this nor --size.",
     ),
     click.option(
         "--size",
-        type=parse_size,
+        type=size_type,
         metavar="WxH",
         help="Output width and height in pixels, as in 1920x1080.",
     ),

@@ -15,9 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
-from flowsr_export.bench.stage_profile import OTHER, stages_of
-from flowsr_export.bench.targets import graph_feeds
 from flowsr_export.inputs.cases import Case, sample_pictures
+from flowsr_export.inputs.feeds import graph_feeds
+from flowsr_export.onnx_graph.stages import OTHER, stages_of
 from flowsr_export.parity.session_comparison import every_tensor, require_polygraphy
 from flowsr_runtime import Bundle, ParityError, UsageError, Window, output_size
 from flowsr_runtime.bundle.directory import embedded_bundle

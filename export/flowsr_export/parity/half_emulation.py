@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flowsr_export.deployment.interface import Deployment
-from flowsr_export.export_onnx.exporter import DTYPES, Precision
+from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 
 __all__ = ["HalfPrecisionEmulator"]

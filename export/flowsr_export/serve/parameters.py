@@ -6,12 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import click
-
-from flowsr_export.options.session import parse_scale, parse_size
 from flowsr_export.serve.responses import HttpError
 from flowsr_runtime.errors import ScaleError
-from flowsr_runtime.geometry import exact_scale
+from flowsr_runtime.geometry import exact_scale, parse_scale, parse_size
 from flowsr_runtime.pictures.depth import Depth
 
 __all__ = ["FORMATS", "PARAMETERS", "UpscaleParameters", "parse_parameters"]
@@ -99,8 +96,6 @@ def _scale(text: str) -> str | tuple[str, str]:
         scale = parse_scale(text)
         for factor in (scale,) if isinstance(scale, str) else scale:
             exact_scale(factor)
-    except click.BadParameter as error:
-        raise _refused(f"scale {error.format_message()}") from error
     except ScaleError as error:
         raise _refused(str(error)) from error
     return scale
@@ -109,8 +104,8 @@ def _scale(text: str) -> str | tuple[str, str]:
 def _size(text: str) -> tuple[int, int]:
     try:
         return parse_size(text)
-    except click.BadParameter as error:
-        raise _refused(f"size {error.format_message()}") from error
+    except ScaleError as error:
+        raise _refused(str(error)) from error
 
 
 def _depth(text: str | None) -> Depth | None:

@@ -119,9 +119,8 @@ def _engine(bundle: Bundle, options: TritonModelConfig) -> EngineEntry:
     }
     if not engines:
         raise BundleError(
-            f"{bundle.path} holds no {options.precision} engine of TensorRT, which Triton "
-            "loads (not those of TensorRT for RTX); flowsr-export build-engine --flavour tensorrt "
-            "makes one on the GPU"
+            f"{bundle.path} holds no {options.precision} engine of TensorRT, the only "
+            "kind that Triton loads; build one with flowsr-export build-engine --flavour tensorrt"
         )
     names = ", ".join(engines)
     if options.engine is None:

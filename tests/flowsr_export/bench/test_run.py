@@ -129,7 +129,9 @@ def test_an_output_size_finds_its_input(bundle: Path, fourfold: Path) -> None:
         ((9, 10), (37, 41)),
     ]
     with pytest.raises(UsageError, match="no picture becomes 41x37 at 4"):
-        benchmark_cases(Bundle.open(fourfold), config(fourfold, scales=(), output_size=(37, 41)))
+        benchmark_cases(
+            Bundle.open(fourfold), config(fourfold, scales=(), output_size=(37, 41))
+        )
 
 
 def test_scales_may_differ_by_axis(bundle: Path) -> None:

@@ -4,11 +4,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from flowsr_export.bench.stage_profile import STAGES, stage_seconds, stages_of
-from flowsr_export.bench.targets import graph_feeds
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.bench.stage_profile import stage_seconds
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.export_onnx.exporter import onnx_from_deployment
 from flowsr_export.inputs.cases import Case
+from flowsr_export.inputs.feeds import graph_feeds
+from flowsr_export.onnx_graph.stages import STAGES, stages_of
 from flowsr_runtime import Bundle
 from tests.flowsr_export.conftest import Exported, resizing_graph
 from tests.flowsr_export.networks import small_srflow

@@ -10,14 +10,9 @@ import pytest
 import torch._dynamo.config as dynamo
 
 from flowsr_export.bench.memory import Memory, measure_memory
-from flowsr_export.bench.targets import (
-    Measures,
-    ModelTarget,
-    graph_feeds,
-    load_engine,
-    padded_run,
-)
+from flowsr_export.bench.targets import Measures, ModelTarget, load_engine
 from flowsr_export.inputs.cases import Case
+from flowsr_export.inputs.feeds import graph_feeds, padded_run
 from flowsr_export.machine.probes import probes_of
 from flowsr_export.onnx_graph.uint8_io import with_eight_bits
 from flowsr_runtime import Bundle, BundleError, UsageError, write_bundle

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flowsr_export.certificate.cases import PICTURES, CertificateCase, case_list, picture_of
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.inputs.cases import Case
 from flowsr_runtime import Bundle, embedded_bundle
 from flowsr_runtime.bundle.manifest import Manifest

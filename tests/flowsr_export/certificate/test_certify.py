@@ -17,12 +17,12 @@ from flowsr_export.certificate.certify import Certificate, certify
 from flowsr_export.certificate.certify import certify as library
 from flowsr_export.certificate.record import as_json, verdict
 from flowsr_export.certificate.weights import Weights
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity.compare import HALF_BAR, QUANTISED_BAR, Tolerance
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
+from flowsr_export.parity.reference import reference_of
 from flowsr_export.parity.session_comparison import Comparison, MetricLimit
-from flowsr_export.parity.verify import reference_of
 from flowsr_runtime import (
     Bundle,
     MemoryBudgetError,

@@ -10,9 +10,10 @@ from onnx import numpy_helper
 
 from flowsr_export.certificate.candidates import Candidate
 from flowsr_export.certificate.weights import Weights, compare_weights
-from flowsr_export.deployment.interface import Deployment, deployment_of
+from flowsr_export.deployment.families import deployment_of
+from flowsr_export.deployment.interface import Deployment
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
-from flowsr_export.parity.verify import reference_of
+from flowsr_export.parity.reference import reference_of
 from flowsr_runtime import Bundle, embedded_bundle
 from tests.flowsr_export.certificate.certificates import Change, altered, one_percent
 

@@ -74,7 +74,7 @@ def test_tiles_of_an_exported_model_are_its_whole_picture(
 
 
 def test_the_same_export_gives_the_same_graph(exported: Exported, tmp_path: Path) -> None:
-    from flowsr_export.deployment.interface import deployment_of
+    from flowsr_export.deployment.families import deployment_of
     from flowsr_export.export_onnx.exporter import onnx_from_deployment
     from flowsr_lp import load_checkpoint
 

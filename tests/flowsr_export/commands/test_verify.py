@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 from flowsr_export.certificate.cases import CertificateCase
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.linf import LinfDeployment
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity import verify as library

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.export_onnx.exporter import _finished, onnx_from_deployment
 from flowsr_export.onnx_graph.lint import lint
 from flowsr_lp import load_checkpoint

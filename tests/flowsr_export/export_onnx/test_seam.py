@@ -6,15 +6,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowsr_export.deployment.interface import deployment_of
-from flowsr_export.export_onnx.seam import (
-    SEAM_GOAL,
-    default_halo,
-    encoder_radius,
-    prior_radius,
-    seam_steps,
-)
+from flowsr_export.deployment.families import deployment_of
+from flowsr_export.export_onnx.seam import SEAM_GOAL, default_halo, seam_steps
 from flowsr_export.graph.linf import LinfGraph
+from flowsr_export.graph.receptive_field import encoder_radius, prior_radius
 from flowsr_lp import LinfLP, prior_from_spec
 from flowsr_lp.linf.encoder import encoder_from_spec
 from flowsr_runtime import ParityError

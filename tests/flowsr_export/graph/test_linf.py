@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
 from flowsr_lp import LinfLP
 from flowsr_runtime import Window

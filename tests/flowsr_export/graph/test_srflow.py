@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
 from flowsr_export.graph.srflow_folding import DoubledConv, levels_of
 from flowsr_lp import SrflowLP

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_export.cli import main
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.inputs.cases import Case
 from flowsr_export.onnx_graph.lint import lint
 from flowsr_export.onnx_graph.uint8_io import Uint8Session, with_eight_bits

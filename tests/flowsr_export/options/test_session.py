@@ -8,35 +8,16 @@ from click.testing import CliRunner, Result
 
 from flowsr_export.options.session import (
     parse_memory,
-    parse_scale,
-    parse_size,
+    scale_type,
     session_options,
     verification_options,
 )
 from flowsr_runtime import SessionSettings
 
 
-def test_one_factor_keeps_its_digits() -> None:
-    assert parse_scale(" 2.70 ") == "2.70"
-
-
-def test_two_factors_are_width_and_height_and_come_out_vertical_first() -> None:
-    assert parse_scale("2.7x3.6") == ("3.6", "2.7")
-
-
-def test_three_factors_are_refused() -> None:
-    with pytest.raises(click.BadParameter, match=r"'1x2x3' is not as in 4 or 2\.7x3\.6"):
-        parse_scale("1x2x3")
-
-
-def test_a_size_is_width_and_height_and_comes_out_vertical_first() -> None:
-    assert parse_size("1920X1080") == (1080, 1920)
-
-
-@pytest.mark.parametrize("value", ["1920", "x1080", "1920x1080x3", "19.5x10", ""])
-def test_another_form_of_size_is_refused(value: str) -> None:
-    with pytest.raises(click.BadParameter, match="is not as in 1920x1080"):
-        parse_size(value)
+def test_an_option_turns_an_error_of_ours_into_one_of_usage() -> None:
+    with pytest.raises(click.BadParameter, match="'1x2x3'"):
+        scale_type("1x2x3")
 
 
 @pytest.mark.parametrize(

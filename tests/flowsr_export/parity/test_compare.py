@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from flowsr_export.deployment.interface import deployment_of
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.linf import LinfDeployment
 from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_export.parity.compare import HALF_BAR, Tolerance, compare, tolerance_for

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flowsr_export.deployment.interface import deployment_of
-from flowsr_export.export_onnx.exporter import Precision
+from flowsr_export.deployment.families import deployment_of
+from flowsr_export.deployment.interface import Precision
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator, _FloatSums
 from tests.flowsr_export.networks import small
