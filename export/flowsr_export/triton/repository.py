@@ -120,7 +120,7 @@ def _engine(bundle: Bundle, options: TritonModelConfig) -> EngineEntry:
     if not engines:
         raise BundleError(
             f"{bundle.path} holds no {options.precision} engine of TensorRT, the only "
-            "kind that Triton loads; build one with flowsr-export build-engine --flavour tensorrt"
+            "kind that Triton loads; build one with flavour tensorrt on the GPU"
         )
     names = ", ".join(engines)
     if options.engine is None:
