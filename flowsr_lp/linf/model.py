@@ -29,12 +29,14 @@ class Conditioning:
         cols: Patch columns.
         scale: Factors, (B, N, L, D).
         shift: Shifts, (B, N, L, D).
+        origin: Rows and columns by which the patch grid begins before the image.
     """
 
     rows: int
     cols: int
     scale: Tensor
     shift: Tensor
+    origin: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,24 @@ class LINF(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.imnet = Flow(self.width, flow_layers)
 
-    def condition(self, x: Tensor, size: tuple[int, int], border: Border) -> Conditioning:
+    def condition(
+        self,
+        x: Tensor,
+        size: tuple[int, int],
+        border: Border,
+        origin: tuple[int, int] = (0, 0),
+        features: tuple[Tensor, Tensor] | None = None,
+    ) -> Conditioning:
         """Compute the flow's factors and shifts; spec/linf.md, stages 2 to 4.
 
         Args:
             x: Normalised picture in [-1, 1], (B, 3, h, w).
             size: Output size (H, W).
-            border: What a patch beyond the edge reads.
+            border: Rule for patches beyond the edge.
+            origin: Rows and columns by which the patch grid begins before the image.
+            features: Result of `features`, if it is known; saves the encoder a run.
         """
-        query = queries((x.shape[-2], x.shape[-1]), size, self.patch_size, border)
+        query = queries((x.shape[-2], x.shape[-1]), size, self.patch_size, border, origin)
         query = Queries(
             query.rows,
             query.cols,
@@ -98,20 +109,30 @@ class LINF(nn.Module):
             query.weight.to(x.device, x.dtype),
         )
         cell = x.new_tensor([2 * x.shape[-2] / size[0], 2 * x.shape[-1] / size[1]])
-        rows = self._fourier(x, query, cell)
+        rows = self._fourier(features or self.features(x), query, cell)
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):  # a 1x1 convolution is a matrix product of rows
                 rows = F.linear(rows, layer.weight.flatten(1), layer.bias)
             else:
                 rows = layer(rows)
         scale, shift = scale_and_shift(rows, self.flow_layers)
-        return Conditioning(query.rows, query.cols, scale, shift)
+        return Conditioning(query.rows, query.cols, scale, shift, origin)
 
-    def _fourier(self, x: Tensor, query: Queries, cell: Tensor) -> Tensor:
-        """Local Fourier features, (B, N, 4 · hidden)."""
-        features = self.encoder(x)
-        coef = _gather(self.coef(features), query.index)
-        freq = _gather(self.freq(features), query.index)
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute amplitudes and frequencies of every low-resolution pixel.
+
+        Args:
+            x: Normalized image in [-1, 1], (B, 3, h, w).
+
+        Returns:
+            Two maps, each (B, hidden, h, w).
+        """
+        encoded = self.encoder(x)
+        return self.coef(encoded), self.freq(encoded)
+
+    def _fourier(self, features: tuple[Tensor, Tensor], query: Queries, cell: Tensor) -> Tensor:
+        """Compute local Fourier features, (B, N, 4 · hidden)."""
+        coef, freq = (_gather(each, query.index) for each in features)
         f_row, f_col = freq.chunk(2, dim=-1)
         angle = f_row * query.offset[..., :1] + f_col * query.offset[..., 1:] + self.phase(cell)
         waves = torch.cat((torch.cos(torch.pi * angle), torch.sin(torch.pi * angle)), dim=-1)
@@ -126,7 +147,8 @@ class LINF(nn.Module):
         """Map a latent (B, D, rows, cols) to the residual (B, 3, H, W) that it stands for."""
         vectors = self.imnet.decode(z.flatten(2).mT, c.scale, c.shift)
         folded = F.pixel_shuffle(_grid(vectors, c), self.patch_size)
-        return folded[..., : size[0], : size[1]]
+        top, left = c.origin
+        return folded[..., top : top + size[0], left : left + size[1]]
 
     def log_likelihood(self, residual: Tensor, c: Conditioning) -> Tensor:
         """Log density of each patch of a residual (B, 3, H, W) in nats, (B, N)."""
@@ -134,9 +156,10 @@ class LINF(nn.Module):
 
     def _patches(self, residual: Tensor, c: Conditioning) -> Tensor:
         """Cut (B, 3, H, W) into vectors (B, N, D), zero beyond the picture."""
-        bottom = c.rows * self.patch_size - residual.shape[-2]
-        right = c.cols * self.patch_size - residual.shape[-1]
-        padded = F.pad(residual, (0, right, 0, bottom))
+        top, left = c.origin
+        bottom = c.rows * self.patch_size - residual.shape[-2] - top
+        right = c.cols * self.patch_size - residual.shape[-1] - left
+        padded = F.pad(residual, (left, right, top, bottom))
         return F.pixel_unshuffle(padded, self.patch_size).flatten(2).mT
 
 

@@ -23,15 +23,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowsr_lp.linf.model import LINF, LinfLP, low_frequency_residual, resize
+from flowsr_lp.linf.model import LINF, Conditioning, LinfLP, low_frequency_residual, resize
 from flowsr_lp.linf.prior import Prior
 from flowsr_lp.training.crops import Crops
+from flowsr_lp.training.penalties import Penalties
 from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
 
 logger = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 100
 GRADIENT_NORM = 1.0
+NO_PENALTIES = Penalties()
 Report = Callable[[int, int, dict[str, float]], None]
 
 
@@ -92,10 +94,12 @@ class FlowLoss:
     """Negative log-likelihood of the residual, in nats per value (arXiv 2303.05156, eq. 5).
 
     `pixel_weight` adds L1 between the flow's mode (decode of 0) and the residual, as LINF's
-    second stage does.
+    second stage does; `penalties` apply to the mode too.
     """
 
-    def __init__(self, linf: LINF, pixel_weight: float = 0.0) -> None:
+    def __init__(
+        self, linf: LINF, pixel_weight: float = 0.0, penalties: Penalties = NO_PENALTIES
+    ) -> None:
         """Train `linf`.
 
         Raises:
@@ -105,6 +109,7 @@ class FlowLoss:
         self.trained = linf
         self.linf = linf
         self.pixel_weight = pixel_weight
+        self.penalties = penalties
 
     def to(self, device: torch.device) -> None:
         """Move the network."""
@@ -114,18 +119,34 @@ class FlowLoss:
         """Loss of a batch."""
         size = (high.shape[-2], high.shape[-1])
         x = (low - 0.5) / 0.5
-        residual = (high - 0.5) / 0.5 - resize(x, size)
+        base = resize(x, size)
+        residual = (high - 0.5) / 0.5 - base
         # Eight-bit pictures have no density: uniform noise of one step gives them one.
         noisy = residual + (torch.rand_like(residual) - 0.5) * (2 / 255)
-        c = self.linf.condition(x, size, "extend")
+        features = self.linf.features(x)
+        c = self.linf.condition(x, size, "extend", features=features)
         nll = -self.linf.log_likelihood(noisy, c).mean() / self.linf.width
         loss, figures = nll, {"nll": nll.item()}
+        if not self.pixel_weight and self.penalties == NO_PENALTIES:
+            return loss, figures
+        mode = self._mode(x, c, size)
         if self.pixel_weight:
-            zero = x.new_zeros(x.shape[0], self.linf.width, c.rows, c.cols)
-            pixel = F.l1_loss(self.linf.decode(zero, c, size), residual)
+            pixel = F.l1_loss(mode, residual)
             loss = loss + self.pixel_weight * pixel
             figures["l1"] = pixel.item()
-        return loss, figures
+        shifted = None
+        if self.penalties.shift:
+            moved = self.linf.condition(x, size, "extend", _random_origin(self.linf), features)
+            shifted = (self._mode(x, moved, size) + base) * 0.5 + 0.5
+        output = (mode + base) * 0.5 + 0.5
+        terms = self.penalties(output, low, high, self.linf.patch_size, c.scale, shifted)
+        figures.update({name: term.item() for name, term in terms.items()})
+        return loss + sum(terms.values()), figures
+
+    def _mode(self, x: Tensor, c: Conditioning, size: tuple[int, int]) -> Tensor:
+        """Decode the zero latent to a residual, (B, 3, H, W)."""
+        zero = x.new_zeros(x.shape[0], self.linf.width, c.rows, c.cols)
+        return self.linf.decode(zero, c, size)
 
 
 class PriorLoss:
@@ -142,6 +163,7 @@ class PriorLoss:
         perceptual_weight: float = 1.0,
         latent_weight: float = 0.0,
         pixel_weight: float = 0.0,
+        penalties: Penalties = NO_PENALTIES,
     ) -> None:
         """Train the prior of `network`; its flow is frozen.
 
@@ -151,6 +173,7 @@ class PriorLoss:
             perceptual_weight: Its weight.
             latent_weight: Weight of the L1 between latents.
             pixel_weight: Weight of the L1 between pixels.
+            penalties: Weights of the penalties on artifacts.
 
         Raises:
             UsageError: If no weight is above 0, or one is below 0 or not finite.
@@ -160,6 +183,7 @@ class PriorLoss:
         self.trained: Prior = network.prior
         self.linf = network.linf.requires_grad_(False).eval()
         self.perceptual = perceptual
+        self.penalties = penalties
 
     def to(self, device: torch.device) -> None:
         """Move both networks and the perceptual one."""
@@ -172,20 +196,34 @@ class PriorLoss:
         size = (high.shape[-2], high.shape[-1])
         x, y = (low - 0.5) / 0.5, (high - 0.5) / 0.5
         base = resize(x, size)
+        low_frequencies = low_frequency_residual(x, size)
         with torch.no_grad():
-            c = self.linf.condition(x, size, "extend")
-            encoded = self.linf.encode(low_frequency_residual(x, size), c)
-            wanted = self.linf.encode(y - base, c)
+            features = self.linf.features(x)
+            c = self.linf.condition(x, size, "extend", features=features)
+            encoded = self.linf.encode(low_frequencies, c)
+            target = self.linf.encode(y - base, c)
         latent = self.trained(encoded, x)
         output = (self.linf.decode(latent, c, size) + base) * 0.5 + 0.5
         terms = (
             self.perceptual(output, high),
-            F.l1_loss(latent, wanted),
+            F.l1_loss(latent, target),
             F.l1_loss(output, high),
         )
         loss = torch.stack([w * t for w, t in zip(self.weights, terms, strict=True) if w]).sum()
         figures = {"perceptual": terms[0], "latent": terms[1], "l1": terms[2]}
-        return loss, {name: value.item() for name, value in figures.items()}
+        shifted = None
+        if self.penalties.shift:
+            with torch.no_grad():
+                moved = self.linf.condition(
+                    x, size, "extend", _random_origin(self.linf), features
+                )
+                encoded = self.linf.encode(low_frequencies, moved)
+            latent = self.trained(encoded, x)
+            shifted = (self.linf.decode(latent, moved, size) + base) * 0.5 + 0.5
+        extra = self.penalties(output, low, high, self.linf.patch_size, c.scale, shifted)
+        figures.update(extra)
+        total = loss + sum(extra.values())
+        return total, {name: value.item() for name, value in figures.items()}
 
 
 def train(
@@ -277,6 +315,12 @@ def steps_done(folder: Path) -> int:
     """
     path = folder / "last.pt"
     return int(_load(path, torch.device("cpu"))["step"]) if path.exists() else 0
+
+
+def _random_origin(linf: LINF) -> tuple[int, int]:
+    """Draw a shift of the patch grid that is not zero, from PyTorch's generator."""
+    index = int(torch.randint(1, linf.patch_size**2, ()))
+    return index // linf.patch_size, index % linf.patch_size
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -23,7 +23,7 @@ from flowsr_export.export_onnx.exporter import onnx_from_deployment
 from flowsr_export.export_onnx.seam import Seam, default_halo
 from flowsr_export.inputs.cases import TEMPERATURE, Case
 from flowsr_export.onnx_graph.lint import require_clean
-from flowsr_export.onnx_graph.uint8_io import Uint8Session, with_eight_bits
+from flowsr_export.onnx_graph.uint8_io import Uint8Session, with_uint8_io
 from flowsr_export.parity.compare import ErrorStats, compare, tolerance_for
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_lp import Checkpoint
@@ -245,7 +245,7 @@ def _in_eight_bits(
     model: ModelProto, deployment: Deployment, request: Request
 ) -> tuple[bytes, dict[str, Any]]:
     """Give a checked graph pictures of eight bits, and check it again in their steps."""
-    made = with_eight_bits(model)
+    made = with_uint8_io(model)
     require_clean(made)
     content = made.SerializeToString()
     run = runner_of(content, deployment, request)

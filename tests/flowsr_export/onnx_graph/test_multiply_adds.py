@@ -247,5 +247,5 @@ def test_fit_tells_pixels_from_patches() -> None:
 
 def test_fit_refuses_a_graph_of_one_scale() -> None:
     graph = model([node("Relu", ["input"], ["output"])], {})
-    with pytest.raises(UsageError, match="must take geometry"):
+    with pytest.raises(UsageError, match="geometry"):
         per_pixel_and_patch(graph)
