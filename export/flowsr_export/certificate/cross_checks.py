@@ -60,7 +60,7 @@ def compare_backends(
         tolerances[name] = _tolerance(deployment, own[0][1].precision, subject.precision, io)
         if len(sessions) == 1 and subject.precision != "bf16":  # no CPU runs that
             plain = f"onnxruntime cpu {subject.precision}, not optimised"
-            sessions[plain] = open_session(content, optimised=False)
+            sessions[plain] = open_session(content, optimized=False)
             tolerances[plain] = tolerances[name]
     if len(sessions) < 2:
         return None

@@ -164,7 +164,7 @@ def _skeleton(
     shapes: Mapping[str, tuple[int, ...]],
     values: Mapping[str, NDArray[Any]],
 ) -> ModelProto:
-    """Copy a graph with fixed input shapes, the values as initializers and weights as inputs."""
+    """Copy a graph with fixed input shapes, values as initializers and weights as inputs."""
     small = [t for t in model.graph.initializer if math.prod(t.dims) <= EVALUATED]
     large = [t for t in model.graph.initializer if math.prod(t.dims) > EVALUATED]
     inputs = [

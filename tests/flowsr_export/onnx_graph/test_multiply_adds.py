@@ -222,7 +222,7 @@ def test_inputs_of_another_name_are_refused() -> None:
 def test_shape_that_does_not_follow_is_refused() -> None:
     nodes = [*resizing(), node("MatMul", ["up", "input"], ["output"])]
     graph = model(nodes, INTEGERS, inputs=("input", "geometry"))
-    with pytest.raises(ShapeError, match=r"shape of 'up' at .* \(MatMul\) does not follow"):
+    with pytest.raises(ShapeError, match=r"'up' at .* \(MatMul\)"):
         count_macs(graph, {"input": (1, 3, 4, 4), "geometry": (10,)})
 
 
