@@ -144,5 +144,5 @@ def test_crops_are_drawn_gray_and_recolored_as_asked() -> None:
 
 
 def test_a_share_above_1_is_refused() -> None:
-    with pytest.raises(UsageError, match="1.5"):
+    with pytest.raises(UsageError, match=r"1\.5"):
         Augmentation(synthetic=1.5)
