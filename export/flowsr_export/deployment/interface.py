@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-from flowsr_export.inputs.cases import Case, latents_for, sample_pictures
+from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
 from flowsr_lp import LinfLP, SrflowLP
 from flowsr_runtime import Window
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.geometry import Halo
+from flowsr_runtime.tiling.graph_inputs import graph_inputs
 
 __all__ = [
     "DTYPES",
@@ -154,14 +155,15 @@ class Deployment(ABC):
         """
         lr, size = self.padded(case.lr), self.padded_size(case)
         right = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(lr, case.lr, strict=True))]
-        feeds: dict[str, NDArray[Any]] = {
-            "input": np.pad(
-                sample_pictures(case) if rgb is None else rgb, right, mode="reflect"
-            )
-        }
-        if self.takes_geometry(scale):
-            feeds["geometry"] = Window.whole(lr, size).geometry()
-        return feeds | latents_for(self.latents, size, case.batch, seed)
+        images = sample_pictures(case) if rgb is None else rgb
+        return graph_inputs(
+            np.pad(images, right, mode="reflect"),
+            Window.whole(lr, size),
+            latents=self.latents,
+            geometry=self.takes_geometry(scale),
+            seed=seed,
+            temperature=TEMPERATURE,
+        )
 
     def manifest_fields(self, scale: Fraction | None) -> dict[str, Any]:
         """Return the manifest's entries about inputs and scale."""
