@@ -22,7 +22,7 @@ DEFAULTS = {"flow_layers": 10, "num_layer": 3, "hidden_dim": 256}
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the flow is conditioned on, for N = rows · cols patches.
+    """Condition of the flow for N = rows · cols patches.
 
     Attributes:
         rows: Patch rows.
@@ -94,7 +94,7 @@ class LINF(nn.Module):
         """Compute the flow's factors and shifts; spec/linf.md, stages 2 to 4.
 
         Args:
-            x: Normalised picture in [-1, 1], (B, 3, h, w).
+            x: Normalized picture in [-1, 1], (B, 3, h, w).
             size: Output size (H, W).
             border: Rule for patches beyond the edge.
             origin: Rows and columns by which the patch grid begins before the image.
@@ -179,13 +179,13 @@ class LinfLP(nn.Module):
         latent: Tensor | None = None,
         border: Border = "extend",
     ) -> Prediction:
-        """Enlarge a picture; spec/linf.md, stages 1 to 7.
+        """Upscale an image; spec/linf.md, stages 1 to 7.
 
         Args:
             rgb: Low-resolution picture in [0, 1], (B, 3, h, w).
             size: Output size (H, W).
             latent: Latent to decode, (B, D, rows, cols); the learned prior's when None.
-            border: What a patch beyond the edge reads.
+            border: Rule for patches beyond the edge.
 
         Raises:
             ShapeError: If there is neither a learned prior nor a latent.
@@ -209,7 +209,7 @@ class LinfLP(nn.Module):
         generator: torch.Generator | None = None,
         border: Border = "extend",
     ) -> Prediction:
-        """Enlarge a picture with a latent drawn from temperature · N(0, I)."""
+        """Upscale an image with a latent drawn from temperature · N(0, I)."""
         rows, cols = self.latent_size(size, border)
         shape = (rgb.shape[0], self.linf.width, rows, cols)
         noise = torch.randn(shape, generator=generator, dtype=rgb.dtype).to(rgb.device)

@@ -19,7 +19,7 @@ from flowsr_runtime.errors import PictureError, UsageError
 logger = logging.getLogger(__name__)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-# What Pillow raises for files that are damaged or of another kind.
+# Exceptions of Pillow for files that are damaged or of another format.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 

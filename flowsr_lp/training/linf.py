@@ -39,10 +39,10 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how to train.
+    """Length and rate of a training run.
 
     Attributes:
-        steps: Optimiser steps in all.
+        steps: Optimizer steps in all.
         learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
         ema_decay: Decay per step of the averaged weights that are kept; 0 keeps the last.
         save_every: Steps between checkpoints.
@@ -78,7 +78,7 @@ class Objective(Protocol):
 
     @property
     def trained(self) -> nn.Module:
-        """The module whose parameters the optimiser changes."""
+        """Module with the parameters to train."""
         ...
 
     def to(self, device: torch.device) -> None:
@@ -170,7 +170,7 @@ class PriorLoss:
         Args:
             network: A flow with the prior to train.
             perceptual: Distance of two RGB batches in [0, 1], a scalar: `VggLoss`.
-            perceptual_weight: Its weight.
+            perceptual_weight: Weight of the perceptual loss.
             latent_weight: Weight of the L1 between latents.
             pixel_weight: Weight of the L1 between pixels.
             penalties: Weights of the penalties on artifacts.
@@ -241,13 +241,13 @@ def train(
 
     Args:
         objective: The loss and the module it trains.
-        crops: Where batches come from.
+        crops: Source of the batches.
         settings: Length, rate, seed.
         folder: Gets `last.pt` (for resuming) and `log.jsonl` (one line a save).
         report: Called as `report(step, steps, figures)` after every step.
-        device: Where to train; the CPU when None.
-        recipe: What else makes the run what it is, in JSON's types; must be the same to
-            resume, unless `folder` says nothing of it.
+        device: Device to train on; the CPU when None.
+        recipe: Everything else that defines the run, in JSON's types; a resumed run must have
+            the same, unless `folder` does not record it.
 
     Returns:
         The trained module's state dict, averaged if `ema_decay` is set, on the CPU.
@@ -308,7 +308,7 @@ def check_prior_weights(
 
 
 def steps_done(folder: Path) -> int:
-    """Return the step that a run in `folder` would go on from, 0 if there is none.
+    """Return the step at which a run in `folder` would resume, 0 if there is none.
 
     Raises:
         CheckpointError: If the folder holds a damaged run.
@@ -366,7 +366,7 @@ class _Run:
             with (self.folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, **figures}) + "\n")
         except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter
-            raise OutputError(f"cannot save the run in {self.folder}: {error}") from error
+            raise OutputError(f"run in {self.folder} cannot be saved: {error}") from error
 
     def resume(self, device: torch.device) -> int:
         """Take over what `last.pt` holds and return the step that comes next."""
@@ -399,7 +399,7 @@ class _Run:
 def _load(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # whatever the unpickler meets in a file of another kind
+    except Exception as error:  # anything the unpickler meets in another file
         raise CheckpointError(f"{path} is damaged; use another folder") from error
     lacking = {"settings", "step", "module", "optimizer", "average"} - set(state)
     if lacking:

@@ -30,8 +30,8 @@ class Axis:
     Attributes:
         lr: Low-resolution pixels of the whole picture.
         out: Output pixels of the whole picture.
-        lr_origin: Where the tile's input begins, in low-resolution pixels.
-        out_origin: Where the window begins, in output pixels; a multiple of `patch`.
+        lr_origin: Start of the tile's input, in low-resolution pixels.
+        out_origin: Start of the window, in output pixels; a multiple of `patch`.
         lr_count: Low-resolution pixels of the tile.
         patches: Patches of the window; the last may stick out of it.
         patch: Patch side p.
@@ -99,7 +99,7 @@ def half_pixel_matrix(
         index: Output positions in the whole picture, (n,) int64; zero rows beyond `n_out`.
         n_out: Output length of the whole picture.
         n_in: Input length of the whole picture.
-        origin: Where the tile's input begins.
+        origin: Start of the tile's input.
         count: Input length of the tile.
 
     Returns:
@@ -131,7 +131,7 @@ def aligned_matrix(index: Tensor, n_in: Number, origin: Number, count: int) -> T
     Args:
         index: Positions in the whole doubled grid, (n,) int64.
         n_in: Length of the whole grid below.
-        origin: Where the tile's grid begins.
+        origin: Start of the tile's grid.
         count: Length of the tile's grid.
 
     Returns:

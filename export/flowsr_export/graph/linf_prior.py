@@ -118,7 +118,7 @@ class PriorGraph(nn.Module):
         Args:
             z: Encoded latent of the tile, its channels padded with zeros to whole blocks,
                 (B, fold.padded_width(D), rows, cols).
-            x: Normalised low-resolution tile, (B, 3, h, w).
+            x: Normalized low-resolution tile, (B, 3, h, w).
             row: Geometry of the rows.
             col: Geometry of the columns.
 

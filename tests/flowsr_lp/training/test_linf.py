@@ -233,7 +233,7 @@ def test_a_run_that_cannot_be_saved_keeps_the_last_save(
     with pytest.raises(KeyboardInterrupt):
         train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(interrupt_at=3))
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OutputError, match=r"cannot save the run in .*file write failed"):
+    with pytest.raises(OutputError, match=r"cannot be saved: .*file write failed"):
         train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder())
     assert steps_done(tmp_path) == 2
 
