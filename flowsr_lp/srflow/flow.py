@@ -80,7 +80,7 @@ class Split(nn.Module):
             x: Input, (B, C, rows, cols).
 
         Returns:
-            The remaining half, (B, C/2, rows, cols), the latent of that shape, and log |det| (B,).
+            The remaining half, (B, C/2, rows, cols), the latent, the same, and log |det|, (B,).
         """
         x, second = x[:, : self.own], x[:, self.own :]
         mean, logs = self._mean_and_logs(x)
