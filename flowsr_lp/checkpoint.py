@@ -160,6 +160,8 @@ def _load_model(
         if blocks is not None:
             raise CheckpointError(f"{path} is not an SRFlow model: blocks are not for it")
         spec = model_spec_from_tensors(tensors, file.spec, path)
+        if file.spec and file.spec.get("guard"):
+            spec = {**spec, "guard": True}
         flow = linf_from_spec(spec)
     _fill(flow, tensors, path)
     return flow, spec, file.sha256
@@ -281,7 +283,10 @@ def _named(entry: object) -> dict[str, Any] | None:
         return None
     name, args = entry.get("name"), entry.get("args") or {}
     known = isinstance(name, (str, type(None))) and isinstance(args, dict)
-    return {"name": name, "args": args} if known else None
+    if not known:
+        return None
+    guard = {"guard": True} if entry.get("guard") is True else {}
+    return {"name": name, "args": args, **guard}
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,6 +1,6 @@
 """LINF and LINF-LP: flow-based super-resolution at any scale; spec/linf.md."""
 
-__all__ = ["LINF", "Conditioning", "LinfLP", "Prediction", "linf_from_spec"]
+__all__ = ["LINF", "Conditioning", "LinfLP", "Prediction", "guarded", "linf_from_spec"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from flowsr_lp.linf.prior import Prior
 from flowsr_lp.linf.query import Border, Queries, queries
 from flowsr_runtime.errors import CheckpointError, ShapeError
 
+# Largest distance from gray that a guarded patch may have, normalized: [-0.1, 1.1] in RGB.
+GUARD_LIMIT = 1.2
 DEFAULTS = {"flow_layers": 10, "num_layer": 3, "hidden_dim": 256}
 
 
@@ -55,7 +57,11 @@ class Prediction:
 
 
 class LINF(nn.Module):
-    """Encoder, local Fourier features, conditioner and flow; parameter names as released."""
+    """Encoder, local Fourier features, conditioner and flow; parameter names as released.
+
+    Attributes:
+        guard: Whether inference shrinks patches with values out of range; see `guarded`.
+    """
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class LINF(nn.Module):
     ) -> None:
         """Build the network around an encoder with an `out_dim`."""
         super().__init__()
+        self.guard = False
         self.patch_size = patch_size
         self.width = 3 * patch_size**2
         self.flow_layers = flow_layers
@@ -143,9 +150,24 @@ class LINF(nn.Module):
         z = self.imnet.encode(self._patches(residual, c), c.scale, c.shift)
         return _grid(z, c)
 
-    def decode(self, z: Tensor, c: Conditioning, size: tuple[int, int]) -> Tensor:
-        """Map a latent (B, D, rows, cols) to the residual (B, 3, H, W) that it stands for."""
+    def decode(
+        self, z: Tensor, c: Conditioning, size: tuple[int, int], base: Tensor | None = None
+    ) -> Tensor:
+        """Map a latent to its residual.
+
+        Args:
+            z: Latent, (B, D, rows, cols).
+            c: Condition of the flow.
+            size: Output size (H, W).
+            base: Interpolated image that the residual is added to, (B, 3, H, W) in [-1, 1];
+                with it and `guard`, patches out of range are shrunk.
+
+        Returns:
+            Residual, (B, 3, H, W).
+        """
         vectors = self.imnet.decode(z.flatten(2).mT, c.scale, c.shift)
+        if self.guard and base is not None:
+            vectors = guarded(vectors, self._patches(base, c), -1)
         folded = F.pixel_shuffle(_grid(vectors, c), self.patch_size)
         top, left = c.origin
         return folded[..., top : top + size[0], left : left + size[1]]
@@ -198,7 +220,8 @@ class LinfLP(nn.Module):
                 raise ShapeError("latent must be given, the model has no learned prior")
             encoded = self.linf.encode(low_frequency_residual(x, size), c)
             latent = self.prior(encoded, x)
-        y = self.linf.decode(latent, c, size) + resize(x, size)
+        base = resize(x, size)
+        y = self.linf.decode(latent, c, size, base) + base
         return Prediction(y * 0.5 + 0.5, latent, encoded)
 
     def sample(
@@ -222,6 +245,21 @@ class LinfLP(nn.Module):
         return query.rows, query.cols
 
 
+def guarded(residual: Tensor, base: Tensor, dim: int) -> Tensor:
+    """Shrink the residual of patches until no value leaves [-0.1, 1.1] in RGB.
+
+    Args:
+        residual: Residual patches, normalized, with the values of a patch along `dim`.
+        base: Interpolated image in [-1, 1], of the same shape, 0 beyond the image.
+        dim: Dimension of a patch's values.
+
+    Returns:
+        Residual patches; those in range are unchanged.
+    """
+    excess = residual.abs() / (GUARD_LIMIT - base * residual.sign())
+    return residual / excess.amax(dim, keepdim=True).clamp(min=1)
+
+
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (B, C, h, w) bilinearly with half-pixel centres, no antialiasing."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
@@ -237,7 +275,8 @@ def linf_from_spec(spec: Mapping[str, Any]) -> LINF:
     """Build the network that a checkpoint's `model` entry names.
 
     Args:
-        spec: `{"name": "linf" | "linf-patch", "args": {...}}` as in a released checkpoint.
+        spec: `{"name": "linf" | "linf-patch", "args": {...}}` as in a released checkpoint;
+            `"guard": true` turns the guard on.
 
     Raises:
         CheckpointError: If the name or the encoder is unknown.
@@ -247,7 +286,9 @@ def linf_from_spec(spec: Mapping[str, Any]) -> LINF:
         raise CheckpointError(f"model must be linf or linf-patch, got {name!r}")
     patch = int(args.get("patch_size", 3)) if name == "linf-patch" else 1
     sizes = {key: int(args.get(key, value)) for key, value in DEFAULTS.items()}
-    return LINF(encoder_from_spec(args.get("encoder_spec") or {}), patch, **sizes)
+    linf = LINF(encoder_from_spec(args.get("encoder_spec") or {}), patch, **sizes)
+    linf.guard = spec.get("guard") is True
+    return linf
 
 
 def _grid(vectors: Tensor, c: Conditioning) -> Tensor:

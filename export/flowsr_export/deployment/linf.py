@@ -58,8 +58,9 @@ class LinfDeployment(Deployment):
         return graph if scale is None else LinfFixedGraph(graph, scale)
 
     def manifest_fields(self, scale: Fraction | None) -> dict[str, Any]:
-        """Add the rule for patches beyond the edge; spec/linf.md "Borders"."""
-        return {**super().manifest_fields(scale), "border": "extend"}
+        """Add the rule for patches beyond the edge (spec/linf.md "Borders") and the guard."""
+        fields = {**super().manifest_fields(scale), "border": "extend"}
+        return {**fields, "guard": True} if self.network.linf.guard else fields
 
     def example(self, scale: Fraction | None) -> dict[str, Tensor]:
         """Return inputs to trace `graph` with."""

@@ -10,11 +10,11 @@ from typing import Any
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment, Precision
 from flowsr_export.export_onnx.seam import Seam
-from flowsr_lp import Checkpoint
+from flowsr_lp import Checkpoint, LinfLP
 from flowsr_runtime import UsageError
 from flowsr_runtime.bundle.manifest import Io, Manifest
 
-__all__ = ["Request", "draft_manifest", "model_fields", "tiling_fields"]
+__all__ = ["Request", "draft_manifest", "model_fields", "set_guard", "tiling_fields"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Request:
         opset: ONNX operator set; None for the usual one of the precision.
         licence: License of the weights, as text for the manifest.
         io: Data type of the graph's images; uint8 needs fp32 or fp16.
+        guard: Whether patches with values out of range are shrunk; None as the checkpoint says.
 
     Raises:
         UsageError: If uint8 images are combined with bf16.
@@ -37,6 +38,7 @@ class Request:
     opset: int | None = None
     licence: str = "see the checkpoint's source"
     io: Io = "float32"
+    guard: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the combination."""
@@ -45,6 +47,21 @@ class Request:
                 "io uint8 needs fp32 or fp16, got bf16: no CPU runs such a model to check it",
                 option="io",
             )
+
+
+def set_guard(checkpoint: Checkpoint, guard: bool | None) -> None:
+    """Turn the guard of a network on or off; None leaves it as the checkpoint says.
+
+    Raises:
+        UsageError: If an SRFlow network is to be guarded.
+    """
+    if isinstance(checkpoint.network, LinfLP):
+        if guard is not None:
+            checkpoint.network.linf.guard = guard
+    elif guard:
+        raise UsageError(
+            "guard must be off for SRFlow, whose latents span the image, got on", option="guard"
+        )
 
 
 def draft_manifest(checkpoint: Checkpoint, request: Request) -> Manifest:
@@ -56,6 +73,7 @@ def draft_manifest(checkpoint: Checkpoint, request: Request) -> Manifest:
         checkpoint: The network.
         request: Settings of the export.
     """
+    set_guard(checkpoint, request.guard)
     deployment = deployment_of(checkpoint.network)
     whole_only = deployment.whole_only(request.scale)
     raw = {

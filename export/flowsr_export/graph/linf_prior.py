@@ -136,7 +136,7 @@ class PriorGraph(nn.Module):
         matrices = []
         for axis, count in ((row, b.shape[2]), (col, b.shape[3])):
             index = torch.arange(axis.patches) + axis.first_patch()
-            n_in = patch_count(axis.lr, LR_STRIDE)
+            n_in = patch_count(axis.low_res, LR_STRIDE)
             origin = quotient(axis.lr_origin, LR_STRIDE)
             n_out = axis.whole_patches()
             matrices.append(half_pixel_matrix(index, n_out, n_in, origin, count).to(self.dtype))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flowsr_export.deployment.interface import Deployment
-from flowsr_lp import Checkpoint, embedded_checkpoint, load_checkpoint
+from flowsr_lp import Checkpoint, LinfLP, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, UsageError
 
 __all__ = ["reference_of", "restated_scale"]
@@ -36,6 +36,8 @@ def reference_of(bundle: Bundle, model: Path | None, prior: Path | None) -> Chec
             f"got {given}",
             option="model",
         )
+    if isinstance(checkpoint.network, LinfLP):
+        checkpoint.network.linf.guard = bundle.manifest.raw.get("guard") is True
     return checkpoint
 
 

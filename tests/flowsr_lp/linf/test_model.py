@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowsr_lp import linf_from_spec
-from flowsr_lp.linf.model import low_frequency_residual, resize
+from flowsr_lp.linf.model import guarded, low_frequency_residual, resize
 from flowsr_runtime.errors import CheckpointError, ShapeError
 from tests import stand_in
 
@@ -156,3 +156,16 @@ def test_gradients_reach_every_parameter() -> None:
 def test_a_model_of_another_kind_is_refused() -> None:
     with pytest.raises(CheckpointError, match="model must be linf or linf-patch, got 'liif'"):
         linf_from_spec({"name": "liif", "args": {}})
+
+
+def test_the_guard_shrinks_a_patch_as_little_as_it_needs() -> None:
+    base = torch.tensor([[0.5, -0.5, 0.0], [0.9, 0.0, -0.9]])
+    residual = torch.tensor([[1.4, -0.2, 0.1], [0.1, -0.3, 0.2]])
+    shrunk = guarded(residual, base, -1)
+    torch.testing.assert_close(shrunk[0], residual[0] * (0.7 / 1.4))
+    torch.testing.assert_close(shrunk[1], residual[1])
+
+
+def test_a_guarded_spec_builds_a_guarded_network() -> None:
+    assert linf_from_spec({**TINY, "guard": True}).guard
+    assert not linf_from_spec(TINY).guard
