@@ -1,4 +1,6 @@
-"""The errors of flowsr-lp: what can be refused or fail, each with its process exit code."""
+"""The errors of flowsr-lp, each with the exit code of a command that ends with it."""
+
+from collections.abc import Mapping
 
 __all__ = [
     "BackendError",
@@ -31,14 +33,26 @@ class FlowsrError(Exception):
         exit_code: Exit code of a command that ends with this error.
         option: Name of the argument that caused it, None if no single one did. A command line
             adds its own spelling of it.
+        build: Facts about the engine to build, None if no engine is missing: "bundle" (path),
+            "flavour" ("tensorrt" or "tensorrt_rtx"), "precision" and "io"; where they are
+            known "compute_capability", "halo", "lr_size" (h, w), "size" (H, W), "scale"
+            (vertical and horizontal Fraction), "memory_budget" (bytes), and "shapes": the
+            "min", "opt" and "max" shape of the graph's input.
     """
 
     exit_code: int = 1
 
-    def __init__(self, message: str = "", *, option: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        option: str | None = None,
+        build: Mapping[str, object] | None = None,
+    ) -> None:
         """Describe the failure."""
         super().__init__(message)
         self.option = option
+        self.build = build
 
 
 class UsageError(FlowsrError, ValueError):

@@ -152,7 +152,7 @@ def size_for(
         target = output_size(source[0], rows), output_size(source[1], columns)
     if max(target) > MAX_SIDE:
         raise ScaleError(
-            f"output sides must be at most {MAX_SIDE} pixels, got {target[0]}x{target[1]}"
+            f"output sides must be at most {MAX_SIDE} pixels, got {size_text(target)}"
         )
     return target
 
@@ -322,6 +322,6 @@ def _checked_size(source: tuple[int, int], size: Any) -> tuple[int, int]:
         raise ScaleError(f"size must be two whole numbers, got {rows!r} and {columns!r}")
     if rows < source[0] or columns < source[1]:
         raise ScaleError(
-            f"size must be at least the picture's {source[0]}x{source[1]}, got {rows}x{columns}"
+            f"size must be at least the image's {size_text(source)}, got {columns}x{rows}"
         )
     return int(rows), int(columns)

@@ -104,8 +104,8 @@ def test_a_size_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ((9, 20), "size must be at least the picture's 10x10, got 9x20"),
-        ((0, 20), "size must be at least the picture's 10x10, got 0x20"),
+        ((9, 20), "size must be at least the image's 10x10, got 20x9"),
+        ((0, 20), "size must be at least the image's 10x10, got 20x0"),
         ((20.0, 20), "size must be two whole numbers, got 20.0 and 20"),
         ((20,), r"size must be \(H, W\), got \(20,\)"),
         (20, r"size must be \(H, W\), got 20"),

@@ -1,9 +1,9 @@
 """Run a bundle's engines with TensorRT or TensorRT for RTX: one code path for both."""
 
 import importlib
-import shlex
 import threading
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
@@ -104,7 +104,7 @@ class TensorrtSession:
         latents = self._bundle.manifest.latents
         profiles = [each for entry in self._entries for each in entry.key.profiles or ({},)]
         bounds = (bounds_of(profile, latents) for profile in profiles)
-        return ProfileLimits(tuple(each for each in bounds if each is not None), self._words())
+        return ProfileLimits(tuple(each for each in bounds if each is not None), self._build())
 
     @property
     def engines(self) -> list[str]:
@@ -190,7 +190,8 @@ class TensorrtSession:
             raise BundleError(
                 f"{self._bundle.path} has no engine of {name} for {self.backend} {version} on "
                 f"{device.name} ({device.compute_capability}): {reasons}; "
-                f"build it: {self._command()}"
+                "build an engine for this device",
+                build=self._build(),
             )
         return found
 
@@ -228,33 +229,34 @@ class TensorrtSession:
             for name, each in _outside(profile, sizes).items()
         )
         return BundleError(
-            f"no engine takes these sizes; nearest is {entry.name}: {wrong}; build one that "
-            f"does: {self._command(profile, sizes)}"
+            f"no engine takes these sizes; nearest is {entry.name}: {wrong}; build an engine "
+            "whose profile takes them",
+            build=self._build(profile, sizes),
         )
 
-    def _command(
+    def _build(
         self, profile: Profile | None = None, sizes: Mapping[str, tuple[int, ...]] | None = None
-    ) -> str:
-        """Return the command that builds the engine that is missing."""
-        words = list(self._words())
-        if profile is not None and sizes is not None and "input" in profile:
-            shape, had = sizes["input"], profile["input"]
-            least = [min(pair) for pair in zip(had.min, shape, strict=False)]
-            most = [max(pair) for pair in zip(had.max, shape, strict=False)]
-            for option, each in (("min", least), ("opt", shape), ("max", most)):
-                words += [f"--{option}-shapes", f"input:{_text(each)}"]
-            if "geometry" in sizes:
-                height, _, target, *_ = sizes["geometry"]
-                words += ["--scale", f"{target / height:.6g}"]
-        return shlex.join(words)
-
-    def _words(self) -> tuple[str, ...]:
-        """Return the command's words that say what it is built of and for."""
-        words = ["flowsr-export", "build-engine", str(self._bundle.path)]
-        words += ["--flavour", _EXTRAS[self.backend], "--precision", self._precision]
+    ) -> dict[str, object]:
+        """Return the facts about the missing engine; see `FlowsrError.build`."""
+        facts: dict[str, object] = {
+            "bundle": str(self._bundle.path),
+            "flavour": self.backend,
+            "precision": self._precision,
+            "io": self._bundle.manifest.io,
+        }
         if self.backend == "tensorrt_rtx":
-            words += ["--compute-capability", self._device.compute_capability]
-        return tuple(words)
+            facts["compute_capability"] = self._device.compute_capability
+        if profile is not None and sizes is not None and "input" in profile:
+            shape, nearest = sizes["input"], profile["input"]
+            facts["shapes"] = {
+                "min": tuple(map(min, nearest.min, shape)),
+                "opt": shape,
+                "max": tuple(map(max, nearest.max, shape)),
+            }
+            if "geometry" in sizes:
+                height, width, *target = sizes["geometry"][:4]
+                facts["scale"] = Fraction(target[0], height), Fraction(target[1], width)
+        return facts
 
 
 def load_library(backend: str) -> Any:

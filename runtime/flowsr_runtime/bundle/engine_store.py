@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 FOLDER: Final = "engines"
-_REMEDY: Final = "flowsr-export engines prune removes it"
+_REMEDY: Final = "prune the bundle's engines to remove it"
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""Which sizes a session takes, where it does not take them all: an engine's profiles."""
+"""The sizes that an engine's optimization profiles take."""
 
-import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Final, TypeAlias
 
 from flowsr_runtime.bundle.engine_key import Profile
 from flowsr_runtime.bundle.manifest import Latent
-from flowsr_runtime.geometry import Extent
+from flowsr_runtime.errors import BundleError
+from flowsr_runtime.geometry import Extent, size_text
 
 __all__ = ["Bounds", "ProfileLimits", "bounds_of"]
 
@@ -56,11 +56,12 @@ class ProfileLimits:
 
     Attributes:
         profiles: Bounds of rows and of columns, by profile.
-        command: Words of the command that builds another engine, without sizes.
+        build: Facts about the engine to build where none of them takes a size; see
+            `FlowsrError.build`.
     """
 
     profiles: tuple[tuple[Bounds, Bounds], ...]
-    command: tuple[str, ...] = ()
+    build: Mapping[str, object] = field(default_factory=dict)
 
     def takers(self, axis: int, extents: Iterable[Extent]) -> frozenset[int]:
         """Return which profiles take the pieces of an axis.
@@ -79,22 +80,28 @@ class ProfileLimits:
             for extent in extents
         )
 
-    def with_options(self, *words: str) -> "ProfileLimits":
-        """Return the same with more words in the command."""
-        return replace(self, command=(*self.command, *words))
-
-    def remedy(self, source: tuple[int, int], target: tuple[int, int], budget: int) -> str:
-        """Return the command that builds an engine for a picture.
+    def missing(
+        self, source: tuple[int, int], target: tuple[int, int], budget: int
+    ) -> BundleError:
+        """Return the error of a picture that no profile takes, whole or in tiles.
 
         Args:
             source: LR size (h, w).
             target: Output size (H, W).
             budget: Bytes that one run may take.
         """
-        rows, columns = (str(Fraction(*pair)) for pair in zip(target, source, strict=True))
-        scale = rows if rows == columns else f"{columns}x{rows}"
-        sizes = ("--picture", f"{source[1]}x{source[0]}", "--scale", scale)
-        return shlex.join((*self.command, *sizes, "--memory-budget", str(budget)))
+        rows, columns = (Fraction(*pair) for pair in zip(target, source, strict=True))
+        facts = {
+            "lr_size": source,
+            "size": target,
+            "scale": (rows, columns),
+            "memory_budget": budget,
+        }
+        return BundleError(
+            f"no engine takes {size_text(source)} to {size_text(target)}, whole or in tiles; "
+            f"build an engine whose profile takes {size_text(source)}",
+            build={**self.build, **facts},
+        )
 
 
 def bounds_of(profile: Profile, latents: Sequence[Latent] = ()) -> tuple[Bounds, Bounds] | None:

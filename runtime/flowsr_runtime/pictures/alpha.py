@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_runtime.errors import MemoryBudgetError
+from flowsr_runtime.geometry import size_text
 from flowsr_runtime.pictures.depth import depth_of, to_depth
 
 __all__ = ["enlarged_alpha", "filled"]
@@ -48,7 +49,7 @@ def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         return result
     except MemoryError as error:
         raise MemoryBudgetError(
-            f"an alpha channel of {size[0]}x{size[1]} does not fit in memory"
+            f"an alpha channel of {size_text(size)} does not fit in memory"
         ) from error
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_runtime.errors import MemoryBudgetError, ShapeError, UsageError
+from flowsr_runtime.geometry import size_text
 from flowsr_runtime.pictures.channels import luma
 from flowsr_runtime.pictures.depth import full_scale
 
@@ -108,7 +109,7 @@ def allocate(shape: tuple[int, int, int], dtype: np.dtype[PixelT]) -> NDArray[Pi
         return np.empty(shape, dtype=dtype)
     except MemoryError as error:
         raise MemoryBudgetError(
-            f"an output of {shape[0]}x{shape[1]} does not fit in memory"
+            f"an output of {size_text(shape[:2])} does not fit in memory"
         ) from error
 
 
@@ -161,11 +162,12 @@ def _check_eight_bit(image: NDArray[Any], truncate: bool) -> None:
     """Refuse what a graph that takes and gives eight bits cannot do."""
     if image.dtype != np.uint8:
         raise ShapeError(
-            f"this bundle's graph takes uint8 pictures, got {image.dtype}; give uint8, or "
-            "export one with --io float32"
+            f"this bundle's graph takes uint8 images, got {image.dtype}; give uint8, or export "
+            "a bundle with io float32"
         )
     if truncate:
         raise UsageError(
-            "truncate=True needs a graph of float32 pictures, this one rounds by itself; "
-            "export one with --io float32"
+            "truncate=True needs a graph of float32 images, this one rounds by itself; export "
+            "a bundle with io float32",
+            option="truncate",
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flowsr_runtime.bundle.manifest import Memory
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.errors import BundleError, MemoryBudgetError
-from flowsr_runtime.geometry import Extent, Halo
+from flowsr_runtime.geometry import Extent, Halo, size_text
 from flowsr_runtime.tiling.memory import NO_OVERHEAD, ResidentMemory
 from flowsr_runtime.tiling.tiles import Plan, TileSpan, pieces_of
 
@@ -79,8 +79,9 @@ class TilePlanner:
             if least <= budget:
                 raise self._no_profile(budget)
             raise MemoryBudgetError(
-                f"{self._name} must be at least {least} bytes for {_words(self.source)} to "
-                f"{_words(self.target)}, got {budget}"
+                f"{self._name} must be at least {least} bytes for {size_text(self.source)} to "
+                f"{size_text(self.target)}, got {budget}",
+                option=self._name,
             )
         return self._plan_of(*min(fitting, key=lambda pair: self._work(*pair)))
 
@@ -108,16 +109,17 @@ class TilePlanner:
 
     @property
     def _name(self) -> str:
-        """What a budget is called in messages."""
-        return "max_memory (--max-memory)" if self.beside.counts else "memory budget"
+        """Name of the argument that the budget comes from."""
+        return "max_memory" if self.beside.counts else "memory_budget"
 
     def _whole_plan(self, budget: int) -> Plan:
         rows, columns = (self._cut(i, _whole(*self._axis(i))) for i in (0, 1))
         needed = self._cost(rows, columns)
         if needed > budget:
             raise MemoryBudgetError(
-                f"the model computes whole pictures only; the {self._name} must be at least "
-                f"{needed} bytes for {_words(self.source)}, got {budget}"
+                f"{self._name} must be at least {needed} bytes for {size_text(self.source)}, "
+                f"got {budget}; this model computes whole pictures only",
+                option=self._name,
             )
         if not _is_taken(rows, columns):
             raise self._no_profile(budget)
@@ -187,11 +189,7 @@ class TilePlanner:
 
     def _no_profile(self, budget: int) -> BundleError:
         assert self.limits is not None, "without limits every size is taken"
-        remedy = self.limits.remedy(self.source, self.target, budget)
-        return BundleError(
-            f"no engine takes {_words(self.source)} to {_words(self.target)}, whole or in "
-            f"tiles; build one that does: {remedy}"
-        )
+        return self.limits.missing(self.source, self.target, budget)
 
 
 def _whole(source: int, target: int) -> tuple[TileSpan, ...]:
@@ -201,7 +199,3 @@ def _whole(source: int, target: int) -> tuple[TileSpan, ...]:
 def _is_taken(row: AxisSplit, column: AxisSplit) -> bool:
     """Return whether the session takes every tile of two cuts."""
     return all(above & beside for above in row.takers for beside in column.takers)
-
-
-def _words(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_runtime.geometry import Extent, Halo, Window
+from flowsr_runtime.geometry import Extent, Halo, Window, size_text
 from flowsr_runtime.pictures.pixels import full_range
 
 __all__ = ["TileSpan", "Plan", "Tile", "blend", "pieces_of"]
@@ -106,7 +106,7 @@ class Plan:
         rows, columns = (
             max(piece.end - piece.begin for piece in axis) for axis in (self.rows, self.columns)
         )
-        return f"{rows}x{columns}"
+        return size_text((rows, columns))
 
     def tiles(self) -> Iterator[Tile]:
         """Iterate over the tiles, row by row."""

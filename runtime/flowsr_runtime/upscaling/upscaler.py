@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from flowsr_runtime.backends.session import Session, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
 from flowsr_runtime.errors import ScaleError, UsageError
-from flowsr_runtime.geometry import Number, output_size, size_for
+from flowsr_runtime.geometry import Number, output_size, size_for, size_text
 from flowsr_runtime.pictures.channels import Channels
 from flowsr_runtime.pictures.pixels import (
     allocate,
@@ -76,7 +77,8 @@ class Upscaler:
         self._fade = 0 if halo == "exact" else self._halo.align
         self._limits = session.limits
         if self._limits is not None and halo == "exact":
-            self._limits = self._limits.with_options("--halo", halo)
+            facts = {**self._limits.build, "halo": halo}
+            self._limits = replace(self._limits, build=facts)
 
     @classmethod
     def open(
@@ -165,7 +167,8 @@ class Upscaler:
         if fixed is None:
             if resample:
                 raise UsageError(
-                    "resample is for bundles of one scale; this one makes any size by itself"
+                    "resample is for bundles of one scale; this one makes any size by itself",
+                    option="resample",
                 )
             return size_for(source, scale=scale, size=size)
         made = size_for(source, scale=fixed, size=None)
@@ -174,9 +177,9 @@ class Upscaler:
         wanted = size_for(source, scale=scale, size=size)
         if wanted != made and not resample:
             raise ScaleError(
-                f"this model enlarges {float(fixed):g} times only, got "
-                f"{wanted[0]}x{wanted[1]} for {source[0]}x{source[1]}; resample=True "
-                "(--resample) reaches any other size after it"
+                f"this model only supports scale {float(fixed):g}, got {size_text(wanted)} "
+                f"for {size_text(source)}; resample=True reaches any other size after it",
+                option="resample",
             )
         return wanted
 
@@ -342,12 +345,14 @@ class Upscaler:
         latents = self.bundle.manifest.latents
         if not latents and temperature is not None:
             raise UsageError(
-                "this bundle has a learned prior and takes no temperature; "
-                "export one without --prior to sample"
+                f"this bundle has a learned prior and takes no temperature, got {temperature}; "
+                "export a bundle without a prior to sample",
+                option="temperature",
             )
         if latents and temperature is None:
             raise UsageError(
-                "this bundle has no learned prior; give temperature (0 gives the mode)"
+                "this bundle has no learned prior; give temperature (0 gives the mode)",
+                option="temperature",
             )
         check_noise(seed, 0.0 if temperature is None else temperature)
 

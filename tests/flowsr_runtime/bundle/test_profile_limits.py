@@ -1,8 +1,8 @@
 """Profiles as bounds of each axis: a tile is taken where one profile takes both its axes."""
 
 from dataclasses import replace
+from fractions import Fraction
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +13,6 @@ from flowsr_runtime.geometry import Extent, Window
 
 SIDES = st.integers(1, 60)
 LATENT = Latent("latent", 27, 3)
-COMMAND = ("flowsr-export", "build-engine", "own bundle")
 
 
 def profile(least: int, most: int, window: int) -> Profile:
@@ -69,16 +68,13 @@ def test_pieces_are_marked_with_the_profiles_that_take_them() -> None:
     assert limits.takers(1, extents) == {0b01, 0b10, 0}
 
 
-@pytest.mark.parametrize(
-    ("target", "scale"), [((40, 60), "2"), ((27, 40), "4/3x27/20"), ((20, 45), "3/2x1")]
-)
-def test_the_remedy_names_exactly_the_picture_that_was_not_taken(
-    target: tuple[int, int], scale: str
-) -> None:
-    remedy = (
-        ProfileLimits((), COMMAND).with_options("--halo", "exact").remedy((20, 30), target, 700)
-    )
-    assert remedy == (
-        "flowsr-export build-engine 'own bundle' --halo exact --picture 30x20 "
-        f"--scale {scale} --memory-budget 700"
-    )
+def test_the_error_of_a_picture_that_is_not_taken_tells_what_to_build() -> None:
+    error = ProfileLimits((), {"precision": "fp16"}).missing((20, 30), (27, 40), 700)
+    assert "30x20 to 40x27" in str(error)
+    assert error.build == {
+        "precision": "fp16",
+        "lr_size": (20, 30),
+        "size": (27, 40),
+        "scale": (Fraction(27, 20), Fraction(4, 3)),
+        "memory_budget": 700,
+    }

