@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <numeric>
 #include <optional>
 
 #include "json.hpp"
@@ -13,7 +12,7 @@ namespace flowsr::detail {
 namespace {
 
 constexpr std::int64_t kSchema = 1;
-constexpr const char* kRemedy = "; flowsr-export engines prune removes it";
+constexpr const char* kRemedy = "; prune the bundle's engines to remove it";
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(Code::bundle, message); }
 
@@ -196,12 +195,6 @@ void check_no_link(const std::string& path) {
   }
 }
 
-std::string fraction(std::int64_t target, std::int64_t source) {
-  const std::int64_t common = std::gcd(target, source);
-  const std::string numerator = std::to_string(target / common);
-  return source == common ? numerator : numerator + "/" + std::to_string(source / common);
-}
-
 }  // namespace
 
 bool Range::covers(const std::vector<std::int64_t>& values) const {
@@ -231,7 +224,7 @@ std::string Engine::read() const {
 }
 
 std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& precision,
-                                     const Rig& rig, const std::string& command) {
+                                     const Rig& rig) {
   const std::string model = bundle.model_name(precision);
   const std::string onnx = bundle.manifest().files.at(model).sha256;
   std::vector<Engine> result;
@@ -262,7 +255,7 @@ std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& pr
     }
     refuse(bundle.path() + " has no engine of " + model + " for " + rig.flavour + " " +
            rig.version + " on " + rig.gpu_name + " (" + rig.compute_capability +
-           "): " + reasons + "; build it: " + command);
+           "): " + reasons + "; build an engine for this device");
   }
   std::stable_sort(result.begin(), result.end(), [](const Engine& a, const Engine& b) {
     return (a.devices == 0 ? 99 : a.devices) < (b.devices == 0 ? 99 : b.devices);
@@ -307,8 +300,7 @@ EngineLimits::Bounds EngineLimits::bounds_of(const Profile& profile,
 }
 
 EngineLimits::EngineLimits(const std::vector<Engine>& engines,
-                           const std::vector<Latent>& latents, std::string command)
-    : command_(std::move(command)) {
+                           const std::vector<Latent>& latents) {
   for (const Engine& engine : engines) {
     for (const Profile& profile : engine.profiles) {
       const auto input = profile.find("input");
@@ -322,33 +314,15 @@ EngineLimits::EngineLimits(const std::vector<Engine>& engines,
   }
 }
 
-Takers EngineLimits::takers(int axis, const std::vector<Piece>& pieces) const {
-  Takers result;
+MatchingProfiles EngineLimits::matching_profiles(int axis,
+                                                 const std::vector<Piece>& pieces) const {
+  MatchingProfiles result;
   for (const Piece& piece : pieces) {
     std::vector<bool> takes;
     for (const Bounds& bounds : bounds_[axis]) takes.push_back(bounds.covers(piece.extent));
     result.insert(std::move(takes));
   }
   return result;
-}
-
-std::string EngineLimits::remedy(Size source, Size target, std::int64_t budget,
-                                 HaloKind halo) const {
-  const std::string rows = fraction(target.height, source.height);
-  const std::string columns = fraction(target.width, source.width);
-  return command_ + (halo == HaloKind::exact ? " --halo exact" : "") + " --picture " +
-         std::to_string(source.width) + "x" + std::to_string(source.height) + " --scale " +
-         (rows == columns ? rows : columns + "x" + rows) + " --memory-budget " +
-         std::to_string(budget);
-}
-
-std::string shell_word(const std::string& word) {
-  const std::string safe =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_";
-  if (!word.empty() && word.find_first_not_of(safe) == std::string::npos) return word;
-  std::string quoted = "'";
-  for (const char c : word) quoted += c == '\'' ? std::string("'\"'\"'") : std::string(1, c);
-  return quoted + "'";
 }
 
 }  // namespace flowsr::detail

@@ -43,19 +43,16 @@ struct Engine {
 
 /// Returns the engines of a model that a device can load, those made for it alone first.
 ///
-/// Throws Error (bundle) if a description is damaged or newer, or no engine is left; `command`
-/// is named as what builds one.
+/// Throws Error (bundle) if a description is damaged or newer, or no engine is left.
 std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& precision,
-                                     const Rig& rig, const std::string& command);
+                                     const Rig& rig);
 
 /// The runs that engines take, one picture at a time.
-class EngineLimits : public Limits {
+class EngineLimits : public ProfileLimits {
  public:
-  EngineLimits(const std::vector<Engine>& engines, const std::vector<Latent>& latents,
-               std::string command);
-  Takers takers(int axis, const std::vector<Piece>& pieces) const override;
-  std::string remedy(Size source, Size target, std::int64_t budget,
-                     HaloKind halo) const override;
+  EngineLimits(const std::vector<Engine>& engines, const std::vector<Latent>& latents);
+  MatchingProfiles matching_profiles(int axis,
+                                     const std::vector<Piece>& pieces) const override;
 
  private:
   struct Span {
@@ -69,11 +66,7 @@ class EngineLimits : public Limits {
   static Bounds bounds_of(const Profile& profile, const std::vector<Latent>& latents, int axis);
 
   std::vector<Bounds> bounds_[2];  // rows and columns, by profile
-  std::string command_;
 };
-
-/// Returns words of a command as a shell takes them.
-std::string shell_word(const std::string& word);
 
 }  // namespace flowsr::detail
 

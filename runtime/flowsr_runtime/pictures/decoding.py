@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,38 +13,21 @@ from flowsr_runtime.pictures.avif import avif_bit_depth
 from flowsr_runtime.pictures.formats import Mode, kind_of, open_image
 from flowsr_runtime.pictures.high_bit_depth import bits_of, deep_pixels, is_read_whole
 from flowsr_runtime.pictures.metadata import (
-    Metadata,
     Source,
     orientation_of,
     read_metadata,
     sound_exif,
 )
+from flowsr_runtime.pictures.picture import Picture
 from flowsr_runtime.pictures.png import chunks_of
 from flowsr_runtime.pictures.tiff import read_by_tifffile
 
-__all__ = ["Decoded", "decode"]
+__all__ = ["decode"]
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I", "F")
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """What a picture file holds.
-
-    Attributes:
-        pixels: Upright picture, (h, w, channels) uint8, uint16, or float32 in [0, 1].
-        mode: What its channels are.
-        icc: Colour profile, or None.
-        metadata: What else it says.
-    """
-
-    pixels: NDArray[Any]
-    mode: Mode
-    icc: bytes | None
-    metadata: Metadata
-
-
-def decode(data: bytes, name: str, max_pixels: int) -> Decoded:
+def decode(data: bytes, name: str, max_pixels: int) -> Picture:
     """Decode a picture file.
 
     Args:
@@ -71,8 +53,9 @@ def decode(data: bytes, name: str, max_pixels: int) -> Decoded:
             )
         upright = _upright(pixels, orientation_of(source.exif))
         icc = source.info.get("icc_profile")
-        kept = icc if isinstance(icc, bytes) and icc else None
-        return Decoded(upright, mode, kept, read_metadata(source, name))
+        profile = icc if isinstance(icc, bytes) and icc else None
+        values = upright[..., 0] if mode == "L" else upright
+        return Picture(values, profile, read_metadata(source, name))
 
 
 def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, Source]:

@@ -2,7 +2,6 @@
 
 import io
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -13,15 +12,8 @@ from PIL import Image
 from flowsr_runtime.atomic import replace_file
 from flowsr_runtime.errors import MemoryBudgetError, OutputError, PictureError, ShapeError
 from flowsr_runtime.pictures.alpha import enlarged_alpha
-from flowsr_runtime.pictures.channels import joined, luma
 from flowsr_runtime.pictures.decoding import decode
-from flowsr_runtime.pictures.depth import (
-    Depth,
-    check_depth,
-    depth_of,
-    promote_depth,
-    to_depth,
-)
+from flowsr_runtime.pictures.depth import Depth, depth_of, to_depth
 from flowsr_runtime.pictures.formats import (
     FORMATS,
     SUFFIXES,
@@ -31,6 +23,8 @@ from flowsr_runtime.pictures.formats import (
     format_named,
 )
 from flowsr_runtime.pictures.metadata import Metadata, save_options
+from flowsr_runtime.pictures.picture import MODES, Picture
+from flowsr_runtime.pictures.pixels import luma
 from flowsr_runtime.pictures.png import encode_png16
 from flowsr_runtime.pictures.tiff import encode_tiff
 
@@ -47,50 +41,6 @@ __all__ = [
 
 MAX_PIXELS: Final = 178_956_970
 """Largest picture that is read: Pillow's own limit for a decompression bomb."""
-
-_MODES: Final[dict[int, Mode]] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture, upright, with its alpha apart.
-
-    Attributes:
-        rgb: Colours, (h, w, 3) uint8, uint16, or float32 in [0, 1]; a gray picture has three
-            equal channels.
-        alpha: Alpha, (h, w) of the same dtype, or None.
-        mode: What the file held, and what a result is written as: gray or RGB, with alpha
-            or without. A palette counts as RGB.
-        icc: ICC profile, or None.
-        metadata: What else the file said.
-    """
-
-    rgb: NDArray[Any]
-    alpha: NDArray[Any] | None = None
-    mode: Mode = "RGB"
-    icc: bytes | None = None
-    metadata: Metadata = field(default_factory=Metadata)
-
-    @property
-    def depth(self) -> Depth:
-        """8 or 16 bits per channel, or "float"."""
-        return depth_of(self.rgb)
-
-    @property
-    def pixels(self) -> NDArray[Any]:
-        """What `Upscaler.upscale` takes: (h, w) gray, else (h, w, 2 to 4)."""
-        return joined(self.rgb, self.alpha, gray=self.mode in ("L", "LA"))
-
-    def promote_depth(self, depth: Depth) -> "Picture":
-        """Return the picture at a depth, or as it is if its own is finer.
-
-        Raises:
-            UsageError: If there is no such depth.
-        """
-        check_depth(depth)
-        alpha = None if self.alpha is None else promote_depth(self.alpha, depth)
-        rgb = promote_depth(self.rgb, depth)
-        return Picture(rgb, alpha, self.mode, self.icc, self.metadata)
 
 
 def read_picture(
@@ -114,14 +64,7 @@ def read_picture(
     data, name = _content(source)
     if not data:
         raise PictureError(f"{name} is empty")
-    found = decode(data, name, max_pixels)
-    pixels, mode = found.pixels, found.mode
-    alpha = np.ascontiguousarray(pixels[..., -1]) if mode in ("LA", "RGBA") else None
-    if mode in ("L", "LA"):
-        rgb = pixels[..., :1].repeat(3, axis=2)
-    else:
-        rgb = np.ascontiguousarray(pixels[..., :3])
-    return Picture(rgb, alpha, mode, found.icc, found.metadata)
+    return decode(data, name, max_pixels)
 
 
 def check_output(
@@ -266,11 +209,11 @@ def _arranged(pixels: NDArray[Any], like: Picture | None) -> NDArray[Any]:
     """Return pixels with the channels that are written, (H, W, channels)."""
     values = pixels[..., None] if pixels.ndim == 2 else pixels
     count = values.shape[2]
-    if like is None or _MODES[count] == like.mode:
+    if like is None or MODES[count] == like.mode:
         return values
     if count != 3:
         raise ShapeError(f"picture must be RGB or {like.mode} as its original, got {count}")
-    if like.mode in ("L", "LA"):
+    if like.gray:
         values = to_depth(luma(to_depth(values, "float")), depth_of(pixels))
     if like.alpha is None:
         return values
@@ -283,7 +226,7 @@ def _encoded(
 ) -> bytes:
     values = _arranged(pixels, like)
     values = values if depth is None else to_depth(values, depth)
-    mode = _MODES[values.shape[2]]
+    mode = MODES[values.shape[2]]
     if mode in ("LA", "RGBA") and not kind.alpha:
         raise OutputError(f"{name} cannot be written: {kind.name} holds no alpha; write PNG")
     metadata = Metadata() if like is None else like.metadata

@@ -8,13 +8,13 @@ from PIL import Image
 
 from flowsr_runtime.errors import MemoryBudgetError, ShapeError, UsageError
 from flowsr_runtime.geometry import size_text
-from flowsr_runtime.pictures.channels import luma
 from flowsr_runtime.pictures.depth import full_scale
 
 __all__ = [
     "allocate",
     "check_image",
     "full_range",
+    "luma",
     "padded",
     "planes",
     "resampled",
@@ -24,6 +24,9 @@ __all__ = [
 PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
 
 _DTYPES: Final = (np.uint8, np.uint16, np.float32)
+
+_LUMA: Final = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in gray (ITU-R BT.601), as Pillow has them."""
 
 
 def check_image(image: object, *, clamp: bool, truncate: bool, io: str = "float32") -> None:
@@ -156,6 +159,22 @@ def store(values: NDArray[Any], result: NDArray[Any], *, clamp: bool, truncate: 
         if not truncate:
             values += np.float32(0.5)
     result[...] = values  # to whole numbers this cuts the fraction off
+
+
+def luma(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the gray of colours; that of gray is exact.
+
+    Args:
+        rgb: Colours, (h, w, 3), any range.
+
+    Returns:
+        Gray, (h, w, 1), in the same units.
+    """
+    red = rgb[..., :1]
+    gray: NDArray[np.float32] = (rgb[..., 1:2] - red) * np.float32(_LUMA[1])
+    gray += (rgb[..., 2:3] - red) * np.float32(_LUMA[2])
+    gray += red
+    return gray
 
 
 def _check_eight_bit(image: NDArray[Any], truncate: bool) -> None:

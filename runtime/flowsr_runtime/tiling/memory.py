@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 __all__ = [
+    "DEFAULT_MEMORY_BUDGET",
     "NO_OVERHEAD",
     "MemoryBudget",
     "ResidentMemory",
@@ -15,6 +16,9 @@ __all__ = [
 ]
 
 Size = tuple[int, int]
+
+DEFAULT_MEMORY_BUDGET: Final = 2**30
+"""Bytes of activations that one run may take unless the caller or the bundle sets a budget."""
 
 ON_HOST: Final = ("cpu", "openvino")
 """Providers whose activations lie in the memory of the process."""

@@ -32,7 +32,7 @@ class TileSpan:
     fade_out: int
 
     @property
-    def kept(self) -> slice:
+    def core(self) -> slice:
         """The pixels that are kept, counted from the beginning of the window."""
         return slice(self.begin - self.extent.out_begin, self.end - self.extent.out_begin)
 
@@ -72,9 +72,9 @@ class Tile:
         return slice(rows.lr_begin, rows.lr_end), slice(columns.lr_begin, columns.lr_end)
 
     @property
-    def kept(self) -> tuple[slice, slice]:
+    def core(self) -> tuple[slice, slice]:
         """The pixels that are kept, counted from the beginning of the window."""
-        return self.rows.kept, self.columns.kept
+        return self.rows.core, self.columns.core
 
     def weights(self) -> NDArray[np.float32]:
         """Return the weights of the kept pixels, (rows, columns, 1)."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from types import TracebackType
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from flowsr_runtime.backends.session import Session, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
 from flowsr_runtime.errors import ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for, size_text
-from flowsr_runtime.pictures.channels import Channels
+from flowsr_runtime.pictures.alpha import enlarged_alpha, filled
+from flowsr_runtime.pictures.picture import Picture
 from flowsr_runtime.pictures.pixels import (
     allocate,
     check_image,
@@ -24,7 +25,7 @@ from flowsr_runtime.pictures.pixels import (
     resampled,
     store,
 )
-from flowsr_runtime.tiling.memory import MemoryBudget
+from flowsr_runtime.tiling.memory import DEFAULT_MEMORY_BUDGET, MemoryBudget
 from flowsr_runtime.tiling.noise import check_noise
 from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan
@@ -32,10 +33,7 @@ from flowsr_runtime.upscaling.cancellation import Cancel, raise_if_cancelled
 from flowsr_runtime.upscaling.in_flight import InFlightCalls
 from flowsr_runtime.upscaling.tile_loop import Progress, TileLoop
 
-__all__ = ["DEFAULT_MEMORY_BUDGET", "Upscaler"]
-
-DEFAULT_MEMORY_BUDGET: Final = 2**30
-"""Bytes of activations that one run may take where neither caller nor bundle says so."""
+__all__ = ["Upscaler"]
 
 PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
 HaloName = Literal["default", "exact"]
@@ -212,8 +210,8 @@ class Upscaler:
             BundleError: If no engine takes the picture or tiles of it.
         """
         target = self.target(source, scale, size=size, resample=resample)
-        cutter, budget = self._cutter(source, target, pixel_bytes)
-        return cutter.plan(budget)
+        planner, budget = self._planner(source, target, pixel_bytes)
+        return planner.plan(budget)
 
     def upscale(
         self,
@@ -233,7 +231,7 @@ class Upscaler:
         """Enlarge one picture; its alpha, resized apart, leaves no fringe.
 
         Args:
-            image: Gray (h, w), or 1 to 4 channels as `Channels.of` tells them apart; uint8
+            image: Gray (h, w), or 1 to 4 channels as in `Picture.pixels`; uint8
                 (alone for a graph of eight bits), uint16, or float32 in [0, 1].
             scale: Output pixels per input pixel, at least 1, one number or (row, column).
             size: Output size (H, W), in place of `scale`. A bundle of one scale takes its own
@@ -268,13 +266,15 @@ class Upscaler:
         target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
         warn = warn or logger.warning
         with self._in_flight.track():
-            progress, channels = raise_if_cancelled(cancel, progress), Channels.of(image)
-            result = allocate((*target, channels.count), image.dtype)
-            run = self._enlargement(channels, target, seed, temperature, progress, warn)
-            _fill(result[..., : channels.colours], run, clamp, truncate)
-        if run.explosion is not None:
-            warn(f"the inverse of the flow may have exploded: {run.explosion}")
-        return channels.finished(result)
+            progress, picture = raise_if_cancelled(cancel, progress), Picture(image)
+            result = allocate((*target, len(picture.mode)), image.dtype)
+            run = self._tile_loop(picture, target, seed, temperature, progress, warn)
+            _fill(result[..., : 1 if picture.gray else 3], run, clamp, truncate)
+            if picture.alpha is not None:
+                result[..., -1] = enlarged_alpha(picture.alpha, target)
+        if run.out_of_range is not None:
+            warn(f"the inverse of the flow may have exploded: {run.out_of_range}")
+        return result[..., 0] if image.ndim == 2 else result
 
     def close(self) -> None:
         """Free the model when the calls of other threads have ended; no more are taken.
@@ -295,24 +295,24 @@ class Upscaler:
     ) -> None:
         self.close()
 
-    def _enlargement(
+    def _tile_loop(
         self,
-        image: Channels,
+        picture: Picture,
         target: Size,
         seed: int,
         temperature: float | None,
         progress: Progress | None,
         warn: Callable[[str], None],
     ) -> TileLoop:
-        rgb, manifest = image.rgb, self.bundle.manifest
-        source = (rgb.shape[0], rgb.shape[1])
-        cutter, budget = self._cutter(source, target, rgb.itemsize * image.count)
+        source, manifest = picture.size, self.bundle.manifest
+        rgb = picture.rgb if picture.alpha is None else filled(picture.rgb, picture.alpha)
+        planner, budget = self._planner(source, target, rgb.itemsize * len(picture.mode))
         return TileLoop(
             manifest=manifest,
             session=self._session,
             image=padded(rgb, manifest.multiple),
-            cutter=cutter,
-            plan=cutter.plan(budget),
+            planner=planner,
+            plan=planner.plan(budget),
             size=target if manifest.scale is None else _enlarged(source, manifest.scale),
             seed=seed,
             temperature=temperature,
@@ -320,16 +320,16 @@ class Upscaler:
             warn=warn,
         )
 
-    def _cutter(self, source: Size, target: Size, pixel_bytes: int) -> tuple[TilePlanner, int]:
-        """Return what cuts a picture, and the bytes that it may use for that."""
+    def _planner(self, source: Size, target: Size, pixel_bytes: int) -> tuple[TilePlanner, int]:
+        """Return the planner of a picture, and the bytes that its plan may take."""
         manifest, made = self.bundle.manifest, target
         if manifest.scale is not None:
             made = _enlarged(source, manifest.scale)
-        budget, beside = self._allowance.shares(source, made, target, pixel_bytes)
+        budget, resident = self._allowance.shares(source, made, target, pixel_bytes)
         if manifest.scale is not None:
             height, width = (-(-n // manifest.multiple) * manifest.multiple for n in source)
             source, made = (height, width), _enlarged((height, width), manifest.scale)
-        cutter = TilePlanner(
+        planner = TilePlanner(
             source,
             made,
             halo=self._halo,
@@ -337,9 +337,9 @@ class Upscaler:
             fade=self._fade,
             whole_only=manifest.tiling.whole_only,
             limits=self._limits,
-            beside=beside,
+            resident=resident,
         )
-        return cutter, budget
+        return planner, budget
 
     def _check_noise(self, seed: int, temperature: float | None) -> None:
         latents = self.bundle.manifest.latents

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flowsr_runtime.bundle.engine_store import Profile, Range
 from flowsr_runtime.bundle.manifest import Latent
-from flowsr_runtime.bundle.profile_limits import Bounds, ProfileLimits, bounds_of
+from flowsr_runtime.bundle.profile_limits import AxisBounds, ProfileLimits, bounds_of
 from flowsr_runtime.geometry import Extent, Window
 
 SIDES = st.integers(1, 60)
@@ -61,11 +61,11 @@ def test_an_engine_without_profiles_is_not_bounded() -> None:
 
 
 def test_pieces_are_marked_with_the_profiles_that_take_them() -> None:
-    small, large = Bounds((1, 8)), Bounds((4, 16))
+    small, large = AxisBounds((1, 8)), AxisBounds((4, 16))
     limits = ProfileLimits(((small, small), (large, replace(large, lr_size=(9, 16)))))
     extents = [Extent.whole(side, side) for side in (2, 6, 12, 99)]
-    assert limits.takers(0, extents) == {0b01, 0b11, 0b10, 0}
-    assert limits.takers(1, extents) == {0b01, 0b10, 0}
+    assert limits.matching_profiles(0, extents) == {0b01, 0b11, 0b10, 0}
+    assert limits.matching_profiles(1, extents) == {0b01, 0b10, 0}
 
 
 def test_the_error_of_a_picture_that_is_not_taken_tells_what_to_build() -> None:

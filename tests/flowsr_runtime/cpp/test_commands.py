@@ -28,7 +28,7 @@ from tests.flowsr_runtime.cpp.library import (
 Bundles = dict[str, Bundle]
 
 ORIENTATION: Final = 0x0112
-PICTURES: Final = ROOT / "export" / "flowsr_export" / "pictures"
+PICTURES: Final = ROOT / "export" / "flowsr_export" / "inputs" / "pictures"
 USAGE: Final = [
     ([], "give BUNDLE, IN.png and OUT.png"),
     (["--scael", "2"], "no such option: --scael"),
@@ -179,7 +179,7 @@ def test_wrong_words_are_one_line_and_code_2(
         ("in.png", ["--scale", "2", "--backend", "tensorrt"], 4, "built without backend"),
         ("in.png", ["--scale", "2", "--provider", "cuda"], 4, "provider cuda"),
         ("in.png", ["--scale", "2", "--precision", "fp16"], 5, "holds no fp16 model"),
-        ("in.png", ["--scale", "2", "--memory-budget", "5"], 6, "memory budget must be"),
+        ("in.png", ["--scale", "2", "--memory-budget", "5"], 6, "memory_budget must be"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_its_code(

@@ -79,18 +79,18 @@ def test_alpha_without_an_original_is_not_dropped(photo: Photo) -> None:
 
 
 def test_a_profile_of_gray_is_not_put_on_colours(photo: Photo) -> None:
-    like = Picture(photo, mode="L", icc=GRAY_ICC)
+    like = Picture(photo[..., 0], icc=GRAY_ICC)
     with pytest.raises(OutputError, match="WEBP holds no gray"):
         encode_picture(photo[..., 0], "WEBP", like=like)
 
 
 def test_a_picture_of_other_channels_than_its_original_is_refused(photo: Photo) -> None:
     with pytest.raises(ShapeError, match="must be RGB or RGBA as its original, got 1"):
-        encode_picture(photo[..., 0], "PNG", like=Picture(photo, photo[..., 0], "RGBA"))
+        encode_picture(photo[..., 0], "PNG", like=Picture(np.dstack([photo, photo[..., :1]])))
 
 
 def test_a_picture_at_another_depth_is_deeper_or_itself(photo: Photo) -> None:
-    picture = Picture(photo, photo[..., 0], "RGBA")
+    picture = Picture(np.dstack([photo, photo[..., :1]]))
     deep = picture.promote_depth(16)
     assert (deep.depth, deep.promote_depth(8).depth, deep.mode) == (16, 16, "RGBA")
     np.testing.assert_array_equal(deep.pixels, np.dstack([photo, photo[..., 0]]) * 257.0)

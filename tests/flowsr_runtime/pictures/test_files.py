@@ -103,7 +103,7 @@ def test_a_bilevel_picture_is_gray(save: Callable[..., Path], photo: Photo) -> N
 
 def test_alpha_is_resized_to_the_result(tmp_path: Path) -> None:
     alpha = np.array([[0, 255]], dtype=np.uint8)
-    like = Picture(np.zeros((1, 2, 3), np.uint8), alpha, "RGBA")
+    like = Picture(np.dstack([np.zeros((1, 2, 3), np.uint8), alpha]))
     write_picture(tmp_path / "a.png", np.zeros((1, 4, 3), np.uint8), like=like)
     written = read_picture(tmp_path / "a.png").alpha
     assert written is not None
@@ -276,7 +276,7 @@ def test_a_file_is_not_overwritten_without_force(tmp_path: Path, photo: Photo) -
 def test_alpha_is_not_dropped_in_silence(
     tmp_path: Path, photo: Photo, name: str, kind: str
 ) -> None:
-    like = Picture(photo, photo[..., 0], "RGBA")
+    like = Picture(np.dstack([photo, photo[..., :1]]))
     with pytest.raises(OutputError, match=f"{kind} holds no alpha; write PNG"):
         check_output(tmp_path / name, like=like)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowsr_runtime.bundle.manifest import Memory
-from flowsr_runtime.bundle.profile_limits import Bounds, ProfileLimits
+from flowsr_runtime.bundle.profile_limits import AxisBounds, ProfileLimits
 from flowsr_runtime.errors import BundleError, MemoryBudgetError
 from flowsr_runtime.geometry import Halo, output_size
 from flowsr_runtime.tiling.memory import ResidentMemory
@@ -166,7 +166,7 @@ def test_every_tile_is_one_that_some_profile_takes(
     source: tuple[int, int], scale: Fraction, budget: int
 ) -> None:
     target = output_size(source[0], scale), output_size(source[1], scale)
-    small, tall = Bounds((1, 60), (1, 80)), Bounds((1, 70), (1, 300))
+    small, tall = AxisBounds((1, 60), (1, 80)), AxisBounds((1, 70), (1, 300))
     profiles = ((small, small), (tall, small))
     tiling = TilePlanner(source, target, HALO, MEMORY, 12, limits=ProfileLimits(profiles)).plan(
         budget
@@ -180,24 +180,26 @@ def test_every_tile_is_one_that_some_profile_takes(
         )
 
 
-def limited(bounds: Bounds, *, whole_only: bool = False, budget: int = 10**9) -> Plan:
+def limited(bounds: AxisBounds, *, whole_only: bool = False, budget: int = 10**9) -> Plan:
     limits = ProfileLimits(((bounds, bounds),))
     return TilePlanner((50, 40), (200, 160), HALO, MEMORY, 12, whole_only, limits).plan(budget)
 
 
 def test_a_picture_that_a_profile_takes_is_one_tile() -> None:
-    assert len(limited(Bounds((40, 50), (160, 200)))) == 1
-    assert len(limited(Bounds((1, 49)))) == 2
+    assert len(limited(AxisBounds((40, 50), (160, 200)))) == 1
+    assert len(limited(AxisBounds((1, 49)))) == 2
 
 
 def test_a_least_size_leaves_larger_tiles() -> None:
-    assert len(limited(Bounds((25, 33)))) == 4
+    assert len(limited(AxisBounds((25, 33)))) == 4
 
 
 @pytest.mark.parametrize("whole_only", [True, False])
-@pytest.mark.parametrize("bounds", [Bounds((1, 5)), Bounds((60, 90)), Bounds((1, 99), (1, 9))])
-def test_a_picture_that_no_profile_takes_names_the_command(
-    bounds: Bounds, whole_only: bool
+@pytest.mark.parametrize(
+    "bounds", [AxisBounds((1, 5)), AxisBounds((60, 90)), AxisBounds((1, 99), (1, 9))]
+)
+def test_a_picture_that_no_profile_takes_is_refused(
+    bounds: AxisBounds, whole_only: bool
 ) -> None:
     with pytest.raises(BundleError, match="no engine takes 40x50 to 160x200"):
         limited(bounds, whole_only=whole_only)
@@ -205,7 +207,7 @@ def test_a_picture_that_no_profile_takes_names_the_command(
 
 def test_too_little_memory_is_told_before_the_profiles() -> None:
     with pytest.raises(MemoryBudgetError, match="memory_budget must be at least"):
-        limited(Bounds((1, 5)), budget=1)
+        limited(AxisBounds((1, 5)), budget=1)
 
 
 @settings(deadline=None)
@@ -215,8 +217,8 @@ def test_what_is_held_beside_the_tiles_counts(
 ) -> None:
     target = output_size(source[0], scale), output_size(source[1], scale)
     beside = ResidentMemory(held, 24 * target[1], counts=True)
-    cutter = TilePlanner(source, target, HALO, MEMORY, 12, beside=beside)
-    tiling = cutter.plan(2 * budget + 10**6)
+    planner = TilePlanner(source, target, HALO, MEMORY, 12, resident=beside)
+    tiling = planner.plan(2 * budget + 10**6)
     axes = (tiling.rows, tiling.columns)
     pixels = [max(piece.extent.lr_size for piece in axis) for axis in axes]
     patches = [max(-(-piece.extent.out_size // 3) for piece in axis) for axis in axes]
@@ -226,7 +228,7 @@ def test_what_is_held_beside_the_tiles_counts(
 
 
 def test_too_little_memory_for_the_process_names_the_option() -> None:
-    held = replace(SQUARE, beside=ResidentMemory(5_000_000, counts=True))
+    held = replace(SQUARE, resident=ResidentMemory(5_000_000, counts=True))
     with pytest.raises(MemoryBudgetError, match="max_memory must be"):
         held.plan(5_000_001)
 
@@ -234,9 +236,9 @@ def test_too_little_memory_for_the_process_names_the_option() -> None:
 @pytest.mark.parametrize("top", [0, 240])
 @pytest.mark.parametrize("held", [0, 5_000_000])
 def test_smaller_tiles_take_half_the_memory(top: int, held: int) -> None:
-    cutter = replace(SQUARE, beside=ResidentMemory(held, counts=held > 0))
-    large = cutter.plan(held + 2_000_000)
-    small = cutter.smaller(large, top)
+    planner = replace(SQUARE, resident=ResidentMemory(held, counts=held > 0))
+    large = planner.plan(held + 2_000_000)
+    small = planner.smaller(large, top)
     assert small.peak_bytes - held <= (large.peak_bytes - held) / 2
     assert small.rows[0].begin == top
     assert small.rows[-1].end == 800
@@ -264,7 +266,7 @@ def test_a_whole_picture_is_not_halved() -> None:
 
 
 def test_halves_that_no_profile_takes_are_refused() -> None:
-    bounds = Bounds((100, 300))
-    limited_cutter = replace(SQUARE, limits=ProfileLimits(((bounds, bounds),)))
+    bounds = AxisBounds((100, 300))
+    limited_planner = replace(SQUARE, limits=ProfileLimits(((bounds, bounds),)))
     with pytest.raises(BundleError, match="no engine takes 150x200 to 600x800"):
-        limited_cutter.smaller(limited_cutter.plan(10**9), 0)
+        limited_planner.smaller(limited_planner.plan(10**9), 0)

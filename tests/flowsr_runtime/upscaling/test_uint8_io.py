@@ -95,7 +95,7 @@ def test_an_output_of_another_type_is_refused(
 ) -> None:
     large = np.zeros((1, 3, 46, 62), dtype=np.float32)
     monkeypatch.setattr(OnnxRuntimeSession, "run", lambda session, feeds: large)
-    with pytest.raises(BundleError, match="the model gave float32 where uint8 is due"):
+    with pytest.raises(BundleError, match="uint8, got float32"):
         Upscaler.open(bundles["eight-bit"]).upscale(photo, 2)
 
 
