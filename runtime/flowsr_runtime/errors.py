@@ -56,13 +56,13 @@ class FlowsrError(Exception):
 
 
 class UsageError(FlowsrError, ValueError):
-    """An argument, or a combination of arguments, that makes no sense."""
+    """An argument, or a combination of arguments, that is not valid."""
 
     exit_code = 2
 
 
 class ShapeError(FlowsrError, ValueError):
-    """An array of another shape or dtype than the call takes."""
+    """An array whose shape or dtype the call does not take."""
 
     exit_code = 2
 
@@ -74,37 +74,37 @@ class ScaleError(FlowsrError, ValueError):
 
 
 class PictureError(FlowsrError, ValueError):
-    """A picture file that is missing, damaged or of a kind that is not read."""
+    """A picture file that is missing, damaged or of an unsupported kind."""
 
 
 class CheckpointError(FlowsrError, ValueError):
-    """A checkpoint that is damaged or does not hold the model that is asked for."""
+    """A checkpoint that is damaged or holds another model than expected."""
 
 
 class OutputError(FlowsrError, OSError):
-    """An output that exists already or could not be written; what stood there is intact."""
+    """An output that exists already or cannot be written; the old content is intact."""
 
 
 class ParityError(FlowsrError, ArithmeticError):
-    """Two implementations of one model differ by more than the bar."""
+    """Two implementations of one model differ by more than the tolerance."""
 
     exit_code = 3
 
 
 class NonFiniteError(FlowsrError, ArithmeticError):
-    """A model gave NaN or infinity where a picture should be."""
+    """A model returned NaN or infinity."""
 
     exit_code = 3
 
 
 class MetricError(FlowsrError, ArithmeticError):
-    """A figure of quality that could not be computed."""
+    """A quality metric that cannot be computed."""
 
     exit_code = 3
 
 
 class PrecisionError(FlowsrError, ArithmeticError):
-    """A model or an engine that computes in another precision than was asked for."""
+    """A model or an engine that computes in another precision than requested."""
 
     exit_code = 3
 
@@ -128,23 +128,23 @@ class ProviderError(FlowsrError, RuntimeError):
 
 
 class BundleError(FlowsrError, ValueError):
-    """A bundle that is damaged, of a newer schema, or lacks what is asked of it."""
+    """A bundle that is damaged, of a newer schema, or incomplete."""
 
     exit_code = 5
 
 
 class IntegrityError(BundleError):
-    """A file of a bundle is not the file that its manifest describes."""
+    """A file of a bundle that differs from its entry in the manifest."""
 
 
 class MemoryBudgetError(FlowsrError, MemoryError):
-    """The work does not fit in the memory that it may use."""
+    """Work that does not fit in the memory it may use."""
 
     exit_code = 6
 
 
 class RegressionError(FlowsrError, ArithmeticError):
-    """Something became slower by more than was accepted."""
+    """A benchmark that is slower than its baseline by more than the tolerance."""
 
     exit_code = 7
 
@@ -154,4 +154,4 @@ class BusyError(FlowsrError, RuntimeError):
 
 
 class CancelledError(FlowsrError, RuntimeError):
-    """A call that was told to stop, and stopped between two tiles."""
+    """A call that was cancelled, and stopped between two tiles."""

@@ -208,7 +208,7 @@ class Extent:
     def around(cls, begin: int, end: int, source: int, target: int, halo: Halo) -> "Extent":
         """Return what must be computed so that output pixels [begin, end) come out right.
 
-        The neighbour of output row Y is floor(((2Y + 1) h - H) / 2H) and the one after it
+        The neighbor of output row Y is floor(((2Y + 1) h - H) / 2H) and the one after it
         (spec/linf.md, "Query geometry"). With a ratio the window is the tile times it, and
         both ends are aligned.
 
@@ -227,8 +227,8 @@ class Extent:
         margin = halo.patches * halo.patch
         out_begin = _floor_to(max(0, begin - margin), halo.align)
         out_end = min(target, end + margin)
-        first = _neighbour(out_begin, source, target) - halo.pixels
-        last = _neighbour(out_end - 1, source, target) + 1 + halo.pixels
+        first = _neighbor(out_begin, source, target) - halo.pixels
+        last = _neighbor(out_end - 1, source, target) + 1 + halo.pixels
         lr_begin = _floor_to(max(0, first), halo.lr_align)
         return cls(source, target, lr_begin, min(source, last + 1), out_begin, out_end)
 
@@ -296,7 +296,7 @@ class Window:
         )
 
 
-def _neighbour(row: int, source: int, target: int) -> int:
+def _neighbor(row: int, source: int, target: int) -> int:
     return ((2 * row + 1) * source - target) // (2 * target)
 
 

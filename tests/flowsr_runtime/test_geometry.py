@@ -161,7 +161,7 @@ def test_a_window_is_aligned_and_inside_the_picture(
     assert target >= extent.out_end == min(target, end + 3 * halo.patches)
 
 
-def test_without_a_halo_only_the_neighbours_are_read() -> None:
+def test_without_a_halo_only_the_neighbors_are_read() -> None:
     extent = Extent.around(12, 24, 100, 400, NO_HALO)
     assert (extent.out_begin, extent.out_end) == (12, 24)
     assert (extent.lr_begin, extent.lr_end) == (0, 7)  # 2 to 6, aligned down

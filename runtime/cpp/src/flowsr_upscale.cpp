@@ -11,7 +11,7 @@ using namespace flowsr;
 
 constexpr const char* kHelp = R"(Usage: flowsr-upscale BUNDLE IN.png OUT.png [OPTIONS]
 
-Enlarge a PNG picture of 8 or 16 bits per channel. Alpha, gray, depth and the colour profile
+Enlarge a PNG picture of 8 or 16 bits per channel. Alpha, gray, depth and the color profile
 are kept, other metadata is not.
 
   --scale S|SxS          times larger, at least 1; as in 2.7x3.6 for width and height apart
@@ -98,7 +98,7 @@ int upscale(const detail::Arguments& arguments) {
   detail::check_output(out, force);
   const detail::PngPicture picture = detail::read_png_file(in);
   if (picture.lost_profile) {
-    std::cerr << "flowsr-upscale: the colour profile of " << in
+    std::cerr << "flowsr-upscale: the color profile of " << in
               << " is damaged and was left out\n";
   }
   const Size size = bundle.target(picture.size, target);

@@ -12,15 +12,15 @@ struct Neighbors {
   double share;
 };
 
-/// Returns bilinear weights with half-pixel centres.
+/// Returns bilinear weights with half-pixel centers.
 vector<Neighbors> neighbors(int64_t source, int64_t target) {
   vector<Neighbors> result;
   for (int64_t i = 0; i < target; ++i) {
     const double place = (static_cast<double>(i) + 0.5) * static_cast<double>(source);
-    const double centre = place / static_cast<double>(target) - 0.5;
+    const double center = place / static_cast<double>(target) - 0.5;
     const double most = static_cast<double>(source - 1);
-    const auto first = static_cast<int64_t>(std::clamp(std::floor(centre), 0.0, most));
-    const double share = std::max(centre - static_cast<double>(first), 0.0);
+    const auto first = static_cast<int64_t>(std::clamp(std::floor(center), 0.0, most));
+    const double share = std::max(center - static_cast<double>(first), 0.0);
     result.push_back({first, std::min(first + 1, source - 1), share});
   }
   return result;

@@ -63,7 +63,7 @@ class PngReader {
     int method = 0;
     has_profile =
         png_get_iCCP(png_, info_, &name, &method, &profile, &profile_size) == PNG_INFO_iCCP;
-    png_set_expand(png_);  // palettes, fewer bits and transparent colours
+    png_set_expand(png_);  // palettes, fewer bits and transparent colors
     png_set_interlace_handling(png_);
     png_read_update_info(png_, info_);
     channels = png_get_channels(png_, info_);
@@ -117,11 +117,11 @@ class PngWriter {
   PngWriter(const PngWriter&) = delete;
   PngWriter& operator=(const PngWriter&) = delete;
 
-  bool write(const PngPicture& picture, int colour, png_bytepp rows) {
+  bool write(const PngPicture& picture, int color, png_bytepp rows) {
     if (setjmp(png_jmpbuf(png_))) return false;
     png_set_write_fn(png_, this, on_write, on_flush);
     png_set_IHDR(png_, info_, static_cast<png_uint_32>(picture.size.width),
-                 static_cast<png_uint_32>(picture.size.height), picture.depth, colour,
+                 static_cast<png_uint_32>(picture.size.height), picture.depth, color,
                  PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
     if (!picture.profile.empty()) {
       png_set_benign_errors(png_, 1);  // a profile that libpng finds odd is kept all the same
@@ -323,12 +323,12 @@ void check_output(const std::string& path, bool force) {
 }
 
 void write_png_file(const std::string& path, const PngPicture& picture, bool force) {
-  constexpr int kColours[] = {PNG_COLOR_TYPE_GRAY, PNG_COLOR_TYPE_GRAY_ALPHA,
+  constexpr int kColors[] = {PNG_COLOR_TYPE_GRAY, PNG_COLOR_TYPE_GRAY_ALPHA,
                               PNG_COLOR_TYPE_RGB, PNG_COLOR_TYPE_RGB_ALPHA};
   Bytes pixels = picture.depth == 16 ? bytes_of(picture.words) : picture.bytes;
   std::vector<png_bytep> rows = rows_of(pixels, static_cast<std::size_t>(picture.size.height));
   PngWriter writer;
-  if (!writer.write(picture, kColours[picture.channels - 1], rows.data())) {
+  if (!writer.write(picture, kColors[picture.channels - 1], rows.data())) {
     fail(path + " cannot be encoded: " + writer.message);
   }
   check_output(path, force);

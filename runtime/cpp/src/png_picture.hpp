@@ -1,4 +1,4 @@
-/// PNG pictures for the commands: every channel of 8 or 16 bits, and the colour profile.
+/// PNG pictures for the commands: every channel of 8 or 16 bits, and the color profile.
 #ifndef FLOWSR_PNG_PICTURE_HPP
 #define FLOWSR_PNG_PICTURE_HPP
 

@@ -62,7 +62,7 @@ class TensorrtEngine:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise self._log.failure(f"load {entry.name}")
-        # TensorRT for RTX captures graphs itself, after it has specialised its kernels.
+        # TensorRT for RTX captures graphs itself, after it has specialized its kernels.
         self._own_graphs = hasattr(module, "CudaGraphStrategy")
         self._graphs = graphs
         self._kernels: Any = None

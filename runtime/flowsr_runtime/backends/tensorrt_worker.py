@@ -40,7 +40,7 @@ class TensorrtWorker:
 
         Args:
             module: `tensorrt` or `tensorrt_rtx`.
-            engine: The deserialised engine.
+            engine: The deserialized engine.
             config: Its runtime configuration, with memory managed by the user.
             device: The calling thread's device.
             log: What TensorRT says.

@@ -16,7 +16,7 @@ __all__ = ["Buffer", "Device", "Graph", "Staging", "Stream"]
 
 _OUT_OF_MEMORY: Final = 2
 _NO_DRIVER: Final = frozenset({3, 35, 100, 803, 804})
-"""Not initialised, driver too old, no device, driver and library that do not go together."""
+"""Not initialized, driver too old, no device, driver and library that do not go together."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Read and write pictures: every channel, depth, colour profile, metadata, and the old file."""
+"""Read and write picture files with their channels, depth, ICC profile and metadata."""
 
 import io
 import os
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 MAX_PIXELS: Final = 178_956_970
-"""Largest picture that is read: Pillow's own limit for a decompression bomb."""
+"""Largest number of pixels of a picture: Pillow's own limit for a decompression bomb."""
 
 
 def read_picture(
@@ -48,17 +48,17 @@ def read_picture(
 ) -> Picture:
     """Read a PNG, JPEG, WebP, BMP, TIFF or AVIF picture.
 
-    May be called from many threads. docs/pictures.md says what of each format is read.
+    Many threads may call this at once. docs/pictures.md lists the data read per format.
 
     Args:
         source: Picture file, its content, or an open binary file.
-        max_pixels: Most pixels of a picture that is read.
+        max_pixels: Largest number of pixels of a picture.
 
     Returns:
-        The picture, turned upright as its EXIF orientation says.
+        The picture, turned upright by its EXIF orientation.
 
     Raises:
-        PictureError: If it is missing, damaged, too large, or of a kind that is not read.
+        PictureError: If it is missing, damaged, too large, or of an unsupported kind.
         MemoryBudgetError: If it does not fit in memory.
     """
     data, name = _content(source)
@@ -79,14 +79,14 @@ def check_output(
 
     Args:
         path: Picture file to write.
-        force: Replace a file that is there.
-        like: Picture whose alpha, depth and colour profile are to be kept.
-        size: Size (H, W) of the picture that is to be written.
-        depth: Depth that it is to be written with, None for that of `like`.
+        force: Replace an existing file.
+        like: Picture whose alpha, depth and ICC profile are kept.
+        size: Size (H, W) of the picture to write.
+        depth: Depth to write with, None for that of `like`.
 
     Raises:
         OutputError: If the suffix is unknown, the folder is missing or read-only, the file
-            is there and `force` is not given, or the format cannot hold the picture.
+            exists and `force` is not given, or the format cannot hold the picture.
         UsageError: If there is no such depth.
     """
     target = Path(path)
@@ -113,17 +113,17 @@ def write_picture(
     force: bool = False,
     depth: Depth | None = None,
 ) -> None:
-    """Write a picture atomically; on any failure what stood there is intact.
+    """Write a picture atomically; a failure leaves the old file intact.
 
     Args:
-        path: Picture file, whose suffix tells the format.
+        path: Picture file; its suffix selects the format.
         pixels: As for `encode_picture`.
         like: As for `encode_picture`.
-        force: Replace a file that is there.
+        force: Replace an existing file.
         depth: As for `encode_picture`.
 
     Raises:
-        ShapeError: If `pixels` is no picture, or not one of the mode of `like`.
+        ShapeError: If `pixels` is no picture, or its channels do not match `like`.
         OutputError: If it cannot be written.
         UsageError: If there is no such depth.
     """
@@ -146,22 +146,22 @@ def encode_picture(
 ) -> bytes:
     """Encode a picture as a file of any format.
 
-    May be called from many threads. docs/pictures.md says what each format keeps.
+    Many threads may call this at once. docs/pictures.md lists the data each format keeps.
 
     Args:
         pixels: Picture, (H, W) or (H, W, 1) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or
             (H, W, 4) RGBA; uint8, uint16, or float32 in [0, 1].
         format: "PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP" or a suffix, in any case.
-        like: Picture that `pixels` was made from: its colour profile and metadata are
-            written, and RGB becomes gray again and gets its alpha, resized (bilinear), where
-            it has such.
-        depth: Depth to write with, rounded to; None for that of `pixels`.
+        like: Picture that `pixels` was made from: its ICC profile and metadata are written;
+            RGB pixels become gray if it is gray, and get its alpha, resized bilinearly, if it
+            has alpha.
+        depth: Depth to write with, None for that of `pixels`.
 
     Returns:
         The file's content.
 
     Raises:
-        ShapeError: If `pixels` is no picture, or not one of the mode of `like`.
+        ShapeError: If `pixels` is no picture, or its channels do not match `like`.
         OutputError: If there is no such format, or it cannot hold the picture.
         UsageError: If there is no such depth.
     """
@@ -171,7 +171,7 @@ def encode_picture(
 
 
 def _content(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[bytes, str]:
-    """Return a file's content and what to call it."""
+    """Return a file's content, and its name for messages."""
     if isinstance(source, bytes):
         return source, "the picture"
     path = source if isinstance(source, (str, os.PathLike)) else None
@@ -187,7 +187,7 @@ def _content(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[bytes, 
 
 
 def _size(pixels: NDArray[Any]) -> tuple[int, int]:
-    """Return the size of what can be written."""
+    """Return the size of an array after a check that it is a picture."""
     if pixels.ndim not in (2, 3) or 0 in pixels.shape or pixels.shape[2:] > (4,):
         raise ShapeError(f"picture must be (H, W) or (H, W, 1 to 4), got {pixels.shape}")
     return pixels.shape[0], pixels.shape[1]
@@ -206,13 +206,15 @@ def _check_picture(
 
 
 def _arranged(pixels: NDArray[Any], like: Picture | None) -> NDArray[Any]:
-    """Return pixels with the channels that are written, (H, W, channels)."""
+    """Return pixels with the channels to write, (H, W, channels)."""
     values = pixels[..., None] if pixels.ndim == 2 else pixels
     count = values.shape[2]
     if like is None or MODES[count] == like.mode:
         return values
     if count != 3:
-        raise ShapeError(f"picture must be RGB or {like.mode} as its original, got {count}")
+        raise ShapeError(
+            f"picture must be RGB or {like.mode} as its original, got {MODES[count]}"
+        )
     if like.gray:
         values = to_depth(luma(to_depth(values, "float")), depth_of(pixels))
     if like.alpha is None:
@@ -253,7 +255,7 @@ def _by_pillow(
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if mode == "L" else pixels))
     if not kind.gray and mode in ("L", "LA"):
         image = image.convert("RGB" if mode == "L" else "RGBA")
-    buffer = io.BytesIO()  # so that a full disk shows as such, not as an encoder's error
+    buffer = io.BytesIO()  # a full disk must not look like an error of the encoder
     image.save(buffer, format=kind.name, **kind.options, **options)
     return buffer.getvalue()
 

@@ -37,7 +37,7 @@ class TilePlanner:
         target: Output size (H, W).
         halo: Halo of every tile.
         memory: Peak activation memory of one run.
-        fade: Output pixels over which neighbouring tiles are blended, at most the alignment.
+        fade: Output pixels over which neighboring tiles are blended, at most the alignment.
         whole_only: Whether the graph only computes whole images.
         limits: Sizes that the session takes, None for all sizes.
         beside: What is held beside the runs, and whether budgets count it.

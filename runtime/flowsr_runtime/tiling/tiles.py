@@ -123,7 +123,7 @@ def pieces_of(
         target: Output pixels of the whole axis.
         count: Number of pieces, at most the number of aligned beginnings.
         halo: What surrounds every piece.
-        fade: Output pixels that neighbouring pieces share, at most the alignment.
+        fade: Output pixels that neighboring pieces share, at most the alignment.
         begin: First output pixel, a multiple of the alignment; pieces before it fade out.
 
     Returns:
@@ -197,5 +197,5 @@ def _band(
 
 
 def _ramp(length: int) -> NDArray[np.float32]:
-    centres = np.arange(length, dtype=np.float64) + 0.5
-    return (centres / max(1, length)).astype(np.float32)
+    centers = np.arange(length, dtype=np.float64) + 0.5
+    return (centers / max(1, length)).astype(np.float32)

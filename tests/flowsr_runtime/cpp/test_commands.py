@@ -144,7 +144,7 @@ def test_a_picture_is_turned_upright(
     np.testing.assert_array_equal(read_picture(ours).pixels, read_picture(due).pixels)
 
 
-def test_the_colour_profile_is_kept(cpp: CppLibrary, bundle: Bundle, tmp_path: Path) -> None:
+def test_the_color_profile_is_kept(cpp: CppLibrary, bundle: Bundle, tmp_path: Path) -> None:
     made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture_of("RGB").save(tmp_path / "made.png", icc_profile=made)
     # libpng calls the profile of this photograph a known incorrect one.

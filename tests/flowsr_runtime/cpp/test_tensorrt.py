@@ -201,7 +201,7 @@ def test_tiles_are_halved_where_memory_runs_out(
     with tensorrt.open(bundle.path, exact_halo=1) as upscaler:
         got = upscaler.upscale(photo, scale_rows="3", warn=warn)
     np.testing.assert_array_equal(got, nearest(photo, 69, 93))
-    line = "out of memory with tiles of 69x93 output pixels, going on with 69x36 from row 0"
+    line = "out of memory with tiles of 93x69 output pixels, going on with 36x69 from row 0"
     assert told == [line]
     monkeypatch.setenv("FLOWSR_DOUBLE_BYTES", "9")
     with (

@@ -27,7 +27,7 @@ def noise(shape: tuple[int, ...], dtype: type[Any], seed: int = 0) -> NDArray[An
 
 
 def bilinear(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the bilinear resize with half-pixel centres, in float64."""
+    """Return the bilinear resize with half-pixel centers, in float64."""
 
     def matrix(source: int, count: int) -> NDArray[np.float64]:
         u = np.clip((np.arange(count) + 0.5) * source / count - 0.5, 0, source - 1)
@@ -55,7 +55,7 @@ def test_the_same_size_gives_a_copy() -> None:
 
 
 @given(SIDES, SIDES, DTYPES, st.integers(0, 3))
-def test_what_is_visible_keeps_its_colour(h: int, w: int, dtype: type[Any], seed: int) -> None:
+def test_what_is_visible_keeps_its_color(h: int, w: int, dtype: type[Any], seed: int) -> None:
     rgb, alpha = noise((h, w, 3), dtype, seed), noise((h, w), dtype, seed + 1)
     alpha[noise((h, w), np.float32, seed + 2) < 0.6] = 0
     result = filled(rgb, alpha)
@@ -73,12 +73,12 @@ def test_what_is_hidden_decides_nothing(h: int, w: int, dtype: type[Any]) -> Non
 
 
 @given(SIDES, SIDES, DTYPES)
-def test_one_visible_colour_fills_everything(h: int, w: int, dtype: type[Any]) -> None:
+def test_one_visible_color_fills_everything(h: int, w: int, dtype: type[Any]) -> None:
     alpha = noise((h, w), dtype)
     alpha[alpha < alpha.max()] = 0
-    colour = noise((3,), dtype, 7)
-    rgb = np.where(alpha[..., None] > 0, colour, dtype(1)).astype(dtype)
-    np.testing.assert_allclose(filled(rgb, alpha), np.broadcast_to(colour, rgb.shape), 1e-6)
+    color = noise((3,), dtype, 7)
+    rgb = np.where(alpha[..., None] > 0, color, dtype(1)).astype(dtype)
+    np.testing.assert_allclose(filled(rgb, alpha), np.broadcast_to(color, rgb.shape), 1e-6)
 
 
 def test_a_block_gives_its_mean_weighted_by_alpha() -> None:
@@ -118,7 +118,7 @@ def test_a_picture_that_is_all_visible_or_all_hidden_is_left(value: int) -> None
     assert filled(rgb, np.full((4, 5), value, np.uint8)) is rgb
 
 
-def test_hidden_colours_leave_no_fringe(bundles: dict[str, Bundle]) -> None:
+def test_hidden_colors_leave_no_fringe(bundles: dict[str, Bundle]) -> None:
     image = np.zeros((16, 16, 4), dtype=np.uint8)
     image[..., :3] = (0, 255, 0)  # loud green, hidden everywhere but in a red disc
     image[4:12, 4:12] = (200, 30, 40, 255)

@@ -88,7 +88,7 @@ def test_a_palette_with_transparency_keeps_it(save: Callable[..., Path], photo: 
     np.testing.assert_array_equal(picture.alpha == 0, np.asarray(palette) == 3)
 
 
-def test_a_transparent_colour_becomes_alpha(save: Callable[..., Path]) -> None:
+def test_a_transparent_color_becomes_alpha(save: Callable[..., Path]) -> None:
     pixels = np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)
     picture = read_picture(save(Image.fromarray(pixels), "a.png", transparency=(1, 2, 3)))
     assert picture.alpha is not None
@@ -111,9 +111,7 @@ def test_alpha_is_resized_to_the_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
-def test_the_colour_profile_is_kept(
-    tmp_path: Path, photo: Photo, icc: bytes, name: str
-) -> None:
+def test_the_color_profile_is_kept(tmp_path: Path, photo: Photo, icc: bytes, name: str) -> None:
     write_picture(tmp_path / name, photo, like=Picture(photo, icc=icc))
     assert read_picture(tmp_path / name).icc == icc
 

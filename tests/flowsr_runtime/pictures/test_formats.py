@@ -52,7 +52,7 @@ def test_a_format_that_pillow_was_built_without_is_refused_with_the_remedy(
     monkeypatch.setattr(features, "check", lambda feature: False)
     with pytest.raises(OutputError, match=rf"{name} is not in the installed Pillow; pip ins"):
         encode_picture(photo, name)
-    with pytest.raises(PictureError, match=rf"is {name}, which the installed Pillow has not"):
+    with pytest.raises(PictureError, match=rf"is {name}, which the installed Pillow lacks"):
         read_picture(data)
 
 

@@ -24,7 +24,7 @@ Photo = NDArray[np.uint8]
 SMALL_BUDGET = 20_000
 SCALES = st.sampled_from([1, 1.3, (2.7, 3.6), 4])
 SIDES = st.integers(1, 40)
-# A tile is rounded to a step before it is blended with its neighbours, and once after.
+# A tile is rounded to a step before it is blended with its neighbors, and once after.
 ONE_STEP = 1
 # A value that is half way between two steps goes to either: float32 decides.
 HALF_STEP = 0.5 + 1e-3

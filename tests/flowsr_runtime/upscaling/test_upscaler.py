@@ -33,7 +33,7 @@ SIDES = st.integers(1, 40)
 
 
 def resized(image: NDArray[Any], target: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the bilinear resize with half-pixel centres, in float64."""
+    """Return the bilinear resize with half-pixel centers, in float64."""
 
     def matrix(source: int, count: int) -> NDArray[np.float64]:
         u = ((2 * np.arange(count) + 1) * source - count) / (2 * count)
