@@ -159,7 +159,7 @@ Memory memory_of(const Keys& keys) {
   return memory;
 }
 
-/// Returns whether a name is a path inside the bundle, spelt in the one way.
+/// Returns whether a name is a canonical path inside the bundle.
 bool is_inside(const string& name) {
   if (name.find('\\') != string::npos || name.find('\0') != string::npos) return false;
   for (size_t begin = 0; begin <= name.size();) {
@@ -201,7 +201,7 @@ FileEntry file_entry(const string& name, const Json& entry) {
   return result;
 }
 
-/// Refuses keys that are right each by itself but cannot be true together.
+/// Refuses keys that are valid by themselves but contradict each other.
 void check_agreement(const Manifest& manifest) {
   const Halo& halo = manifest.halo;
   if (!manifest.scale && (halo.ratio || manifest.multiple > 1)) {

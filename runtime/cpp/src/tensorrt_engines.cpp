@@ -125,14 +125,14 @@ std::vector<Misfit> misfits_of(const Description& key, const Rig& rig, const std
   return result;
 }
 
-/// Reads a description; its seal and its one way of being written show every changed byte.
-Json sealed_json(const std::string& path) {
+/// Reads a description; its checksum and its canonical text reveal any changed byte.
+Json checked_json(const std::string& path) {
   const std::string text = read_file(path);
   try {
     Json json = Json::parse(text);
-    const Json* seal = json.find("seal");
-    const std::string due = sha256(json.without("seal").compact());
-    if (seal == nullptr || seal->text() != due) refuse_damaged(path, "the seal is broken");
+    const Json* checksum = json.find("seal");
+    const std::string expected = sha256(json.without("seal").compact());
+    if (checksum == nullptr || checksum->text() != expected) refuse_damaged(path, "its checksum is wrong");
     const std::int64_t schema = Description(json, path).whole("schema");
     if (schema > kSchema) {
       refuse(path + ": schema " + std::to_string(schema) +
@@ -236,7 +236,7 @@ std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& pr
     std::error_code ignored;
     if (!std::filesystem::exists(plan, ignored)) continue;
     check_no_link(description);
-    const Json json = sealed_json(description);
+    const Json json = checked_json(description);
     Engine engine = engine_of(json, description, plan);
     const Description key = Description(json, description).get("key");
     const std::vector<Misfit> misfits =

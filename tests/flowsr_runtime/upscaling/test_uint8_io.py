@@ -85,7 +85,7 @@ def test_a_graph_of_another_type_than_the_manifest_says_is_refused(
 ) -> None:
     files = {"model.fp32.onnx": MODELS["eight-bit"]}
     wrong = write_bundle(tmp_path / "wrong", manifest, files)
-    message = r"takes pictures of tensor\(uint8\), bundle\.json says tensor\(float\)"
+    message = r"takes images of tensor\(uint8\), bundle\.json says tensor\(float\)"
     with pytest.raises(BundleError, match=message):
         Upscaler.open(wrong)
 
