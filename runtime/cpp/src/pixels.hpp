@@ -135,7 +135,7 @@ void fill_hidden(vector<T>& rgb, const vector<T>& alpha, Size size) {
 
 /// Resizes alpha bilinearly into the last channel of an image: rows, then columns.
 template <class T>
-void enlarge_alpha(const vector<T>& alpha, Size source, T* result, Size target, int channels) {
+void resize_alpha(const vector<T>& alpha, Size source, T* result, Size target, int channels) {
   const auto put = [&](size_t pixel, T value) {
     const auto step = static_cast<size_t>(channels);
     result[pixel * step + step - 1] = value;
@@ -156,7 +156,7 @@ void enlarge_alpha(const vector<T>& alpha, Size source, T* result, Size target, 
 template <class T>
 struct Channels {
   int count;                // of the result
-  const T* rgb;             // what the model enlarges
+  const T* rgb;             // input of the model
   vector<T> copy, alpha;    // where `rgb` lies, if it is not the picture itself
 
   Channels(const T* image, Size size, int channels) : count(channels), rgb(image) {

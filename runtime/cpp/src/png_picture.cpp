@@ -26,7 +26,7 @@ std::uint32_t big_endian(const unsigned char* bytes) {
          std::uint32_t{bytes[2]} << 8 | std::uint32_t{bytes[3]};
 }
 
-/// Returns the content of a chunk, null where there is none.
+/// Returns the content of a chunk, null without one.
 const unsigned char* chunk(const std::string& content, const char* name, std::size_t least) {
   const auto* data = reinterpret_cast<const unsigned char*>(content.data());
   for (std::size_t at = 8; at + 12 <= content.size();) {
@@ -38,8 +38,8 @@ const unsigned char* chunk(const std::string& content, const char* name, std::si
   return nullptr;
 }
 
-// libpng reports errors by longjmp: in the methods below that call setjmp no object is made
-// that needs a destructor.
+// libpng reports errors by longjmp: the methods below that call setjmp create no object with a
+// destructor.
 class PngReader {
  public:
   explicit PngReader(const std::string& content) : content_(content) {
@@ -51,7 +51,7 @@ class PngReader {
   PngReader(const PngReader&) = delete;
   PngReader& operator=(const PngReader&) = delete;
 
-  /// Reads what comes before the pixels.
+  /// Reads the chunks before the pixels.
   bool read_header() {
     if (setjmp(png_jmpbuf(png_))) return false;
     png_set_read_fn(png_, this, on_read);
@@ -160,7 +160,7 @@ class PngWriter {
   png_infop info_ = nullptr;
 };
 
-/// Returns the orientation that a PNG's EXIF block states, 1 (upright) where it states none.
+/// Returns the orientation in a PNG's EXIF block, 1 (upright) by default.
 int orientation_of(const std::string& content) {
   const unsigned char* exif = chunk(content, "eXIf", 14);
   if (exif == nullptr) return 1;

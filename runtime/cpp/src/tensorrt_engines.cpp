@@ -20,7 +20,7 @@ constexpr const char* kRemedy = "; prune the bundle's engines to remove it";
   refuse(path + " is damaged: " + reason + kRemedy);
 }
 
-/// Members of a description; what is missing or of another kind makes it damaged.
+/// Reads the members of a description; a missing or mistyped member makes it damaged.
 class Description {
  public:
   Description(const Json& json, const std::string& path) : json_(json), path_(path) {}
@@ -84,7 +84,7 @@ std::vector<int> numbers_of(const std::string& version) {
   return result;
 }
 
-/// A field of an engine that is not what a device needs.
+/// A field of an engine that a device cannot use.
 struct Misfit {
   std::string field, found, wanted;
 };
@@ -132,7 +132,9 @@ Json checked_json(const std::string& path) {
     Json json = Json::parse(text);
     const Json* checksum = json.find("seal");
     const std::string expected = sha256(json.without("seal").compact());
-    if (checksum == nullptr || checksum->text() != expected) refuse_damaged(path, "its checksum is wrong");
+    if (checksum == nullptr || checksum->text() != expected) {
+      refuse_damaged(path, "its checksum is wrong");
+    }
     const std::int64_t schema = Description(json, path).whole("schema");
     if (schema > kSchema) {
       refuse(path + ": schema " + std::to_string(schema) +

@@ -1,4 +1,4 @@
-// Runs a bundle's engines with TensorRT or TensorRT for RTX, one code path for both.
+// Runs a bundle's engines with TensorRT or TensorRT for RTX.
 
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
@@ -52,7 +52,7 @@ class Log : public nvinfer1::ILogger {
   std::string last_;
 };
 
-/// Memory of the device that grows.
+/// Device memory that grows.
 class Buffer {
  public:
   Buffer() = default;
@@ -165,7 +165,7 @@ class LoadedEngine {
     }
   }
 
-  /// Gives every output an address and returns the pictures' shape, without their data.
+  /// Gives every output an address, and returns the shape of the images.
   Output place_outputs() {
     Output pictures;
     for (std::int32_t i = 0; i < engine_->getNbIOTensors(); ++i) {

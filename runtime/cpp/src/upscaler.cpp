@@ -32,7 +32,7 @@ struct Upscaler::State {
       const Channels<T> split(image, source, channels);
       TileLoop<T> run(manifest, *session, split, source, planner, plan, requested, request);
       run.run(result);
-      if (!split.alpha.empty()) enlarge_alpha(split.alpha, source, result, requested, channels);
+      if (!split.alpha.empty()) resize_alpha(split.alpha, source, result, requested, channels);
       const string values = run.out_of_range();
       if (!values.empty() && request.warn) {
         request.warn("the inverse of the flow may have exploded: " + values);

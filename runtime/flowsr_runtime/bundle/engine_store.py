@@ -175,9 +175,9 @@ class EngineStore:
 
     def explain(self, key: EngineKey) -> list[Difference]:
         """Return the fields in which each engine differs from a key, nearest engine first."""
-        wanted = key.flat()
+        requested = key.flat()
         return _nearest_first(
-            [_differences(entry, wanted, entry.key.flat()) for entry in self.entries()]
+            [_differences(entry, requested, entry.key.flat()) for entry in self.entries()]
         )
 
     def matching(self, target: LoadTarget) -> list[EngineEntry]:

@@ -9,13 +9,13 @@ from flowsr_runtime.errors import MemoryBudgetError
 from flowsr_runtime.geometry import size_text
 from flowsr_runtime.pictures.depth import depth_of, to_depth
 
-__all__ = ["enlarged_alpha", "filled"]
+__all__ = ["resize_alpha", "fill_hidden"]
 
 _BAND: Final = 256
 """Rows in float32 at a time; even, because a band holds whole 2x2 blocks."""
 
 
-def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+def resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Resize alpha by bilinear interpolation with half-pixel centers.
 
     Rows first, then columns; each sum of two is in float64, rounded to float32.
@@ -53,7 +53,7 @@ def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         ) from error
 
 
-def filled(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+def fill_hidden(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     """Give fully transparent pixels the color of the visible pixels near them.
 
     Their own colors are arbitrary, and a model lets them bleed into visible edges. Colors are

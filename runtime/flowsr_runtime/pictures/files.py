@@ -11,7 +11,7 @@ from PIL import Image
 
 from flowsr_runtime.atomic import replace_file
 from flowsr_runtime.errors import MemoryBudgetError, OutputError, PictureError, ShapeError
-from flowsr_runtime.pictures.alpha import enlarged_alpha
+from flowsr_runtime.pictures.alpha import resize_alpha
 from flowsr_runtime.pictures.decoding import decode
 from flowsr_runtime.pictures.depth import Depth, depth_of, to_depth
 from flowsr_runtime.pictures.formats import (
@@ -220,7 +220,7 @@ def _arranged(pixels: NDArray[Any], like: Picture | None) -> NDArray[Any]:
     if like.alpha is None:
         return values
     alpha = to_depth(like.alpha, depth_of(pixels))
-    return np.dstack([values, enlarged_alpha(alpha, _size(pixels))])
+    return np.dstack([values, resize_alpha(alpha, _size(pixels))])
 
 
 def _encoded(

@@ -40,7 +40,7 @@ class TilePlanner:
         fade: Output pixels over which neighboring tiles are blended, at most the alignment.
         whole_only: Whether the graph only computes whole images.
         limits: Sizes that the session takes, None for all sizes.
-        beside: What is held beside the runs, and whether budgets count it.
+        resident: Memory held besides the runs, and whether budgets include it.
     """
 
     source: tuple[int, int]
@@ -207,6 +207,4 @@ def _whole(source: int, target: int) -> tuple[TileSpan, ...]:
 
 def _is_covered(row: AxisSplit, column: AxisSplit) -> bool:
     """Return whether the session takes every tile of two cuts."""
-    return all(
-        above & beside for above in row.matching_profiles for beside in column.matching_profiles
-    )
+    return all(a & b for a in row.matching_profiles for b in column.matching_profiles)

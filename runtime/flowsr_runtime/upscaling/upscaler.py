@@ -15,7 +15,7 @@ from flowsr_runtime.backends.session import Session, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
 from flowsr_runtime.errors import ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for, size_text
-from flowsr_runtime.pictures.alpha import enlarged_alpha, filled
+from flowsr_runtime.pictures.alpha import fill_hidden, resize_alpha
 from flowsr_runtime.pictures.picture import Picture
 from flowsr_runtime.pictures.pixels import (
     allocate,
@@ -271,7 +271,7 @@ class Upscaler:
             run = self._tile_loop(picture, target, seed, temperature, progress, warn)
             _fill(result[..., : 1 if picture.gray else 3], run, clamp, truncate)
             if picture.alpha is not None:
-                result[..., -1] = enlarged_alpha(picture.alpha, target)
+                result[..., -1] = resize_alpha(picture.alpha, target)
         if run.out_of_range is not None:
             warn(f"the inverse of the flow may have exploded: {run.out_of_range}")
         return result[..., 0] if image.ndim == 2 else result
@@ -305,7 +305,7 @@ class Upscaler:
         warn: Callable[[str], None],
     ) -> TileLoop:
         source, manifest = picture.size, self.bundle.manifest
-        rgb = picture.rgb if picture.alpha is None else filled(picture.rgb, picture.alpha)
+        rgb = picture.rgb if picture.alpha is None else fill_hidden(picture.rgb, picture.alpha)
         planner, budget = self._planner(source, target, rgb.itemsize * len(picture.mode))
         return TileLoop(
             manifest=manifest,

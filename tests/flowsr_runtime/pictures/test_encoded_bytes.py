@@ -15,7 +15,6 @@ from flowsr_runtime.pictures.files import (
     read_picture,
     write_picture,
 )
-from tests.flowsr_runtime.pictures.picture_files import GRAY_ICC
 
 Photo = NDArray[np.uint8]
 
@@ -71,17 +70,6 @@ def test_floats_are_not_cut_in_silence(tmp_path: Path) -> None:
     check_output(tmp_path / "a.png", like=Picture(pixels), depth=16)
     write_picture(tmp_path / "a.png", pixels, depth=16)
     assert read_picture(tmp_path / "a.png").rgb[0, 0].tolist() == [16384] * 3
-
-
-def test_alpha_without_an_original_is_not_dropped(photo: Photo) -> None:
-    with pytest.raises(OutputError, match="JPEG holds no alpha; write PNG"):
-        encode_picture(np.dstack([photo, photo[..., 0]]), "JPEG")
-
-
-def test_a_profile_of_gray_is_not_put_on_colors(photo: Photo) -> None:
-    like = Picture(photo[..., 0], icc=GRAY_ICC)
-    with pytest.raises(OutputError, match="WEBP holds no gray"):
-        encode_picture(photo[..., 0], "WEBP", like=like)
 
 
 def test_a_picture_of_other_channels_than_its_original_is_refused(photo: Photo) -> None:

@@ -1,6 +1,7 @@
 """Formats are told by a file's first bytes, and named by name or suffix."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,17 +9,16 @@ from numpy.typing import NDArray
 from PIL import features
 
 from flowsr_runtime.errors import OutputError, PictureError
-from flowsr_runtime.pictures.depth import Depth
 from flowsr_runtime.pictures.files import encode_picture, read_picture
 from flowsr_runtime.pictures.formats import (
     FORMATS,
     SUFFIXES,
-    Mode,
     check_format,
     format_named,
     kind_of,
     open_image,
 )
+from tests.flowsr_runtime.pictures.picture_files import GRAY_ICC
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -65,13 +65,31 @@ def test_opening_warns_of_nothing(photo: NDArray[np.uint8]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mode", "depth", "option"),
-    [("JPEG", "RGBA", 8, "format"), (".bmp", 2, 8, "format"), ("png", "RGB", "float", "depth")],
+    ("name", "arguments", "option"),
+    [
+        ("JPEG", {"mode": "RGBA"}, "format"),
+        (".bmp", {"mode": 2}, "format"),
+        ("png", {"depth": "float"}, "depth"),
+        ("BMP", {"icc": b"profile"}, "format"),
+        ("WEBP", {"mode": "L", "icc": GRAY_ICC}, "format"),
+        ("jpg", {"size": (1, 65501)}, "format"),
+        ("webp", {"size": (16384, 1)}, "format"),
+    ],
 )
 def test_what_a_format_cannot_hold_is_refused_without_a_picture(
-    name: str, mode: Mode | int, depth: Depth, option: str
+    name: str, arguments: dict[str, Any], option: str
 ) -> None:
     with pytest.raises(OutputError, match=format_named(name).name) as refused:
-        check_format(name, mode, depth)
+        check_format(name, **arguments)
     assert refused.value.option == option
-    check_format("tiff", mode, depth)
+    check_format("tiff", **arguments)
+
+
+def test_a_side_at_the_limit_of_a_format_is_taken() -> None:
+    check_format("JPEG", size=(65500, 1))
+    check_format("WEBP", size=(1, 16383))
+
+
+def test_alpha_without_an_original_is_not_dropped(photo: NDArray[np.uint8]) -> None:
+    with pytest.raises(OutputError, match="JPEG holds no alpha"):
+        encode_picture(np.dstack([photo, photo[..., 0]]), "JPEG")
