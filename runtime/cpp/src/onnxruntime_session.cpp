@@ -112,7 +112,7 @@ class OnnxruntimeSession : public Session {
     } catch (const Ort::Exception& error) {
       if (says_out_of_memory(error.what())) {
         throw Error(Code::memory,
-                    provider_ + " ran out of memory; give a smaller memory budget");
+                    provider_ + " ran out of memory; give a smaller memory_budget");
       }
       throw Error(Code::backend, provider_ + " failed: " + one_line(error.what()));
     }

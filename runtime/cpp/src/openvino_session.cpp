@@ -87,7 +87,7 @@ class OpenvinoSession : public Session {
       return output;
     } catch (const ov::Exception& error) {
       if (says_out_of_memory(error.what())) {
-        throw Error(Code::memory, "openvino ran out of memory; give a smaller memory budget");
+        throw Error(Code::memory, "openvino ran out of memory; give a smaller memory_budget");
       }
       throw Error(Code::backend, "openvino failed: " + one_line(error.what()));
     }

@@ -21,7 +21,7 @@ void check_cuda(cudaError_t status, const char* what) {
   const std::string reason = cudaGetErrorString(status);
   if (status == cudaErrorMemoryAllocation) {
     throw Error(Code::memory, std::string("the device's memory does not suffice to ") + what +
-                                  "; give a smaller memory budget");
+                                  "; give a smaller memory_budget");
   }
   throw Error(Code::backend, std::string("the device failed to ") + what + ": " + reason);
 }

@@ -16,9 +16,6 @@ from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.errors import (
     MemoryBudgetError,
     NonFiniteError,
-    ScaleError,
-    ShapeError,
-    UsageError,
 )
 from flowsr_runtime.pictures.pixels import resampled
 from flowsr_runtime.upscaling.upscaler import Upscaler
@@ -147,12 +144,6 @@ def test_its_own_scale_may_be_given_or_not(bundles: Bundles) -> None:
     np.testing.assert_array_equal(upscaler.upscale(image, size=(28, 40)), plain)
 
 
-def test_another_scale_is_refused_with_the_remedy(bundles: Bundles) -> None:
-    message = "scale 4, got 30x21 for 10x7; resample=True"
-    with pytest.raises(ScaleError, match=message):
-        Upscaler.open(bundles["fourfold"]).upscale(picture(7, 10), 3)
-
-
 @pytest.mark.parametrize("size", [(7, 10), (20, 31), (28, 41), (99, 10)])
 def test_resampling_reaches_any_size_after_the_model(
     bundles: Bundles, size: tuple[int, int]
@@ -179,11 +170,6 @@ def test_resampling_its_own_size_changes_nothing(bundles: Bundles) -> None:
     np.testing.assert_array_equal(upscaler.upscale(image, resample=True), plain)
 
 
-def test_a_model_of_any_scale_is_not_resampled(bundles: Bundles) -> None:
-    with pytest.raises(UsageError, match="resample is for bundles of one scale"):
-        Upscaler.open(bundles["bilinear"]).upscale(picture(7, 10), 3, resample=True)
-
-
 def test_truncating_cuts_the_fraction_off(bundles: Bundles) -> None:
     image = (255 * picture(9, 6)).astype(np.uint8)
     upscaler = Upscaler.open(bundles["fourfold"])
@@ -191,11 +177,6 @@ def test_truncating_cuts_the_fraction_off(bundles: Bundles) -> None:
     cut, rounded = (upscaler.upscale(image, truncate=value) for value in (True, False))
     np.testing.assert_array_equal(cut, np.floor(255 * exact))
     assert (cut != rounded).any()
-
-
-def test_floats_cannot_be_truncated(bundles: Bundles) -> None:
-    with pytest.raises(ShapeError, match="truncate=True needs a uint8 image, got float32"):
-        Upscaler.open(bundles["fourfold"]).upscale(picture(4, 4), truncate=True)
 
 
 def bright(rows: slice, columns: slice) -> NDArray[np.uint8]:
