@@ -22,7 +22,7 @@ from flowsr_lp import SrflowLP
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import Halo
-from flowsr_runtime.upscaling.upscaler import DEFAULT_MEMORY_BUDGET
+from flowsr_runtime.tiling.memory import DEFAULT_MEMORY_BUDGET
 
 __all__ = ["SrflowDeployment"]
 

@@ -10,11 +10,11 @@ import onnxruntime as ort
 import pytest
 
 from flowsr_runtime.backends import onnxruntime_session
+from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.backends.engine_cache import remove_unrecorded
 from flowsr_runtime.backends.onnxruntime_session import (
     PROVIDERS,
     OnnxRuntimeSession,
-    usable_cores,
 )
 from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from flowsr_runtime.cuda.graph_cache import GraphCounters
@@ -222,7 +222,7 @@ def test_engines_that_cannot_be_kept_are_said_so(
     install("tensorrt")
     found = options_of(bundle, monkeypatch, provider="tensorrt")[PROVIDERS["tensorrt"]]
     assert found == {"device_id": "0"}
-    assert "engines are not kept: " in caplog.text
+    assert "engines are not cached: " in caplog.text
 
 
 def test_a_provider_that_is_missing_leaves_no_folder(
