@@ -98,7 +98,7 @@ def _upscaled(
     )
     for row, column in product(rows, columns):
         tile = Tile(row, column)
-        source, core = tile.source, tile.kept
+        source, core = tile.source, tile.core
         part = run(rgb[:, :, source[0], source[1]], tile.window)[:, :, core[0], core[1]]
         output[:, :, row.begin : row.end, column.begin : column.end] = part
     return output

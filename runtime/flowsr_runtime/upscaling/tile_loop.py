@@ -12,7 +12,7 @@ from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import BundleError, MemoryBudgetError, NonFiniteError
 from flowsr_runtime.pictures.pixels import planes
 from flowsr_runtime.tiling.exploding_inverse import OutOfRangeValues, find_out_of_range
-from flowsr_runtime.tiling.noise import latent as draw_latent
+from flowsr_runtime.tiling.graph_inputs import graph_inputs
 from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan, Tile, blend
 
@@ -92,7 +92,7 @@ class TileLoop:
     def _compute(self, tile: Tile) -> NDArray[Any]:
         """Run one tile and return its pixels without the halo, (rows, columns, 3)."""
         window = tile.window
-        output = self.session.run(self._feeds(tile))
+        output = self.session.run(self._inputs(tile))
         expected = (1, 3, window.rows.out_size, window.columns.out_size)
         if output.shape != expected:
             raise BundleError(f"model output must have shape {expected}, got {output.shape}")
@@ -119,27 +119,16 @@ class TileLoop:
         )
         return smaller
 
-    def _feeds(self, tile: Tile) -> dict[str, NDArray[Any]]:
-        rows, columns = tile.window.rows, tile.window.columns
-        feeds: dict[str, NDArray[Any]] = {
-            "input": planes(self.image[tile.source], self.manifest.io)
-        }
-        if self.manifest.geometry:
-            feeds["geometry"] = tile.window.geometry()
-        for stream, latent in enumerate(self.manifest.latents):
-            assert self.temperature is not None
-            grid = latent.grid((rows.out_size, columns.out_size))
-            feeds[latent.name] = draw_latent(
-                self.seed,
-                top=rows.out_begin // latent.patch,
-                left=columns.out_begin // latent.patch,
-                rows=grid[0],
-                columns=grid[1],
-                channels=latent.channels,
-                temperature=self.temperature,
-                stream=stream,
-            )
-        return feeds
+    def _inputs(self, tile: Tile) -> dict[str, NDArray[Any]]:
+        assert self.temperature is not None or not self.manifest.latents
+        return graph_inputs(
+            planes(self.image[tile.source], self.manifest.io),
+            tile.window,
+            latents=self.manifest.latents,
+            geometry=self.manifest.geometry,
+            seed=self.seed,
+            temperature=self.temperature or 0.0,
+        )
 
     def _check_finite(self, core: NDArray[np.float32], top: int, left: int) -> None:
         """Refuse NaN and infinity at once, except in the padding, which is cropped."""
