@@ -1,4 +1,4 @@
-"""The double of the runtime loads what TensorRT loads, and runs what is wholly set."""
+"""The runtime double refuses the same plans and runs as TensorRT."""
 
 from typing import Any
 

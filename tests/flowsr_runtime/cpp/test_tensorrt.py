@@ -1,4 +1,4 @@
-"""The C++ backend of TensorRT, compiled against stand-ins of its headers and of CUDA's."""
+"""The TensorRT backend in C++, compiled against stand-ins of the headers."""
 
 import shutil
 import subprocess
