@@ -1,4 +1,4 @@
-"""A session without a library: every pixel becomes two by two."""
+"""A session without a library that doubles every pixel."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["Doubling"]
 
 
 class Doubling:
-    """Plays the model of a bundle whose scale is 2 and whose only input is the picture."""
+    """The session of a bundle of scale 2 without noise or geometry."""
 
     backend = "double"
     provider = "cpu"

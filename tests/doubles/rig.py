@@ -1,4 +1,4 @@
-"""A machine with TensorRT and a bundle with an engine, all of it played by the doubles."""
+"""A machine with TensorRT and a bundle with engines, simulated by the doubles."""
 
 import importlib
 import importlib.util
@@ -59,7 +59,7 @@ RANGES = {name: (each.min, each.opt, each.max) for name, each in WIDE.items()}
 def feeds_of(
     height: int, width: int, scale: int = 2, batch: int = 1, salt: int = 0
 ) -> dict[str, NDArray[Any]]:
-    """Return a picture of noise and the geometry of the whole of it."""
+    """Return a noise image and the geometry of the whole image."""
     rng = np.random.default_rng(salt)
     picture = rng.random((batch, 3, height, width), dtype=np.float32)
     window = Window.whole((height, width), (height * scale, width * scale))
@@ -67,7 +67,7 @@ def feeds_of(
 
 
 def expected(bundle: Bundle, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-    """Return what ONNX Runtime gives."""
+    """Return the result of ONNX Runtime."""
     return OnnxRuntimeSession.open(bundle).run(feeds)
 
 
@@ -111,7 +111,7 @@ class Rig:
         return EngineKey(**{**fields, **changes})
 
     def add(self, key: EngineKey | None = None, **facts: Any) -> EngineEntry:
-        """Build an engine and put it into the store; facts change the plan alone."""
+        """Build an engine and put it into the store; facts only change the plan."""
         key = self.key() if key is None else key
         ranges = [
             {name: (each.min, each.opt, each.max) for name, each in item.items()}
@@ -127,7 +127,7 @@ class Rig:
 
 
 def real_session(bundle: Bundle, gpu: Device, **options: Any) -> TensorrtSession:
-    """Build an engine with the library that is installed for the GPU that is there, open it."""
+    """Build an engine with the installed library for the GPU of this machine, and open it."""
     found = [importlib.util.find_spec(name) for name in FLAVOURS]
     names = [name for name, spec in zip(FLAVOURS, found, strict=True) if spec is not None]
     module = importlib.import_module(names[0])

@@ -1,4 +1,4 @@
-"""A plan of the double: what was built, for which devices, with the ONNX file inside."""
+"""A plan of the double: an ONNX file, and the facts of its build."""
 
 import json
 import zlib
@@ -11,7 +11,7 @@ MAGIC = b"double-of-a-plan"
 
 @dataclass
 class Plan:
-    """What an engine knows of itself.
+    """The content of a plan.
 
     Attributes:
         flavour: "tensorrt" or "tensorrt_rtx".
@@ -22,8 +22,8 @@ class Plan:
         scratch: Activation memory of each profile in bytes.
         version_compatible: Whether later versions load it; it holds host code then.
         strongly_typed: Whether the types are those of the ONNX file.
-        detailed: Whether the inspector tells of each layer.
-        data_dependent: Whether output shapes are known only when it has run.
+        detailed: Whether the inspector lists each layer.
+        data_dependent: Whether output shapes are only known after the run.
         user_allocation: Whether it was built for stream capture (RTX).
         onnx: The ONNX file, which the double runs on the CPU.
     """
@@ -42,7 +42,7 @@ class Plan:
     onnx: bytes = field(default=b"", repr=False)
 
     def pack(self) -> bytes:
-        """Return the bytes that a builder would give."""
+        """Return the bytes of the plan."""
         facts = asdict(self)
         del facts["onnx"]
         head = json.dumps(facts).encode()
@@ -51,7 +51,7 @@ class Plan:
 
     @classmethod
     def unpack(cls, data: bytes) -> "Plan | None":
-        """Return what a plan holds, None if it is no plan.
+        """Return the content of a plan, None if it is no plan.
 
         Raises:
             AssertionError: If a byte was changed: a real library would run it as native code.

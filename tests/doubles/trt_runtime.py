@@ -70,7 +70,7 @@ class Runtime(Closed):
 
 
 class Engine(Closed):
-    """What a plan holds, by name."""
+    """The tensors of a plan by name."""
 
     def __init__(
         self, plan: Plan, log: Log, names: dict[str, Any], variant: Variant, cuda: FakeCuda
@@ -166,7 +166,7 @@ class Engine(Closed):
 
 
 class RuntimeConfig(Closed):
-    """How contexts get their memory."""
+    """Configuration of the memory of contexts."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""What is written is wholly there or not at all, whatever fails and whenever."""
+"""Files and directories are written completely or not at all."""
 
 import json
 import os

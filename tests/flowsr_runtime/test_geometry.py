@@ -1,4 +1,4 @@
-"""Sizes are exact, and a window's LR pixels hold all that its output pixels read."""
+"""Sizes are exact, and windows hold all LR pixels that their output depends on."""
 
 import math
 from fractions import Fraction

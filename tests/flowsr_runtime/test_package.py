@@ -1,4 +1,4 @@
-"""The package stays light: what importing it costs, and what it may import."""
+"""The package stays light, typed and complete."""
 
 import subprocess
 import sys

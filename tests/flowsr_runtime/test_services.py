@@ -1,4 +1,4 @@
-"""What a service needs: threads that agree, flat memory, and nothing global that changes."""
+"""Services: threads agree, memory stays flat, and nothing global changes."""
 
 import gc
 import io

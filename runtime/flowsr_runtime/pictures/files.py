@@ -224,39 +224,39 @@ def _arranged(pixels: NDArray[Any], like: Picture | None) -> NDArray[Any]:
 
 
 def _encoded(
-    pixels: NDArray[Any], kind: Format, like: Picture | None, depth: Depth | None, name: str
+    pixels: NDArray[Any], target: Format, like: Picture | None, depth: Depth | None, name: str
 ) -> bytes:
     values = _arranged(pixels, like)
     values = values if depth is None else to_depth(values, depth)
     mode = MODES[values.shape[2]]
-    if mode in ("LA", "RGBA") and not kind.alpha:
-        raise OutputError(f"{name} cannot be written: {kind.name} holds no alpha; write PNG")
+    if mode in ("LA", "RGBA") and not target.alpha:
+        raise OutputError(f"{name} cannot be written: {target.name} holds no alpha; write PNG")
     metadata = Metadata() if like is None else like.metadata
-    options = save_options(metadata, kind, None if like is None else like.icc, _size(values))
+    options = save_options(metadata, target, None if like is None else like.icc, _size(values))
     try:
-        if kind.name == "TIFF":
+        if target.name == "TIFF":
             return encode_tiff(values, mode, options)
         if values.dtype == np.uint16:
             return encode_png16(values, mode, options)
-        return _by_pillow(values, mode, kind, options)
+        return _by_pillow(values, mode, target, options)
     except OutputError:
         raise
     except MemoryError as error:
-        raise MemoryBudgetError(f"{name} does not fit in memory as {kind.name}") from error
+        raise MemoryBudgetError(f"{name} does not fit in memory as {target.name}") from error
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"{name} cannot be encoded as {kind.name}: {_reason(error)}"
+            f"{name} cannot be encoded as {target.name}: {_reason(error)}"
         ) from error
 
 
 def _by_pillow(
-    pixels: NDArray[np.uint8], mode: Mode, kind: Format, options: dict[str, Any]
+    pixels: NDArray[np.uint8], mode: Mode, target: Format, options: dict[str, Any]
 ) -> bytes:
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if mode == "L" else pixels))
-    if not kind.gray and mode in ("L", "LA"):
+    if not target.gray and mode in ("L", "LA"):
         image = image.convert("RGB" if mode == "L" else "RGBA")
     buffer = io.BytesIO()  # a full disk must not look like an error of the encoder
-    image.save(buffer, format=kind.name, **kind.options, **options)
+    image.save(buffer, format=target.name, **target.options, **options)
     return buffer.getvalue()
 
 

@@ -237,8 +237,7 @@ class Upscaler:
             size: Output size (H, W), instead of `scale`. A bundle of one scale needs neither.
             resample: Reach other sizes with a bundle of one scale, by Lanczos after the model.
             clamp: Clamp the result to [0, 1]; only a float32 result can be unclamped.
-            truncate: Convert to 8 bits by floor(255 x), as SRFlow's script does; only for
-                uint8.
+            truncate: Convert to uint8 by floor(255 x), as SRFlow's script does.
             seed: Random seed for the noise, 64 bits unsigned; used with `temperature` only.
             temperature: Standard deviation of the latents; required by a bundle without a
                 learned prior, and only by it. 0 gives the mode.
@@ -246,8 +245,7 @@ class Upscaler:
                 grows when memory runs out.
             warn: Called with one line when memory runs out and tiles are halved, and when
                 values lie far out of range, which a graph of uint8 hides; None logs the line.
-            cancel: An event that is set, or a function that returns True, to stop the call;
-                checked before the first tile and after each.
+            cancel: Event or function that stops the call before the next tile; see `Cancel`.
 
         Returns:
             Image of the input's dtype and channels, with H = floor(h * scale + 1/2) rows.

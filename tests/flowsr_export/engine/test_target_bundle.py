@@ -93,7 +93,7 @@ def test_a_graph_of_another_scale_is_another_model(exported: Exported) -> None:
 def test_a_place_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     path = convolving_bundle(tmp_path / "b", "fp32")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="exists; replace it with force"):
+    with pytest.raises(OutputError, match="exists"):
         TargetBundle(path, tmp_path / "file").check()
 
 

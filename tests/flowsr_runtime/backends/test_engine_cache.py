@@ -1,4 +1,4 @@
-"""What a library finds in its folder is what was there when the folder was sealed."""
+"""Engine caches: only files with their recorded hash reach the library."""
 
 from pathlib import Path
 

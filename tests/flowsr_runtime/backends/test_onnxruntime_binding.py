@@ -1,4 +1,4 @@
-"""Arrays stay where they are; the CPU stands for the device, whose arrays are bound alike."""
+"""Arrays stay on the device; the CPU stands for it, with the same bindings."""
 
 import gc
 import threading

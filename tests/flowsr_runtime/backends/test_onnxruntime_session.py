@@ -1,4 +1,4 @@
-"""ONNX Runtime runs on the provider that was asked for, or not at all."""
+"""ONNX Runtime runs on exactly the requested provider."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Opening a session checks its arguments and says what is missing."""
+"""Sessions check their settings, and name missing libraries."""
 
 import sys
 from typing import Any

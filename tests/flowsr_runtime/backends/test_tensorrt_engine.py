@@ -1,4 +1,4 @@
-"""An engine loads or says why not; its workers serve threads; RTX keeps its kernels."""
+"""Engines load or explain why not, serve threads, and cache RTX kernels."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""What TensorRT says reaches `logging`, and its errors become ours."""
+"""TensorRT messages reach `logging`, and its errors become exceptions."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""Where an output goes: memory that grows, somebody else's, or what an allocator gives."""
+"""Destinations of an output: growing memory, memory of the caller, and allocators."""
 
 from typing import Any
 

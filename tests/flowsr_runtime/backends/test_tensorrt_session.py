@@ -1,4 +1,4 @@
-"""Engines are found, chosen and run with either flavour; every miss says what is missing."""
+"""Engines are found, chosen and run on both libraries; misses are explained."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""A run uses its memory again, keeps to the engine's types, and repeats itself as a graph."""
+"""Workers reuse memory, check types, and replay CUDA graphs."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A bundle is checked before its bytes are used, and written wholly or not at all."""
+"""Bundles are checked before use, and written completely or not at all."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A key is equal to another only if every field is, and its file name is safe."""
+"""Keys are equal only if all fields are, and give safe file names."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The store hands out the engine that was written, or none; never another, never a part."""
+"""The store returns complete, unchanged engines or none."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A manifest is checked key by key; what is unknown is kept."""
+"""Manifests are checked key by key; unknown keys are kept."""
 
 import copy
 from fractions import Fraction

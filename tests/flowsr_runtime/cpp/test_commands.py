@@ -1,4 +1,4 @@
-"""The C++ runtime as people use it: its commands, its package, threads, and what it refuses."""
+"""The C++ commands and package: results, threads and refusals."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The C++ runtime against Python's: the same arithmetic, pictures and refusals."""
+"""The C++ library against Python: equal arithmetic, images and refusals."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The C++ backend of OpenVINO, where the Python package brings its headers and library."""
+"""The OpenVINO backend in C++, if the Python package is installed."""
 
 from importlib.util import find_spec
 from pathlib import Path

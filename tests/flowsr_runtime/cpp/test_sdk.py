@@ -1,4 +1,4 @@
-"""The folder with ONNX Runtime's headers and library, made without a network."""
+"""The folder with ONNX Runtime's headers and library, without a network."""
 
 import io
 import subprocess

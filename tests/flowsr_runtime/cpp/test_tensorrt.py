@@ -1,4 +1,4 @@
-"""The C++ backend of TensorRT, compiled against stand-ins of its headers and of CUDA's."""
+"""The TensorRT backend in C++, compiled against stand-ins of the headers."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ from tests.flowsr_runtime.bundle.engine_keys import key as any_key
 from tests.flowsr_runtime.cpp.library import ROOT, SOURCE, CppError, CppLibrary, Warn, load
 
 PLAN: Final = b"nearest"
-"""What the stand-in's one kind of engine is made of; tests/doubles/cpp/NvInfer.h."""
+"""Plan of the only kind of engine in tests/doubles/cpp/NvInfer.h."""
 
 FLAGS: Final = ("-std=c++17", "-O0", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fPIC")
 SOURCES: Final = (

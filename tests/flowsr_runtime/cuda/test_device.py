@@ -1,4 +1,4 @@
-"""Device memory, streams and graphs, on a stand-in that enforces CUDA's rules and on a GPU."""
+"""Device memory, streams and graphs, on a double with CUDA's rules and on a GPU."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Arrays of a GPU are handed over without a copy, in both protocols and both directions."""
+"""GPU arrays are exchanged without copies, in both protocols and directions."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Capsules go to and come from other libraries, and the memory is given back once."""
+"""DLPack capsules are exchanged with other libraries, and released once."""
 
 import gc
 from typing import Any

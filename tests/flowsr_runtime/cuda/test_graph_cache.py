@@ -1,4 +1,4 @@
-"""Graphs are kept up to a number; the least recently used goes, and is destroyed."""
+"""The graph cache is bounded, and destroys the least recently used graph."""
 
 from typing import Any
 

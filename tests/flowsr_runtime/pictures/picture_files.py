@@ -13,7 +13,7 @@ __all__ = ["GRAY_ICC", "RGB_ICC", "deep_png_file", "picture_file", "png_of_chunk
 
 RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY_ICC = RGB_ICC[:16] + b"GRAY" + RGB_ICC[20:]
-"""What it says of itself is all that anyone reads of it here."""
+"""An ICC profile of which tests only read the header."""
 
 COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 

@@ -1,4 +1,4 @@
-"""Alpha: bilinear, and what it hides never shows."""
+"""Alpha is resized bilinearly, and hidden colors never show."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The depth of an AVIF is found where its codec is configured."""
+"""The bit depth of AVIF is read from its codec configuration."""
 
 import struct
 

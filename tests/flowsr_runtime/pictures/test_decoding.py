@@ -1,4 +1,4 @@
-"""Decoding: sixteen bits keep key, orientation and every damaged file its one line."""
+"""Decoding of 16-bit pictures, orientations and damaged files."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Depths: told apart by dtype alone, and rounded to the nearest between them."""
+"""Depths follow from the dtype, and conversions round to the nearest."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Pictures as bytes, and depths: what a format does not hold is refused, never cut."""
+"""Pictures as bytes; data that a format cannot hold is refused."""
 
 import io
 from pathlib import Path

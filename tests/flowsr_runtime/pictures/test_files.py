@@ -1,4 +1,4 @@
-"""Pictures keep alpha, gray and profile; bad files and bad outputs fail in one line."""
+"""Picture files keep their data; bad files and outputs fail in one line."""
 
 import io
 import os
@@ -45,6 +45,16 @@ def png_that_claims(width: int, height: int) -> bytes:
 def test_a_lossless_picture_comes_back(tmp_path: Path, photo: Photo, name: str) -> None:
     write_picture(tmp_path / name, photo)
     np.testing.assert_array_equal(read_picture(tmp_path / name).rgb, photo)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_colors_take_the_mode_of_their_original(
+    save: Callable[..., Path], tmp_path: Path, photo: Photo, mode: str
+) -> None:
+    original = Image.fromarray(np.dstack([photo, photo[..., 0]])).convert(mode)
+    picture = read_picture(save(original, "a.png"))
+    write_picture(tmp_path / "b.png", picture.rgb, like=picture)
+    np.testing.assert_array_equal(read_picture(tmp_path / "b.png").pixels, picture.pixels)
 
 
 def test_a_palette_with_transparency_keeps_it(save: Callable[..., Path], photo: Photo) -> None:

@@ -1,4 +1,4 @@
-"""Formats are told by a file's first bytes, and named by name or suffix."""
+"""Formats are recognized by first bytes, and named by name or suffix."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""Deep pixels: which files hold more than Pillow gives, and which are given whole."""
+"""Pictures of more than 8 bits are read without loss."""
 
 import io
 from typing import Any

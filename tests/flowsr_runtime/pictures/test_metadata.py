@@ -1,4 +1,4 @@
-"""Metadata: kept where a format holds it, and said of the upright picture."""
+"""Metadata is kept if the format holds it, and adapted to the upright picture."""
 
 import io
 import itertools

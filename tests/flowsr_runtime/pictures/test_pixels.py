@@ -1,4 +1,4 @@
-"""Pixels: padding for any side, resampling to any size, and one rounding."""
+"""Image checks, padding, resampling, and a single rounding."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""PNG of 16 bits: every filter and interlacing are read, and what is written is read."""
+"""16-bit PNG of every filter and interlacing is read, and written correctly."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""TIFF of every depth is written as others read it, and read as others write it."""
+"""TIFF of every depth is exchanged with other libraries."""
 
 import io
 import sys

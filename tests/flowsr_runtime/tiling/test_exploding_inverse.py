@@ -1,4 +1,4 @@
-"""Values that no picture holds are counted and placed, in one line."""
+"""Values out of range are counted and located, in one line."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a picture takes in memory, and what of an allowance is left for its tiles."""
+"""Memory estimates, and the budget that is left for tiles."""
 
 import subprocess
 import sys

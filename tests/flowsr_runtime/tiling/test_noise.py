@@ -1,4 +1,4 @@
-"""Noise is Philox4x32-10 by position: known answers, normality, and windows that agree."""
+"""Noise by position: known answers, normality, and equal windows."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tiles fit in memory, are taken by the session, and are as cheap as can be."""
+"""Plans fit in memory and in the profiles, at the least cost."""
 
 from dataclasses import replace
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Pieces lie and overlap as they should, and tiles blend into the picture."""
+"""Pieces cover each axis, and tiles blend into the image."""
 
 from fractions import Fraction
 

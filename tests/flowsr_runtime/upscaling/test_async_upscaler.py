@@ -1,4 +1,4 @@
-"""The awaited upscaler: the loop runs on, and a cancelled task stops its thread."""
+"""The event loop is not blocked, and a cancelled task stops its thread."""
 
 import asyncio
 from collections.abc import Iterator

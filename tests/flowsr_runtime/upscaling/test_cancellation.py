@@ -1,4 +1,4 @@
-"""A call is stopped between two tiles, and not in the midst of one."""
+"""Calls are cancelled between two tiles."""
 
 from threading import Event
 

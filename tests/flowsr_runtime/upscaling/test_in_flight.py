@@ -1,4 +1,4 @@
-"""A in_flight frees once, after the last call."""
+"""A resource is freed once, after the last call in flight."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The pool: a bounded queue, futures that can be given up, and an end that is an end."""
+"""The pool: bounded queue, cancellation, and orderly shutdown."""
 
 import threading
 from collections.abc import Iterator

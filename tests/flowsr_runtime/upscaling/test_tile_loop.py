@@ -1,4 +1,4 @@
-"""Models of one scale whose tiles are their windows: sides of any parity, tiles, latents."""
+"""Fixed-scale models: odd sides, tiles, latents, and memory that runs out."""
 
 import logging
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A graph of uint8 pictures: fed without converting, blended in float, rounded once more."""
+"""Graphs of uint8: no conversion of inputs, blending in float, one more rounding."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The upscaler against an exact bilinear model: tiled equals whole, and bad requests fail."""
+"""The upscaler against an exact bilinear model: tiles, noise and refusals."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
