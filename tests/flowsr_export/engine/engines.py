@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorrt_rtx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -29,9 +30,9 @@ TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 
 
 def library(variant: str) -> Library:
-    """Return the double of a version on a machine with a GPU, RTX on one without."""
-    cuda = None if variant == "tensorrt-rtx" else FakeCuda(Gpu())
-    module = fake_tensorrt(variant, cuda)
+    """Return the double of a version on a machine with a GPU; tensorrt_rtx itself for RTX."""
+    rtx = variant == "tensorrt-rtx"
+    module: Any = tensorrt_rtx if rtx else fake_tensorrt(variant, FakeCuda(Gpu()))
     return Library(module, module.__name__, module.__version__)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import onnx.parser
 import pytest
-import tensorrt_rtx
 
 from flowsr_export.engine.builder import Settings, build_engine
 from flowsr_export.engine.library import Library
@@ -26,13 +25,15 @@ from flowsr_runtime.errors import (
     ProviderError,
     UsageError,
 )
-from tests.doubles.cuda_runtime import FakeCuda, Gpu
 from tests.doubles.trt_module import fake_tensorrt
 from tests.doubles.trt_plan import Plan
 from tests.flowsr_export.conftest import resizing_graph
+from tests.flowsr_export.engine.engines import library
 from tests.flowsr_export.manifests import linf_manifest
 
-VARIANTS = ["tensorrt-10", "tensorrt-11", "tensorrt-rtx"]
+HEADER = 64  # bytes of a plan that hold its compute capabilities
+DOUBLES = ["tensorrt-10", "tensorrt-11"]
+VARIANTS = [*DOUBLES, "tensorrt-rtx"]
 RUNS = [RunSize((8, 8), (8, 8)), RunSize((32, 48), (64, 96))]
 MODEL = resizing_graph()
 UNSUPPORTED = """<ir_version: 9, opset_import: ["" : 18]>
@@ -50,15 +51,6 @@ VALUES_ALONE = """<ir_version: 9, opset_import: ["" : 18]>
     }"""
 
 
-def library(variant: str) -> Library:
-    """The double of a version, on a machine with a GPU if it needs one."""
-    if variant == "real":
-        module: Any = tensorrt_rtx
-    else:
-        module = fake_tensorrt(variant, FakeCuda(Gpu()) if variant != "tensorrt-rtx" else None)
-    return Library(module, module.__name__, module.__version__)
-
-
 @pytest.fixture
 def profile() -> Profile:
     return profile_of(linf_manifest(), RUNS)
@@ -72,7 +64,7 @@ def plan_of(variant: str, settings: Settings, profile: Profile, **options: Any) 
     return plan
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, "real"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_version_builds_and_says_what_it_needs(variant: str, profile: Profile) -> None:
     built = build_engine(library(variant), MODEL, [profile, profile], Settings())
     assert len(built.plan) > 100
@@ -85,7 +77,7 @@ def test_every_version_builds_and_says_what_it_needs(variant: str, profile: Prof
     ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", DOUBLES)
 def test_the_plan_is_typed_as_the_file_and_detailed(variant: str, profile: Profile) -> None:
     plan = plan_of(variant, Settings(), profile)
     assert plan.strongly_typed
@@ -95,9 +87,15 @@ def test_the_plan_is_typed_as_the_file_and_detailed(variant: str, profile: Profi
 
 
 def test_rtx_builds_for_what_is_asked_for(profile: Profile) -> None:
-    several = Settings(compute_capabilities=("8.9", "12.0"))
-    assert plan_of("tensorrt-rtx", several, profile).capabilities == ["8.9", "12.0"]
-    assert plan_of("tensorrt-rtx", Settings(), profile).capabilities == []
+    first, same, both = (
+        build_engine(library("tensorrt-rtx"), MODEL, [profile], settings).plan[:HEADER]
+        for settings in (
+            Settings(compute_capabilities=("8.9",)),
+            Settings(compute_capabilities=("8.9",)),
+            Settings(compute_capabilities=("8.9", "12.0")),
+        )
+    )
+    assert first == same != both
 
 
 def test_tensorrt_can_serve_later_versions_and_newer_gpus(profile: Profile) -> None:
@@ -108,19 +106,19 @@ def test_tensorrt_can_serve_later_versions_and_newer_gpus(profile: Profile) -> N
 
 
 def test_the_real_builder_lists_its_layers_without_a_gpu(profile: Profile) -> None:
-    built = build_engine(library("real"), MODEL, [profile], Settings())
+    built = build_engine(library("tensorrt-rtx"), MODEL, [profile], Settings())
     layers = layers_from_log(built.layers)
     assert {layer.type for layer in layers if layer.type} == {"fp32"}
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, "real"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_log_is_a_file(variant: str, profile: Profile, tmp_path: Path) -> None:
     path = tmp_path / "build.log"
     build_engine(library(variant), MODEL, [profile], Settings(), log=path)
     assert "Max Scratch Memory" in path.read_text()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", DOUBLES)
 def test_a_workspace_that_is_too_small_is_out_of_memory(
     variant: str, profile: Profile, tmp_path: Path
 ) -> None:
@@ -136,24 +134,22 @@ def test_a_workspace_that_is_too_small_is_out_of_memory(
     assert log.exists()
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, "real"])
-def test_a_node_that_is_not_supported_is_named(variant: str, profile: Profile) -> None:
+def test_a_node_that_is_not_supported_is_named(profile: Profile) -> None:
     model = onnx.parser.parse_model(UNSUPPORTED)
     model.graph.node[0].name = "find_them"
     with pytest.raises(LintError, match=r"cannot import .*find_them"):
-        build_engine(library(variant), model.SerializeToString(), [profile], Settings())
+        build_engine(library("tensorrt-rtx"), model.SerializeToString(), [profile], Settings())
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, "real"])
-def test_a_profile_without_the_geometry_is_named(variant: str, profile: Profile) -> None:
+def test_a_profile_without_the_geometry_is_named(profile: Profile) -> None:
     lacking = {"input": profile["input"]}
     with pytest.raises(UsageError, match="missing values for shape input tensor geometry"):
-        build_engine(library(variant), MODEL, [lacking], Settings())
+        build_engine(library("tensorrt-rtx"), MODEL, [lacking], Settings())
 
 
 def test_a_geometry_that_decides_no_shape_needs_no_profile(profile: Profile) -> None:
     model = onnx.parser.parse_model(VALUES_ALONE).SerializeToString()
-    built = build_engine(library("real"), model, [profile], Settings())
+    built = build_engine(library("tensorrt-rtx"), model, [profile], Settings())
     assert [tensor.name for tensor in built.tensors] == ["input", "geometry", "output"]
 
 
@@ -224,7 +220,7 @@ def test_progress_is_reported_while_it_builds(profile: Profile) -> None:
     assert (0.5, "Building engine") in seen
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, "real"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_ctrl_c_ends_the_build_at_a_step_and_leaves_nothing(
     variant: str, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,9 +5,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import tensorrt_rtx
 
 from flowsr_export.engine.library import (
-    Library,
     Target,
     device_here,
     load_library,
@@ -15,15 +15,10 @@ from flowsr_export.engine.library import (
 )
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
-from tests.doubles.cuda_runtime import FakeCuda
 from tests.doubles.trt_module import fake_tensorrt, tensorrt_stubs
+from tests.flowsr_export.engine.engines import library
 
 L4 = Device(0, "NVIDIA L4", "8.9", "13.0")
-
-
-def library(variant: str) -> Library:
-    module = fake_tensorrt(variant, FakeCuda())
-    return Library(module, module.__name__, module.__version__)
 
 
 @pytest.fixture
@@ -38,13 +33,13 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_auto_takes_tensorrt_where_there_is_a_gpu(installed: Any) -> None:
-    installed(tensorrt=fake_tensorrt("tensorrt-11"), tensorrt_rtx=fake_tensorrt("tensorrt-rtx"))
+    installed(tensorrt=fake_tensorrt("tensorrt-11"), tensorrt_rtx=tensorrt_rtx)
     assert str(load_library("auto", L4)) == "tensorrt 11.4.1.5"
     assert load_library("auto").is_rtx
 
 
 def test_auto_takes_what_is_installed(installed: Any) -> None:
-    installed(tensorrt=None, tensorrt_rtx=fake_tensorrt("tensorrt-rtx"))
+    installed(tensorrt=None, tensorrt_rtx=tensorrt_rtx)
     assert load_library("auto", L4).flavour == "tensorrt_rtx"
 
 
