@@ -19,11 +19,17 @@ from flowsr_runtime.pictures.depth import (
     Depth,
     check_depth,
     depth_of,
-    depth_text,
     promote_depth,
     to_depth,
 )
-from flowsr_runtime.pictures.formats import FORMATS, SUFFIXES, Format, Mode, format_named
+from flowsr_runtime.pictures.formats import (
+    FORMATS,
+    SUFFIXES,
+    Format,
+    Mode,
+    check_format,
+    format_named,
+)
 from flowsr_runtime.pictures.metadata import Metadata, save_options
 from flowsr_runtime.pictures.png import encode_png16
 from flowsr_runtime.pictures.tiff import encode_tiff
@@ -153,8 +159,7 @@ def check_output(
         raise OutputError(f"{target} cannot be written: folder {target.parent} is read-only")
     if depth is None and like is not None:
         depth = like.depth
-    kind = format_named(target.suffix)
-    _check_format(str(target), kind, like, size, 8 if depth is None else depth)
+    _check_picture(str(target), target.suffix, like, size, 8 if depth is None else depth)
 
 
 def write_picture(
@@ -217,10 +222,9 @@ def encode_picture(
         OutputError: If there is no such format, or it cannot hold the picture.
         UsageError: If there is no such depth.
     """
-    kind = format_named(format)
     written = depth_of(pixels) if depth is None else depth
-    _check_format("the picture", kind, like, _size(pixels), written)
-    return _encoded(pixels, kind, like, depth, "the picture")
+    _check_picture("the picture", format, like, _size(pixels), written)
+    return _encoded(pixels, format_named(format), like, depth, "the picture")
 
 
 def _content(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[bytes, str]:
@@ -246,35 +250,16 @@ def _size(pixels: NDArray[Any]) -> tuple[int, int]:
     return pixels.shape[0], pixels.shape[1]
 
 
-def _check_format(
+def _check_picture(
     name: str,
-    kind: Format,
+    format_name: str,
     like: Picture | None,
     size: tuple[int, int] | None,
     depth: Depth,
 ) -> None:
-    check_depth(depth)
-    refused = f"{name} cannot be written"
-    if size is not None and kind.max_side is not None and max(size) > kind.max_side:
-        raise OutputError(
-            f"{refused}: {kind.name} sides are at most {kind.max_side} pixels, "
-            f"got {size[0]}x{size[1]}; write PNG"
-        )
-    if depth not in kind.depths:
-        deepest = kind.depths[-1]
-        raise OutputError(
-            f"{refused}: {kind.name} holds no {depth_text(depth)}; write "
-            f"{'TIFF' if depth == 'float' else 'PNG or TIFF'}, or give depth {deepest} "
-            f"(--depth {deepest})"
-        )
-    if like is None:
-        return
-    if like.mode in ("LA", "RGBA") and not kind.alpha:
-        raise OutputError(f"{refused}: {kind.name} holds no alpha; write PNG")
-    if like.icc is not None and not kind.icc:
-        raise OutputError(f"{refused}: {kind.name} holds no ICC profile; write PNG")
-    if like.icc is not None and not kind.gray and like.icc[16:20] == b"GRAY":
-        raise OutputError(f"{refused}: {kind.name} holds no gray, which the profile is of")
+    mode: Mode = "RGB" if like is None else like.mode
+    icc = None if like is None else like.icc
+    check_format(format_name, mode, depth, size=size, icc=icc, name=name)
 
 
 def _arranged(pixels: NDArray[Any], like: Picture | None) -> NDArray[Any]:

@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 from PIL import ImageFile, features
 
 from flowsr_runtime.errors import OutputError, PictureError
-from flowsr_runtime.pictures.depth import Depth
+from flowsr_runtime.geometry import size_text
+from flowsr_runtime.pictures.depth import Depth, check_depth, depth_text
 
 __all__ = [
     "FORMATS",
@@ -17,6 +18,7 @@ __all__ = [
     "SUFFIXES",
     "Format",
     "Mode",
+    "check_format",
     "format_named",
     "kind_of",
     "open_image",
@@ -136,6 +138,56 @@ def format_named(name: str) -> Format:
     if not _is_supported(found.name):
         raise OutputError(f"{found.name} is not in the installed Pillow; {_REMEDY}")
     return found
+
+
+def check_format(
+    format_name: str,
+    mode: Mode | int = "RGB",
+    depth: Depth = 8,
+    *,
+    size: tuple[int, int] | None = None,
+    icc: bytes | None = None,
+    name: str = "the picture",
+) -> None:
+    """Check that a format can hold a picture, without encoding one.
+
+    Args:
+        format_name: Name or suffix of the format, in any case.
+        mode: Mode of the picture, or its number of channels.
+        depth: Depth to write with.
+        size: Size (H, W), None to skip the check of the format's longest side.
+        icc: ICC profile to write.
+        name: Name of the picture in messages.
+
+    Raises:
+        OutputError: If there is no such format, or it cannot hold the picture.
+        UsageError: If there is no such depth.
+    """
+    check_depth(depth)
+    target = format_named(format_name)
+    refused = f"{name} cannot be written: {target.name}"
+    if size is not None and target.max_side is not None and max(size) > target.max_side:
+        raise OutputError(
+            f"{refused} sides are at most {target.max_side} pixels, got {size_text(size)}; "
+            "write PNG",
+            option="format",
+        )
+    if depth not in target.depths:
+        remedy = "TIFF" if depth == "float" else "PNG or TIFF"
+        raise OutputError(
+            f"{refused} holds no {depth_text(depth)}; write {remedy}, or give depth "
+            f"{target.depths[-1]}",
+            option="depth",
+        )
+    if mode in ("LA", "RGBA", 2, 4) and not target.alpha:
+        raise OutputError(f"{refused} holds no alpha; write PNG", option="format")
+    if icc is not None and not target.icc:
+        raise OutputError(f"{refused} holds no ICC profile; write PNG", option="format")
+    if icc is not None and not target.gray and icc[16:20] == b"GRAY":
+        raise OutputError(
+            f"{refused} holds no gray, which the ICC profile describes; write PNG",
+            option="format",
+        )
 
 
 def kind_of(data: bytes) -> str | None:

@@ -8,8 +8,17 @@ from numpy.typing import NDArray
 from PIL import features
 
 from flowsr_runtime.errors import OutputError, PictureError
+from flowsr_runtime.pictures.depth import Depth
 from flowsr_runtime.pictures.files import encode_picture, read_picture
-from flowsr_runtime.pictures.formats import FORMATS, SUFFIXES, format_named, kind_of, open_image
+from flowsr_runtime.pictures.formats import (
+    FORMATS,
+    SUFFIXES,
+    Mode,
+    check_format,
+    format_named,
+    kind_of,
+    open_image,
+)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -53,3 +62,16 @@ def test_opening_warns_of_nothing(photo: NDArray[np.uint8]) -> None:
         opened = [open_image(encode_picture(photo, name), "a file") for name in FORMATS]
     assert len(opened) == len(FORMATS)
     assert caught == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "depth", "option"),
+    [("JPEG", "RGBA", 8, "format"), (".bmp", 2, 8, "format"), ("png", "RGB", "float", "depth")],
+)
+def test_what_a_format_cannot_hold_is_refused_without_a_picture(
+    name: str, mode: Mode | int, depth: Depth, option: str
+) -> None:
+    with pytest.raises(OutputError, match=format_named(name).name) as refused:
+        check_format(name, mode, depth)
+    assert refused.value.option == option
+    check_format("tiff", mode, depth)
