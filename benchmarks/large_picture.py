@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_export.options.session import parse_memory
+from flowsr_export.options.values import parse_memory
 from flowsr_runtime import Upscaler
 from flowsr_runtime.tiling.tiles import Plan
 

@@ -186,7 +186,7 @@ def test_a_wrong_command_line_is_one_line(arguments: str, line: str) -> None:
 def test_a_group_without_a_command_shows_its_help() -> None:
     done = CliRunner().invoke(cli.main, ["train"])
     assert done.exit_code == 2
-    assert "Train a flow by likelihood." in done.stderr
+    assert "Train a flow by maximum likelihood." in done.stderr
 
 
 def test_the_version_is_printed() -> None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowsr_export.engine.build_log import BuildLog
+from flowsr_export.engine.build_log import BuildLog, BuildProgress
 from flowsr_export.engine.diagnosis import BuildContext, error_from_log, explain_parse
 from flowsr_export.engine.library import Library
-from flowsr_export.engine.progress import BuildProgress
 from flowsr_runtime.atomic import replace_file
 from flowsr_runtime.bundle.engine_store import Option, Profile
 from flowsr_runtime.errors import OutputError, UsageError
@@ -22,7 +21,7 @@ from flowsr_runtime.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from flowsr_runtime.cuda.device import Device
 
-__all__ = ["Built", "Settings", "Tensor", "build_engine", "check_settings"]
+__all__ = ["Built", "Settings", "Tensor", "build_plan", "check_settings"]
 
 TICK_SECONDS = 0.2  # between two looks at a build that runs
 HARDWARE = {
@@ -106,7 +105,7 @@ class Built:
     warnings: tuple[str, ...]
 
 
-def build_engine(
+def build_plan(
     library: Library,
     model: bytes,
     profiles: Sequence[Profile],

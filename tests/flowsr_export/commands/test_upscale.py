@@ -232,7 +232,7 @@ def test_a_bundle_without_pictures_is_a_usage_error(
 ) -> None:
     done = run("upscale", bundle, "-o", tmp_path / "o.png", "--scale", "2")
     assert done.exit_code == 2
-    assert "name the pictures after it" in done.stderr
+    assert "name the images after it" in done.stderr
 
 
 def test_a_flipped_byte_in_the_bundle_is_refused(

@@ -10,11 +10,11 @@ from typing import Any
 import onnx.parser
 import pytest
 
-from flowsr_export.engine.builder import Settings, build_engine
+from flowsr_export.engine.build_log import BuildProgress
+from flowsr_export.engine.builder import Settings, build_plan
 from flowsr_export.engine.library import Library
 from flowsr_export.engine.precision_audit import layers_from_log
 from flowsr_export.engine.profiles import profile_of
-from flowsr_export.engine.progress import BuildProgress
 from flowsr_export.inputs.run_sizes import RunSize
 from flowsr_runtime.bundle.engine_store import Profile
 from flowsr_runtime.cuda.device import Device
@@ -58,7 +58,7 @@ def profile() -> Profile:
 
 def plan_of(variant: str, settings: Settings, profile: Profile, **options: Any) -> Plan:
     """Build with a double and open the plan."""
-    built = build_engine(library(variant), MODEL, [profile], settings, **options)
+    built = build_plan(library(variant), MODEL, [profile], settings, **options)
     plan = Plan.unpack(built.plan)
     assert plan is not None
     return plan
@@ -66,7 +66,7 @@ def plan_of(variant: str, settings: Settings, profile: Profile, **options: Any) 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_version_builds_and_says_what_it_needs(variant: str, profile: Profile) -> None:
-    built = build_engine(library(variant), MODEL, [profile, profile], Settings())
+    built = build_plan(library(variant), MODEL, [profile, profile], Settings())
     assert len(built.plan) > 100
     assert len(built.scratch) == 2
     assert built.seconds > 0
@@ -88,7 +88,7 @@ def test_the_plan_is_typed_as_the_file_and_detailed(variant: str, profile: Profi
 
 def test_rtx_builds_for_what_is_asked_for(profile: Profile) -> None:
     first, same, both = (
-        build_engine(library("tensorrt-rtx"), MODEL, [profile], settings).plan[:HEADER]
+        build_plan(library("tensorrt-rtx"), MODEL, [profile], settings).plan[:HEADER]
         for settings in (
             Settings(compute_capabilities=("8.9",)),
             Settings(compute_capabilities=("8.9",)),
@@ -106,7 +106,7 @@ def test_tensorrt_can_serve_later_versions_and_newer_gpus(profile: Profile) -> N
 
 
 def test_the_real_builder_lists_its_layers_without_a_gpu(profile: Profile) -> None:
-    built = build_engine(library("tensorrt-rtx"), MODEL, [profile], Settings())
+    built = build_plan(library("tensorrt-rtx"), MODEL, [profile], Settings())
     layers = layers_from_log(built.layers)
     assert {layer.type for layer in layers if layer.type} == {"fp32"}
 
@@ -114,7 +114,7 @@ def test_the_real_builder_lists_its_layers_without_a_gpu(profile: Profile) -> No
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_log_is_a_file(variant: str, profile: Profile, tmp_path: Path) -> None:
     path = tmp_path / "build.log"
-    build_engine(library(variant), MODEL, [profile], Settings(), log=path)
+    build_plan(library(variant), MODEL, [profile], Settings(), log=path)
     assert "Max Scratch Memory" in path.read_text()
 
 
@@ -126,7 +126,7 @@ def test_a_workspace_that_is_too_small_is_out_of_memory(
     with pytest.raises(
         MemoryBudgetError, match=r"--workspace 0 MiB.*estimated at 5 MiB\); log: "
     ):
-        build_engine(
+        build_plan(
             *(library(variant), MODEL, [profile], Settings(workspace=1024)),
             log=log,
             estimates=[5 << 20],
@@ -138,18 +138,18 @@ def test_a_node_that_is_not_supported_is_named(profile: Profile) -> None:
     model = onnx.parser.parse_model(UNSUPPORTED)
     model.graph.node[0].name = "find_them"
     with pytest.raises(LintError, match=r"cannot import .*find_them"):
-        build_engine(library("tensorrt-rtx"), model.SerializeToString(), [profile], Settings())
+        build_plan(library("tensorrt-rtx"), model.SerializeToString(), [profile], Settings())
 
 
 def test_a_profile_without_the_geometry_is_named(profile: Profile) -> None:
     lacking = {"input": profile["input"]}
     with pytest.raises(UsageError, match="missing values for shape input tensor geometry"):
-        build_engine(library("tensorrt-rtx"), MODEL, [lacking], Settings())
+        build_plan(library("tensorrt-rtx"), MODEL, [lacking], Settings())
 
 
 def test_a_geometry_that_decides_no_shape_needs_no_profile(profile: Profile) -> None:
     model = onnx.parser.parse_model(VALUES_ALONE).SerializeToString()
-    built = build_engine(library("tensorrt-rtx"), model, [profile], Settings())
+    built = build_plan(library("tensorrt-rtx"), model, [profile], Settings())
     assert [tensor.name for tensor in built.tensors] == ["input", "geometry", "output"]
 
 
@@ -159,7 +159,7 @@ def test_tensorrt_without_a_gpu_is_refused(profile: Profile) -> None:
     with pytest.raises(
         ProviderError, match=r"tensorrt 11.4.1.5 finds no CUDA device or driver"
     ):
-        build_engine(alone, MODEL, [profile], Settings())
+        build_plan(alone, MODEL, [profile], Settings())
 
 
 @pytest.mark.parametrize(
@@ -173,20 +173,20 @@ def test_rtx_refuses_what_it_does_not_have(
     settings: Settings, message: str, profile: Profile
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        build_engine(library("tensorrt-rtx"), MODEL, [profile], settings)
+        build_plan(library("tensorrt-rtx"), MODEL, [profile], settings)
 
 
 def test_timings_are_read_and_written(profile: Profile, tmp_path: Path) -> None:
     path = tmp_path / "timings"
     path.write_bytes(b"measured before")
-    build_engine(library("tensorrt-11"), MODEL, [profile], Settings(timing_cache=path))
+    build_plan(library("tensorrt-11"), MODEL, [profile], Settings(timing_cache=path))
     assert path.read_bytes() == b"measured before"
 
 
 def test_timings_that_cannot_be_kept_are_an_error(profile: Profile, tmp_path: Path) -> None:
     settings = Settings(timing_cache=tmp_path / "missing" / "timings")
     with pytest.raises(OutputError, match=r"timing cache .* cannot be written"):
-        build_engine(library("tensorrt-11"), MODEL, [profile], settings)
+        build_plan(library("tensorrt-11"), MODEL, [profile], settings)
 
 
 def test_the_thread_that_builds_uses_the_gpu_that_is_meant(profile: Profile) -> None:
@@ -197,7 +197,7 @@ def test_the_thread_that_builds_uses_the_gpu_that_is_meant(profile: Profile) -> 
             used.append(threading.current_thread().name)
 
     gpu = Watched(1, "Double L4", "8.9", "13.0")
-    build_engine(library("tensorrt-11"), MODEL, [profile], Settings(), device=gpu)
+    build_plan(library("tensorrt-11"), MODEL, [profile], Settings(), device=gpu)
     assert used == ["tensorrt-build"]
 
 
@@ -213,7 +213,7 @@ def test_progress_is_reported_while_it_builds(profile: Profile) -> None:
 
     slow.module.Builder.build_serialized_network = build_slowly
     seen: list[tuple[float, str]] = []
-    build_engine(
+    build_plan(
         *(slow, MODEL, [profile], Settings()),
         report=lambda share, phase: seen.append((share, phase)),
     )
@@ -234,7 +234,7 @@ def test_ctrl_c_ends_the_build_at_a_step_and_leaves_nothing(
     monkeypatch.setattr(BuildProgress, "start", start_and_interrupt)
     log = tmp_path / "build.log"
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        build_engine(library(variant), MODEL, [profile], Settings(), log=log)
+        build_plan(library(variant), MODEL, [profile], Settings(), log=log)
     assert list(tmp_path.iterdir()) == []
     assert [t.name for t in threading.enumerate()] == ["MainThread"]
 
@@ -247,5 +247,5 @@ def test_a_report_that_fails_ends_the_build(profile: Profile) -> None:
         raise BrokenPipeError("closed")
 
     with pytest.raises(BrokenPipeError, match="closed"):
-        build_engine(slow, MODEL, [profile], Settings(), report=report)
+        build_plan(slow, MODEL, [profile], Settings(), report=report)
     assert [t.name for t in threading.enumerate()] == ["MainThread"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flowsr_export.engine import listing as engine_listing
-from flowsr_export.engine.build import EngineRequest, SizeSpec, make_engine
+from flowsr_export.engine.build import EngineRequest, SizeSpec
 from flowsr_export.engine.builder import Settings
 from flowsr_export.engine.library import Library
 from flowsr_export.engine.listing import list_engines, match_engines, prune_engines
@@ -14,7 +14,7 @@ from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.directory import write_bundle
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import BackendError, ProviderError
-from tests.flowsr_export.engine.engines import L4, convolving_bundle, library
+from tests.flowsr_export.engine.engines import L4, convolving_bundle, library, make_engine
 
 SIZES = SizeSpec(pictures=((16, 16),), scales=("2",))
 RTX = library("tensorrt-rtx")

@@ -2,8 +2,7 @@
 
 import json
 
-from flowsr_export.serve.answer import ErrorResponse
-from flowsr_export.serve.responses import HttpError
+from flowsr_export.serve.responses import ErrorResponse, HttpError
 
 
 def test_an_error_body_is_json_whatever_the_words_are() -> None:
