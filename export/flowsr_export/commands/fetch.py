@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from flowsr_export.fetch import DEFAULT_BASE_URL, LICENCE_LINE, RELEASES, fetch
+from flowsr_export.fetch import DEFAULT_BASE_URL, LICENSE_LINE, RELEASES, fetch
 from flowsr_export.options.progress import counted_progress
 
 __all__ = ["command"]
@@ -39,7 +39,7 @@ def command(name: str, directory: Path, base_url: str) -> None:
     Example:
       flowsr-export fetch edsr-baseline-linf.pth -o checkpoints
     """
-    click.echo(LICENCE_LINE, err=True)
+    click.echo(LICENSE_LINE, err=True)
     for file in RELEASES if name == "all" else [name]:
         with counted_progress(f"fetching {file}") as (start, advance):
             fetched = fetch(file, directory, base_url, start, partial(advance, ""))

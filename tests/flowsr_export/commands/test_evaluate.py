@@ -203,7 +203,7 @@ def test_scales_are_numbers_for_both_axes() -> None:
     assert parse_plain_scales("2,2.7, 4") == ("2", "2.7", "4")
     with pytest.raises(click.BadParameter, match=r"got '2x3'"):
         parse_plain_scales("2x3")
-    with pytest.raises(click.BadParameter, match="'2,2' is not as in"):
+    with pytest.raises(click.BadParameter, match="got '2,2'"):
         parse_plain_scales("2,2")
 
 
