@@ -143,7 +143,7 @@ def _upscale(
     cluster: Cluster | None,
 ) -> Report:
     from flowsr_export.upscale.devices import is_on_host
-    from flowsr_export.upscale.pipeline import STEPS, enlarge_all
+    from flowsr_export.upscale.pipeline import STEPS, upscale_all
 
     if cluster is not None:
         return _upscale_on_ray(bundle, jobs, request, machine, cluster)
@@ -152,7 +152,7 @@ def _upscale(
         progress("upscaling", len(jobs) * STEPS) as bar,
     ):
         overlap = machine.max_memory is None or not is_on_host(machine.settings)
-        return enlarge_all(jobs, upscalers, request, bar.advance, overlap=overlap)
+        return upscale_all(jobs, upscalers, request, bar.advance, overlap=overlap)
 
 
 def _upscale_on_ray(
@@ -162,7 +162,7 @@ def _upscale_on_ray(
     machine: _Machine,
     cluster: Cluster,
 ) -> Report:
-    from flowsr_export.upscale.ray import WorkerConfig, enlarge_on_ray
+    from flowsr_export.upscale.ray import WorkerConfig, upscale_on_ray
 
     if machine.devices is not None:
         raise click.UsageError("--devices is not for --ray; Ray assigns a GPU to each worker")
@@ -170,7 +170,7 @@ def _upscale_on_ray(
         bundle.path, machine.settings, request, machine.max_memory, machine.halo
     )
     with progress("upscaling", len(jobs)) as bar:
-        return enlarge_on_ray(jobs, config, cluster, bar.advance)
+        return upscale_on_ray(jobs, config, cluster, bar.advance)
 
 
 def _print(report: Report, as_json: bool) -> None:

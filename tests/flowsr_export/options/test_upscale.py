@@ -107,7 +107,7 @@ def test_devices_are_refused_without_gpus(
 ) -> None:
     words = ("--scale", "2", "--devices", "0,1", *provider)
     done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
-    assert_refused(done, 2, "devices (--devices) are GPUs, and provider")
+    assert_refused(done, 2, "uses none (--devices)")
 
 
 def test_a_device_and_devices_are_refused_together(
