@@ -51,9 +51,7 @@ def test_nothing_installed_names_both_remedies(installed: Any) -> None:
 
 def test_an_empty_package_is_refused(installed: Any) -> None:
     installed(tensorrt=tensorrt_stubs())
-    with pytest.raises(
-        BackendError, match="tensorrt here is an empty package without a Builder"
-    ):
+    with pytest.raises(BackendError, match="tensorrt is an empty package"):
         load_library("tensorrt")
 
 
@@ -82,14 +80,12 @@ def test_turing_needs_an_engine_of_its_own() -> None:
     assert rtx.lacks_gemm(("7.5",))
     assert not rtx.lacks_gemm(("8.6",))
     assert not library("tensorrt-11").lacks_gemm(("7.5",))
-    with pytest.raises(UsageError, match=r"7.5 needs an engine of its own, got 7.5, 8.9"):
+    with pytest.raises(UsageError, match=r"got 7.5, 8.9"):
         target_of(rtx, ("7.5", "8.9"), "none", None)
 
 
 def test_rtx_has_no_hardware_compatibility() -> None:
-    with pytest.raises(
-        UsageError, match="--hardware-compatibility-level is for --flavour tens"
-    ):
+    with pytest.raises(UsageError, match="hardware_compatibility"):
         target_of(library("tensorrt-rtx"), (), "ampere-plus", None)
 
 
@@ -106,16 +102,12 @@ def test_tensorrt_builds_for_the_gpu_that_is_here(level: str, target: Target) ->
 
 
 def test_tensorrt_refuses_another_gpu_than_the_one_here() -> None:
-    with pytest.raises(
-        ProviderError, match=r"for the GPU that is here, NVIDIA L4 \(8.9\), got"
-    ):
+    with pytest.raises(ProviderError, match=r"NVIDIA L4 \(8.9\), got 8.6"):
         target_of(library("tensorrt-11"), ("8.6",), "none", L4)
 
 
 def test_tensorrt_needs_a_gpu() -> None:
-    with pytest.raises(
-        ProviderError, match="there is none here; --flavour tensorrt-rtx builds"
-    ):
+    with pytest.raises(ProviderError, match="tensorrt 10"):
         target_of(library("tensorrt-10"), (), "none", None)
 
 
