@@ -111,7 +111,7 @@ REFUSED = {
     "RTX for later versions": (
         ("{both}", *SMALL, "--version-compatible"),
         2,
-        "(--version-compatible)",
+        "version_compatible",
     ),
     "fixed scale of a bundle": (
         ("{both}", *SMALL, "--fixed-scale", "2"),

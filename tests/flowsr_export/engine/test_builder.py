@@ -154,7 +154,7 @@ def test_a_geometry_that_decides_no_shape_needs_no_profile(profile: Profile) -> 
 def test_tensorrt_without_a_gpu_is_refused(profile: Profile) -> None:
     module: Any = fake_tensorrt("tensorrt-11")
     alone = Library(module, "tensorrt", "11.4.1.5")
-    with pytest.raises(ProviderError, match="tensorrt 11.4.1.5"):
+    with pytest.raises(ProviderError, match=r"tensorrt 11\.4\.1\.5"):
         build_plan(alone, MODEL, [profile], Settings())
 
 
