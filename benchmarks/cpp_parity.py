@@ -34,7 +34,7 @@ from tests.flowsr_runtime.cpp.library import (
 
 __all__ = ["Case", "Figures", "cases_of", "compare", "markdown"]
 
-PHOTOGRAPH = ROOT / "export" / "flowsr_export" / "pictures" / "coffee_256.png"
+PHOTOGRAPH = ROOT / "export" / "flowsr_export" / "inputs" / "pictures" / "coffee_256.png"
 SIZES = ((1, 1), (5, 31), (48, 64), (256, 40))  # the last is larger than any halo
 SCALES = ("2", "2.7", "3.6x2.7", "4")  # the second is of the columns
 TEMPERATURE = 0.5
