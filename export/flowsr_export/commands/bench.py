@@ -25,6 +25,7 @@ from flowsr_export.options.shared import (
     provider_option,
     seed_option,
     threads_option,
+    value_option,
 )
 from flowsr_export.options.values import (
     parse_duration,
@@ -168,50 +169,43 @@ def _config(
     precision_option("Precision of the bundle's graph to run; PyTorch runs float32."),
     click.option("--model", type=FILE, help="Checkpoint of the bundle's flow, for PyTorch."),
     click.option("--prior", type=FILE, help="Checkpoint of the bundle's prior, for PyTorch."),
-    click.option(
+    value_option(
+        parse_scales,
         "--scale",
         "scales",
-        type=parse_scales,
-        show_default="1.5,2,3,4,8, or the bundle's own",
         help="Upscaling factors, joined by commas.",
+        show_default="1.5,2,3,4,8, or the bundle's own",
     ),
-    click.option(
+    value_option(
+        size_type,
         "--lr-size",
-        multiple=True,
-        type=size_type,
-        metavar="WxH",
-        show_default="128x128",
         help="Input width and height; may be repeated.",
+        multiple=True,
+        show_default="128x128",
     ),
-    click.option(
-        "--output-size",
-        type=size_type,
-        metavar="WxH",
-        help="Output width and height, instead of --lr-size.",
+    value_option(
+        size_type, "--output-size", help="Output width and height, instead of --lr-size."
     ),
     number_option("--batch", POSITIVE, 1, "Number of images per run."),
-    click.option(
+    value_option(
+        parse_duration,
         "--duration",
-        type=parse_duration,
-        default="3s",
-        show_default=True,
         help="Measured time of each row, such as 3s.",
+        default="3s",
     ),
-    click.option(
+    value_option(
+        parse_duration,
         "--warm-up",
-        type=parse_duration,
-        default="200ms",
-        show_default=True,
         help="Warm-up time of each row, such as 200ms.",
+        default="200ms",
     ),
     number_option("--blocks", POSITIVE, 10, "Number of blocks per row; comparing needs five."),
-    click.option(
+    value_option(
+        parse_percentiles,
         "--percentile",
         "percentiles",
-        type=parse_percentiles,
-        default="90,95,99",
-        show_default=True,
         help="Percentiles to report besides the median.",
+        default="90,95,99",
     ),
     seed_option("Random seed for the order of the blocks."),
     click.option("--memory/--no-memory", default=True, help="Measure memory.  [default: yes]"),

@@ -22,6 +22,7 @@ from flowsr_export.options.shared import (
     json_option,
     packs,
     precision_option,
+    value_option,
 )
 from flowsr_export.options.values import exact_scale_type
 
@@ -52,9 +53,9 @@ BAR_STEPS = 100
     click.option("--prior", type=FILE, help="Checkpoint of its learned prior."),
     blocks_option,
     click.option("-o", "--output", type=FILE, help="Bundle that receives the engine."),
-    click.option(
+    value_option(
+        exact_scale_type,
         "--fixed-scale",
-        type=exact_scale_type,
         help="Export a graph with this one scale, as export-onnx --scale does.",
     ),
     click.option(

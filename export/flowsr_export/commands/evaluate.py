@@ -25,6 +25,7 @@ from flowsr_export.options.shared import (
     number_option,
     packs,
     seed_option,
+    value_option,
 )
 from flowsr_export.options.values import parse_scales
 
@@ -66,12 +67,12 @@ def parse_plain_scales(value: str) -> tuple[str, ...]:
     show_default="the originals, reduced by MATLAB's bicubic filter",
     help="Folder of low-resolution images with the same names; may be repeated.",
 )
-@click.option(
+@value_option(
+    parse_plain_scales,
     "--scale",
     "scales",
-    type=parse_plain_scales,
-    show_default=f"the bundle's own, or {SCALES}",
     help="Upscaling factors, joined by commas; any real numbers of at least 1.",
+    show_default=f"the bundle's own, or {SCALES}",
 )
 @click.option(
     "--metric",

@@ -15,6 +15,7 @@ from flowsr_export.options.shared import (
     choice_option,
     force_option,
     json_option,
+    value_option,
 )
 from flowsr_export.options.values import exact_scale_type
 
@@ -49,9 +50,9 @@ LICENSES = {
     ["fp32", "fp16", "bf16"],
     "Precision of the heavy layers; geometry, phase and flow stay float32.",
 )
-@click.option(
+@value_option(
+    exact_scale_type,
     "--scale",
-    type=exact_scale_type,
     help="Export a graph with this one scale, such as 4 or 2.7, for whole images only.",
 )
 @click.option(

@@ -17,6 +17,7 @@ from flowsr_export.options.shared import (
     number_option,
     open_bundle,
     packs,
+    value_option,
 )
 from flowsr_export.options.values import parse_memory
 
@@ -59,13 +60,8 @@ def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, 
         16,
         "Number of waiting images; further requests get status 429.",
     ),
-    click.option(
-        "--max-body",
-        type=parse_memory,
-        default="32M",
-        show_default=True,
-        metavar="BYTES",
-        help="Maximum size of a request body.",
+    value_option(
+        parse_memory, "--max-body", help="Maximum size of a request body.", default="32M"
     ),
     number_option("--max-pixels", POSITIVE, 16_000_000, "Maximum number of input pixels."),
     number_option(

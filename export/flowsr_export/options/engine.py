@@ -14,6 +14,7 @@ from flowsr_export.options.shared import (
     memory_budget_option,
     number_option,
     packs,
+    value_option,
 )
 from flowsr_export.options.values import parse_memory, parse_shapes, scale_type, size_type
 
@@ -60,30 +61,27 @@ def _sizes(
 
 size_options = packs(
     _sizes,
-    click.option(
+    value_option(
+        size_type,
         "--picture",
         "pictures",
-        multiple=True,
-        type=size_type,
-        metavar="WxH",
         help="Size of an input image; may be repeated.",
+        multiple=True,
     ),
-    click.option(
+    value_option(
+        size_type,
         "--size",
         "outputs",
-        multiple=True,
-        type=size_type,
-        metavar="WxH",
         help="Size of an output image; may be repeated.",
+        multiple=True,
     ),
-    click.option(
+    value_option(
+        scale_type,
         "--scale",
         "scales",
-        multiple=True,
-        type=scale_type,
-        metavar="S|SxS",
-        show_default="the bundle's own, or 4",
         help="Upscaling factor, or one each for width and height; may be repeated.",
+        multiple=True,
+        show_default="the bundle's own, or 4",
     ),
     memory_budget_option,
     halo_option,
@@ -110,12 +108,11 @@ builder_options = packs(
         help="Compute capability of a GPU to build for, such as 8.9; may be repeated "
         "(tensorrt-rtx).  [default: 8.0 and above; with tensorrt this machine's GPU]",
     ),
-    click.option(
+    value_option(
+        parse_memory,
         "--workspace",
-        type=parse_memory,
-        metavar="BYTES",
-        show_default="no limit",
         help="Scratch memory limit of one kernel, such as 4G.",
+        show_default="no limit",
     ),
     number_option(
         "--builder-optimization-level",

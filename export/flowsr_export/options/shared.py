@@ -34,6 +34,7 @@ __all__ = [
     "provider_option",
     "seed_option",
     "threads_option",
+    "value_option",
     "with_options",
 ]
 
@@ -43,6 +44,19 @@ Option = Callable[[Command], Command]
 FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
 PRECISIONS = ["fp32", "fp16", "bf16", "int8", "fp8"]
+METAVARS = {
+    "exact_scale_type": "S",
+    "parse_blocks": "I,J,…",
+    "parse_devices": "N,N,…",
+    "parse_duration": "TIME",
+    "parse_memory": "BYTES",
+    "parse_percentiles": "P,P,…",
+    "parse_plain_scales": "S,S,…",
+    "parse_range": "FROM,TO",
+    "parse_scales": "S,S,…",
+    "scale_type": "S|SxS",
+    "size_type": "WxH",
+}
 PROVIDERS = ["cpu", "cuda", "tensorrt", "openvino"]
 
 
@@ -125,6 +139,17 @@ def choice_option(
     )
 
 
+def value_option(
+    parse: Callable[[str], Any], *names: str, help: str, **attributes: Any
+) -> Option:
+    """Return an option whose value is parsed; its metavar shows the form of the value."""
+    if "default" in attributes:
+        attributes["show_default"] = True
+    return click.option(
+        *names, type=parse, metavar=METAVARS[parse.__name__], help=help, **attributes
+    )
+
+
 def precision_option(help_text: str, default: str = "fp32") -> Option:
     """Return `--precision` over all precisions of a bundle."""
     return choice_option("--precision", PRECISIONS, help_text, default)
@@ -157,18 +182,16 @@ device_option = number_option("--device", click.IntRange(min=0), 0, "GPU index."
 threads_option = click.option(
     "--threads", type=POSITIVE, show_default="all cores", help="Number of CPU threads."
 )
-blocks_option = click.option(
+blocks_option = value_option(
+    parse_blocks,
     "--blocks",
-    type=parse_blocks,
-    metavar="I,J,…",
     help="Indices of the stacked blocks of an SRFlow checkpoint that does not state them.",
 )
-memory_budget_option = click.option(
+memory_budget_option = value_option(
+    parse_memory,
     "--memory-budget",
-    type=parse_memory,
-    metavar="BYTES",
-    show_default="the bundle's own, or 1G",
     help="Memory limit for one run of the model, such as 2G; larger images are tiled.",
+    show_default="the bundle's own, or 1G",
 )
 halo_option = choice_option(
     "--halo",

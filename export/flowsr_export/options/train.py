@@ -15,6 +15,7 @@ from flowsr_export.options.shared import (
     number_option,
     packs,
     threads_option,
+    value_option,
 )
 from flowsr_export.options.values import parse_blocks, parse_range
 
@@ -67,12 +68,11 @@ def loop_options(learning_rate: float, batch: int) -> Option:
         number_option("--steps", POSITIVE, 10_000, "Number of optimizer steps."),
         number_option("--batch", POSITIVE, batch, "Number of crops per step."),
         number_option("--lr-size", POSITIVE, 32, "Side of a low-resolution crop in pixels."),
-        click.option(
+        value_option(
+            parse_range,
             "--scales",
-            type=parse_range,
-            metavar="FROM,TO",
-            show_default="1,4; SRFlow's own",
             help="Range of the scale drawn for each step (LINF).",
+            show_default="1,4; SRFlow's own",
         ),
         number_option(
             "--learning-rate",
@@ -123,10 +123,9 @@ srflow_options = packs(
         help="Upscaling factor of the network (SRFlow).",
     ),
     _size("--nb", "Number of blocks of the RRDB trunk (SRFlow).", 23),
-    click.option(
+    value_option(
+        parse_blocks,
         "--blocks",
-        type=parse_blocks,
-        metavar="I,J,…",
         help="Indices of the trunk blocks that condition the flow (SRFlow).  "
         "[default: 1,8,15,22 of 23; at scale 8 1,3,5,7 of 8 or 23]",
     ),

@@ -14,6 +14,7 @@ from flowsr_export.options.shared import (
     halo_option,
     packs,
     seed_option,
+    value_option,
     with_options,
 )
 from flowsr_export.options.values import parse_devices, parse_memory, scale_type, size_type
@@ -29,18 +30,14 @@ DEPTHS: dict[str, Depth] = {"8": 8, "16": 16, "float": "float"}
 
 request_options = packs(
     "flowsr_export.upscale.jobs:Request",
-    click.option(
+    value_option(
+        scale_type,
         "--scale",
-        type=scale_type,
-        metavar="S|SxS",
         help="Upscaling factor, at least 1; 2.7x3.6 sets width and height separately. Not "
         "needed with --size or with a bundle that has a fixed scale.",
     ),
-    click.option(
-        "--size",
-        type=size_type,
-        metavar="WxH",
-        help="Output width and height in pixels, such as 1920x1080.",
+    value_option(
+        size_type, "--size", help="Output width and height in pixels, such as 1920x1080."
     ),
     flag(
         "--resample",
@@ -74,19 +71,17 @@ def machine_options(command: Command) -> Command:
         command,
         (
             session_options,
-            click.option(
+            value_option(
+                parse_devices,
                 "--devices",
-                type=parse_devices,
-                metavar="N,N,…",
                 help="GPU indices to use concurrently, instead of --device.",
             ),
-            click.option(
+            value_option(
+                parse_memory,
                 "--max-memory",
-                type=parse_memory,
-                metavar="BYTES",
-                show_default="the bundle's own limit for one run, or 1G",
                 help="Memory limit of the process, such as 2G; on a GPU, of one run. Larger "
                 "images are tiled, and images are processed one after another.",
+                show_default="the bundle's own limit for one run, or 1G",
             ),
             halo_option,
         ),
