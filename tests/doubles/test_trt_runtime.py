@@ -1,4 +1,4 @@
-"""The double of the runtime loads what TensorRT loads, and runs what is wholly set."""
+"""The runtime double loads the engines that TensorRT loads, and runs complete contexts."""
 
 import json
 from typing import Any

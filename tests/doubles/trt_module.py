@@ -1,4 +1,4 @@
-"""Modules that stand in for `tensorrt` 10.13 and 11.4 and for `tensorrt_rtx` 1.7."""
+"""Doubles of the modules `tensorrt` 10.13 and 11.4, and `tensorrt_rtx` 1.7."""
 
 from types import ModuleType
 from typing import Any

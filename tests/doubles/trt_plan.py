@@ -1,4 +1,4 @@
-"""A plan of the double: what was built, for which devices, with the ONNX file inside."""
+"""Plan of the double: build settings and target devices, with the ONNX file."""
 
 import json
 import zlib
@@ -11,7 +11,7 @@ MAGIC = b"double-of-a-plan"
 
 @dataclass
 class Plan:
-    """What an engine knows of itself.
+    """Facts about an engine.
 
     Attributes:
         flavour: "tensorrt" or "tensorrt_rtx".

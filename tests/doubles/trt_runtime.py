@@ -1,4 +1,4 @@
-"""Runtime, engine and inspector of the double: what loads, and what is refused."""
+"""Runtime, engine and inspector doubles."""
 
 import json
 from typing import Any
@@ -70,7 +70,7 @@ class Runtime(Closed):
 
 
 class Engine(Closed):
-    """What a plan holds, by name."""
+    """Inputs and outputs of a plan, by name."""
 
     def __init__(
         self, plan: Plan, log: Log, names: dict[str, Any], variant: Variant, cuda: FakeCuda
@@ -166,7 +166,7 @@ class Engine(Closed):
 
 
 class RuntimeConfig(Closed):
-    """How contexts get their memory."""
+    """Memory strategy of contexts."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""The demo: shipped photographs, a sheet and honest figures."""
+"""The demo: included photographs, the contact sheet, the figures."""
 
 import json
 from collections.abc import Callable

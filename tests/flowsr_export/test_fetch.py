@@ -1,4 +1,4 @@
-"""Downloads from a local server that supports ranges, breaks off and lies."""
+"""Downloads from a local server with ranges, interruptions and wrong files."""
 
 import hashlib
 import threading

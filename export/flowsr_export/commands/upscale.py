@@ -30,7 +30,7 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class _Machine:
-    """Where and how the model runs.
+    """Devices, memory and tiling of a run.
 
     Attributes:
         settings: Settings of a session.

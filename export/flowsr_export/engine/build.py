@@ -154,7 +154,7 @@ class EngineResult:
     """An engine in a store.
 
     Attributes:
-        entry: Its description.
+        entry: Description of the engine.
         built: Output of the build; None if the engine existed.
         audit: Precision that it computes in; None if the engine existed.
     """

@@ -1,4 +1,4 @@
-"""`bench` and `bench compare` on the command line."""
+"""The `bench` and `bench compare` commands."""
 
 import json
 from collections.abc import Callable

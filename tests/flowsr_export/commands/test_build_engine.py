@@ -1,4 +1,4 @@
-"""The commands for engines, with the real library that needs no GPU."""
+"""The commands for engines, with the real tensorrt_rtx, which needs no GPU."""
 
 import json
 from collections.abc import Callable

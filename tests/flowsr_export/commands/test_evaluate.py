@@ -1,4 +1,4 @@
-"""`evaluate` on the command line."""
+"""The `evaluate` command."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Bundles looked into: what they say, and what is wrong with them."""
+"""The `inspect` command: contents and damage of bundles."""
 
 import json
 import subprocess

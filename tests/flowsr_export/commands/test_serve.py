@@ -1,4 +1,4 @@
-"""The serve command: what it starts with, what it warns of, what it refuses."""
+"""The `serve` command: startup, warning, refusals."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The train commands, end to end on a tiny network, and what they refuse."""
+"""The `train` commands, end to end on a tiny network, and their refusals."""
 
 from collections.abc import Callable
 from pathlib import Path

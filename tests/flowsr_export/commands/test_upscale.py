@@ -1,4 +1,4 @@
-"""The upscale command: good pictures, and each kind of bad input with its line and code."""
+"""The `upscale` command: good images, and each kind of bad input with its exit code."""
 
 import errno
 import json

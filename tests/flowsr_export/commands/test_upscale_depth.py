@@ -1,4 +1,4 @@
-"""Depths on the command line: kept, asked for, or refused with what to do."""
+"""The `upscale` command with images of different depths."""
 
 from collections.abc import Callable
 from pathlib import Path

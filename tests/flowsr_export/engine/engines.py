@@ -1,4 +1,4 @@
-"""A bundle whose graph is one convolution and a resize, and libraries to build it with."""
+"""A bundle with a small graph, and libraries to build its engines."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""From a bundle to an engine in its store: what is chosen, built, kept and refused."""
+"""Plan engines and build them into the store of a bundle."""
 
 from pathlib import Path
 from typing import Any

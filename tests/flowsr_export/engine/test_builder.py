@@ -1,4 +1,4 @@
-"""Builds with every version of the library: the doubles of three, and the real one for RTX."""
+"""Builds with doubles of TensorRT 10 and 11, and with the real tensorrt_rtx."""
 
 import os
 import signal

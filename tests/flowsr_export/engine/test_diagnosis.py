@@ -1,4 +1,4 @@
-"""TensorRT's words become a cause, a figure and a command."""
+"""TensorRT's messages become a cause, an amount and a remedy."""
 
 import pytest
 

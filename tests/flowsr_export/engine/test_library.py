@@ -1,4 +1,4 @@
-"""Which library builds, and for which GPUs."""
+"""Loading TensorRT libraries, and the GPUs they build for."""
 
 import sys
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""The engines of a bundle: what is sound, what loads, what can go."""
+"""Listing, matching and pruning the engines of a bundle."""
 
 from pathlib import Path
 from typing import Any

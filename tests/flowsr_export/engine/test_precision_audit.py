@@ -1,4 +1,4 @@
-"""What an engine computes in which precision, and what of it is refused."""
+"""Audits of the precision of engines."""
 
 import json
 from typing import Any

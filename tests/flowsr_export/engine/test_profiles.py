@@ -1,4 +1,4 @@
-"""Profiles cover everything that is asked for, and are as few as can be."""
+"""Profiles cover all requested sizes, and are as few as possible."""
 
 from collections.abc import Iterator
 

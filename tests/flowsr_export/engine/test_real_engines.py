@@ -1,4 +1,4 @@
-"""The shipped model's engines, built by TensorRT for RTX itself: it needs no GPU for that."""
+"""Engines of the built-in model, built by the real tensorrt_rtx, which needs no GPU."""
 
 import importlib
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Graphs of eight bits, built by TensorRT for RTX itself: it needs no GPU for that."""
+"""Engines of eight-bit graphs, built by the real tensorrt_rtx, which needs no GPU."""
 
 import importlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which bundle gets an engine: copied, extended, or made of checkpoints."""
+"""Bundles that receive an engine: existing, copied, or made from checkpoints."""
 
 from collections.abc import Callable
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""What is typed becomes sizes and settings."""
+"""Options of engines become sizes and settings."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from flowsr_export.options.engine import builder_options, size_options
 
 
 def taken(*arguments: str) -> dict[str, Any]:
-    """What a command with every option gets."""
+    """Return the arguments of a command with all options."""
     got: dict[str, Any] = {}
 
     @click.command()

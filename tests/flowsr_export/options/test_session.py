@@ -1,4 +1,4 @@
-"""The values that options take."""
+"""Options of a session become one object."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Memory, devices and clusters on the command line, and what the command says at the end."""
+"""Options for memory, devices and clusters, and the summary of `upscale`."""
 
 import json
 import re

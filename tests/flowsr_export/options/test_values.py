@@ -1,4 +1,4 @@
-"""Option values: what is accepted, and which value a refusal names."""
+"""Option values: accepted forms, and refusals that name the value."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The server's app: pictures, every kind of refusal, and what it tells of itself."""
+"""The web app: images, every kind of error, model information."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""The server on a socket: slow, broken and leaving clients, and the end of a server."""
+"""The server on a socket: slow, broken and leaving clients, and shutdown."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""Refusals as they are sent."""
+"""Error responses."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A picture's way through a server: its place, its deadlines, and every way to end."""
+"""Upscale requests: admission, timeouts, and every outcome."""
 
 import asyncio
 import logging

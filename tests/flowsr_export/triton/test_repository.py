@@ -1,4 +1,4 @@
-"""Model repositories: what lies in them, and that nothing is overwritten or half there."""
+"""Model repositories: their files, and atomic replacement."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""One model on several devices, opened by what plays a GPU."""
+"""One model on several simulated GPUs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is planned is what is done."""
+"""A dry run plans the upscale that follows."""
 
 from pathlib import Path
 

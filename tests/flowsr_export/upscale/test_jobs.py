@@ -1,4 +1,4 @@
-"""Which picture goes where, and what a batch came to."""
+"""Output files of a batch, and its report."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A batch that goes on past a bad picture, reads ahead, and ends cleanly."""
+"""A batch skips bad images, reads ahead, and ends cleanly."""
 
 import threading
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def jobs(tmp_path: Path) -> list[Job]:
 
 
 def leftovers(jobs: list[Job]) -> list[str]:
-    """What lies in the output folder beside the outputs."""
+    """Return the other files in the output folder."""
     names = {job.target.name for job in jobs}
     return [path.name for path in jobs[0].target.parent.iterdir() if path.name not in names]
 

@@ -1,4 +1,4 @@
-"""A folder on a Ray cluster: what a worker does, and two of them of which one is killed."""
+"""Batches on a Ray cluster: the worker, and two workers of which one is killed."""
 
 import json
 import os
@@ -148,7 +148,7 @@ def test_an_address_without_a_cluster_is_refused_at_once(
 
 
 class Rows:
-    """What the example needs of Ray Data, in this process."""
+    """The part of Ray Data that the example uses, in this process."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
