@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_export.options.session import parse_memory
+from flowsr_export.options.values import parse_memory
 from flowsr_runtime import Upscaler
 from flowsr_runtime.tiling.tiles import Plan
 
@@ -66,7 +66,7 @@ def mosaic(side: int) -> NDArray[np.uint8]:
     Returns:
         RGB picture, (side, side, 3) uint8.
     """
-    folder = files("flowsr_export").joinpath("pictures")
+    folder = files("flowsr_export.inputs").joinpath("pictures")
     paths = sorted(str(path) for path in folder.iterdir() if path.name.endswith("_256.png"))
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     count = -(-side // 256)

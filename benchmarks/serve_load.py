@@ -1,9 +1,9 @@
-"""`flowsr-export serve` under load and under fire, on this machine's loopback address.
+"""Load test of `flowsr-export serve` on the loopback address.
 
-A server is started on a free port. Clients that do not wait keep its queue full: every answer
-is counted, and the time of refusals. Then 200 malformed requests come: fuzzed bodies, lying
-types, bombs, slow clients; the same process must still enlarge a picture. At last a server
-enlarges thousands of small pictures, and its memory is read.
+Clients keep the queue of a server full, while responses are counted and timed. Then 200
+malformed requests follow: fuzzed bodies, wrong types, decompression bombs, slow clients; the
+same process must still upscale an image afterwards. Finally a server upscales thousands of
+small images, and its memory is measured.
 
 Example:
     python -m benchmarks.serve_load --json serve_load.json
@@ -33,25 +33,25 @@ from benchmarks.serve_requests import Attack, attacks, picture_file, request_for
 __all__ = ["Load", "Server", "fire", "load", "markdown", "serving"]
 
 PATIENCE = 60.0
-"""Seconds after which a client takes an answer for lost."""
+"""Seconds after which a response counts as lost."""
 
 SERVE = [sys.executable, "-c", "from flowsr_export.cli import main; main()", "serve"]
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        process: Its process.
-        port: Where it listens on 127.0.0.1.
+        process: Process of the server.
+        port: Port on 127.0.0.1.
     """
 
     process: subprocess.Popen[str]
     port: int
 
     def resident(self) -> int:
-        """Return the bytes of memory that it holds."""
+        """Return the resident memory in bytes."""
         text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         found = re.search(r"VmRSS:\s+(\d+) kB", text)
         assert found is not None
@@ -60,12 +60,12 @@ class Server:
 
 @dataclass
 class Load:
-    """What became of many requests.
+    """Outcomes of many requests.
 
     Attributes:
-        seconds: Time from request to answer, by status.
-        lost: Requests without an answer.
-        retry: Values of Retry-After that were given.
+        seconds: Times from request to response, by status.
+        lost: Number of requests without a response.
+        retry: Counts of the Retry-After values.
     """
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
@@ -73,11 +73,11 @@ class Load:
     retry: Counter[str] = field(default_factory=Counter)
 
     def note(self, status: int, seconds: float) -> None:
-        """Count an answer."""
+        """Record a response."""
         self.seconds.setdefault(status, []).append(seconds)
 
     def quantile(self, status: int, share: float) -> float:
-        """Return a quantile of the seconds of a status; nan if there was no such answer."""
+        """Return a quantile of the seconds of a status, nan without such a response."""
         values = self.seconds.get(status)
         return float(np.quantile(values, share)) if values else float("nan")
 
@@ -107,17 +107,17 @@ def serving(*options: str) -> Iterator[Server]:
 
 
 async def load(port: int, clients: int, seconds: float, pause: float, side: int) -> Load:
-    """Keep a server full: every client asks again as soon as it is answered.
+    """Keep a server full with clients that repeat their requests immediately.
 
     Args:
-        port: The server's.
-        clients: How many there are.
-        seconds: For how long new requests are made.
-        pause: Seconds that a client waits after a refusal, on average.
-        side: Rows and columns of the picture.
+        port: Port of the server.
+        clients: Number of clients.
+        seconds: Duration of the load.
+        pause: Mean seconds that a client waits after status 429.
+        side: Side of the image in pixels.
 
     Returns:
-        What became of the requests.
+        Outcomes of the requests.
     """
     result, draw = Load(), np.random.default_rng(0)
     request = request_for(picture_file(side), "scale=4")
@@ -126,7 +126,7 @@ async def load(port: int, clients: int, seconds: float, pause: float, side: int)
     async def client() -> None:
         while time.perf_counter() < ends:
             status = await _timed(port, request, result)
-            # At random: clients in step would wait for each other, not for the server.
+            # Random, or the clients would move in step and wait for each other.
             await asyncio.sleep(draw.exponential(pause) if status == 429 else 0)
 
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -134,15 +134,15 @@ async def load(port: int, clients: int, seconds: float, pause: float, side: int)
 
 
 async def burst(port: int, count: int, side: int) -> Load:
-    """Make many requests in one moment.
+    """Make many requests at once.
 
     Args:
-        port: The server's.
-        count: How many.
-        side: Rows and columns of the picture.
+        port: Port of the server.
+        count: Number of requests.
+        side: Side of the image in pixels.
 
     Returns:
-        What became of them.
+        Outcomes of the requests.
     """
     result = Load()
     request = request_for(picture_file(side), "scale=4")
@@ -151,14 +151,14 @@ async def burst(port: int, count: int, side: int) -> Load:
 
 
 async def soak(port: int, count: int) -> Load:
-    """Have many small pictures enlarged, one after the other.
+    """Upscale many small images, one after another.
 
     Args:
-        port: The server's.
-        count: How many.
+        port: Port of the server.
+        count: Number of images.
 
     Returns:
-        What became of them.
+        Outcomes of the requests.
     """
     result = Load()
     request = request_for(picture_file(16), "scale=2")
@@ -167,16 +167,16 @@ async def soak(port: int, count: int) -> Load:
     return result
 
 
-async def fire(port: int, made: list[Attack]) -> dict[str, Counter[str]]:
+async def fire(port: int, requests: list[Attack]) -> dict[str, Counter[str]]:
     """Make malformed requests, all at once.
 
     Args:
-        port: The server's.
-        made: The requests.
+        port: Port of the server.
+        requests: The requests.
 
     Returns:
-        How many times each kind ended with which status; "closed" is a connection that was
-        closed without an answer, "left" a client that went away as it was meant to.
+        Counts of the outcomes of each kind: a status, "closed" for a connection without a
+        response, "left" for a client that disconnected on purpose, or "lost".
     """
     ends: dict[str, Counter[str]] = {}
 
@@ -187,12 +187,12 @@ async def fire(port: int, made: list[Attack]) -> dict[str, Counter[str]]:
             end = "lost"
         ends.setdefault(attack.kind, Counter())[end] += 1
 
-    await asyncio.gather(*(one(attack) for attack in made))
+    await asyncio.gather(*(one(attack) for attack in requests))
     return ends
 
 
 async def _timed(port: int, request: bytes, result: Load) -> int:
-    """Make a request on a connection of its own; the time counts from the connection."""
+    """Make a request on a new connection; the time includes connecting."""
     began = time.perf_counter()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -213,7 +213,7 @@ async def _timed(port: int, request: bytes, result: Load) -> int:
 
 
 async def _attack(port: int, attack: Attack) -> str:
-    """Send a request piece by piece while reading, until there is an answer."""
+    """Send a request piece by piece, until a response arrives."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answer = asyncio.ensure_future(reader.readuntil(b"\r\n"))
     try:
@@ -233,8 +233,8 @@ async def _attack(port: int, attack: Attack) -> str:
 
 
 def markdown(full: Load, moment: Load, ends: dict[str, Counter[str]], facts: Any) -> str:
-    """Return the report as tables."""
-    lines = ["| load | answers | lost | p50, ms | p99, ms | most, ms |", "|---" * 6 + "|"]
+    """Return the report as Markdown tables."""
+    lines = ["| load | responses | lost | p50, ms | p99, ms | most, ms |", "|---" * 6 + "|"]
     for name, result in (("full queue", full), ("burst", moment)):
         for status, values in sorted(result.seconds.items()):
             p50, p99 = (1000 * result.quantile(status, share) for share in (0.5, 0.99))
@@ -249,14 +249,14 @@ def markdown(full: Load, moment: Load, ends: dict[str, Counter[str]], facts: Any
 
 
 @click.command()
-@click.option("--clients", default=16, show_default=True, help="Clients that never wait.")
-@click.option("--seconds", default=20.0, show_default=True, help="Time of the load.")
-@click.option("--pause", default=0.25, show_default=True, help="Mean seconds after a refusal.")
-@click.option("--side", default=64, show_default=True, help="Rows and columns of a picture.")
+@click.option("--clients", default=16, show_default=True, help="Number of clients.")
+@click.option("--seconds", default=20.0, show_default=True, help="Duration of the load.")
+@click.option("--pause", default=0.25, show_default=True, help="Mean seconds after status 429.")
+@click.option("--side", default=64, show_default=True, help="Side of an image in pixels.")
 @click.option("--burst", "crowd", default=100, show_default=True, help="Requests at once.")
 @click.option("--malformed", default=200, show_default=True, help="Malformed requests.")
-@click.option("--soak", "pictures", default=3000, show_default=True, help="Small pictures.")
-@click.option("--json", "target", type=click.Path(path_type=Path), help="Figures as JSON.")
+@click.option("--soak", "pictures", default=3000, show_default=True, help="Small images.")
+@click.option("--json", "target", type=click.Path(path_type=Path), help="File of results.")
 def main(
     clients: int,
     seconds: float,
@@ -273,7 +273,7 @@ def main(
         full = asyncio.run(load(server.port, clients, seconds, pause, side))
         moment = asyncio.run(burst(server.port, crowd, side))
         resident.append(server.resident())
-    # Places for every client, so that no request is refused before it is looked at.
+    # The queue holds every request, so none is refused before it is examined.
     with serving("--queue", str(malformed), "--body-timeout", "3") as server:
         resident.append(server.resident())
         ends = asyncio.run(fire(server.port, list(attacks(malformed))))

@@ -1,4 +1,4 @@
-"""Requests for a server of pictures: one that is good, and many that are not."""
+"""Requests for load tests of the server: a valid one, and many malformed ones."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Attack:
     """A malformed request.
 
     Attributes:
-        kind: What is wrong with it.
-        pieces: Its bytes as they are sent.
+        kind: Name of the defect.
+        pieces: Bytes of each send.
         pause: Seconds after each piece.
-        leaves: Whether the client goes away without reading.
+        leaves: Whether the client disconnects without reading.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Attack:
 
 
 def picture_file(side: int, seed: int = 0) -> bytes:
-    """Return a PNG of soft blots, `side` pixels square."""
+    """Return a PNG of smooth noise, `side` pixels square."""
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     pixels = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
@@ -48,9 +48,9 @@ def request_for(body: bytes, query: str, *headers: str) -> bytes:
     """Return a POST to /upscale.
 
     Args:
-        body: Its body.
-        query: Its parameters.
-        headers: Further headers; a Content-Length among them is taken in place of the true one.
+        body: Body of the request.
+        query: Query string.
+        headers: Additional headers; a Content-Length replaces the true one.
     """
     lines = [f"POST /upscale?{query} HTTP/1.1", "Host: 127.0.0.1", *headers]
     if not any(line.lower().startswith(("content-length", "transfer")) for line in headers):
@@ -62,8 +62,8 @@ def attacks(count: int, seed: int = 0) -> Iterator[Attack]:
     """Yield malformed requests of every kind in turn.
 
     Args:
-        count: How many.
-        seed: Of what is random in them.
+        count: Number of requests.
+        seed: Random seed.
     """
     draw = np.random.default_rng(seed)
     kinds: list[Callable[[np.random.Generator], Attack]] = [
@@ -148,7 +148,7 @@ def _bomb(draw: np.random.Generator) -> Attack:
 
 
 def _wide(draw: np.random.Generator) -> Attack:
-    """A picture inside the limits whose result is far beyond them."""
+    """Return an image within the limits whose result is far beyond them."""
     side = int(draw.integers(200, 400))
     packed = zlib.compress(b"\x00" * (side * (3 * side + 1)))
     body = request_for(_png(side, side, packed), "size=60000x60000")
@@ -229,7 +229,7 @@ def _leaving(draw: np.random.Generator) -> Attack:
 
 
 def _endless_chunks(draw: np.random.Generator) -> Attack:
-    """A body without an end that says nothing of its length: 40 MB, above the limit."""
+    """Return a chunked body of 40 MB, above the limit, without a stated length."""
     head = request_for(b"", "scale=2", "Transfer-Encoding: chunked")
     piece = b"%x\r\n" % (1 << 20) + draw.bytes(1 << 20) + b"\r\n"
     return Attack("an endless body", [head, *[piece] * 40])

@@ -1,7 +1,7 @@
-"""Many calls: does memory stay flat, and do threads agree with one bit by bit.
+"""Soak test: memory stays flat, and threads agree bit for bit with a single thread.
 
-Every call reads a picture file, enlarges it in a pool, and encodes the result. Sizes,
-channels, depths and formats change from call to call. Exit code 1 where a bar is missed.
+Every call reads an image file, upscales it in a pool, and encodes the result. Sizes,
+channels, depths and formats change from call to call. Exit code 1 means a missed tolerance.
 
 Example:
     nice python -m benchmarks.soak --calls 10000
@@ -29,14 +29,14 @@ from flowsr_runtime import Upscaler, UpscalerPool, encode_picture, read_picture
 
 __all__ = ["Agreement", "Growth", "agreement", "growth", "pictures", "table"]
 
-GROWTH_BAR = 0.02
-"""Largest growth of resident memory, as a share."""
+GROWTH_TOLERANCE = 0.02
+"""Maximum relative growth of resident memory."""
 
 SAMPLES = 100
-"""Readings of the memory in a run."""
+"""Number of memory readings."""
 
 SETTLED = 0.1
-"""Share of the calls in which arenas and caches come to their size."""
+"""Share of the calls until arenas and caches have reached their size."""
 
 SCALE = 2
 KINDS: tuple[tuple[str, int, Any], ...] = (
@@ -57,11 +57,11 @@ class Growth:
 
     Attributes:
         calls: Number of calls.
-        seconds: Of all of them.
-        begin: Median of the first tenth after memory has settled, bytes.
-        end: Median of the last tenth, bytes.
-        peak: Largest reading, bytes.
-        share: How much `end` is above `begin`.
+        seconds: Time of all calls.
+        begin: Median of the first tenth after the settling phase, in bytes.
+        end: Median of the last tenth in bytes.
+        peak: Largest reading in bytes.
+        share: Relative growth from `begin` to `end`.
     """
 
     calls: int
@@ -73,18 +73,18 @@ class Growth:
 
     @property
     def is_within(self) -> bool:
-        """Whether the bar is kept."""
-        return self.share < GROWTH_BAR
+        """Whether the growth is within the tolerance."""
+        return self.share < GROWTH_TOLERANCE
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Calls of many threads against the same calls one by one.
+    """Calls from many threads compared with the same calls from one thread.
 
     Attributes:
         threads: Number of threads.
-        calls: Calls of each.
-        different: Calls whose result was not equal bit by bit.
+        calls: Number of calls per thread.
+        different: Number of results that differ in any bit.
     """
 
     threads: int
@@ -105,15 +105,15 @@ def pictures(count: int) -> Iterator[NDArray[Any]]:
 
 
 def growth(upscaler: Upscaler, calls: int, workers: int = 2) -> Growth:
-    """Read, enlarge and encode again and again, and watch the resident memory.
+    """Read, upscale and encode repeatedly, and measure the resident memory.
 
     Args:
-        upscaler: An open upscaler.
-        calls: Number of calls, at least ten times `SAMPLES` for a share that means anything.
-        workers: Of the pool.
+        upscaler: Open upscaler.
+        calls: Number of calls, at least ten times `SAMPLES` for a meaningful share.
+        workers: Number of workers of the pool.
 
     Returns:
-        What the memory did.
+        The resident memory.
     """
     files = [
         encode_picture(image, KINDS[k % len(KINDS)][0]) for k, image in enumerate(pictures(96))
@@ -132,27 +132,27 @@ def growth(upscaler: Upscaler, calls: int, workers: int = 2) -> Growth:
     seconds = time.perf_counter() - began
     settled = readings[int(len(readings) * SETTLED) :]
     tenth = max(1, len(settled) // 10)
-    begin, end = (int(statistics.median(each)) for each in (settled[:tenth], settled[-tenth:]))
+    begin, end = (int(statistics.median(part)) for part in (settled[:tenth], settled[-tenth:]))
     return Growth(calls, seconds, begin, end, max(readings), end / begin - 1)
 
 
 def agreement(upscaler: Upscaler, threads: int, calls: int) -> Agreement:
-    """Enlarge the same pictures one by one and in many threads, and compare.
+    """Upscale the same images in one thread and in many, and compare.
 
     Args:
-        upscaler: An open upscaler.
+        upscaler: Open upscaler.
         threads: Number of threads.
-        calls: Calls of each.
+        calls: Number of calls per thread.
 
     Returns:
-        How many results differ.
+        Number of different results.
     """
     images = list(pictures(96))
-    due = [upscaler.upscale(image, SCALE) for image in images]
+    expected = [upscaler.upscale(image, SCALE) for image in images]
 
     def differs(call: int) -> bool:
         k = call % len(images)
-        return not np.array_equal(upscaler.upscale(images[k], SCALE), due[k])
+        return not np.array_equal(upscaler.upscale(images[k], SCALE), expected[k])
 
     with ThreadPoolExecutor(threads) as pool:
         different = sum(pool.map(differs, range(threads * calls)))
@@ -169,17 +169,17 @@ def table(grown: Growth, agreed: Agreement) -> str:
     """Return a Markdown table."""
     mib = 2**20
     rows: Sequence[tuple[str, str]] = (
-        ("calls: read, enlarge, encode", f"{grown.calls} in {grown.seconds:.0f} s"),
+        ("calls: read, upscale, encode", f"{grown.calls} in {grown.seconds:.0f} s"),
         ("resident memory when settled", f"{grown.begin / mib:.1f} MiB"),
         ("at the end", f"{grown.end / mib:.1f} MiB"),
-        ("growth", f"{100 * grown.share:+.2f} % (bar: below {100 * GROWTH_BAR:g} %)"),
+        ("growth", f"{100 * grown.share:+.2f} % (tolerance: {100 * GROWTH_TOLERANCE:g} %)"),
         ("largest", f"{grown.peak / mib:.1f} MiB"),
         (
             f"{agreed.threads} threads × {agreed.calls} calls against one thread",
-            f"{agreed.different} differ (bar: 0)",
+            f"{agreed.different} differ (tolerance: 0)",
         ),
     )
-    lines = ["| what | measured |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows)]
+    lines = ["| quantity | measured |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows)]
     return "\n".join(lines)
 
 

@@ -1,11 +1,11 @@
-"""Enlarge the pictures of a folder on a Ray cluster, with Ray Data around our map class.
+"""Upscale the images of a folder on a Ray cluster with Ray Data.
 
     pip install 'flowsr-lp[cpu,ray]'
     python examples/ray_upscale.py photos/ -o large/ --scale 4 --workers 2
 
-The folders are at the same place on every machine. What is there is left, so that the same
-command goes on after an interruption. `flowsr-export upscale photos/ -o large/ --scale 4 --ray`
-does the same; use the class where pictures are one step of a longer pipeline.
+The folders need the same paths on every machine. Existing outputs are skipped, so the same
+command resumes after an interruption. `flowsr-export upscale photos/ -o large/ --scale 4 --ray`
+does the same; use the map class where upscaling is one step of a longer pipeline.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from flowsr_runtime import SessionSettings, embedded_bundle
 
 
 def main() -> None:
-    """Read the arguments, map the pictures, list the failures."""
-    parser = argparse.ArgumentParser(description="Enlarge a folder with Ray Data.")
+    """Upscale a folder and list the failures."""
+    parser = argparse.ArgumentParser(description="Upscale a folder with Ray Data.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--scale", default="4")

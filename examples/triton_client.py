@@ -1,12 +1,12 @@
-"""Enlarge a picture with a model that `flowsr-export serve-bundle triton` wrote.
+"""Upscale an image with a model written by `flowsr-export serve-bundle triton`.
 
     pip install 'flowsr-lp[triton]'
     python examples/triton_client.py photo.png -o large.png --scale 4
     python examples/triton_client.py photo.png -o large.png --scale 4 --protocol grpc \
         --url 127.0.0.1:8001
 
-It asks the server which inputs the model has: the python backend takes eight bits and a size,
-the bare graph floats and its geometry.
+The server reports the inputs of the model: the python backend takes eight-bit pixels and a
+size, the bare graph float pixels and a geometry.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ PORTS = {"http": 8000, "grpc": 8001}
 
 
 def main() -> None:
-    """Read the arguments, ask the server, write the result."""
-    parser = argparse.ArgumentParser(description="Enlarge a picture with Triton.")
+    """Upscale one image file."""
+    parser = argparse.ArgumentParser(description="Upscale an image with Triton.")
     parser.add_argument("picture", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--scale", type=Fraction, default=Fraction(4))
@@ -38,11 +38,11 @@ def main() -> None:
     url = given.url or f"127.0.0.1:{PORTS[given.protocol]}"
     with Image.open(given.picture) as image:
         pixels = np.asarray(image.convert("RGB"))
-    large = enlarge(pixels, given.scale, given.model, given.protocol, url, given.temperature)
+    large = upscale(pixels, given.scale, given.model, given.protocol, url, given.temperature)
     Image.fromarray(large).save(given.output)
 
 
-def enlarge(
+def upscale(
     pixels: NDArray[np.uint8],
     scale: Fraction,
     model: str,
@@ -50,22 +50,24 @@ def enlarge(
     url: str,
     temperature: float = 0.0,
 ) -> NDArray[np.uint8]:
-    """Enlarge one picture.
+    """Upscale one image.
 
     Args:
-        pixels: RGB picture, (h, w, 3) uint8.
-        scale: Output pixels per input pixel; a model of one scale has its own.
-        model: Its name.
+        pixels: RGB image, (h, w, 3) uint8.
+        scale: Output pixels per input pixel; ignored by a fixed-scale model.
+        model: Name of the model.
         protocol: "http" or "grpc".
         url: Host and port of the server.
-        temperature: Of the noise, for a model without a learned prior.
+        temperature: Standard deviation of the noise, for a model without a learned prior.
 
     Returns:
-        RGB picture, (H, W, 3) uint8.
+        RGB image, (H, W, 3) uint8.
     """
     library = client_of(protocol)
     client = library.InferenceServerClient(url)
-    inputs = {each["name"]: each for each in metadata_of(client, model, protocol)["inputs"]}
+    inputs = {
+        tensor["name"]: tensor for tensor in metadata_of(client, model, protocol)["inputs"]
+    }
     tensors = []
     for name, values in feeds_of(pixels, scale, inputs, temperature).items():
         tensor = library.InferInput(name, list(values.shape), inputs[name]["datatype"])
@@ -77,7 +79,7 @@ def enlarge(
 
 
 def client_of(protocol: str) -> Any:
-    """Return tritonclient's module for a protocol."""
+    """Return the tritonclient module of a protocol."""
     if protocol == "http":
         import tritonclient.http as library
     else:
@@ -86,7 +88,7 @@ def client_of(protocol: str) -> Any:
 
 
 def metadata_of(client: Any, model: str, protocol: str) -> Any:
-    """Return which inputs a model has, in the same form for both protocols."""
+    """Return the metadata of a model, in the same form for both protocols."""
     if protocol == "http":
         return client.get_model_metadata(model)
     return client.get_model_metadata(model, as_json=True)
@@ -101,14 +103,14 @@ def feeds_of(
     """Return the values of a model's inputs.
 
     Args:
-        pixels: RGB picture, (h, w, 3) uint8.
+        pixels: RGB image, (h, w, 3) uint8.
         scale: Output pixels per input pixel.
-        inputs: What the server says of the inputs, by name.
-        temperature: Of the noise; the bare graph's latents are not drawn here.
+        inputs: Metadata of the inputs by name.
+        temperature: Standard deviation of the noise, for the python backend.
     """
     size = (pixels.shape[0], pixels.shape[1])
     target = tuple(math.floor(side * scale + Fraction(1, 2)) for side in size)
-    if "size" in inputs:  # the python backend, which has `scale` as a text too
+    if "size" in inputs:  # the python backend
         feeds: dict[str, NDArray[Any]] = {"input": pixels}
         feeds["size"] = np.array(target, dtype=np.int64)
         if "temperature" in inputs:
@@ -118,13 +120,13 @@ def feeds_of(
     if inputs["input"]["datatype"] == "FP32":
         planes = planes.astype(np.float32) / np.float32(255)
     feeds = {"input": np.ascontiguousarray(planes)}
-    if "geometry" in inputs:  # the whole picture as one tile; ARCHITECTURE.md has the rest
+    if "geometry" in inputs:  # the whole image as one tile; see ARCHITECTURE.md for others
         feeds["geometry"] = np.array([*size, *target, 0, 0, 0, 0, *target], dtype=np.int64)
     return feeds
 
 
 def picture_of(output: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return what a model gave as (H, W, 3) uint8."""
+    """Return a model's output as (H, W, 3) uint8."""
     if output.ndim == 4:
         output = output[0].transpose(1, 2, 0)
     if output.dtype != np.uint8:

@@ -1,10 +1,12 @@
-"""The command line: one group, commands loaded when used, errors turned into exit codes."""
+"""The command line: load commands on demand, turn errors into one line and an exit code."""
 
 from __future__ import annotations
 
 import importlib
 import logging
+import shlex
 import warnings
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import click
@@ -36,7 +38,7 @@ Exit codes:
   2    usage
   3    parity or quality gate missed
   4    a backend, provider or device is missing
-  5    an artefact is damaged, stale or for another device
+  5    a file is damaged, stale or for another device
   6    out of memory
   7    slower than before by more than the threshold
   130  interrupted
@@ -46,7 +48,7 @@ MISSING = 4
 OUT_OF_MEMORY = 6
 INTERRUPTED = 130
 
-# Libraries that not every installation has, and the extra that brings each.
+# Optional libraries and the extra that installs each.
 EXTRAS = {
     "fastapi": "serve",
     "matplotlib": "bench",
@@ -59,23 +61,22 @@ EXTRAS = {
     "torch": "export",
     "uvicorn": "serve",
 }
-# How PyTorch words a failed allocation, on the CPU and on a GPU.
+# PyTorch's messages for a failed allocation, on the CPU and on a GPU.
 NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
 class LazyGroup(click.Group):
-    """Load a command's module when the command is asked for; end with one line on an error.
+    """Load the module of a command when it is used; end with one line on an error.
 
-    The libraries that a command needs stay out of the way of every other command, and no
-    command translates errors itself.
+    No command waits for the libraries of another one, or translates errors itself.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands' names, the most used first."""
+        """Return the names of the commands, the most used first."""
         return list(COMMAND_MODULES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module that holds a command."""
+        """Import the module of a command."""
         if cmd_name not in COMMAND_MODULES:
             return None
         command = importlib.import_module(COMMAND_MODULES[cmd_name]).command
@@ -83,7 +84,7 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for; errors of ours become a line and a code."""
+        """Run a command; an error ends it with one line and an exit code."""
         try:
             return super().invoke(ctx)
         except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit):
@@ -96,7 +97,27 @@ class LazyGroup(click.Group):
             ending = _ending(error)
             if ending is None:
                 raise
-            _end(ctx, *ending)
+            message, exit_code = ending
+            _end(ctx, f"{message}{self._advice(ctx, error)}", exit_code)
+
+    def _advice(self, ctx: click.Context, error: Exception) -> str:
+        """Return the flag that an error is about, and the command that builds an engine."""
+        flag = self._flag(ctx, getattr(error, "option", None))
+        facts = getattr(error, "build", None)
+        command = f"; {_build_command(facts)}" if facts else ""
+        return f" ({flag})" * bool(flag) + command
+
+    def _flag(self, ctx: click.Context, name: str | None) -> str | None:
+        """Return the flag of the invoked command, or of its subcommands, for an argument."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        commands = [] if command is None else [command]
+        if isinstance(command, click.Group):
+            commands += command.commands.values()
+        for param in (param for known in commands for param in known.params):
+            flags = [flag for flag in param.opts if flag.startswith("--")]
+            if param.name == name and flags:
+                return flags[0]
+        return None
 
 
 @click.group(
@@ -106,25 +127,25 @@ class LazyGroup(click.Group):
 )
 @click.version_option(package_name="flowsr-lp", message="flowsr-export %(version)s")
 def main() -> None:
-    """Enlarge pictures with FlowSR-LP and make the bundles that do it.
+    """Upscale images with FlowSR-LP, and export, calibrate, verify and serve its models.
 
-    A bundle is a folder with an ONNX graph and what a runtime needs to know about it. One
-    is built in: `flowsr-export upscale photo.png -o large.png --scale 4`.
+    A bundle is a folder with an ONNX graph and the metadata to run it. One is built in:
+    `flowsr-export upscale photo.png -o large.png --scale 4`.
     """
-    # Both remark on metadata that they cannot read; standard error holds our lines alone.
+    # Pillow and tifffile warn about unreadable metadata; keep stderr for our own messages.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 
 def _usage(error: click.ClickException) -> str:
-    """Return what is wrong with a command line, and where its help is."""
+    """Return the problem of a command line, and the command that shows the help."""
     message = error.format_message().rstrip(".")
-    about = error.ctx if isinstance(error, click.UsageError) else None
-    return message if about is None else f"{message}; see {about.command_path} --help"
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return message if context is None else f"{message}; see {context.command_path} --help"
 
 
 def _ending(error: Exception) -> tuple[str, int] | None:
-    """Return the line and the exit code of what a user can act on, None for a bug."""
+    """Return the line and the exit code of an error, None for a bug."""
     from flowsr_runtime.errors import FlowsrError
 
     if isinstance(error, FlowsrError):
@@ -142,7 +163,28 @@ def _ending(error: Exception) -> tuple[str, int] | None:
     return None
 
 
+def _build_command(facts: Mapping[str, Any]) -> str:
+    """Return the command line that builds a missing engine; see `FlowsrError.build`."""
+    words = ["flowsr-export", "build-engine", str(facts["bundle"])]
+    words += ["--flavour", str(facts["flavour"]).replace("_", "-")]
+    for name in ("precision", "compute_capability", "memory_budget"):
+        if name in facts:
+            words += [f"--{name.replace('_', '-')}", str(facts[name])]
+    if facts.get("halo") == "exact":
+        words += ["--halo", "exact"]
+    if "shapes" in facts:
+        for bound, shape in facts["shapes"].items():
+            words += [f"--{bound}-shapes", f"input:{'x'.join(map(str, shape))}"]
+    elif "lr_size" in facts:
+        height, width = facts["lr_size"]
+        words += ["--picture", f"{width}x{height}"]
+    if "scale" in facts:
+        rows, columns = (f"{float(factor):.6g}" for factor in facts["scale"])
+        words += ["--scale", rows if rows == columns else f"{columns}x{rows}"]
+    return shlex.join(words)
+
+
 def _end(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
-    """Write one line on stderr and leave."""
+    """Write one line to stderr and exit."""
     click.echo(f"flowsr-export: {' '.join(message.split())}", err=True)
     ctx.exit(exit_code)

@@ -1,4 +1,4 @@
-"""Show what a bundle does: shipped photographs made small, enlarged, and laid side by side."""
+"""Upscale reduced photographs and compare the results with bicubic and the original."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["PICTURES", "Comparison", "demonstrate"]
 
 @dataclass(frozen=True)
 class _Shown:
-    """Where to look in a shipped photograph: two centres, as shares of width and height."""
+    """Centers of two details of a photograph, as shares of its width and height."""
 
     first: tuple[float, float]
     second: tuple[float, float]
@@ -53,14 +53,14 @@ class Comparison:
     """One photograph at one scale.
 
     Attributes:
-        picture: Its name.
+        picture: Name of the photograph.
         scale: Output pixels per input pixel.
-        input: Width and height that went in.
-        output: Width and height that came out.
-        seconds: Median time of the enlargement.
-        runs: How many times it was run after a first, untimed run.
-        psnr_bicubic: Peak signal-to-noise ratio in dB of bicubic, RGB, against the original.
-        psnr_flowsr: The same of this toolkit.
+        input: Input width and height.
+        output: Output width and height.
+        seconds: Median time of a timed run.
+        runs: Number of timed runs, after one warm-up run.
+        psnr_bicubic: PSNR in dB of bicubic against the original, RGB.
+        psnr_flowsr: PSNR in dB of the model against the original, RGB.
     """
 
     picture: str
@@ -76,19 +76,19 @@ class Comparison:
 def demonstrate(
     upscaler: Upscaler, directory: Path, pictures: tuple[str, str], *, force: bool = False
 ) -> list[Comparison]:
-    """Enlarge one photograph ×4 and one ×2.7; write demo.png and demo.json.
+    """Upscale one photograph by 4 and one by 2.7; write demo.png and demo.json.
 
     Args:
         upscaler: The open model.
-        directory: Folder for the two files, made if it is not there.
-        pictures: Keys of `PICTURES` for ×4 and for ×2.7.
+        directory: Folder for the two files, created if it is missing.
+        pictures: Keys of `PICTURES` for scale 4 and for scale 2.7.
         force: Overwrite the two files.
 
     Returns:
-        Timings and figures, one for each scale.
+        Timings and PSNR for each scale.
 
     Raises:
-        OutputError: If a file is there and `force` is not given, or cannot be written.
+        OutputError: If a file exists and `force` is not set, or cannot be written.
     """
     sheet_path, json_path = directory / "demo.png", directory / "demo.json"
     _prepare(directory, (sheet_path, json_path), force)
@@ -111,14 +111,14 @@ def demonstrate(
 
 
 def _prepare(directory: Path, files: tuple[Path, ...], force: bool) -> None:
-    """Make the folder and refuse to overwrite, before slow work."""
+    """Create the folder and check the files before slow work."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"folder {directory} cannot be made: {error.strerror}") from error
     for path in files:
         if path.exists() and not force:
-            raise OutputError(f"{path} exists; replace it with force (--force)")
+            raise OutputError(f"{path} exists; replace it with force", option="force")
 
 
 def _compare(
@@ -148,13 +148,13 @@ def _compare(
             Panel("flowsr-lp", f"{comparison.psnr_flowsr:.2f} dB", ours, whole=True),
             Panel("original", "", original, whole=False),
         ],
-        details=[_box(centre, side) for centre in _centres(name)],
+        details=[_box(center, side) for center in _centers(name)],
     )
     return comparison, row
 
 
 def _original(name: str, side: int) -> Image.Image:
-    """Return a shipped photograph, (side, side), cut from its middle."""
+    """Return the central (side, side) crop of a photograph."""
     resource = (
         importlib.resources.files("flowsr_export.inputs") / "pictures" / f"{name}_256.png"
     )
@@ -171,7 +171,7 @@ def _original(name: str, side: int) -> Image.Image:
 def _timed(
     upscaler: Upscaler, low: NDArray[np.uint8], scale: str
 ) -> tuple[NDArray[np.uint8], float]:
-    """Return the enlarged picture and the median seconds after one untimed run."""
+    """Return the result and the median seconds, after one warm-up run."""
     large = upscaler.upscale(low, scale=scale)
     seconds = []
     for _ in range(TIMED_RUNS):
@@ -187,14 +187,14 @@ def _psnr(picture: Image.Image, original: Image.Image) -> float:
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
-def _centres(name: str) -> tuple[tuple[float, float], tuple[float, float]]:
+def _centers(name: str) -> tuple[tuple[float, float], tuple[float, float]]:
     return PICTURES[name].first, PICTURES[name].second
 
 
-def _box(centre: tuple[float, float], side: int) -> Box:
-    """Return the square around a centre, moved inside the picture."""
+def _box(center: tuple[float, float], side: int) -> Box:
+    """Return the square around a center, moved inside the image."""
     edge = side - DETAIL_PIXELS
     left, top = (
-        min(max(round(share * side) - DETAIL_PIXELS // 2, 0), edge) for share in centre
+        min(max(round(share * side) - DETAIL_PIXELS // 2, 0), edge) for share in center
     )
     return left, top, left + DETAIL_PIXELS, top + DETAIL_PIXELS

@@ -1,4 +1,4 @@
-"""Download the authors' released checkpoints: resumed when cut off, kept only when right."""
+"""Download the authors' released checkpoints, resume downloads, check their hashes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flowsr_runtime.errors import CheckpointError, OutputError, UsageError
-
-__all__ = ["DEFAULT_BASE_URL", "LICENCE_LINE", "RELEASES", "Fetched", "blob_id", "fetch"]
+__all__ = ["DEFAULT_BASE_URL", "LICENSE_LINE", "RELEASES", "Fetched", "blob_id", "fetch"]
 
 DEFAULT_BASE_URL = "https://raw.githubusercontent.com/liyuantsao/FlowSR-LP/8575f06/LINF-LP/"
 
@@ -26,9 +24,9 @@ RELEASES = {
     "rrdb-linf-LP.pth": "442a54388ee4517c49bf29ff74418388fde558eb",
 }
 
-LICENCE_LINE = (
+LICENSE_LINE = (
     "these files belong to the authors of FlowSR-LP (Tsao et al., CVPR 2024), not to this "
-    "project's licence; read https://github.com/liyuantsao/FlowSR-LP before passing them on"
+    "project's license; read https://github.com/liyuantsao/FlowSR-LP before passing them on"
 )
 
 CHUNK_BYTES = 1 << 18
@@ -37,12 +35,12 @@ TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Fetched:
-    """One file that is now in place.
+    """A checkpoint on disk.
 
     Attributes:
         path: The file.
-        size: Its bytes.
-        how: Whether it was there before, came whole, or was continued from a part.
+        size: Bytes of the file.
+        how: Whether the file existed, was downloaded, or was resumed from a partial file.
     """
 
     path: Path
@@ -57,32 +55,33 @@ def fetch(
     start: Callable[[int, int], None] = lambda total, done: None,
     advance: Callable[[int], None] = lambda size: None,
 ) -> Fetched:
-    """Bring one released file into a folder and check it against its git blob id.
+    """Download one released file into a folder and check its git blob id.
 
-    What has arrived is kept as `<name>.part` when the connection breaks, and the next call
-    goes on from there.
+    An interrupted download is kept as `<name>.part`, and the next call resumes it.
 
     Args:
         name: A key of `RELEASES`.
-        directory: Folder for the file, made if it is not there.
-        base_url: Address of the folder that holds the file.
-        start: Called once a download begins, with its bytes in all (0 if unknown) and those
-            that an earlier call brought.
-        advance: Called with the bytes of each piece that arrives.
+        directory: Folder for the file, created if it is missing.
+        base_url: URL of the folder with the file.
+        start: Called when a download begins, with its total bytes (0 if unknown) and the
+            bytes of the partial file.
+        advance: Called with the bytes of each chunk.
 
     Returns:
-        Where the file is and how it came there.
+        The file.
 
     Raises:
-        UsageError: If the name or the kind of address is unknown.
-        CheckpointError: If the file cannot be had, or what came is not the released file (it
-            is removed).
+        UsageError: If the name or the scheme of the URL is unknown.
+        CheckpointError: If the download fails, or the file is not the released one; it is
+            removed then.
         OutputError: If the folder cannot be written.
     """
+    from flowsr_runtime.errors import CheckpointError, OutputError, UsageError
+
     if name not in RELEASES:
         raise UsageError(f"name must be one of {', '.join(RELEASES)}, got {name!r}")
     if not base_url.startswith(("http://", "https://")):
-        raise UsageError(f"base address must begin with http:// or https://, got {base_url!r}")
+        raise UsageError(f"base_url must begin with http:// or https://, got {base_url!r}")
     path = directory / name
     part = directory / f"{name}.part"
     url = f"{base_url.rstrip('/')}/{name}"
@@ -105,7 +104,7 @@ def fetch(
     except urllib.error.URLError as error:
         raise CheckpointError(f"{url} cannot be reached: {error.reason}") from error
     except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
-        raise CheckpointError(f"{url} broke off ({error}); fetch again to go on") from error
+        raise CheckpointError(f"{url} broke off ({error}); fetch again to resume") from error
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     return Fetched(path, size, "resumed" if resumed else "downloaded")
@@ -124,22 +123,22 @@ def blob_id(path: Path) -> str:
 def _download(
     url: str, part: Path, start: Callable[[int, int], None], advance: Callable[[int], None]
 ) -> bool:
-    """Bring `part` up to the whole file; return whether an older part was continued."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    """Complete the file `part`; return whether an older part was resumed."""
+    size_before = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={size_before}-"} if size_before else {}
     request = urllib.request.Request(url, headers=headers)
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            # The part is the whole file already, or longer: its blob id decides.
+            # The part is already complete, or too long: its blob id decides.
             return True
         raise
     with response:
         # A server that ignores Range answers 200 with the whole file: start over.
         resumed = bool(response.status == http.client.PARTIAL_CONTENT)
-        done = have if resumed else 0
+        done = size_before if resumed else 0
         left = response.headers.get("Content-Length")
         total = done + int(left) if left is not None else 0
         start(total, done)

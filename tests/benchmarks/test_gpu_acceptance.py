@@ -72,6 +72,8 @@ def test_every_command_of_ours_parses(flavour: str) -> None:
         context, words = click.Context(main), line
         while isinstance(command, click.Group):
             found = command.get_command(context, words[0])
+            if found is None:  # a group with a default command
+                found, words = command.get_command(context, "run"), ["run", *words]
             assert found is not None, line
             command, words = found, words[1:]
         assert command.make_context(command.name, words) or words == []

@@ -1,10 +1,10 @@
-"""Build a plan with any TensorRT module, real or double, as a program would."""
+"""Build a plan with any TensorRT module, real or double, and record its log."""
 
 from typing import Any
 
 from tests.doubles.trt_plan import Plan
 
-__all__ = ["Recorder", "GEOMETRY", "INPUT", "build", "changed", "recorder"]
+__all__ = ["GEOMETRY", "INPUT", "Recorder", "build", "changed", "recorder"]
 
 INPUT = ((1, 3, 1, 1), (1, 3, 16, 16), (2, 3, 64, 64))
 GEOMETRY = ((1,) * 4 + (0,) * 4 + (1,) * 2, (16,) * 10, (4096,) * 10)
@@ -12,7 +12,7 @@ Profile = dict[str, tuple[Any, Any, Any]]
 
 
 class Recorder:
-    """What a logger heard."""
+    """Messages of a logger."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
@@ -22,54 +22,38 @@ class Recorder:
 
 
 def recorder(module: Any) -> tuple[Any, Recorder]:
-    """Return a logger of a module and what it hears."""
-    heard = Recorder()
+    """Return a logger of a module and the recorder of its messages."""
+    messages = Recorder()
 
     class RecordingLogger(module.ILogger):  # type: ignore[misc]  # a class of the module
         def __init__(self) -> None:
             module.ILogger.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:
-            heard.lines.append((severity.name, msg))
+            messages.lines.append((severity.name, msg))
 
-    return RecordingLogger(), heard
+    return RecordingLogger(), messages
 
 
 def build(
-    module: Any,
-    onnx: bytes,
-    *profiles: Profile,
-    workspace: int | None = None,
-    capabilities: tuple[str, ...] = (),
-    flags: tuple[str, ...] = (),
-    monitor: Any = None,
-    typed: bool = True,
+    module: Any, onnx: bytes, *profiles: Profile, capabilities: tuple[str, ...] = ()
 ) -> tuple[bytes | None, Recorder]:
-    """Return a plan, or None, and what was logged.
+    """Return a plan, or None, and the log.
 
     Args:
         module: `tensorrt`, `tensorrt_rtx` or a double.
         onnx: The ONNX file.
         profiles: (min, opt, max) by input; those of "geometry" are values.
-        workspace: Limit in bytes.
-        capabilities: Names such as "SM89"; RTX alone.
-        flags: Builder flags.
-        monitor: Progress monitor.
-        typed: Whether the types are those of the file.
+        capabilities: Names such as "SM89"; `tensorrt_rtx` alone.
     """
-    logger, heard = recorder(module)
+    logger, messages = recorder(module)
     builder = module.Builder(logger)
-    kinds = module.NetworkDefinitionCreationFlag
-    network = builder.create_network(1 << int(kinds.STRONGLY_TYPED) if typed else 0)
+    flags = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
     parser = module.OnnxParser(network, logger)  # kept: it holds the weights
     if not parser.parse(onnx):
-        return None, heard
+        return None, messages
     config = builder.create_builder_config()
-    config.progress_monitor = monitor
-    for name in flags:
-        config.set_flag(getattr(module.BuilderFlag, name))
-    if workspace is not None:
-        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace)
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
         for index, name in enumerate(capabilities):
@@ -81,11 +65,11 @@ def build(
             setter(name, *sizes)
         config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
-    return None if plan is None else bytes(plan), heard
+    return None if plan is None else bytes(plan), messages
 
 
 def changed(plan: bytes, **facts: Any) -> bytes:
-    """Return a double's plan of which some facts are others."""
+    """Return a double's plan with some fields replaced."""
     unpacked = Plan.unpack(plan)
     assert unpacked is not None
     for name, value in facts.items():

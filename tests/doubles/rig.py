@@ -78,7 +78,7 @@ class Rig:
         module: The double of the library.
         cuda: The double of CUDA's runtime.
         bundle: The bundle.
-        store: Its engines.
+        store: Engines of the bundle.
         backend: Name of the library.
     """
 

@@ -1,393 +1,220 @@
-"""Builder of the double: what it needs, what it refuses and how it says so."""
+"""Builder double: records the settings of a build and packs a plan for the runtime double.
 
-import warnings
+`tensorrt_rtx` builds without a GPU, so tests of refusals, logs and compute capabilities use the
+library itself. This double adds TensorRT 10 and 11, whose builders need a GPU.
+"""
+
+from math import prod
+from types import SimpleNamespace
 from typing import Any
 
+import onnx
+
 from tests.doubles.cuda_runtime import FakeCuda, Gpu
-from tests.doubles.trt_names import Dims, Variant
-from tests.doubles.trt_objects import Closed, ILogger, IProgressMonitor, Log
-from tests.doubles.trt_parser import Network
+from tests.doubles.trt_names import DataType, Dims, Variant
+from tests.doubles.trt_objects import ILogger, IProgressMonitor, Log
 from tests.doubles.trt_plan import Plan
 
-__all__ = ["builder_class"]
+__all__ = ["IHostMemory", "Network", "OnnxParser", "Tensor", "builder_class"]
 
-PHASES = [("Building engine", None, 3), ("Tactic selection", "Building engine", 4)]
-
-
-class CanceledError(Exception):
-    """The progress monitor said no."""
+TYPES = {
+    onnx.TensorProto.FLOAT: DataType.FLOAT,
+    onnx.TensorProto.FLOAT16: DataType.HALF,
+    onnx.TensorProto.BFLOAT16: DataType.BF16,
+    onnx.TensorProto.INT8: DataType.INT8,
+    onnx.TensorProto.UINT8: DataType.UINT8,
+    onnx.TensorProto.INT32: DataType.INT32,
+    onnx.TensorProto.INT64: DataType.INT64,
+    onnx.TensorProto.BOOL: DataType.BOOL,
+}
+STEPS = 3
 
 
 class IHostMemory(bytes):
-    """A plan: bytes, with the size as the library names it."""
+    """Plan bytes with the `nbytes` of the library's class."""
 
     @property
     def nbytes(self) -> int:
         return len(self)
 
 
+class Tensor:
+    """Input or output of a network; free dimensions are -1."""
+
+    def __init__(self, value: Any) -> None:
+        tensor = value.type.tensor_type
+        sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
+        self.name: str = value.name
+        self.dtype = TYPES[tensor.elem_type]
+        self.shape = Dims(sizes)
+
+    @property
+    def is_shape_tensor(self) -> bool:
+        is_integer = self.dtype in (DataType.INT32, DataType.INT64)
+        return is_integer and len(self.shape) <= 1 and -1 not in self.shape
+
+
+class Network:
+    """Network filled by the parser."""
+
+    def __init__(self, strongly_typed: bool) -> None:
+        self.strongly_typed = strongly_typed
+        self.content = b""
+        self.inputs: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.outputs)
+
+    def get_input(self, index: int) -> Tensor:
+        return self.inputs[index]
+
+    def get_output(self, index: int) -> Tensor:
+        return self.outputs[index]
+
+
+class OnnxParser:
+    """Parser that accepts every valid ONNX file."""
+
+    def __init__(self, network: Network, logger: ILogger) -> None:
+        self._network = network
+
+    def parse(self, model: bytes) -> bool:
+        graph = onnx.load_from_string(bytes(model)).graph
+        stored = {constant.name for constant in graph.initializer}
+        self._network.content = bytes(model)
+        self._network.inputs = [Tensor(v) for v in graph.input if v.name not in stored]
+        self._network.outputs = [Tensor(value) for value in graph.output]
+        return True
+
+
 class OptimizationProfile:
-    """Ranges by input: shapes, or the values of shape tensors."""
+    """Ranges by input: shapes, or the values of a shape tensor."""
 
     def __init__(self) -> None:
-        self._shapes: dict[str, list[list[int]]] = {}
-        self._values: dict[str, list[list[int]]] = {}
-        self.extra_memory_target = 1.0
+        self.ranges: dict[str, list[list[int]]] = {}
 
     def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
-        self._shapes[input] = [list(Dims(sizes)) for sizes in (min, opt, max)]
+        self.ranges[input] = [list(map(int, bound)) for bound in (min, opt, max)]
 
-    def set_shape_input(self, input: str, min: Any, opt: Any, max: Any) -> None:
-        self._values[input] = [[int(each) for each in values] for values in (min, opt, max)]
-
-    def get_shape(self, input: str) -> list[Dims]:
-        return [Dims(sizes) for sizes in self._shapes.get(input, [])]
-
-    def get_shape_input(self, input: str) -> list[list[int]]:
-        return self._values.get(input, [])
-
-    def __bool__(self) -> bool:
-        return all(
-            low <= best <= high
-            for least, opt, most in [*self._shapes.values(), *self._values.values()]
-            for low, best, high in zip(least, opt, most, strict=True)
-        )
+    set_shape_input = set_shape
 
 
-class TimingCache:
-    """What was timed, as bytes."""
+class Config(SimpleNamespace):
+    """Builder settings; attributes that the double does not interpret are kept as set."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = bytes(data) or b"timings"
-
-    def serialize(self) -> IHostMemory:
-        return IHostMemory(self._data)
-
-
-class BuilderConfig(Closed):
-    """What can be set of every version; the rest is added for those that have it."""
-
-    def __init__(self, log: Log, names: dict[str, Any], variant: Variant) -> None:
-        self._log, self._names, self._variant = log, names, variant
-        self._flags = {names["BuilderFlag"].TF32}
-        self._limits: dict[Any, int] = {}
-        self._profiles: list[OptimizationProfile] = []
-        self._capabilities: list[Any] = []
-        self._monitor: IProgressMonitor | None = None
-        self._level = 3
-        self._cache: TimingCache | None = None
-        self.max_aux_streams = 0
+    def __init__(self, names: dict[str, Any]) -> None:
+        super().__init__(progress_monitor=None)
         self.profiling_verbosity = names["ProfilingVerbosity"].LAYER_NAMES_ONLY
-        self.tiling_optimization_level = names["TilingOptimizationLevel"].NONE
-        self._hardware = names["HardwareCompatibilityLevel"].NONE
-        self._open = False
-
-    @property
-    def flags(self) -> int:
-        return sum(1 << int(flag) for flag in self._flags)
+        self.hardware_compatibility_level = names["HardwareCompatibilityLevel"].NONE
+        self.flags = {names["BuilderFlag"].TF32}
+        self.limits: dict[Any, int] = {}
+        self.profiles: list[OptimizationProfile] = []
 
     def set_flag(self, flag: Any) -> None:
-        self._check_flag("set_flag", flag)
-        self._flags.add(flag)
+        self.flags.add(flag)
 
     def clear_flag(self, flag: Any) -> None:
-        self._check_flag("clear_flag", flag)
-        self._flags.discard(flag)
-
-    def get_flag(self, flag: Any) -> bool:
-        self._check_flag("get_flag", flag)
-        return flag in self._flags
-
-    def _check_flag(self, call: str, flag: Any) -> None:
-        if not isinstance(flag, self._names["BuilderFlag"]):
-            raise TypeError(f"{call}(): incompatible function arguments.")
-
-    @property
-    def builder_optimization_level(self) -> int:
-        return self._level
-
-    @builder_optimization_level.setter
-    def builder_optimization_level(self, level: int) -> None:
-        if level < 0:
-            self._log.error(
-                "IBuilderConfig::setBuilderOptimizationLevel: Error Code 3: level >= 0"
-            )
-        else:
-            self._level = min(level, 5)
-
-    @property
-    def progress_monitor(self) -> IProgressMonitor | None:
-        return self._monitor
-
-    @progress_monitor.setter
-    def progress_monitor(self, monitor: IProgressMonitor | None) -> None:
-        if not isinstance(monitor, (IProgressMonitor, type(None))):
-            raise TypeError("(): incompatible function arguments.")
-        self._monitor = monitor
-
-    @property
-    def hardware_compatibility_level(self) -> Any:
-        return self._hardware
-
-    @hardware_compatibility_level.setter
-    def hardware_compatibility_level(self, level: Any) -> None:
-        if self._variant.rtx:
-            self._log.error("setHardwareCompatibilityLevel() is unsupported in TensorRT-RTX.")
-        else:
-            self._hardware = level
+        self.flags.discard(flag)
 
     def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
-        if pool_size < 0 or not isinstance(pool, self._names["MemoryPoolType"]):
-            raise TypeError("set_memory_pool_limit(): incompatible function arguments.")
-        self._limits[pool] = pool_size
-
-    def get_memory_pool_limit(self, pool: Any) -> int:
-        return self._limits.get(pool, 1 << 40)
-
-    @property
-    def num_optimization_profiles(self) -> int:
-        return len(self._profiles)
+        self.limits[pool] = pool_size
 
     def add_optimization_profile(self, profile: OptimizationProfile) -> int:
-        if not profile:
-            self._log.error(
-                "IBuilderConfig::addOptimizationProfile: Error Code 3: API Usage Error "
-                "(Parameter check failed, condition: profile->isValid(). please ensure that "
-                "the optimization profiles satisfy MIN<=OPT<=MAX.)"
-            )
-            return -1
-        self._profiles.append(profile)
-        return len(self._profiles) - 1
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
 
-    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache:
-        return TimingCache(serialized_timing_cache)
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> IHostMemory:
+        return IHostMemory(serialized_timing_cache or b"timings")
 
-    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
-        self._warn_of_timing_cache()
-        self._cache = cache
-        return True
+    def set_timing_cache(self, cache: IHostMemory, ignore_mismatch: bool) -> bool:
+        self.cache = cache
+        return cache != b"of another GPU"
 
-    def get_timing_cache(self) -> TimingCache | None:
-        self._warn_of_timing_cache()
-        return self._cache
-
-    def _warn_of_timing_cache(self) -> None:
-        if self._variant.rtx:
-            text = "Timing cache operations are no-ops in TensorRT-RTX."
-            warnings.warn(text, DeprecationWarning, stacklevel=3)
+    def get_timing_cache(self) -> SimpleNamespace:
+        return SimpleNamespace(serialize=lambda: self.cache)
 
 
-class RtxConfig(BuilderConfig):
-    """Builds for devices that are not there."""
-
-    @property
-    def num_compute_capabilities(self) -> int:
-        return len(self._capabilities)
-
-    @num_compute_capabilities.setter
-    def num_compute_capabilities(self, count: int) -> None:
-        self._capabilities = [self._names["ComputeCapability"].NONE] * count
-
-    def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
-        if not 0 <= index < len(self._capabilities):
-            self._log.error("IBuilderConfig::setComputeCapability: Error Code 3: index")
-            return False
-        self._capabilities[index] = compute_capability
-        return True
-
-    def get_compute_capability(self, index: int) -> Any:
-        return self._capabilities[index]
-
-
-class OldConfig(BuilderConfig):
-    """TensorRT 10: calibrators are still there."""
-
-    int8_calibrator = None
-
-
-class Builder(Closed):
-    """Validates in the order of the library, then packs a plan."""
+class Builder:
+    """Builder of one version; TensorRT 10 and 11 need a GPU."""
 
     def __init__(
-        self, logger: ILogger, names: dict[str, Any], variant: Variant, cuda: FakeCuda | None
+        self, logger: ILogger, names: dict[str, Any], variant: Variant, cuda: FakeCuda
     ) -> None:
         self._log, self._names, self._variant, self._cuda = Log(logger), names, variant, cuda
         if not variant.rtx and self._gpu() is None:
             self._log.error("CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
-        self.max_threads = 1
-        self._open = False
 
     def _gpu(self) -> Gpu | None:
-        return None if self._cuda is None else self._cuda.current_gpu()
+        return self._cuda.current_gpu()
 
-    def create_network(self, flags: int = 0) -> Network | None:
-        kinds = self._names["NetworkDefinitionCreationFlag"]
-        if flags >> (max(int(each) for each in kinds) + 1):
-            self._log.error("IBuilder::createNetworkV2: Error Code 3: API Usage Error (flags)")
-            return None
-        typed = bool(flags >> int(kinds.STRONGLY_TYPED) & 1)
-        return Network(self._log, typed or not self._variant.has_precision_flags)
+    def create_network(self, flags: int = 0) -> Network:
+        typed = bool(flags >> int(self._names["NetworkDefinitionCreationFlag"].STRONGLY_TYPED))
+        return Network(typed or not self._variant.has_precision_flags)
 
-    def create_builder_config(self) -> BuilderConfig:
-        kind = RtxConfig if self._variant.rtx else BuilderConfig
-        kind = OldConfig if self._variant.has_precision_flags else kind
-        return kind(self._log, self._names, self._variant)
+    def create_builder_config(self) -> Config:
+        return Config(self._names)
 
     def create_optimization_profile(self) -> OptimizationProfile:
         return OptimizationProfile()
 
-    def build_serialized_network(
-        self, network: Network, config: BuilderConfig
-    ) -> IHostMemory | None:
-        problem = self._problem(network, config)
-        if problem is not None:
-            self._log.error(f"IBuilder::buildSerializedNetwork: {problem}")
-            return None
-        profiles = [{**each._shapes, **each._values} for each in config._profiles] or [{}]
-        scratch = [network.scratch(each._shapes) for each in config._profiles] or [4096]
-        try:
-            self._select_tactics(network, config, max(scratch))
-        except CanceledError:
-            self._log.error(
-                "IBuilder::buildSerializedNetwork: Error Code 7: BuildCanceled "
-                "(Build canceled by user In next at scopedProgressReporter.cpp:92)"
-            )
-            return None
-        except MemoryError as error:
-            self._log.error(f"IBuilder::buildSerializedNetwork: {error}")
-            return None
+    def build_serialized_network(self, network: Network, config: Config) -> IHostMemory | None:
+        profiles = [profile.ranges for profile in config.profiles] or [{}]
+        scratch = [
+            4096 + 64 * prod(ranges.get("input", [[], [], [0]])[2]) for ranges in profiles
+        ]
         for size in scratch:
             self._log.info(f"Max Scratch Memory: {size} bytes")
-        self._log.info("Engine generation completed in 0.1 seconds.")
-        return IHostMemory(self._plan(network, config, profiles, scratch).pack())
-
-    def _problem(self, network: Network, config: BuilderConfig) -> str | None:
-        usage = "Error Code 4: API Usage Error"
-        if network.num_outputs == 0:
-            return f"{usage} (Network must have at least one output.)"
-        inputs = network._inputs
-        if not config._profiles and any(
-            each.is_dynamic or each.is_shape_tensor for each in inputs
-        ):
-            return (
-                f"{usage} (Network has dynamic or shape inputs, but no optimization profile "
-                "has been defined.)"
-            )
-        for index, profile in enumerate(config._profiles):
-            for tensor in inputs:
-                problem = misfit(index, profile, tensor)
-                if problem is not None:
-                    return f"{usage} ({problem})"
-        if any(each.name == "CURRENT" for each in config._capabilities) and not self._gpu():
-            return (
-                "Error Code 1: Cuda Runtime (cudaError 35: CUDA driver version is insufficient)"
-            )
-        return None
-
-    def _select_tactics(self, network: Network, config: BuilderConfig, needed: int) -> None:
-        limit = config.get_memory_pool_limit(self._names["MemoryPoolType"].WORKSPACE)
-        monitor = config._monitor
-        started: list[str] = []
-        try:
-            for name, parent, steps in PHASES:
-                started.append(name)
-                if monitor is not None:
-                    monitor.phase_start(name, parent, steps)
-                    self._steps(monitor, name, steps)
-            if limit < needed:
-                raise MemoryError(self._too_small(network))
-        finally:
-            if monitor is not None:
-                for name in reversed(started):
-                    monitor.phase_finish(name)
-
-    def _steps(self, monitor: IProgressMonitor, name: str, steps: int) -> None:
-        for step in range(steps):
-            if not monitor.step_complete(name, step):
-                raise CanceledError(name)
-
-    def _too_small(self, network: Network) -> str:
-        if self._variant.rtx:
-            return (
-                "Error Code 1: Myelin ([tactic.cpp:1676: enumerate_tactics] Tactic Selection: "
-                "no tactics to implement the operation within workspace limit. Consider "
-                "increase the allowed workspace size if applicable.)"
-            )
-        return (
-            "Error Code 10: Internal Error (Could not find any implementation for node "
-            f"{network._layers[0].name}.)"
-        )
-
-    def _plan(
-        self, network: Network, config: BuilderConfig, profiles: Any, scratch: list[int]
-    ) -> Plan:
-        flags = {flag.name for flag in config._flags}
-        return Plan(
+        if not self._run_phase(config.progress_monitor):
+            self._log.error("IBuilder::buildSerializedNetwork: Build canceled by user")
+            return None
+        limit = config.limits.get(self._names["MemoryPoolType"].WORKSPACE, 1 << 40)
+        if limit < max(scratch):
+            self._log.error("Could not find any implementation for node {ForeignNode[a...b]}.)")
+            return None
+        flags = {flag.name for flag in config.flags}
+        plan = Plan(
             flavour=self._variant.name,
             version=self._variant.version,
             capabilities=self._capabilities(config),
             profiles=profiles,
-            shape_inputs=[each.name for each in network._inputs if each.is_shape_tensor],
+            shape_inputs=[tensor.name for tensor in network.inputs if tensor.is_shape_tensor],
             scratch=scratch,
             version_compatible="VERSION_COMPATIBLE" in flags,
-            strongly_typed=network._strongly_typed,
+            strongly_typed=network.strongly_typed,
             detailed=config.profiling_verbosity.name == "DETAILED",
-            user_allocation="REQUIRE_USER_ALLOCATION" in flags,
-            onnx=network._bytes,
+            onnx=network.content,
         )
+        return IHostMemory(plan.pack())
 
-    def _capabilities(self, config: BuilderConfig) -> list[str]:
+    def _run_phase(self, monitor: IProgressMonitor | None) -> bool:
+        """Report one phase; return whether the monitor let it finish."""
+        if monitor is None:
+            return True
+        monitor.phase_start("Building engine", None, STEPS)
+        try:
+            return all(monitor.step_complete("Building engine", step) for step in range(STEPS))
+        finally:
+            monitor.phase_finish("Building engine")
+
+    def _capabilities(self, config: Config) -> list[str]:
         gpu = self._gpu()
-        here = [] if gpu is None else [gpu.compute_capability]
-        if not self._variant.rtx:
-            return [] if config._hardware.name == "AMPERE_PLUS" else here
-        numbers = [int(each) for each in config._capabilities if int(each) > 1]
-        return [f"{number // 10}.{number % 10}" for number in numbers] or (
-            here if config._capabilities else []
-        )
+        if gpu is None or config.hardware_compatibility_level.name == "AMPERE_PLUS":
+            return []
+        return [gpu.compute_capability]
 
 
-def misfit(index: int, profile: OptimizationProfile, tensor: Any) -> str | None:
-    """Return why a profile does not do for an input, as the library words it."""
-    if tensor.is_shape_tensor:
-        values = profile._values.get(tensor.name)
-        if values is None:
-            return (
-                f"Optimization profile {index} is missing values for shape input tensor "
-                f"{tensor.name}."
-            )
-        if len(values[0]) != tensor.shape[0]:
-            return (
-                f"Optimization profile {index} provides number of elements in shape tensor "
-                f"{tensor.name} to be {len(values[0])}. This doesn't match product of tensor "
-                f"dimensions {list(tensor.shape)}."
-            )
-        return None
-    shapes = profile._shapes.get(tensor.name)
-    if shapes is None:
-        lacks = f"Dynamic input tensor {tensor.name} is missing dimensions in profile {index}."
-        return lacks if tensor.is_dynamic else None
-    if len(shapes[0]) != len(tensor.shape):
-        return f"Number of dimensions of tensor {tensor.name} and profile {index} differ."
-    for axis, size in enumerate(tensor.shape):
-        least, best, most = (each[axis] for each in shapes)
-        if size != -1 and (least, best, most) != (size, size, size):
-            return (
-                f"Dimension mismatch for tensor {tensor.name} and profile {index}. At "
-                f"dimension axis {axis}, profile has min={least}, opt={best}, max={most} but "
-                f"tensor has {size}."
-            )
-    return None
-
-
-def builder_class(names: dict[str, Any], variant: Variant, cuda: FakeCuda | None) -> type:
-    """Return the Builder of a version, on a machine with the GPUs of `cuda` or none."""
+def builder_class(names: dict[str, Any], variant: Variant, cuda: FakeCuda) -> type:
+    """Return the Builder of a version, on a machine with the GPUs of `cuda`."""
 
     class VersionBuilder(Builder):
         def __init__(self, logger: ILogger) -> None:
             super().__init__(logger, names, variant, cuda)
 
-    if variant.has_precision_flags:
-        VersionBuilder.platform_has_fast_fp16 = True  # type: ignore[attr-defined]  # gone in 11
     return VersionBuilder

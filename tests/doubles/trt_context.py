@@ -1,4 +1,4 @@
-"""Execution context of the double: what has to be set before it runs, and the run itself."""
+"""Execution context double: required settings, and the run."""
 
 import threading
 from typing import Any

@@ -1,14 +1,13 @@
-"""Modules that stand in for `tensorrt` 10.13 and 11.4 and for `tensorrt_rtx` 1.7."""
+"""Doubles of the modules `tensorrt` 10.13 and 11.4, and `tensorrt_rtx` 1.7."""
 
 from types import ModuleType
 from typing import Any
 
 from tests.doubles.cuda_runtime import FakeCuda
-from tests.doubles.trt_builder import IHostMemory, OptimizationProfile, builder_class
+from tests.doubles.trt_builder import IHostMemory, Network, OnnxParser, builder_class
 from tests.doubles.trt_context import ExecutionContext
 from tests.doubles.trt_names import VARIANTS, DataType, Dims, enumerations, nptype
 from tests.doubles.trt_objects import ILogger, IOutputAllocator, IProgressMonitor, Logger
-from tests.doubles.trt_parser import Network, OnnxParser, ParserError
 from tests.doubles.trt_runtime import (
     Engine,
     RtxRuntimeConfig,
@@ -42,17 +41,13 @@ def fake_tensorrt(variant: str, cuda: FakeCuda | None = None) -> Any:
         "IHostMemory": IHostMemory,
         "ILogger": ILogger,
         "INetworkDefinition": Network,
-        "IOptimizationProfile": OptimizationProfile,
         "IOutputAllocator": IOutputAllocator,
         "IProgressMonitor": IProgressMonitor,
         "Logger": Logger,
         "OnnxParser": OnnxParser,
-        "ParserError": ParserError,
         "Runtime": runtime_class(names, chosen, machine),
         "nptype": nptype,
     }
-    if chosen.has_precision_flags:
-        content["IInt8EntropyCalibrator2"] = type("IInt8EntropyCalibrator2", (), {})
     content["IRuntimeConfig"] = RtxRuntimeConfig if chosen.rtx else RuntimeConfig
     if chosen.rtx:
         content["IRuntimeCache"] = RuntimeCache

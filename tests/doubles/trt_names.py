@@ -113,44 +113,15 @@ VARIANTS = {
     "tensorrt-rtx": Variant("tensorrt_rtx", "1.7.1.116"),
 }
 
-BUILDER_FLAGS = [
-    "DEBUG",
-    "GPU_FALLBACK",
-    "REFIT",
-    "DISABLE_TIMING_CACHE",
-    "TF32",
-    "SPARSE_WEIGHTS",
-    "SAFETY_SCOPE",
-    "DIRECT_IO",
-    "VERSION_COMPATIBLE",
-    "EXCLUDE_LEAN_RUNTIME",
-    "STRIP_PLAN",
-    "WEIGHT_STREAMING",
-    "STRICT_NANS",
-    "MONITOR_MEMORY",
-    "EDITABLE_TIMING_CACHE",
-]
-PRECISION_FLAGS = [
-    *("FP16", "INT8", "BF16", "FP8", "INT4"),
-    *("OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS", "REJECT_EMPTY_ALGORITHMS"),
-]
-RTX_FLAGS = ["REQUIRE_USER_ALLOCATION"]
-CAPABILITIES = {
-    **{"NONE": 0, "CURRENT": 1},
-    **{f"SM{number}": number for number in (75, 80, 86, 89, 120, 121)},
-}
-COMMON = {
-    "MemoryPoolType": [
-        *("WORKSPACE", "DLA_MANAGED_SRAM", "DLA_LOCAL_DRAM", "DLA_GLOBAL_DRAM"),
-        *("TACTIC_DRAM", "TACTIC_SHARED_MEMORY"),
-    ],
+ENUMERATIONS = {
+    "BuilderFlag": ["TF32", "VERSION_COMPATIBLE"],
+    "MemoryPoolType": ["WORKSPACE"],
     "ProfilingVerbosity": ["LAYER_NAMES_ONLY", "NONE", "DETAILED"],
     "HardwareCompatibilityLevel": ["NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"],
     "TensorIOMode": ["NONE", "INPUT", "OUTPUT"],
     "TensorLocation": ["DEVICE", "HOST"],
     "LayerInformationFormat": ["ONELINE", "JSON"],
     "ExecutionContextAllocationStrategy": ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"],
-    "TilingOptimizationLevel": ["NONE", "FAST", "MODERATE", "FULL"],
 }
 RTX_ONLY = {
     "CudaGraphStrategy": ["DISABLED", "WHOLE_GRAPH_CAPTURE"],
@@ -159,20 +130,9 @@ RTX_ONLY = {
 
 
 def enumerations(variant: Variant) -> dict[str, Any]:
-    """Return the enumerations of a version by name, each with the members that it has there."""
-    flags = [*BUILDER_FLAGS]
-    creation = {"STRONGLY_TYPED": 0}
-    lists = {**COMMON}
-    if variant.has_precision_flags:
-        flags += PRECISION_FLAGS
-        creation = {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
-        lists["CalibrationAlgoType"] = ["LEGACY_CALIBRATION", "ENTROPY_CALIBRATION"]
-    if variant.rtx:
-        flags += RTX_FLAGS
-        lists |= RTX_ONLY
-    found = {name: IntEnum(name, members, start=0) for name, members in lists.items()}
-    found["BuilderFlag"] = IntEnum("BuilderFlag", flags, start=0)
-    found["NetworkDefinitionCreationFlag"] = IntEnum("NetworkDefinitionCreationFlag", creation)
-    if variant.rtx:
-        found["ComputeCapability"] = IntEnum("ComputeCapability", CAPABILITIES)
-    return dict(found)
+    """Return the enumerations that our code uses, by name."""
+    members = ENUMERATIONS | (RTX_ONLY if variant.rtx else {})
+    found: dict[str, Any] = {name: IntEnum(name, m, start=0) for name, m in members.items()}
+    creation = ["EXPLICIT_BATCH", "STRONGLY_TYPED"][not variant.has_precision_flags :]
+    found["NetworkDefinitionCreationFlag"] = IntEnum("Creation", creation, start=0)
+    return found

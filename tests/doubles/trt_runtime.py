@@ -1,4 +1,4 @@
-"""Runtime, engine and inspector of the double: what loads, and what is refused."""
+"""Runtime, engine and inspector doubles."""
 
 import json
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import onnx
 
 from tests.doubles.cuda_runtime import FakeCuda, Gpu
+from tests.doubles.trt_builder import Tensor
 from tests.doubles.trt_context import ExecutionContext
 from tests.doubles.trt_names import Dims, Variant
 from tests.doubles.trt_objects import Closed, ILogger, Log
-from tests.doubles.trt_parser import Tensor
 from tests.doubles.trt_plan import Plan
 
 __all__ = ["Engine", "RtxRuntimeConfig", "RuntimeCache", "RuntimeConfig", "runtime_class"]

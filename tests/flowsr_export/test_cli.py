@@ -1,5 +1,6 @@
 """The group: lazy commands, and errors turned into one line and an exit code."""
 
+import importlib
 import subprocess
 import sys
 import warnings
@@ -32,11 +33,12 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> Raising:
 
     def run(error: BaseException) -> Result:
         @click.command("doctor")
-        def command() -> None:
+        @click.option("--most-memory", "-m", "max_memory")
+        def command(max_memory: str | None) -> None:
             raise error
 
         module = SimpleNamespace(command=command)
-        monkeypatch.setattr("flowsr_export.cli.importlib.import_module", lambda name: module)
+        monkeypatch.setattr(importlib, "import_module", lambda name: module)
         return CliRunner().invoke(cli.main, ["doctor"])
 
     return run
@@ -64,6 +66,28 @@ def test_every_command_has_a_help_with_an_example(name: str) -> None:
     done = CliRunner().invoke(cli.main, [name, "--help"])
     assert done.exit_code == 0
     assert f"flowsr-export {name}" in done.stdout
+
+
+def test_an_error_about_an_argument_names_its_flag(raising: Raising) -> None:
+    done = raising(errors.UsageError("max_memory is 0", option="max_memory"))
+    assert done.stderr == "flowsr-export: max_memory is 0 (--most-memory)\n"
+    done = raising(errors.UsageError("scale is 0", option="scale"))
+    assert done.stderr == "flowsr-export: scale is 0\n"
+
+
+def test_a_missing_engine_comes_with_the_command_that_builds_it(raising: Raising) -> None:
+    error = errors.BundleError("no engine")
+    vars(error)["build"] = {
+        **{"bundle": "a b", "flavour": "tensorrt_rtx", "precision": "fp16", "halo": "exact"},
+        **{"lr_size": (12, 16), "scale": (2, 2.5), "memory_budget": 1024},
+    }
+    assert raising(error).stderr.endswith(
+        "; flowsr-export build-engine 'a b' --flavour tensorrt-rtx --precision fp16 "
+        "--memory-budget 1024 --halo exact --picture 16x12 --scale 2.5x2\n"
+    )
+    shapes = {"min": (1, 3, 8, 8), "opt": (1, 3, 9, 9), "max": (1, 3, 9, 9)}
+    vars(error)["build"] = {"bundle": "b", "flavour": "tensorrt", "shapes": shapes}
+    assert "--min-shapes input:1x3x8x8 --opt-shapes input:1x3x9x9" in raising(error).stderr
 
 
 @pytest.mark.parametrize("name", [name for name in errors.__all__ if name != "FlowsrError"])
@@ -186,7 +210,7 @@ def test_a_wrong_command_line_is_one_line(arguments: str, line: str) -> None:
 def test_a_group_without_a_command_shows_its_help() -> None:
     done = CliRunner().invoke(cli.main, ["train"])
     assert done.exit_code == 2
-    assert "Train a flow by likelihood." in done.stderr
+    assert "Train a flow by maximum likelihood." in done.stderr
 
 
 def test_the_version_is_printed() -> None:

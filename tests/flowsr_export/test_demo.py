@@ -1,4 +1,4 @@
-"""The demo: shipped photographs, a sheet and honest figures."""
+"""The demo: included photographs, the contact sheet, the figures."""
 
 import json
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_a_folder_that_cannot_be_made_is_named(bundle: Path, tmp_path: Path) -> 
 
 
 def test_every_shipped_photograph_has_its_licence_line() -> None:
-    folder = files("flowsr_export") / "pictures"
+    folder = files("flowsr_export") / "inputs" / "pictures"
     licences = (folder / "LICENSES.md").read_text(encoding="utf-8")
     shipped = {entry.name for entry in folder.iterdir() if entry.name.endswith(".png")}
     assert shipped == {f"{name}_256.png" for name in PICTURES}

@@ -1,4 +1,4 @@
-"""Downloads from a local server that supports ranges, breaks off and lies."""
+"""Downloads from a local server with ranges, interruptions and wrong files."""
 
 import hashlib
 import threading
@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from flowsr_export.cli import main
-from flowsr_export.fetch import LICENCE_LINE, RELEASES, fetch
+from flowsr_export.fetch import LICENSE_LINE, RELEASES, fetch
 from flowsr_runtime.errors import CheckpointError, OutputError, UsageError
 
 NAME = "edsr-baseline-linf.pth"
@@ -179,7 +179,7 @@ def test_the_command_prints_the_file_and_the_licence(server: Server, tmp_path: P
     done = CliRunner().invoke(main, ["fetch", NAME, "-o", str(tmp_path), "--base-url", address])
     assert done.exit_code == 0
     assert done.stdout == f"{tmp_path / NAME}  1.0 MB  downloaded\n"
-    assert done.stderr == f"{LICENCE_LINE}\n"
+    assert done.stderr == f"{LICENSE_LINE}\n"
 
 
 def test_the_command_fails_with_one_line(server: Server, tmp_path: Path) -> None:

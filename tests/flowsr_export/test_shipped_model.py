@@ -1,4 +1,4 @@
-"""What the model that ships is held to: agreement, seam, memory and better than bicubic."""
+"""The built-in model: agreement, seam, memory, and quality above bicubic."""
 
 import json
 import subprocess
@@ -162,7 +162,7 @@ def test_memory_is_bounded(side: int, limit: float, tmp_path: Path) -> None:
 
 
 def evaluation() -> dict[str, Any]:
-    """What `flowsr-export evaluate` found on Set5 and Set14."""
+    """Results of `flowsr-export evaluate` on Set5 and Set14."""
     found = json.loads(EVALUATION.read_text(encoding="utf-8"))
     assert isinstance(found, dict)
     return found

@@ -4,71 +4,96 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.session import force_option, json_option, scale_type, size_type
+from flowsr_export.options.progress import counted_progress
+from flowsr_export.options.shared import (
+    FILE,
+    POSITIVE,
+    bundle_argument,
+    device_option,
+    flag,
+    force_option,
+    json_option,
+    number_option,
+    packs,
+    precision_option,
+    provider_option,
+    seed_option,
+    threads_option,
+    value_option,
+)
+from flowsr_export.options.values import (
+    parse_duration,
+    parse_percentiles,
+    parse_scales,
+    size_type,
+)
 
 if TYPE_CHECKING:
     from flowsr_export.bench.compare import Comparison
     from flowsr_export.bench.plan import BenchmarkConfig
-    from flowsr_export.options.progress import Progress
+    from flowsr_export.inputs.run_sizes import Scale
 
 __all__ = ["command"]
 
-FILE = click.Path(path_type=Path)
-UNITS = {"ms": 1e-3, "s": 1.0}
 BACKENDS = (
     *("onnxruntime", "tensorrt", "tensorrt_rtx"),
     *("torch", "torch-compiled", "published"),
 )
 
 
-def parse_duration(value: str) -> float:
-    """Read a time above 0 in seconds, as in `3s`, `200ms` or `1.5`."""
-    text = value.strip().lower()
-    unit = next((unit for unit in UNITS if text.endswith(unit)), "")
-    try:
-        seconds = float(text.removesuffix(unit)) * UNITS.get(unit, 1.0)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise click.BadParameter(f"{value!r} is not as in 3s or 200ms")
-    return seconds
+class _ParentNamedContext(click.Context):
+    """The context of a default command: usage lines name the group alone."""
+
+    @property
+    def command_path(self) -> str:
+        """Return the path of the group."""
+        assert self.parent is not None
+        return self.parent.command_path
 
 
-def parse_percentiles(value: str) -> tuple[float, ...]:
-    """Read percentiles joined by commas, as in `90,95,99`."""
-    try:
-        found = tuple(map(float, value.split(",")))
-    except ValueError:
-        found = (-1.0,)
-    if not all(0 < percentile < 100 for percentile in found):
-        raise click.BadParameter(f"{value!r} is not as in 90,95,99")
-    return found
+class _DefaultCommand(click.Command):
+    context_class = _ParentNamedContext
 
 
-@click.command("compare")
+class _DefaultGroup(click.Group):
+    """A group that runs `run` unless the command line is one of `compare`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Insert `run` before its arguments; only measuring has an output."""
+        measures = any(arg.startswith(("-o", "--output")) for arg in args)
+        if args[:1] != ["compare"] or measures:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("bench", cls=_DefaultGroup, add_help_option=False)
+def command() -> None:
+    """Measure latency, throughput and memory of a bundle, or compare two reports."""
+
+
+@command.command("compare")
 @click.argument("first", metavar="A", type=FILE)
 @click.argument("second", metavar="B", type=FILE)
-@click.option(
+@number_option(
     "--threshold",
-    type=click.FloatRange(min=0, min_open=True),
-    default=0.05,
-    show_default=True,
-    help="Relative change of time that matters.",
+    click.FloatRange(min=0, min_open=True),
+    0.05,
+    "Relative change of the time that counts as a difference.",
 )
 @json_option
 def compare_command(first: Path, second: Path, threshold: float, as_json: bool) -> None:
-    """Judge report B by report A, row by row.
+    """Compare report B with report A, row by row.
 
-    A row is better or worse when the interval of its ratio does not hold 1, equal when it
-    lies within the threshold, else inconclusive; a bootstrap over the blocks, at 95 % for
-    all rows together. Ends with exit code 7 when a row is worse by more than the threshold.
+    A row is better or worse when the confidence interval of its time ratio excludes 1, equal
+    when the interval lies within the threshold, and inconclusive otherwise. The interval
+    comes from a bootstrap over the blocks, at 95 % for all rows together. Exit code 7 means
+    that a row became slower by more than the threshold.
 
     \b
     Example:
@@ -78,110 +103,127 @@ def compare_command(first: Path, second: Path, threshold: float, as_json: bool) 
 
     from flowsr_export.bench.compare import check, compare, read_report
 
-    done = compare(read_report(first), read_report(second), threshold)
+    comparison = compare(read_report(first), read_report(second), threshold)
     if as_json:
-        click.echo(json.dumps(asdict(done), indent=1))
+        click.echo(json.dumps(asdict(comparison), indent=1))
     else:
-        _print_comparison(done)
-    check(done, threshold)
+        _print_comparison(comparison)
+    check(comparison, threshold)
 
 
-class _WithCompare(click.Command):
-    """A command with a bundle for its argument, which `compare` as the first word replaces."""
+def _config(
+    *,
+    threads: int | None,
+    scales: tuple[Scale, ...] | None,
+    lr_size: tuple[tuple[int, int], ...],
+    output_size: tuple[int, int] | None,
+    sweep: bool,
+    model: Path | None,
+    prior: Path | None,
+    warm_up: float,
+    duration: float,
+    blocks: int,
+    seed: int,
+    **fields: Any,
+) -> BenchmarkConfig:
+    """Combine options into the configuration of a benchmark."""
+    from flowsr_export.bench.plan import SWEPT_SIDES, BenchmarkConfig
+    from flowsr_export.bench.timing import TimingSchedule
+    from flowsr_runtime import UsageError
+    from flowsr_runtime.backends.cores import usable_cores
 
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        """Hand `compare` to its own command."""
-        if args[:1] == ["compare"]:
-            name = f"{info_name} compare"
-            return compare_command.make_context(name, args[1:], parent, **extra)
-        return super().make_context(info_name, args, parent, **extra)
+    if output_size is not None and (lr_size or sweep):
+        raise UsageError("give either --output-size, or --lr-size and --sweep")
+    if prior is not None and model is None:
+        raise UsageError("--prior needs --model")
+    default_sizes = tuple((side, side) for side in SWEPT_SIDES) if sweep else ((128, 128),)
+    return BenchmarkConfig(
+        threads=threads or usable_cores(),
+        scales=scales or (),
+        model=model,
+        prior=prior,
+        lr_sizes=lr_size or default_sizes,
+        output_size=output_size,
+        pace=TimingSchedule(warm_up, duration, blocks, seed),
+        growth=sweep,
+        **fields,
+    )
 
 
-@click.command("bench", cls=_WithCompare)
-@click.argument("bundle", required=False, type=FILE)
-@click.option(
-    "--backend",
-    "backends",
-    type=click.Choice(BACKENDS),
-    multiple=True,
-    default=("onnxruntime",),
-    show_default=True,
-    help="What runs the model; give it again for another.",
+@command.command("run", cls=_DefaultCommand, hidden=True)
+@packs(
+    _config,
+    bundle_argument,
+    click.option(
+        "--backend",
+        "backends",
+        type=click.Choice(BACKENDS),
+        multiple=True,
+        default=("onnxruntime",),
+        show_default=True,
+        help="Library that runs the model; may be repeated.",
+    ),
+    provider_option("Execution provider.  [default: every available one]"),
+    device_option,
+    threads_option,
+    precision_option("Precision of the bundle's graph to run; PyTorch runs float32."),
+    click.option("--model", type=FILE, help="Checkpoint of the bundle's flow, for PyTorch."),
+    click.option("--prior", type=FILE, help="Checkpoint of the bundle's prior, for PyTorch."),
+    value_option(
+        parse_scales,
+        "--scale",
+        "scales",
+        help="Upscaling factors, joined by commas.",
+        show_default="1.5,2,3,4,8, or the bundle's own",
+    ),
+    value_option(
+        size_type,
+        "--lr-size",
+        help="Input width and height; may be repeated.",
+        multiple=True,
+        show_default="128x128",
+    ),
+    value_option(
+        size_type, "--output-size", help="Output width and height, instead of --lr-size."
+    ),
+    number_option("--batch", POSITIVE, 1, "Number of images per run."),
+    value_option(
+        parse_duration,
+        "--duration",
+        help="Measured time of each row, such as 3s.",
+        default="3s",
+    ),
+    value_option(
+        parse_duration,
+        "--warm-up",
+        help="Warm-up time of each row, such as 200ms.",
+        default="200ms",
+    ),
+    number_option("--blocks", POSITIVE, 10, "Number of blocks per row; comparing needs five."),
+    value_option(
+        parse_percentiles,
+        "--percentile",
+        "percentiles",
+        help="Percentiles to report besides the median.",
+        default="90,95,99",
+    ),
+    seed_option("Random seed for the order of the blocks."),
+    click.option("--memory/--no-memory", default=True, help="Measure memory.  [default: yes]"),
+    click.option("--stages/--no-stages", default=True, help="Profile stages.  [default: yes]"),
+    flag("--sweep", "Measure several sizes and how the time grows with them."),
+    name="config",
 )
 @click.option(
-    "--provider",
-    type=click.Choice(["cpu", "cuda", "tensorrt", "openvino"]),
-    help="What a backend computes with.  [default: every one that starts]",
+    "-o", "--output", type=FILE, required=True, help="Report, written as .json, .md and .html."
 )
-@click.option(
-    "--device",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Number of the GPU.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), show_default="all cores", help="CPU threads."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8", "fp8"]),
-    default="fp32",
-    show_default=True,
-    help="Which of the bundle's graphs to run; PyTorch runs float32.",
-)
-@click.option("--model", type=FILE, help="Checkpoint of the bundle's flow, for PyTorch.")
-@click.option("--prior", type=FILE, help="Checkpoint of its latent module.")
-@click.option(
-    "--scale",
-    "scales",
-    show_default="1.5,2,3,4,8, or the bundle's own",
-    help="Scales, joined by commas.",
-)
-@click.option(
-    "--lr-size",
-    multiple=True,
-    show_default="128x128",
-    help="Low-resolution width and height; give it again for another.",
-)
-@click.option("--output-size", help="Output width and height, in place of --lr-size.")
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Pictures at once.",
-)
-@click.option("--duration", default="3s", show_default=True, help="Runs of each row.")
-@click.option("--warm-up", default="200ms", show_default=True, help="Uncounted runs before.")
-@click.option(
-    "--blocks",
-    type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
-    help="Blocks of each row; comparing needs five.",
-)
-@click.option("--percentile", default="90,95,99", show_default=True, help="Beside the median.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the blocks' order.")
-@click.option("--memory/--no-memory", default=True, help="Measure memory.  [default: yes]")
-@click.option("--stages/--no-stages", default=True, help="Profile stages.  [default: yes]")
-@click.option("--sweep", is_flag=True, help="Several sizes, and how the time grows with them.")
-@click.option("-o", "--output", type=FILE, required=True, help="Report: .json, .md and .html.")
 @force_option
 @json_option
-def command(output: Path, force: bool, as_json: bool, **asked: Any) -> None:
-    """Measure BUNDLE on this machine: latency, throughput, efficiency, memory, stages.
+def run_command(config: BenchmarkConfig, output: Path, force: bool, as_json: bool) -> None:
+    """Measure BUNDLE, or the built-in model: latency, throughput, memory, stages.
 
-    Every backend and scale in one run: blocks that alternate in a random order, beside the
-    machine's own matrix products and copies. Blocks in which other processes were busy are
-    marked. `bench compare A B` judges one report by another. Without BUNDLE it is the
-    built-in one.
+    All backends and scales are measured in one run, in blocks of random order, together with
+    the machine's own matrix products and copies. Blocks during which other processes were
+    busy are marked. `bench compare A B` compares two reports.
 
     \b
     Examples:
@@ -192,22 +234,14 @@ def command(output: Path, force: bool, as_json: bool, **asked: Any) -> None:
     """
     import json
 
-    config = _config(asked)
-
-    # At once: a library that is missing should not be missed after the run.
+    # Import matplotlib first: a missing library must not be found after a long run.
     import flowsr_export.bench.charts  # noqa: F401
     from flowsr_export.bench.report import as_markdown, report_paths, write_report
     from flowsr_export.bench.run import bench
-    from flowsr_export.options.progress import progress
 
     report_paths(output, force=force)
-    with ExitStack() as stack:
-        bars: list[Progress] = []
-
-        def start(total: int) -> None:
-            bars.append(stack.enter_context(progress("bench", total)))
-
-        report = bench(config, start=start, advance=lambda note: bars[0].advance(1, note))
+    with counted_progress("bench") as (start, advance):
+        report = bench(config, start=start, advance=advance)
     line = shlex.join(["flowsr-export", *sys.argv[1:]])
     paths = write_report(report, output, line, force=force)
     if as_json:
@@ -217,62 +251,21 @@ def command(output: Path, force: bool, as_json: bool, **asked: Any) -> None:
     click.echo(f"written: {', '.join(str(path) for path in paths)}")
 
 
-def _config(asked: dict[str, Any]) -> BenchmarkConfig:
-    """Turn options into what to measure."""
-    from flowsr_export.bench.plan import SWEPT_SIDES, BenchmarkConfig
-    from flowsr_export.bench.timing import TimingSchedule
-    from flowsr_runtime import UsageError
-    from flowsr_runtime.backends.cores import usable_cores
-
-    scales = asked["scales"]
-    sizes = tuple(size_type(text) for text in asked["lr_size"])
-    output_size = asked["output_size"]
-    if output_size is not None and (sizes or asked["sweep"]):
-        raise UsageError("give --output-size, or --lr-size and --sweep")
-    if asked["prior"] is not None and asked["model"] is None:
-        raise UsageError("--prior needs --model")
-    swept = tuple((side, side) for side in SWEPT_SIDES) if asked["sweep"] else ((128, 128),)
-    return BenchmarkConfig(
-        threads=asked["threads"] or usable_cores(),
-        bundle=asked["bundle"],
-        model=asked["model"],
-        prior=asked["prior"],
-        backends=asked["backends"],
-        provider=asked["provider"],
-        device=asked["device"],
-        precision=asked["precision"],
-        scales=tuple(scale_type(text) for text in scales.split(",")) if scales else (),
-        lr_sizes=sizes or swept,
-        output_size=None if output_size is None else size_type(output_size),
-        batch=asked["batch"],
-        pace=TimingSchedule(
-            parse_duration(asked["warm_up"]),
-            parse_duration(asked["duration"]),
-            asked["blocks"],
-            asked["seed"],
-        ),
-        percentiles=parse_percentiles(asked["percentile"]),
-        memory=asked["memory"],
-        stages=asked["stages"],
-        growth=asked["sweep"],
-    )
-
-
-def _print_comparison(done: Comparison) -> None:
-    for note in done.notes:
+def _print_comparison(comparison: Comparison) -> None:
+    for note in comparison.notes:
         click.echo(f"the two runs differ in {note}")
-    for verdict in done.verdicts:
+    for verdict in comparison.verdicts:
         row = verdict.row
         (h, w), (height, width) = row["lr"], row["size"]
-        what = f"{row['backend']} {row['provider']} {row['precision']} {row['measures']}"
+        name = f"{row['backend']} {row['provider']} {row['precision']} {row['measures']}"
         interval = f"{verdict.ratio:.3f}"
         if verdict.low is not None and verdict.high is not None:
             interval += f" ({verdict.low:.3f} to {verdict.high:.3f})"
         note = f"  {verdict.note}" if verdict.note else ""
         click.echo(
-            f"{verdict.word:13} {interval:26} {what}, ×{row['scale']}, "
+            f"{verdict.word:13} {interval:26} {name}, ×{row['scale']}, "
             f"{w}x{h} to {width}x{height}{note}"
         )
-    for place, names in (("first", done.only_first), ("second", done.only_second)):
+    for report, names in (("first", comparison.only_first), ("second", comparison.only_second)):
         for name in names:
-            click.echo(f"only in the {place}: {name}")
+            click.echo(f"only in the {report}: {name}")

@@ -11,93 +11,99 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from flowsr_export.options.engine import builder_options, flavour_option, size_options
-from flowsr_export.options.progress import progress
-from flowsr_export.options.session import force_option, json_option, parse_blocks
+from flowsr_export.options.progress import progress, step_progress
+from flowsr_export.options.shared import (
+    FILE,
+    blocks_option,
+    bundle_argument,
+    device_option,
+    flag,
+    force_option,
+    json_option,
+    packs,
+    precision_option,
+    value_option,
+)
+from flowsr_export.options.values import exact_scale_type
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowsr_export.deployment.interface import Precision
-    from flowsr_export.engine.build import EngineRequest, EngineResult, Forecast, SizeSpec
-    from flowsr_export.engine.builder import Settings
+    from flowsr_export.engine.build import EnginePlan, EngineRequest, EngineResult
     from flowsr_export.engine.library import TensorrtVariant
     from flowsr_export.engine.target_bundle import TargetBundle
     from flowsr_runtime import Bundle
     from flowsr_runtime.bundle.engine_store import Profile
-    from flowsr_runtime.bundle.manifest import Io
-    from flowsr_runtime.cuda.device import Device
 
 __all__ = ["command"]
 
-FILE = click.Path(path_type=Path)
-EXPORT_STEPS = 5
 BAR_STEPS = 100
 
 
 @click.command("build-engine")
-@click.argument("bundle", required=False, type=FILE)
-@click.option(
-    "--model", type=FILE, help="LINF or SRFlow file: the bundle's, or to make one of."
-)
-@click.option("--prior", type=FILE, help="Its latent module.")
-@click.option("--blocks", type=parse_blocks, metavar="I,I,…", help="As for export-onnx.")
-@click.option("-o", "--output", type=FILE, help="Bundle that gets the engine.")
-@click.option(
-    "--precision",
-    type=click.Choice(["fp16", "fp32", "bf16", "int8", "fp8"]),
-    default="fp16",
-    show_default=True,
-    help="Which of the bundle's graphs; in half precision it is exported if it is not there.",
-)
-@click.option(
-    "--least-share",
-    type=click.FloatRange(0, 1),
-    show_default="0.95 of LINF, 0.9 of SRFlow, all in fp32; that of the file in int8 and fp8",
-    help="Share of the multiply-adds with weights that must be in the precision.",
-)
-@click.option("--fixed-scale", help="Make the graph of this one scale, as export-onnx --scale.")
-@click.option(
-    "--io",
-    type=click.Choice(["float32", "uint8"]),
-    show_default="the bundle's own, or float32",
-    help="Type of the pictures of a graph that is made now, as for export-onnx.",
+@packs(
+    "flowsr_export.engine.target_bundle:TargetBundle",
+    bundle_argument,
+    click.option(
+        "--model",
+        type=FILE,
+        help="LINF or SRFlow checkpoint: the bundle's, or one to make a bundle from.",
+    ),
+    click.option("--prior", type=FILE, help="Checkpoint of its learned prior."),
+    blocks_option,
+    click.option("-o", "--output", type=FILE, help="Bundle that receives the engine."),
+    value_option(
+        exact_scale_type,
+        "--fixed-scale",
+        help="Export a graph with this one scale, as export-onnx --scale does.",
+    ),
+    click.option(
+        "--io",
+        type=click.Choice(["float32", "uint8"]),
+        show_default="the bundle's own, or float32",
+        help="Image type of an exported graph, as for export-onnx.",
+    ),
+    force_option,
+    name="target",
 )
 @flavour_option
 @size_options
 @builder_options
-@click.option(
-    "--device",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Number of the GPU.",
+@packs(
+    "flowsr_export.engine.build:EngineRequest",
+    precision_option(
+        "Precision of the engine; a missing fp16 or bf16 graph is exported.", "fp16"
+    ),
+    click.option(
+        "--least-share",
+        type=click.FloatRange(0, 1),
+        show_default="LINF 0.95, SRFlow 0.9, fp32 1; int8 and fp8 the share of the ONNX file",
+        help="Minimum share of the weight multiply-adds that run in the precision.",
+    ),
+    name="request",
+    takes=("sizes", "settings"),
 )
-@click.option("--log", type=FILE, show_default="beside the bundle", help="The builder's log.")
-@click.option("--dry-run", is_flag=True, help="Say what would be built; needs no GPU.")
-@force_option
+@device_option
+@click.option(
+    "--log", type=FILE, show_default="beside the bundle", help="File for the builder's log."
+)
+@flag("--dry-run", "Print the plan without building; needs no GPU.")
 @json_option
 def command(
-    bundle: Path | None,
-    model: Path | None,
-    prior: Path | None,
-    blocks: tuple[int, ...] | None,
-    output: Path | None,
-    precision: Precision,
-    least_share: float | None,
-    fixed_scale: str | None,
-    io: Io | None,
-    flavour: str,
-    sizes: SizeSpec,
-    settings: Settings,
+    target: TargetBundle,
+    request: EngineRequest,
+    flavour: TensorrtVariant,
     device: int,
     log: Path | None,
     dry_run: bool,
-    force: bool,
     as_json: bool,
 ) -> None:
-    """Compile a TensorRT engine into a bundle: BUNDLE, or the one that -o names.
+    """Build a TensorRT engine into BUNDLE, or into the bundle given with -o.
 
-    Without BUNDLE the bundle is made of --model and --prior, or is the built-in one. An engine
-    that is there already with the same key is kept. An engine that does not compute in the
-    precision that was asked for ends with exit code 3.
+    Without BUNDLE, the bundle is made from --model and --prior, or is the built-in one. An
+    existing engine with the same key is kept. An engine that does not run in the requested
+    precision ends with exit code 3.
 
     \b
     Examples:
@@ -107,153 +113,144 @@ def command(
           --min-shapes input:1x3x16x16 --opt-shapes input:1x3x128x128 --max-shapes \\
           input:1x3x256x256 --scale 2 --scale 4
     """
-    from flowsr_export.engine.build import EngineRequest, forecast
+    from flowsr_export.engine.build import build_engine, plan_engine
     from flowsr_export.engine.library import device_here
-    from flowsr_export.engine.target_bundle import TargetBundle
-    from flowsr_runtime.geometry import exact_scale
 
-    fixed = None if fixed_scale is None else exact_scale(fixed_scale)
-    source = TargetBundle(bundle, output, model, prior, blocks, fixed, io, force)
-    wanted = EngineRequest(precision, sizes, settings, least_share)
-    chosen, gpu = cast("TensorrtVariant", flavour.replace("-", "_")), device_here(device)
+    precision = cast("Precision", request.precision)
+    gpu = device_here(device)
     if not dry_run:
-        source.check()
-    seen = forecast(source.manifest(precision), source.opened(), chosen, wanted, gpu)
+        target.check()
+    plan = plan_engine(target.manifest(precision), target.existing, flavour, request, gpu)
     if dry_run:
-        click.echo(
-            json.dumps(_plan_record(seen), indent=1) if as_json else _forecast_text(seen)
-        )
+        click.echo(json.dumps(_plan_record(plan), indent=1) if as_json else _plan_text(plan))
         return
-    made, where = _make(source, chosen, wanted, gpu, log)
-    click.echo(json.dumps(_described(made, where), indent=1) if as_json else _text(made, where))
-
-
-def _make(
-    source: TargetBundle,
-    flavour: TensorrtVariant,
-    wanted: EngineRequest,
-    gpu: Device | None,
-    log: Path | None,
-) -> tuple[EngineResult, Bundle]:
-    """Export what is missing and build, each with a bar."""
-    from flowsr_export.engine.build import make_engine
-    from flowsr_export.engine.library import load_library
-
-    library = load_library(flavour, gpu)
-    precision = cast("Precision", wanted.precision)
-    if source.is_ready(precision):
-        bundle = source.prepare(precision)
-    else:
-        with progress("export", EXPORT_STEPS) as bar:
-            bundle = source.prepare(precision, lambda step: bar.advance(1, step))
+    plan.check()
+    bundle = _prepare(target, precision, has_graph=not plan.needs_export)
+    plan = plan_engine(bundle.manifest, bundle, flavour, request, gpu)
     log = log or bundle.path.with_name(f"{bundle.path.name}.build.log")
-    began, shown = time.monotonic(), 0
     with progress("build", BAR_STEPS) as bar:
-
-        def report(share: float, phase: str) -> None:
-            nonlocal shown
-            steps = int(share * BAR_STEPS) - shown
-            shown += steps
-            bar.advance(steps)
-            bar.say(f"{phase} {time.monotonic() - began:.0f} s")
-
-        made = make_engine(bundle, library, wanted, device=gpu, log=log, report=report)
-        bar.advance(BAR_STEPS - shown)
-    return made, bundle
+        result = build_engine(bundle, plan, log=log, report=_reporter(bar.advance, bar.say))
+    if as_json:
+        click.echo(json.dumps(_result_record(result, bundle), indent=1))
+    else:
+        click.echo(_result_text(result, bundle))
 
 
-def _plan_record(seen: Forecast) -> dict[str, Any]:
+def _prepare(target: TargetBundle, precision: Precision, *, has_graph: bool) -> Bundle:
+    """Return the bundle that receives the engine; show a bar if its graph is exported."""
+    from flowsr_export.export_onnx.bundle import STEPS
+
+    if has_graph:
+        return target.prepare(precision)
+    with step_progress("export", len(STEPS)) as begin:
+        return target.prepare(precision, begin)
+
+
+def _reporter(
+    advance: Callable[[int], None], say: Callable[[str], None]
+) -> Callable[[float, str], None]:
+    """Return a report of a build's share and phase that moves a bar of `BAR_STEPS`."""
+    began, shown = time.monotonic(), 0
+
+    def report(share: float, phase: str) -> None:
+        nonlocal shown
+        steps = int(share * BAR_STEPS) - shown
+        shown += steps
+        advance(steps)
+        say(f"{phase} {time.monotonic() - began:.0f} s")
+
+    return report
+
+
+def _plan_record(plan: EnginePlan) -> dict[str, Any]:
     return {
-        "library": seen.library,
-        "target": seen.target,
-        "profiles": [_fields(profile) for profile in seen.profiles],
-        "estimated_bytes": list(seen.estimates),
-        "key": None if seen.key is None else seen.key.fields(),
-        "digest": None if seen.key is None else seen.key.digest(),
-        "engine": None if seen.key is None else seen.key.file_name(),
-        "there": seen.there is not None,
-        "unknown": list(seen.unknown),
+        "library": plan.library_text,
+        "target": plan.target_text,
+        "profiles": [_fields(profile) for profile in plan.profiles],
+        "estimated_bytes": list(plan.estimates),
+        "key": None if plan.key is None else plan.key.fields(),
+        "digest": None if plan.key is None else plan.key.digest(),
+        "engine": None if plan.key is None else plan.key.file_name(),
+        "there": plan.existing is not None,
+        "unknown": list(plan.unknown),
     }
 
 
-def _forecast_text(seen: Forecast) -> str:
-    lines = [f"library    {seen.library}", f"target     {seen.target}"]
-    for index, (profile, estimate) in enumerate(
-        zip(seen.profiles, seen.estimates, strict=True)
-    ):
-        lines.append(f"profile {index}  about {_mebibytes(estimate)} of activations (estimate)")
-        lines += _ranges(profile)
-    lines += [f"not known  {what}" for what in seen.unknown]
-    if seen.key is not None:
-        state = "is there" if seen.there else "would be built"
-        lines += [
-            f"key        {seen.key.digest()}",
-            f"engine     {seen.key.file_name()}  {state}",
-        ]
+def _plan_text(plan: EnginePlan) -> str:
+    lines = [f"library    {plan.library_text}", f"target     {plan.target_text}"]
+    for index, profile in enumerate(plan.profiles):
+        estimate = _mebibytes(plan.estimates[index])
+        lines += [f"profile {index}  {estimate} of activations (estimate)", *_ranges(profile)]
+    lines += [f"not known  {reason}" for reason in plan.unknown]
+    if plan.key is not None:
+        state = "exists" if plan.existing else "would be built"
+        lines.append(f"key        {plan.key.digest()}")
+        lines.append(f"engine     {plan.key.file_name()}  {state}")
     return "\n".join(lines)
 
 
-def _described(made: EngineResult, bundle: Bundle) -> dict[str, Any]:
+def _result_record(result: EngineResult, bundle: Bundle) -> dict[str, Any]:
+    entry = result.entry
     return {
         "path": str(bundle.path),
-        "engine": made.entry.name,
-        "reused": made.built is None,
-        "sha256": made.entry.sha256,
-        "bytes": made.entry.size,
-        "digest": made.entry.key.digest(),
-        "key": made.entry.key.fields(),
-        "facts": dict(made.entry.facts),
+        "engine": entry.name,
+        "reused": result.built is None,
+        "sha256": entry.sha256,
+        "bytes": entry.size,
+        "digest": entry.key.digest(),
+        "key": entry.key.fields(),
+        "facts": dict(entry.facts),
     }
 
 
-def _text(made: EngineResult, bundle: Bundle) -> str:
-    entry, facts = made.entry, made.entry.facts
-    how = "kept: it is there with the same key"
-    if made.built is not None:
-        how = f"built in {made.built.seconds:.1f} s"
-    lines = [f"engine     {bundle.path / entry.name}  {entry.size / 1e6:.2f} MB, {how}"]
+def _result_text(result: EngineResult, bundle: Bundle) -> str:
+    entry, facts = result.entry, result.entry.facts
+    state = "kept: an engine with the same key exists"
+    if result.built is not None:
+        state = f"built in {result.built.seconds:.1f} s"
+    lines = [f"engine     {bundle.path / entry.name}  {entry.size / 1e6:.2f} MB, {state}"]
     for tensor in facts["tensors"]:
         shape = "x".join("?" if side < 0 else str(side) for side in tensor["shape"])
-        kind = "input " if tensor["input"] else "output"
-        lines.append(f"{kind}     {tensor['name']} {tensor['dtype'].lower()} {shape}")
+        direction = "input " if tensor["input"] else "output"
+        lines.append(f"{direction}     {tensor['name']} {tensor['dtype'].lower()} {shape}")
     scratch = facts["scratch_bytes"] or [None] * len(entry.key.profiles)
     for index, profile in enumerate(entry.key.profiles):
-        needs = "not stated" if scratch[index] is None else _mebibytes(scratch[index])
+        memory = "not stated" if scratch[index] is None else _mebibytes(scratch[index])
         estimate = _mebibytes(facts["estimated_bytes"][index])
-        lines.append(f"profile {index}  {needs} of activations (estimate {estimate})")
+        lines.append(f"profile {index}  {memory} of activations (estimate {estimate})")
         lines += _ranges(profile)
     return "\n".join([*lines, *_precision(entry.key.precision, facts["precision"])])
 
 
 def _precision(precision: str, facts: Mapping[str, Any]) -> list[str]:
-    stored, engine = (facts[name] for name in ("onnx", "engine"))
-    inside = "not known" if engine is None else f"{engine.get(precision, 0):.1%}"
+    stored, engine = facts["onnx"], facts["engine"]
+    measured = "not known" if engine is None else f"{engine.get(precision, 0):.1%}"
     share, whole = stored.get(precision, 0), facts["everything"].get(precision, 0)
     lines = [
-        f"{precision:9}  of the multiply-adds with weights {share:.1%} in the file, {inside} "
+        f"{precision:9}  of the multiply-adds with weights {share:.1%} in the file, {measured} "
         f"in the engine (at least {facts['least']:.0%}); {whole:.1%} of all"
     ]
     if facts["layers"]:
-        counted = ", ".join(f"{count} {kind}" for kind, count in facts["layers"].items())
-        lines.append(f"layers     {counted}")
+        counts = ", ".join(f"{count} {kind}" for kind, count in facts["layers"].items())
+        lines.append(f"layers     {counts}")
     return lines
 
 
 def _ranges(profile: Profile) -> list[str]:
-    """Ranges of the inputs; of `geometry` the window, which alone decides shapes."""
+    """Format the ranges of the inputs; of `geometry` only the window, which decides shapes."""
     rows = []
-    for name, each in profile.items():
-        bounds = [each.min, each.opt, each.max]
+    for name, bounds in profile.items():
+        values = [bounds.min, bounds.opt, bounds.max]
         if name == "geometry":
-            name, bounds = "window", [bound[8:] for bound in bounds]
-        rows.append(f"  {name:9}{' … '.join('x'.join(map(str, bound)) for bound in bounds)}")
+            name, values = "window", [value[8:] for value in values]
+        rows.append(f"  {name:9}{' … '.join('x'.join(map(str, value)) for value in values)}")
     return rows
 
 
 def _fields(profile: Profile) -> dict[str, Any]:
     return {
-        name: {"min": list(each.min), "opt": list(each.opt), "max": list(each.max)}
-        for name, each in profile.items()
+        name: {"min": list(bounds.min), "opt": list(bounds.opt), "max": list(bounds.max)}
+        for name, bounds in profile.items()
     }
 
 

@@ -10,94 +10,123 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.session import force_option, json_option
+from flowsr_export.options.shared import (
+    FILE,
+    POSITIVE,
+    bundle_argument,
+    choice_option,
+    flag,
+    force_option,
+    json_option,
+    number_option,
+    open_bundle,
+    packs,
+    seed_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
-    from flowsr_calibration.codes import EightBits
-    from flowsr_calibration.ranges import Method
     from flowsr_export.calibration.run import Calibration, CalibrationConfig, Report
 
 __all__ = ["command"]
 
-FILE = click.Path(path_type=Path)
 LEAST_DB = 38.0
 STEPS = 1000  # of a phase's bar
 
 
+def _config(
+    *,
+    output: Path,
+    work: Path | None,
+    budget_db: float | None,
+    max_psnr_loss: float | None,
+    **fields: Any,
+) -> CalibrationConfig:
+    """Combine options into the configuration of a calibration."""
+    from flowsr_export.calibration.gates import Budget
+    from flowsr_export.calibration.run import CalibrationConfig
+    from flowsr_runtime import UsageError
+
+    if budget_db is not None and max_psnr_loss is not None:
+        raise UsageError("give either --budget-db or --max-psnr-loss, not both")
+    if budget_db is None and max_psnr_loss is None:
+        budget_db = LEAST_DB
+    work = work or output.with_name(f"{output.name}.calibration")
+    return CalibrationConfig(work=work, budget=Budget(budget_db, max_psnr_loss), **fields)
+
+
 @click.command("calibrate")
-@click.argument("bundle", required=False, type=FILE)
-@click.option("--images", type=FILE, required=True, help="Folder of pictures.")
-@click.option(
-    "--method",
-    type=click.Choice(["percentile", "entropy", "minmax", "mse"]),
-    default="mse",
-    show_default=True,
-    help="How a tensor's range is chosen.",
+@bundle_argument
+@packs(
+    lambda **values: (_config(**values), values["output"]),
+    click.option("--images", type=FILE, required=True, help="Folder of calibration images."),
+    choice_option(
+        "--method",
+        ["percentile", "entropy", "minmax", "mse"],
+        "Method that chooses the range of a tensor.",
+        "mse",
+    ),
+    number_option("--samples", POSITIVE, 200, "Number of crops in the calibration set."),
+    number_option(
+        "--crop",
+        click.IntRange(min=16),
+        48,
+        "Side of a crop in low-resolution pixels.",
+        argument="side",
+    ),
+    seed_option("Random seed for the choice of crops."),
+    click.option(
+        "--budget-db",
+        type=click.FloatRange(min=0),
+        show_default="38",
+        help="Minimum PSNR against float32 in dB; blocks stay float32 until every crop has it.",
+    ),
+    click.option(
+        "--max-psnr-loss",
+        type=click.FloatRange(min=0),
+        help="Maximum loss of luma PSNR against the originals in dB, instead of --budget-db.",
+    ),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="REGEX",
+        help="Pattern of blocks that stay float32; may be repeated.",
+    ),
+    flag("--per-tensor", "Use one step size per weight tensor instead of one per channel."),
+    choice_option(
+        "--precision",
+        ["int8", "fp8"],
+        "Eight-bit format; fp8 is E4M3, which a CPU computes in float32.",
+        argument="type",
+    ),
+    click.option("--alexnet", type=FILE, help="AlexNet weights, for the LPIPS gate."),
+    click.option("--lpips-weights", type=FILE, help="LPIPS weights, version 0.1."),
+    threads_option,
+    click.option(
+        "--work",
+        type=FILE,
+        show_default="OUTPUT.calibration",
+        help="Folder for statistics, from which an interrupted run resumes.",
+    ),
+    click.option(
+        "-o", "--output", type=FILE, required=True, help="Bundle that receives the graph."
+    ),
+    name="request",
 )
-@click.option(
-    "--samples",
-    type=click.IntRange(min=1),
-    default=200,
-    show_default=True,
-    help="Crops of the pictures.",
-)
-@click.option(
-    "--crop",
-    "side",
-    type=click.IntRange(min=16),
-    default=48,
-    show_default=True,
-    help="Low-resolution pixels a side of a crop.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the crops.")
-@click.option(
-    "--budget-db",
-    type=click.FloatRange(min=0),
-    show_default="38",
-    help="Least PSNR against float32, dB; blocks are left out until every crop has it.",
-)
-@click.option(
-    "--max-psnr-loss",
-    type=click.FloatRange(min=0),
-    help="In its place, most that the luma PSNR against the originals may fall, dB.",
-)
-@click.option("--exclude", multiple=True, metavar="REGEX", help="Blocks that stay float32.")
-@click.option("--per-tensor", is_flag=True, help="One step for a weight, not for each channel.")
-@click.option(
-    "--precision",
-    type=click.Choice(["int8", "fp8"]),
-    default="int8",
-    show_default=True,
-    help="fp8 is E4M3, for GPUs that have it; ONNX Runtime computes it in float32 on a CPU.",
-)
-@click.option("--alexnet", type=FILE, help="AlexNet's weights, for the gate on LPIPS.")
-@click.option("--lpips-weights", type=FILE, help="LPIPS's own weights, v0.1.")
-@click.option(
-    "--threads", type=click.IntRange(min=1), show_default="all cores", help="CPU threads."
-)
-@click.option(
-    "--work",
-    type=FILE,
-    show_default="OUTPUT.calibration",
-    help="Folder that keeps the statistics: a run that was interrupted goes on there.",
-)
-@click.option("-o", "--output", type=FILE, required=True, help="Bundle that gets the graph.")
 @force_option
 @json_option
 def command(
     bundle: Path | None,
-    output: Path,
-    work: Path | None,
+    request: tuple[CalibrationConfig, Path],
     force: bool,
     as_json: bool,
-    **asked: Any,
 ) -> None:
-    """Quantise BUNDLE to eight bits with pictures, and keep it only within a quality budget.
+    """Quantize BUNDLE, or the built-in model, to eight bits within a quality budget.
 
-    Crops with texture show what range each tensor needs. Each block is quantised alone to rank
-    what it costs; blocks are left out until the budget holds. The result is judged on pictures
-    that were held out: a gate that is missed ends with exit code 3 and writes nothing, unless
-    --force is given. Without BUNDLE it is the built-in one; -o may name BUNDLE itself.
+    Textured crops give the range of each tensor. Each block is quantized alone to rank its
+    cost, and blocks stay float32 until the budget holds. The result is measured on held-out
+    images: a missed gate ends with exit code 3 and writes nothing, unless --force is given.
+    -o may name BUNDLE itself.
 
     \b
     Examples:
@@ -105,56 +134,32 @@ def command(
       flowsr-export calibrate edsr.bundle --images photos --budget-db 40 -o edsr.bundle
     """
     from flowsr_export.calibration.bundle import check_output_bundle, write_calibrated
-    from flowsr_runtime import Bundle, ParityError, embedded_bundle
+    from flowsr_runtime import ParityError
 
-    config = _config(asked, work or output.with_name(f"{output.name}.calibration"))
-    source = Bundle.open(embedded_bundle() if bundle is None else bundle)
+    config, output = request
+    source = open_bundle(bundle)
     check_output_bundle(source, output, config.type, force)
 
-    # The picture of the frontier is drawn last: what draws it is missed before the slow work.
+    # Import matplotlib first: a missing library must not be found after slow work.
     importlib.import_module("matplotlib")
     from flowsr_export.calibration.run import calibrate
 
     with ExitStack() as stack:
-        done = calibrate(source, config, _bars(stack))
-    missed = done.gates.missed
+        calibration = calibrate(source, config, _bars(stack))
+    missed = calibration.gates.missed
     if missed and not force:
-        raise ParityError(f"gates are missed, nothing is written: {'; '.join(missed)}")
-    written = write_calibrated(source, output, done, force=force)
+        raise ParityError(f"quality gates are missed, nothing is written: {'; '.join(missed)}")
+    written = write_calibrated(source, output, calibration, force=force)
     if as_json:
         from flowsr_export.calibration.report import report_of
 
-        click.echo(json.dumps({"path": str(written.path), **report_of(done)}, indent=1))
+        click.echo(json.dumps({"path": str(written.path), **report_of(calibration)}, indent=1))
     else:
-        _print(written.path, done)
-
-
-def _config(asked: dict[str, Any], work: Path) -> CalibrationConfig:
-    """Pack the options."""
-    from flowsr_export.calibration.gates import Budget
-    from flowsr_export.calibration.run import CalibrationConfig
-    from flowsr_runtime import UsageError
-
-    least, most = asked["budget_db"], asked["max_psnr_loss"]
-    if least is not None and most is not None:
-        raise UsageError("give either --budget-db or --max-psnr-loss, not both")
-    kind: EightBits = asked["precision"]
-    method: Method = asked["method"]
-    least = LEAST_DB if least is None and most is None else least
-    names = ("images", "samples", "side", "seed", "exclude", "per_tensor", "alexnet")
-    return CalibrationConfig(
-        work=work,
-        type=kind,
-        method=method,
-        budget=Budget(least, most),
-        lpips_weights=asked["lpips_weights"],
-        threads=asked["threads"],
-        **{name: asked[name] for name in names},
-    )
+        _print(written.path, calibration)
 
 
 def _bars(stack: ExitStack) -> Report:
-    """Show a bar for each phase, one after another."""
+    """Show one bar per phase."""
     from flowsr_export.options.progress import Progress, progress
 
     shown: dict[str, Any] = {"phase": None, "at": 0}
@@ -172,11 +177,14 @@ def _bars(stack: ExitStack) -> Report:
     return report
 
 
-def _print(path: Path, done: Calibration) -> None:
-    gates, kind = done.gates, done.config.type
-    left_out = ", ".join((*done.excluded, *done.choice.point.left_out)) or "none"
-    click.echo(f"{path}  {len(done.content) / 1e6:.2f} MB {kind}")
-    click.echo(f"multiply-adds in {kind}: {done.work.share(kind):.1%}; left out: {left_out}")
+def _print(path: Path, calibration: Calibration) -> None:
+    gates, precision = calibration.gates, calibration.config.type
+    left_out = (*calibration.excluded, *calibration.choice.point.left_out)
+    click.echo(f"{path}  {len(calibration.content) / 1e6:.2f} MB {precision}")
+    click.echo(
+        f"multiply-adds in {precision}: {calibration.work.share(precision):.1%}; left out: "
+        f"{', '.join(left_out) or 'none'}"
+    )
     click.echo(
         f"held out, {gates.crops} crops of {gates.pictures} pictures: {gates.psnr:.2f} dB "
         f"against float32, the least {gates.worst:.2f} ({gates.worst_crop})"
@@ -187,10 +195,10 @@ def _print(path: Path, done: Calibration) -> None:
         f"against the originals: luma PSNR falls by {gates.psnr_loss:.3f} dB, LPIPS {lpips}; "
         f"largest shift of a channel {shift:+.3f} steps"
     )
-    for trial in done.trials:
+    for trial in calibration.trials:
         kept = "kept" if trial.kept else "not kept"
         click.echo(f"{trial.name}: {trial.before:.2f} to {trial.after:.2f} dB, {kept}")
-    for line in done.pictures.skipped:
+    for line in calibration.pictures.skipped:
         click.echo(f"skipped: {line}")
     for line in gates.missed:
         click.echo(f"missed: {line}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowsr_export.options.session import force_option, session_options
+from flowsr_export.options.session import session_options
+from flowsr_export.options.shared import FILE, force_option, open_bundle
 
 if TYPE_CHECKING:
     from flowsr_runtime import SessionSettings
@@ -22,39 +23,36 @@ PHOTOGRAPHS = ("honeybee", "chelsea")
     "-o",
     "--output",
     "directory",
-    type=click.Path(path_type=Path),
+    type=FILE,
     default=Path("flowsr-demo"),
     show_default=True,
     help="Folder for demo.png and demo.json.",
 )
-@click.option("--bundle", type=click.Path(path_type=Path), help="Instead of the built-in one.")
+@click.option("--bundle", type=FILE, show_default="the built-in model", help="Bundle to run.")
 @session_options
 @force_option
 def command(
-    directory: Path,
-    bundle: Path | None,
-    settings: SessionSettings,
-    force: bool,
+    directory: Path, bundle: Path | None, settings: SessionSettings, force: bool
 ) -> None:
-    """Enlarge shipped photographs and compare.
+    """Upscale two included photographs and compare the results with bicubic.
 
-    One ×4 and one ×2.7: a sheet, demo.png, lays bicubic and the result side by side, with
-    details of both and of the original. The timings and figures go to demo.json too.
+    One photograph is upscaled 4 times, one 2.7 times. demo.png shows bicubic, the result and
+    the original side by side, with details; demo.json has timings and PSNR.
 
     \b
     Example:
       flowsr-export demo -o build/demo
     """
     from flowsr_export.demo import demonstrate
-    from flowsr_runtime import Bundle, Upscaler, embedded_bundle
+    from flowsr_runtime import Upscaler
 
-    opened = Bundle.open(embedded_bundle() if bundle is None else bundle)
+    opened = open_bundle(bundle)
     with Upscaler(opened, settings.open(opened)) as upscaler:
         comparisons = demonstrate(upscaler, directory, PHOTOGRAPHS, force=force)
-    for done in comparisons:
-        sizes = f"{done.input[0]}x{done.input[1]} to {done.output[0]}x{done.output[1]}"
+    for row in comparisons:
+        sizes = f"{row.input[0]}x{row.input[1]} to {row.output[0]}x{row.output[1]}"
         click.echo(
-            f"{done.picture:9} x{done.scale:4} {sizes:19} {done.seconds * 1000:6.0f} ms   "
-            f"bicubic {done.psnr_bicubic:.2f} dB   flowsr-lp {done.psnr_flowsr:.2f} dB"
+            f"{row.picture:9} x{row.scale:4} {sizes:19} {row.seconds * 1000:6.0f} ms   "
+            f"bicubic {row.psnr_bicubic:.2f} dB   flowsr-lp {row.psnr_flowsr:.2f} dB"
         )
     click.echo(directory / "demo.png")

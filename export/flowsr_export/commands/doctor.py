@@ -7,7 +7,7 @@ import json
 
 import click
 
-from flowsr_export.options.session import json_option
+from flowsr_export.options.shared import json_option
 
 __all__ = ["command"]
 
@@ -15,9 +15,9 @@ __all__ = ["command"]
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> None:
-    """Say what is installed and what is missing.
+    """List installed and missing libraries, and the hardware of this machine.
 
-    With what each missing part would give, how to install it, and what this machine has.
+    Each missing library is listed with its use and the command that installs it.
 
     \b
     Example:

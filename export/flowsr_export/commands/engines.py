@@ -1,4 +1,4 @@
-"""The `engines` commands: what a bundle holds, and what of it can go."""
+"""The `engines` commands: list and prune the engines of a bundle."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.session import json_option
+from flowsr_export.options.shared import FILE, flag, json_option
 
 if TYPE_CHECKING:
     from flowsr_export.engine.listing import Listed
 
 __all__ = ["command"]
 
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+BUNDLE = click.argument("bundle", type=FILE)
 
 
 @click.group("engines")
@@ -32,7 +32,7 @@ def command() -> None:
 @BUNDLE
 @json_option
 def list_command(bundle: Path, as_json: bool) -> None:
-    """Check the engines of BUNDLE and print what they are for.
+    """List the engines of BUNDLE with their targets and check them.
 
     A damaged engine ends with exit code 5.
 
@@ -45,28 +45,26 @@ def list_command(bundle: Path, as_json: bool) -> None:
 
     listed = list_engines(Bundle.open(bundle))
     if as_json:
-        click.echo(json.dumps([_described(each) for each in listed], indent=1))
+        click.echo(json.dumps([_record(engine) for engine in listed], indent=1))
     else:
-        click.echo("\n".join(_text(each) for each in listed) or "no engine")
-    damaged = [each.trouble for each in listed if each.trouble is not None]
+        click.echo("\n".join(_text(engine) for engine in listed) or "no engine")
+    damaged = [engine.trouble for engine in listed if engine.trouble is not None]
     if damaged:
         raise IntegrityError("; ".join(damaged))
 
 
 @command.command("prune")
 @BUNDLE
-@click.option("--all", "everything", is_flag=True, help="Remove every engine.")
-@click.option(
-    "--other-versions",
-    is_flag=True,
-    help="Remove those, too, that the libraries installed here do not load.",
-)
-@click.option("--dry-run", is_flag=True, help="Remove nothing, only say what would go.")
+@flag("--all", "Remove every engine.", "everything")
+@flag("--other-versions", "Also remove engines that the installed libraries do not load.")
+@flag("--dry-run", "List the files without removing them.")
 @json_option
 def prune_command(
     bundle: Path, everything: bool, other_versions: bool, dry_run: bool, as_json: bool
 ) -> None:
-    """Remove engines of BUNDLE that are damaged, half written or of a graph that is gone.
+    """Remove engines of BUNDLE that are damaged, incomplete or stale.
+
+    An engine is stale when the bundle no longer has the ONNX file it was built from.
 
     \b
     Example:
@@ -83,18 +81,18 @@ def prune_command(
     )
     if as_json:
         rows = [
-            {"name": each.name, "reason": each.reason, "bytes": each.size} for each in removals
+            {"name": file.name, "reason": file.reason, "bytes": file.size} for file in removals
         ]
         click.echo(json.dumps({"dry_run": dry_run, "removed": rows}, indent=1))
         return
     word = "would remove" if dry_run else "removed"
-    for each in removals:
-        click.echo(f"{word} {each.name}  {each.size / 1e6:.2f} MB, {each.reason}")
-    total = sum(each.size for each in removals)
+    for file in removals:
+        click.echo(f"{word} {file.name}  {file.size / 1e6:.2f} MB, {file.reason}")
+    total = sum(file.size for file in removals)
     click.echo(f"{word} {len(removals)} files, {total / 1e6:.2f} MB")
 
 
-def _described(listed: Listed) -> dict[str, Any]:
+def _record(listed: Listed) -> dict[str, Any]:
     entry = listed.entry
     return {
         "engine": entry.name,

@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.session import (
-    evaluation_options,
+from flowsr_export.options.progress import progress
+from flowsr_export.options.session import evaluation_options
+from flowsr_export.options.shared import (
+    FILE,
+    POSITIVE,
+    bundle_argument,
+    choice_option,
+    flag,
     force_option,
+    halo_option,
     json_option,
-    parse_memory,
-    scale_type,
+    memory_budget_option,
+    number_option,
+    packs,
+    seed_option,
+    value_option,
 )
+from flowsr_export.options.values import parse_scales
 
 if TYPE_CHECKING:
     from flowsr_export.evaluation.metric_set import MetricSet
@@ -25,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-FILE = click.Path(path_type=Path)
 METRICS = (
     *("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr"),
     *("diversity", "diversity-score"),
@@ -33,103 +43,90 @@ METRICS = (
 SCALES = "2,3,4"
 
 
-def parse_scales(value: str) -> tuple[str, ...]:
-    """Read scales joined by commas, as in `2,2.7,4`; each is one number for both axes."""
-    found = tuple(scale_type(text) for text in value.split(","))
-    plain = tuple(scale for scale in found if isinstance(scale, str))
-    if len(plain) != len(found) or len(set(plain)) != len(plain):
-        raise click.BadParameter(f"{value!r} is not as in 2,2.7,4")
+def parse_plain_scales(value: str) -> tuple[str, ...]:
+    """Read distinct scales joined by commas, each one number for both axes: `2,2.7,4`."""
+    scales = parse_scales(value)
+    plain = tuple(scale for scale in scales if isinstance(scale, str))
+    if len(plain) != len(scales) or len(set(plain)) != len(plain):
+        raise click.BadParameter(f"expected distinct scales such as 2,2.7,4, got {value!r}")
     return plain
 
 
 @click.command("evaluate")
-@click.argument("bundle", required=False, type=FILE)
 @click.option(
     "--hr",
     multiple=True,
     required=True,
     type=FILE,
-    help="Folder of original pictures; give it again for another set.",
+    help="Folder of original images; may be repeated.",
 )
 @click.option(
     "--lr",
     multiple=True,
     type=FILE,
-    show_default="the originals, shrunk by MATLAB's bicubic",
-    help="Folder of their small partners, found by name.",
+    show_default="the originals, reduced by MATLAB's bicubic filter",
+    help="Folder of low-resolution images with the same names; may be repeated.",
 )
-@click.option(
+@value_option(
+    parse_plain_scales,
     "--scale",
     "scales",
-    callback=lambda ctx, option, value: None if value is None else parse_scales(value),
+    help="Upscaling factors, joined by commas; any real numbers of at least 1.",
     show_default=f"the bundle's own, or {SCALES}",
-    help="Output pixels per input pixel, joined by commas; any real of at least 1.",
 )
 @click.option(
     "--metric",
     "metrics",
     type=click.Choice(METRICS),
     multiple=True,
-    show_default="psnr to lr-psnr, and diversity with samples",
-    help="Figure to compute; give it again for another.",
+    show_default="psnr to lr-psnr, and diversity with --samples",
+    help="Metric to compute; may be repeated.",
 )
-@click.option("--alexnet", type=FILE, help="AlexNet's weights, for LPIPS.")
-@click.option("--lpips-weights", type=FILE, help="LPIPS's own weights, v0.1.")
+@click.option("--alexnet", type=FILE, help="AlexNet weights, for LPIPS.")
+@click.option("--lpips-weights", "linear", type=FILE, help="LPIPS weights, version 0.1.")
 @click.option(
     "--shave",
     type=click.IntRange(min=0),
     show_default="the published rules",
-    help="Pixels left out on every side for PSNR and SSIM.",
+    help="Border in pixels that PSNR and SSIM ignore.",
 )
-@click.option(
-    "--baseline",
-    type=click.Choice(["bicubic", "none"]),
-    default="bicubic",
-    show_default=True,
-    help="What is evaluated beside the bundle.",
-)
-@click.option("--temperature", type=float, help="Of the noise; for bundles without a prior.")
-@click.option(
-    "--samples",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Pictures from noise, whose figures are averaged.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the first sample.")
-@click.option("--truncate", is_flag=True, help="Cut values down to 8 bits, as SRFlow's script.")
+@choice_option("--baseline", ["bicubic", "none"], "Method to evaluate besides the bundle.")
+@number_option("--samples", POSITIVE, 1, "Number of noise samples to average over.")
+@seed_option("Random seed of the first sample.")
 @evaluation_options
-@click.option("--model", type=FILE, help="Checkpoint of a flow, for --backend torch.")
-@click.option("--prior", type=FILE, help="Checkpoint of its latent module.")
-@click.option(
-    "--memory-budget",
-    type=parse_memory,
-    metavar="BYTES",
-    show_default="what the bundle states, or 1G",
-    help="Memory for one run of the model; a picture that needs more is tiled.",
-)
-@click.option(
-    "--halo",
-    type=click.Choice(["default", "exact"]),
-    default="default",
-    show_default=True,
-    help="Overlap of tiles.",
+@packs(
+    "flowsr_export.evaluation.model:EvaluatedModelConfig",
+    bundle_argument,
+    click.option("--model", type=FILE, help="Checkpoint of a flow, for --backend torch."),
+    click.option("--prior", type=FILE, help="Checkpoint of its learned prior."),
+    click.option(
+        "--temperature",
+        type=float,
+        help="Standard deviation of the noise, for bundles without a learned prior.",
+    ),
+    flag("--truncate", "Truncate values to 8 bits, as SRFlow's released script does."),
+    memory_budget_option,
+    halo_option,
+    name="config",
+    takes=("settings",),
 )
 @click.option(
     "-o",
     "--output",
     type=FILE,
-    help="Folder, or name without suffix, of .csv, .json, .md and .png.",
+    help="Folder, or file name without suffix, for .csv, .json, .md and .png.",
 )
 @force_option
 @json_option
-def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> None:
-    """Measure the quality of BUNDLE on pictures whose originals are there.
+def command(
+    config: EvaluatedModelConfig, output: Path | None, force: bool, as_json: bool, **asked: Any
+) -> None:
+    """Measure the quality of BUNDLE, or of the built-in model, on images with originals.
 
-    Every original is shrunk (or its partner taken), enlarged and compared: PSNR, SSIM, LPIPS,
-    agreement with the input, diversity over samples, by the published protocols. Without
-    BUNDLE it is the built-in one; --backend torch evaluates a checkpoint that was not exported.
-    A figure that cannot be computed ends with exit code 3.
+    Each original is reduced, upscaled and compared by the published protocols: PSNR, SSIM,
+    LPIPS, consistency with the input, diversity over samples. --backend torch evaluates a
+    checkpoint that has not been exported. A metric that cannot be computed ends with exit
+    code 3.
 
     \b
     Examples:
@@ -137,23 +134,23 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
       flowsr-export evaluate --hr Set5 --lr Set5 --alexnet a.pth --lpips-weights l.pth -o set5
       flowsr-export evaluate flow.bundle --hr DIV2K --temperature 0.8 --samples 5 --metric psnr
     """
-    from flowsr_export.evaluation.metric_set import MetricSet
+    from flowsr_export.evaluation.metric_set import DEFAULT_METRICS, MetricSet
     from flowsr_export.evaluation.model import open_subject
     from flowsr_export.evaluation.report import as_json as as_object
     from flowsr_export.evaluation.report import as_markdown, report_paths, write_report
     from flowsr_export.evaluation.sheet import sheet_of
 
     paths = [] if output is None else report_paths(output, force=force)
-    asked["metrics"] = asked["metrics"] or _default_metrics(asked["samples"])
+    defaults = DEFAULT_METRICS if asked["samples"] == 1 else (*DEFAULT_METRICS, "diversity")
     metric_set = MetricSet.open(
-        asked["metrics"],
+        asked["metrics"] or defaults,
         shave=asked["shave"],
         alexnet=asked["alexnet"],
-        linear=asked["lpips_weights"],
+        linear=asked["linear"],
     )
-    with open_subject(_config(asked)) as subject:
-        rows, shown = _evaluated(asked, metric_set, subject)
-    about = _about(asked, subject)
+    with open_subject(config) as model:
+        rows, shown = _evaluated(asked, metric_set, model)
+    about = _about(asked, config, model)
     if paths:
         write_report(rows, about, sheet_of(shown), paths)
     for row in rows:
@@ -161,91 +158,69 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
             name = f"{row.dataset} {row.picture} ×{row.scale}"
             click.echo(f"flowsr-export: {name}: {line}", err=True)
     if as_json:
-        found = as_object(rows, about)
-        click.echo(json.dumps({"files": [str(path) for path in paths], **found}))
+        report = as_object(rows, about)
+        click.echo(json.dumps({"files": [str(path) for path in paths], **report}))
         return
     click.echo(as_markdown(rows, about), nl=False)
     if paths:
         click.echo(f"\nwritten: {', '.join(str(path) for path in paths)}")
 
 
-def _default_metrics(samples: int) -> tuple[str, ...]:
-    from flowsr_export.evaluation.metric_set import DEFAULT_METRICS
-
-    return DEFAULT_METRICS if samples == 1 else (*DEFAULT_METRICS, "diversity")
-
-
-def _config(asked: dict[str, Any]) -> EvaluatedModelConfig:
-    """Turn options into which model is evaluated, and on what."""
-    from flowsr_export.evaluation.model import EvaluatedModelConfig
-
-    return EvaluatedModelConfig(
-        settings=asked["settings"],
-        bundle=asked["bundle"],
-        model=asked["model"],
-        prior=asked["prior"],
-        temperature=asked["temperature"],
-        truncate=asked["truncate"],
-        memory_budget=asked["memory_budget"],
-        halo=asked["halo"],
-    )
-
-
 def _evaluated(
-    asked: dict[str, Any], metric_set: MetricSet, subject: EvaluatedModel
+    asked: dict[str, Any], metric_set: MetricSet, model: EvaluatedModel
 ) -> tuple[list[Row], list[Result]]:
-    """Evaluate with a bar; keep every row, and the pictures that the sheet shows."""
+    """Evaluate with a bar; return all rows, and the results that the sheet shows."""
     from flowsr_export.evaluation.dataset import find_pairs
     from flowsr_export.evaluation.methods import Bicubic
     from flowsr_export.evaluation.run import check_pairs, evaluate
     from flowsr_export.evaluation.sheet import chosen
-    from flowsr_export.options.progress import progress
 
-    asked["scales"] = asked["scales"] or (subject.scale or SCALES).split(",")
-    subject.check_scales(asked["scales"])
+    asked["scales"] = asked["scales"] or (model.scale or SCALES).split(",")
+    model.check_scales(asked["scales"])
     pairs = find_pairs(asked["hr"], asked["lr"], asked["scales"])
     with progress("reading", len(pairs)) as bar:
         check_pairs(pairs, metric_set, lambda note: bar.advance(1, note))
     baselines = [Bicubic()] if asked["baseline"] == "bicubic" else []
-    methods = [*baselines, subject.method]
-    wanted = {(pair.dataset, pair.name, pair.scale) for pair in chosen(pairs)}
+    methods = [*baselines, model.method]
+    on_sheet = {(pair.dataset, pair.name, pair.scale) for pair in chosen(pairs)}
     rows, shown = [], []
-    with progress("evaluate", len(pairs) * len(methods)) as steps:
+    with progress("evaluate", len(pairs) * len(methods)) as bar:
         for result in evaluate(
             pairs,
             methods,
             metric_set,
             samples=asked["samples"],
             seed=asked["seed"],
-            advance=lambda note: steps.advance(1, note),
+            advance=lambda note: bar.advance(1, note),
         ):
             row = result.row
             rows.append(row)
-            if (row.dataset, row.picture, row.scale) in wanted:
+            if (row.dataset, row.picture, row.scale) in on_sheet:
                 shown.append(result)
     return rows, shown
 
 
-def _about(asked: dict[str, Any], subject: EvaluatedModel) -> dict[str, Any]:
-    """Say what was evaluated and how."""
+def _about(
+    asked: dict[str, Any], config: EvaluatedModelConfig, model: EvaluatedModel
+) -> dict[str, Any]:
+    """Describe the model, the settings and the libraries for the report."""
     from importlib.metadata import version
 
-    settings = asked["settings"]
     return {
         "command": shlex.join(["flowsr-export", *sys.argv[1:]]),
-        "model": subject.about,
+        "model": model.about,
         "settings": {
             "hr": [str(folder) for folder in asked["hr"]],
             "lr": [str(folder) for folder in asked["lr"]],
             "scales": list(asked["scales"]),
             "shave": asked["shave"],
-            "backend": settings.backend,
-            "provider": subject.provider,
-            "precision": settings.precision,
-            "temperature": asked["temperature"],
+            "backend": config.settings.backend,
+            "provider": model.provider,
+            "precision": config.settings.precision,
+            "temperature": config.temperature,
             "samples": asked["samples"],
             "seed": asked["seed"],
-            "truncate": asked["truncate"],
+            "truncate": config.truncate,
         },
-        "libraries": {"flowsr-lp": version("flowsr-lp"), **subject.libraries},
+        "libraries": {"flowsr-lp": version("flowsr-lp"), **model.libraries},
     }

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from flowsr_export.options.session import force_option, json_option, parse_blocks
+from flowsr_export.options.progress import step_progress
+from flowsr_export.options.shared import (
+    FILE,
+    blocks_option,
+    choice_option,
+    force_option,
+    json_option,
+    value_option,
+)
+from flowsr_export.options.values import exact_scale_type
 
 if TYPE_CHECKING:
     from flowsr_export.deployment.interface import Precision
@@ -17,8 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-FILE = click.Path(path_type=Path)
-LICENCES = {
+LICENSES = {
     "linf-lp": "see the checkpoint's source",
     "srflow-lp": "see the checkpoint's source; SRFlow's released ones are CC BY-NC-SA 4.0, "
     "for research only",
@@ -26,38 +35,36 @@ LICENCES = {
 
 
 @click.command("export-onnx")
-@click.option("--model", type=FILE, help="LINF or SRFlow file; without it the built-in one.")
-@click.option("--prior", type=FILE, help="Latent module; without it the graph takes latents.")
 @click.option(
-    "--blocks",
-    type=parse_blocks,
-    metavar="I,I,…",
-    help="Stacked blocks of an SRFlow network that its file does not tell.",
+    "--model", type=FILE, show_default="the built-in model", help="LINF or SRFlow checkpoint."
 )
-@click.option("-o", "--output", type=FILE, required=True, help="Directory of the bundle.")
 @click.option(
+    "--prior",
+    type=FILE,
+    help="Checkpoint of the learned prior; without it the graph takes latents.",
+)
+@blocks_option
+@click.option("-o", "--output", type=FILE, required=True, help="Folder of the bundle.")
+@choice_option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="Type of the heavy layers; geometry, phase and flow stay float32.",
+    ["fp32", "fp16", "bf16"],
+    "Precision of the heavy layers; geometry, phase and flow stay float32.",
 )
-@click.option(
+@value_option(
+    exact_scale_type,
     "--scale",
-    help="Build the single-input graph of this one scale, as in 4 or 2.7, for whole pictures.",
+    help="Export a graph with this one scale, such as 4 or 2.7, for whole images only.",
 )
 @click.option(
     "--opset",
     type=click.IntRange(18, 19),
     show_default="18; 22 in bf16",
-    help="ONNX operator set; bf16 has one of its own.",
+    help="ONNX operator set version; bf16 has its own.",
 )
-@click.option(
+@choice_option(
     "--io",
-    type=click.Choice(["float32", "uint8"]),
-    default="float32",
-    show_default=True,
-    help="Type of the graph's pictures; uint8 is converted, clamped and rounded in the graph.",
+    ["float32", "uint8"],
+    "Image type of the graph; with uint8 the graph converts, clamps and rounds.",
 )
 @force_option
 @json_option
@@ -67,20 +74,21 @@ def command(
     blocks: tuple[int, ...] | None,
     output: Path,
     precision: Precision,
-    scale: str | None,
+    scale: Fraction | None,
     opset: int | None,
     io: Io,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Turn checkpoints into a bundle that serves any scale, checked before it is kept.
+    """Export checkpoints to a verified bundle.
 
-    A bundle of SRFlow serves the scale of its network; --scale, which must be that one, gives
-    it a graph of the single input `input`, whose sides must be even.
+    A LINF bundle serves any scale. An SRFlow bundle serves the scale of its network; with
+    --scale, which must be that scale, its graph has the single input `input`, with even
+    sides.
 
-    The graph is linted and compared with PyTorch on sizes and scales that it was not traced
-    with; a difference ends with exit code 3 and writes nothing. With --io uint8 it is compared
-    in eight-bit steps as well, and an upscale cannot see an inverse that explodes.
+    The graph is linted and compared with PyTorch at sizes and scales that it was not traced
+    with; a difference ends with exit code 3 and writes nothing. With --io uint8 the
+    comparison also counts eight-bit steps, and upscale cannot detect an exploding inverse.
 
     \b
     Examples:
@@ -93,46 +101,38 @@ def command(
 
     from flowsr_runtime.bundle.directory import check_replaceable
     from flowsr_runtime.errors import UsageError
-    from flowsr_runtime.geometry import exact_scale
 
     if model is None and prior is not None:
-        raise UsageError("--prior needs --model: the built-in model has a prior of its own")
-    fixed = None if scale is None else exact_scale(scale)
+        raise UsageError("--prior needs --model: the built-in model has its own prior")
     check_replaceable(output, force)
 
     from flowsr_export.export_onnx.bundle import STEPS, build_bundle
     from flowsr_export.export_onnx.manifest import Request
-    from flowsr_export.options.progress import progress
     from flowsr_lp import embedded_checkpoint, load_checkpoint
 
     built_in = model is None
     if model is None:
         model, prior = embedded_checkpoint()
     checkpoint = load_checkpoint(model, prior, blocks)
-    licence = "Apache-2.0" if built_in else LICENCES[checkpoint.family]
-    request = Request(precision, fixed, opset, licence, io)
-    with progress("export", len(STEPS)) as bar:
-        notes = iter([0, 1, 1, 1, 1])
-        bundle, figures = build_bundle(
-            checkpoint, output, request, force, lambda step: bar.advance(next(notes), step)
-        )
-        bar.advance(1, "done")
+    license_text = "Apache-2.0" if built_in else LICENSES[checkpoint.family]
+    request = Request(precision, scale, opset, license_text, io)
+    with step_progress("export", len(STEPS)) as begin:
+        bundle, stats = build_bundle(checkpoint, output, request, force, begin)
     if as_json:
         manifest = dict(bundle.manifest.raw)
         click.echo(json.dumps({"path": str(output), "manifest": manifest}, indent=1))
         return
-    _print(bundle, precision, figures, licence)
+    _print(bundle, precision, stats, license_text)
 
 
-def _print(bundle: Bundle, precision: str, figures: list[ErrorStats], licence: str) -> None:
+def _print(bundle: Bundle, precision: str, stats: list[ErrorStats], license_text: str) -> None:
     from flowsr_export.export_onnx.bundle import worst
 
-    most = worst(figures)
+    largest = worst(stats)
+    size = bundle.manifest.files[f"model.{precision}.onnx"].bytes
+    click.echo(f"{bundle.path}  {size / 1e6:.2f} MB")
     click.echo(
-        f"{bundle.path}  {bundle.manifest.files[f'model.{precision}.onnx'].bytes / 1e6:.2f} MB"
+        f"agrees with PyTorch in {len(stats)} cases; worst {largest.max_abs:.1e} of full "
+        f"range, {largest.max_steps} eight-bit steps, at {largest.case}"
     )
-    click.echo(
-        f"agrees with PyTorch in {len(figures)} cases; worst {most.max_abs:.1e} of full range, "
-        f"{most.max_steps} eight-bit steps, at {most.case}"
-    )
-    click.echo(f"licence of the weights: {licence}")
+    click.echo(f"license of the weights: {license_text}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import click
 
-from flowsr_export.fetch import DEFAULT_BASE_URL, LICENCE_LINE, RELEASES, Fetched, fetch
-from flowsr_export.options.progress import Progress, progress
+from flowsr_export.fetch import DEFAULT_BASE_URL, LICENSE_LINE, RELEASES, fetch
+from flowsr_export.options.progress import counted_progress
 
 __all__ = ["command"]
 
@@ -27,34 +27,20 @@ __all__ = ["command"]
     "--base-url",
     default=DEFAULT_BASE_URL,
     show_default=True,
-    help="Address of the folder that holds the released files.",
+    help="URL of the folder with the released files.",
 )
 def command(name: str, directory: Path, base_url: str) -> None:
-    """Download a checkpoint that the authors released.
+    """Download a checkpoint released by the authors.
 
-    A download that was cut off goes on where it stopped. A file is kept only if it is the
-    released one, told by its git blob id.
+    An interrupted download resumes. A file is kept only if its git blob id is that of the
+    released file.
 
     \b
     Example:
       flowsr-export fetch edsr-baseline-linf.pth -o checkpoints
     """
-    click.echo(LICENCE_LINE, err=True)
+    click.echo(LICENSE_LINE, err=True)
     for file in RELEASES if name == "all" else [name]:
-        done = _fetch(file, directory, base_url)
-        click.echo(f"{done.path}  {done.size / 1e6:.1f} MB  {done.how}")
-
-
-def _fetch(name: str, directory: Path, base_url: str) -> Fetched:
-    """Fetch one file behind a progress bar, which begins with the download."""
-    bars: list[Progress] = []
-    with ExitStack() as stack:
-        return fetch(
-            name,
-            directory,
-            base_url,
-            lambda total, done: bars.append(
-                stack.enter_context(progress(f"fetching {name}", total, done))
-            ),
-            lambda size: bars[-1].advance(size),
-        )
+        with counted_progress(f"fetching {file}") as (start, advance):
+            fetched = fetch(file, directory, base_url, start, partial(advance, ""))
+        click.echo(f"{fetched.path}  {fetched.size / 1e6:.1f} MB  {fetched.how}")

@@ -1,138 +1,230 @@
-"""The `inspect` command."""
+"""The `inspect` command: check a bundle and print it, without any inference library."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowsr_export.options.engine import flavour_option
-from flowsr_export.options.session import json_option
+from flowsr_export.options.shared import (
+    bundle_argument,
+    flag,
+    json_option,
+    open_bundle,
+    precision_option,
+)
 
 if TYPE_CHECKING:
-    from flowsr_export.commands.inspection import Inspection
     from flowsr_export.engine.library import TensorrtVariant
+    from flowsr_export.engine.listing import Match
+    from flowsr_runtime import Bundle
+    from flowsr_runtime.bundle.manifest import Latent, Manifest, Tiling
+    from flowsr_runtime.geometry import Halo
 
 __all__ = ["command"]
 
 
 @click.command("inspect")
-@click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--engine", is_flag=True, help="Say which engines load here, and why not others.")
+@bundle_argument
+@flag("--engine", "List engines that load on a GPU, and why others do not.")
 @flavour_option
-@click.option(
-    "--precision",
-    type=click.Choice(["fp16", "fp32", "bf16", "int8", "fp8"]),
-    default="fp16",
-    show_default=True,
-    help="Of the engine, with --engine.",
-)
+@precision_option("Precision of the engine, with --engine.", "fp16")
 @click.option(
     "--compute-capability",
     metavar="N.N",
-    show_default="the GPU's that is here",
-    help="Of a GPU that is not here, as in 8.9, with --engine.",
+    show_default="this machine's GPU",
+    help="Compute capability of the GPU, such as 8.9, with --engine.",
 )
 @json_option
 def command(
     bundle: Path | None,
     engine: bool,
-    flavour: str,
+    flavour: TensorrtVariant,
     precision: str,
     compute_capability: str | None,
     as_json: bool,
 ) -> None:
-    """Check BUNDLE and print what it holds.
+    """Check BUNDLE, or the built-in one, and print its contents.
 
-    Without BUNDLE it is the built-in one. A damaged file ends with exit code 5, and so does
-    --engine if no engine loads.
+    A damaged file ends with exit code 5, and so does --engine if no engine loads.
 
     \b
     Examples:
       flowsr-export inspect
       flowsr-export inspect edsr.bundle --engine --compute-capability 8.9
     """
-    from flowsr_export.commands.inspection import inspect_bundle
     from flowsr_runtime.errors import IntegrityError
 
+    opened = open_bundle(bundle)
     if engine:
-        _match(
-            bundle,
-            cast("TensorrtVariant", flavour.replace("-", "_")),
-            precision,
-            compute_capability,
-            as_json,
+        from flowsr_export.engine.listing import match_engines
+
+        _print_match(
+            opened, match_engines(opened, flavour, precision, compute_capability), as_json
         )
         return
-
-    found = inspect_bundle(bundle)
+    problems = {name: _problem(opened, name) for name in opened.manifest.files}
     if as_json:
-        click.echo(json.dumps(_as_dict(found), indent=2))
+        files = {name: problem or "ok" for name, problem in problems.items()}
+        content = {
+            "path": str(opened.path),
+            "files": files,
+            "manifest": dict(opened.manifest.raw),
+        }
+        click.echo(json.dumps(content, indent=2))
     else:
-        _print(found)
-    if found.damaged:
-        raise IntegrityError("; ".join(found.damaged))
+        _print(opened, problems)
+    damaged = [problem for problem in problems.values() if problem is not None]
+    if damaged:
+        raise IntegrityError("; ".join(damaged))
 
 
-def _match(
-    path: Path | None,
-    flavour: TensorrtVariant,
-    precision: str,
-    compute_capability: str | None,
-    as_json: bool,
-) -> None:
-    """Say which engines load on a device, and field by field why the others do not."""
-    from flowsr_export.engine.listing import match_engines
-    from flowsr_runtime import Bundle, BundleError, embedded_bundle
+def _problem(bundle: Bundle, name: str) -> str | None:
+    """Return the problem of a file, None if its hash is right."""
+    from flowsr_runtime.errors import BundleError
 
-    bundle = Bundle.open(embedded_bundle() if path is None else path)
-    match = match_engines(bundle, flavour, precision, compute_capability)
+    try:
+        bundle.read(name)
+    except BundleError as error:
+        return str(error)
+    return None
+
+
+def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
+    """Print the engines that load and, field by field, why the others do not."""
+    from flowsr_runtime import BundleError
+
     if as_json:
-        rows = [dataclasses.asdict(each) for each in match.differences]
-        found = {
+        content = {
             "library": match.library,
             "compute_capability": match.compute_capability,
             "precision": match.precision,
             "loads": [entry.name for entry in match.loads],
-            "differences": rows,
+            "differences": [dataclasses.asdict(field) for field in match.differences],
         }
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(content, indent=1))
     else:
         for entry in match.loads:
             click.echo(f"loads      {entry.name}")
-        for name in dict.fromkeys(each.name for each in match.differences):
+        for name in dict.fromkeys(field.name for field in match.differences):
             click.echo(f"does not   {name}")
-            for each in (each for each in match.differences if each.name == name):
-                click.echo(f"  {each.field:20}is {each.found}, wanted {each.wanted}")
+            for field in (field for field in match.differences if field.name == name):
+                click.echo(f"  {field.field:20}is {field.found}, must be {field.wanted}")
     if not match.loads:
         raise BundleError(
-            f"no engine of {bundle.path} loads in {match.library} on compute capability "
-            f"{match.compute_capability} in {precision}; build one with flowsr-export "
-            "build-engine"
+            f"no {match.precision} engine of {bundle.path} loads in {match.library} on compute "
+            f"capability {match.compute_capability}; build one with flowsr-export build-engine"
         )
 
 
-def _as_dict(found: Inspection) -> dict[str, object]:
-    files = {name: trouble or "ok" for name, trouble in found.troubles.items()}
-    manifest = found.bundle.manifest
-    return {"path": str(found.bundle.path), "files": files, "manifest": dict(manifest.raw)}
-
-
-def _print(found: Inspection) -> None:
-    from flowsr_export.commands.inspection import summary
-
-    manifest = found.bundle.manifest
-    rows = summary(manifest)
+def _print(bundle: Bundle, problems: Mapping[str, str | None]) -> None:
+    rows = summary(bundle.manifest)
     width = max(len(heading) for heading, _ in rows) + 2
-    click.echo(f"{'bundle':{width}}{found.bundle.path}")
+    click.echo(f"{'bundle':{width}}{bundle.path}")
     for heading, text in rows:
         click.echo(f"{heading:{width}}{text}".rstrip())
     click.echo("files")
-    for name, trouble in found.troubles.items():
-        entry = manifest.files[name]
-        state = "ok" if trouble is None else "DAMAGED"
-        about = f"{entry.bytes / 1e6:8.2f} MB  {entry.precision or ''}"
-        click.echo(f"  {state:9}{name:28}{about}".rstrip())
+    for name, problem in problems.items():
+        entry = bundle.manifest.files[name]
+        state = "ok" if problem is None else "DAMAGED"
+        size = f"{entry.bytes / 1e6:8.2f} MB  {entry.precision or ''}"
+        click.echo(f"  {state:9}{name:28}{size}".rstrip())
+
+
+def summary(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return a manifest as (heading, text) rows."""
+    raw, memory = manifest.raw, manifest.memory
+    rows = [
+        ("family", manifest.family),
+        ("scale", _scale(manifest.scale)),
+        ("images", _images(manifest.io)),
+        ("inputs", ", ".join(sorted(manifest.inputs))),
+        ("latents", _latents(manifest.latents)),
+        *([("border", str(raw["border"]))] if "border" in raw else []),
+        ("sides", _sides(manifest.multiple)),
+        *_tiling(manifest.tiling),
+        (
+            "memory",
+            f"{memory.base_bytes / 2**20:.0f} MiB + "
+            f"{memory.bytes_per_pixel / 1024:.1f} KiB per LR pixel + "
+            f"{memory.bytes_per_patch / 1024:.1f} KiB per output patch",
+        ),
+    ]
+    conditions = raw.get("condition_numbers")
+    if isinstance(conditions, list) and conditions:
+        largest = f"{len(conditions)} linear layers of the flow, largest {max(conditions):.3g}"
+        rows.append(("conditions", largest))
+    for heading in ("model", "tool", "verification"):
+        rows += _block(heading, raw.get(heading))
+    return rows
+
+
+def flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested objects as (dotted key, text) rows; a list stays in one row."""
+    if not isinstance(value, dict):
+        return [(prefix, _text(value))]
+    return [
+        row
+        for key, inner in value.items()
+        for row in flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    ]
+
+
+def _scale(fixed: Fraction | None) -> str:
+    if fixed is None:
+        return "any from 1, per axis"
+    return f"{float(fixed):g} only; upscale --resample reaches other scales"
+
+
+def _images(io: str) -> str:
+    if io == "float32":
+        return "float32 in [0, 1]"
+    return "uint8, rounded in the graph; an exploding inverse cannot be detected"
+
+
+def _latents(latents: tuple[Latent, ...]) -> str:
+    if not latents:
+        return "learned prior"
+    names = [f"{x.name} {x.channels} channels of {x.patch}x{x.patch} pixels" for x in latents]
+    return f"sampled at a temperature: {', '.join(names)}"
+
+
+def _sides(multiple: int) -> str:
+    if multiple == 1:
+        return "any"
+    return f"any; padded to multiples of {multiple} for the graph, then cropped"
+
+
+def _tiling(tiling: Tiling) -> list[tuple[str, str]]:
+    if tiling.whole_only:
+        return [("tiling", "none: whole images only")]
+    halo, seam = tiling.halo, tiling.seam_steps
+    stated = "not measured" if seam is None else f"{seam:g} steps of 255"
+    return [
+        ("tiling", f"windows at multiples of {halo.align} output pixels"),
+        ("  default", f"halo {_reach(halo)}, seam {stated}"),
+        ("  exact", f"halo {_reach(tiling.exact)}"),
+    ]
+
+
+def _reach(halo: Halo) -> str:
+    pixels = f"{halo.pixels} LR pixels"
+    return pixels if halo.ratio is not None else f"{halo.patches} patches + {pixels}"
+
+
+def _block(heading: str, value: object) -> list[tuple[str, str]]:
+    if value is None:
+        return [(heading, "none")]
+    return [(heading, ""), *((f"  {key}", text) for key, text in flatten(value))]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(_text(item) for item in value) if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""The `serve-bundle` commands: a bundle in the form that a model server takes."""
+"""The `serve-bundle` commands: write a bundle for a model server."""
 
 from __future__ import annotations
 
@@ -7,17 +7,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowsr_export.options.session import force_option, parse_memory
+from flowsr_export.options.shared import (
+    FILE,
+    POSITIVE,
+    bundle_argument,
+    choice_option,
+    force_option,
+    halo_option,
+    memory_budget_option,
+    number_option,
+    open_bundle,
+    packs,
+    precision_option,
+    provider_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
-    from flowsr_export.triton.config import Backend
+    from flowsr_export.triton.config import TritonModelConfig
 
 __all__ = ["command"]
 
 
 @click.group("serve-bundle")
 def command() -> None:
-    """Write a bundle in the form that a model server takes.
+    """Write a bundle in the format of a model server.
 
     \b
     Example:
@@ -26,90 +40,48 @@ def command() -> None:
 
 
 @command.command("triton")
-@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@bundle_argument
 @click.option(
     "-o",
     "--output",
     "repository",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Model repository; other models in it stay.",
+    type=FILE,
+    help="Model repository; its other models are kept.",
 )
-@click.option("--name", default="flowsr", show_default=True, help="Of the model.")
-@click.option(
-    "--backend",
-    type=click.Choice(["python", "onnxruntime", "tensorrt"]),
-    default="python",
-    show_default=True,
-    help="python: pictures of any size, tiled by our runtime; the others: the bare graph.",
-)
-@click.option(
-    "--provider",
-    type=click.Choice(["cpu", "cuda", "tensorrt", "openvino"]),
-    default="cpu",
-    show_default=True,
-    help="What ONNX Runtime computes with; python and onnxruntime.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8", "fp8"]),
-    default="fp32",
-    show_default=True,
-    help="Which of the bundle's graphs.",
-)
-@click.option("--engine", help="Which of the bundle's engines, where it has several; tensorrt.")
-@click.option(
-    "--instances",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Of the model, on each device.",
-)
-@click.option(
-    "--max-batch",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Pictures of one size run at once; graphs without a geometry input.",
-)
-@click.option(
-    "--max-queue",
-    type=click.IntRange(min=0),
-    default=64,
-    show_default=True,
-    help="Requests that wait for a batch at most, 0 for any number.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of an instance.")
-@click.option(
-    "--memory-budget",
-    type=parse_memory,
-    metavar="BYTES",
-    show_default="what the bundle states, or 1G",
-    help="Memory for one run; a picture that needs more is tiled; python.",
-)
-@click.option(
-    "--halo",
-    type=click.Choice(["default", "exact"]),
-    default="default",
-    show_default=True,
-    help="Overlap of tiles; python.",
+@packs(
+    "flowsr_export.triton.config:TritonModelConfig",
+    click.option("--name", default="flowsr", show_default=True, help="Name of the model."),
+    choice_option(
+        "--backend",
+        ["python", "onnxruntime", "tensorrt"],
+        "Triton backend: python tiles images of any size with this project's runtime; the "
+        "others run the bare graph.",
+    ),
+    provider_option("Execution provider of ONNX Runtime (python, onnxruntime).", "cpu"),
+    precision_option("Precision of the bundle's graph."),
+    click.option("--engine", help="Name of the engine, if the bundle has several (tensorrt)."),
+    number_option("--instances", POSITIVE, 1, "Number of model instances per device."),
+    number_option(
+        "--max-batch",
+        POSITIVE,
+        8,
+        "Maximum number of equally sized images per run, for graphs without a geometry input.",
+    ),
+    number_option(
+        "--max-queue",
+        click.IntRange(min=0),
+        64,
+        "Maximum number of requests that wait for a batch; 0 means no limit.",
+    ),
+    threads_option,
+    memory_budget_option,
+    halo_option,
+    name="config",
 )
 @force_option
 def triton_command(
-    bundle: Path | None,
-    repository: Path,
-    name: str,
-    backend: Backend,
-    provider: str,
-    precision: str,
-    engine: str | None,
-    instances: int,
-    max_batch: int,
-    max_queue: int,
-    threads: int | None,
-    memory_budget: int | None,
-    halo: str,
-    force: bool,
+    bundle: Path | None, repository: Path, config: TritonModelConfig, force: bool
 ) -> None:
     """Write BUNDLE, or the built-in model, into a model repository of NVIDIA Triton.
 
@@ -121,22 +93,6 @@ def triton_command(
       flowsr-export serve-bundle triton x4.bundle -o models --backend onnxruntime --name x4
       tritonserver --model-repository models
     """
-    from flowsr_export.triton.config import TritonModelConfig
     from flowsr_export.triton.repository import write_repository
-    from flowsr_runtime import Bundle, embedded_bundle
 
-    options = TritonModelConfig(
-        name=name,
-        backend=backend,
-        provider=provider,
-        precision=precision,
-        instances=instances,
-        max_batch=max_batch,
-        max_queue=max_queue,
-        threads=threads,
-        memory_budget=memory_budget,
-        halo=halo,
-        engine=engine,
-    )
-    opened = Bundle.open(bundle or embedded_bundle())
-    click.echo(write_repository(opened, repository, options, force=force))
+    click.echo(write_repository(open_bundle(bundle), repository, config, force=force))

@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.session import parse_blocks
-from flowsr_export.options.train import (
+from flowsr_export.options.progress import counted_progress
+from flowsr_export.options.shared import (
+    FILE,
     POSITIVE,
+    blocks_option,
+    choice_option,
+    number_option,
+    packs,
+)
+from flowsr_export.options.train import (
     WEIGHT,
-    gathered,
+    given,
     linf_options,
     loop_options,
-    number,
     srflow_options,
 )
 
 if TYPE_CHECKING:
-    from flowsr_lp.training.run import Loop
+    from flowsr_lp.training.run import Loop, PriorRecipe
 
 __all__ = ["command"]
 
 Report = Callable[[int, int, dict[str, float]], None]
 
 PRIORS = ["unet", "edsr-baseline-latent"]
-# Figures of single batches jump with the scale; the bar shows their running mean.
+# Losses of single batches depend on the drawn scale; the bar shows their running mean.
 SMOOTHING = 0.98
 
 
 @click.group("train")
 def command() -> None:
-    """Train a flow on a folder of pictures, and then its learned prior.
+    """Train a flow on a folder of images, and then its learned prior.
 
-    A run that was interrupted goes on when the same command is given again, and ends with
-    the same weights as one that was not.
+    An interrupted run resumes when the same command is given again, and ends with the same
+    weights as an uninterrupted one.
 
     \b
     Example:
@@ -46,16 +52,14 @@ def command() -> None:
 
 
 @command.command("flow")
-@click.option(
-    "--system",
-    type=click.Choice(["linf", "srflow"]),
-    default="linf",
-    show_default=True,
-    help="LINF enlarges any times, SRFlow 4 or 8 times.",
+@choice_option(
+    "--system", ["linf", "srflow"], "Network: LINF upscales by any factor, SRFlow by 4 or 8."
 )
-@gathered("linf", linf_options())
-@gathered("srflow", srflow_options())
-@number("--pixel-weight", WEIGHT, 0.0, "Weight of the L1 between the flow's mode and pixels.")
+@linf_options
+@srflow_options
+@number_option(
+    "--pixel-weight", WEIGHT, 0.0, "Weight of the L1 loss between the flow's mode and pixels."
+)
 @loop_options(learning_rate=4e-4, batch=16)
 def flow(
     system: str,
@@ -64,9 +68,9 @@ def flow(
     pixel_weight: float,
     loop: Loop,
 ) -> None:
-    """Train a flow by likelihood.
+    """Train a flow by maximum likelihood.
 
-    Writes OUTPUT/model.safetensors when it is done.
+    The result is OUTPUT/model.safetensors.
 
     \b
     Example:
@@ -80,90 +84,78 @@ def flow(
     spec = _srflow_spec(**srflow) if system == "srflow" else _linf_spec(**linf)
     from flowsr_lp.training.run import train_flow
 
-    with _told(loop) as started:
+    with _progress(loop) as started:
         path = train_flow(spec, pixel_weight, loop, started)
-    _say_written(path, loop)
+    _print_result(path, loop)
 
 
-@command.command("prior")
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The flow, LINF or SRFlow, a released file or one of ours; it stays as it is.",
-)
-@click.option(
-    "--blocks",
-    type=parse_blocks,
-    metavar="I,J,…",
-    help="Stacked blocks of an SRFlow network that its file does not tell.",
-)
-@click.option(
-    "--vgg",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="ImageNet weights of VGG16: safetensors with conv1_1.weight and so on.",
-)
-@click.option("--prior", type=click.Choice(PRIORS), default=PRIORS[0], show_default=True)
-@click.option("--depth", type=POSITIVE, show_default="3", help="Levels of the U-Net.")
-@click.option("--n-resblocks", type=POSITIVE, show_default="16", help="Blocks of the EDSR.")
-@number("--dim", POSITIVE, 64, "Channels, even.")
-@click.option(
-    "--vgg-layer",
-    "vgg_layers",
-    multiple=True,
-    default=["conv5_3"],
-    show_default=True,
-    help="Layer whose features are compared, before its ReLU; may be repeated.",
-)
-@number("--perceptual-weight", WEIGHT, 1.0, "Weight of the distance of VGG's features.")
-@number("--latent-weight", WEIGHT, 0.0, "Weight of the L1 between latents.")
-@number("--pixel-weight", WEIGHT, 0.0, "Weight of the L1 between pixels.")
-@loop_options(learning_rate=1e-4, batch=16)
-def prior(
-    model: Path,
-    blocks: tuple[int, ...] | None,
-    vgg: Path,
-    prior: str,
-    depth: int | None,
-    n_resblocks: int | None,
-    dim: int,
-    vgg_layers: tuple[str, ...],
-    perceptual_weight: float,
-    latent_weight: float,
-    pixel_weight: float,
-    loop: Loop,
-) -> None:
-    """Train the learned prior of a flow, LINF's or SRFlow's.
+def _recipe(
+    prior: str, depth: int | None, n_resblocks: int | None, dim: int, **fields: Any
+) -> PriorRecipe:
+    """Combine options into the recipe of a prior."""
+    from flowsr_lp.training.run import PriorRecipe
 
-    Writes OUTPUT/prior.safetensors when it is done. The published recipe compares features
-    of VGG19 before the last ReLU; this command takes VGG16, whose last layer is conv5_3.
-
-    \b
-    Example:
-      flowsr-export train prior --model runs/flow/model.safetensors \\
-        --vgg vgg16.safetensors --pictures photos -o runs/prior
-    """
     if depth is not None and prior != "unet":
         raise click.UsageError(f"--depth is for unet, not {prior}")
     if n_resblocks is not None and prior == "unet":
         raise click.UsageError("--n-resblocks is for edsr-baseline-latent, not unet")
     if dim % 2:
         raise click.UsageError(f"--dim must be even, got {dim}")
-    if perceptual_weight + latent_weight + pixel_weight == 0:
+    if not any(value for name, value in fields.items() if name.endswith("_weight")):
         raise click.UsageError("one of the weights must be above 0")
-    from flowsr_lp.training.run import PriorRecipe, train_prior
+    args = given(depth=depth, n_resblocks=n_resblocks, dim=dim)
+    return PriorRecipe(prior, args, **fields)
 
-    args = _given(depth=depth, n_resblocks=n_resblocks, dim=dim)
-    weights = (perceptual_weight, latent_weight, pixel_weight)
-    recipe = PriorRecipe(prior, args, vgg_layers, *weights)
-    with _told(loop) as started:
+
+@command.command("prior")
+@click.option("--model", type=FILE, required=True, help="Checkpoint of the flow.")
+@blocks_option
+@click.option(
+    "--vgg",
+    type=FILE,
+    required=True,
+    help="ImageNet weights of VGG16: safetensors with conv1_1.weight and so on.",
+)
+@packs(
+    _recipe,
+    choice_option("--prior", ["unet", "edsr-baseline-latent"], "Network of the prior."),
+    click.option("--depth", type=POSITIVE, show_default="3", help="Levels of the U-Net."),
+    click.option(
+        "--n-resblocks", type=POSITIVE, show_default="16", help="Residual blocks of the EDSR."
+    ),
+    number_option("--dim", POSITIVE, 64, "Number of channels, even."),
+    click.option(
+        "--vgg-layer",
+        "vgg_layers",
+        multiple=True,
+        default=["conv5_3"],
+        show_default=True,
+        help="VGG layer whose features are compared, before its ReLU; may be repeated.",
+    ),
+    number_option("--perceptual-weight", WEIGHT, 1.0, "Weight of the VGG feature loss."),
+    number_option("--latent-weight", WEIGHT, 0.0, "Weight of the L1 loss between latents."),
+    number_option("--pixel-weight", WEIGHT, 0.0, "Weight of the L1 loss between pixels."),
+    name="recipe",
+)
+@loop_options(learning_rate=1e-4, batch=16)
+def prior(
+    model: Path, blocks: tuple[int, ...] | None, vgg: Path, recipe: PriorRecipe, loop: Loop
+) -> None:
+    """Train the learned prior of a LINF or SRFlow flow.
+
+    The result is OUTPUT/prior.safetensors. The published recipe compares features of VGG19
+    before the last ReLU; this command uses VGG16, whose last layer is conv5_3.
+
+    \b
+    Example:
+      flowsr-export train prior --model runs/flow/model.safetensors \\
+        --vgg vgg16.safetensors --pictures photos -o runs/prior
+    """
+    from flowsr_lp.training.run import train_prior
+
+    with _progress(loop) as started:
         path = train_prior(model, vgg, recipe, loop, started, blocks)
-    _say_written(path, loop)
-
-
-def _given(**values: int | None) -> dict[str, int]:
-    return {name: value for name, value in values.items() if value is not None}
+    _print_result(path, loop)
 
 
 def _linf_spec(
@@ -175,7 +167,7 @@ def _linf_spec(
     n_resblocks: int | None = None,
     n_feats: int | None = None,
 ) -> dict[str, Any]:
-    edsr = _given(n_resblocks=n_resblocks, n_feats=n_feats)
+    edsr = given(n_resblocks=n_resblocks, n_feats=n_feats)
     if edsr and not encoder.startswith("edsr"):
         raise click.UsageError(f"--n-resblocks and --n-feats are for EDSR, not {encoder}")
     if hidden_dim % 2:
@@ -215,29 +207,27 @@ def _srflow_spec(
 
 
 @contextmanager
-def _told(loop: Loop) -> Iterator[Callable[[int], Report]]:
-    """Show the run's progress; yields what is to be called when it begins."""
-    from flowsr_export.options.progress import progress
-
-    with ExitStack() as stack:
+def _progress(loop: Loop) -> Iterator[Callable[[int], Report]]:
+    """Show a bar with the smoothed losses; yield the callback for the start of the run."""
+    with counted_progress("training") as (start, advance):
 
         def started(first: int) -> Report:
             if first:
                 click.echo(f"resumed at step {first} of {loop.settings.steps}", err=True)
-            bar = stack.enter_context(progress("training", loop.settings.steps, first))
+            start(loop.settings.steps, first)
             mean: dict[str, float] = {}
 
-            def report(step: int, steps: int, figures: dict[str, float]) -> None:
-                for name, value in figures.items():
+            def report(step: int, steps: int, losses: dict[str, float]) -> None:
+                for name, value in losses.items():
                     mean[name] = value + SMOOTHING * (mean.get(name, value) - value)
                 shown = list(dict.fromkeys((*list(mean)[:1], *list(mean)[-1:])))
-                bar.advance(1, "  ".join(f"{name} {mean[name]:.4f}" for name in shown))
+                advance("  ".join(f"{name} {mean[name]:.4f}" for name in shown))
 
             return report
 
         yield started
 
 
-def _say_written(path: Path, loop: Loop) -> None:
+def _print_result(path: Path, loop: Loop) -> None:
     size = path.stat().st_size / 1e6
     click.echo(f"{path}  {size:.2f} MB  {loop.settings.steps} steps")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,41 +14,48 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from flowsr_export.options.session import force_option, json_option, verification_options
+from flowsr_export.options.progress import counted_progress
+from flowsr_export.options.session import verification_options
+from flowsr_export.options.shared import (
+    FILE,
+    bundle_argument,
+    flag,
+    force_option,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from flowsr_export.certificate.certify import Certificate
-    from flowsr_export.options.progress import Progress
     from flowsr_export.parity.first_divergence import Difference, Divergence
     from flowsr_export.parity.verify import Verification
     from flowsr_runtime import Bundle, SessionSettings
 
 __all__ = ["command"]
 
-FILE = click.Path(path_type=Path)
-
 
 @click.command("verify")
-@click.argument("bundle", required=False, type=FILE)
+@bundle_argument
 @click.option("--model", type=FILE, help="Checkpoint of the bundle's flow.")
-@click.option("--prior", type=FILE, help="Checkpoint of the bundle's latent module.")
+@click.option("--prior", type=FILE, help="Checkpoint of the bundle's learned prior.")
 @click.option(
     "-o",
     "--certificate",
     type=FILE,
-    help="Folder for certificate.json and certificate.html, of every precision.",
+    help="Folder for certificate.json and certificate.html, which cover every precision.",
 )
-@click.option("--quick", is_flag=True, help="Make the certificate of a few cases.")
+@flag("--quick", "Certify a few cases only.")
 @click.option(
-    "--bisect",
-    "other",
-    help="Name the first node that leaves tolerance: a precision, or an ONNX file.",
+    "--locate",
+    metavar="PRECISION|FILE",
+    help="Locate the first node that exceeds the tolerance, compared with another precision "
+    "or ONNX file.",
 )
+@click.option("--bisect", hidden=True)
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
     show_default="1e-4; fp16 0.05, bf16 0.4, int8 and fp8 0.5",
-    help="With --bisect: share of a tensor's largest value.",
+    help="Tolerance relative to the largest value of a tensor, with --locate.",
 )
 @verification_options
 @force_option
@@ -61,36 +68,38 @@ def command(
     prior: Path | None,
     certificate: Path | None,
     quick: bool,
-    other: str | None,
+    locate: str | None,
+    bisect: str | None,
     tolerance: float | None,
     settings: SessionSettings,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Compare BUNDLE with the PyTorch model that it was made of.
+    """Compare BUNDLE, or the built-in one, with its PyTorch model.
 
-    Scales from 1.3 to 12, odd, even and one-pixel sides, batches of one and three. Ends with
-    exit code 3 when a difference exceeds its bar or could not be computed. Without BUNDLE
-    it is the built-in one; without --provider every provider that starts is compared.
+    The cases cover scales from 1.3 to 12, odd, even and one-pixel sides, and batches of one
+    and three. Exit code 3 means that a difference exceeds its tolerance or could not be
+    computed. Without --provider, every available provider is compared.
 
-    --certificate compares more: every precision, tiles, borders, noise. It writes what it
-    found, with the worst cases pictured, also when it ends with exit code 3. --bisect runs
-    two ONNX files beside each other and ends with exit code 3 if a node leaves tolerance.
+    --certificate compares more: every precision, tiles, borders, noise. It is written even
+    if the exit code is 3, with images of the worst cases. --locate runs two ONNX files side
+    by side and ends with exit code 3 if a node exceeds the tolerance.
 
     \b
     Examples:
       flowsr-export verify
       flowsr-export verify edsr.bundle --model linf.pth --prior linf-LP.pth
       flowsr-export verify -o certificate
-      flowsr-export verify edsr.bundle --bisect fp16
-      flowsr-export verify before.onnx --bisect after.onnx --tolerance 1e-3
+      flowsr-export verify edsr.bundle --locate fp16
+      flowsr-export verify before.onnx --locate after.onnx --tolerance 1e-3
     """
     from flowsr_runtime import Bundle, UsageError
 
     asked = _asked(context)
     _check_options(asked)
+    other = locate or bisect
     if other is not None:
-        _bisect(bundle, other, settings.precision, tolerance, as_json)
+        _locate(bundle, other, settings.precision, tolerance, as_json)
         return
     if prior is not None and model is None:
         raise UsageError("--prior needs --model")
@@ -103,48 +112,32 @@ def command(
 
     certificate_paths(certificate, force=force)
     only = settings.precision if "precision" in asked else None
-    with _progress("certificate") as (start, advance):
+    with counted_progress("certificate") as (start, advance):
         work = partial(certify, opened, model, prior, settings, precision=only, quick=quick)
         done = work(start=start, advance=advance)
     _write(done, certificate, force, as_json)
 
 
 def _asked(context: click.Context) -> set[str]:
-    """Return the names of the options that were typed."""
+    """Return the names of the options on the command line."""
     typed = ParameterSource.COMMANDLINE
     return {name for name in context.params if context.get_parameter_source(name) == typed}
 
 
 def _check_options(asked: set[str]) -> None:
-    """Refuse options that do not go together."""
+    """Refuse options that exclude or need each other."""
     from flowsr_runtime import UsageError
 
-    if "other" in asked:
-        ours = {"other", "tolerance", "bundle", "precision", "as_json"}
-        for name in sorted(asked - ours):
-            raise UsageError(f"--bisect does not go with --{name}")
+    if asked & {"locate", "bisect"}:
+        usable = {"locate", "bisect", "tolerance", "bundle", "precision", "as_json"}
+        for name in sorted(asked - usable):
+            raise UsageError(f"--locate and --{name} exclude each other")
     elif "tolerance" in asked:
-        raise UsageError("--tolerance needs --bisect")
+        raise UsageError("--tolerance needs --locate")
     if "certificate" not in asked:
         for name in ("quick", "force"):
             if name in asked:
                 raise UsageError(f"--{name} needs --certificate")
-
-
-@contextmanager
-def _progress(
-    label: str,
-) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
-    """Yield what begins a progress bar, and what moves it on."""
-    from flowsr_export.options.progress import progress
-
-    with ExitStack() as stack:
-        bars: list[Progress] = []
-
-        def start(total: int) -> None:
-            bars.append(stack.enter_context(progress(label, total)))
-
-        yield start, lambda note: bars[0].advance(1, note)
 
 
 def _verify(
@@ -154,11 +147,9 @@ def _verify(
     settings: SessionSettings,
     as_json: bool,
 ) -> None:
-    import json
-
     from flowsr_export.parity.verify import verify
 
-    with _progress("verify") as (start, advance):
+    with counted_progress("verify") as (start, advance):
         done = verify(bundle, model, prior, settings, start=start, advance=advance)
     if as_json:
         click.echo(json.dumps(_as_dict(done), indent=1))
@@ -189,13 +180,11 @@ def _print(done: Verification) -> None:
     click.echo(f"flow's inverse(forward(x)): {done.round_trip:.1e} relative")
     for name, reason in done.not_started.items():
         click.echo(f"not compared, {name}: {reason}")
-    click.echo("every case within its bar")
+    click.echo("every case is within its tolerance")
 
 
 def _write(done: Certificate, folder: Path, force: bool, as_json: bool) -> None:
-    """Write a certificate and print its summary; end with exit code 3 if it did not pass."""
-    import json
-
+    """Write a certificate, print its summary, and raise if it failed."""
     from flowsr_export.certificate.page import write_certificate
     from flowsr_runtime import ParityError
 
@@ -213,13 +202,13 @@ def _write(done: Certificate, folder: Path, force: bool, as_json: bool) -> None:
 
 def _print_certificate(done: Certificate) -> None:
     click.echo(
-        f"{'against PyTorch float32':32}{'comparisons':>12}{'passed':>8}{'of its bar':>12}"
+        f"{'against PyTorch float32':32}{'comparisons':>12}{'passed':>8}{'of tolerance':>14}"
     )
     for subject in done.content["subjects"]:
         used = (subject["worst"] or {}).get("used")
         counts = f"{subject['comparisons']:12d}{subject['passed']:8d}"
         click.echo(
-            f"{subject['name']:32}{counts}{'none' if used is None else f'{used:.3g}':>12}"
+            f"{subject['name']:32}{counts}{'none' if used is None else f'{used:.3g}':>14}"
         )
     for entry in done.content["backends"]:
         word = "within" if entry["passed"] else "not within"
@@ -229,22 +218,19 @@ def _print_certificate(done: Certificate) -> None:
         click.echo(f"weights of {entry['file']}: {count}")
     for name, reason in done.content["not_compared"].items():
         click.echo(f"not compared, {name}: {reason}")
-    for name, what in done.content["exploded"].items():
-        click.echo(f"not compared, {name}: PyTorch itself explodes, {what}")
+    for name, reason in done.content["exploded"].items():
+        click.echo(f"not compared, {name}: PyTorch itself explodes, {reason}")
     totals = done.content["totals"]
     click.echo(
-        f"{totals['passed']} of {totals['planned']} comparisons within their bars, in "
+        f"{totals['passed']} of {totals['planned']} comparisons within tolerance, in "
         f"{totals['seconds']:g} s"
     )
 
 
-def _bisect(
+def _locate(
     target: Path | None, other: str, precision: str, tolerance: float | None, as_json: bool
 ) -> None:
-    """Print where two files part; end with exit code 3 if they do."""
-    import json
-    from dataclasses import asdict
-
+    """Print the first node at which two files differ, and raise if there is one."""
     from flowsr_export.parity.first_divergence import first_divergence, graphs_of
     from flowsr_runtime import ParityError
 
@@ -253,32 +239,32 @@ def _bisect(
     if as_json:
         click.echo(json.dumps(_finite({"graphs": [first.name, second.name], **asdict(done)})))
     else:
-        _print_bisection(done, first.name, second.name)
+        _print_divergence(done, first.name, second.name)
     if done.first is not None:
-        raise ParityError(f"{_leaving(done.first)}; the tolerance is {done.tolerance:g}")
+        raise ParityError(f"{_change_text(done.first)}; the tolerance is {done.tolerance:g}")
 
 
-def _print_bisection(done: Divergence, first: str, second: str) -> None:
+def _print_divergence(done: Divergence, first: str, second: str) -> None:
     click.echo(f"{second} against {first}: {done.compared} tensors compared")
     click.echo(f"nodes without a counterpart of the same shape: {done.skipped}")
     click.echo(f"{'stage':16}{'largest difference':>20}")
     for stage, share in done.stages.items():
         click.echo(f"{stage:16}{share:20.2e}")
     if done.first is None:
-        click.echo(f"no node leaves the tolerance of {done.tolerance:g}")
+        click.echo(f"no node exceeds the tolerance of {done.tolerance:g}")
     else:
-        click.echo(f"first: {_leaving(done.first)}")
+        click.echo(f"first: {_change_text(done.first)}")
 
 
-def _leaving(found: Difference) -> str:
-    how = "has other integers, or a value that is no finite number"
+def _change_text(found: Difference) -> str:
+    change = "has other integers, or values that are not finite"
     if math.isfinite(found.share):
-        how = f"differs by {found.share:.3g} of its largest value"
-    return f"{found.node} ({found.kind}, {found.stage}): its output {found.tensor} {how}"
+        change = f"differs by {found.share:.3g} of its largest value"
+    return f"{found.node} ({found.kind}, {found.stage}): its output {found.tensor} {change}"
 
 
 def _finite(value: Any) -> Any:
-    """Put null where JSON has no number."""
+    """Replace numbers that JSON cannot hold by null."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,14 +1,14 @@
-"""An engine of a bundle: what would be built, and the build into the bundle's store."""
+"""Plan a TensorRT engine, and build it into a bundle's store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flowsr_export.engine.builder import Built, Settings, build_engine, check_settings
+from flowsr_export.engine.builder import Built, Settings, build_plan, check_settings
 from flowsr_export.engine.library import (
     Library,
     Target,
@@ -27,7 +27,13 @@ from flowsr_export.inputs.run_sizes import Scale, default_runs, run_sizes_for
 from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.engine_store import EngineEntry, EngineKey, EngineStore, Profile
 from flowsr_runtime.bundle.manifest import Manifest
-from flowsr_runtime.errors import BackendError, IntegrityError, UsageError
+from flowsr_runtime.errors import (
+    BackendError,
+    FlowsrError,
+    IntegrityError,
+    ProviderError,
+    UsageError,
+)
 from flowsr_runtime.tiling.memory import DEFAULT_MEMORY_BUDGET
 
 if TYPE_CHECKING:
@@ -35,14 +41,13 @@ if TYPE_CHECKING:
     from flowsr_runtime.cuda.device import Device
 
 __all__ = [
-    "Forecast",
+    "EnginePlan",
+    "EngineRequest",
     "EngineResult",
     "SizeSpec",
-    "EngineRequest",
-    "forecast",
+    "build_engine",
     "has_graph",
-    "key_of",
-    "make_engine",
+    "plan_engine",
     "profiles_of",
 ]
 
@@ -51,42 +56,97 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class SizeSpec:
-    """What an engine must take.
+    """Image sizes that an engine must accept.
 
     Attributes:
         pictures: Low-resolution sizes (h, w).
         outputs: Output sizes (H, W).
-        scales: Each of them is taken at each scale.
-        budget: Bytes above which the runtime cuts a picture into tiles; None for the
-            bundle's own.
-        halo: What the tiles overlap by, "default" or "exact".
-        explicit: Least, best and largest shapes of each profile, in place of all these.
+        scales: Scales, each combined with every size.
+        memory_budget: Bytes of one run above which the runtime tiles an image; None for the
+            bundle's own limit.
+        halo: Overlap of tiles, "default" or "exact".
+        explicit: Minimum, optimal and maximum shapes of each profile, instead of sizes.
     """
 
     pictures: tuple[Size, ...] = ()
     outputs: tuple[Size, ...] = ()
     scales: tuple[Scale, ...] = ()
-    budget: int | None = None
+    memory_budget: int | None = None
     halo: Literal["default", "exact"] = "default"
     explicit: tuple[tuple[Shapes, Shapes, Shapes], ...] = ()
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What to build.
+    """Specification of an engine.
 
     Attributes:
-        precision: Which of the bundle's graphs.
-        sizes: What it must take.
-        settings: How to build.
-        least: Share of the multiply-adds with weights that must be in the precision; None
-            for that of the model's family.
+        precision: Precision of the bundle's graph.
+        sizes: Image sizes that it must accept.
+        settings: Settings of the builder.
+        least_share: Minimum share of the multiply-adds with weights that must run in the
+            precision; None for the default of the model's family.
     """
 
     precision: str
     sizes: SizeSpec
     settings: Settings
-    least: float | None = None
+    least_share: float | None = None
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """An engine to be built, as far as this machine can determine it.
+
+    Attributes:
+        request: Specification of the engine.
+        device: GPU of this machine, None without one.
+        library: TensorRT library, None if it is not installed.
+        target: GPUs that the engine runs on, None if they are unknown.
+        profiles: Optimization profiles.
+        estimates: Estimated activation memory of each profile in bytes.
+        needs_export: Whether the bundle lacks the graph.
+        obstacles: Errors that keep this machine from building.
+        key: Key of the engine, None if a part of it is unknown.
+        existing: The store's intact engine with this key, None without one.
+    """
+
+    request: EngineRequest
+    device: Device | None
+    library: Library | None
+    target: Target | None
+    profiles: tuple[Profile, ...]
+    estimates: tuple[int, ...]
+    needs_export: bool
+    obstacles: tuple[FlowsrError, ...]
+    key: EngineKey | None = None
+    existing: EngineEntry | None = None
+
+    @property
+    def library_text(self) -> str:
+        """Name and version of the library, or "none"."""
+        return "none" if self.library is None else str(self.library)
+
+    @property
+    def target_text(self) -> str:
+        """The GPUs, or "not known"."""
+        return "not known" if self.target is None else str(self.target)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Reasons why the key is not known."""
+        missing = f"the {self.request.precision} graph: it is not exported yet"
+        return (*map(str, self.obstacles), *([missing] if self.needs_export else []))
+
+    def check(self) -> None:
+        """Raise the first obstacle.
+
+        Raises:
+            BackendError: If the library is not installed.
+            ProviderError: If the library needs a GPU and there is none.
+        """
+        if self.obstacles:
+            raise self.obstacles[0]
 
 
 @dataclass(frozen=True)
@@ -94,38 +154,38 @@ class EngineResult:
     """An engine in a store.
 
     Attributes:
-        entry: Its description.
-        built: What the build gave; None if the store had it.
-        truth: In which precision it computes; None if the store had it.
+        entry: Description of the engine.
+        built: Output of the build; None if the engine existed.
+        audit: Precision that it computes in; None if the engine existed.
     """
 
     entry: EngineEntry
     built: Built | None
-    truth: PrecisionAudit | None
+    audit: PrecisionAudit | None
 
 
 def profiles_of(manifest: Manifest, sizes: SizeSpec) -> list[Profile]:
     """Choose the profiles of an engine.
 
     Args:
-        manifest: The bundle's.
-        sizes: What it must take.
+        manifest: Manifest of the bundle.
+        sizes: Image sizes that the engine must accept.
 
     Returns:
-        Explicit profiles as they are; else the fewest that cover every picture and its tiles;
-        without a picture one from a small square to the largest that the budget allows.
+        Explicit profiles unchanged; else the fewest profiles that cover every image and its
+        tiles; without sizes one profile, from a small square to the largest within the budget.
 
     Raises:
-        UsageError: If explicit shapes do not go together, or with pictures.
-        ScaleError: If the model cannot produce a scale or a size.
-        MemoryBudgetError: If even the smallest tile does not fit the budget.
+        UsageError: If explicit shapes do not fit together, or are mixed with sizes.
+        ScaleError: If the model does not support a scale or a size.
+        MemoryBudgetError: If the smallest tile exceeds the budget.
     """
     asked = (*sizes.pictures, *sizes.outputs)
     if sizes.explicit:
         if asked:
             raise UsageError("give either pictures and sizes or explicit shapes, not both")
-        return [explicit_profile(manifest, each, sizes.scales) for each in sizes.explicit]
-    budget = sizes.budget or manifest.memory.budget_bytes or DEFAULT_MEMORY_BUDGET
+        return [explicit_profile(manifest, shapes, sizes.scales) for shapes in sizes.explicit]
+    budget = sizes.memory_budget or manifest.memory.budget_bytes or DEFAULT_MEMORY_BUDGET
     if not asked:
         least, usual, largest = default_runs(manifest, sizes.scales, budget=budget)
         return [profile_of(manifest, [least, usual, largest], best=usual)]
@@ -148,103 +208,117 @@ def has_graph(bundle: Bundle, precision: str) -> bool:
     )
 
 
-def key_of(
-    bundle: Bundle,
-    library: Library,
-    target: Target,
-    wanted: EngineRequest,
-    profiles: Sequence[Profile],
-) -> EngineKey:
-    """Return the key of an engine: what decides whether a plan may be used again.
+def plan_engine(
+    manifest: Manifest,
+    bundle: Bundle | None,
+    flavour: TensorrtVariant | Library,
+    request: EngineRequest,
+    device: Device | None = None,
+) -> EnginePlan:
+    """Plan an engine; this needs neither a GPU nor a TensorRT library.
 
     Args:
-        bundle: Holds the ONNX file.
-        library: The builder's.
-        target: The GPUs that it runs on.
-        wanted: What to build.
-        profiles: Its profiles.
+        manifest: Manifest of the bundle, existing or not.
+        bundle: The bundle, None if it does not exist yet.
+        flavour: TensorRT variant, or a loaded library.
+        request: Specification of the engine.
+        device: GPU of this machine, None without one.
+
+    Returns:
+        The plan; its `obstacles` hold a missing library or GPU.
 
     Raises:
-        BundleError: If the bundle has no graph of the precision.
+        FlowsrError: As `profiles_of`, or if the library cannot build the requested engine.
     """
-    name = bundle.model_name(wanted.precision)
-    options = wanted.settings.options()
-    if library.lacks_gemm(wanted.settings.compute_capabilities):
-        options["float32_gemm"] = "rewritten"
-    return EngineKey(
-        onnx_sha256=bundle.manifest.files[name].sha256,
-        flavour=library.flavour,
-        version=library.version,
-        compute_capability=target.compute_capability,
-        gpu_name=target.gpu_name,
-        precision=wanted.precision,
-        profiles=tuple(profiles),
-        options=options,
+    profiles = tuple(profiles_of(manifest, request.sizes))
+    estimates = tuple(estimated_memory(manifest, profile) for profile in profiles)
+    settings, obstacles = request.settings, list[FlowsrError]()
+    library: Library | None = None
+    target: Target | None = None
+    try:
+        library = load_library(flavour, device) if isinstance(flavour, str) else flavour
+        check_settings(library, settings)
+        target = target_of(
+            library, settings.compute_capabilities, settings.hardware_compatibility, device
+        )
+    except BackendError as error:
+        obstacles.append(error)
+    except ProviderError as error:
+        if library is None or library.is_rtx or device is not None:
+            raise
+        obstacles.append(error)
+    needs_export = bundle is None or not has_graph(bundle, request.precision)
+    key, existing = None, None
+    if bundle is not None and library is not None and target is not None and not needs_export:
+        key = _key(bundle, library, target, request, profiles)
+        existing = _intact(EngineStore(bundle.path), key)
+    return EnginePlan(
+        *(request, device, library, target, profiles, estimates),
+        *(needs_export, tuple(obstacles), key, existing),
     )
 
 
-def make_engine(
+def build_engine(
     bundle: Bundle,
-    library: Library,
-    wanted: EngineRequest,
+    plan: EnginePlan,
     *,
-    device: Device | None = None,
     log: Path | None = None,
     report: Callable[[float, str], None] = lambda share, phase: None,
 ) -> EngineResult:
     """Build an engine into the bundle's store, unless the store has it.
 
     Args:
-        bundle: Holds the graph.
-        library: The builder's.
-        wanted: What to build.
-        device: The GPU that is here, None for none; `tensorrt` needs it.
-        log: File for everything that the library says.
-        report: Called about five times a second with the share that is done and the phase.
+        bundle: Bundle with the graph.
+        plan: Plan for this bundle.
+        log: File for the builder's log.
+        report: Called about five times a second with the completed share and the phase.
 
     Returns:
         The engine.
 
     Raises:
-        PrecisionError: If it would not compute, or does not, in the precision asked for.
-        FlowsrError: As `build_engine`, `profiles_of` and `target_of`.
+        PrecisionError: If the graph or the engine does not compute in the requested precision.
+        FlowsrError: As `EnginePlan.check` and `build_plan`.
     """
-    settings = wanted.settings
-    check_settings(library, settings)
-    target = target_of(
-        library, settings.compute_capabilities, settings.hardware_compatibility, device
-    )
-    profiles = profiles_of(bundle.manifest, wanted.sizes)
-    key, store = key_of(bundle, library, target, wanted, profiles), EngineStore(bundle.path)
-    there = _sound(store, key)
-    if there is not None:
-        return EngineResult(there, None, None)
-    estimates = [estimated_memory(bundle.manifest, profile) for profile in profiles]
-
-    def compiled(content: bytes) -> Built:
-        return build_engine(
-            *(library, content, profiles, settings),
-            device=device,
-            log=log,
-            estimates=estimates,
-            report=report,
-        )
-
-    built, truth = _built(bundle, library, wanted, profiles[-1], compiled, device is not None)
-    return EngineResult(
-        store.add(key, built.plan, _facts(built, truth, estimates, device)), built, truth
-    )
+    plan.check()
+    assert plan.key is not None
+    if plan.existing is not None:
+        return EngineResult(plan.existing, None, None)
+    built, audit = _build(bundle, plan, log, report)
+    facts = _facts(built, audit, plan)
+    return EngineResult(EngineStore(bundle.path).add(plan.key, built.plan, facts), built, audit)
 
 
-def _built(
+def _key(
     bundle: Bundle,
     library: Library,
-    wanted: EngineRequest,
-    profile: Profile,
-    compiled: Callable[[bytes], Built],
-    on_device: bool,
+    target: Target,
+    request: EngineRequest,
+    profiles: tuple[Profile, ...],
+) -> EngineKey:
+    """Return the key of an engine, which decides whether it can be reused."""
+    options = request.settings.options()
+    if library.lacks_gemm(request.settings.compute_capabilities):
+        options["float32_gemm"] = "rewritten"
+    return EngineKey(
+        onnx_sha256=bundle.manifest.files[bundle.model_name(request.precision)].sha256,
+        flavour=library.flavour,
+        version=library.version,
+        compute_capability=target.compute_capability,
+        gpu_name=target.gpu_name,
+        precision=request.precision,
+        profiles=profiles,
+        options=options,
+    )
+
+
+def _build(
+    bundle: Bundle,
+    plan: EnginePlan,
+    log: Path | None,
+    report: Callable[[float, str], None],
 ) -> tuple[Built, PrecisionAudit]:
-    """Build, and refuse what would not compute, or does not, in the precision asked for."""
+    """Build the plan, and audit its precision before and after."""
     import onnx
 
     from flowsr_export.engine.precision_audit import (
@@ -256,23 +330,32 @@ def _built(
     )
     from flowsr_export.onnx_graph.gemm_rewrite import without_float32_gemm
 
-    precision, least = wanted.precision, wanted.least
+    request, library = plan.request, plan.library
+    assert library is not None
+    precision, least = request.precision, request.least_share
     content = bundle.model_bytes(precision)
     model = onnx.load_from_string(content)
-    work = work_at(model, profile)
+    work = work_at(model, plan.profiles[-1])
     if least is None:
         least = least_share(precision, bundle.manifest.family, work)
     require_precision(audit(work, [], precision, least))  # before the slow part
-    if library.lacks_gemm(wanted.settings.compute_capabilities):
+    if library.lacks_gemm(request.settings.compute_capabilities):
         content = without_float32_gemm(model).SerializeToString()
-    built = compiled(content)
-    truth = audit(work, layers_of(library.module, built, on_device=on_device), precision, least)
-    require_precision(truth)
-    return built, truth
+    built = build_plan(
+        *(library, content, plan.profiles, request.settings),
+        device=plan.device,
+        log=log,
+        estimates=plan.estimates,
+        report=report,
+    )
+    layers = layers_of(library.module, built, on_device=plan.device is not None)
+    result = audit(work, layers, precision, least)
+    require_precision(result)
+    return built, result
 
 
-def _sound(store: EngineStore, key: EngineKey) -> EngineEntry | None:
-    """The engine of a key if it is there and whole; what is damaged is built again."""
+def _intact(store: EngineStore, key: EngineKey) -> EngineEntry | None:
+    """Return the store's engine with a key, None if it is missing or damaged."""
     try:
         entry = store.find(key)
         if entry is not None:
@@ -282,100 +365,23 @@ def _sound(store: EngineStore, key: EngineKey) -> EngineEntry | None:
     return entry
 
 
-def _facts(
-    built: Built, truth: PrecisionAudit, estimates: Sequence[int], device: Device | None
-) -> Mapping[str, Any]:
+def _facts(built: Built, audit: PrecisionAudit, plan: EnginePlan) -> Mapping[str, Any]:
     return {
         "tool": version("flowsr-lp"),
         "build_seconds": round(built.seconds, 3),
         "scratch_bytes": list(built.scratch),
-        "estimated_bytes": list(estimates),
-        "driver": None if device is None else device.driver,
+        "estimated_bytes": list(plan.estimates),
+        "driver": None if plan.device is None else plan.device.driver,
         "tensors": [
             {"name": t.name, "input": t.is_input, "dtype": t.dtype, "shape": list(t.shape)}
             for t in built.tensors
         ],
         "precision": {
-            "least": truth.least,
-            "onnx": dict(truth.onnx),
-            "engine": None if truth.engine is None else dict(truth.engine),
-            "everything": dict(truth.everything),
-            "layers": None if truth.layers is None else dict(truth.layers),
+            "least": audit.least,
+            "onnx": dict(audit.onnx),
+            "engine": None if audit.engine is None else dict(audit.engine),
+            "everything": dict(audit.everything),
+            "layers": None if audit.layers is None else dict(audit.layers),
         },
         "warnings": list(built.warnings),
     }
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What would be built.
-
-    Attributes:
-        library: Name and version, or why there is none.
-        target: The GPUs, or why they are not known.
-        profiles: The profiles.
-        estimates: Activation memory of each as bundle.json estimates it, bytes.
-        key: The engine's; None if something that decides it is not known yet.
-        unknown: What is not known yet.
-        there: The engine, if the store has it.
-    """
-
-    library: str
-    target: str
-    profiles: tuple[Profile, ...]
-    estimates: tuple[int, ...]
-    key: EngineKey | None
-    unknown: tuple[str, ...]
-    there: EngineEntry | None
-
-
-def forecast(
-    manifest: Manifest,
-    bundle: Bundle | None,
-    flavour: TensorrtVariant,
-    wanted: EngineRequest,
-    device: Device | None,
-) -> Forecast:
-    """Say what would be built; that needs neither a GPU nor the library.
-
-    Args:
-        manifest: Of the bundle as it is or would be.
-        bundle: The bundle, None if it is not made yet.
-        flavour: Which library.
-        wanted: What to build.
-        device: The GPU that is here, None for none.
-
-    Raises:
-        FlowsrError: As `profiles_of`; or if what is asked for cannot be built.
-    """
-    profiles = tuple(profiles_of(manifest, wanted.sizes))
-    estimates = tuple(estimated_memory(manifest, profile) for profile in profiles)
-    settings, unknown = wanted.settings, list[str]()
-    library: Library | None = None
-    target: Target | None = None
-    key, there = None, None
-    try:
-        library = load_library(flavour, device)
-        check_settings(library, settings)
-    except BackendError as error:
-        unknown.append(str(error))
-    if library is not None and (library.is_rtx or device is not None):
-        target = target_of(
-            library, settings.compute_capabilities, settings.hardware_compatibility, device
-        )
-    elif library is not None:
-        unknown.append("the GPU: tensorrt builds for the one that is here, and there is none")
-    if bundle is None or not has_graph(bundle, wanted.precision):
-        unknown.append(f"the {wanted.precision} graph: it is not exported yet")
-    elif library is not None and target is not None:
-        key = key_of(bundle, library, target, wanted, profiles)
-        there = _sound(EngineStore(bundle.path), key)
-    return Forecast(
-        library="none" if library is None else str(library),
-        target="not known" if target is None else str(target),
-        profiles=profiles,
-        estimates=estimates,
-        key=key,
-        unknown=tuple(unknown),
-        there=there,
-    )

@@ -1,4 +1,4 @@
-"""The builder's log: written to a file, and what can be learnt from it."""
+"""Log and progress of a TensorRT build."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from flowsr_runtime.errors import OutputError
 
-__all__ = ["BuildLog"]
+__all__ = ["BuildLog", "BuildProgress"]
 
 SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
 LAYERS = "Layers:\n"
@@ -21,14 +21,14 @@ LOGGERS: dict[Any, Any] = {}  # by the library's module
 
 @dataclass
 class BuildLog:
-    """What TensorRT said during a build; it may speak from several threads.
+    """Messages of a build, which TensorRT may send from several threads.
 
     Attributes:
-        path: Every message is written there, with seconds and severity; None keeps none.
+        path: Log file with the time and severity of each message; None for no file.
         errors: Messages of severity ERROR and above.
         warnings: Messages of severity WARNING.
-        scratch: Activation memory of each profile so far, bytes.
-        layers: The builder's list of layers, one text; empty if it gave none.
+        scratch: Activation memory in bytes of each profile built so far.
+        layers: List of layers as one text; empty if the builder gave none.
     """
 
     path: Path | None
@@ -63,10 +63,10 @@ class BuildLog:
             self.path.unlink(missing_ok=True)  # an interrupted build leaves nothing
 
     def logger(self, trt: Any) -> Any:
-        """Return the logger of the library's class that writes here from now on.
+        """Return the process-wide logger of a library, forwarding to this log from now on.
 
-        The library keeps the first logger of a process and sends it some messages of every
-        later build, so that there is one a process.
+        The library keeps the first logger of a process and sends it messages of later builds
+        too, so each process has one logger per library.
 
         Args:
             trt: The module `tensorrt` or `tensorrt_rtx`.
@@ -77,11 +77,11 @@ class BuildLog:
         return LOGGERS[trt]
 
     def add(self, severity: str, text: str) -> None:
-        """Take one message.
+        """Add one message.
 
         Args:
             severity: INTERNAL_ERROR, ERROR, WARNING, INFO or VERBOSE.
-            text: Its text, perhaps of several lines.
+            text: Text of one or more lines.
         """
         with self._lock:
             if self._file is not None:
@@ -107,3 +107,91 @@ def _forwarding_logger(trt: Any) -> Any:
             self.log_to.add(severity.name, msg)
 
     return Logger()
+
+
+@dataclass
+class _Phase:
+    """A running phase, whose steps may be phases themselves."""
+
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+class BuildProgress:
+    """Completed share of nested build phases; it never decreases.
+
+    TensorRT may call it from several threads.
+    """
+
+    def __init__(self) -> None:
+        """Start at 0."""
+        self.canceled = False
+        self._lock = threading.Lock()
+        self._phases: dict[str, _Phase] = {}
+        self._share = 0.0
+
+    def monitor(self, trt: Any) -> Any:
+        """Return a progress monitor of the library that reports to this object.
+
+        Args:
+            trt: The module `tensorrt` or `tensorrt_rtx`.
+        """
+        progress = self
+
+        class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # it comes with the module
+            def __init__(self) -> None:
+                trt.IProgressMonitor.__init__(self)
+
+            def phase_start(
+                self, phase_name: str, parent_phase: str | None, num_steps: int
+            ) -> None:
+                progress.start(phase_name, parent_phase, num_steps)
+
+            def step_complete(self, phase_name: str, step: int) -> bool:
+                return progress.step(phase_name, step)
+
+            def phase_finish(self, phase_name: str) -> None:
+                progress.finish(phase_name)
+
+        return Monitor()
+
+    def cancel(self) -> None:
+        """Request the build to end at its next step."""
+        self.canceled = True
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        """Start a phase, at the top level or as a step of `parent`."""
+        with self._lock:
+            self._phases[phase] = _Phase(parent, steps)
+
+    def step(self, phase: str, step: int) -> bool:
+        """Record a finished step, counted from 0; return False to cancel the build."""
+        with self._lock:
+            if phase in self._phases:
+                self._phases[phase].done = step + 1
+        return not self.canceled
+
+    def finish(self, phase: str) -> None:
+        """End a phase."""
+        with self._lock:
+            self._phases.pop(phase, None)
+
+    @property
+    def phase(self) -> str:
+        """Name of the innermost running phase, empty without one."""
+        with self._lock:
+            return next(reversed(self._phases), "")
+
+    @property
+    def share(self) -> float:
+        """Completed share, from 0 to 1."""
+        with self._lock:
+            roots = [name for name, phase in self._phases.items() if phase.parent is None]
+            self._share = max([self._share, *map(self._done, roots)])
+            return min(self._share, 1.0)
+
+    def _done(self, name: str) -> float:
+        phase = self._phases[name]
+        inside = [child for child, inner in self._phases.items() if inner.parent == name]
+        return (phase.done + max(map(self._done, inside), default=0.0)) / max(phase.steps, 1)

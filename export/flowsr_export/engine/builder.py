@@ -1,4 +1,4 @@
-"""From an ONNX file to a TensorRT plan, with either flavour of the library."""
+"""Build a TensorRT plan from an ONNX file, with TensorRT or TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowsr_export.engine.build_log import BuildLog
+from flowsr_export.engine.build_log import BuildLog, BuildProgress
 from flowsr_export.engine.diagnosis import BuildContext, error_from_log, explain_parse
 from flowsr_export.engine.library import Library
-from flowsr_export.engine.progress import BuildProgress
 from flowsr_runtime.atomic import replace_file
 from flowsr_runtime.bundle.engine_store import Option, Profile
 from flowsr_runtime.errors import OutputError, UsageError
@@ -22,9 +21,9 @@ from flowsr_runtime.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from flowsr_runtime.cuda.device import Device
 
-__all__ = ["Built", "Settings", "Tensor", "build_engine", "check_settings"]
+__all__ = ["Built", "Settings", "Tensor", "build_plan", "check_settings"]
 
-TICK_SECONDS = 0.2  # between two looks at a build that runs
+TICK_SECONDS = 0.2  # between two progress reports
 HARDWARE = {
     "none": "NONE",
     "ampere-plus": "AMPERE_PLUS",
@@ -34,18 +33,17 @@ HARDWARE = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to build.
+    """Settings of the builder.
 
     Attributes:
-        workspace: Bytes that one kernel may take beside the activations, None for no limit.
-        optimization_level: From 0, the fastest build, to 5, the slowest.
-        tf32: Let float32 products round their operands to 10 bits of mantissa. That is what
-            TensorRT does unless it is told not to, and what the float32 islands of a half
-            precision graph are there to avoid.
-        version_compatible: Let later versions of the same major load it (tensorrt).
-        hardware_compatibility: A key of `HARDWARE` (tensorrt).
-        compute_capabilities: Devices to build for without having them (tensorrt_rtx).
-        timing_cache: File of measured kernels, read and written (tensorrt).
+        workspace: Scratch memory limit of one kernel in bytes, None for no limit.
+        optimization_level: Level from 0, the fastest build, to 5, the slowest.
+        tf32: Let float32 products round their operands to a 10-bit mantissa. TensorRT does so
+            by default, but the float32 islands of a half-precision graph need full precision.
+        version_compatible: Let later versions of the same major release load it (tensorrt).
+        hardware_compatibility: Key of `HARDWARE` (tensorrt).
+        compute_capabilities: GPUs to build for, without having them (tensorrt_rtx).
+        timing_cache: Timing cache file, read and updated (tensorrt).
     """
 
     workspace: int | None = None
@@ -57,7 +55,7 @@ class Settings:
     timing_cache: Path | None = None
 
     def options(self) -> dict[str, Option]:
-        """Return what changes the plan, for its key; the target is a field of its own."""
+        """Return the settings that change the plan, for its key; the target is separate."""
         return {
             "workspace": "unlimited" if self.workspace is None else self.workspace,
             "optimization_level": self.optimization_level,
@@ -73,10 +71,10 @@ class Tensor:
     """An input or output of an engine.
 
     Attributes:
-        name: Its name.
+        name: Name of the tensor.
         is_input: Whether it is an input.
-        dtype: Type as the library names it, such as "FLOAT".
-        shape: -1 where it varies.
+        dtype: TensorRT's name of the type, such as "FLOAT".
+        shape: Sizes, -1 for a dynamic one.
     """
 
     name: str
@@ -87,15 +85,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Built:
-    """What a build gave.
+    """Output of a build.
 
     Attributes:
-        plan: The engine, as trtexec and C++ load it.
-        seconds: From the first call to the plan.
-        scratch: Activation memory of each profile, bytes; empty if the log does not say.
+        plan: Serialized engine, which trtexec and C++ load too.
+        seconds: Build time.
+        scratch: Activation memory of each profile in bytes; empty if the log lacks it.
         tensors: Inputs, then outputs.
         layers: The builder's list of layers as text; empty if it gave none.
-        warnings: What it warned of.
+        warnings: Warnings of the builder.
     """
 
     plan: bytes
@@ -106,7 +104,7 @@ class Built:
     warnings: tuple[str, ...]
 
 
-def build_engine(
+def build_plan(
     library: Library,
     model: bytes,
     profiles: Sequence[Profile],
@@ -117,81 +115,81 @@ def build_engine(
     estimates: Sequence[int] = (),
     report: Callable[[float, str], None] = lambda share, phase: None,
 ) -> Built:
-    """Compile a graph.
+    """Build a plan from a graph.
 
-    Ctrl-C ends it at the library's next step; nothing is left behind then.
+    Ctrl-C cancels the build at the library's next step and leaves no files.
 
     Args:
-        library: The builder's.
-        model: A self-contained ONNX file.
-        profiles: Ranges by input; at least one where a shape or value varies.
-        settings: How to build.
-        device: The GPU to build on, None for none.
-        log: File for everything that the library says.
-        estimates: Activation memory of each profile as estimated, bytes; errors quote it.
-        report: Called about five times a second with the share that is done and the phase.
+        library: TensorRT library.
+        model: Self-contained ONNX file.
+        profiles: Ranges by input, at least one profile for dynamic shapes or values.
+        settings: Settings of the builder.
+        device: GPU to build on, None for none.
+        log: File for the builder's log.
+        estimates: Estimated activation memory of each profile in bytes, quoted in errors.
+        report: Called about five times a second with the completed share and the phase.
 
     Raises:
-        UsageError: If a setting is not one of the flavour's, or a profile does not fit.
+        UsageError: If the library lacks a setting, or a profile does not fit the graph.
         LintError: If the library cannot import the graph.
-        MemoryBudgetError: If a kernel needs more memory than it may take.
+        MemoryBudgetError: If a kernel exceeds the memory limit.
         ProviderError: If there is no GPU and the library needs one.
         OutputError: If the log or the timing cache cannot be written.
         FlowsrError: If the library fails otherwise.
     """
     check_settings(library, settings)
-    situation = BuildContext(str(library), settings.workspace, tuple(estimates), str(log or ""))
+    context = BuildContext(str(library), settings.workspace, tuple(estimates), str(log or ""))
     began = time.monotonic()
-    with BuildLog(log) as said:
-        logger = said.logger(library.module)
+    with BuildLog(log) as messages:
+        logger = messages.logger(library.module)
         try:
             builder = library.module.Builder(logger)
-        except (TypeError, RuntimeError) as error:  # the bindings' word for a null pointer
+        except (TypeError, RuntimeError) as error:  # how the bindings report a null pointer
             raise error_from_log(
-                [*said.errors, str(error)], said.warnings, situation
+                [*messages.errors, str(error)], messages.warnings, context
             ) from error
         network = _parsed(library, builder, logger, model)
         config = _configured(library, builder, settings)
         for profile in profiles:
             if config.add_optimization_profile(_profile(builder, network, profile)) < 0:
-                raise error_from_log(said.errors, said.warnings, situation)
+                raise error_from_log(messages.errors, messages.warnings, context)
         plan = _compiled(library, builder, network, config, report, device)
         if plan is None:
-            raise error_from_log(said.errors, said.warnings, situation)
+            raise error_from_log(messages.errors, messages.warnings, context)
         _keep_timings(config, settings.timing_cache)
         return Built(
             plan=bytes(plan),
             seconds=time.monotonic() - began,
-            scratch=tuple(said.scratch),
+            scratch=tuple(messages.scratch),
             tensors=_tensors(network),
-            layers=said.layers,
-            warnings=tuple(said.warnings),
+            layers=messages.layers,
+            warnings=tuple(messages.warnings),
         )
 
 
 def check_settings(library: Library, settings: Settings) -> None:
-    """Refuse what a flavour does not have.
+    """Check that a library has the settings.
 
     Raises:
-        UsageError: If a setting is not one of the flavour's.
+        UsageError: If a setting is for the other library.
     """
     if not library.is_rtx:
         return
     if settings.version_compatible:
         raise UsageError(
-            "--version-compatible is for --flavour tensorrt: tensorrt-rtx comes without the "
-            "lean runtime that such an engine holds"
+            "version_compatible is for tensorrt: tensorrt_rtx has no lean runtime to embed",
+            option="version_compatible",
         )
     if settings.timing_cache is not None:
         raise UsageError(
-            "--timing-cache is for --flavour tensorrt: tensorrt-rtx times nothing when it "
-            "builds, kernels are compiled where the engine runs"
+            "timing_cache is for tensorrt: tensorrt_rtx measures no kernels while it builds",
+            option="timing_cache",
         )
 
 
 def _parsed(library: Library, builder: Any, logger: Any, model: bytes) -> Any:
     trt = library.module
-    # Ignored by 11 and RTX, where every network is typed as its file says.
+    # TensorRT 11 and RTX ignore the flag: their networks always use the types of the file.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
@@ -214,35 +212,35 @@ def _configured(library: Library, builder: Any, settings: Settings) -> Any:
         level = HARDWARE[settings.hardware_compatibility]
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
     if library.is_rtx:
-        known, wanted = library.capabilities(), settings.compute_capabilities
-        config.num_compute_capabilities = len(wanted)
-        for index, each in enumerate(wanted):
-            config.set_compute_capability(known[each], index)
+        constants = library.capabilities()
+        config.num_compute_capabilities = len(settings.compute_capabilities)
+        for index, capability in enumerate(settings.compute_capabilities):
+            config.set_compute_capability(constants[capability], index)
     if settings.timing_cache is not None:
-        there = settings.timing_cache.is_file()
-        data = settings.timing_cache.read_bytes() if there else b""
+        exists = settings.timing_cache.is_file()
+        data = settings.timing_cache.read_bytes() if exists else b""
         cache = config.create_timing_cache(data)
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise UsageError(
-                f"timing cache {settings.timing_cache} is of another GPU or version than "
-                f"{library}; give another file"
+                f"timing_cache must be of this GPU and {library}, got {settings.timing_cache}",
+                option="timing_cache",
             )
     return config
 
 
 def _profile(builder: Any, network: Any, profile: Profile) -> Any:
-    """Translate ranges: shapes, or the values of an input whose values decide shapes."""
+    """Make a profile from ranges of shapes, or of values for a shape tensor."""
     translated = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        each = profile.get(tensor.name)
-        if each is None:
+        bounds = profile.get(tensor.name)
+        if bounds is None:
             continue
         if tensor.is_shape_tensor:
-            translated.set_shape_input(tensor.name, each.min, each.opt, each.max)
+            translated.set_shape_input(tensor.name, bounds.min, bounds.opt, bounds.max)
         elif -1 in tuple(tensor.shape):
-            translated.set_shape(tensor.name, each.min, each.opt, each.max)
-        # Else its shape is fixed, and its values decide no shape: SRFlow's geometry.
+            translated.set_shape(tensor.name, bounds.min, bounds.opt, bounds.max)
+        # Otherwise neither shape nor values need a range: SRFlow's geometry.
     return translated
 
 
@@ -254,7 +252,7 @@ def _compiled(
     report: Callable[[float, str], None],
     device: Device | None,
 ) -> Any:
-    """Build in a thread, so that this one can hear Ctrl-C and say how far it is."""
+    """Build in a thread; this thread reports progress and handles Ctrl-C."""
     progress = BuildProgress()
     config.progress_monitor = progress.monitor(library.module)
     results: list[Any] = []
@@ -292,17 +290,17 @@ def _compiled(
 
 @contextmanager
 def _cancelling(progress: BuildProgress) -> Iterator[None]:
-    """Let Ctrl-C cancel the build and raise nothing meanwhile, at whatever line it comes."""
-    heard = signal.getsignal(signal.SIGINT)
+    """Let Ctrl-C cancel the build instead of raising in the middle of a line."""
+    handler = signal.getsignal(signal.SIGINT)
     main = threading.current_thread() is threading.main_thread()
-    if not main or heard in (signal.SIG_IGN, None):
+    if not main or handler in (signal.SIG_IGN, None):
         yield
         return
     signal.signal(signal.SIGINT, lambda number, frame: progress.cancel())
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, heard)
+        signal.signal(signal.SIGINT, handler)
 
 
 def _keep_timings(config: Any, path: Path | None) -> None:
@@ -316,11 +314,11 @@ def _keep_timings(config: Any, path: Path | None) -> None:
 
 
 def _problems(parser: Any) -> list[dict[str, str]]:
-    """What the parser says of each error; what its version does not say stays empty."""
+    """Return node, operator and reason of each parser error, empty where unavailable."""
     problems = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
-        said = {
+        problem = {
             name: str(getattr(error, call)()) if hasattr(error, call) else ""
             for name, call in (
                 ("node", "node_name"),
@@ -328,7 +326,7 @@ def _problems(parser: Any) -> list[dict[str, str]]:
                 ("reason", "desc"),
             )
         }
-        problems.append(said)
+        problems.append(problem)
     return problems
 
 

@@ -1,4 +1,4 @@
-"""TensorRT's messages as cause, figure and next command."""
+"""Turn TensorRT's messages into one line with cause, amount and remedy."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from flowsr_runtime.errors import (
 
 __all__ = ["BuildContext", "error_from_log", "explain_parse", "mebibytes"]
 
-LONGEST = 200  # characters that are quoted of a message
+LONGEST = 200  # quoted characters of a message
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a build was asked for; messages quote it.
+    """Parameters of a build that messages quote.
 
     Attributes:
         library: Name and version, such as "tensorrt_rtx 1.7.1.116".
-        workspace: Bytes that a kernel may take beside its activations, None for no limit.
-        estimates: Activation memory of each profile as bundle.json estimates it, bytes.
-        log: Where the whole log is, as messages name it; empty if nowhere.
+        workspace: Scratch memory limit of one kernel in bytes, None for no limit.
+        estimates: Estimated activation memory of each profile in bytes.
+        log: Path of the log file, empty without one.
     """
 
     library: str
@@ -40,124 +40,127 @@ class BuildContext:
 
 
 def error_from_log(
-    errors: Sequence[str], warnings: Sequence[str], situation: BuildContext
+    errors: Sequence[str], warnings: Sequence[str], context: BuildContext
 ) -> FlowsrError:
-    """Return the error that a failed build ends with.
+    """Return the error of a failed build.
 
     Args:
-        errors: TensorRT's messages of severity ERROR, in their order.
-        warnings: Those of severity WARNING; they hold figures.
-        situation: What was asked for.
+        errors: TensorRT's messages of severity ERROR, in order.
+        warnings: Messages of severity WARNING, which hold amounts of memory.
+        context: Parameters of the build.
 
     Returns:
-        One line: the cause, a figure where there is one, and what to do.
+        Error with one line: the cause, an amount if there is one, and a remedy.
     """
     for pattern, make in RULES:
         for text in errors:
             found = pattern.search(text)
             if found is not None:
-                return _with_log(make(found, warnings, situation), situation)
-    said = _short(errors[0]) if errors else "it gave no reason"
-    return _with_log(FlowsrError(f"{situation.library} cannot build: {said}"), situation)
+                return _with_log(make(found, warnings, context), context)
+    reason = _short(errors[0]) if errors else "it gave no reason"
+    return _with_log(FlowsrError(f"{context.library} cannot build: {reason}"), context)
 
 
 def explain_parse(problems: Sequence[Mapping[str, str]], library: str) -> LintError:
     """Return the error of a graph that cannot be imported.
 
     Args:
-        problems: For each, `node` and `op` (empty if the parser does not say) and `reason`.
+        problems: `node`, `op` (each empty if unknown) and `reason` of each problem.
         library: Name and version.
     """
-    said = []
+    lines = []
     for problem in problems[:3]:
-        where = " ".join(part for part in (problem["op"], problem["node"]) if part)
-        said.append(f"{where or 'the file'}: {_short(problem['reason'])}")
+        name = " ".join(part for part in (problem["op"], problem["node"]) if part)
+        lines.append(f"{name or 'the file'}: {_short(problem['reason'])}")
     more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
     return LintError(
-        f"{library} cannot import {'; '.join(said) or 'the file'}{more}; export the bundle "
+        f"{library} cannot import {'; '.join(lines) or 'the file'}{more}; export the bundle "
         "again with this version of flowsr-lp"
     )
 
 
 def mebibytes(size: float) -> str:
-    """Write an amount of memory as messages do."""
+    """Format an amount of memory for a message."""
     return f"{size / MIB:.0f} MiB"
 
 
 def _memory(
-    found: re.Match[str], warnings: Sequence[str], situation: BuildContext
+    found: re.Match[str], warnings: Sequence[str], context: BuildContext
 ) -> FlowsrError:
     node = found.groupdict().get("node")
     needs = max((int(n) * MIB for n in _figures(REQUEST_MIB, warnings)), default=0)
     needs = max([needs, *map(int, _figures(REQUEST_BYTES, [*warnings, found.string]))])
     cause = f"no kernel for {_short(node)} fits" if node else "a kernel does not fit"
-    limit = "the GPU's memory" if situation.workspace is None else "--workspace "
-    if situation.workspace is not None:
-        limit += mebibytes(situation.workspace)
-    asked = f", which needs {mebibytes(needs)}" if needs else ""
-    estimate = mebibytes(max(situation.estimates, default=0))
+    limit = "the GPU's memory"
+    if context.workspace is not None:
+        limit = f"a workspace of {mebibytes(context.workspace)}"
+    amount = f", which needs {mebibytes(needs)}" if needs else ""
+    estimate = mebibytes(max(context.estimates, default=0))
     return MemoryBudgetError(
-        f"out of memory: {cause} in {limit}{asked}; raise --workspace, or ask for smaller "
-        f"pictures (the largest profile is estimated at {estimate})"
+        f"out of memory: {cause} in {limit}{amount}; raise workspace, or build for smaller "
+        f"images (the largest profile is estimated at {estimate})",
+        option="workspace",
     )
 
 
-def _profile(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
+def _profile(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
     return UsageError(
-        f"profile does not fit the graph: {_short(found[0])}; see the inputs with "
-        "flowsr-export inspect, the profiles with --dry-run"
+        f"profile does not fit the graph: {_short(found[0])}; compare it with the inputs of "
+        "the bundle"
     )
 
 
-def _no_device(_: re.Match[str], __: Sequence[str], situation: BuildContext) -> FlowsrError:
+def _no_device(_: re.Match[str], __: Sequence[str], context: BuildContext) -> FlowsrError:
     return ProviderError(
-        f"{situation.library} finds no CUDA device or driver here; tensorrt builds on the GPU "
-        "that it builds for, --flavour tensorrt-rtx builds without one"
+        f"{context.library} finds no CUDA device or driver; tensorrt builds on the target "
+        "GPU, tensorrt_rtx builds without one",
+        option="flavour",
     )
 
 
-def _library(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
+def _library(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
     return BackendError(
-        f"{situation.library} lacks {found['file']}; it comes with the complete TensorRT, or "
-        "leave out --version-compatible"
+        f"{context.library} lacks {found['file']}; install the complete TensorRT, or build "
+        "without version_compatible",
+        option="version_compatible",
     )
 
 
-def _device(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
+def _device(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
     return ProviderError(
-        f"{situation.library} does not support this GPU, or not this precision on it: "
-        f"{_short(found[0])}; leave that --compute-capability out, or take --precision fp16"
+        f"{context.library} does not support this GPU, or not this precision on it: "
+        f"{_short(found[0])}; build without this compute capability, or in fp16",
+        option="compute_capabilities",
     )
 
 
-def _version(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
+def _version(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
     return IntegrityError(
-        f"engine is of another version than {situation.library}: {_short(found[0])}; build it "
-        "again with flowsr-export build-engine"
+        f"engine is of another version than {context.library}: {_short(found[0])}; build it "
+        "again"
     )
 
 
-def _other_gpu(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
+def _other_gpu(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
     return IntegrityError(
-        f"engine was built for another GPU: {_short(found[0])}; build it again with "
-        "flowsr-export build-engine"
+        f"engine was built for another GPU: {_short(found[0])}; build it again"
     )
 
 
-def _node(found: re.Match[str], _: Sequence[str], situation: BuildContext) -> FlowsrError:
+def _node(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
     return FlowsrError(
-        f"{situation.library} has no kernel for {_short(found['node'])}; without a limit of "
-        "memory that is a gap of the library: try another version, or another precision"
+        f"{context.library} has no kernel for {_short(found['node'])}, although memory "
+        "is not limited; try another version of the library, or another precision"
     )
 
 
 def _no_kernel(
-    found: re.Match[str], warnings: Sequence[str], situation: BuildContext
+    found: re.Match[str], warnings: Sequence[str], context: BuildContext
 ) -> FlowsrError:
-    """TensorRT words a workspace that is too small as a missing implementation."""
+    """Distinguish a small workspace, which TensorRT reports as a missing implementation."""
     short = any(word in text for text in warnings for word in ("nsufficient", "nsuficient"))
-    limited = situation.workspace is not None or short
-    return (_memory if limited else _node)(found, warnings, situation)
+    limited = context.workspace is not None or short
+    return (_memory if limited else _node)(found, warnings, context)
 
 
 Rule = tuple[
@@ -165,7 +168,7 @@ Rule = tuple[
 ]
 REQUEST_MIB = re.compile(r"request: (\d+)MB", re.IGNORECASE)
 REQUEST_BYTES = re.compile(r"[Rr]equested size (?:was|of) (\d+)|requested size of (\d+)")
-# In the order in which they are looked for: a cause comes before what follows from it.
+# Searched in this order: causes before their consequences.
 RULES: tuple[Rule, ...] = (
     (re.compile(r"Unable to load library: (?P<file>[^:]+):"), _library),
     (
@@ -213,5 +216,7 @@ def _short(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
-def _with_log(error: FlowsrError, situation: BuildContext) -> FlowsrError:
-    return type(error)(f"{error}; log: {situation.log}") if situation.log else error
+def _with_log(error: FlowsrError, context: BuildContext) -> FlowsrError:
+    if not context.log:
+        return error
+    return type(error)(f"{error}; log: {context.log}", option=error.option)

@@ -1,4 +1,4 @@
-"""TensorRT or TensorRT for RTX: which is here, which is meant, and what it builds for."""
+"""Load TensorRT or TensorRT for RTX, and determine the GPUs it builds for."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["TensorrtVariant", "Library", "Target", "device_here", "load_library"
 
 TensorrtVariant = Literal["auto", "tensorrt", "tensorrt_rtx"]
 
-# The first version whose calls are those of 11; older ones lack some.
+# The first versions with all the calls we use.
 OLDEST = {"tensorrt": (10, 13), "tensorrt_rtx": (1, 1)}
-TURING = "7.5"  # for which tensorrt_rtx has no products in float32
+TURING = "7.5"  # tensorrt_rtx has no float32 matrix products for it
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 
 
 @dataclass(frozen=True)
 class Library:
-    """A builder's library.
+    """A TensorRT library.
 
     Attributes:
-        module: `tensorrt` or `tensorrt_rtx`.
-        flavour: The same as a text.
-        version: Its version.
+        module: Module `tensorrt` or `tensorrt_rtx`.
+        flavour: Name of the module.
+        version: Version of the library.
     """
 
     module: Any
@@ -42,15 +42,15 @@ class Library:
 
     @property
     def is_rtx(self) -> bool:
-        """Whether it is TensorRT for RTX, which needs no GPU to build."""
+        """Whether it is TensorRT for RTX, which builds without a GPU."""
         return self.flavour == "tensorrt_rtx"
 
     def lacks_gemm(self, capabilities: Sequence[str]) -> bool:
-        """Return whether it has no products in float32 for some GPUs; see `turing`."""
+        """Return whether it has no float32 products for these GPUs; see `gemm_rewrite`."""
         return self.is_rtx and TURING in capabilities
 
     def capabilities(self) -> dict[str, Any]:
-        """Return what it builds for without a GPU: "8.9" and the like to its constants."""
+        """Return the library's constants by compute capability, such as "8.9"."""
         names = getattr(self.module, "ComputeCapability", None)
         members = {} if names is None else dict(names.__members__)
         found = {name: re.fullmatch(r"SM(\d+)(\d)", name) for name in members}
@@ -62,8 +62,8 @@ class Target:
     """The GPUs that an engine runs on.
 
     Attributes:
-        compute_capability: Such as ("8.9",); empty is 8.0 and above.
-        gpu_name: The only model of GPU, None where the compute capability decides.
+        compute_capability: Compute capabilities such as ("8.9",); empty for 8.0 and above.
+        gpu_name: The only GPU model, None if the compute capability is sufficient.
     """
 
     compute_capability: tuple[str, ...]
@@ -75,12 +75,11 @@ class Target:
 
 
 def load_library(flavour: TensorrtVariant, device: Device | None = None) -> Library:
-    """Import the library of a flavour.
+    """Import a TensorRT library.
 
     Args:
-        flavour: "auto" takes tensorrt where it is installed and there is a GPU, else
-            tensorrt_rtx.
-        device: The GPU that is here, None for none.
+        flavour: Library; "auto" prefers tensorrt if there is a GPU, else tensorrt_rtx.
+        device: GPU of this machine, None without one.
 
     Returns:
         The library.
@@ -91,27 +90,27 @@ def load_library(flavour: TensorrtVariant, device: Device | None = None) -> Libr
     if flavour != "auto":
         return _load(flavour)
     order = ("tensorrt", "tensorrt_rtx") if device else ("tensorrt_rtx", "tensorrt")
-    troubles = []
-    for each in order:
+    problems = []
+    for name in order:
         try:
-            return _load(each)
+            return _load(name)
         except BackendError as error:
-            troubles.append(str(error))
-    raise BackendError("; ".join(troubles))
+            problems.append(str(error))
+    raise BackendError("; ".join(problems))
 
 
 def device_here(index: int) -> Device | None:
-    """Return a GPU of this machine, None where there is none or no driver.
+    """Return a GPU of this machine, None without a GPU or driver.
 
     Args:
-        index: Its index.
+        index: GPU index.
 
     Raises:
-        ProviderError: If there are GPUs, but not that one.
+        ProviderError: If an index above 0 does not exist.
     """
     try:
         from flowsr_runtime.cuda.device import Device
-    except ImportError:  # without cuda-bindings nothing is known of a GPU
+    except ImportError:  # without cuda-bindings the GPU cannot be queried
         return None
     try:
         return Device.open(index)
@@ -127,49 +126,55 @@ def target_of(
     hardware_compatibility: str,
     device: Device | None,
 ) -> Target:
-    """Say which GPUs an engine will run on.
+    """Return the GPUs that an engine will run on.
 
     Args:
-        library: The builder's.
-        capabilities: Compute capabilities that are asked for, none for the usual.
+        library: TensorRT library.
+        capabilities: Requested compute capabilities, empty for the default.
         hardware_compatibility: "none", "ampere-plus" or "same-compute-capability".
-        device: The GPU that is here; tensorrt builds on it and for it.
+        device: GPU of this machine; tensorrt builds on it and for it.
 
     Returns:
-        The target, as the engine's key has it.
+        The target, as in the engine's key.
 
     Raises:
-        ProviderError: If the library cannot build for what is asked for.
-        UsageError: If an option is not one of the flavour's.
+        ProviderError: If the library cannot build for the requested GPUs.
+        UsageError: If a setting is for the other library.
     """
     if library.is_rtx:
         if hardware_compatibility != "none":
             raise UsageError(
-                "--hardware-compatibility-level is for --flavour tensorrt; an engine of "
-                "tensorrt-rtx without --compute-capability runs on 8.0 and above"
+                "hardware_compatibility is for tensorrt; by default an engine of tensorrt_rtx "
+                "runs on compute capability 8.0 and above",
+                option="hardware_compatibility",
             )
         known = library.capabilities()
         if TURING in capabilities and len(set(capabilities)) > 1:
             raise UsageError(
-                f"compute capability {TURING} needs an engine of its own, got "
-                f"{', '.join(capabilities)}: its products in float32 are written in another way"
+                f"compute capability {TURING} needs a separate engine, because its float32 "
+                f"products are rewritten; got {', '.join(capabilities)}",
+                option="compute_capabilities",
             )
-        for each in capabilities:
-            if each not in known:
+        for capability in capabilities:
+            if capability not in known:
                 raise ProviderError(
-                    f"{library} builds for compute capability {', '.join(known)}, got {each}"
-                    + ("; H100 and H200 need --flavour tensorrt" if each == "9.0" else "")
+                    f"{library} builds for compute capability {', '.join(known)}, got "
+                    f"{capability}"
+                    + ("; H100 and H200 need tensorrt" if capability == "9.0" else ""),
+                    option="compute_capabilities",
                 )
         return Target(tuple(sorted(set(capabilities), key=float)), None)
     if device is None:
         raise ProviderError(
-            f"{library} builds on the GPU that it builds for, and there is none here; "
-            "--flavour tensorrt-rtx builds without one"
+            f"{library} builds on the target GPU, and this machine has none; tensorrt_rtx "
+            "builds without one",
+            option="flavour",
         )
     if set(capabilities) - {device.compute_capability}:
         raise ProviderError(
-            f"{library} builds for the GPU that is here, {device.name} "
-            f"({device.compute_capability}), got {', '.join(capabilities)}"
+            f"{library} builds for this machine's GPU, {device.name} "
+            f"({device.compute_capability}), got {', '.join(capabilities)}",
+            option="compute_capabilities",
         )
     if hardware_compatibility == "ampere-plus":
         return Target((), None)
@@ -186,7 +191,7 @@ def _load(flavour: str) -> Library:
             raise BackendError(f"{flavour} is not installed; {remedy}") from error
         raise BackendError(f"{flavour} cannot be loaded: {error}") from error
     if not hasattr(module, "Builder"):
-        raise BackendError(f"{flavour} here is an empty package without a Builder; {remedy}")
+        raise BackendError(f"the installed {flavour} is an empty package; {remedy}")
     version = str(module.__version__)
     numbers = tuple(int(part) for part in version.split(".")[:2])
     if numbers < OLDEST[flavour]:

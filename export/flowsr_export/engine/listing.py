@@ -1,4 +1,4 @@
-"""The engines that a bundle holds: which are sound, which load here, which can go."""
+"""List, match and prune the engines of a bundle."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Listed:
     """One engine of a bundle.
 
     Attributes:
-        entry: Its description.
-        trouble: What is wrong with its plan, None if it is sound.
-        stale: Whether the bundle no longer holds the ONNX file that it was built of.
+        entry: Description of the engine.
+        trouble: Problem of its plan, None if it is intact.
+        stale: Whether the bundle no longer has the ONNX file that it was built from.
     """
 
     entry: EngineEntry
@@ -36,14 +36,14 @@ class Listed:
 
 @dataclass(frozen=True)
 class Match:
-    """What a device could load.
+    """Engines that a GPU can load.
 
     Attributes:
-        library: Name and version.
-        compute_capability: The device's.
-        precision: Of the graph.
-        loads: Engines that it loads.
-        differences: Field by field, why it does not load the others; the nearest first.
+        library: Name and version of the library.
+        compute_capability: Compute capability of the GPU.
+        precision: Precision of the graph.
+        loads: Engines that load.
+        differences: Fields in which the other engines differ, the nearest engine first.
     """
 
     library: str
@@ -60,7 +60,7 @@ def list_engines(bundle: Bundle) -> list[Listed]:
         bundle: The bundle.
 
     Returns:
-        Its engines by name.
+        Its engines, ordered by name.
 
     Raises:
         IntegrityError: If a description is damaged.
@@ -75,27 +75,27 @@ def list_engines(bundle: Bundle) -> list[Listed]:
 def prune_engines(
     bundle: Bundle, *, everything: bool, other_versions: bool, dry_run: bool
 ) -> list[Removal]:
-    """Remove what is damaged, half written, or built of a graph that is no longer there.
+    """Remove engines that are damaged, incomplete or stale.
 
     Args:
         bundle: The bundle.
         everything: Remove every engine.
-        other_versions: Remove those, too, that the libraries here do not load.
-        dry_run: Remove nothing, only say what would go.
+        other_versions: Also remove engines that the installed libraries do not load.
+        dry_run: Return the files without removing them.
 
     Returns:
-        The files that were or would be removed.
+        Files that were or would be removed.
 
     Raises:
-        OutputError: If the disk refuses.
+        OutputError: If a file cannot be removed.
     """
     models = _digests(bundle)
     versions = _versions() if other_versions else {}
 
     def keep(entry: EngineEntry) -> bool:
         key = entry.key
-        here = versions.get(key.flavour)
-        loads = here is None or key.loads_in(here)
+        installed = versions.get(key.flavour)
+        loads = installed is None or key.loads_in(installed)
         return not everything and key.onnx_sha256 in models and loads
 
     return EngineStore(bundle.path).prune(keep, dry_run=dry_run)
@@ -108,14 +108,14 @@ def match_engines(
     compute_capability: str | None = None,
     device: int = 0,
 ) -> Match:
-    """Say which engines load on a device, and of the others why not.
+    """Find the engines that load on a GPU, and the reasons why the others do not.
 
     Args:
         bundle: The bundle.
-        flavour: Which library.
-        precision: Of the graph.
-        compute_capability: Of a device that is not here; None for the one that is.
-        device: Index of the GPU that is here.
+        flavour: TensorRT variant.
+        precision: Precision of the graph.
+        compute_capability: Compute capability of another machine's GPU; None for this one's.
+        device: Index of this machine's GPU.
 
     Raises:
         BackendError: If the library is not installed.
@@ -128,7 +128,8 @@ def match_engines(
     if compute_capability is None:
         if gpu is None:
             raise ProviderError(
-                "no GPU here; say with --compute-capability which one the engines are for"
+                "compute_capability must be given on a machine without a GPU",
+                option="compute_capability",
             )
         compute_capability = gpu.compute_capability
     name = None if gpu is None else gpu.name
@@ -152,15 +153,15 @@ def _digests(bundle: Bundle) -> set[str]:
 
 
 def _versions() -> dict[str, str]:
-    """Version of each library that is here."""
-    found: dict[str, str] = {}
+    """Return the versions of the installed libraries by name."""
+    versions: dict[str, str] = {}
     flavours: tuple[TensorrtVariant, ...] = ("tensorrt", "tensorrt_rtx")
     for flavour in flavours:
         try:
-            found[flavour] = load_library(flavour).version
+            versions[flavour] = load_library(flavour).version
         except BackendError:
             continue
-    return found
+    return versions
 
 
 def _trouble(store: EngineStore, entry: EngineEntry) -> str | None:

@@ -1,4 +1,4 @@
-"""In which precision an engine computes: counted from its ONNX file and from its layers."""
+"""Audit the precision of an engine, from its ONNX file and its layers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ __all__ = [
     "work_at",
 ]
 
-# Share of the multiply-adds that must be in the precision that was asked for; the rest is what
-# stays float32 on purpose.
+# Minimum share of the multiply-adds in the requested precision; the rest stays float32 by
+# design.
 LEAST_SHARE = {"linf-lp": 0.95, "srflow-lp": 0.90}
 
-QUANTISED = ("int8", "fp8")
+QUANTIZED = ("int8", "fp8")
 UNKNOWN = "unknown"
-ROUNDING = 1e-9  # of a sum of shares
-# TensorRT's words for types, in 10, 11 and RTX; the widest first.
+ROUNDING = 1e-9  # rounding error of a sum of shares
+# Names of types in TensorRT 10, 11 and RTX, the widest first.
 WORDS = (
     ("bf16", re.compile(r"bf16|bfloat", re.IGNORECASE)),
     ("fp32", re.compile(r"fp32|\bfloat\b", re.IGNORECASE)),
@@ -63,10 +63,10 @@ class Layer:
     """One layer of an engine.
 
     Attributes:
-        name: Its name.
-        kind: TensorRT's word for what it does.
-        type: What it multiplies or reads, such as "fp16"; None for integers alone.
-        nodes: Names of the ONNX nodes that went into it.
+        name: Name of the layer.
+        kind: TensorRT's name of the operation.
+        type: Type of the multiplication or of the inputs, such as "fp16"; None for integers.
+        nodes: Names of the ONNX nodes in the layer.
     """
 
     name: str
@@ -79,18 +79,17 @@ class Layer:
 class PrecisionAudit:
     """Shares by type, each from 0 to 1.
 
-    What is needed is a share of the products with weights, the network itself. The resizing
-    matrices are products between results; they stay float32 on purpose, and their part grows
-    with the picture.
+    The requirement is on products with weights, the network itself. Resizing is a product
+    between activations; it stays float32 by design, and its share grows with the image.
 
     Attributes:
-        precision: What was asked for.
-        least: Share of the products with weights that must be in it.
-        onnx: Of the multiply-adds with weights in the ONNX file.
-        engine: Of the same, by the type of the engine's layer that holds them; "unknown"
-            where no layer names the node. None if the layers are not known.
-        everything: Of all multiply-adds in the ONNX file, resizing included.
-        layers: Layers of the engine by type; None if they are not known.
+        precision: Requested precision.
+        least: Minimum share of the products with weights in that precision.
+        onnx: Shares of the products with weights in the ONNX file.
+        engine: The same shares by the type of the engine's layers; "unknown" for nodes that
+            no layer names. None if the layers are not known.
+        everything: Shares of all multiply-adds in the ONNX file, resizing included.
+        layers: Number of layers of the engine by type; None if they are not known.
     """
 
     precision: str
@@ -102,27 +101,27 @@ class PrecisionAudit:
 
 
 def work_at(model: onnx.ModelProto, profile: Profile) -> MacCount:
-    """Count the multiply-adds of a graph at the best shapes of a profile.
+    """Count the multiply-adds of a graph at the optimal shapes of a profile.
 
     Args:
-        model: The ONNX file of an engine.
-        profile: One of its profiles.
+        model: ONNX file of an engine.
+        profile: Profile of the engine.
     """
-    best = {name: each.opt for name, each in profile.items()}
+    best = {name: bounds.opt for name, bounds in profile.items()}
     values = {name: np.array(best.pop(name), np.int64) for name in ["geometry"] if name in best}
     return count_macs(model, best, values)
 
 
 def least_share(precision: str, family: str, work: MacCount | None = None) -> float:
-    """Return the share of a network that must be in the precision that was asked for.
+    """Return the minimum share of a network in the requested precision.
 
     Args:
-        precision: What was asked for.
-        family: The model's.
-        work: The multiply-adds of its ONNX file: which blocks are in eight bits, calibration
-            chose, and an engine must have all of them.
+        precision: Requested precision.
+        family: Family of the model.
+        work: Multiply-adds of the ONNX file; an engine must keep all blocks that the
+            calibration quantized to eight bits.
     """
-    if precision in QUANTISED:
+    if precision in QUANTIZED:
         stored = {} if work is None else audit(work, [], precision, 0.0).onnx
         return stored.get(precision, 1.0)
     return 1.0 if precision == "fp32" else LEAST_SHARE[family]
@@ -131,13 +130,13 @@ def least_share(precision: str, family: str, work: MacCount | None = None) -> fl
 def audit(
     work: MacCount, layers: Sequence[Layer], precision: str, least: float
 ) -> PrecisionAudit:
-    """Say what is computed in which precision.
+    """Count the shares of each precision.
 
     Args:
-        work: The multiply-adds of the ONNX file.
-        layers: The engine's, empty if they are not known.
-        precision: What was asked for.
-        least: Share of the products with weights that must be in it.
+        work: Multiply-adds of the ONNX file.
+        layers: Layers of the engine, empty if they are not known.
+        precision: Requested precision.
+        least: Minimum share of the products with weights in that precision.
 
     Returns:
         The shares.
@@ -161,45 +160,46 @@ def audit(
     )
 
 
-def require_precision(truth: PrecisionAudit) -> None:
-    """Refuse what computes in another precision than was asked for.
+def require_precision(result: PrecisionAudit) -> None:
+    """Check that the requested precision has its minimum share.
 
     Args:
-        truth: What was counted.
+        result: Result of an audit.
 
     Raises:
-        PrecisionError: If the share in the ONNX file is below the share that is needed, or if
-            too much of the engine is known to be in another type.
+        PrecisionError: If the share is too low in the ONNX file, or known to be too low in
+            the engine.
     """
-    wanted = truth.precision
-    for name, shares in (("ONNX file", truth.onnx), ("engine", truth.engine)):
-        if not shares:  # the layers are not known, or there is no product at all
+    precision = result.precision
+    for name, shares in (("ONNX file", result.onnx), ("engine", result.engine)):
+        if not shares:  # the layers are not known, or there are no products
             continue
-        share = shares.get(wanted, 0.0) + shares.get(UNKNOWN, 0.0)
-        if share < truth.least - ROUNDING:
+        share = shares.get(precision, 0.0) + shares.get(UNKNOWN, 0.0)
+        if share < result.least - ROUNDING:
             rest = ", ".join(f"{part:.1%} {kind}" for kind, part in shares.items())
             raise PrecisionError(
-                f"{name} has {share:.1%} of its multiply-adds with weights in {wanted}, at "
-                f"least {truth.least:.0%} are needed (it has {rest}); a small network keeps "
-                "more of itself in float32, --least-share accepts that"
+                f"{name} has {share:.1%} of its multiply-adds with weights in {precision}, at "
+                f"least {result.least:.0%} are needed (it has {rest}); for a small network, "
+                "which keeps more in float32, lower least_share",
+                option="least_share",
             )
 
 
 def layers_of(trt: Any, built: Built, *, on_device: bool) -> list[Layer]:
-    """Ask the engine for its layers where it can be opened, else the builder's log.
+    """Read the layers from the engine if it can be opened, else from the builder's log.
 
     Args:
-        trt: The module `tensorrt` or `tensorrt_rtx`.
-        built: What it built.
+        trt: Module `tensorrt` or `tensorrt_rtx`.
+        built: Output of its build.
         on_device: Whether there is a GPU; without one no engine can be opened.
 
     Returns:
-        The layers, empty if neither knows them.
+        The layers, empty if neither lists them.
     """
     if on_device:
         with BuildLog(None) as log:
             runtime = trt.Runtime(log.logger(trt))
-            # This process made the plan: its host code is the library's own.
+            # This process built the plan, so its host code can be trusted.
             runtime.engine_host_code_allowed = True
             engine = runtime.deserialize_cuda_engine(built.plan)
             if engine is not None:
@@ -210,7 +210,7 @@ def layers_of(trt: Any, built: Built, *, on_device: bool) -> list[Layer]:
 
 
 def layers_from_log(text: str) -> list[Layer]:
-    """Read the list of layers that the builder logs; it is there without a GPU.
+    """Parse the builder's list of layers, which needs no GPU.
 
     Args:
         text: `Built.layers`.
@@ -232,7 +232,7 @@ def layers_from_log(text: str) -> list[Layer]:
 
 
 def layers_from_json(text: str) -> list[Layer]:
-    """Read what the engine inspector says of an engine, in the JSON of any version.
+    """Parse the JSON of the engine inspector, of any version.
 
     Args:
         text: `get_engine_information(LayerInformationFormat.JSON)`.
@@ -270,9 +270,9 @@ def _described(raw: Mapping[str, object]) -> Described:
 
 
 def _type(inputs: Sequence[Described], constants: Sequence[Described]) -> str | None:
-    """The type of the weights, else the widest that is read.
+    """Return the type of the weights, else the widest input type.
 
-    Weights have two sides at least; a bias has one, and may be added after a cast.
+    Weights have at least two sides; a bias has one, and may be added after a cast.
     """
     weights = [word for sides, word in constants if sum(side != 1 for side in sides) > 1]
     named = [_named(word) for word in weights]
@@ -286,7 +286,7 @@ def _named(word: str) -> str | None:
 
 
 def _shares(parts: Iterable[tuple[str, int]]) -> dict[str, float]:
-    """Share of each type in what is counted."""
+    """Return the share of each type."""
     counts: Counter[str] = Counter()
     for name, count in parts:
         counts[name] += count
@@ -294,8 +294,8 @@ def _shares(parts: Iterable[tuple[str, int]]) -> dict[str, float]:
     return {name: count / whole for name, count in sorted(counts.items())}
 
 
-def _of_node(types: set[str], wanted: str) -> str:
-    """Type of a node's layers: the file's own if one has it, since it has one product."""
+def _of_node(types: set[str], stored: str) -> str:
+    """Return the type of a node's layers; a layer with the file's type holds the product."""
     if not types:
         return UNKNOWN
-    return wanted if wanted in types else min(types, key=WIDEST.index)
+    return stored if stored in types else min(types, key=WIDEST.index)

@@ -1,4 +1,4 @@
-"""Optimisation profiles: the fewest that cover every size an engine is asked for."""
+"""Optimization profiles: the fewest that cover all requested sizes."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ __all__ = [
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# A profile takes the memory of its longest sides together. Runs share one as long as that is
-# at most this many times what the largest run needs by itself.
+# A profile needs the memory of its longest sides combined. Runs share a profile while that
+# is at most this multiple of the memory of the largest run.
 SPARE = 1.25
 RANKS = {"input": 4, "geometry": 10}
 LATENT_RANK = 4
-WINDOW = slice(8, 10)  # its size, in `geometry`
+WINDOW = slice(8, 10)  # size of the window in `geometry`
 
 
 def profiles_for(manifest: Manifest, runs: Sequence[RunSize]) -> list[Profile]:
     """Choose the fewest profiles that cover every run.
 
     Args:
-        manifest: The model's.
-        runs: Sizes of every run of the graph, at least one.
+        manifest: Manifest of the bundle.
+        runs: Sizes of all runs of the graph, at least one.
 
     Returns:
-        Profiles, the one that needs the least memory first, so that the first one that covers
-        a shape is the cheapest.
+        Profiles in the order of their memory: the first one that covers a shape is the
+        cheapest.
     """
     groups = fewest_groups(manifest, runs)
     groups.sort(key=lambda group: union(group).memory(manifest))
@@ -47,14 +47,14 @@ def profiles_for(manifest: Manifest, runs: Sequence[RunSize]) -> list[Profile]:
 
 
 def fewest_groups(manifest: Manifest, runs: Sequence[RunSize]) -> list[list[RunSize]]:
-    """Part runs into the fewest groups of which none takes much more memory than one run.
+    """Partition runs into the fewest groups that need little more memory than one run.
 
     Args:
-        manifest: The model's; its estimate of memory decides.
-        runs: At least one.
+        manifest: Manifest with the memory estimate.
+        runs: At least one run.
 
     Returns:
-        Groups that hold every run once.
+        Groups that contain every run once.
     """
     limit = SPARE * max(run.memory(manifest) for run in runs)
 
@@ -62,7 +62,7 @@ def fewest_groups(manifest: Manifest, runs: Sequence[RunSize]) -> list[list[RunS
         return union(group).memory(manifest) <= limit
 
     distinct = list(dict.fromkeys(runs))
-    # A run inside another one costs nothing in that one's group.
+    # A run within another one adds no memory to its group.
     inside = {run for run in distinct if any(run.within(o) for o in distinct if o != run)}
     outer = sorted((run for run in distinct if run not in inside), key=lambda r: (r.lr, r.out))
     apart: list[RunSize] = []  # no two of these fit into one group
@@ -70,7 +70,7 @@ def fewest_groups(manifest: Manifest, runs: Sequence[RunSize]) -> list[list[RunS
         if not any(fit([run, other]) for other in apart):
             apart.append(run)
     count = len(apart)
-    while (groups := _parted(outer, count, fit)) is None:
+    while (groups := _partition(outer, count, fit)) is None:
         count += 1
     for run in (run for run in distinct if run in inside):
         homes = [group for group in groups if run.within(union(group))]
@@ -83,14 +83,13 @@ def profile_of(
 ) -> Profile:
     """Return the profile that covers some runs.
 
-    Where the tile and the window lie in a picture, and how large that is, decides no shape
-    inside the graph: those values may be anything, so that the profile serves tiles of larger
-    pictures as well.
+    The position of tile and window in the image, and the image size, affect no shape inside
+    the graph. Their range is unlimited, so the profile also covers tiles of larger images.
 
     Args:
-        manifest: The model's.
-        runs: At least one.
-        best: The run that it is tuned for; None is the one with the most work.
+        manifest: Manifest of the bundle.
+        runs: At least one run.
+        best: Run to optimize for, None for the largest one.
 
     Returns:
         Shapes of `input` and of every latent, values of `geometry`.
@@ -105,20 +104,20 @@ def explicit_profile(
     bounds: tuple[Shapes, Shapes, Shapes],
     scales: Sequence[Scale] = (),
 ) -> Profile:
-    """Return a profile that is written out; `geometry` and latents may be left out.
+    """Return a profile from explicit shapes; `geometry` and latents are optional.
 
     Args:
-        manifest: The model's.
-        bounds: Shapes by input, values for `geometry`: the least, the best, the largest.
-        scales: The windows reach from the least to the greatest where `geometry` is left
-            out; none stands for the model's own, or 4.
+        manifest: Manifest of the bundle.
+        bounds: Minimum, optimal and maximum shapes by input; values for `geometry`.
+        scales: Scales that bound the window if `geometry` is left out; by default the
+            model's own, or 4.
 
     Returns:
         The profile.
 
     Raises:
-        UsageError: If an input is unknown or missing, has another number of sizes, or if
-            the bounds are not in order.
+        UsageError: If an input is unknown or missing, has a wrong number of sizes, or if the
+            bounds are not in order.
     """
     names = set(bounds[1])
     for given in bounds:
@@ -138,11 +137,11 @@ def explicit_profile(
 
 
 def estimated_memory(manifest: Manifest, profile: Profile) -> int:
-    """Return the activation memory of a profile as bundle.json estimates it.
+    """Estimate the activation memory of a profile.
 
     Args:
-        manifest: The model's.
-        profile: Its longest sides together decide.
+        manifest: Manifest with the memory estimate.
+        profile: Profile; its maximum shapes count.
 
     Returns:
         Bytes.
@@ -155,10 +154,10 @@ def estimated_memory(manifest: Manifest, profile: Profile) -> int:
     return batch * RunSize((h, w), (out_h, out_w)).memory(manifest)
 
 
-def _parted(
+def _partition(
     runs: Sequence[RunSize], count: int, fit: Callable[[Sequence[RunSize]], bool]
 ) -> list[list[RunSize]] | None:
-    """Part runs into at most `count` groups that fit, None if there is no such parting."""
+    """Partition runs into at most `count` groups that fit; None if that is impossible."""
     groups: list[list[RunSize]] = []
 
     def place(index: int) -> bool:
@@ -184,22 +183,22 @@ def _check(manifest: Manifest, given: Shapes, names: set[str]) -> None:
     inputs = ", ".join(sorted(manifest.inputs))
     if "input" not in names or not names <= manifest.inputs:
         raise UsageError(
-            f"shapes must be of {inputs}, input among them, got {', '.join(sorted(names))}"
+            f"shapes must be of {inputs}, including input, got {', '.join(sorted(names))}"
         )
     if set(given) != names:
         raise UsageError(
-            f"least, best and largest shapes must be of the same inputs, got "
+            f"minimum, optimal and maximum shapes must be of the same inputs, got "
             f"{', '.join(sorted(names))} and {', '.join(sorted(given)) or 'none'}"
         )
     for name, numbers in given.items():
         rank = RANKS.get(name, LATENT_RANK)
         if len(numbers) != rank or min(numbers) < (0 if name == "geometry" else 1):
             text = "x".join(map(str, numbers))
-            raise UsageError(f"{name} takes {rank} numbers above 0, got {text}")
+            raise UsageError(f"{name} must have {rank} positive numbers, got {text}")
 
 
 def _completed(manifest: Manifest, given: Shapes, scale: tuple[Fraction, Fraction]) -> Shapes:
-    """Add what the size of the input, and the window or the scale, decide."""
+    """Add the inputs that follow from the input size and the window or scale."""
     batch, _, h, w = given["input"]
     if "geometry" in given:
         out = (given["geometry"][8], given["geometry"][9])
@@ -214,7 +213,7 @@ def _completed(manifest: Manifest, given: Shapes, scale: tuple[Fraction, Fractio
 
 
 def _anywhere(feeds: Shapes, side: int, origin: int | None = None) -> Shapes:
-    """Free what decides no shape: the whole picture's sides and the origins."""
+    """Set the image sides and the origins, which affect no shape."""
     if "geometry" not in feeds:
         return feeds
     origins = (side if origin is None else origin,) * 4
@@ -225,4 +224,4 @@ def _ranges(low: Shapes, best: Shapes, high: Shapes) -> Profile:
     try:
         return {name: Range(low[name], numbers, high[name]) for name, numbers in best.items()}
     except UsageError as error:
-        raise UsageError(f"shapes do not go together: {error}") from error
+        raise UsageError(f"shapes do not fit together: {error}") from error

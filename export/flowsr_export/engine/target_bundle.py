@@ -1,4 +1,4 @@
-"""The bundle that gets an engine: there already, copied, or made of checkpoints."""
+"""Bundle that receives an engine: an existing one, a copy, or one made from checkpoints."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = ["TargetBundle"]
 
-QUANTISED = ("int8", "fp8")
-LICENCE = "see the checkpoint's source"
-OWN_LICENCE = "Apache-2.0"  # of the built-in weights
+QUANTIZED = ("int8", "fp8")
+LICENSE = "see the checkpoint's source"
+OWN_LICENSE = "Apache-2.0"  # the built-in weights
 
 
 @dataclass(frozen=True)
 class TargetBundle:
-    """Where the graph of an engine comes from, and which bundle gets it.
+    """Source of an engine's graph, and the bundle that receives the engine.
 
     Attributes:
-        bundle: A bundle; None with a checkpoint, or for the built-in one.
-        output: The bundle that gets the engine; None for `bundle` itself.
-        model: Checkpoint: of the bundle, or without one what a bundle is made of.
-        prior: Its latent module.
-        blocks: Stacked blocks of an SRFlow network that its file does not tell.
-        fixed_scale: The one scale of a graph whose only input is the picture.
-        io: Type of the pictures of a graph that is exported now; None for the bundle's.
+        bundle: Existing bundle; None with a checkpoint, or for the built-in one.
+        output: Bundle that receives the engine; None for `bundle` itself.
+        model: Checkpoint of the bundle, or without a bundle the checkpoint to make it from.
+        prior: Checkpoint of the learned prior.
+        blocks: Stacked blocks of an SRFlow checkpoint that does not state them.
+        fixed_scale: Scale of a graph whose only input is the image.
+        io: Image type of an exported graph; None for the bundle's own.
         force: Replace an output that holds another model.
     """
 
@@ -52,69 +52,63 @@ class TargetBundle:
     force: bool = False
 
     def check(self) -> None:
-        """Refuse, before slow work, what does not go together or cannot be written.
+        """Check the arguments and the output before slow work.
 
         Raises:
-            UsageError: If options exclude each other, or a place for the engine is missing.
+            UsageError: If arguments exclude each other, or the output is missing.
             OutputError: If the output cannot be written.
         """
         if self.prior is not None and self.model is None:
-            raise UsageError("--prior needs --model")
+            raise UsageError("prior needs model", option="prior")
         if self.bundle is not None and not (self.fixed_scale is None and self.io is None):
-            raise UsageError(
-                "--fixed-scale and --io are for a graph that is exported now; the bundle has "
-                "its own"
-            )
+            name = "io" if self.fixed_scale is None else "fixed_scale"
+            raise UsageError(f"{name} is for a new graph; the bundle has its own", option=name)
         if self.output is None:
             if self.bundle is None:
-                raise UsageError(
-                    "give the bundle that gets the engine with -o: without BUNDLE there is none"
-                )
-        elif self._kept() is None:
+                raise UsageError("output must be given without a bundle", option="output")
+        elif self._kept is None:
             check_replaceable(self.output, self.force)
 
     def manifest(self, precision: Precision) -> Manifest:
-        """Return the manifest of the bundle as it is or would be; nothing is made.
+        """Return the manifest of the bundle, existing or drafted; nothing is written.
 
         Args:
-            precision: Of the engine.
+            precision: Precision of the engine.
         """
-        there = self.opened()
-        return self._draft(precision) if there is None else there.manifest
+        bundle = self.existing
+        return self._draft(precision) if bundle is None else bundle.manifest
 
-    def opened(self) -> Bundle | None:
-        """Return the bundle that the engine's graph is in now, None if it is to be made."""
-        return self._kept() or (None if self._is_made else self._opened())
-
-    def is_ready(self, precision: Precision) -> bool:
-        """Return whether the bundle is there with a graph of a precision."""
-        bundle = self.opened()
-        return bundle is not None and has_graph(bundle, precision)
+    @property
+    def existing(self) -> Bundle | None:
+        """Bundle that holds the engine's graph now, None if it has to be made."""
+        return self._kept or (None if self._is_made else self._source)
 
     def prepare(
         self, precision: Precision, report: Callable[[str], None] = lambda step: None
     ) -> Bundle:
-        """Return the bundle that gets the engine, with a graph of a precision.
+        """Return the bundle that receives the engine, with the graph of a precision.
 
         Args:
-            precision: Of the engine; its graph is exported if it is not there.
+            precision: Precision of the engine; a missing graph is exported.
             report: Called with each step of an export when it begins.
 
         Raises:
-            UsageError: If a checkpoint is needed and is not the bundle's.
+            UsageError: If a needed checkpoint is not the bundle's.
+            BundleError: If a graph of eight bits is missing.
             LintError: If an exported graph breaks a rule.
-            ParityError: If it differs from PyTorch.
+            ParityError: If an exported graph differs from PyTorch.
             OutputError: If the bundle cannot be written.
         """
-        bundle = self._kept()
+        bundle = self._kept
         if bundle is None:
             bundle = self._made(precision, report) if self._is_made else self._copied()
         if has_graph(bundle, precision):
             return bundle
-        if precision in QUANTISED:
+        if precision in QUANTIZED:
             raise BundleError(
-                f"{bundle.path} holds no {precision} model; make one of pictures with "
-                f"flowsr-export calibrate --precision {precision}"
+                f"{bundle.path} holds no {precision} graph; calibrate the bundle with "
+                f"precision {precision} first",
+                option="precision",
             )
         from flowsr_export.export_onnx.bundle import add_precision
         from flowsr_export.parity.reference import reference_of
@@ -124,29 +118,32 @@ class TargetBundle:
 
     @property
     def _is_made(self) -> bool:
-        """Whether a bundle is made of checkpoints, given or built in."""
+        """Whether the bundle is made from checkpoints, given or built in."""
         return self.bundle is None and (self.model is not None or self.fixed_scale is not None)
 
-    def _opened(self) -> Bundle:
+    @cached_property
+    def _source(self) -> Bundle:
         return Bundle.open(embedded_bundle() if self.bundle is None else self.bundle)
 
+    @cached_property
     def _kept(self) -> Bundle | None:
-        """The output if it is a bundle of the same network and kind of graph."""
+        """The output bundle if it holds the same network and kind of graph."""
         if self.output is None:
-            return self._opened()
+            return self._source
         if self.force or not (self.output / "bundle.json").is_file():
             return None
-        there = Bundle.open(self.output)
-        wanted = self._draft("fp32") if self._is_made else self._opened().manifest
-        if _identity(there.manifest) != _identity(wanted):
+        output = Bundle.open(self.output)
+        expected = self._draft("fp32") if self._is_made else self._source.manifest
+        if _identity(output.manifest) != _identity(expected):
             raise OutputError(
-                f"bundle {self.output} holds another model; replace it with --force, or name "
-                "another place with -o"
+                f"bundle {self.output} holds another model; replace it with force, or choose "
+                "another output",
+                option="force",
             )
-        return there
+        return output
 
     def _copied(self) -> Bundle:
-        source = self._opened()
+        source = self._source
         assert self.output is not None
         files = {name: source.read(name) for name in source.manifest.files}
         return write_bundle(self.output, source.manifest.raw, files, force=self.force)
@@ -167,7 +164,7 @@ class TargetBundle:
     def _request(self, precision: Precision) -> Request:
         from flowsr_export.export_onnx.manifest import Request
 
-        licence = OWN_LICENCE if self.model is None else LICENCE
+        licence = OWN_LICENSE if self.model is None else LICENSE
         return Request(precision, self.fixed_scale, licence=licence, io=self.io or "float32")
 
     @cached_property
@@ -180,7 +177,7 @@ class TargetBundle:
 
 
 def _identity(manifest: Manifest) -> tuple[object, ...]:
-    """What two bundles share whose engines can lie in one store."""
+    """Return the fields shared by bundles whose engines can lie in one store."""
     model = manifest.raw.get("model")
     named = model if isinstance(model, dict) else {}
     digests = (named.get("model_sha256"), named.get("prior_sha256"))

@@ -1,1 +1,1 @@
-"""Options that several commands share, and how each becomes a value."""
+"""Command-line options that several commands share, and the types of their values."""

@@ -1,55 +1,96 @@
-"""The places of a server: how many pictures it has at once, and when one is likely free."""
+"""Limits of a server, and the slots for images that it processes at once."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from flowsr_export.serve.responses import HttpError
 
-__all__ = ["AdmissionSlots"]
+__all__ = ["LOOPBACK", "AdmissionSlots", "ServeLimits", "is_loopback"]
 
-MOST_WAIT = 60
-"""Seconds that a refused client is asked to wait at most."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Host names of a server that only this machine can reach."""
 
-MEMORY = 0.8
-"""Share of the earlier pictures in the mean time of one."""
+MAX_RETRY_SECONDS = 60
+"""Maximum Retry-After of a refused request."""
+
+SMOOTHING = 0.8
+"""Smoothing factor of the moving average of seconds per image."""
+
+
+@dataclass(frozen=True)
+class ServeLimits:
+    """Limits of a server; a refusal names the exceeded limit.
+
+    They bound the memory of bodies, images and results: `places` times the sum of `max_body`
+    and of 4 bytes per pixel of `max_pixels` and `max_output_pixels` (8 bytes at 16 bits, 16
+    in float), plus the memory of each run of the model.
+
+    Attributes:
+        places: Images that are received, processed or waiting at once.
+        max_body: Bytes of a request body.
+        max_pixels: Pixels of an input image.
+        max_output_pixels: Pixels of a result.
+        timeout: Seconds from a complete request to its response.
+        body_timeout: Seconds for receiving a body.
+        hosts: Host names that requests may address, None for any. The check keeps pages of
+            other sites from reaching the server under a name of their own.
+    """
+
+    places: int = 17
+    max_body: int = 32 << 20
+    max_pixels: int = 16_000_000
+    max_output_pixels: int = 64_000_000
+    timeout: float = 30.0
+    body_timeout: float = 10.0
+    hosts: tuple[str, ...] | None = None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a server that listens on a host."""
+    return host in LOOPBACK or host.startswith("127.")
 
 
 class AdmissionSlots:
-    """Counts the pictures that are received, computed or waiting; one over is refused."""
+    """Counter of the images that are received, processed or waiting."""
 
-    def __init__(self, most: int) -> None:
-        """Start empty, with so many places."""
-        self.most = most
-        self._taken = 0
+    def __init__(self, capacity: int) -> None:
+        """Create free slots.
+
+        Args:
+            capacity: Maximum number of images.
+        """
+        self.capacity = capacity
+        self._used = 0
         self._seconds = 0.0
 
     @property
-    def taken(self) -> int:
-        """How many are taken now."""
-        return self._taken
+    def used(self) -> int:
+        """Number of slots in use."""
+        return self._used
 
-    def take(self) -> None:
-        """Take a place.
+    def acquire(self) -> None:
+        """Use a slot.
 
         Raises:
-            HttpError: 429 if none is left; its Retry-After is as long as the last pictures
-                took, their time in the queue included.
+            HttpError: 429 if all slots are in use; its Retry-After is the average time of
+                recent images, queueing included.
         """
-        if self._taken >= self.most:
+        if self._used >= self.capacity:
             wait = math.ceil(self._seconds)
             raise HttpError(
                 429,
-                f"all {self.most} places are taken; try again later",
-                {"Retry-After": str(min(max(wait, 1), MOST_WAIT))},
+                f"all {self.capacity} places are taken; try again later",
+                {"Retry-After": str(min(max(wait, 1), MAX_RETRY_SECONDS))},
             )
-        self._taken += 1
+        self._used += 1
 
-    def give(self) -> None:
-        """Give a place back."""
-        self._taken -= 1
+    def release(self) -> None:
+        """Free a slot."""
+        self._used -= 1
 
-    def note(self, seconds: float) -> None:
-        """Learn how long a picture took, from the queue to its result."""
+    def record(self, seconds: float) -> None:
+        """Record the time of one image, from the queue to its result."""
         earlier = self._seconds or seconds
-        self._seconds = MEMORY * earlier + (1 - MEMORY) * seconds
+        self._seconds = SMOOTHING * earlier + (1 - SMOOTHING) * seconds

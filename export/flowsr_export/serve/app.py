@@ -1,4 +1,4 @@
-"""A small web server for one machine: POST a picture, get a picture."""
+"""The web app: upscaling, health checks, metrics, a page to try it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from flowsr_export.serve.answer import ErrorResponse
-from flowsr_export.serve.limits import ServeLimits
+from flowsr_export.serve.admission import ServeLimits
 from flowsr_export.serve.metrics import CONTENT_TYPE_LATEST
-from flowsr_export.serve.parameters import FORMATS, PARAMETERS
-from flowsr_export.serve.responses import HttpError
+from flowsr_export.serve.request import FORMATS, PARAMETERS
+from flowsr_export.serve.responses import ErrorResponse, HttpError
 from flowsr_export.serve.service import Service
 from flowsr_runtime.upscaling.pool import UpscalerPool
 
 __all__ = ["create_app"]
 
 PAGES = Path(__file__).parent / "pages"
-"""The page to try it: its files ask nothing of any other server."""
+"""Folder of the demo page, which loads nothing from other servers."""
 
 PAGE_FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -39,33 +38,32 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The result.", "content": {kind: {} for kind in FORMATS.values()}},
-    400: {"description": "Not a picture that can be read, or no HTTP."},
-    408: {"description": "The body did not arrive in time."},
-    413: {"description": "Body, picture or result are too large; the limit is named."},
-    415: {"description": "The body is encoded, or of a kind that is not read."},
-    422: {"description": "Parameters that make no sense, or not for this model."},
-    429: {"description": "All places are taken; Retry-After says when to try again."},
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The result.", "content": {media: {} for media in FORMATS.values()}},
+    400: {"description": "The image cannot be read, or the request is not HTTP."},
+    408: {"description": "The body was not received in time."},
+    413: {"description": "Body, image or result exceed a limit, which is named."},
+    415: {"description": "The body is compressed or not a supported image format."},
+    422: {"description": "The parameters are invalid, or not supported by this model."},
+    429: {"description": "The server is full; retry after the seconds of Retry-After."},
     500: {"description": "The server failed."},
-    503: {"description": "The server is closing."},
-    504: {"description": "No result in time; the work was cancelled."},
+    503: {"description": "The server is shutting down."},
+    504: {"description": "The result was not ready in time; the work was canceled."},
 }
 
 
 def create_app(
     pool: UpscalerPool, limits: ServeLimits | None = None, *, runs_on: str = "onnxruntime"
 ) -> FastAPI:
-    """Make an app that enlarges pictures with a pool.
+    """Make an app that upscales images with a pool.
 
-    Nothing is started and nothing global is touched; two apps in one process know nothing of
-    each other. `app.state.service` is its `Service`; whoever ends the server sets `closing`
-    there, and closes the pool afterwards.
+    Several apps in one process are independent. `app.state.service` is the app's `Service`;
+    to shut down, set its `closing`, and close the pool afterwards.
 
     Args:
-        pool: What computes; it is not closed by the app.
-        limits: What one request and all of them may take, None for the defaults.
-        runs_on: What the pool computes with, for whoever asks.
+        pool: Upscalers that compute the results; the app does not close it.
+        limits: Limits of requests, None for the defaults.
+        runs_on: Name of the backend, shown in `/v1/model`.
 
     Returns:
         The app.
@@ -73,7 +71,7 @@ def create_app(
     service = Service(pool, limits or ServeLimits())
     app = FastAPI(
         title="flowsr",
-        summary="Enlarge pictures.",
+        summary="Upscale images.",
         version=version("flowsr-lp"),
         docs_url=None,  # these pages load scripts from another server
         redoc_url=None,
@@ -84,13 +82,13 @@ def create_app(
     app.add_exception_handler(HTTPException, _refused)
     _add_pictures(app, service)
     _add_state(app, service, runs_on)
-    for path, (name, kind) in PAGE_FILES.items():
-        _add_page(app, path, (PAGES / name).read_bytes(), kind)
+    for path, (name, media_type) in PAGE_FILES.items():
+        _add_page(app, path, (PAGES / name).read_bytes(), media_type)
     return app
 
 
 def _add_pictures(app: FastAPI, service: Service) -> None:
-    """Add what the server is for."""
+    """Add the upscale route."""
 
     async def upscale(request: Request) -> Response:
         return await service.answer(request)
@@ -105,15 +103,15 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         "/upscale",
         upscale,
         methods=["POST"],
-        summary="Enlarge the picture in the body, or the file of a form.",
+        summary="Upscale the image in the body or in a form.",
         response_class=Response,
-        responses=ANSWERS,
+        responses=RESPONSES,
         openapi_extra={"parameters": texts, "requestBody": {**body, "required": True}},
     )
 
 
 def _add_state(app: FastAPI, service: Service, runs_on: str) -> None:
-    """Add what says how the server does."""
+    """Add the routes for health, metrics and model information."""
 
     async def healthz() -> Response:
         return JSONResponse({"status": "ok"})
@@ -127,23 +125,23 @@ def _add_state(app: FastAPI, service: Service, runs_on: str) -> None:
         return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     async def model() -> Response:
-        return JSONResponse({**_described(service), "backend": runs_on})
+        return JSONResponse({**_description(service), "backend": runs_on})
 
-    app.add_api_route("/healthz", healthz, summary="The process answers.")
-    app.add_api_route("/readyz", readyz, summary="New pictures are taken.")
-    app.add_api_route("/metrics", metrics, summary="Counters for Prometheus.")
-    app.add_api_route("/v1/model", model, summary="What is loaded, and the limits.")
+    app.add_api_route("/healthz", healthz, summary="Liveness check.")
+    app.add_api_route("/readyz", readyz, summary="Readiness check.")
+    app.add_api_route("/metrics", metrics, summary="Prometheus metrics.")
+    app.add_api_route("/v1/model", model, summary="Loaded model and limits.")
 
 
-def _add_page(app: FastAPI, path: str, content: bytes, kind: str) -> None:
+def _add_page(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
     async def page() -> Response:
-        return Response(content, headers=PAGE_HEADERS, media_type=kind)
+        return Response(content, headers=PAGE_HEADERS, media_type=media_type)
 
     app.add_api_route(path, page, include_in_schema=False)
 
 
-def _described(service: Service) -> dict[str, Any]:
-    """Return what is loaded, as JSON takes it."""
+def _description(service: Service) -> dict[str, Any]:
+    """Return the model and the limits as JSON."""
     manifest, limits = service.pool.upscaler.bundle.manifest, service.limits
     return {
         "family": manifest.family,
@@ -162,7 +160,7 @@ def _described(service: Service) -> dict[str, Any]:
 
 
 def _host_check(limits: ServeLimits) -> Any:
-    """Return what keeps pages of other sites from a server that is for this machine."""
+    """Return a check that keeps pages of other sites from a server on the loopback."""
 
     async def check_host(request: Request) -> None:
         if limits.hosts is None:
@@ -179,7 +177,7 @@ def _host_check(limits: ServeLimits) -> Any:
 
 
 def _host_of(header: str) -> str:
-    """Return the host of a Host header without its port; empty if there is none in it."""
+    """Return the host of a Host header without its port, empty if it is malformed."""
     try:
         return urlsplit(f"//{header}").hostname or ""
     except ValueError:
@@ -187,8 +185,8 @@ def _host_of(header: str) -> str:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """Return every refusal in the one form that they have here."""
-    if isinstance(error, HTTPException):  # no such path or method
+    """Return an error as JSON."""
+    if isinstance(error, HTTPException):  # unknown path or method
         error = HttpError(error.status_code, str(error.detail), error.headers)
     assert isinstance(error, HttpError)
     return ErrorResponse(error)

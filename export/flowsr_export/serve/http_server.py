@@ -1,39 +1,49 @@
-"""Run an app on a socket until a signal comes, and answer what was asked before it."""
+"""HTTP server: sockets, timeouts for slow clients, graceful shutdown."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flowsr_export.serve.protocol import TimeoutH11Protocol
 from flowsr_runtime.errors import UsageError
 
-__all__ = ["listen", "make_server", "url_of"]
+__all__ = ["TimeoutH11Protocol", "listen", "make_server", "url_of"]
+
+HEAD_SECONDS = 10.0
+"""Time limit for a request head, and for the rest of a refused body."""
+
+STALL_SECONDS = 30.0
+"""Time limit for a client to read before more of a response can be sent."""
 
 IDLE_SECONDS = 15
-"""How long a connection may stay open between two requests."""
+"""Keep-alive time between two requests, in seconds."""
 
 BACKLOG = 512
-"""Connections that the system accepts before this process does."""
+"""Connections that the operating system queues for this process."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a socket to serve on.
+    """Open a listening socket.
 
     Args:
         host: Address or name of this machine.
-        port: Its port, 0 for one that is free.
+        port: Port, 0 for a free one.
 
     Returns:
-        The socket; it is bound, so that the port is known, and queues connections.
+        The socket, bound to its port; it already queues connections.
 
     Raises:
-        UsageError: If it cannot be had.
+        UsageError: If the address or port cannot be used.
     """
     try:
         family, *_, address = socket.getaddrinfo(
@@ -46,7 +56,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Return the address of a server as a browser takes it."""
+    """Return the URL of a server for a browser."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -54,15 +64,15 @@ def url_of(listener: socket.socket) -> str:
 def make_server(
     app: FastAPI, *, access_log: bool = False, started: Callable[[], None] = lambda: None
 ) -> uvicorn.Server:
-    """Make what serves an app: `server.run([listener])` does, until a signal comes.
+    """Make a server for an app; `server.run([listener])` serves until a signal arrives.
 
-    SIGINT and SIGTERM end it in the main thread, `server.should_exit = True` in any other.
-    Requests that are being computed are answered first; a second SIGINT does not wait.
+    SIGINT and SIGTERM stop it in the main thread, `server.should_exit = True` in any other.
+    Running requests are completed first; a second SIGINT does not wait for them.
 
     Args:
-        app: What `create_app` gave.
-        access_log: Write one line on stdout for each request.
-        started: Called when requests are taken.
+        app: App made by `create_app`.
+        access_log: Write one line per request to stdout.
+        started: Called when the server accepts requests.
 
     Returns:
         The server.
@@ -73,7 +83,7 @@ def make_server(
         http=TimeoutH11Protocol,
         ws="none",
         lifespan="off",
-        log_level="info" if access_log else "error",  # each line of a stranger is no news
+        log_level="info" if access_log else "error",  # errors of clients are not worth a line
         access_log=access_log,
         server_header=False,
         timeout_keep_alive=IDLE_SECONDS,
@@ -84,15 +94,15 @@ def make_server(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server; it tells when it takes requests and when it no longer does."""
+    """uvicorn's server with a callback at startup, and `closing` set on the service."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._tell = started
+        self._started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._tell()
+        self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._close()
@@ -106,3 +116,99 @@ class _Server(uvicorn.Server):
         app = self.config.app
         assert isinstance(app, FastAPI)
         app.state.service.closing = True
+
+
+class TimeoutH11Protocol(H11Protocol):
+    """uvicorn's protocol with timeouts for heads and reads, and its own errors as JSON."""
+
+    head_seconds = HEAD_SECONDS
+    stall_seconds = STALL_SECONDS
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Pass uvicorn's arguments on."""
+        super().__init__(*arguments, **options)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the timeout of the first request head."""
+        super().connection_made(transport)
+        self._start_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the timeouts."""
+        self._stop_head()
+        self._stop_stall()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Process bytes; a complete head ends its timeout."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_head()
+        elif self._head_timer is None and not self.transport.is_closing():
+            self._start_head()
+
+    def on_response_complete(self) -> None:
+        """Leave idle time to uvicorn; the rest of a refused body has a timeout."""
+        self._stop_head()
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete:
+            self._start_head()
+
+    def pause_writing(self) -> None:
+        """Start the stall timeout: the client reads more slowly than we write."""
+        super().pause_writing()
+        self._stop_stall()
+        self._stall_timer = self.loop.call_later(self.stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Cancel the stall timeout."""
+        self._stop_stall()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Respond to invalid HTTP; a running request ends as if its client had left."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._refuse(400, msg)
+
+    def _start_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
+
+    def _stop_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _stop_stall(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self.transport.is_closing():
+            return
+        if self.conn.trailing_data[0]:
+            self._refuse(408, f"a request's head must arrive within {self.head_seconds:g} s")
+        else:  # an idle connection, or the rest of a refused body
+            self.transport.close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Send an error response if one can still be sent, and close the connection."""
+        body = json.dumps({"error": message}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            for event in (
+                h11.Response(status_code=status, headers=headers),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()

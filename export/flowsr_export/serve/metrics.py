@@ -1,4 +1,4 @@
-"""What a server counts, in Prometheus's text format; every app has counters of its own."""
+"""Metrics of one app in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -6,43 +6,46 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 __all__ = ["CONTENT_TYPE_LATEST", "ServeMetrics"]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Bounds of the histograms: from a refusal to a large picture on a slow machine."""
+"""Bounds of the histograms, from an error to a large image on a slow machine."""
 
 
 class ServeMetrics:
-    """The counters of one app."""
+    """Metrics of one app, in a registry of its own."""
 
-    def __init__(self, places: int, taken: Callable[[], int], held: Callable[[], int]) -> None:
-        """Start at nought.
+    def __init__(self, places: int, used: Callable[[], int], held: Callable[[], int]) -> None:
+        """Create the counters.
 
         Args:
-            places: Pictures that are received, computed or waiting at most.
-            taken: Gives how many are now.
-            held: Gives the bytes of bodies that are held now.
+            places: Maximum number of images received, processed or waiting.
+            used: Returns their current number.
+            held: Returns the bytes of the bodies in memory.
         """
         self._registry = CollectorRegistry()
+        self._registry.register(_Levels(places, used, held))
         self.answers = Counter(
             "flowsr_answers",
-            "Answers to requests for a picture, by HTTP status.",
+            "Responses to upscale requests, by HTTP status.",
             ["status"],
             registry=self._registry,
         )
         self.seconds = Histogram(
             "flowsr_answer_seconds",
-            "From a request's head to the first byte of its answer, by HTTP status.",
+            "Time from a request's head to its response, by HTTP status.",
             ["status"],
             buckets=SECONDS,
             registry=self._registry,
         )
         self.stages = Histogram(
             "flowsr_stage_seconds",
-            "Time of a stage: receive, decode, enlarge (with its wait in the queue), encode.",
+            "Time of a stage: receive, decode, enlarge (queueing included), encode.",
             ["stage"],
             buckets=SECONDS,
             registry=self._registry,
@@ -52,25 +55,22 @@ class ServeMetrics:
         )
         self.abandoned = Counter(
             "flowsr_abandoned",
-            "Requests whose client left before the answer.",
+            "Requests whose client left before the response.",
             registry=self._registry,
         )
-        self._gauge("flowsr_places", "Pictures at once at most.", lambda: places)
-        self._gauge("flowsr_places_taken", "Pictures received, computed or waiting.", taken)
-        self._gauge("flowsr_body_bytes", "Bytes of bodies that are held.", held)
 
     def answered(self, status: int, seconds: float) -> None:
-        """Count an answer to a request for a picture."""
+        """Count a response to an upscale request."""
         self.answers.labels(str(status)).inc()
         self.seconds.labels(str(status)).observe(seconds)
 
     @contextmanager
     def stage(self, name: str, timings: dict[str, float]) -> Iterator[None]:
-        """Time a stage that succeeds.
+        """Measure the time of a stage that succeeds.
 
         Args:
-            name: Of the stage.
-            timings: Gets its seconds by its name.
+            name: Name of the stage.
+            timings: Receives the seconds under that name.
 
         Yields:
             Nothing.
@@ -81,8 +81,20 @@ class ServeMetrics:
         self.stages.labels(name).observe(timings[name])
 
     def render(self) -> bytes:
-        """Return every counter as text."""
+        """Return all metrics as text."""
         return generate_latest(self._registry)
 
-    def _gauge(self, name: str, about: str, value: Callable[[], int]) -> None:
-        Gauge(name, about, registry=self._registry).set_function(value)
+
+class _Levels(Collector):
+    """Current numbers of images and of bytes, read when the metrics are rendered."""
+
+    def __init__(self, places: int, used: Callable[[], int], held: Callable[[], int]) -> None:
+        self._places, self._used, self._held = places, used, held
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for name, about, value in (
+            ("flowsr_places", "Maximum number of images at once.", self._places),
+            ("flowsr_places_taken", "Images received, processed or waiting.", self._used()),
+            ("flowsr_body_bytes", "Bytes of request bodies in memory.", self._held()),
+        ):
+            yield GaugeMetricFamily(name, about, value=value)

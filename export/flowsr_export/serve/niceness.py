@@ -1,4 +1,4 @@
-"""Threads that compute give way to the one that answers, while every core is busy."""
+"""Lower the priority of compute threads to keep the event loop responsive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 __all__ = ["lower_priority", "run_at_low_priority"]
 
 STEPS = 10
-"""Steps of niceness below the process: a tenth of its weight while both want a core."""
+"""Niceness added to that of the process: a tenth of its CPU share under contention."""
 
 LOWEST = 19
 
@@ -20,23 +20,23 @@ ResultT = TypeVar("ResultT")
 
 
 def lower_priority() -> None:
-    """Lower the priority of the thread that calls; elsewhere than on Linux nothing is done."""
-    if sys.platform == "linux":  # where a priority is a thread's
+    """Lower the priority of the calling thread; does nothing except on Linux."""
+    if sys.platform == "linux":  # only Linux has a priority per thread
         niceness = os.getpriority(os.PRIO_PROCESS, os.getpid()) + STEPS
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(niceness, LOWEST))
 
 
 def run_at_low_priority(function: Callable[[], ResultT]) -> ResultT:
-    """Call a function in a thread that gives way, and wait for its result.
+    """Call a function in a thread of low priority, and wait for its result.
 
-    The threads that a library starts meanwhile, as ONNX Runtime does for a session, have the
-    priority of the thread that starts them.
+    Threads inherit the priority of the thread that starts them, for example those that ONNX
+    Runtime starts for a session.
 
     Args:
-        function: What to call.
+        function: Function to call.
 
     Returns:
-        What it returns.
+        The function's result.
     """
     with ThreadPoolExecutor(1, initializer=lower_priority) as thread:
         return thread.submit(function).result()

@@ -1,32 +1,148 @@
-"""The body of a request: received within its limits of bytes and seconds, raw or as a form."""
+"""Requests: parameters checked by pydantic, bodies received within limits."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from flowsr_export.serve.answer import BODY_ENDED
-from flowsr_export.serve.limits import ServeLimits
-from flowsr_export.serve.responses import HttpError
+from flowsr_export.serve.admission import ServeLimits
+from flowsr_export.serve.responses import BODY_ENDED, HttpError
+from flowsr_runtime.geometry import exact_scale, parse_scale, parse_size
+from flowsr_runtime.pictures.depth import Depth
 
-__all__ = ["UploadReader", "Upload"]
+__all__ = [
+    "FORMATS",
+    "PARAMETERS",
+    "Upload",
+    "UploadReader",
+    "UpscaleParameters",
+    "parse_parameters",
+]
+
+FORMATS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "tiff": "image/tiff"}
+"""Media types of the output formats."""
+
+DEPTHS: dict[str, Depth] = {"8": 8, "16": 16, "float": "float"}
+
+MAX_LENGTH = 64
+"""Maximum characters of a value; a longer number would take time to parse exactly."""
 
 MAX_FIELDS = 16
-"""Fields of a form; there are fewer parameters."""
+"""Maximum fields of a form; there are fewer parameters."""
+
+
+def _scale(text: str) -> str | tuple[str, str]:
+    scale = parse_scale(text)
+    for factor in (scale,) if isinstance(scale, str) else scale:
+        exact_scale(factor)
+    return scale
+
+
+def _depth(text: str) -> Depth:
+    if text not in DEPTHS:
+        raise ValueError(f"depth must be one of {', '.join(DEPTHS)}, got {text!r}")
+    return DEPTHS[text]
+
+
+class UpscaleParameters(BaseModel):
+    """Parameters of an upscale request; sizes are (H, W) here and WxH in the request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: Annotated[
+        str | tuple[str, str] | None,
+        BeforeValidator(_scale),
+        Field(description="Upscaling factor, at least 1; 2.7x3.6 is width by height."),
+    ] = None
+    size: Annotated[
+        tuple[int, int] | None,
+        BeforeValidator(parse_size),
+        Field(description="Output width and height in pixels, such as 1920x1080."),
+    ] = None
+    format: Annotated[
+        Literal["png", "jpeg", "webp", "tiff"],
+        BeforeValidator(lambda text: text.lower().replace("jpg", "jpeg")),
+        Field(description="Output format: png (the default), jpeg, webp or tiff."),
+    ] = "png"
+    depth: Annotated[
+        Depth | None,
+        BeforeValidator(_depth),
+        Field(description="Bits per channel: 8, 16 or float; by default those of the input."),
+    ] = None
+    resample: Annotated[
+        bool,
+        Field(description="1 resizes the result of a fixed-scale model to any other scale."),
+    ] = False
+    temperature: Annotated[
+        float | None,
+        Field(
+            allow_inf_nan=False,
+            description="Standard deviation of the noise, for models without a learned prior.",
+        ),
+    ] = None
+    seed: Annotated[int, Field(ge=0, description="Random seed for the noise.")] = 0
+
+
+PARAMETERS = {
+    name: str(field.description) for name, field in UpscaleParameters.model_fields.items()
+}
+"""Descriptions of the parameters, in the query or in the fields of a form."""
+
+
+def parse_parameters(texts: Mapping[str, str], *, fixed: bool = False) -> UpscaleParameters:
+    """Parse the parameters of a request.
+
+    Args:
+        texts: Values by name.
+        fixed: Whether the model has a fixed scale.
+
+    Returns:
+        The parameters.
+
+    Raises:
+        HttpError: 422 if a name is unknown or a value is invalid.
+    """
+    for name, text in texts.items():
+        if name not in PARAMETERS:
+            raise HttpError(
+                422, f"parameters must be among {', '.join(PARAMETERS)}, got {name[:40]!r}"
+            )
+        if len(text) > MAX_LENGTH:
+            raise HttpError(
+                422, f"{name} must be at most {MAX_LENGTH} characters, got {len(text)}"
+            )
+    sizes = [name for name in ("scale", "size") if name in texts]
+    if len(sizes) > 1 or not (sizes or fixed):
+        raise HttpError(422, "give exactly one of scale and size")
+    try:
+        return UpscaleParameters.model_validate(dict(texts))
+    except ValidationError as error:
+        raise HttpError(422, _line(error)) from error
+
+
+def _line(error: ValidationError) -> str:
+    """Return the first problem as one line with the name and the value."""
+    first = error.errors()[0]
+    if "error" in first.get("ctx", {}):  # raised by one of our own parsers
+        return str(first["ctx"]["error"])
+    rule = first["msg"].removeprefix("Input should be ")
+    return f"{first['loc'][0]} must be {rule}, got {first['input']!r}"
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What a request held.
+    """A received request body.
 
     Attributes:
-        data: The picture's file.
-        fields: Texts of a form, by name; none where the body is the picture.
+        data: Image file.
+        fields: Texts of a form by name; empty if the body is the image.
         size: Bytes of the body.
     """
 
@@ -36,30 +152,30 @@ class Upload:
 
 
 class UploadReader:
-    """The bodies of a server: each is bounded, and so is what all of them hold at once."""
+    """Receive bodies; limit each of them, and the bytes that all of them hold."""
 
     def __init__(self, limits: ServeLimits) -> None:
-        """Start without any; see `ServeLimits`."""
+        """Create a reader without bodies."""
         self._limits = limits
         self._most = limits.places * limits.max_body
         self._held = 0
 
     @property
     def held(self) -> int:
-        """Bytes of bodies that are held now."""
+        """Bytes of the bodies in memory."""
         return self._held
 
     async def receive(self, request: Request) -> Upload:
-        """Receive a body and count its bytes until `give` gets what it held.
+        """Receive a body and count its bytes until `release`.
 
         Args:
-            request: Its body is a picture's file, or a form with one file.
+            request: Request whose body is an image file, or a form with one file.
 
         Returns:
-            What it held.
+            The upload.
 
         Raises:
-            HttpError: 400, 408, 413, 415 or 429 if it goes beyond a limit or holds no file.
+            HttpError: 400, 408, 413, 415 or 429 if it exceeds a limit or holds no file.
             ClientDisconnect: If the client leaves.
         """
         self._check_head(request)
@@ -67,7 +183,7 @@ class UploadReader:
         try:
             data, fields = await asyncio.wait_for(receiver.parts(), self._limits.body_timeout)
             if not data:
-                raise HttpError(400, "the body is empty; give a picture's file")
+                raise HttpError(400, "the body is empty; send an image file")
         except asyncio.TimeoutError as error:
             self._held -= receiver.total
             raise HttpError(
@@ -80,15 +196,15 @@ class UploadReader:
             raise
         return Upload(data, fields, receiver.total)
 
-    def give(self, upload: Upload) -> None:
-        """Count the bytes of an upload no more."""
+    def release(self, upload: Upload) -> None:
+        """Release the bytes of an upload."""
         self._held -= upload.size
 
-    def take(self, amount: int, total: int) -> None:
-        """Count bytes that came; `total` are of one body, these included.
+    def count(self, amount: int, total: int) -> None:
+        """Count received bytes; `total` includes the earlier ones of the same body.
 
         Raises:
-            HttpError: 413 or 429 if they are too many.
+            HttpError: 413 or 429 if there are too many.
         """
         self._held += amount
         if total > self._limits.max_body:
@@ -97,7 +213,7 @@ class UploadReader:
             raise HttpError(429, "too many bodies are being received", {"Retry-After": "1"})
 
     def _check_head(self, request: Request) -> None:
-        """Refuse by the headers what need not be received."""
+        """Refuse a body by its headers, before it is received."""
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._limits.max_body:
             raise self._too_large()
@@ -106,24 +222,22 @@ class UploadReader:
             raise HttpError(415, f"content-encoding must be identity, got {coding[:40]}")
 
     def _too_large(self) -> HttpError:
-        return HttpError(
-            413, f"a body must be at most {self._limits.max_body} bytes (--max-body)"
-        )
+        return HttpError(413, f"a body must be at most {self._limits.max_body} bytes")
 
 
 class _Receiver:
-    """Receives one body."""
+    """Receiver of one body."""
 
-    def __init__(self, intake: UploadReader, request: Request) -> None:
-        self._intake = intake
+    def __init__(self, reader: UploadReader, request: Request) -> None:
+        self._reader = reader
         self._request = request
         self.total = 0
 
     async def parts(self) -> tuple[bytes, dict[str, str]]:
-        """Return the picture's file and the fields beside it."""
+        """Return the image file and the form fields."""
         request = Request(self._request.scope, self._receive)
-        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind == "multipart/form-data":
+        media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if media_type == "multipart/form-data":
             return await _form(request)
         return await request.body(), {}
 
@@ -134,12 +248,12 @@ class _Receiver:
                 self._request.scope[BODY_ENDED] = True
             amount = len(message.get("body", b""))
             self.total += amount
-            self._intake.take(amount, self.total)
+            self._reader.count(amount, self.total)
         return message
 
 
 async def _form(request: Request) -> tuple[bytes, dict[str, str]]:
-    """Read a form with one file, whatever its field is called."""
+    """Read a form with one file in a field of any name."""
     try:
         form = await request.form(max_files=1, max_fields=MAX_FIELDS)
     except HTTPException as error:
@@ -155,5 +269,5 @@ async def _form(request: Request) -> tuple[bytes, dict[str, str]]:
     finally:
         await form.close()
     if data is None:
-        raise HttpError(400, "the form holds no file; give the picture as one")
+        raise HttpError(400, "the form holds no file; attach the image as one")
     return data, fields

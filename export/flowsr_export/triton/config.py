@@ -1,4 +1,4 @@
-"""The configuration of a bundle's model in Triton: its inputs, batching, instances, warm-up."""
+"""Triton configuration of a model: inputs, batching, instances, warm-up."""
 
 from __future__ import annotations
 
@@ -20,31 +20,30 @@ __all__ = ["Backend", "TritonModelConfig", "WarmUp", "config_of", "warm_ups"]
 Backend = Literal["onnxruntime", "tensorrt", "python"]
 
 QUEUE_DELAY = 2000
-"""Microseconds that a picture waits for others of its size to be run with it."""
+"""Microseconds that a request waits for others of the same size, to form a batch."""
 
 WARM_SIDE = 64
-"""Low-resolution rows and columns of the picture that ONNX Runtime is warmed up with."""
+"""Side in pixels of the warm-up image."""
 
 TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
 @dataclass(frozen=True)
 class TritonModelConfig:
-    """How a model is to be served.
+    """Configuration of a served model.
 
     Attributes:
-        name: Of the model in the repository.
-        backend: What runs it: Triton's ONNX Runtime or TensorRT, or Python with our runtime.
-        provider: What ONNX Runtime computes with: "cpu", "cuda", "tensorrt" or "openvino".
-        precision: Which of the bundle's graphs.
-        instances: Of the model, on each device.
-        max_batch: Pictures of one size that are run at once, where the graph can.
-        max_queue: Requests that wait at most, 0 for any number; where there is a batcher.
-        threads: CPU threads of an instance, None for ONNX Runtime's own choice.
-        memory_budget: Bytes that one run may take, None for what the bundle states; with
-            Python.
-        halo: "default" or "exact"; with Python.
-        engine: Name of the engine in the bundle, None for the only one.
+        name: Name of the model in the repository.
+        backend: Triton's ONNX Runtime or TensorRT backend, or Python with flowsr_runtime.
+        provider: Execution provider: "cpu", "cuda", "tensorrt" or "openvino".
+        precision: Precision of the bundle's graph.
+        instances: Number of model instances per device.
+        max_batch: Maximum number of images of one size per run, if the graph supports it.
+        max_queue: Maximum number of requests waiting for a batch, 0 for no limit.
+        threads: CPU threads of an instance, None for ONNX Runtime's default.
+        memory_budget: Memory limit of one run in bytes, None for the bundle's own (Python).
+        halo: Overlap of tiles, "default" or "exact" (Python).
+        engine: Name of the engine, None for the only one (TensorRT).
     """
 
     name: str = "flowsr"
@@ -62,12 +61,12 @@ class TritonModelConfig:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """One request that Triton makes before it says that the model is ready.
+    """A request that Triton runs before the model is ready.
 
     Attributes:
-        name: Of the sample, and the beginning of the names of its files.
-        shapes: Shape of each input, without the batch where the model is batched.
-        values: Content of the inputs that need a certain one; the others are random.
+        name: Name of the sample, and prefix of its files.
+        shapes: Shape of each input, without the batch if the model is batched.
+        values: Bytes of the inputs that need given values; the others are random.
     """
 
     name: str
@@ -75,7 +74,7 @@ class WarmUp:
     values: Mapping[str, bytes]
 
     def files(self) -> dict[str, bytes]:
-        """Return the content of each file in the folder `warmup`."""
+        """Return the files for the folder `warmup` by name."""
         return {f"{self.name}-{name}": data for name, data in self.values.items()}
 
 
@@ -85,20 +84,20 @@ def config_of(
     warm: Sequence[WarmUp],
     profiles: Sequence[Profile] = (),
 ) -> Fields:
-    """Return the configuration of a model, as `text_of` writes it.
+    """Return the configuration of a model, for `text_of`.
 
     Args:
-        manifest: Of the bundle.
-        options: How it is to be served.
-        warm: What `warm_ups` gave.
-        profiles: Of the engine; TensorRT alone.
+        manifest: Manifest of the bundle.
+        options: Configuration of the served model.
+        warm: Warm-up requests.
+        profiles: Profiles of the engine (TensorRT).
 
     Returns:
         Fields of Triton's message ModelConfig.
     """
     batch = _max_batch(manifest, options, profiles)
     inputs = _inputs(manifest, options, batch)
-    types = {each["name"]: each["data_type"] for each in inputs}
+    types = {tensor["name"]: tensor["data_type"] for tensor in inputs}
     config: dict[str, Any] = {
         "name": options.name,
         **_backend(options),
@@ -114,7 +113,7 @@ def config_of(
             **({"default_queue_policy": queue} if queue else {}),
         }
     config |= _optimization(options)
-    config["model_warmup"] = [_warm_up(each, types) for each in warm]
+    config["model_warmup"] = [_warm_up(request, types) for request in warm]
     parameters = _parameters(options)
     if parameters:
         config["parameters"] = parameters
@@ -124,20 +123,20 @@ def config_of(
 def warm_ups(
     manifest: Manifest, options: TritonModelConfig, profiles: Sequence[Profile] = ()
 ) -> list[WarmUp]:
-    """Return the requests with which a model is warmed up.
+    """Return the warm-up requests of a model.
 
     Args:
-        manifest: Of the bundle.
-        options: How it is to be served.
-        profiles: Of the engine; TensorRT alone.
+        manifest: Manifest of the bundle.
+        options: Configuration of the served model.
+        profiles: Profiles of the engine (TensorRT).
 
     Returns:
-        One picture of 64x64 to twice its sides, or to the model's scale; with TensorRT one of
-        the sizes for which each profile is tuned.
+        One 64x64 image at scale 2 or at the model's own scale; with TensorRT one request per
+        profile, at its optimal shapes.
     """
     if options.backend == "tensorrt":
         batch = _max_batch(manifest, options, profiles)
-        return [_tuned(index, each, batch) for index, each in enumerate(profiles)]
+        return [_tuned(index, profile, batch) for index, profile in enumerate(profiles)]
     source = (WARM_SIDE, WARM_SIDE)
     target = size_for(source, scale=manifest.scale or 2, size=None)
     if options.backend == "python":
@@ -160,9 +159,9 @@ def warm_ups(
 
 
 def _tuned(index: int, profile: Profile, batch: int) -> WarmUp:
-    """Return the request for which a profile is tuned."""
+    """Return the request with the optimal shapes of a profile."""
     cut = 1 if batch else 0
-    shapes = {name: each.opt[cut:] for name, each in profile.items() if name != "geometry"}
+    shapes = {name: bounds.opt[cut:] for name, bounds in profile.items() if name != "geometry"}
     values = {}
     if not batch:
         shapes["input"] = (1, *shapes["input"][1:])
@@ -176,11 +175,11 @@ def _tuned(index: int, profile: Profile, batch: int) -> WarmUp:
 def _max_batch(
     manifest: Manifest, options: TritonModelConfig, profiles: Sequence[Profile]
 ) -> int:
-    """Return how many pictures Triton may join, 0 where an input has no batch dimension."""
+    """Return the maximum batch size, 0 if an input has no batch dimension."""
     if options.backend == "python" or manifest.geometry:
         return 0
-    most = [each["input"].max[0] for each in profiles if "input" in each]
-    return min([options.max_batch, *most])
+    limits = [profile["input"].max[0] for profile in profiles if "input" in profile]
+    return min([options.max_batch, *limits])
 
 
 def _backend(options: TritonModelConfig) -> dict[str, str]:
@@ -203,11 +202,11 @@ def _inputs(manifest: Manifest, options: TritonModelConfig, batch: int) -> list[
                 {"name": "seed", "data_type": Word("TYPE_INT64"), "dims": [1]},
             ]
         picture = {"name": "input", "data_type": Word("TYPE_UINT8"), "dims": [-1, -1, 3]}
-        return [picture, *({**each, "optional": True} for each in optional)]
+        return [picture, *({**tensor, "optional": True} for tensor in optional)]
     head = [] if batch else [-1]
-    kind = Word(TYPES[manifest.io])
+    data_type = Word(TYPES[manifest.io])
     inputs: list[dict[str, Any]] = [
-        {"name": "input", "data_type": kind, "dims": [*head, 3, -1, -1]}
+        {"name": "input", "data_type": data_type, "dims": [*head, 3, -1, -1]}
     ]
     if manifest.geometry:
         geometry = {"name": "geometry", "data_type": Word("TYPE_INT64"), "dims": [10]}
@@ -236,21 +235,21 @@ def _instances(options: TritonModelConfig, profiles: Sequence[Profile]) -> dict[
 
 
 def _optimization(options: TritonModelConfig) -> dict[str, Any]:
-    """Return which execution provider ONNX Runtime takes; its other settings are right."""
+    """Return the execution provider of ONNX Runtime, if it needs a setting."""
     if options.backend != "onnxruntime" or options.provider in ("cpu", "cuda"):
         return {}
-    where = "cpu" if options.provider == "openvino" else "gpu"
-    accelerators = {f"{where}_execution_accelerator": [{"name": options.provider}]}
+    device = "cpu" if options.provider == "openvino" else "gpu"
+    accelerators = {f"{device}_execution_accelerator": [{"name": options.provider}]}
     return {"optimization": {"execution_accelerators": accelerators}}
 
 
 def _warm_up(warm: WarmUp, types: Mapping[str, Word]) -> dict[str, Any]:
     inputs = []
     for name, shape in warm.shapes.items():
-        made: dict[str, Any] = {"random_data": True}
+        data: dict[str, Any] = {"random_data": True}
         if name in warm.values:
-            made = {"input_data_file": f"{warm.name}-{name}"}
-        value = {"data_type": types[name], "dims": list(shape), **made}
+            data = {"input_data_file": f"{warm.name}-{name}"}
+        value = {"data_type": types[name], "dims": list(shape), **data}
         inputs.append({"key": name, "value": value})
     return {"name": warm.name, "batch_size": 1, "inputs": inputs}
 
@@ -272,18 +271,18 @@ def _parameters(options: TritonModelConfig) -> list[dict[str, Any]]:
 
 
 def check_options(options: TritonModelConfig) -> None:
-    """Refuse settings that the backend has not.
+    """Check the settings of a backend.
 
     Raises:
-        UsageError: If there is one.
+        UsageError: If a setting is for another backend.
     """
     if options.backend == "tensorrt" and options.provider != "cpu":
-        raise UsageError(f"provider is for onnxruntime and python, got {options.provider}")
-    if options.backend != "python" and (
-        options.memory_budget is not None or options.halo != "default"
-    ):
         raise UsageError(
-            f"tiles are the client's with {options.backend}; python makes them here"
+            f"provider is for onnxruntime and python, got {options.provider}", option="provider"
         )
+    tiling = {"memory_budget": options.memory_budget, "halo": options.halo}
+    for name, value in tiling.items():
+        if options.backend != "python" and value not in (None, "default"):
+            raise UsageError(f"{name} is for python, got {options.backend}", option=name)
     if options.backend != "tensorrt" and options.engine is not None:
-        raise UsageError(f"engine is for tensorrt, got {options.backend}")
+        raise UsageError(f"engine is for tensorrt, got {options.backend}", option="engine")

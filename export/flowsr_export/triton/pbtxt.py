@@ -1,4 +1,4 @@
-"""Protocol buffers' text format: as much of it as a model's configuration needs."""
+"""Write protocol buffers' text format, as far as a model configuration needs it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ __all__ = ["Fields", "Word", "text_of"]
 
 
 class Word(str):
-    """The name of an enumeration's value, which is written without quotes."""
+    """Name of an enumeration value, written without quotes."""
 
     __slots__ = ()
 
 
 Scalar: TypeAlias = "str | int | bool"
 Fields: TypeAlias = "Mapping[str, Scalar | Sequence[Scalar] | Fields | Sequence[Fields]]"
-"""Values by name: a scalar, a message, or several of either. A map is a list of messages."""
+"""Values by name: scalars, messages, or lists of either. A map is a list of messages."""
 
 
 def text_of(fields: Fields) -> str:
     """Return a message in text format.
 
     Args:
-        fields: Its values, in the order in which they are to stand.
+        fields: Values in the order of the text.
 
     Returns:
-        The text, one field a line.
+        Text with one field per line.
     """
     return "".join(f"{line}\n" for line in _lines(fields))
 
@@ -68,7 +68,7 @@ def _scalar(value: Scalar) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape what cannot stand in quotes; other bytes go as octal."""
+    """Escape quotes, backslashes and newlines; other unprintable bytes become octal."""
     plain = {ord('"'): '\\"', ord("\\"): "\\\\", ord("\n"): "\\n"}
     pieces = []
     for byte in text.encode():

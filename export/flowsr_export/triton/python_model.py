@@ -1,7 +1,7 @@
-"""A model of Triton's python backend: a bundle with its tiles, through flowsr_runtime.
+"""A model for Triton's Python backend that tiles images with flowsr_runtime.
 
-`flowsr-export serve-bundle triton --backend python` copies this file into a model repository
-as it is; the bundle lies beside it. Triton's Python needs `pip install 'flowsr-lp[cpu]'`.
+The file is copied into a model repository, beside the bundle. Triton's Python environment
+needs `pip install 'flowsr-lp[cpu]'`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["TritonPythonModel"]
 
 
 class TritonPythonModel:
-    """What Triton drives; one for each instance of the model."""
+    """One instance of the model, called by Triton."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle.
 
         Args:
-            args: Triton's: the configuration as JSON, and where the model lies.
+            args: Triton's arguments: the configuration as JSON, and the path of the model.
         """
         parameters = json.loads(args["model_config"])["parameters"]
         options = json.loads(parameters["upscaler"]["string_value"])
@@ -35,23 +35,23 @@ class TritonPythonModel:
         self._upscaler = Upscaler.open(folder, **options)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Enlarge the pictures of some requests, one after the other."""
+        """Upscale the images of several requests, one after another."""
         return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
-        """Free the model."""
+        """Close the model."""
         self._upscaler.close()
 
     def _answer(self, request: Any) -> Any:
         try:
-            large = self._enlarged(request)
+            large = self._upscaled(request)
         except CancelledError as error:
             return _failed(str(error), pb_utils.TritonError.CANCELLED)
         except FlowsrError as error:
             return _failed(str(error), pb_utils.TritonError.INVALID_ARG)
         return pb_utils.InferenceResponse([pb_utils.Tensor("output", large)])
 
-    def _enlarged(self, request: Any) -> Any:
+    def _upscaled(self, request: Any) -> Any:
         size = _values(request, "size")
         scale = _values(request, "scale")
         temperature = _values(request, "temperature")
@@ -67,13 +67,13 @@ class TritonPythonModel:
 
 
 def _values(request: Any, name: str) -> Any:
-    """Return an input of a request, None if it is left out."""
+    """Return an input of a request, None if it is missing."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
 
 
 def _scale(text: bytes) -> str | tuple[str, str]:
-    """Read a factor, or (vertical, horizontal) from one for width and one for height."""
+    """Parse one factor, or `WxH` factors as (vertical, horizontal)."""
     factors = text.decode("utf-8", "replace").lower().split("x")
     return (factors[1], factors[0]) if len(factors) == 2 else factors[0]
 

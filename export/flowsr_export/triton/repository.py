@@ -1,4 +1,4 @@
-"""A model repository of NVIDIA Triton, made of a bundle."""
+"""Write a bundle into a model repository of NVIDIA Triton."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ MODEL_FILE = Path(__file__).with_name("python_model.py")
 def write_repository(
     bundle: Bundle, repository: Path, options: TritonModelConfig, *, force: bool = False
 ) -> Path:
-    """Write a bundle's model into a repository, whole or not at all; others in it stay.
+    """Write a model into a repository atomically; its other models are kept.
 
     Args:
         bundle: The bundle.
-        repository: Folder of models; it is made if it is missing.
-        options: How the model is to be served.
+        repository: Folder of models, created if it is missing.
+        options: Configuration of the served model.
         force: Replace a model of the same name.
 
     Returns:
         The model's folder.
 
     Raises:
-        UsageError: If the options makes no sense.
-        BundleError: If the bundle has no such graph or engine, or is damaged.
-        OutputError: If something is there and `force` is not given, or is no model, or the
-            disk refuses.
+        UsageError: If the configuration is not valid.
+        BundleError: If the bundle lacks the graph or the engine, or is damaged.
+        OutputError: If the target exists and `force` is not set, is not a model, or cannot be
+            written.
     """
     check_options(options)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*", options.name) is None:
         raise UsageError(
-            f"name must be letters, digits, dots, dashes and underscores, got {options.name!r}"
+            f"name must be letters, digits, dots, dashes and underscores, got {options.name!r}",
+            option="name",
         )
     target = Path(os.path.abspath(repository)) / options.name
     _check_replaceable(target, force)
@@ -70,13 +71,13 @@ def _check_replaceable(target: Path, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not force:
-        raise OutputError(f"model {target} exists; replace it with force (--force)")
+        raise OutputError(f"model {target} exists; replace it with force", option="force")
     if target.is_symlink() or not (target / CONFIG_NAME).is_file():
-        raise OutputError(f"{target} is not a model of a repository; remove it yourself")
+        raise OutputError(f"{target} is not a Triton model; remove it, or choose another name")
 
 
 def _files(bundle: Bundle, options: TritonModelConfig) -> dict[str, bytes]:
-    """Return the content of a model's folder; what comes of the bundle is checked."""
+    """Return the files of a model's folder by name; files of the bundle are verified."""
     profiles: Sequence[Profile] = ()
     if options.backend == "tensorrt":
         entry = _engine(bundle, options)
@@ -90,19 +91,19 @@ def _files(bundle: Bundle, options: TritonModelConfig) -> dict[str, bytes]:
     config = text_of(config_of(bundle.manifest, options, warm, profiles))
     files = {CONFIG_NAME: config.encode()}
     files |= {f"{VERSION}/{name}": data for name, data in content.items()}
-    for each in warm:
-        files |= {f"warmup/{name}": data for name, data in each.files().items()}
+    for request in warm:
+        files |= {f"warmup/{name}": data for name, data in request.files().items()}
     return files
 
 
 def _python_files(bundle: Bundle, precision: str) -> dict[str, bytes]:
-    """Return the program and a bundle with the one graph that it runs."""
+    """Return the Python model and a bundle with the one graph that it runs."""
     model = bundle.model_name(precision)
-    described = bundle.manifest.raw["files"]
-    kept = [name for name in described if name == model or not name.endswith(".onnx")]
+    entries = bundle.manifest.raw["files"]
+    kept = [name for name in entries if name == model or not name.endswith(".onnx")]
     manifest: Mapping[str, object] = {
         **bundle.manifest.raw,
-        "files": {name: described[name] for name in kept},
+        "files": {name: entries[name] for name in kept},
     }
     text = json.dumps(manifest, indent=1) + "\n"
     files = {"model.py": MODEL_FILE.read_bytes(), f"bundle/{MANIFEST_NAME}": text.encode()}
@@ -110,7 +111,7 @@ def _python_files(bundle: Bundle, precision: str) -> dict[str, bytes]:
 
 
 def _engine(bundle: Bundle, options: TritonModelConfig) -> EngineEntry:
-    """Return the engine that is meant; Triton loads those of TensorRT alone, not of RTX."""
+    """Return the chosen engine of TensorRT; Triton does not load engines of RTX."""
     digest = bundle.manifest.files[bundle.model_name(options.precision)].sha256
     engines = {
         Path(entry.name).stem: entry
@@ -119,15 +120,17 @@ def _engine(bundle: Bundle, options: TritonModelConfig) -> EngineEntry:
     }
     if not engines:
         raise BundleError(
-            f"{bundle.path} holds no {options.precision} engine of TensorRT, the only "
-            "kind that Triton loads; build one with flavour tensorrt on the GPU"
+            f"{bundle.path} holds no {options.precision} engine of TensorRT, and Triton loads "
+            "no others; build one with flavour tensorrt on the GPU"
         )
     names = ", ".join(engines)
     if options.engine is None:
         if len(engines) > 1:
-            raise UsageError(f"engine must be one of {names} (--engine)")
+            raise UsageError(f"engine must be one of {names}", option="engine")
         return next(iter(engines.values()))
     entry = engines.get(options.engine.removesuffix(".engine").removeprefix("engines/"))
     if entry is None:
-        raise UsageError(f"engine must be one of {names}, got {options.engine!r}")
+        raise UsageError(
+            f"engine must be one of {names}, got {options.engine!r}", option="engine"
+        )
     return entry

@@ -1,4 +1,4 @@
-"""A model that is open once on each of several devices."""
+"""Open a model on each of several devices."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def open_upscalers(
     max_memory: int | None = None,
     halo: Literal["default", "exact"] = "default",
 ) -> Iterator[list[Upscaler]]:
-    """Load a bundle's model on each device, and free all of them at the end.
+    """Open a bundle on each device, and close all of them at the end.
 
     Args:
         bundle: Bundle with the model.
-        settings: Of every session; its own device is used where there are no others.
-        devices: Indices of GPUs, None for the one of the settings.
-        max_memory: As for `Upscaler.open`; of each GPU.
+        settings: Settings of the sessions.
+        devices: GPU indices, None for the device of the settings.
+        max_memory: As for `Upscaler.open`, per GPU.
         halo: As for `Upscaler.open`.
 
     Yields:
-        One upscaler for each device, in order.
+        One upscaler per device, in order.
 
     Raises:
-        UsageError: If devices are given without a GPU backend, or one is given twice.
+        UsageError: If devices are given without a GPU backend, or repeated.
         FlowsrError: As `SessionSettings.open`.
     """
     each = [settings] if devices is None else _on_each(settings, devices)
@@ -50,16 +50,16 @@ def open_upscalers(
 
 
 def is_on_host(settings: SessionSettings) -> bool:
-    """Return whether sessions compute on the CPU, in the memory of the process."""
+    """Return whether sessions run on the CPU, in the memory of the process."""
     return settings.backend == "onnxruntime" and (settings.provider or "cpu") in ON_HOST
 
 
 def _on_each(settings: SessionSettings, devices: Sequence[int]) -> list[SessionSettings]:
     if is_on_host(settings):
         raise UsageError(
-            f"devices (--devices) are GPUs, and provider {settings.provider or 'cpu'} uses "
-            "none; threads (--threads) says how many cores it takes"
+            f"devices must be GPUs, and provider {settings.provider or 'cpu'} uses none",
+            option="devices",
         )
     if len(set(devices)) < len(devices):
-        raise UsageError(f"each of the devices must be given once, got {list(devices)}")
+        raise UsageError(f"devices must be distinct, got {list(devices)}", option="devices")
     return [dataclasses.replace(settings, device=device) for device in devices]

@@ -1,4 +1,4 @@
-"""How pictures would be cut and what memory that takes, without computing anything."""
+"""Dry run: tiles and memory that each image would need."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowsr_export.upscale.jobs import Failure, Job, Request, failure_of
-from flowsr_export.upscale.pipeline import ONE_PICTURE
-from flowsr_runtime import Upscaler, check_output, read_picture
+from flowsr_export.upscale.jobs import Failure, Job, Request, failure_of, prepare
+from flowsr_export.upscale.pipeline import IMAGE_ERRORS
+from flowsr_runtime import Upscaler
 
 __all__ = ["PlannedUpscale", "plan_all"]
 
 
 @dataclass(frozen=True)
 class PlannedUpscale:
-    """What enlarging one picture would be.
+    """The upscale of one image, as planned.
 
     Attributes:
-        source: Picture file.
-        target: File that would be written.
-        height: Its rows.
-        width: Its columns.
-        tiles: Runs of the model.
-        largest: Output pixels of the largest tile without its halo, rows by columns.
-        run_bytes: Estimated activations of one run.
-        peak_bytes: Estimated memory of the process; on a GPU the same as `run_bytes`.
+        source: Input file.
+        target: Output file.
+        height: Rows of the output.
+        width: Columns of the output.
+        tiles: Number of tiles, each a run of the model.
+        largest: Size of the largest tile without its halo, in output pixels.
+        run_bytes: Estimated activation memory of one run.
+        peak_bytes: Estimated memory of the process; on a GPU equal to `run_bytes`.
     """
 
     source: Path
@@ -41,55 +41,40 @@ class PlannedUpscale:
 def plan_all(
     jobs: Sequence[Job], upscaler: Upscaler, request: Request
 ) -> tuple[list[PlannedUpscale], list[Failure]]:
-    """Read every picture and plan it; write nothing.
+    """Read and plan every image; write nothing.
 
     Args:
-        jobs: What to enlarge, from `batch.plan`.
-        upscaler: The open model.
-        request: What is asked for every picture.
+        jobs: Jobs made by `jobs.plan`.
+        upscaler: Open model.
+        request: Parameters.
 
     Returns:
-        What would be done, and what could not be.
+        The planned upscales, and the failures.
 
     Raises:
-        FlowsrError: What no single picture is the reason of, such as no engine that takes it.
+        FlowsrError: If an error does not concern a single image, such as a missing engine.
     """
     planned: list[PlannedUpscale] = []
     failures: list[Failure] = []
     for job in jobs:
         try:
             planned.append(_plan(job, upscaler, request))
-        except ONE_PICTURE as error:
+        except IMAGE_ERRORS as error:
             failures.append(failure_of(job, error))
     return planned, failures
 
 
 def _plan(job: Job, upscaler: Upscaler, request: Request) -> PlannedUpscale:
-    there = job.target.parent.is_dir()  # else it would be made
-    if there:
-        check_output(job.target, request.force)
-    picture = request.prepared(read_picture(job.source))
-    source = (picture.rgb.shape[0], picture.rgb.shape[1])
-    height, width = upscaler.target(
-        source, request.scale, size=request.size, resample=request.resample
-    )
-    if there:
-        size = (height, width)
-        check_output(job.target, request.force, like=picture, size=size, depth=request.depth)
+    """Plan one image; the output is checked unless its folder would be created."""
+    image = prepare(job, upscaler, request, check=job.target.parent.is_dir())
     plan = upscaler.plan(
-        source,
+        image.source,
         request.scale,
         size=request.size,
         resample=request.resample,
-        pixel_bytes=picture.rgb.itemsize * len(picture.mode),  # a letter for each channel
+        pixel_bytes=image.picture.rgb.itemsize * len(image.picture.mode),
     )
+    memory = plan.run_bytes, plan.peak_bytes
     return PlannedUpscale(
-        job.source,
-        job.target,
-        height,
-        width,
-        len(plan),
-        plan.largest,
-        plan.run_bytes,
-        plan.peak_bytes,
+        job.source, job.target, *image.target, len(plan), plan.largest, *memory
     )

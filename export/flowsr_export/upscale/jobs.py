@@ -1,4 +1,4 @@
-"""Enlarge many picture files: which goes where, what is asked of each, and how it went."""
+"""Jobs of a batch: input and output files, the request, prepared images, the report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowsr_runtime import Upscaler, check_output, read_picture
 from flowsr_runtime.errors import (
     FlowsrError,
     MemoryBudgetError,
@@ -16,7 +17,17 @@ from flowsr_runtime.errors import (
 from flowsr_runtime.pictures.depth import Depth
 from flowsr_runtime.pictures.files import SUFFIXES, Picture
 
-__all__ = ["Done", "Failure", "Job", "Report", "Request", "failure_of", "plan"]
+__all__ = [
+    "Done",
+    "Failure",
+    "Job",
+    "Prepared",
+    "Report",
+    "Request",
+    "failure_of",
+    "plan",
+    "prepare",
+]
 
 FAILURE = 1
 
@@ -25,11 +36,11 @@ MEGA = 1_000_000
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to enlarge.
+    """One image to upscale.
 
     Attributes:
-        source: Picture file.
-        target: File to write.
+        source: Input file.
+        target: Output file.
     """
 
     source: Path
@@ -38,18 +49,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for every picture.
+    """Parameters for all images of a batch.
 
     Attributes:
         scale: Output pixels per input pixel, or (vertical, horizontal); None with a size, or
-            for the scale of a bundle that has one.
-        size: Output (H, W), in place of a scale.
-        resample: Let a bundle of one scale reach any other size.
-        truncate: Cut eight-bit values off in place of rounding them.
-        seed: Of the noise, for a bundle without a learned prior.
-        temperature: Of the noise, for a bundle without a learned prior.
-        force: Overwrite files that are there.
-        depth: Depth to write with, None for that of each picture.
+            for the scale of a fixed-scale bundle.
+        size: Output (H, W), instead of a scale.
+        resample: Resize the result of a fixed-scale bundle to any other size.
+        truncate: Truncate eight-bit values instead of rounding them.
+        seed: Random seed for the noise, for bundles without a learned prior.
+        temperature: Standard deviation of that noise.
+        force: Overwrite existing files.
+        depth: Depth of the outputs, None for the depth of each input.
     """
 
     scale: str | tuple[str, str] | None
@@ -61,22 +72,18 @@ class Request:
     force: bool = False
     depth: Depth | None = None
 
-    def prepared(self, picture: Picture) -> Picture:
-        """Return a picture as it goes into the model: at the depth to write, if it is finer."""
-        return picture if self.depth is None else picture.promote_depth(self.depth)
-
 
 @dataclass(frozen=True)
 class Done:
-    """One picture that was enlarged.
+    """One upscaled image.
 
     Attributes:
-        source: Picture file.
-        target: File that was written.
-        height: Its rows.
-        width: Its columns.
-        seconds: Time of the enlargement, without reading and writing.
-        warning: One line if values lay far out of range or memory ran out, else None.
+        source: Input file.
+        target: Output file.
+        height: Rows of the output.
+        width: Columns of the output.
+        seconds: Time of the upscale, without reading and writing.
+        warning: One line if values were far out of range or memory ran out, else None.
     """
 
     source: Path
@@ -89,12 +96,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Failure:
-    """One picture that was not enlarged.
+    """One failed image.
 
     Attributes:
-        source: Picture file.
+        source: Input file.
         reason: One line.
-        exit_code: What the error would end a process with.
+        exit_code: Exit code of the error.
     """
 
     source: Path
@@ -104,14 +111,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Report:
-    """How a batch went.
+    """Result of a batch.
 
     Attributes:
-        done: Pictures that were enlarged.
-        failures: Pictures that were not.
-        skipped: Files that were there already and were left.
+        done: Upscaled images.
+        failures: Failed images.
+        skipped: Existing outputs, which are kept.
         seconds: Time of the whole batch, reading and writing included.
-        peak_bytes: Largest resident size of this process so far, None if it is not told.
+        peak_bytes: Peak resident size of this process in bytes, None if unknown.
     """
 
     done: tuple[Done, ...]
@@ -122,7 +129,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 without failures; their code if all have the same; else 1."""
+        """0 without failures, the code of the failures if it is the same for all, else 1."""
         codes = {failure.exit_code for failure in self.failures}
         if not codes:
             return 0
@@ -130,34 +137,34 @@ class Report:
 
     @property
     def megapixels(self) -> float:
-        """Pixels of the pictures that were made, in millions."""
+        """Output pixels in millions."""
         return sum(done.height * done.width for done in self.done) / MEGA
 
     @property
     def megapixels_per_second(self) -> float:
-        """The same by the time of the whole batch."""
+        """Output megapixels divided by the time of the whole batch."""
         return self.megapixels / self.seconds if self.seconds else 0.0
 
 
 def plan(inputs: Sequence[Path], output: Path, *, make: bool = True) -> list[Job]:
-    """Decide which file each picture goes to, and make the folder, before anything is read.
+    """Choose the output file of each image, and create the output folder.
 
-    The pictures of a folder are those directly in it. The output is a folder, where each
-    picture keeps its name and becomes a PNG, if there are several inputs, if an input is a
-    folder, or if it is an existing folder; otherwise it is the file to write.
+    Folders are not searched recursively. The output is a folder of PNG files with the names
+    of the inputs if there are several inputs, if an input is a folder, or if the output is an
+    existing folder; otherwise it is the output file.
 
     Args:
-        inputs: Picture files and folders.
+        inputs: Image files and folders.
         output: File or folder.
-        make: Make the folder if it is not there.
+        make: Create a missing output folder.
 
     Returns:
-        One job per picture, in order.
+        One job per image, in order.
 
     Raises:
-        PictureError: If a folder holds no picture.
-        OutputError: If the output folder cannot be made.
-        UsageError: If two pictures would go to one file.
+        PictureError: If a folder holds no image.
+        OutputError: If the output folder cannot be created.
+        UsageError: If two images have the same output file.
     """
     if len(inputs) == 1 and not inputs[0].is_dir() and not output.is_dir():
         return [Job(inputs[0], output)]
@@ -167,20 +174,61 @@ def plan(inputs: Sequence[Path], output: Path, *, make: bool = True) -> list[Job
     for job in jobs:
         if job.target in taken:
             raise UsageError(
-                f"{taken[job.target]} and {job.source} would both become {job.target}"
+                f"{taken[job.target]} and {job.source} have the same output {job.target}"
             )
         taken[job.target] = job.source
     try:
         if make:
             output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"folder {output} cannot be made: {error.strerror}") from error
+        raise OutputError(f"folder {output} cannot be created: {error.strerror}") from error
     return jobs
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """An image that has been read and whose output has been checked.
+
+    Attributes:
+        picture: Image for the model, at the depth to write if that is finer.
+        source: Input size (h, w).
+        target: Output size (H, W).
+    """
+
+    picture: Picture
+    source: tuple[int, int]
+    target: tuple[int, int]
+
+
+def prepare(job: Job, upscaler: Upscaler, request: Request, *, check: bool = True) -> Prepared:
+    """Read an image, and check its output before slow work.
+
+    Args:
+        job: Input and output file.
+        upscaler: Open model.
+        request: Parameters.
+        check: Check the output file.
+
+    Raises:
+        FlowsrError: If the image, its size or its output is not valid.
+    """
+    if check:
+        check_output(job.target, request.force)
+    picture = read_picture(job.source)
+    if request.depth is not None:
+        picture = picture.promote_depth(request.depth)
+    source = (picture.rgb.shape[0], picture.rgb.shape[1])
+    target = upscaler.target(
+        source, request.scale, size=request.size, resample=request.resample
+    )
+    if check:
+        check_output(job.target, request.force, like=picture, size=target, depth=request.depth)
+    return Prepared(picture, source, target)
+
+
 def failure_of(job: Job, error: FlowsrError | MemoryError) -> Failure:
-    """Return the failure, with the picture's name in its line."""
-    if not isinstance(error, FlowsrError):  # of an array outside the tiles
+    """Return the failure of an image, with its name in the reason."""
+    if not isinstance(error, FlowsrError):  # from an array outside the tiles
         error = MemoryBudgetError(f"out of memory: {error}")
     reason = str(error)
     if str(job.source) not in reason:
@@ -197,5 +245,5 @@ def _pictures_of(path: Path) -> list[Path]:
         raise PictureError(f"folder {path} cannot be read: {error.strerror}") from error
     found = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
     if not found:
-        raise PictureError(f"folder {path} holds no picture")
+        raise PictureError(f"folder {path} holds no image")
     return found

@@ -1,4 +1,4 @@
-"""Pictures on their way through reading, model and writing, at the same time."""
+"""Read, upscale and write images concurrently."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from threading import Event, Lock
 
-from flowsr_export.upscale.jobs import Done, Failure, Job, Report, Request, failure_of
-from flowsr_runtime import Upscaler, check_output, read_picture, write_picture
+from flowsr_export.upscale.jobs import (
+    Done,
+    Failure,
+    Job,
+    Report,
+    Request,
+    failure_of,
+    prepare,
+)
+from flowsr_runtime import Upscaler, write_picture
 from flowsr_runtime.errors import (
     CancelledError,
     NonFiniteError,
@@ -20,10 +28,10 @@ from flowsr_runtime.errors import (
 )
 from flowsr_runtime.tiling.memory import peak_bytes
 
-__all__ = ["ONE_PICTURE", "STEPS", "enlarge", "enlarge_all"]
+__all__ = ["IMAGE_ERRORS", "STEPS", "upscale_all", "upscale_file"]
 
-# What one picture can be the reason of; every other error would meet all of them.
-ONE_PICTURE = (
+# Errors that concern one image; any other error stops the batch.
+IMAGE_ERRORS = (
     MemoryError,
     NonFiniteError,
     OutputError,
@@ -33,43 +41,43 @@ ONE_PICTURE = (
 )
 
 STEPS = 1000
-"""Steps of a progress bar for one picture, whatever its number of tiles."""
+"""Progress steps per image, independent of its number of tiles."""
 
-AROUND = 2  # pictures beside those that are computed: one that is read, one that is written
+AROUND = 2  # images besides those in the model: one being read, one being written
 
-Tell = Callable[[int, str], None]
+Advance = Callable[[int, str], None]
 
 
-def enlarge_all(
+def upscale_all(
     jobs: Sequence[Job],
     upscalers: Sequence[Upscaler],
     request: Request,
-    tell: Tell,
+    advance: Advance,
     *,
     overlap: bool = True,
 ) -> Report:
-    """Enlarge every picture, going on past those that cannot be.
+    """Upscale every image; an image that fails does not stop the others.
 
-    While one picture is computed another is read and a third is written; at most two pictures
-    more than there are upscalers are in memory. An interruption ends it after the tiles that
-    are being computed and the file that is being written.
+    Reading, upscaling and writing overlap; memory holds at most two images more than there
+    are upscalers. An interruption takes effect after the running tiles and the file being
+    written.
 
     Args:
-        jobs: What to enlarge, from `plan`.
-        upscalers: The open model, once for each device; each picture goes to one that is free.
-        request: What is asked for every picture.
-        tell: Called with (steps, file name) after each tile, by one thread at a time; `STEPS`
-            make a picture.
-        overlap: Hold more than one picture; without it they follow each other.
+        jobs: Jobs made by `jobs.plan`.
+        upscalers: Open models, one per device; each image goes to a free one.
+        request: Parameters.
+        advance: Called with (steps, file name) after each tile, by one thread at a time;
+            an image has `STEPS` steps.
+        overlap: Process several images at once, instead of one after another.
 
     Returns:
-        What was done and what was not, in the order of the jobs.
+        Upscaled images and failures, in the order of the jobs.
 
     Raises:
-        FlowsrError: What no single picture is the reason of, such as a damaged bundle.
+        FlowsrError: If an error does not concern a single image, such as a damaged bundle.
     """
     began = time.perf_counter()
-    line = _Line(upscalers, request, tell)
+    line = _Line(upscalers, request, advance)
     threads = len(upscalers) + AROUND if overlap else 1
     with ThreadPoolExecutor(threads, thread_name_prefix="flowsr-picture") as pool:
         futures = [pool.submit(line.run, job) for job in jobs]
@@ -87,50 +95,52 @@ def enlarge_all(
     return Report(done, failures, seconds=seconds, peak_bytes=peak_bytes())
 
 
-def enlarge(job: Job, upscaler: Upscaler, request: Request) -> Done:
-    """Enlarge one picture from file to file.
+def upscale_file(job: Job, upscaler: Upscaler, request: Request) -> Done:
+    """Upscale one image from file to file.
 
     Args:
-        job: What to enlarge.
-        upscaler: The open model.
-        request: What is asked for.
+        job: Input and output file.
+        upscaler: Open model.
+        request: Parameters.
 
     Returns:
-        What was done.
+        The upscaled image.
 
     Raises:
-        FlowsrError: Whatever the picture or the request is the reason of.
+        FlowsrError: If the image cannot be read, upscaled or written.
     """
     line = _Line([upscaler], request, lambda steps, note: None)
-    return line.enlarge(job, lambda done, tiles: None)
+    return line.upscale(job, lambda done, tiles: None)
 
 
 class _Line:
-    """One reader, one writer and some upscalers that pictures pass."""
+    """One reader, one writer and several upscalers, shared by the threads of a batch."""
 
-    def __init__(self, upscalers: Sequence[Upscaler], request: Request, tell: Tell) -> None:
+    def __init__(
+        self, upscalers: Sequence[Upscaler], request: Request, advance: Advance
+    ) -> None:
         self.reason: BaseException | None = None
         self._free: SimpleQueue[Upscaler] = SimpleQueue()
         for upscaler in upscalers:
             self._free.put(upscaler)
         self._any = upscalers[0]
         self._request = request
-        self._tell = tell
-        self._telling, self._reading, self._writing = Lock(), Lock(), Lock()
+        self._advance = advance
+        self._advanceing, self._reading, self._writing = Lock(), Lock(), Lock()
         self._stopped = Event()
 
     def stop(self) -> None:
-        """Begin nothing more: no picture, no tile, no file."""
+        """Start no further image, tile or file."""
         self._stopped.set()
 
     def run(self, job: Job) -> Done | Failure:
-        """Take one picture all the way."""
-        bar = _PictureBar(job.source.name, self._tell_safely)
+        """Process one image and return its outcome."""
+        bar = _PictureBar(job.source.name, self._advance_safely)
         try:
-            return self.enlarge(job, bar.after_tile)
-        except ONE_PICTURE as error:
+            return self.upscale(job, bar.after_tile)
+        except IMAGE_ERRORS as error:
             return failure_of(job, error)
-        except CancelledError:  # the batch ends, by another's reason
+        except CancelledError:  # another image has stopped the batch
             raise
         except BaseException as error:
             self.reason = self.reason or error
@@ -139,24 +149,19 @@ class _Line:
         finally:
             bar.reach(STEPS)
 
-    def enlarge(self, job: Job, after_tile: Callable[[int, int], None]) -> Done:
+    def upscale(self, job: Job, after_tile: Callable[[int, int], None]) -> Done:
+        """Read, upscale and write one image."""
         request = self._request
         with self._reading:
             self._check()
-            check_output(job.target, request.force)
-            picture = request.prepared(read_picture(job.source))
-        source = (picture.rgb.shape[0], picture.rgb.shape[1])
-        target = self._any.target(
-            source, request.scale, size=request.size, resample=request.resample
-        )
-        check_output(job.target, request.force, like=picture, size=target, depth=request.depth)
+            image = prepare(job, self._any, request)
         warnings: list[str] = []
         upscaler = self._free.get()
         try:
             self._check()
             began = time.perf_counter()
             large = upscaler.upscale(
-                picture.pixels,
+                image.picture.pixels,
                 scale=request.scale,
                 size=request.size,
                 resample=request.resample,
@@ -173,32 +178,32 @@ class _Line:
         with self._writing:
             self._check()
             write_picture(
-                job.target, large, like=picture, force=request.force, depth=request.depth
+                job.target, large, like=image.picture, force=request.force, depth=request.depth
             )
-        return Done(job.source, job.target, *target, seconds, "; ".join(warnings) or None)
+        return Done(job.source, job.target, *image.target, seconds, "; ".join(warnings) or None)
 
     def _check(self) -> None:
         if self._stopped.is_set():
             raise CancelledError("the batch was stopped")
 
-    def _tell_safely(self, steps: int, note: str) -> None:
-        with self._telling:
-            self._tell(steps, note)
+    def _advance_safely(self, steps: int, note: str) -> None:
+        with self._advanceing:
+            self._advance(steps, note)
 
 
 class _PictureBar:
-    """One picture's share of the bar."""
+    """Progress of one image."""
 
-    def __init__(self, name: str, tell: Tell) -> None:
+    def __init__(self, name: str, advance: Advance) -> None:
         self._name = name
-        self._tell = tell
+        self._advance = advance
         self._steps = 0
-        tell(0, name)
+        advance(0, name)
 
     def reach(self, steps: int) -> None:
-        """Go forward to a step; where tiles were halved the next ones may be behind it."""
+        """Advance to a step; after tiles are halved, the next ones may be behind it."""
         if steps > self._steps:
-            self._tell(steps - self._steps, self._name)
+            self._advance(steps - self._steps, self._name)
             self._steps = steps
 
     def after_tile(self, done: int, tiles: int) -> None:

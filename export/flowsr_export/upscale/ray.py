@@ -1,4 +1,4 @@
-"""Enlarge a folder that is too large for one machine: Ray Data, a model in each worker."""
+"""Upscale images on a Ray cluster, with one model per worker."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flowsr_export.upscale.devices import is_on_host
 from flowsr_export.upscale.jobs import Done, Failure, Job, Report, Request, failure_of
-from flowsr_export.upscale.pipeline import ONE_PICTURE, enlarge
+from flowsr_export.upscale.pipeline import IMAGE_ERRORS, upscale_file
 from flowsr_runtime import Bundle, SessionSettings, Upscaler
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-__all__ = ["Cluster", "PictureMapper", "WorkerConfig", "enlarge_on_ray", "enlarged_rows"]
+__all__ = ["Cluster", "PictureMapper", "WorkerConfig", "upscale_on_ray", "upscaled_rows"]
 
 Row = dict[str, Any]
 
-SECONDS = 10  # in which somebody at an address has to answer
+CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What every worker does; it travels to them.
+    """Configuration that is sent to every worker.
 
     Attributes:
-        bundle: Folder of the bundle, at the same place on every machine.
-        settings: Of every session; without threads each takes one core.
-        request: What is asked for every picture.
-        max_memory: Bytes that each worker may take, as for `Upscaler.open`.
+        bundle: Folder of the bundle, with the same path on every machine.
+        settings: Settings of the sessions; without threads each worker uses one core.
+        request: Parameters of the upscales.
+        max_memory: Memory limit of a worker in bytes, as for `Upscaler.open`.
         halo: As for `Upscaler.open`.
     """
 
@@ -49,7 +49,7 @@ class WorkerConfig:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What a worker takes of a cluster, in Ray's words."""
+        """Resources of a worker, as arguments of Ray."""
         if is_on_host(self.settings):
             return {"num_cpus": self.settings.threads or 1}
         return {"num_cpus": 1, "num_gpus": 1}
@@ -57,12 +57,12 @@ class WorkerConfig:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the workers are.
+    """A Ray cluster.
 
     Attributes:
-        address: Of a Ray cluster, None for the one of RAY_ADDRESS or of this machine, or a
-            new one on it that ends with the work.
-        workers: Processes, None for as many as the cluster has room for.
+        address: Address of the cluster; None for that of RAY_ADDRESS or of this machine, or
+            for a temporary one on this machine.
+        workers: Number of worker processes, None for as many as the resources allow.
     """
 
     address: str | None = None
@@ -70,19 +70,19 @@ class Cluster:
 
 
 class PictureMapper:
-    """A stateful map class for Ray Data: opens a bundle once, then enlarges picture by picture.
+    """A stateful map class for Ray Data that opens a bundle once and upscales row by row.
 
-    A row has `source` and `target`, paths that are the same on every machine; a target that
-    is there is left, so that a row may come again after a worker was killed, unless the
-    request says force. The row that comes back has `height`, `width` and `seconds` of what
-    was made, `warning`, `skipped`, and `reason` and `exit_code` of what failed.
+    A row has `source` and `target`, paths that are valid on every machine. Unless the request
+    has `force`, an existing target is skipped, so a row can be repeated after a worker was
+    killed. The returned row has `height`, `width`, `seconds` and `warning` of the result,
+    `skipped`, and `reason` and `exit_code` of a failure.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
         """Open the model.
 
         Args:
-            config: What is done with every picture.
+            config: Configuration of the worker.
         """
         bundle = Bundle.open(config.bundle)
         settings = config.settings
@@ -94,13 +94,13 @@ class PictureMapper:
         )
 
     def __call__(self, row: Row) -> Row:
-        """Enlarge the picture of one row.
+        """Upscale the image of one row.
 
         Args:
-            row: `index`, `source` and `target`.
+            row: Row with `index`, `source` and `target`.
 
         Returns:
-            The same with what came of it; see the class.
+            The row with its outcome; see the class.
         """
         job = Job(Path(row["source"]), Path(row["target"]))
         answer = {**row, "height": 0, "width": 0, "seconds": 0.0, "warning": ""}
@@ -108,15 +108,15 @@ class PictureMapper:
         if not self.request.force and os.path.lexists(job.target):
             return answer | {"skipped": True}
         try:
-            done = enlarge(job, self.upscaler, self.request)
-        except ONE_PICTURE as error:
+            done = upscale_file(job, self.upscaler, self.request)
+        except IMAGE_ERRORS as error:
             failure = failure_of(job, error)
             return answer | {"reason": failure.reason, "exit_code": failure.exit_code}
-        made = {"height": done.height, "width": done.width, "seconds": done.seconds}
-        return answer | made | {"warning": done.warning or ""}
+        size = {"height": done.height, "width": done.width}
+        return answer | size | {"seconds": done.seconds, "warning": done.warning or ""}
 
 
-def enlarge_on_ray(
+def upscale_on_ray(
     jobs: Sequence[Job],
     config: WorkerConfig,
     cluster: Cluster,
@@ -124,40 +124,40 @@ def enlarge_on_ray(
     *,
     mapper: type[PictureMapper] = PictureMapper,
 ) -> Report:
-    """Enlarge every picture whose target is not there, going on past those that cannot be.
+    """Upscale every image whose output does not exist; failures do not stop the others.
 
-    A worker that dies is started again, and the picture that it had is given out again. The
-    same call after an interruption goes on where that one ended.
+    A worker that dies is restarted, and its image is processed again. The same call resumes
+    after an interruption.
 
     Args:
-        jobs: What to enlarge, from `batch.plan`; the paths are those of every machine.
-        config: What is done with every picture.
-        cluster: Where.
-        tell: Called with (1, file name) after each picture.
-        mapper: What each worker runs.
+        jobs: Jobs made by `jobs.plan`, with paths that are valid on every machine.
+        config: Configuration of the workers.
+        cluster: The cluster.
+        tell: Called with (1, file name) after each image.
+        mapper: Class that each worker runs.
 
     Returns:
-        What was done, what was not and what was there, in the order of the jobs.
+        Upscaled images, failures and existing outputs, in the order of the jobs.
 
     Raises:
         BackendError: If Ray is not installed.
-        UsageError: If the address is none.
-        ProviderError: If there is no cluster at the address, or it fails.
+        UsageError: If the address is malformed.
+        ProviderError: If no cluster answers at the address, or the cluster fails.
     """
     began = time.perf_counter()
     waiting = [job for job in jobs if config.request.force or not os.path.lexists(job.target)]
     answers: list[Row] = []
     if waiting:
         with _connected(cluster):
-            for answer in enlarged_rows(waiting, config, cluster.workers, mapper):
+            for answer in upscaled_rows(waiting, config, cluster.workers, mapper):
                 answers.append(answer)
                 tell(1, Path(answer["source"]).name)
     tell(len(jobs) - len(waiting), "")
-    made = {Path(answer["target"]): answer for answer in answers}
-    return _report(jobs, made, time.perf_counter() - began)
+    by_target = {Path(answer["target"]): answer for answer in answers}
+    return _report(jobs, by_target, time.perf_counter() - began)
 
 
-def enlarged_rows(
+def upscaled_rows(
     jobs: Sequence[Job],
     config: WorkerConfig,
     workers: int | None = None,
@@ -166,13 +166,13 @@ def enlarged_rows(
     """Run the jobs on the cluster that Ray is connected to.
 
     Args:
-        jobs: What to enlarge.
-        config: What is done with every picture.
-        workers: Processes, None for as many as there is room for.
-        mapper: What each worker runs.
+        jobs: Jobs to run.
+        config: Configuration of the workers.
+        workers: Number of worker processes, None for as many as the resources allow.
+        mapper: Class that each worker runs.
 
     Yields:
-        What the mapper gave for each job, in any order.
+        The mapper's row for each job, in any order.
 
     Raises:
         ProviderError: If Ray fails.
@@ -199,7 +199,7 @@ def _dataset(
         {"index": i, "source": str(job.source.absolute()), "target": str(job.target.absolute())}
         for i, job in enumerate(jobs)
     ]
-    # A row to a block: what is lost with a worker is the picture that it had.
+    # One row per block, so that a dying worker loses one image only.
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         mapper,
         fn_constructor_args=(replace(config, bundle=config.bundle.absolute()),),
@@ -209,17 +209,17 @@ def _dataset(
 
 
 def _room(resources: dict[str, float]) -> int:
-    """Return how many workers the cluster has room for, at least one."""
+    """Return the number of workers that the resources of the cluster allow, at least 1."""
     import ray
 
-    there = ray.cluster_resources()
+    available = ray.cluster_resources()
     names = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    return max(1, min(int(there.get(names[k], 0) // n) for k, n in resources.items()))
+    return max(1, min(int(available.get(names[k], 0) // n) for k, n in resources.items()))
 
 
 @contextmanager
 def _connected(cluster: Cluster) -> Iterator[None]:
-    """Use the connection that is there, else make one for the time of the work."""
+    """Use the existing connection to Ray, or connect for the duration of the block."""
     try:
         import ray
     except ImportError as error:
@@ -248,23 +248,25 @@ def _connected(cluster: Cluster) -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Refuse an address at which nobody listens; Ray would try it for minutes."""
+    """Refuse an address without a listener, which Ray would retry for minutes."""
     match = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
     if match is None:
-        raise UsageError(f"Ray's address must be as in HOST:PORT, got {address!r}")
+        raise UsageError(
+            f"ray_address must be HOST:PORT, got {address!r}", option="ray_address"
+        )
     try:
-        socket.create_connection((match[1], int(match[2])), timeout=SECONDS).close()
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise ProviderError(f"there is no Ray cluster at {address}: {error}") from error
+        raise ProviderError(f"no Ray cluster answers at {address}: {error}") from error
 
 
-def _report(jobs: Sequence[Job], made: dict[Path, Row], seconds: float) -> Report:
-    """Sort the answers by kind, in the order of the jobs."""
+def _report(jobs: Sequence[Job], by_target: dict[Path, Row], seconds: float) -> Report:
+    """Sort the rows by outcome, in the order of the jobs."""
     done: list[Done] = []
     failures: list[Failure] = []
     skipped: list[Path] = []
     for job in jobs:
-        answer = made.get(job.target.absolute())
+        answer = by_target.get(job.target.absolute())
         if answer is None or answer["skipped"]:
             skipped.append(job.target)
         elif answer["reason"]:

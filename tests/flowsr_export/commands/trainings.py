@@ -1,4 +1,4 @@
-"""Options of short training runs, and how the command line refuses."""
+"""Options of short training runs, and a check of refusals."""
 
 from click.testing import Result
 

@@ -1,20 +1,27 @@
-"""A bundle whose graph is one convolution and a resize, and libraries to build it with."""
+"""A bundle with a small graph, and libraries to build its engines."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorrt_rtx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from flowsr_export.engine.build import (
+    EngineRequest,
+    EngineResult,
+    build_engine,
+    plan_engine,
+)
 from flowsr_export.engine.library import Library
-from flowsr_runtime import write_bundle
+from flowsr_runtime import Bundle, write_bundle
 from flowsr_runtime.cuda.device import Device
 from tests.doubles.cuda_runtime import FakeCuda, Gpu
 from tests.doubles.trt_module import fake_tensorrt
 from tests.flowsr_export.conftest import small_manifest
 
-__all__ = ["L4", "convolving_bundle", "library"]
+__all__ = ["L4", "convolving_bundle", "library", "make_engine"]
 
 
 class StillDevice(Device):
@@ -29,10 +36,18 @@ TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 
 
 def library(variant: str) -> Library:
-    """Return the double of a version on a machine with a GPU, RTX on one without."""
-    cuda = None if variant == "tensorrt-rtx" else FakeCuda(Gpu())
-    module = fake_tensorrt(variant, cuda)
+    """Return the double of a version on a machine with a GPU; tensorrt_rtx itself for RTX."""
+    rtx = variant == "tensorrt-rtx"
+    module: Any = tensorrt_rtx if rtx else fake_tensorrt(variant, FakeCuda(Gpu()))
     return Library(module, module.__name__, module.__version__)
+
+
+def make_engine(
+    bundle: Bundle, chosen: Library, request: EngineRequest, device: Device | None = None
+) -> EngineResult:
+    """Plan and build an engine."""
+    plan = plan_engine(bundle.manifest, bundle, chosen, request, device)
+    return build_engine(bundle, plan)
 
 
 def convolving_bundle(folder: Path, *precisions: str) -> Path:

@@ -1,4 +1,4 @@
-"""From a bundle to an engine in its store: what is chosen, built, kept and refused."""
+"""Plan engines and build them into the store of a bundle."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from flowsr_export.engine import build as engine_module
 from flowsr_export.engine.build import (
     EngineRequest,
     SizeSpec,
-    forecast,
-    make_engine,
+    build_engine,
+    plan_engine,
     profiles_of,
 )
 from flowsr_export.engine.builder import Settings
@@ -24,7 +24,7 @@ from flowsr_runtime.errors import (
     ProviderError,
     UsageError,
 )
-from tests.flowsr_export.engine.engines import L4, convolving_bundle, library
+from tests.flowsr_export.engine.engines import L4, convolving_bundle, library, make_engine
 from tests.flowsr_export.manifests import linf_manifest
 
 VARIANTS = ["tensorrt-10", "tensorrt-11", "tensorrt-rtx"]
@@ -32,7 +32,7 @@ SIZES = SizeSpec(pictures=((32, 48),), scales=("2",))
 SHAPES = {"input": (1, 3, 8, 8)}
 
 
-def wanted(precision: str = "fp16", sizes: SizeSpec = SIZES, **settings: Any) -> EngineRequest:
+def request(precision: str = "fp16", sizes: SizeSpec = SIZES, **settings: Any) -> EngineRequest:
     return EngineRequest(precision, sizes, Settings(**settings))
 
 
@@ -69,8 +69,8 @@ def test_pictures_and_explicit_shapes_exclude_each_other() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_engine_is_built_once_and_then_kept(variant: str, both: Bundle) -> None:
     chosen, device = library(variant), None if variant == "tensorrt-rtx" else L4
-    first = make_engine(both, chosen, wanted(), device=device)
-    second = make_engine(both, chosen, wanted(), device=device)
+    first = make_engine(both, chosen, request(), device)
+    second = make_engine(both, chosen, request(), device)
     assert first.built is not None
     assert second.built is None
     assert second.entry == first.entry
@@ -80,9 +80,9 @@ def test_an_engine_is_built_once_and_then_kept(variant: str, both: Bundle) -> No
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_known_of_an_engine_lies_beside_it(variant: str, both: Bundle) -> None:
     device = None if variant == "tensorrt-rtx" else L4
-    made = make_engine(both, library(variant), wanted(), device=device)
+    result = make_engine(both, library(variant), request(), device)
     (entry,) = EngineStore(both.path).entries()
-    assert entry == made.entry
+    assert entry == result.entry
     assert entry.facts["precision"]["onnx"] == {"fp16": 1.0}
     assert len(entry.facts["scratch_bytes"]) == len(entry.facts["estimated_bytes"]) == 1
     assert entry.facts["driver"] == (None if device is None else "13.0")
@@ -100,10 +100,10 @@ def test_what_is_known_of_an_engine_lies_beside_it(variant: str, both: Bundle) -
         {"compute_capabilities": ("8.9",)},
     ],
 )
-def test_every_wish_makes_another_engine(change: dict[str, Any], both: Bundle) -> None:
+def test_every_change_makes_another_engine(change: dict[str, Any], both: Bundle) -> None:
     rtx = library("tensorrt-rtx")
-    make_engine(both, rtx, wanted())
-    assert make_engine(both, rtx, wanted(**change)).built is not None
+    make_engine(both, rtx, request())
+    assert make_engine(both, rtx, request(**change)).built is not None
     assert len(EngineStore(both.path).entries()) == 2
 
 
@@ -118,18 +118,18 @@ def test_turing_gets_a_graph_without_float32_products(
 
     monkeypatch.setattr("flowsr_export.onnx_graph.gemm_rewrite.without_float32_gemm", rewrite)
     rtx = library("tensorrt-rtx")
-    make_engine(both, rtx, wanted(compute_capabilities=("8.6",)))
+    make_engine(both, rtx, request(compute_capabilities=("8.6",)))
     assert rewritten == []
-    made = make_engine(both, rtx, wanted(compute_capabilities=("7.5",)))
+    result = make_engine(both, rtx, request(compute_capabilities=("7.5",)))
     assert len(rewritten) == 1
-    assert made.entry.key.options["float32_gemm"] == "rewritten"
+    assert result.entry.key.options["float32_gemm"] == "rewritten"
 
 
 def test_a_damaged_engine_is_built_again(both: Bundle) -> None:
     rtx = library("tensorrt-rtx")
-    entry = make_engine(both, rtx, wanted()).entry
+    entry = make_engine(both, rtx, request()).entry
     (both.path / entry.name).write_bytes(b"damaged")
-    assert make_engine(both, rtx, wanted()).built is not None
+    assert make_engine(both, rtx, request()).built is not None
     assert EngineStore(both.path).read(entry)
 
 
@@ -139,9 +139,9 @@ def test_a_graph_that_lost_its_precision_is_refused_before_the_build(
     path = convolving_bundle(tmp_path / "b", "fp32")
     text = (path / "bundle.json").read_text().replace('"fp32"', '"fp16"')
     (path / "bundle.json").write_text(text)
-    monkeypatch.setattr(engine_module, "build_engine", None)
+    monkeypatch.setattr(engine_module, "build_plan", None)
     with pytest.raises(PrecisionError, match=r"ONNX file has 0.0% of its multiply-adds"):
-        make_engine(Bundle.open(path), library("tensorrt-rtx"), wanted())
+        make_engine(Bundle.open(path), library("tensorrt-rtx"), request())
 
 
 def test_an_engine_that_lost_the_precision_is_not_kept(
@@ -153,59 +153,56 @@ def test_an_engine_that_lost_the_precision_is_not_kept(
     ten = library("tensorrt-10")
     weak = ten.module.Builder.create_network
     monkeypatch.setattr(ten.module.Builder, "create_network", lambda self, flags: weak(self))
-    assert make_engine(both, wide, wanted(), device=L4).truth is not None
+    assert make_engine(both, wide, request(), L4).audit is not None
     with pytest.raises(PrecisionError, match=r"engine has 0.0% of its multiply-adds"):
-        make_engine(both, ten, wanted(), device=L4)
+        make_engine(both, ten, request(), L4)
     assert [entry.key.version for entry in EngineStore(both.path).entries()] == [wide.version]
 
 
 def test_a_build_that_fails_leaves_the_bundle_as_it_was(both: Bundle, tmp_path: Path) -> None:
     before = sorted(both.path.rglob("*"))
     with pytest.raises(MemoryBudgetError, match="out of memory"):
-        make_engine(both, library("tensorrt-rtx"), wanted(workspace=1))
+        make_engine(both, library("tensorrt-rtx"), request(workspace=1))
     assert sorted(both.path.rglob("*")) == before
 
 
 def test_what_cannot_be_built_is_refused_first(both: Bundle) -> None:
     with pytest.raises(ProviderError, match=r"builds for compute capability .* got 9.0"):
-        make_engine(both, library("tensorrt-rtx"), wanted(compute_capabilities=("9.0",)))
+        make_engine(both, library("tensorrt-rtx"), request(compute_capabilities=("9.0",)))
 
 
-def test_a_forecast_is_what_is_built(both: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_what_is_built(both: Bundle) -> None:
     rtx = library("tensorrt-rtx")
-    monkeypatch.setattr(engine_module, "load_library", lambda flavour, device: rtx)
-    seen = forecast(both.manifest, both, "auto", wanted(), None)
-    assert seen.there is None
-    entry = make_engine(both, rtx, wanted()).entry
-    assert seen.key == entry.key
-    assert list(seen.estimates) == entry.facts["estimated_bytes"]
-    assert forecast(both.manifest, both, "auto", wanted(), None).there == entry
+    plan = plan_engine(both.manifest, both, rtx, request())
+    assert plan.existing is None
+    entry = build_engine(both, plan).entry
+    assert plan.key == entry.key
+    assert list(plan.estimates) == entry.facts["estimated_bytes"]
+    assert plan_engine(both.manifest, both, rtx, request()).existing == entry
 
 
-def test_a_forecast_needs_neither_library_nor_gpu_nor_graph(
+def test_a_plan_needs_neither_library_nor_gpu_nor_graph(
     both: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(flavour: str, device: object) -> Library:
         raise BackendError("tensorrt is not installed")
 
     monkeypatch.setattr(engine_module, "load_library", missing)
-    seen = forecast(both.manifest, None, "tensorrt", wanted(), None)
-    assert (seen.library, seen.target, seen.key) == ("none", "not known", None)
-    assert seen.unknown == (
-        "tensorrt is not installed",
-        "the fp16 graph: it is not exported yet",
-    )
-    assert len(seen.profiles) == len(seen.estimates) == 1
+    plan = plan_engine(both.manifest, None, "tensorrt", request())
+    assert (plan.library_text, plan.target_text, plan.key) == ("none", "not known", None)
+    assert plan.needs_export
+    assert [reason.split()[0] for reason in plan.unknown] == ["tensorrt", "the"]
+    assert len(plan.profiles) == len(plan.estimates) == 1
+    with pytest.raises(BackendError, match="tensorrt"):
+        plan.check()
 
 
-def test_a_forecast_for_tensorrt_needs_the_gpu_for_the_key(
-    both: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_for_tensorrt_needs_the_gpu_for_the_key(both: Bundle) -> None:
     eleven = library("tensorrt-11")
-    monkeypatch.setattr(engine_module, "load_library", lambda flavour, device: eleven)
-    alone = forecast(both.manifest, both, "tensorrt", wanted(), None)
+    alone = plan_engine(both.manifest, both, eleven, request())
     assert alone.key is None
-    assert "tensorrt builds for the one that is here" in alone.unknown[0]
-    here = forecast(both.manifest, both, "tensorrt", wanted(), L4)
+    with pytest.raises(ProviderError, match="tensorrt 11"):
+        build_engine(both, alone)
+    here = plan_engine(both.manifest, both, eleven, request(), L4)
     assert here.key is not None
     assert here.key.gpu_name == "Double L4"

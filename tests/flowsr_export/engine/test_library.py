@@ -1,13 +1,13 @@
-"""Which library builds, and for which GPUs."""
+"""Loading TensorRT libraries, and the GPUs they build for."""
 
 import sys
 from types import ModuleType
 from typing import Any
 
 import pytest
+import tensorrt_rtx
 
 from flowsr_export.engine.library import (
-    Library,
     Target,
     device_here,
     load_library,
@@ -15,15 +15,10 @@ from flowsr_export.engine.library import (
 )
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
-from tests.doubles.cuda_runtime import FakeCuda
 from tests.doubles.trt_module import fake_tensorrt, tensorrt_stubs
+from tests.flowsr_export.engine.engines import library
 
 L4 = Device(0, "NVIDIA L4", "8.9", "13.0")
-
-
-def library(variant: str) -> Library:
-    module = fake_tensorrt(variant, FakeCuda())
-    return Library(module, module.__name__, module.__version__)
 
 
 @pytest.fixture
@@ -38,13 +33,13 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_auto_takes_tensorrt_where_there_is_a_gpu(installed: Any) -> None:
-    installed(tensorrt=fake_tensorrt("tensorrt-11"), tensorrt_rtx=fake_tensorrt("tensorrt-rtx"))
+    installed(tensorrt=fake_tensorrt("tensorrt-11"), tensorrt_rtx=tensorrt_rtx)
     assert str(load_library("auto", L4)) == "tensorrt 11.4.1.5"
     assert load_library("auto").is_rtx
 
 
 def test_auto_takes_what_is_installed(installed: Any) -> None:
-    installed(tensorrt=None, tensorrt_rtx=fake_tensorrt("tensorrt-rtx"))
+    installed(tensorrt=None, tensorrt_rtx=tensorrt_rtx)
     assert load_library("auto", L4).flavour == "tensorrt_rtx"
 
 
@@ -56,9 +51,7 @@ def test_nothing_installed_names_both_remedies(installed: Any) -> None:
 
 def test_an_empty_package_is_refused(installed: Any) -> None:
     installed(tensorrt=tensorrt_stubs())
-    with pytest.raises(
-        BackendError, match="tensorrt here is an empty package without a Builder"
-    ):
+    with pytest.raises(BackendError, match="tensorrt is an empty package"):
         load_library("tensorrt")
 
 
@@ -87,14 +80,12 @@ def test_turing_needs_an_engine_of_its_own() -> None:
     assert rtx.lacks_gemm(("7.5",))
     assert not rtx.lacks_gemm(("8.6",))
     assert not library("tensorrt-11").lacks_gemm(("7.5",))
-    with pytest.raises(UsageError, match=r"7.5 needs an engine of its own, got 7.5, 8.9"):
+    with pytest.raises(UsageError, match=r"got 7.5, 8.9"):
         target_of(rtx, ("7.5", "8.9"), "none", None)
 
 
 def test_rtx_has_no_hardware_compatibility() -> None:
-    with pytest.raises(
-        UsageError, match="--hardware-compatibility-level is for --flavour tens"
-    ):
+    with pytest.raises(UsageError, match="hardware_compatibility"):
         target_of(library("tensorrt-rtx"), (), "ampere-plus", None)
 
 
@@ -111,16 +102,12 @@ def test_tensorrt_builds_for_the_gpu_that_is_here(level: str, target: Target) ->
 
 
 def test_tensorrt_refuses_another_gpu_than_the_one_here() -> None:
-    with pytest.raises(
-        ProviderError, match=r"for the GPU that is here, NVIDIA L4 \(8.9\), got"
-    ):
+    with pytest.raises(ProviderError, match=r"NVIDIA L4 \(8.9\), got 8.6"):
         target_of(library("tensorrt-11"), ("8.6",), "none", L4)
 
 
 def test_tensorrt_needs_a_gpu() -> None:
-    with pytest.raises(
-        ProviderError, match="there is none here; --flavour tensorrt-rtx builds"
-    ):
+    with pytest.raises(ProviderError, match="tensorrt 10"):
         target_of(library("tensorrt-10"), (), "none", None)
 
 

@@ -1,4 +1,4 @@
-"""The engines of a bundle: what is sound, what loads, what can go."""
+"""Listing, matching and pruning the engines of a bundle."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flowsr_export.engine import listing as engine_listing
-from flowsr_export.engine.build import EngineRequest, SizeSpec, make_engine
+from flowsr_export.engine.build import EngineRequest, SizeSpec
 from flowsr_export.engine.builder import Settings
 from flowsr_export.engine.library import Library
 from flowsr_export.engine.listing import list_engines, match_engines, prune_engines
@@ -14,7 +14,7 @@ from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.directory import write_bundle
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import BackendError, ProviderError
-from tests.flowsr_export.engine.engines import L4, convolving_bundle, library
+from tests.flowsr_export.engine.engines import L4, convolving_bundle, library, make_engine
 
 SIZES = SizeSpec(pictures=((16, 16),), scales=("2",))
 RTX = library("tensorrt-rtx")
@@ -121,5 +121,5 @@ def test_every_field_that_differs_is_named(stocked: Bundle, here: Any) -> None:
 
 def test_without_a_gpu_the_device_has_to_be_said(stocked: Bundle, here: Any) -> None:
     here(RTX, None)
-    with pytest.raises(ProviderError, match="no GPU here; say with --compute-capability"):
+    with pytest.raises(ProviderError, match="compute_capability"):
         match_engines(stocked, "auto", "fp16")

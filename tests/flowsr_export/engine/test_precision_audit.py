@@ -1,4 +1,4 @@
-"""What an engine computes in which precision, and what of it is refused."""
+"""Audits of the precision of engines."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from flowsr_export.engine.builder import Built, Settings, build_engine
+from flowsr_export.engine.builder import Built, Settings, build_plan
 from flowsr_export.engine.library import Library
 from flowsr_export.engine.precision_audit import (
     Layer,
@@ -157,7 +157,7 @@ def test_without_layers_nothing_is_claimed_of_the_engine() -> None:
 def test_the_inspector_of_an_engine_agrees_with_its_file(variant: str) -> None:
     trt: Any = fake_tensorrt(variant, FakeCuda(Gpu()))
     library, model = Library(trt, "tensorrt", trt.__version__), half_graph()
-    built = build_engine(library, model.SerializeToString(), [PROFILE], Settings())
+    built = build_plan(library, model.SerializeToString(), [PROFILE], Settings())
     found = audit(WORK, layers_of(trt, built, on_device=True), "fp16", 0.8)
     assert found.engine == found.onnx
 

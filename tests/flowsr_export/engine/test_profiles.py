@@ -1,4 +1,4 @@
-"""Profiles cover everything that is asked for, and are as few as can be."""
+"""Profiles cover all requested sizes, and are as few as possible."""
 
 from collections.abc import Iterator
 
@@ -157,10 +157,10 @@ def test_what_is_left_out_of_an_explicit_profile_follows_from_the_scales() -> No
 @pytest.mark.parametrize(
     ("low", "high", "message"),
     [
-        ({"input": (1, 3, 8, 8)}, {"picture": (1, 3, 8, 8)}, "largest shapes must be of the"),
-        ({"input": (1, 3, 8)}, {"input": (1, 3, 8, 8)}, "input takes 4 numbers above 0, got"),
+        ({"input": (1, 3, 8, 8)}, {"picture": (1, 3, 8, 8)}, "got input and picture"),
+        ({"input": (1, 3, 8)}, {"input": (1, 3, 8, 8)}, "got 1x3x8"),
         ({"input": (1, 3, 0, 8)}, {"input": (1, 3, 8, 8)}, "got 1x3x0x8"),
-        ({"input": (1, 3, 9, 8)}, {"input": (1, 3, 8, 8)}, "shapes do not go together: a ra"),
+        ({"input": (1, 3, 9, 8)}, {"input": (1, 3, 8, 8)}, r"got \(1, 3, 9, 8\)"),
     ],
 )
 def test_a_wrong_explicit_profile_is_refused(
@@ -172,5 +172,5 @@ def test_a_wrong_explicit_profile_is_refused(
 
 def test_an_input_that_the_graph_lacks_is_refused() -> None:
     shapes = {"input": (1, 3, 8, 8), "latent": (1, 27, 3, 3)}
-    with pytest.raises(UsageError, match="shapes must be of geometry, input, input among"):
+    with pytest.raises(UsageError, match="got input, latent"):
         explicit_profile(ANY, (shapes, shapes, shapes))

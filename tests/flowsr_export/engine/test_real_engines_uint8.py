@@ -1,4 +1,4 @@
-"""Graphs of eight bits, built by TensorRT for RTX itself: it needs no GPU for that."""
+"""Engines of eight-bit graphs, built by the real tensorrt_rtx, which needs no GPU."""
 
 import importlib
 from pathlib import Path
@@ -9,10 +9,11 @@ import pytest
 from flowsr_export.calibration.bundle import write_calibrated
 from flowsr_export.calibration.gates import Budget
 from flowsr_export.calibration.run import calibrate
-from flowsr_export.engine.build import EngineRequest, SizeSpec, make_engine
+from flowsr_export.engine.build import EngineRequest, SizeSpec
 from flowsr_export.engine.builder import Settings
 from flowsr_export.engine.library import Library
 from tests.flowsr_export.calibration.calibrations import made_bundle, photographs_in, wish_for
+from tests.flowsr_export.engine.engines import make_engine
 
 ADA = Settings(compute_capabilities=("8.9",))
 SMALL = SizeSpec(pictures=((24, 24),))
@@ -32,8 +33,8 @@ def test_the_calibrated_file_builds_and_its_engine_multiplies_eight_bits(
     source = made_bundle(tmp_path / "b")
     done = calibrate(source, wish_for(tmp_path, type=kind, budget=Budget(20.0)))
     bundle = write_calibrated(source, source.path, done)
-    made = make_engine(bundle, rtx, EngineRequest(kind, SMALL, ADA))
-    assert made.truth is not None
-    assert made.truth.least > 0.9
-    assert made.truth.engine is not None
-    assert made.truth.engine[kind] == pytest.approx(made.truth.onnx[kind])
+    result = make_engine(bundle, rtx, EngineRequest(kind, SMALL, ADA))
+    assert result.audit is not None
+    assert result.audit.least > 0.9
+    assert result.audit.engine is not None
+    assert result.audit.engine[kind] == pytest.approx(result.audit.onnx[kind])

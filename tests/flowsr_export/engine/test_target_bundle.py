@@ -1,4 +1,4 @@
-"""Which bundle gets an engine: copied, extended, or made of checkpoints."""
+"""Bundles that receive an engine: existing, copied, or made from checkpoints."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -78,7 +78,7 @@ def test_a_graph_of_eight_bits_is_not_exported_but_calibrated(
     precision: Any, tmp_path: Path
 ) -> None:
     path = convolving_bundle(tmp_path / "b", "fp32")
-    with pytest.raises(BundleError, match=f"flowsr-export calibrate --precision {precision}"):
+    with pytest.raises(BundleError, match=f"precision {precision}"):
         TargetBundle(path).prepare(precision)
 
 
@@ -104,4 +104,4 @@ def test_a_draft_says_what_a_bundle_would_take(exported: Exported, tmp_path: Pat
     assert drafted.inputs == made.inputs
     assert drafted.tiling.exact == made.tiling.exact
     assert drafted.memory.bytes_per_patch == made.memory.bytes_per_patch
-    assert source.opened() is None
+    assert source.existing is None

@@ -1,4 +1,4 @@
-"""The progress bar: for a terminal alone."""
+"""Progress bars: only a terminal shows them."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""The values that options take."""
+"""Options of a session become one object."""
 
 from collections.abc import Callable
 
@@ -6,32 +6,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from flowsr_export.options.session import (
-    parse_memory,
-    scale_type,
-    session_options,
-    verification_options,
-)
+from flowsr_export.options.session import session_options, verification_options
 from flowsr_runtime import SessionSettings
-
-
-def test_an_option_turns_an_error_of_ours_into_one_of_usage() -> None:
-    with pytest.raises(click.BadParameter, match="'1x2x3'"):
-        scale_type("1x2x3")
-
-
-@pytest.mark.parametrize(
-    ("value", "size"),
-    [("4096", 4096), ("1k", 1024), ("1.5G", 3 << 29), ("2 GiB", 1 << 31), ("3MB", 3 << 20)],
-)
-def test_memory_has_units_of_1024(value: str, size: int) -> None:
-    assert parse_memory(value) == size
-
-
-@pytest.mark.parametrize("value", ["", "0", "0.0G", "-1G", "nan", "1Q", "many"])
-def test_another_form_of_memory_is_refused(value: str) -> None:
-    with pytest.raises(click.BadParameter, match="is not as in 800M"):
-        parse_memory(value)
 
 
 @pytest.mark.parametrize("decorate", [session_options, verification_options])

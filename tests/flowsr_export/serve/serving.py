@@ -1,4 +1,4 @@
-"""A server's app without a server: asked in this process, with a pool that the test drives."""
+"""In-process clients of the web app, and a pool that the test controls."""
 
 from __future__ import annotations
 

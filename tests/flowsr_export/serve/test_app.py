@@ -1,4 +1,4 @@
-"""The server's app: pictures, every kind of refusal, and what it tells of itself."""
+"""The web app: images, every kind of error, model information."""
 
 import io
 import re
@@ -12,8 +12,8 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from flowsr_export.serve.admission import ServeLimits
 from flowsr_export.serve.app import PAGE_FILES, PAGES, create_app
-from flowsr_export.serve.limits import ServeLimits
 from flowsr_runtime import (
     Upscaler,
     read_picture,
@@ -77,7 +77,7 @@ def test_gray_and_alpha_come_back(app: FastAPI, shape: tuple[int, ...]) -> None:
     assert pixels_of(answer.content).shape == (18, 14, *shape[2:])
 
 
-def test_a_form_holds_the_picture_and_the_wish(app: FastAPI) -> None:
+def test_a_form_holds_the_picture_and_the_parameters(app: FastAPI) -> None:
     files = {"picture": ("any name.png", BODY)}
     answer = ask(app, "POST", "/upscale", files=files, data={"scale": "2", "format": "webp"})
     assert pixels_of(answer.content).shape == (18, 14, 3)
@@ -98,26 +98,32 @@ REFUSED: list[tuple[str, bytes, dict[str, str], int, str]] = [
     ("scale=2", BODY[:90], {}, 400, "is damaged"),
     ("scale=2", b"no picture", {"content-type": "image/png"}, 415, "is not a PNG, JPEG, We"),
     ("scale=2", BODY, {"content-encoding": "gzip"}, 415, "content-encoding must be identity"),
-    ("scale=2", bomb(60000, 60000), {}, 413, "at most 10000 pixels (--max-pixels), got 60000x"),
-    ("scale=2", bytes(100_001), {}, 413, "at most 100000 bytes (--max-body)"),
-    ("scale=90", BODY, {}, 413, "at most 40000 pixels (--max-output-pixels), got 630x810"),
+    ("scale=2", bomb(60000, 60000), {}, 413, "at most 10000 pixels, got 60000x60000"),
+    ("scale=2", bytes(100_001), {}, 413, "at most 100000 bytes"),
+    ("scale=90", BODY, {}, 413, "at most 40000 pixels, got 630x810"),
     ("", BODY, {}, 422, "give exactly one of scale and size"),
     ("scale=2&size=9x9", BODY, {}, 422, "give exactly one of scale and size"),
     ("scale=nan", BODY, {}, 422, "scale must be a finite number, got nan"),
     ("scale=0.5", BODY, {}, 422, "scale must be at least 1, got 0.5"),
-    ("scale=2x2x2", BODY, {}, 422, "'2x2x2' is not as in 4 or 2.7x3.6"),
+    ("scale=2x2x2", BODY, {}, 422, "got '2x2x2'"),
     ("scale=" + "9" * 65, BODY, {}, 422, "scale must be at most 64 characters, got 65"),
     ("size=0x5", BODY, {}, 422, "size"),
-    ("size=9", BODY, {}, 422, "'9' is not as in 1920x1080"),
-    ("scale=2&format=exe", BODY, {}, 422, "format must be one of png, jpeg, webp, tiff"),
+    ("size=9", BODY, {}, 422, "got '9'"),
+    (
+        "scale=2&format=exe",
+        BODY,
+        {},
+        422,
+        "got 'exe'",
+    ),
     ("scale=2&depth=12", BODY, {}, 422, "depth must be one of 8, 16, float, got '12'"),
     ("scale=2&resample=1", BODY, {}, 422, "resample is for bundles of one scale"),
-    ("scale=2&resample=perhaps", BODY, {}, 422, "resample must be 0 or 1, got 'perhaps'"),
-    ("scale=2&seed=-1", BODY, {}, 422, "seed must be a whole number of at least 0"),
-    ("scale=2&temperature=hot", BODY, {}, 422, "temperature must be a number, got 'hot'"),
+    ("scale=2&resample=perhaps", BODY, {}, 422, "got 'perhaps'"),
+    ("scale=2&seed=-1", BODY, {}, 422, "seed must be greater than or equal to 0, got '-1'"),
+    ("scale=2&temperature=hot", BODY, {}, 422, "got 'hot'"),
     ("scale=2&temperature=inf", BODY, {}, 422, "temperature must be a finite number"),
     ("scale=2&temperature=1", BODY, {}, 422, "has a learned prior and takes no temperature"),
-    ("scal=2", BODY, {}, 422, "no parameter 'scal'; there are scale, size, format"),
+    ("scal=2", BODY, {}, 422, "got 'scal'"),
 ]
 
 

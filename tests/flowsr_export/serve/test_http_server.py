@@ -1,4 +1,4 @@
-"""The server on a socket: slow, broken and leaving clients, and the end of a server."""
+"""The server on a socket: slow, broken and leaving clients, and shutdown."""
 
 import json
 import socket
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import uvicorn
 
-from flowsr_export.serve import protocol as serve_protocol
+from flowsr_export.serve import http_server as serve_protocol
+from flowsr_export.serve.admission import ServeLimits
 from flowsr_export.serve.app import create_app
 from flowsr_export.serve.http_server import listen, make_server, url_of
-from flowsr_export.serve.limits import ServeLimits
 from flowsr_runtime import Upscaler, UsageError
 from flowsr_runtime.upscaling.pool import UpscalerPool
 from tests.flowsr_export.serve.serving import PATIENCE, HeldPool, in_thread, png
@@ -142,7 +142,7 @@ def test_a_refused_body_that_is_still_coming_does_not_cost_the_answer(held: Held
 def test_a_refused_body_without_an_end_is_cut_off(
     held: HeldPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowsr_export.serve.answer.LINGER_SECONDS", 0.1)
+    monkeypatch.setattr("flowsr_export.serve.responses.LINGER_SECONDS", 0.1)
     monkeypatch.setattr(serve_protocol.TimeoutH11Protocol, "head_seconds", 0.5)
     with (
         running(held.as_pool, ServeLimits(max_body=1000)) as server,

@@ -1,4 +1,4 @@
-"""Threads that give way, and those that are started in them."""
+"""Threads of low priority, and threads started by them."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The page to try it, in headless Chromium: upload, scale, slider, keyboard, errors."""
+"""The demo page in headless Chromium: upload, scale, slider, keyboard, errors."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A picture's way through a server: its place, its deadlines, and every way to end."""
+"""Upscale requests: admission, timeouts, and every outcome."""
 
 import asyncio
 import logging
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from flowsr_export.serve.admission import ServeLimits
 from flowsr_export.serve.app import create_app
-from flowsr_export.serve.limits import ServeLimits
 from flowsr_runtime import BundleError, MemoryBudgetError, NonFiniteError, Upscaler
 from flowsr_runtime.upscaling.pool import UpscalerPool
 from tests.flowsr_export.serve.serving import HeldPool, ask, counted, png, until, with_client
@@ -87,8 +87,8 @@ def test_a_body_that_comes_too_slowly_is_refused(upscaler: Upscaler) -> None:
 
 def test_bodies_are_refused_when_all_together_hold_too_much(held: HeldPool) -> None:
     app = create_app(held.as_pool, ServeLimits(places=2, max_body=len(BODY)))
-    intake = app.state.service._intake
-    intake.take(len(BODY) + 1, len(BODY))
+    intake = app.state.service._uploads
+    intake.count(len(BODY) + 1, len(BODY))
     answer = ask(app, "POST", "/upscale?scale=2", content=BODY)
     assert answer.status_code == 429
     assert answer.json()["error"] == "too many bodies are being received"
@@ -119,7 +119,7 @@ def test_work_that_takes_too_long_is_cancelled(held: HeldPool) -> None:
     app = create_app(held.as_pool, ServeLimits(timeout=0.2))
     answer = ask(app, "POST", "/upscale?scale=2", content=BODY)
     assert answer.status_code == 504
-    assert answer.json()["error"] == "no picture within 0.2 s (--timeout)"
+    assert answer.json()["error"] == "no result within 0.2 s"
     assert held.pending[0].cancelled()
     assert counted(app)["flowsr_places_taken"] == 0
 
@@ -209,7 +209,7 @@ def test_a_bug_is_one_line_for_the_client_and_a_traceback_in_the_log(
     with caplog.at_level(logging.ERROR):
         answer = ask(app, "POST", "/upscale?scale=2", content=BODY)
     assert answer.status_code == 500
-    assert answer.json() == {"error": "the server failed; its log says why"}
+    assert answer.json() == {"error": "the server failed; see its log"}
     assert "ZeroDivisionError: a secret" in caplog.text
 
 

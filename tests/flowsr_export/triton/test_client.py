@@ -1,4 +1,4 @@
-"""The example client against the graphs themselves: what a server would be asked to run."""
+"""The example client: its requests, run on the graphs themselves."""
 
 import importlib.util
 from fractions import Fraction

@@ -150,7 +150,7 @@ def test_python_takes_noise_where_there_is_no_prior() -> None:
     ("options", "words"),
     [
         (TritonModelConfig(backend="tensorrt", provider="cuda"), "provider is for onnxruntime"),
-        (TritonModelConfig(backend="onnxruntime", halo="exact"), "tiles are the client's"),
+        (TritonModelConfig(backend="onnxruntime", halo="exact"), "halo is for python"),
         (TritonModelConfig(backend="onnxruntime", engine="a"), "engine is for tensorrt"),
     ],
 )

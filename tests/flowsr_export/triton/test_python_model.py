@@ -1,4 +1,4 @@
-"""The program for Triton's python backend, driven with stand-ins for what Triton gives it."""
+"""The model for Triton's Python backend, with doubles of Triton's objects."""
 
 import importlib.util
 import json

@@ -157,7 +157,7 @@ def test_a_picture_is_bit_equal_to_the_upscalers(
 ) -> None:
     pixels = picture(70, 90, "triton")
     url = getattr(triton, protocol)
-    large = example.enlarge(pixels, Fraction("2.7"), model, protocol, url)
+    large = example.upscale(pixels, Fraction("2.7"), model, protocol, url)
     with Upscaler.open(memory_budget=budget, threads=1) as upscaler:
         assert (len(upscaler.plan((70, 90), scale="2.7")) > 1) is (budget is not None)
         expected = upscaler.upscale(pixels, scale="2.7")

@@ -1,4 +1,4 @@
-"""What is planned is what is done."""
+"""A dry run plans the upscale that follows."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from flowsr_export.upscale.dry_run import plan_all
 from flowsr_export.upscale.jobs import Job, Request
-from flowsr_export.upscale.pipeline import enlarge
+from flowsr_export.upscale.pipeline import upscale_file
 from flowsr_runtime import Upscaler, read_picture
 
 TWICE = Request("2.5", None)
@@ -38,7 +38,7 @@ def test_nothing_is_written(bundle: Path, job: Job) -> None:
     with Upscaler.open(bundle, threads=1) as upscaler:
         plan_all([job], upscaler, TWICE)
         assert not job.target.exists()
-        enlarge(job, upscaler, TWICE)
+        upscale_file(job, upscaler, TWICE)
         planned, (failure,) = plan_all([job], upscaler, TWICE)
     assert planned == []
     assert "b.png exists" in failure.reason

@@ -1,4 +1,4 @@
-"""Which picture goes where, and what a batch came to."""
+"""Output files of a batch, and its report."""
 
 from pathlib import Path
 
@@ -45,18 +45,18 @@ def test_a_folder_means_the_pictures_directly_in_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="holds no picture"):
+    with pytest.raises(PictureError, match="holds no image"):
         plan([tmp_path], tmp_path / "out")
 
 
 def test_two_pictures_for_one_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"a/x\.png and b/x\.jpg would both become"):
+    with pytest.raises(UsageError, match=r"a/x\.png and b/x\.jpg"):
         plan([Path("a/x.png"), Path("b/x.jpg")], tmp_path)
 
 
 def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"folder .*file/out cannot be made"):
+    with pytest.raises(OutputError, match=r"file/out"):
         plan([Path("a.png"), Path("b.png")], tmp_path / "file" / "out")
 
 

@@ -1,4 +1,4 @@
-"""A batch that goes on past a bad picture, reads ahead, and ends cleanly."""
+"""A batch skips bad images, reads ahead, and ends cleanly."""
 
 import threading
 from collections.abc import Iterator
@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import flowsr_export.upscale.pipeline
+from flowsr_export.upscale import jobs as jobs_module
 from flowsr_export.upscale.jobs import Job, Request, plan
-from flowsr_export.upscale.pipeline import STEPS, _Line, enlarge, enlarge_all
+from flowsr_export.upscale.pipeline import STEPS, _Line, upscale_all, upscale_file
 from flowsr_runtime import Upscaler, read_picture, write_picture
 from flowsr_runtime.errors import PictureError, UsageError
 
@@ -42,14 +43,14 @@ def jobs(tmp_path: Path) -> list[Job]:
 
 
 def leftovers(jobs: list[Job]) -> list[str]:
-    """What lies in the output folder beside the outputs."""
+    """Return the other files in the output folder."""
     names = {job.target.name for job in jobs}
     return [path.name for path in jobs[0].target.parent.iterdir() if path.name not in names]
 
 
 def test_a_bad_picture_does_not_stop_the_others(upscaler: Upscaler, tmp_path: Path) -> None:
     sources = [save(tmp_path / "a.png"), tmp_path / "none.png", save(tmp_path / "c.png")]
-    report = enlarge_all(plan(sources, tmp_path / "out"), [upscaler], TWICE, ignore)
+    report = upscale_all(plan(sources, tmp_path / "out"), [upscaler], TWICE, ignore)
     assert [done.target.name for done in report.done] == ["a.png", "c.png"]
     assert [failure.source.name for failure in report.failures] == ["none.png"]
     assert report.exit_code == 1
@@ -58,21 +59,21 @@ def test_a_bad_picture_does_not_stop_the_others(upscaler: Upscaler, tmp_path: Pa
 def test_failures_with_one_code_keep_it(upscaler: Upscaler, tmp_path: Path) -> None:
     sources = [save(tmp_path / "a.png"), save(tmp_path / "b.png")]
     smaller = Request(scale=None, size=(2, 2))
-    report = enlarge_all(plan(sources, tmp_path / "out"), [upscaler], smaller, ignore)
+    report = upscale_all(plan(sources, tmp_path / "out"), [upscaler], smaller, ignore)
     assert report.exit_code == 2
 
 
 def test_failures_with_several_codes_end_with_1(upscaler: Upscaler, tmp_path: Path) -> None:
     sources = [save(tmp_path / "a.png"), tmp_path / "none.png"]
     smaller = Request(scale=None, size=(2, 2))
-    report = enlarge_all(plan(sources, tmp_path / "out"), [upscaler], smaller, ignore)
+    report = upscale_all(plan(sources, tmp_path / "out"), [upscaler], smaller, ignore)
     assert report.exit_code == 1
 
 
 def test_every_reason_names_its_picture(upscaler: Upscaler, tmp_path: Path) -> None:
     sources = [save(tmp_path / "a.png"), tmp_path / "none.png"]
     smaller = Request(scale=None, size=(2, 2))
-    report = enlarge_all(plan(sources, tmp_path / "out"), [upscaler], smaller, ignore)
+    report = upscale_all(plan(sources, tmp_path / "out"), [upscaler], smaller, ignore)
     assert all(str(failure.source) in failure.reason for failure in report.failures)
 
 
@@ -81,7 +82,7 @@ def test_what_every_picture_would_meet_stops_the_batch(
 ) -> None:
     warm = Request(scale="2", size=None, temperature=0.8)
     with pytest.raises(UsageError, match="temperature"):
-        enlarge_all(
+        upscale_all(
             [Job(save(tmp_path / "a.png"), tmp_path / "b.png")], [upscaler], warm, ignore
         )
 
@@ -90,7 +91,7 @@ def test_an_exploded_picture_is_done_with_a_warning(exploding: Path, tmp_path: P
     sources = [save(tmp_path / "a.png"), save(tmp_path / "b.png")]
     with Upscaler.open(exploding, threads=1) as upscaler:
         jobs = plan(sources, tmp_path / "out")
-        report = enlarge_all(jobs, [upscaler], Request(scale=None, size=None), ignore)
+        report = upscale_all(jobs, [upscaler], Request(scale=None, size=None), ignore)
     assert report.exit_code == 0
     assert [done.target.is_file() for done in report.done] == [True, True]
     assert ["exploded: 512 of 768 values" in str(done.warning) for done in report.done] == [
@@ -101,7 +102,7 @@ def test_an_exploded_picture_is_done_with_a_warning(exploding: Path, tmp_path: P
 
 def test_a_sound_picture_has_no_warning(upscaler: Upscaler, tmp_path: Path) -> None:
     jobs = plan([save(tmp_path / "a.png")], tmp_path / "b.png")
-    (done,) = enlarge_all(jobs, [upscaler], TWICE, ignore).done
+    (done,) = upscale_all(jobs, [upscaler], TWICE, ignore).done
     assert done.warning is None
 
 
@@ -109,7 +110,7 @@ def test_the_bar_gets_equal_steps_for_each_picture(upscaler: Upscaler, tmp_path:
     told: list[tuple[int, str]] = []
     sources = [save(tmp_path / "a.png"), tmp_path / "none.png"]
     jobs = plan(sources, tmp_path / "out")
-    enlarge_all(jobs, [upscaler], TWICE, lambda steps, note: told.append((steps, note)))
+    upscale_all(jobs, [upscaler], TWICE, lambda steps, note: told.append((steps, note)))
     assert sum(steps for steps, note in told if note == "a.png") == STEPS
     assert sum(steps for steps, note in told if note == "none.png") == STEPS
 
@@ -118,7 +119,7 @@ def test_the_bar_gets_equal_steps_for_each_picture(upscaler: Upscaler, tmp_path:
 def test_the_report_has_the_order_of_the_jobs(
     upscaler: Upscaler, jobs: list[Job], overlap: bool
 ) -> None:
-    report = enlarge_all(jobs, [upscaler], TWICE, ignore, overlap=overlap)
+    report = upscale_all(jobs, [upscaler], TWICE, ignore, overlap=overlap)
     assert [done.target for done in report.done] == [job.target for job in jobs]
     assert [done.width for done in report.done] == [8, 10, 12, 14, 16, 18]
     widths = [read_picture(job.target).rgb.shape[1] for job in jobs]
@@ -161,9 +162,9 @@ def test_one_picture_is_read_while_one_is_computed_and_one_is_written(
     upscaler: Upscaler, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meeting = Meeting(upscaler)
-    monkeypatch.setattr(flowsr_export.upscale.pipeline, "read_picture", meeting.read)
+    monkeypatch.setattr(jobs_module, "read_picture", meeting.read)
     monkeypatch.setattr(flowsr_export.upscale.pipeline, "write_picture", meeting.write)
-    report = enlarge_all(jobs, [meeting], TWICE, ignore)  # type: ignore[list-item]
+    report = upscale_all(jobs, [meeting], TWICE, ignore)  # type: ignore[list-item]
     assert report.exit_code == 0
     assert sorted(meeting.met) == ["compute", "read", "write"]
 
@@ -196,9 +197,9 @@ def test_few_pictures_are_in_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counting = Counting()
-    monkeypatch.setattr(flowsr_export.upscale.pipeline, "read_picture", counting.read)
+    monkeypatch.setattr(jobs_module, "read_picture", counting.read)
     monkeypatch.setattr(flowsr_export.upscale.pipeline, "write_picture", counting.write)
-    enlarge_all(jobs, [upscaler], TWICE, ignore, overlap=overlap)
+    upscale_all(jobs, [upscaler], TWICE, ignore, overlap=overlap)
     assert (counting.now, counting.most <= most) == (0, True)
 
 
@@ -222,7 +223,7 @@ def test_each_picture_goes_to_an_upscaler_that_is_free(
 ) -> None:
     barrier = threading.Barrier(2)
     both = [Waiting(upscaler, barrier), Waiting(upscaler, barrier)]
-    report = enlarge_all(jobs, both, TWICE, ignore)  # type: ignore[arg-type]
+    report = upscale_all(jobs, both, TWICE, ignore)  # type: ignore[arg-type]
     assert [done.width for done in report.done] == [8, 10, 12, 14, 16, 18]
     assert [each.calls for each in both] == [3, 3]
 
@@ -250,7 +251,7 @@ def test_an_interruption_ends_after_the_file_that_is_being_written(
     monkeypatch.setattr(flowsr_export.upscale.pipeline, "wait", interrupt)
     monkeypatch.setattr(_Line, "stop", tell_that_it_stopped)
     with pytest.raises(KeyboardInterrupt, match="by hand"):
-        enlarge_all(jobs, [upscaler], TWICE, ignore)
+        upscale_all(jobs, [upscaler], TWICE, ignore)
     (there,) = [job for job in jobs if job.target.exists()]
     assert read_picture(there.target).rgb.shape[0] == 8
     assert leftovers(jobs) == []
@@ -264,9 +265,9 @@ def test_the_reason_of_an_end_is_the_first_error(
             raise ZeroDivisionError("a bug")
         return read_picture(path)
 
-    monkeypatch.setattr(flowsr_export.upscale.pipeline, "read_picture", broken)
+    monkeypatch.setattr(jobs_module, "read_picture", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        enlarge_all(jobs, [upscaler], TWICE, ignore)
+        upscale_all(jobs, [upscaler], TWICE, ignore)
     assert not jobs[-1].target.exists()
     assert leftovers(jobs) == []
 
@@ -279,8 +280,8 @@ def test_memory_that_runs_out_for_one_picture_does_not_stop_the_others(
             raise MemoryError("Unable to allocate 9 GiB")
         return read_picture(path)
 
-    monkeypatch.setattr(flowsr_export.upscale.pipeline, "read_picture", scarce)
-    report = enlarge_all(jobs, [upscaler], TWICE, ignore)
+    monkeypatch.setattr(jobs_module, "read_picture", scarce)
+    report = upscale_all(jobs, [upscaler], TWICE, ignore)
     assert len(report.done) == 5
     assert report.exit_code == 6
     assert [f.reason for f in report.failures] == [
@@ -290,9 +291,12 @@ def test_memory_that_runs_out_for_one_picture_does_not_stop_the_others(
 
 def test_one_picture_alone_is_enlarged(upscaler: Upscaler, tmp_path: Path) -> None:
     job = Job(save(tmp_path / "a.png"), tmp_path / "b.png")
-    assert (enlarge(job, upscaler, TWICE).height, read_picture(job.target).rgb.shape[0]) == (
+    assert (
+        upscale_file(job, upscaler, TWICE).height,
+        read_picture(job.target).rgb.shape[0],
+    ) == (
         8,
         8,
     )
     with pytest.raises(PictureError, match=r"none\.png does not exist"):
-        enlarge(Job(tmp_path / "none.png", tmp_path / "c.png"), upscaler, TWICE)
+        upscale_file(Job(tmp_path / "none.png", tmp_path / "c.png"), upscaler, TWICE)

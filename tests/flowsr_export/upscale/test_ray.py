@@ -1,4 +1,4 @@
-"""A folder on a Ray cluster: what a worker does, and two of them of which one is killed."""
+"""Batches on a Ray cluster: the worker, and two workers of which one is killed."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from flowsr_export.upscale.ray import (
     PictureMapper,
     WorkerConfig,
     _report,
-    enlarge_on_ray,
+    upscale_on_ray,
 )
 from flowsr_runtime import SessionSettings, read_picture
 from flowsr_runtime.errors import ProviderError, UsageError
@@ -111,7 +111,7 @@ def test_the_report_has_the_order_of_the_jobs(tmp_path: Path) -> None:
 def test_nothing_is_started_where_nothing_is_left_to_do(tmp_path: Path) -> None:
     (tmp_path / "o.png").write_bytes(b"there")
     told: list[int] = []
-    report = enlarge_on_ray(
+    report = upscale_on_ray(
         [Job(tmp_path / "a.png", tmp_path / "o.png")],
         config_of(tmp_path),
         Cluster("192.0.2.1:1"),
@@ -125,10 +125,10 @@ def test_nothing_is_started_where_nothing_is_left_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "error", "message"),
     [
-        ("127.0.0.1:1", ProviderError, "there is no Ray cluster at 127.0.0.1:1: .*refused"),
-        ("ray://127.0.0.1:1", ProviderError, "there is no Ray cluster at ray://127.0.0.1:1"),
-        ("127.0.0.1:99999", ProviderError, "there is no Ray cluster at 127.0.0.1:99999"),
-        ("somewhere", UsageError, "Ray's address must be as in HOST:PORT, got 'somewhere'"),
+        ("127.0.0.1:1", ProviderError, "at 127.0.0.1:1: .*refused"),
+        ("ray://127.0.0.1:1", ProviderError, "at ray://127.0.0.1:1"),
+        ("127.0.0.1:99999", ProviderError, "at 127.0.0.1:99999"),
+        ("somewhere", UsageError, "got 'somewhere'"),
     ],
 )
 @pytest.mark.parametrize("by", ["option", "environment"])
@@ -144,11 +144,11 @@ def test_an_address_without_a_cluster_is_refused_at_once(
     cluster = {"option": Cluster(address), "environment": Cluster()}[by]
     job = Job(tmp_path / "a.png", tmp_path / "o.png")
     with pytest.raises(error, match=message):
-        enlarge_on_ray([job], config_of(tmp_path), cluster, lambda steps, note: None)
+        upscale_on_ray([job], config_of(tmp_path), cluster, lambda steps, note: None)
 
 
 class Rows:
-    """What the example needs of Ray Data, in this process."""
+    """The part of Ray Data that the example uses, in this process."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -191,7 +191,7 @@ PROGRAM = """
 import dataclasses, json, os, signal, sys
 from pathlib import Path
 from flowsr_export.upscale.jobs import Request, plan
-from flowsr_export.upscale.ray import Cluster, PictureMapper, WorkerConfig, enlarge_on_ray
+from flowsr_export.upscale.ray import Cluster, PictureMapper, WorkerConfig, upscale_on_ray
 from flowsr_runtime import SessionSettings
 
 bundle, folder, marks = map(Path, sys.argv[1:])
@@ -207,7 +207,7 @@ class Mortal(PictureMapper):
 jobs = plan([folder], folder.parent / "large")
 config = WorkerConfig(bundle, SessionSettings(), Request("2", None))
 told = []
-report = enlarge_on_ray(
+report = upscale_on_ray(
     jobs, config, Cluster(workers=2), lambda steps, name: told.append(steps), mapper=Mortal
 )
 print(json.dumps({**dataclasses.asdict(report), "told": sum(told)}, default=str))

@@ -37,14 +37,14 @@ async function describe() {
 }
 
 function query() {
-  const wish = new URLSearchParams({ format: at("format").value });
+  const parameters = new URLSearchParams({ format: at("format").value });
   for (const name of ["scale", "temperature", "seed"]) {
-    if (!at(name).disabled) wish.set(name, at(name).value);
+    if (!at(name).disabled) parameters.set(name, at(name).value);
   }
-  return wish;
+  return parameters;
 }
 
-async function enlarge() {
+async function upscale() {
   at("run").disabled = true;
   say("Working …");
   const began = performance.now();
@@ -99,7 +99,7 @@ at("actual").addEventListener("change", () => {
 });
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  enlarge();
+  upscale();
 });
 for (const name of ["dragover", "dragleave", "drop"]) {
   at("drop").addEventListener(name, (event) => {

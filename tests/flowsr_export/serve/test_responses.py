@@ -1,9 +1,8 @@
-"""Refusals as they are sent."""
+"""Error responses."""
 
 import json
 
-from flowsr_export.serve.answer import ErrorResponse
-from flowsr_export.serve.responses import HttpError
+from flowsr_export.serve.responses import ErrorResponse, HttpError
 
 
 def test_an_error_body_is_json_whatever_the_words_are() -> None:

@@ -1,0 +1,201 @@
+"""Options of several commands, and a decorator that packs options into one object."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowsr_export.options.values import parse_blocks, parse_memory
+
+if TYPE_CHECKING:
+    from flowsr_runtime import Bundle
+
+__all__ = [
+    "FILE",
+    "POSITIVE",
+    "blocks_option",
+    "bundle_argument",
+    "choice_option",
+    "device_option",
+    "flag",
+    "force_option",
+    "halo_option",
+    "json_option",
+    "memory_budget_option",
+    "number_option",
+    "open_bundle",
+    "packs",
+    "precision_option",
+    "provider_option",
+    "seed_option",
+    "threads_option",
+    "value_option",
+    "with_options",
+]
+
+Command = Callable[..., Any]
+Option = Callable[[Command], Command]
+
+FILE = click.Path(path_type=Path)
+POSITIVE = click.IntRange(min=1)
+PRECISIONS = ["fp32", "fp16", "bf16", "int8", "fp8"]
+METAVARS = {
+    "exact_scale_type": "S",
+    "parse_blocks": "I,J,…",
+    "parse_devices": "N,N,…",
+    "parse_duration": "TIME",
+    "parse_memory": "BYTES",
+    "parse_percentiles": "P,P,…",
+    "parse_plain_scales": "S,S,…",
+    "parse_range": "FROM,TO",
+    "parse_scales": "S,S,…",
+    "scale_type": "S|SxS",
+    "size_type": "WxH",
+}
+PROVIDERS = ["cpu", "cuda", "tensorrt", "openvino"]
+
+
+def packs(
+    target: str | Callable[..., Any],
+    *options: Option,
+    name: str = "settings",
+    takes: Sequence[str] = (),
+) -> Option:
+    """Return a decorator that adds options and passes their values as one object.
+
+    Args:
+        target: Dataclass or function with one argument for each option. A "module:name" is
+            imported when the command runs.
+        options: Options, in the order of the help.
+        name: Argument of the command that receives the object.
+        takes: Further arguments of the command that go into the object.
+    """
+    filled = click.command("filled")(with_options(lambda: None, options))
+    fields = [*(str(param.name) for param in filled.params), *takes]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def packed(**values: Any) -> Any:
+            make = _imported(target) if isinstance(target, str) else target
+            packable = {field: values.pop(field) for field in fields}
+            return command(**{name: make(**packable)}, **values)
+
+        return with_options(packed, options)
+
+    return decorate
+
+
+def with_options(command: Command, options: Sequence[Option]) -> Command:
+    """Add options to a command, in the order of the help."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def open_bundle(path: Path | None) -> Bundle:
+    """Open a bundle, or the built-in one without a path."""
+    from flowsr_runtime import Bundle, embedded_bundle
+
+    return Bundle.open(embedded_bundle() if path is None else path)
+
+
+def flag(name: str, help_text: str, *names: str) -> Option:
+    """Return an option without a value."""
+    return click.option(name, *names, is_flag=True, help=help_text)
+
+
+def number_option(
+    name: str,
+    limits: click.ParamType[Any],
+    default: float | str,
+    help_text: str,
+    *,
+    argument: str | None = None,
+    **attributes: Any,
+) -> Option:
+    """Return an option with a number and a default; `argument` renames its argument."""
+    names = [name, *([argument] if argument else [])]
+    return click.option(
+        *names, type=limits, default=default, show_default=True, help=help_text, **attributes
+    )
+
+
+def choice_option(
+    name: str,
+    choices: Sequence[str],
+    help_text: str,
+    default: str | None = None,
+    *,
+    argument: str | None = None,
+) -> Option:
+    """Return an option with a fixed set of values; the first one is the default."""
+    return number_option(
+        name, click.Choice(choices), default or choices[0], help_text, argument=argument
+    )
+
+
+def value_option(
+    parse: Callable[[str], Any], *names: str, help: str, **attributes: Any
+) -> Option:
+    """Return an option whose value is parsed; its metavar shows the form of the value."""
+    if "default" in attributes:
+        attributes["show_default"] = True
+    return click.option(
+        *names, type=parse, metavar=METAVARS[parse.__name__], help=help, **attributes
+    )
+
+
+def precision_option(help_text: str, default: str = "fp32") -> Option:
+    """Return `--precision` over all precisions of a bundle."""
+    return choice_option("--precision", PRECISIONS, help_text, default)
+
+
+def provider_option(help_text: str, default: str | None = None) -> Option:
+    """Return `--provider`, an execution provider of ONNX Runtime."""
+    shown = default is not None
+    choice = click.Choice(PROVIDERS)
+    return click.option(
+        "--provider", type=choice, default=default, show_default=shown, help=help_text
+    )
+
+
+def seed_option(help_text: str = "Random seed for the noise.") -> Option:
+    """Return `--seed`."""
+    return click.option("--seed", type=int, default=0, show_default=True, help=help_text)
+
+
+def _imported(target: str) -> Callable[..., Any]:
+    module, _, name = target.partition(":")
+    imported: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return imported
+
+
+bundle_argument = click.argument("bundle", required=False, type=FILE)
+json_option = flag("--json", "Print one JSON object on stdout.", "as_json")
+force_option = flag("--force", "Overwrite existing files.")
+device_option = number_option("--device", click.IntRange(min=0), 0, "GPU index.")
+threads_option = click.option(
+    "--threads", type=POSITIVE, show_default="all cores", help="Number of CPU threads."
+)
+blocks_option = value_option(
+    parse_blocks,
+    "--blocks",
+    help="Indices of the stacked blocks of an SRFlow checkpoint that does not state them.",
+)
+memory_budget_option = value_option(
+    parse_memory,
+    "--memory-budget",
+    help="Memory limit for one run of the model, such as 2G; larger images are tiled.",
+    show_default="the bundle's own, or 1G",
+)
+halo_option = choice_option(
+    "--halo",
+    ["default", "exact"],
+    "Overlap of tiles: small, or the model's receptive field, which makes a tiled result "
+    "equal to an untiled one.",
+)

@@ -1,0 +1,142 @@
+"""Types of option values: sizes, scales, memory, durations, lists of numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TypeVar
+
+import click
+
+__all__ = [
+    "exact_scale_type",
+    "parse_blocks",
+    "parse_devices",
+    "parse_duration",
+    "parse_memory",
+    "parse_percentiles",
+    "parse_range",
+    "parse_scales",
+    "parse_shapes",
+    "scale_type",
+    "size_type",
+]
+
+ValueT = TypeVar("ValueT")
+
+MEMORY_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+TIME_UNITS = {"ms": 1e-3, "s": 1.0}
+
+
+def scale_type(value: str) -> str | tuple[str, str]:
+    """Read a scale such as `4`, or one each for width and height such as `2.7x3.6`."""
+    from flowsr_runtime.geometry import parse_scale
+
+    return _parsed(parse_scale, value)
+
+
+def exact_scale_type(value: str) -> Fraction:
+    """Read one scale for both axes as an exact fraction."""
+    from flowsr_runtime.geometry import exact_scale
+
+    return _parsed(exact_scale, value)
+
+
+def size_type(value: str) -> tuple[int, int]:
+    """Read a size such as `1920x1080` as (H, W)."""
+    from flowsr_runtime.geometry import parse_size
+
+    return _parsed(parse_size, value)
+
+
+def parse_memory(value: str) -> int:
+    """Read an amount of memory such as `800M` or `1.5G`; units are powers of 1024."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper())
+    if match is None or float(match[1]) == 0:
+        raise click.BadParameter(f"expected an amount such as 800M or 1.5G, got {value!r}")
+    return int(float(match[1]) * MEMORY_UNITS[match[2]])
+
+
+def parse_blocks(value: str) -> tuple[int, ...]:
+    """Read block indices, counted from 0, such as `1,8,15,22`."""
+    return _indices(value, "1,8,15,22")
+
+
+def parse_devices(value: str) -> tuple[int, ...]:
+    """Read GPU indices, counted from 0, such as `0,1`."""
+    return _indices(value, "0,1")
+
+
+def parse_range(value: str) -> tuple[float, float]:
+    """Read two numbers joined by a comma, such as `1,4`."""
+    try:
+        low, high = map(float, value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected two numbers such as 1,4, got {value!r}") from None
+    return low, high
+
+
+def parse_duration(value: str) -> float:
+    """Read a duration above 0 in seconds, such as `3s`, `200ms` or `1.5`."""
+    text = value.strip().lower()
+    unit = next((unit for unit in TIME_UNITS if text.endswith(unit)), "")
+    try:
+        seconds = float(text.removesuffix(unit)) * TIME_UNITS.get(unit, 1.0)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise click.BadParameter(f"expected a duration such as 3s or 200ms, got {value!r}")
+    return seconds
+
+
+def parse_percentiles(value: str) -> tuple[float, ...]:
+    """Read percentiles joined by commas, such as `90,95,99`."""
+    try:
+        percentiles = tuple(map(float, value.split(",")))
+    except ValueError:
+        percentiles = (-1.0,)
+    if not all(0 < percentile < 100 for percentile in percentiles):
+        raise click.BadParameter(f"expected percentiles such as 90,95,99, got {value!r}")
+    return percentiles
+
+
+def parse_scales(value: str) -> tuple[str | tuple[str, str], ...]:
+    """Read scales joined by commas, such as `2,2.7,3x4`."""
+    return tuple(scale_type(text) for text in value.split(","))
+
+
+def parse_shapes(value: str) -> dict[str, tuple[int, ...]]:
+    """Read shapes in the form of trtexec, `input:1x3x64x64,geometry:64x64x…`.
+
+    Returns:
+        Numbers by input: sizes, and for `geometry` its values.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in value.split(","):
+        name, _, numbers = part.strip().rpartition(":")
+        sides = numbers.split("x")
+        if not name or not all(side.isdecimal() for side in sides):
+            raise click.BadParameter(
+                f"expected a shape such as input:1x3x64x64, got {part.strip()!r}"
+            )
+        if name in shapes:
+            raise click.BadParameter(f"each input must be given once, got {name} in {value!r}")
+        shapes[name] = tuple(int(side) for side in sides)
+    return shapes
+
+
+def _indices(value: str, example: str) -> tuple[int, ...]:
+    if re.fullmatch(r"\d+(,\d+)*", value.strip()) is None:
+        raise click.BadParameter(f"expected indices such as {example}, got {value!r}")
+    return tuple(map(int, value.split(",")))
+
+
+def _parsed(parse: Callable[[str], ValueT], value: str) -> ValueT:
+    """Parse a value; errors of the library become usage errors."""
+    from flowsr_runtime.errors import FlowsrError
+
+    try:
+        return parse(value)
+    except FlowsrError as error:
+        raise click.BadParameter(str(error)) from error
