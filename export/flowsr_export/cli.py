@@ -49,12 +49,14 @@ INTERRUPTED = 130
 # Libraries that not every installation has, and the extra that brings each.
 EXTRAS = {
     "fastapi": "serve",
+    "jinja2": "export",
     "matplotlib": "bench",
     "onnx": "export",
     "onnxruntime": "cpu",
     "onnxscript": "export",
     "polygraphy": "export",
     "prometheus_client": "serve",
+    "psutil": "bench",
     "safetensors": "export",
     "torch": "export",
     "uvicorn": "serve",
