@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -44,5 +45,5 @@ def mebibytes(size: int | None) -> str:
 
 
 def three_digits(value: float | None) -> str:
-    """Return a number with three significant digits."""
-    return "none" if value is None else f"{value:.3g}"
+    """Return a number with three significant digits, "none" if it is missing or not finite."""
+    return "none" if value is None or not math.isfinite(value) else f"{value:.3g}"
