@@ -20,7 +20,7 @@ from flowsr_export.options.session import (
 
 if TYPE_CHECKING:
     from flowsr_export.evaluation.metric_set import MetricSet
-    from flowsr_export.evaluation.model import EvaluatedModel, EvaluatedModelConfig
+    from flowsr_export.evaluation.model import EvaluatedModel
     from flowsr_export.evaluation.run import Result, Row
 
 __all__ = ["command"]
@@ -138,7 +138,7 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
       flowsr-export evaluate flow.bundle --hr DIV2K --temperature 0.8 --samples 5 --metric psnr
     """
     from flowsr_export.evaluation.metric_set import MetricSet
-    from flowsr_export.evaluation.model import open_subject
+    from flowsr_export.evaluation.model import open_model
     from flowsr_export.evaluation.report import as_json as as_object
     from flowsr_export.evaluation.report import as_markdown, report_paths, write_report
     from flowsr_export.evaluation.sheet import sheet_of
@@ -151,7 +151,16 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
         alexnet=asked["alexnet"],
         linear=asked["lpips_weights"],
     )
-    with open_subject(_config(asked)) as subject:
+    with open_model(
+        asked["settings"],
+        asked["bundle"],
+        asked["model"],
+        asked["prior"],
+        temperature=asked["temperature"],
+        truncate=asked["truncate"],
+        memory_budget=asked["memory_budget"],
+        halo=asked["halo"],
+    ) as subject:
         rows, shown = _evaluated(asked, metric_set, subject)
     about = _about(asked, subject)
     if paths:
@@ -175,28 +184,12 @@ def _default_metrics(samples: int) -> tuple[str, ...]:
     return DEFAULT_METRICS if samples == 1 else (*DEFAULT_METRICS, "diversity")
 
 
-def _config(asked: dict[str, Any]) -> EvaluatedModelConfig:
-    """Turn options into which model is evaluated, and on what."""
-    from flowsr_export.evaluation.model import EvaluatedModelConfig
-
-    return EvaluatedModelConfig(
-        settings=asked["settings"],
-        bundle=asked["bundle"],
-        model=asked["model"],
-        prior=asked["prior"],
-        temperature=asked["temperature"],
-        truncate=asked["truncate"],
-        memory_budget=asked["memory_budget"],
-        halo=asked["halo"],
-    )
-
-
 def _evaluated(
     asked: dict[str, Any], metric_set: MetricSet, subject: EvaluatedModel
 ) -> tuple[list[Row], list[Result]]:
     """Evaluate with a bar; keep every row, and the pictures that the sheet shows."""
     from flowsr_export.evaluation.dataset import find_pairs
-    from flowsr_export.evaluation.methods import Bicubic
+    from flowsr_export.evaluation.model import BICUBIC
     from flowsr_export.evaluation.run import check_pairs, evaluate
     from flowsr_export.evaluation.sheet import chosen
     from flowsr_export.options.progress import progress
@@ -206,8 +199,8 @@ def _evaluated(
     pairs = find_pairs(asked["hr"], asked["lr"], asked["scales"])
     with progress("reading", len(pairs)) as bar:
         check_pairs(pairs, metric_set, lambda note: bar.advance(1, note))
-    baselines = [Bicubic()] if asked["baseline"] == "bicubic" else []
-    methods = [*baselines, subject.method]
+    baselines = [BICUBIC] if asked["baseline"] == "bicubic" else []
+    methods = [*baselines, subject]
     wanted = {(pair.dataset, pair.name, pair.scale) for pair in chosen(pairs)}
     rows, shown = [], []
     with progress("evaluate", len(pairs) * len(methods)) as steps:

@@ -121,7 +121,10 @@ def test_a_provider_that_does_not_start_is_named_and_the_others_compared(
     done = run("verify", exported.bundle, *checkpoints(exported), "--threads", 1)
     assert done.exit_code == 0, done.output
     assert "onnxruntime cpu" in done.stdout
-    assert "not compared, onnxruntime cuda fp32: provider cuda is not in the installed" in done.stdout
+    assert (
+        "not compared, onnxruntime cuda fp32: provider cuda is not in the installed"
+        in done.stdout
+    )
 
 
 def test_the_cpu_provider_is_present() -> None:
@@ -189,7 +192,7 @@ def test_a_certificate_without_polygraphy_is_refused(
         done = run("verify", *arguments)
         assert done.exit_code == 4
         assert "polygraphy is not installed; pip install 'flowsr-lp[export]'" in done.stderr
-    assert not (tmp_path / "made").exists()
+    assert not (tmp_path / "made" / "certificate.json").exists()
 
 
 def test_bisect_says_that_a_graph_is_itself(run: Run) -> None:

@@ -117,9 +117,9 @@ def test_ssim_is_one_of_equal_pictures_alone() -> None:
 def test_ssim_needs_a_window_between_the_borders() -> None:
     original, enlarged = pair()
     assert 0 < ssim(original, enlarged, 10) < 1  # 12 rows are left
-    with pytest.raises(ShapeError, match=r"40x32 has less than 11 pixels a side .* of 11"):
+    with pytest.raises(ShapeError, match=r"11 pixels a side between borders of 11, got 40x32"):
         ssim(original, enlarged, 11)
-    with pytest.raises(ShapeError, match="has less than 1 pixels a side between borders of 16"):
+    with pytest.raises(ShapeError, match="1 pixels a side between borders of 16"):
         psnr(original, enlarged, 16)
 
 
@@ -159,9 +159,9 @@ def test_the_score_is_what_the_best_of_each_pixel_gains() -> None:
 @pytest.mark.parametrize("figure", [diversity, diversity_score])
 def test_diversity_needs_samples(figure: object) -> None:
     assert callable(figure)
-    with pytest.raises(ShapeError, match="needs two samples or more of one size"):
+    with pytest.raises(ShapeError, match="samples must be at least two"):
         figure([gray(1)])
-    with pytest.raises(ShapeError, match="needs two samples or more of one size"):
+    with pytest.raises(ShapeError, match="samples must be at least two"):
         figure([gray(1), gray(1, 13)])
 
 
