@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper
 from flowsr_calibration.crops import Crop, CropPlan, Pictures
 from flowsr_calibration.feeds import feeds_of
 from flowsr_calibration.statistics import Statistics, load_statistics
-from flowsr_runtime.backends.onnxruntime_session import usable_cores
+from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import NonFiniteError
 

@@ -223,7 +223,7 @@ def _config(asked: dict[str, Any]) -> BenchmarkConfig:
     from flowsr_export.bench.plan import SWEPT_SIDES, BenchmarkConfig
     from flowsr_export.bench.timing import TimingSchedule
     from flowsr_runtime import UsageError
-    from flowsr_runtime.backends.onnxruntime_session import usable_cores
+    from flowsr_runtime.backends.cores import usable_cores
 
     scales = asked["scales"]
     sizes = tuple(size_type(text) for text in asked["lr_size"])

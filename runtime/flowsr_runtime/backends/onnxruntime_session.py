@@ -1,7 +1,6 @@
 """Run a bundle's ONNX file with ONNX Runtime on exactly the provider that was asked for."""
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Final
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.backends.engine_cache import record_hashes, remove_unrecorded
 from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound
 from flowsr_runtime.bundle.directory import Bundle
@@ -23,7 +23,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 
-__all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers", "usable_cores"]
+__all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers"]
 
 logger = logging.getLogger(__name__)
 
@@ -264,13 +264,6 @@ class OnnxRuntimeSession:
                     f"{self.provider} ran out of memory; give a smaller memory budget"
                 ) from error
             raise ProviderError(f"{self.provider} failed: {_one_line(error)}") from error
-
-
-def usable_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def present_providers() -> list[str]:

@@ -10,11 +10,11 @@ import onnxruntime as ort
 import pytest
 
 from flowsr_runtime.backends import onnxruntime_session
+from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.backends.engine_cache import remove_unrecorded
 from flowsr_runtime.backends.onnxruntime_session import (
     PROVIDERS,
     OnnxRuntimeSession,
-    usable_cores,
 )
 from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from flowsr_runtime.cuda.graph_cache import GraphCounters
