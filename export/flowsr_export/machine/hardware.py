@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowsr_export.machine.nvidia_smi import Gpu, find_gpus
+from flowsr_runtime.backends.cores import usable_cores
 
 __all__ = ["Device", "read_device"]
 
@@ -47,7 +47,7 @@ def read_device(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
 
     Args:
         proc: Folder of the kernel's files.
-        cgroup: Folder with the limits of this process.
+        cgroup: Folder with the memory limit of this process.
     """
     cpuinfo = _fields(proc / "cpuinfo")
     meminfo = _fields(proc / "meminfo")
@@ -62,7 +62,7 @@ def read_device(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
     return Device(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpuinfo.get("model name") or platform.processor() or platform.machine(),
-        cores=_usable_cores(cgroup),
+        cores=usable_cores(),
         memory_bytes=total,
         available_bytes=available,
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags),
@@ -89,16 +89,3 @@ def _first_word(path: Path) -> str:
         return path.read_text(encoding="ascii").split()[0]
     except (OSError, IndexError):
         return ""
-
-
-def _usable_cores(cgroup: Path) -> int:
-    """Return the cores this process may run on, less where a quota allows less."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    try:
-        quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(min(cores, int(quota) // int(period)), 1)

@@ -100,7 +100,7 @@ def test_folders_without_pictures_are_named(tmp_path: Path) -> None:
 
 def test_sets_and_partners_go_together(hr: Path, tmp_path: Path) -> None:
     save(tmp_path / "again" / "Set" / "a.png")
-    with pytest.raises(UsageError, match="lr .* got 2 for 1"):
+    with pytest.raises(UsageError, match=r"lr .* got 2 for 1"):
         find_pairs([hr], [hr, hr], ["4"])
     with pytest.raises(UsageError, match="got Set twice"):
         find_pairs([hr, tmp_path / "again" / "Set"], [], ["4"])

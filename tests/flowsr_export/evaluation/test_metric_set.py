@@ -87,7 +87,7 @@ def test_a_figure_that_is_not_finite_is_an_error() -> None:
 
 def test_lpips_without_weights_says_how_to_get_them(tmp_path: Path) -> None:
     alexnet, linear = lpips_weights(tmp_path)
-    with pytest.raises(UsageError, match="lpips needs alexnet .* got None and None"):
+    with pytest.raises(UsageError, match=r"lpips needs alexnet .* got None and None"):
         MetricSet.open(DEFAULT_METRICS)
     with pytest.raises(UsageError, match="diversity-score needs alexnet"):
         MetricSet.open(["diversity-score"], alexnet=alexnet)

@@ -166,5 +166,5 @@ def test_diversity_needs_samples(figure: object) -> None:
 
 
 def test_every_figure_says_what_it_is() -> None:
-    assert all(metric.what and metric.digits > 1 for metric in METRICS.values())
+    assert all(metric.meaning and metric.digits > 1 for metric in METRICS.values())
     assert {metric.better for metric in METRICS.values()} == {"higher", "lower", "neither"}

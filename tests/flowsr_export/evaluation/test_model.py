@@ -146,7 +146,7 @@ def test_a_network_and_a_temperature_go_together() -> None:
         torch_model(network(small_model(), None))
     with pytest.raises(UsageError, match=r"temperature .* got 0\.8"):
         torch_model(small_srflow(), temperature=0.8)
-    with pytest.raises(UsageError, match="temperature .* got -1"):
+    with pytest.raises(UsageError, match=r"temperature .* got -1"):
         torch_model(network(small_model(), None), temperature=-1.0)
 
 

@@ -77,7 +77,7 @@ def test_samples_follow_the_seed_and_bicubic_has_one(
 def test_samples_and_noise_go_together(
     pairs: list[Pair], ours: EvaluatedModel, noisy: EvaluatedModel
 ) -> None:
-    with pytest.raises(UsageError, match="samples must be 1 .* got 2"):
+    with pytest.raises(UsageError, match=r"samples must be 1 .* got 2"):
         next(evaluate(pairs, [ours], METRIC_SET, samples=2))
     with pytest.raises(UsageError, match="2 for diversity, got 1"):
         next(evaluate(pairs, [noisy], MetricSet.open(["diversity"])))

@@ -25,9 +25,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the kernel's files, on a machine without a GPU."""
     (tmp_path / "cpuinfo").write_text(CPUINFO)
     (tmp_path / "meminfo").write_text(MEMINFO)
-    monkeypatch.setattr(
-        "flowsr_export.machine.hardware.os.sched_getaffinity", lambda process: set(range(8))
-    )
+    monkeypatch.setattr("flowsr_export.machine.hardware.usable_cores", lambda: 8)
     monkeypatch.setattr("flowsr_export.machine.nvidia_smi.shutil.which", lambda program: None)
     return tmp_path
 
@@ -48,16 +46,12 @@ def test_the_processor_and_the_memory_are_read(machine: Path) -> None:
 def test_limits_of_a_container_count(machine: Path) -> None:
     (machine / "memory.max").write_text("4000000000\n")
     (machine / "memory.current").write_text("1000000000\n")
-    (machine / "cpu.max").write_text("250000 100000\n")
     device = look(machine)
     assert (device.memory_bytes, device.available_bytes) == (4000000000, 3000000000)
-    assert device.cores == 2
 
 
 def test_a_container_without_limits_changes_nothing(machine: Path) -> None:
     (machine / "memory.max").write_text("max\n")
-    (machine / "cpu.max").write_text("max 100000\n")
-    assert look(machine).cores == 8
     assert look(machine).memory_bytes == 16384000000
 
 
