@@ -1,4 +1,4 @@
-"""Inputs of a bundle's graph for crops, and its output in units of full range."""
+"""Inputs of a bundle's graph for crops."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 from flowsr_calibration.crops import Crop
 from flowsr_runtime import Window, output_size
 from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.pictures.pixels import full_range
 from flowsr_runtime.tiling.noise import latent as draw_latent
 
-__all__ = ["TEMPERATURE", "feeds_of", "full_range", "scales_for"]
+__all__ = ["TEMPERATURE", "feeds_of", "scales_for"]
 
-TEMPERATURE: Final = 0.5  # of the latents of a graph without a learned prior
-EIGHT_BIT: Final = 255
+TEMPERATURE: Final = 0.5  # of the latents without a learned prior
 ANY_SCALE: Final = (Fraction(2), Fraction(3), Fraction(4))
 
 
 def scales_for(manifest: Manifest) -> tuple[Fraction, ...]:
-    """Return the scales that a graph is calibrated at: its own, or two, three and four."""
+    """Return the scales for calibration: the graph's own, or 2, 3 and 4."""
     return ANY_SCALE if manifest.scale is None else (manifest.scale,)
 
 
 def feeds_of(manifest: Manifest, crop: Crop) -> dict[str, NDArray[Any]]:
-    """Return the graph's inputs for a crop, its sides multiples of the manifest's.
+    """Return the graph's inputs for a crop, whose sides must be multiples of the manifest's.
 
     Args:
-        manifest: The bundle's.
-        crop: What to enlarge.
+        manifest: Manifest of the bundle.
+        crop: Crop to upscale.
 
     Returns:
         `input` (1, 3, n, n), `geometry` (10,) int64, latents (1, D, rows, columns).
@@ -38,7 +38,7 @@ def feeds_of(manifest: Manifest, crop: Crop) -> dict[str, NDArray[Any]]:
     picture = crop.low.transpose(2, 0, 1)[None]
     feeds: dict[str, NDArray[Any]] = {"input": np.ascontiguousarray(picture)}
     if manifest.io == "float32":
-        feeds["input"] = np.asarray(feeds["input"] / np.float32(EIGHT_BIT), np.float32)
+        feeds["input"] = full_range(feeds["input"])
     lr = (crop.low.shape[0], crop.low.shape[1])
     size = (output_size(lr[0], crop.scale), output_size(lr[1], crop.scale))
     if manifest.geometry:
@@ -56,10 +56,3 @@ def feeds_of(manifest: Manifest, crop: Crop) -> dict[str, NDArray[Any]]:
             stream=stream,
         )
     return feeds
-
-
-def full_range(output: NDArray[Any]) -> NDArray[np.float32]:
-    """Return a graph's pictures in units of full range, whatever their type."""
-    if output.dtype == np.uint8:
-        return np.asarray(output / np.float32(EIGHT_BIT), np.float32)
-    return np.asarray(output, np.float32)

@@ -52,25 +52,25 @@ def test_crops_lie_where_there_is_texture(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="no picture in"):
+    with pytest.raises(PictureError, match="must contain images"):
         find_pictures(tmp_path, PLAN)
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="does not exist"):
+    with pytest.raises(PictureError, match="/none"):
         find_pictures(tmp_path / "none", PLAN)
 
 
 def test_one_grey_picture_is_refused_and_the_reason_is_named(tmp_path: Path) -> None:
-    Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "grey.png")
-    with pytest.raises(PictureError, match=r"at least 4 pictures.*has 0.*grey.png is flat"):
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "gray.png")
+    with pytest.raises(PictureError, match=r"at least 4 .* got 0 .*gray\.png"):
         find_pictures(tmp_path, PLAN)
 
 
 def test_too_few_pictures_are_refused(folder: Path) -> None:
     for path in sorted(folder.iterdir())[3:]:
         path.unlink()
-    with pytest.raises(PictureError, match=r"at least 4 pictures, .* has 3 that can be used$"):
+    with pytest.raises(PictureError, match=r"at least 4 .* got 3 in .*photos$"):
         find_pictures(folder, PLAN)
 
 
