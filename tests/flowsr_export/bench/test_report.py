@@ -25,22 +25,14 @@ def test_markdown_holds_every_row_and_the_command() -> None:
     assert text.count("×4, 8x8 to 32x32") == 2
 
 
-def test_every_line_of_a_table_has_as_many_cells() -> None:
-    tables = as_markdown(measured(), "x").split("\n## ")[1:]
-    for table in tables:
-        bars = {line.count("|") for line in table.splitlines() if line.startswith("|")}
-        assert len(bars) == 1
-
-
-def test_a_loaded_machine_is_stated() -> None:
-    loaded = report([row([0.01] * 5, load="loaded", loaded_blocks=4)])
+def test_loaded_and_missing_rows_are_stated() -> None:
+    loaded = report(
+        [row([0.01] * 5, load="loaded", loaded_blocks=4)],
+        not_started={"onnxruntime cuda": "no device"},
+    )
     text = as_markdown(loaded, "x")
     assert "Other processes were busy: 1 of 1 rows" in text
     assert "loaded, 4 blocks" in text
-
-
-def test_what_was_not_measured_is_stated() -> None:
-    text = as_markdown(measured(not_started={"onnxruntime cuda": "no device"}), "x")
     assert "Not measured, onnxruntime cuda: no device." in text
 
 

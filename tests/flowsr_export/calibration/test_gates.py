@@ -52,17 +52,12 @@ def test_a_good_graph_misses_nothing() -> None:
         ({"quality_loss": 0.11}, "by at most 0.1 dB, got 0.110"),
         ({"quality_loss": None}, "by at most 0.1 dB, got nan"),
         ({"color_shift": (0.1, -0.26, 0.0)}, "at most 0.25 eight-bit steps, got -0.260"),
-        ({"color_shift": (math.nan, 0.0, 0.0)}, "eight-bit steps, got nan"),
+        ({"color_shift": (0.1, math.nan, 0.0)}, "eight-bit steps, got nan"),
         ({"non_finite": 7}, "got 7"),
     ],
 )
 def test_each_gate_can_be_missed(changes: dict[str, Any], message: str) -> None:
     assert message in missed(replace(GOOD, **changes))
-
-
-def test_a_figure_that_is_not_a_number_of_any_channel_misses() -> None:
-    agreement = replace(GOOD, color_shift=(0.1, math.nan, 0.0))
-    assert "eight-bit steps" in missed(agreement)
 
 
 def test_lpips_that_rises_is_missed_and_that_falls_is_not() -> None:
@@ -71,22 +66,15 @@ def test_lpips_that_rises_is_missed_and_that_falls_is_not() -> None:
 
     assert "LPIPS must increase by at most 0.01, got 0.50" in missed(GOOD, lpips=lpips)
     assert missed(GOOD, lpips=lambda a, b: -a.mean()) == ""
+    assert "at most 0.01, got nan" in missed(replace(GOOD, non_finite=1), lpips=lpips)
 
 
-def test_lpips_that_cannot_be_computed_is_missed() -> None:
-    agreement = missed(replace(GOOD, non_finite=1), lpips=lambda a, b: a.mean())
-    assert "LPIPS must increase by at most 0.01, got nan" in agreement
-
-
-def test_the_budget_of_a_loss_stands_in_place_of_decibels() -> None:
+def test_a_budget_limits_the_loss_or_the_decibels() -> None:
     budget = Budget(None, 0.05)
     assert missed(replace(GOOD, psnr=20.0), budget) == ""
     assert "at most 0.05 dB" in missed(replace(GOOD, quality_loss=0.06), budget)
     assert budget.holds(replace(GOOD, worst=20.0))
     assert not budget.holds(replace(GOOD, quality_loss=None))
-
-
-def test_a_budget_does_not_hold_with_what_is_not_finite() -> None:
     assert not Budget().holds(replace(GOOD, non_finite=1))
     assert not Budget().holds(replace(GOOD, worst=math.nan))
 

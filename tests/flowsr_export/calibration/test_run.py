@@ -8,7 +8,7 @@ from flowsr_calibration.layers import layers_of
 from flowsr_export.calibration.gates import Budget
 from flowsr_export.calibration.run import Calibration, calibrate
 from flowsr_export.onnx_graph.uint8_io import with_eight_bits
-from flowsr_runtime import Bundle, PictureError, UsageError, write_bundle
+from flowsr_runtime import Bundle, UsageError, write_bundle
 from tests.flowsr_calibration.graphs import network, small_manifest
 from tests.flowsr_export.calibration.calibrations import calibrated as calibrated
 from tests.flowsr_export.calibration.calibrations import config_for, made_bundle, photographs_in
@@ -151,12 +151,6 @@ def test_crops_that_the_graph_does_not_take_are_refused(tmp_path: Path) -> None:
         UsageError, match="side must be a multiple of 2 for this bundle, got 15"
     ):
         calibrate(even, config_for(tmp_path, side=15))
-
-
-def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
-    photographs_in(tmp_path / "photos", count=2)
-    with pytest.raises(PictureError, match="at least 4 usable images, got 2"):
-        calibrate(made_bundle(tmp_path / "b"), config_for(tmp_path))
 
 
 def test_the_bundles_graph_is_found_whole(calibrated: Calibrated) -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -267,65 +268,47 @@ def test_eight_bit_products_are_held_to_the_range_alone_on_harsh_pictures() -> N
     assert names == {"int8, whole", "int8, whole, adversarial"}
 
 
-def test_all_that_is_due_and_passed_is_a_pass() -> None:
-    done = judge(KEYS, [record(key) for key in KEYS], 1e-6, COMPARED)
-    assert done.passed
-    assert done.complete
+PASSED = [record(key) for key in KEYS]
 
 
 @pytest.mark.parametrize(
-    "checks",
+    ("keys", "checks"),
     [
-        [],
-        [record(KEYS[0])],
-        [record(KEYS[0]), record(KEYS[0])],
-        [record(KEYS[0]), record(KEYS[1], "not run")],
+        (KEYS, []),
+        (KEYS, PASSED[:1]),
+        (KEYS, [PASSED[0], PASSED[0]]),
+        (KEYS, [PASSED[0], record(KEYS[1], "not run")]),
+        ([], []),
     ],
-    ids=["none", "one missing", "one twice", "one not run"],
+    ids=["none", "one missing", "one twice", "one not run", "nothing due"],
 )
-def test_a_missing_comparison_is_no_pass(checks: list[Check]) -> None:
-    done = judge(KEYS, checks, 1e-6, COMPARED)
-    assert not done.complete
-    assert not done.passed
+def test_a_missing_comparison_is_incomplete(keys: list[Any], checks: list[Check]) -> None:
+    verdict = judge(keys, checks, 1e-6, COMPARED)
+    assert (verdict.complete, verdict.passed) == (False, False)
 
 
-def test_a_missed_bar_is_complete_but_no_pass() -> None:
-    done = judge(KEYS, [record(KEYS[0]), record(KEYS[1], "missed")], 1e-6, COMPARED)
-    assert done.complete
-    assert not done.passed
+@pytest.mark.parametrize(
+    ("changes", "passed"),
+    [
+        ({}, True),
+        ({"backends": None}, True),
+        ({"checks": [PASSED[0], record(KEYS[1], "missed")]}, False),
+        ({"round_trip": 1e-3}, False),
+        ({"round_trip": float("nan")}, False),
+        ({"backends": []}, False),
+        ({"backends": [replace(COMPARED[0], passed=False)]}, False),
+        ({"weights": [Weights("model.fp32.onnx", 0, 9, 1e-6, ())]}, False),
+        ({"weights": [Weights("model.fp32.onnx", 3, 9, 1e-6, ("a.bias",))]}, False),
+    ],
+)
+def test_everything_has_to_pass(changes: dict[str, Any], passed: bool) -> None:
+    usual: dict[str, Any] = {"checks": PASSED, "round_trip": 1e-6, "backends": COMPARED}
+    verdict = judge(KEYS, **usual | changes)
+    assert (verdict.complete, verdict.passed) == (True, passed)
 
 
-def test_nothing_due_is_no_pass() -> None:
-    assert not judge([], [], 1e-6, COMPARED).complete
-
-
-@pytest.mark.parametrize("trip", [1e-3, float("nan")])
-def test_a_round_trip_beyond_its_bar_is_no_pass(trip: float) -> None:
-    assert not judge(KEYS, [record(key) for key in KEYS], trip, COMPARED).passed
-
-
-def test_backends_that_were_not_compared_are_no_pass() -> None:
-    assert not judge(KEYS, [record(key) for key in KEYS], 1e-6, []).passed
-
-
-def test_backends_that_differ_are_no_pass() -> None:
-    differing = [*COMPARED, replace(COMPARED[0], passed=False)]
-    assert not judge(KEYS, [record(key) for key in KEYS], 1e-6, differing).passed
-
-
-@pytest.mark.parametrize(("tensors", "changed"), [(0, ()), (3, ("a.bias",))])
-def test_weights_that_are_not_the_networks_are_no_pass(
-    tensors: int, changed: tuple[str, ...]
-) -> None:
-    weights = [Weights("model.fp32.onnx", tensors, 9, 1e-6, changed)]
-    checks = [record(key) for key in KEYS]
-    assert not judge(KEYS, checks, 1e-6, COMPARED, weights).passed
-
-
-def test_a_bundle_none_of_whose_graphs_ran_is_no_pass() -> None:
-    checks = [record(key) for key in KEYS]
-    assert judge(KEYS, checks, 1e-6, None).passed
-    assert not judge(KEYS, checks, 1e-6, None, graphs=False).complete
+def test_without_a_graph_a_certificate_is_incomplete() -> None:
+    assert not judge(KEYS, PASSED, 1e-6, None, graphs=False).complete
 
 
 @pytest.mark.usefixtures("single")
