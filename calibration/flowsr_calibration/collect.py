@@ -14,8 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from flowsr_calibration.crops import Crop, CropPlan, Pictures
-from flowsr_calibration.feeds import feeds_of
+from flowsr_calibration.crops import Crop, CropPlan, Pictures, feeds_of
 from flowsr_calibration.statistics import Statistics, load_statistics
 from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.bundle.manifest import Manifest

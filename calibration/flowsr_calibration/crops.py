@@ -1,4 +1,4 @@
-"""Calibration set: textured low-resolution crops, with one image in memory at a time."""
+"""Calibration set: textured low-resolution crops, and a graph's inputs for them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_runtime import output_size, read_picture
+from flowsr_runtime import Window, output_size, read_picture
+from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import FlowsrError, PictureError, UsageError
 from flowsr_runtime.geometry import size_text
 from flowsr_runtime.pictures.depth import to_depth
 from flowsr_runtime.pictures.files import SUFFIXES
+from flowsr_runtime.pictures.pixels import full_range
+from flowsr_runtime.tiling.noise import latent as draw_latent
 
-__all__ = ["MIN_PICTURES", "Crop", "CropPlan", "Pictures", "find_pictures"]
+__all__ = [
+    "MIN_PICTURES",
+    "Crop",
+    "CropPlan",
+    "Pictures",
+    "feeds_of",
+    "find_pictures",
+    "scales_for",
+]
 
 MIN_PICTURES: Final = 4
 """Fewer images do not generalize to unseen ones."""
@@ -27,6 +38,8 @@ MIN_PICTURES: Final = 4
 HELD_OUT: Final = 0.2  # share of the images
 MAX_HELD_OUT: Final = 12
 CANDIDATES: Final = 16  # places in an image of which one is drawn by its texture
+TEMPERATURE: Final = 0.5  # of the latents without a learned prior
+ANY_SCALE: Final = (Fraction(2), Fraction(3), Fraction(4))
 LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
 FLAT: Final = 0.5  # mean difference of neighbors in a flat surface with noise, eight-bit steps
 
@@ -168,6 +181,44 @@ def find_pictures(folder: Path, plan: CropPlan) -> Pictures:
         else:
             digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
     return _split(folder, digests, tuple(skipped), plan.seed)
+
+
+def scales_for(manifest: Manifest) -> tuple[Fraction, ...]:
+    """Return the scales for calibration: the graph's own, or 2, 3 and 4."""
+    return ANY_SCALE if manifest.scale is None else (manifest.scale,)
+
+
+def feeds_of(manifest: Manifest, crop: Crop) -> dict[str, NDArray[Any]]:
+    """Return the graph's inputs for a crop, whose sides must be multiples of the manifest's.
+
+    Args:
+        manifest: Manifest of the bundle.
+        crop: Crop to upscale.
+
+    Returns:
+        `input` (1, 3, n, n), `geometry` (10,) int64, latents (1, D, rows, columns).
+    """
+    picture = crop.low.transpose(2, 0, 1)[None]
+    feeds: dict[str, NDArray[Any]] = {"input": np.ascontiguousarray(picture)}
+    if manifest.io == "float32":
+        feeds["input"] = full_range(feeds["input"])
+    lr = (crop.low.shape[0], crop.low.shape[1])
+    size = (output_size(lr[0], crop.scale), output_size(lr[1], crop.scale))
+    if manifest.geometry:
+        feeds["geometry"] = Window.whole(lr, size).geometry()
+    for stream, latent in enumerate(manifest.latents):
+        rows, columns = latent.grid(size)
+        feeds[latent.name] = draw_latent(
+            crop.index,
+            top=0,
+            left=0,
+            rows=rows,
+            columns=columns,
+            channels=latent.channels,
+            temperature=TEMPERATURE,
+            stream=stream,
+        )
+    return feeds
 
 
 def _split(

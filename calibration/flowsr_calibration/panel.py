@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from flowsr_calibration.crops import Crop
-from flowsr_calibration.feeds import feeds_of
+from flowsr_calibration.crops import Crop, feeds_of
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.pictures.depth import full_scale, to_depth

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flowsr_export.bench.memory import Memory
 from flowsr_export.bench.targets import Measures, ModelTarget
-from flowsr_export.bench.timing import Block, summarize, unloaded
+from flowsr_export.bench.timing import Block, Summary, summarize, unloaded
 from flowsr_export.inputs.cases import Case
 from flowsr_export.machine.load import LOADED_SHARE
 from flowsr_export.machine.probes import Probe
@@ -143,31 +143,40 @@ class BlockEntry:
 
 
 @dataclass(frozen=True)
-class Row(RowKey):
+class Timed:
+    """Blocks of runs and their load.
+
+    Attributes:
+        runs: Number of runs that count.
+        load: Whether blocks under a load of other processes had to be counted.
+        loaded_blocks: Number of blocks under such a load.
+        blocks: All blocks.
+    """
+
+    runs: int
+    load: Load
+    loaded_blocks: int
+    blocks: tuple[BlockEntry, ...]
+
+
+@dataclass(frozen=True)
+class Row(Timed, RowKey):
     """Measurements of one benchmark case.
 
     Attributes:
         device: GPU index.
         seconds: Percentiles, mean and minimum of the time of a run.
-        runs: Number of runs that count.
         megapixels_per_second: Output at the median.
         multiply_adds: Multiply-adds of one run.
         efficiency: Share of the machine's rate of multiply-adds, None if that is unknown.
-        load: Whether blocks under a load of other processes had to be counted.
-        loaded_blocks: Number of such blocks.
-        blocks: All blocks.
         memory: Peak memory, None if it was not measured.
     """
 
     device: int
     seconds: dict[str, float]
-    runs: int
     megapixels_per_second: float
     multiply_adds: int
     efficiency: float | None
-    load: Load
-    loaded_blocks: int
-    blocks: tuple[BlockEntry, ...]
     memory: Memory | None
 
     @classmethod
@@ -194,7 +203,7 @@ class Row(RowKey):
 
 
 @dataclass(frozen=True)
-class ProbeEntry:
+class ProbeEntry(Timed):
     """Speed of the machine itself.
 
     Attributes:
@@ -204,10 +213,6 @@ class ProbeEntry:
         unit: "multiply-adds" or "bytes".
         best_per_second: Rate of the fastest run.
         median_per_second: Rate of the median run.
-        runs: Number of runs that count.
-        load: As for `Row`.
-        loaded_blocks: As for `Row`.
-        blocks: All blocks.
     """
 
     name: str
@@ -216,10 +221,6 @@ class ProbeEntry:
     unit: str
     best_per_second: float
     median_per_second: float
-    runs: int
-    load: Load
-    loaded_blocks: int
-    blocks: tuple[BlockEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -343,14 +344,11 @@ def row_entry(
             "mean": round(summary.mean, DIGITS),
             "minimum": round(summary.minimum, DIGITS),
         },
-        runs=summary.runs,
         megapixels_per_second=key.pixels[1] / 1e6 / median,
         multiply_adds=work,
         efficiency=None if rate is None else work / median / rate,
-        load=_load(blocks),
-        loaded_blocks=_loaded_count(blocks),
-        blocks=_block_entries(blocks),
         memory=memory,
+        **_timed(summary, blocks),
     )
 
 
@@ -358,16 +356,13 @@ def probe_entry(probe: Probe, blocks: Sequence[Block]) -> ProbeEntry:
     """Summarize the blocks of a probe."""
     summary = summarize(unloaded(blocks, other_cores_limit()), [])
     return ProbeEntry(
-        probe.name,
-        probe.kind,
-        probe.place,
+        name=probe.name,
+        kind=probe.kind,
+        place=probe.place,
         unit="multiply-adds" if probe.kind == "matmul" else "bytes",
         best_per_second=probe.amount / summary.minimum,
         median_per_second=probe.amount / summary.percentiles[50.0],
-        runs=summary.runs,
-        load=_load(blocks),
-        loaded_blocks=_loaded_count(blocks),
-        blocks=_block_entries(blocks),
+        **_timed(summary, blocks),
     )
 
 
@@ -424,25 +419,20 @@ def _least_squares(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return best
 
 
-def _loaded_count(blocks: Sequence[Block]) -> int:
-    return sum(block.loaded(other_cores_limit()) for block in blocks)
-
-
-def _load(blocks: Sequence[Block]) -> Load:
-    """Return whether loaded blocks are among those that count."""
-    if all(block.others is None for block in blocks):
-        return "unknown"
-    quiet = len(blocks) - _loaded_count(blocks)
-    return "quiet" if len(unloaded(blocks, other_cores_limit())) == quiet else "loaded"
-
-
-def _block_entries(blocks: Sequence[Block]) -> tuple[BlockEntry, ...]:
-    return tuple(
+def _timed(summary: Summary, blocks: Sequence[Block]) -> dict[str, Any]:
+    """Return the fields of `Timed`."""
+    limit = other_cores_limit()
+    entries = tuple(
         BlockEntry(
             round(block.begin, DIGITS),
             tuple(round(seconds, DIGITS) for seconds in block.seconds),
             None if block.others is None else round(block.others, 3),
-            block.loaded(other_cores_limit()),
+            block.loaded(limit),
         )
         for block in blocks
     )
+    loaded = sum(entry.loaded for entry in entries)
+    load: Load = "quiet" if len(unloaded(blocks, limit)) == len(blocks) - loaded else "loaded"
+    if all(block.others is None for block in blocks):
+        load = "unknown"
+    return {"runs": summary.runs, "load": load, "loaded_blocks": loaded, "blocks": entries}

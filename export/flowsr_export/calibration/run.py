@@ -14,9 +14,8 @@ from onnx import ModelProto
 from flowsr_calibration.bias import Correction, bias_corrections, with_corrections
 from flowsr_calibration.codes import EightBits, codes_of
 from flowsr_calibration.collect import TensorTap, collect, statistics_key
-from flowsr_calibration.crops import CropPlan, Pictures, find_pictures
+from flowsr_calibration.crops import CropPlan, Pictures, feeds_of, find_pictures, scales_for
 from flowsr_calibration.equalization import equalize_pairs, pairs_of
-from flowsr_calibration.feeds import feeds_of, scales_for
 from flowsr_calibration.layers import Layer, blocks_of, layers_of
 from flowsr_calibration.panel import Agreement, HeldOutSet
 from flowsr_calibration.quantize import QuantizationForm, quantize_layers, tensors_of

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_calibration.collect import TensorTap
-from flowsr_calibration.crops import CropPlan
-from flowsr_calibration.feeds import feeds_of
+from flowsr_calibration.crops import CropPlan, feeds_of
 from flowsr_calibration.layers import layers_of
 from flowsr_calibration.panel import HeldOutSet
 from flowsr_calibration.quantize import QuantizationForm, quantize_layers, tensors_of
