@@ -181,7 +181,7 @@ class IslandGraph(LinfGraph):
         position = self._positions(patch, _ratio(axis) / 2 * axis.patch)
         low = position.floor().long()
         index = torch.stack((low, low + 1), dim=-1)
-        index = torch.minimum(index.clamp(min=0), torch.as_tensor(axis.lr) - 1)
+        index = torch.minimum(index.clamp(min=0), torch.as_tensor(axis.low_res) - 1)
         offset = 2 * (position.unsqueeze(-1) - index.to(self.dtype))
         other = offset.flip(-1).abs()
         total = other.sum(-1, keepdim=True)
@@ -337,7 +337,7 @@ def _psnr(errors: NDArray[np.float64]) -> float:
 
 
 def _ratio(axis: Axis) -> Tensor:
-    lr, out = torch.as_tensor(axis.lr), torch.as_tensor(axis.out)
+    lr, out = torch.as_tensor(axis.low_res), torch.as_tensor(axis.output)
     return 2 * lr.float() / out.float()
 
 

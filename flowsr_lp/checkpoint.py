@@ -102,10 +102,10 @@ def load_checkpoint(
         raise CheckpointError(
             f"prior {prior} is one of {names[1]}-LP, the model {model} is {names[0]}"
         )
-    width, wanted = _widths(module), _widths(flow)
-    if width != wanted:
+    width, expected = _widths(module), _widths(flow)
+    if width != expected:
         raise CheckpointError(
-            f"prior {prior} is for latents {width} wide, the model {model} has {wanted}"
+            f"prior {prior} is for latents {width} wide, the model {model} has {expected}"
         )
     config = {"model": spec, "prior": prior_spec}
     return Checkpoint(_joined(flow, module), config, model_sha256, prior_sha256)
@@ -122,8 +122,8 @@ def save_weights(
     """Write a safetensors file that `load_checkpoint` reads, under its name only when whole.
 
     Args:
-        path: File to write; replaced if it is there.
-        kind: What it is.
+        path: File to write; an existing one is replaced.
+        kind: Whether the file holds a flow or a prior.
         spec: `{"name": ..., "args": {...}}`.
         tensors: The module's state dict.
 
@@ -160,6 +160,8 @@ def _load_model(
         if blocks is not None:
             raise CheckpointError(f"{path} is not an SRFlow model: blocks are not for it")
         spec = model_spec_from_tensors(tensors, file.spec, path)
+        if file.spec and file.spec.get("guard"):
+            spec = {**spec, "guard": True}
         flow = linf_from_spec(spec)
     _fill(flow, tensors, path)
     return flow, spec, file.sha256
@@ -281,21 +283,24 @@ def _named(entry: object) -> dict[str, Any] | None:
         return None
     name, args = entry.get("name"), entry.get("args") or {}
     known = isinstance(name, (str, type(None))) and isinstance(args, dict)
-    return {"name": name, "args": args} if known else None
+    if not known:
+        return None
+    guard = {"guard": True} if entry.get("guard") is True else {}
+    return {"name": name, "args": args, **guard}
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load every parameter; what inference never reads may be there, nothing else."""
-    wanted = module.state_dict()
-    missing = [name for name in wanted if name not in tensors]
-    extra = [n for n in tensors if n not in wanted and not n.startswith(UNUSED_PREFIXES)]
+    """Load every parameter; only tensors that inference never reads may be extra."""
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    extra = [n for n in tensors if n not in expected and not n.startswith(UNUSED_PREFIXES)]
     if missing or extra:
         name, verb = (missing[0], "lacks") if missing else (extra[0], "has an unknown")
         raise CheckpointError(f"{path} {verb} tensor {name}")
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         if tensor.shape != tensors[name].shape:
             raise CheckpointError(
                 f"{path}: tensor {name} must be {tuple(tensor.shape)} for the architecture it "
                 f"names, got {tuple(tensors[name].shape)}"
             )
-    module.load_state_dict({name: tensors[name].to(wanted[name].dtype) for name in wanted})
+    module.load_state_dict({name: tensors[name].to(expected[name].dtype) for name in expected})

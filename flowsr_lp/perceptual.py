@@ -79,11 +79,11 @@ class VggLoss(nn.Module):
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Distance of two RGB batches in [0, 1], (B, 3, H, W), a scalar."""
         with torch.no_grad():
-            wanted = self.features(target)
+            expected = self.features(target)
         got = self.features(output)
         terms = [
             (g - t).abs().mean() / t.abs().mean().clamp_min(TINY)
-            for g, t in zip(got, wanted, strict=True)
+            for g, t in zip(got, expected, strict=True)
         ]
         return torch.stack(terms).mean()
 
@@ -163,24 +163,24 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: If the file is missing, or not what its name says.
     """
     try:
-        found = _unpickled(path) if path.suffix in PICKLED else load_file(path)
+        tensors = _unpickled(path) if path.suffix in PICKLED else load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}: {error}") from error
-    return {name: tensor.float() for name, tensor in found.items()}
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():  # PyTorch's, about the pickle protocol
             warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # whatever the unpickler meets in a file of another kind
         raise CheckpointError(f"weights {path} are not a PyTorch state dict") from error
-    if not (isinstance(found, dict) and all(isinstance(x, Tensor) for x in found.values())):
+    if not (isinstance(content, dict) and all(isinstance(x, Tensor) for x in content.values())):
         raise CheckpointError(f"weights {path} are not a PyTorch state dict")
-    return found
+    return content
 
 
 def _tensor(tensors: dict[str, Tensor], name: str, path: Path) -> Tensor:

@@ -1,14 +1,20 @@
-"""What the tests of all rooms share: the GPU, where there is one, and few threads."""
+"""Fixtures and settings of all tests: the GPU, few threads, no deadlines."""
 
 import os
 
 import pytest
+from hypothesis import settings
 
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import ProviderError
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: a thread of PyTorch each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Timings never decide a test.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture

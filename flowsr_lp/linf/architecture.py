@@ -26,7 +26,7 @@ def model_spec_from_tensors(
     Args:
         tensors: State dict.
         named: The spec that the file states, None for a bare state dict.
-        path: Where it came from, for messages.
+        path: Source of the tensors, for messages.
 
     Returns:
         `{"name": "linf" | "linf-patch", "args": {...}}`, complete: every size is stated.
@@ -60,7 +60,7 @@ def prior_spec_from_tensors(
     Args:
         tensors: State dict.
         named: The spec that the file states, None for a bare state dict.
-        path: Where it came from, for messages.
+        path: Source of the tensors, for messages.
 
     Returns:
         `{"name": "unet" | "edsr-baseline-latent", "args": {...}}`, complete.

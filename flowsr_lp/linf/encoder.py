@@ -48,7 +48,7 @@ class EDSR(nn.Module):
         self.body = nn.Sequential(*blocks, conv3x3(n_feats, n_feats))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a normalised picture (B, 3, h, w) to features (B, out_dim, h, w)."""
+        """Map a normalized picture (B, 3, h, w) to features (B, out_dim, h, w)."""
         head = self.head(x)
         out: Tensor = self.body(head) + head
         return out
@@ -104,7 +104,7 @@ class RRDB(nn.Module):
         self.trunk_conv = conv3x3(nf, nf)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a normalised picture (B, 3, h, w) to features (B, nf, h, w)."""
+        """Map a normalized picture (B, 3, h, w) to features (B, nf, h, w)."""
         first = self.conv_first(x)
         out: Tensor = first + self.trunk_conv(self.RRDB_trunk(first))
         return out
@@ -156,7 +156,7 @@ class RDN(nn.Module):
         self.GFF = nn.Sequential(nn.Conv2d(blocks * G0, G0, 1), conv3x3(G0, G0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a normalised picture (B, 3, h, w) to features (B, G0, h, w)."""
+        """Map a normalized picture (B, 3, h, w) to features (B, G0, h, w)."""
         first = self.SFENet1(x)
         x = self.SFENet2(first)
         outs = []

@@ -1,6 +1,6 @@
 """LINF and LINF-LP: flow-based super-resolution at any scale; spec/linf.md."""
 
-__all__ = ["LINF", "Conditioning", "LinfLP", "Prediction", "linf_from_spec"]
+__all__ = ["LINF", "Conditioning", "LinfLP", "Prediction", "guarded", "linf_from_spec"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,24 +17,28 @@ from flowsr_lp.linf.prior import Prior
 from flowsr_lp.linf.query import Border, Queries, queries
 from flowsr_runtime.errors import CheckpointError, ShapeError
 
+# Largest distance from gray that a guarded patch may have, normalized: [-0.1, 1.1] in RGB.
+GUARD_LIMIT = 1.2
 DEFAULTS = {"flow_layers": 10, "num_layer": 3, "hidden_dim": 256}
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the flow is conditioned on, for N = rows · cols patches.
+    """Condition of the flow for N = rows · cols patches.
 
     Attributes:
         rows: Patch rows.
         cols: Patch columns.
         scale: Factors, (B, N, L, D).
         shift: Shifts, (B, N, L, D).
+        origin: Rows and columns by which the patch grid begins before the image.
     """
 
     rows: int
     cols: int
     scale: Tensor
     shift: Tensor
+    origin: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,11 @@ class Prediction:
 
 
 class LINF(nn.Module):
-    """Encoder, local Fourier features, conditioner and flow; parameter names as released."""
+    """Encoder, local Fourier features, conditioner and flow; parameter names as released.
+
+    Attributes:
+        guard: Whether inference shrinks patches with values out of range; see `guarded`.
+    """
 
     def __init__(
         self,
@@ -65,6 +73,7 @@ class LINF(nn.Module):
     ) -> None:
         """Build the network around an encoder with an `out_dim`."""
         super().__init__()
+        self.guard = False
         self.patch_size = patch_size
         self.width = 3 * patch_size**2
         self.flow_layers = flow_layers
@@ -81,15 +90,24 @@ class LINF(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.imnet = Flow(self.width, flow_layers)
 
-    def condition(self, x: Tensor, size: tuple[int, int], border: Border) -> Conditioning:
+    def condition(
+        self,
+        x: Tensor,
+        size: tuple[int, int],
+        border: Border,
+        origin: tuple[int, int] = (0, 0),
+        features: tuple[Tensor, Tensor] | None = None,
+    ) -> Conditioning:
         """Compute the flow's factors and shifts; spec/linf.md, stages 2 to 4.
 
         Args:
-            x: Normalised picture in [-1, 1], (B, 3, h, w).
+            x: Normalized picture in [-1, 1], (B, 3, h, w).
             size: Output size (H, W).
-            border: What a patch beyond the edge reads.
+            border: Rule for patches beyond the edge.
+            origin: Rows and columns by which the patch grid begins before the image.
+            features: Result of `features`, if it is known; saves the encoder a run.
         """
-        query = queries((x.shape[-2], x.shape[-1]), size, self.patch_size, border)
+        query = queries((x.shape[-2], x.shape[-1]), size, self.patch_size, border, origin)
         query = Queries(
             query.rows,
             query.cols,
@@ -98,20 +116,30 @@ class LINF(nn.Module):
             query.weight.to(x.device, x.dtype),
         )
         cell = x.new_tensor([2 * x.shape[-2] / size[0], 2 * x.shape[-1] / size[1]])
-        rows = self._fourier(x, query, cell)
+        rows = self._fourier(features or self.features(x), query, cell)
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):  # a 1x1 convolution is a matrix product of rows
                 rows = F.linear(rows, layer.weight.flatten(1), layer.bias)
             else:
                 rows = layer(rows)
         scale, shift = scale_and_shift(rows, self.flow_layers)
-        return Conditioning(query.rows, query.cols, scale, shift)
+        return Conditioning(query.rows, query.cols, scale, shift, origin)
 
-    def _fourier(self, x: Tensor, query: Queries, cell: Tensor) -> Tensor:
-        """Local Fourier features, (B, N, 4 · hidden)."""
-        features = self.encoder(x)
-        coef = _gather(self.coef(features), query.index)
-        freq = _gather(self.freq(features), query.index)
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute amplitudes and frequencies of every low-resolution pixel.
+
+        Args:
+            x: Normalized image in [-1, 1], (B, 3, h, w).
+
+        Returns:
+            Two maps, each (B, hidden, h, w).
+        """
+        encoded = self.encoder(x)
+        return self.coef(encoded), self.freq(encoded)
+
+    def _fourier(self, features: tuple[Tensor, Tensor], query: Queries, cell: Tensor) -> Tensor:
+        """Compute local Fourier features, (B, N, 4 · hidden)."""
+        coef, freq = (_gather(each, query.index) for each in features)
         f_row, f_col = freq.chunk(2, dim=-1)
         angle = f_row * query.offset[..., :1] + f_col * query.offset[..., 1:] + self.phase(cell)
         waves = torch.cat((torch.cos(torch.pi * angle), torch.sin(torch.pi * angle)), dim=-1)
@@ -122,11 +150,27 @@ class LINF(nn.Module):
         z = self.imnet.encode(self._patches(residual, c), c.scale, c.shift)
         return _grid(z, c)
 
-    def decode(self, z: Tensor, c: Conditioning, size: tuple[int, int]) -> Tensor:
-        """Map a latent (B, D, rows, cols) to the residual (B, 3, H, W) that it stands for."""
+    def decode(
+        self, z: Tensor, c: Conditioning, size: tuple[int, int], base: Tensor | None = None
+    ) -> Tensor:
+        """Map a latent to its residual.
+
+        Args:
+            z: Latent, (B, D, rows, cols).
+            c: Condition of the flow.
+            size: Output size (H, W).
+            base: Interpolated image that the residual is added to, (B, 3, H, W) in [-1, 1];
+                with it and `guard`, patches out of range are shrunk.
+
+        Returns:
+            Residual, (B, 3, H, W).
+        """
         vectors = self.imnet.decode(z.flatten(2).mT, c.scale, c.shift)
+        if self.guard and base is not None:
+            vectors = guarded(vectors, self._patches(base, c), -1)
         folded = F.pixel_shuffle(_grid(vectors, c), self.patch_size)
-        return folded[..., : size[0], : size[1]]
+        top, left = c.origin
+        return folded[..., top : top + size[0], left : left + size[1]]
 
     def log_likelihood(self, residual: Tensor, c: Conditioning) -> Tensor:
         """Log density of each patch of a residual (B, 3, H, W) in nats, (B, N)."""
@@ -134,9 +178,10 @@ class LINF(nn.Module):
 
     def _patches(self, residual: Tensor, c: Conditioning) -> Tensor:
         """Cut (B, 3, H, W) into vectors (B, N, D), zero beyond the picture."""
-        bottom = c.rows * self.patch_size - residual.shape[-2]
-        right = c.cols * self.patch_size - residual.shape[-1]
-        padded = F.pad(residual, (0, right, 0, bottom))
+        top, left = c.origin
+        bottom = c.rows * self.patch_size - residual.shape[-2] - top
+        right = c.cols * self.patch_size - residual.shape[-1] - left
+        padded = F.pad(residual, (left, right, top, bottom))
         return F.pixel_unshuffle(padded, self.patch_size).flatten(2).mT
 
 
@@ -156,13 +201,13 @@ class LinfLP(nn.Module):
         latent: Tensor | None = None,
         border: Border = "extend",
     ) -> Prediction:
-        """Enlarge a picture; spec/linf.md, stages 1 to 7.
+        """Upscale an image; spec/linf.md, stages 1 to 7.
 
         Args:
             rgb: Low-resolution picture in [0, 1], (B, 3, h, w).
             size: Output size (H, W).
             latent: Latent to decode, (B, D, rows, cols); the learned prior's when None.
-            border: What a patch beyond the edge reads.
+            border: Rule for patches beyond the edge.
 
         Raises:
             ShapeError: If there is neither a learned prior nor a latent.
@@ -175,7 +220,8 @@ class LinfLP(nn.Module):
                 raise ShapeError("latent must be given, the model has no learned prior")
             encoded = self.linf.encode(low_frequency_residual(x, size), c)
             latent = self.prior(encoded, x)
-        y = self.linf.decode(latent, c, size) + resize(x, size)
+        base = resize(x, size)
+        y = self.linf.decode(latent, c, size, base) + base
         return Prediction(y * 0.5 + 0.5, latent, encoded)
 
     def sample(
@@ -186,7 +232,7 @@ class LinfLP(nn.Module):
         generator: torch.Generator | None = None,
         border: Border = "extend",
     ) -> Prediction:
-        """Enlarge a picture with a latent drawn from temperature · N(0, I)."""
+        """Upscale an image with a latent drawn from temperature · N(0, I)."""
         rows, cols = self.latent_size(size, border)
         shape = (rgb.shape[0], self.linf.width, rows, cols)
         noise = torch.randn(shape, generator=generator, dtype=rgb.dtype).to(rgb.device)
@@ -197,6 +243,21 @@ class LinfLP(nn.Module):
         """Rows and columns of the latent of an output of `size` (H, W)."""
         query = queries((1, 1), size, self.linf.patch_size, border)
         return query.rows, query.cols
+
+
+def guarded(residual: Tensor, base: Tensor, dim: int) -> Tensor:
+    """Shrink the residual of patches until no value leaves [-0.1, 1.1] in RGB.
+
+    Args:
+        residual: Residual patches, normalized, with the values of a patch along `dim`.
+        base: Interpolated image in [-1, 1], of the same shape, 0 beyond the image.
+        dim: Dimension of a patch's values.
+
+    Returns:
+        Residual patches; those in range are unchanged.
+    """
+    excess = residual.abs() / (GUARD_LIMIT - base * residual.sign())
+    return residual / excess.amax(dim, keepdim=True).clamp(min=1)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -214,7 +275,8 @@ def linf_from_spec(spec: Mapping[str, Any]) -> LINF:
     """Build the network that a checkpoint's `model` entry names.
 
     Args:
-        spec: `{"name": "linf" | "linf-patch", "args": {...}}` as in a released checkpoint.
+        spec: `{"name": "linf" | "linf-patch", "args": {...}}` as in a released checkpoint;
+            `"guard": true` turns the guard on.
 
     Raises:
         CheckpointError: If the name or the encoder is unknown.
@@ -224,7 +286,9 @@ def linf_from_spec(spec: Mapping[str, Any]) -> LINF:
         raise CheckpointError(f"model must be linf or linf-patch, got {name!r}")
     patch = int(args.get("patch_size", 3)) if name == "linf-patch" else 1
     sizes = {key: int(args.get(key, value)) for key, value in DEFAULTS.items()}
-    return LINF(encoder_from_spec(args.get("encoder_spec") or {}), patch, **sizes)
+    linf = LINF(encoder_from_spec(args.get("encoder_spec") or {}), patch, **sizes)
+    linf.guard = spec.get("guard") is True
+    return linf
 
 
 def _grid(vectors: Tensor, c: Conditioning) -> Tensor:

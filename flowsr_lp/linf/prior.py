@@ -174,7 +174,7 @@ class UNet(LatentInput):
 
         Args:
             z: Encoded latent of the low-frequency residual, (B, D, rows, cols).
-            x: Normalised low-resolution picture, (B, 3, h, w).
+            x: Normalized low-resolution picture, (B, 3, h, w).
 
         Returns:
             Latent, (B, D, rows, cols).

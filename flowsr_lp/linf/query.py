@@ -35,22 +35,30 @@ def patch_count(size: int, patch: int, border: Border) -> int:
     return size // patch + 1 if border == "paired" else -(-size // patch)
 
 
-def queries(lr: tuple[int, int], size: tuple[int, int], patch: int, border: Border) -> Queries:
+def queries(
+    lr: tuple[int, int],
+    size: tuple[int, int],
+    patch: int,
+    border: Border,
+    origin: tuple[int, int] = (0, 0),
+) -> Queries:
     """Lay out the queries of one picture; spec/linf.md "Query geometry, exactly".
 
     Args:
         lr: Low-resolution size (h, w).
         size: Output size (H, W).
         patch: Patch side p; 1 for the pixel variant.
-        border: What a patch beyond the picture's edge reads.
+        border: Rule for patches beyond the image's edge.
+        origin: Rows and columns by which the patch grid begins before the image; training
+            alone moves it.
 
     Returns:
         Geometry of N = rows · cols patches in row-major order.
     """
-    rows, cols = (patch_count(s, patch, border) for s in size)
+    rows, cols = (patch_count(s + o, patch, border) for s, o in zip(size, origin, strict=True))
     # Twice the centre plus one, 2Y + 1, is an integer for odd and even patches alike.
-    y = (patch * (2 * torch.arange(rows) + 1)).view(-1, 1).expand(rows, cols)
-    x = (patch * (2 * torch.arange(cols) + 1)).view(1, -1).expand(rows, cols)
+    y = (patch * (2 * torch.arange(rows) + 1) - 2 * origin[0]).view(-1, 1).expand(rows, cols)
+    x = (patch * (2 * torch.arange(cols) + 1) - 2 * origin[1]).view(1, -1).expand(rows, cols)
     if border != "extend":
         outside = (y > 2 * size[0]) | (x > 2 * size[1])
         y, x = torch.where(outside, size[0], y), torch.where(outside, size[1], x)

@@ -57,7 +57,7 @@ def srflow_spec(
         tensors: State dict, unwrapped.
         named: The spec that the file states, None for a bare state dict.
         blocks: Stacked blocks that the caller states.
-        path: Where it came from, for messages.
+        path: Source of the tensors, for messages.
 
     Returns:
         `{"name": "srflow", "args": {...}}`, complete: every size is stated.
@@ -97,7 +97,7 @@ def srflow_prior_spec(
     Args:
         tensors: State dict, unwrapped.
         named: The spec that the file states, None for a bare state dict.
-        path: Where it came from, for messages.
+        path: Source of the tensors, for messages.
 
     Returns:
         `{"name": "unet", "args": {...}}`, complete.

@@ -1,4 +1,4 @@
-"""The conditional coupling of SRFlow, and the convolutions that it is made of."""
+"""The conditional coupling of SRFlow and its convolutions."""
 
 __all__ = ["ActNorm", "Coupling", "GainedConv", "even_and_odd"]
 
@@ -42,7 +42,7 @@ class GainedConv(nn.Conv2d):
     """A 3x3 convolution times exp(3 · logs)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        """Start at zero, so that an untrained coupling hardly changes its input."""
+        """Start at zero: an untrained coupling hardly changes its input."""
         super().__init__(in_channels, out_channels, 3, padding=1)
         self.logs = nn.Parameter(torch.zeros(out_channels, 1, 1))
         for tensor in (self.weight, self.bias):

@@ -65,7 +65,7 @@ class Step(nn.Module):
 
 
 class Split(nn.Module):
-    """Half of the channels leave as a latent, normalised by what the other half predicts."""
+    """Split off half of the channels as a latent, normalized by a prediction of the rest."""
 
     def __init__(self, channels: int) -> None:
         """Split `channels`; the first half goes on."""
@@ -80,7 +80,7 @@ class Split(nn.Module):
             x: Input, (B, C, rows, cols).
 
         Returns:
-            What goes on, (B, C/2, rows, cols), the latent of that shape, and log |det|, (B,).
+            The remaining half, (B, C/2, rows, cols), the latent, the same, and log |det|, (B,).
         """
         x, second = x[:, : self.own], x[:, self.own :]
         mean, logs = self._mean_and_logs(x)
@@ -100,7 +100,7 @@ class Level(NamedTuple):
 
     Attributes:
         steps: In the order of encoding.
-        split: What follows them; None where nothing leaves.
+        split: Split after the steps; None if there is none.
     """
 
     steps: list[Step]
@@ -157,7 +157,7 @@ class SrflowFlow(nn.Module):
 
         Args:
             y: Picture, (B, 3, H, W), H and W multiples of 2^L.
-            u: What each level is conditioned on, the finest first, (B, features, …).
+            u: Conditions of each level, the finest first, (B, features, …).
 
         Returns:
             The latents, the finest first, each (B, D, rows, cols), of the type of `y`, and

@@ -40,7 +40,7 @@ class SrflowPrediction:
     Attributes:
         output: RGB, unclamped, [0, 1] nominal, (B, 3, scale · h, scale · w).
         latents: The latents that were decoded, the finest first, each (B, D, rows, cols).
-        encoded: Latents of the enlarged picture, of the same shapes; None when given.
+        encoded: Latents of the interpolated image, of the same shapes; None if given.
     """
 
     output: Tensor
@@ -55,7 +55,7 @@ class SRFlow(nn.Module):
         scale: Output pixels per input pixel and side.
         blocks: Indices of the trunk's blocks that the flow reads.
         multiple: Sides of its pictures are multiples of this.
-        latents: Its latents, the finest first.
+        latents: Latents, the finest first.
     """
 
     multiple = 2
@@ -169,7 +169,7 @@ class SrflowLP(nn.Module):
         u = self.srflow.condition(rgb)
         if latents is None:
             assert self.prior is not None
-            encoded = self.srflow.encode(enlarge(rgb, self.srflow.scale), u)
+            encoded = self.srflow.encode(interpolate(rgb, self.srflow.scale), u)
             latents = self.prior(encoded)
         output = self.srflow.decode(latents, u)[..., : size[0], : size[1]]
         return SrflowPrediction(output, list(latents), encoded)
@@ -203,7 +203,7 @@ def pad_to_even(x: Tensor) -> Tensor:
     return x
 
 
-def enlarge(rgb: Tensor, scale: int) -> Tensor:
+def interpolate(rgb: Tensor, scale: int) -> Tensor:
     """Enlarge (B, 3, h, w) bilinearly: the picture whose latents the prior reads."""
     return resize(rgb, (scale * rgb.shape[2], scale * rgb.shape[3]))
 
@@ -215,7 +215,7 @@ def srflow_from_spec(spec: Mapping[str, Any]) -> SRFlow:
         spec: `{"name": "srflow", "args": {...}}` with the arguments of `SRFlow`.
 
     Raises:
-        CheckpointError: If the name or an argument is unknown, lacking or of another kind.
+        CheckpointError: If the name or an argument is unknown, missing or of another type.
     """
     name, args = spec.get("name"), DEFAULTS | dict(spec.get("args") or {})
     if name != "srflow":

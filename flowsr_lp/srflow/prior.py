@@ -68,7 +68,7 @@ class SrflowPrior(nn.Module):
         outs = []
         for index, latent in enumerate(latents):
             branch = self.branch(index)
-            outs.append(pass_levels(branch.input_proj(_normalised(latent)), *branch[1:]))
+            outs.append(pass_levels(branch.input_proj(_normalized(latent)), *branch[1:]))
         return outs
 
 
@@ -91,6 +91,6 @@ def srflow_prior_from_spec(spec: Mapping[str, Any]) -> SrflowPrior:
     return SrflowPrior(**(DEFAULTS | args))
 
 
-def _normalised(z: Tensor) -> Tensor:
+def _normalized(z: Tensor) -> Tensor:
     """Bring each position of (B, D, rows, cols) to mean 0, deviation 1 over its channels."""
     return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + TINY)

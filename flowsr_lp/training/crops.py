@@ -1,9 +1,10 @@
-"""Training crops: pairs of low- and high-resolution pictures at random scales."""
+"""Training crops: pairs of low- and high-resolution images at random scales."""
 
-__all__ = ["Crops", "load_pictures"]
+__all__ = ["Augmentation", "Crops", "load_pictures"]
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from flowsr_lp.training.synthetic import synthetic_image
 from flowsr_runtime.errors import PictureError, UsageError
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-# What Pillow raises for files that are damaged or of another kind.
+# Exceptions of Pillow for files that are damaged or of another format.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -50,6 +52,32 @@ def load_pictures(folder: Path, smallest: int) -> list[NDArray[np.uint8]]:
     return pictures
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes to the crops beyond flips.
+
+    Attributes:
+        synthetic: Share of the crops that are drawn, in [0, 1]; see `synthetic_image`.
+        fonts: TrueType fonts for drawn text; Pillow's own font when empty.
+        gray: Share of the photographic crops made gray, in [0, 1].
+        color: Share of the photographic crops with a changed contrast and color, in [0, 1].
+
+    Raises:
+        UsageError: If a share is outside [0, 1].
+    """
+
+    synthetic: float = 0.0
+    fonts: tuple[Path, ...] = ()
+    gray: float = 0.0
+    color: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the shares."""
+        for share in (self.synthetic, self.gray, self.color):
+            if not 0 <= share <= 1:
+                raise UsageError(f"shares of crops must be from 0 to 1, got {share}")
+
+
 class Crops:
     """Random crops, flips and scales; one scale per batch, each batch from its own seed."""
 
@@ -60,6 +88,7 @@ class Crops:
         lr_size: int,
         scales: tuple[float, float] = (1.0, 4.0),
         seed: int = 0,
+        augmentation: Augmentation = Augmentation(),
     ) -> None:
         """Prepare to cut `batch` crops of `lr_size` low-resolution pixels a side.
 
@@ -69,6 +98,7 @@ class Crops:
             lr_size: Side of the low-resolution crop, in pixels.
             scales: Range that the scale is drawn from, uniformly.
             seed: With the step, determines a batch: a resumed run sees the same ones.
+            augmentation: Changes to the crops beyond flips.
 
         Raises:
             UsageError: If a number makes no sense, or a picture is smaller than a crop.
@@ -85,6 +115,7 @@ class Crops:
         self.lr_size = lr_size
         self.scales = scales
         self.seed = seed
+        self.augmentation = augmentation
 
     def batch_at(self, step: int) -> tuple[Tensor, Tensor]:
         """Cut the batch of one step.
@@ -99,14 +130,35 @@ class Crops:
         hr_size = round(self.lr_size * rng.uniform(*self.scales))
         low, high = [], []
         for _ in range(self.batch):
-            crop = _random_crop(
-                self.pictures[int(rng.integers(len(self.pictures)))], hr_size, rng
-            )
+            crop = self._crop(hr_size, rng)
             # Pillow's bicubic is Keys' kernel at a = -0.5 with antialiasing, as MATLAB's is.
             small = Image.fromarray(crop).resize((self.lr_size,) * 2, Image.Resampling.BICUBIC)
             low.append(np.asarray(small))
             high.append(crop)
         return _to_tensor(low), _to_tensor(high)
+
+    def _crop(self, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Cut or draw one high-resolution crop."""
+        augmentation = self.augmentation
+        if augmentation.synthetic and rng.random() < augmentation.synthetic:
+            return synthetic_image(size, rng, augmentation.fonts)
+        crop = _random_crop(self.pictures[int(rng.integers(len(self.pictures)))], size, rng)
+        recolored = augmentation.gray or augmentation.color
+        return _recolor(crop, augmentation, rng) if recolored else crop
+
+
+def _recolor(
+    crop: NDArray[np.uint8], augmentation: Augmentation, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Make a crop gray, or change its contrast, brightness and color balance."""
+    if rng.random() < augmentation.gray:
+        luma = crop @ np.array([0.299, 0.587, 0.114])
+        return np.repeat(np.rint(luma).astype(np.uint8)[..., None], 3, axis=-1)
+    if rng.random() < augmentation.color:
+        gain = rng.uniform(0.6, 1.6) * rng.uniform(0.9, 1.1, 3)
+        values = (crop - 127.5) * gain + 127.5 + rng.uniform(-40, 40)
+        return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    return crop
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -23,24 +23,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowsr_lp.linf.model import LINF, LinfLP, low_frequency_residual, resize
+from flowsr_lp.linf.model import LINF, Conditioning, LinfLP, low_frequency_residual, resize
 from flowsr_lp.linf.prior import Prior
 from flowsr_lp.training.crops import Crops
+from flowsr_lp.training.penalties import Penalties
 from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
 
 logger = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 100
 GRADIENT_NORM = 1.0
+NO_PENALTIES = Penalties()
 Report = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how to train.
+    """Length and rate of a training run.
 
     Attributes:
-        steps: Optimiser steps in all.
+        steps: Optimizer steps in all.
         learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
         ema_decay: Decay per step of the averaged weights that are kept; 0 keeps the last.
         save_every: Steps between checkpoints.
@@ -76,7 +78,7 @@ class Objective(Protocol):
 
     @property
     def trained(self) -> nn.Module:
-        """The module whose parameters the optimiser changes."""
+        """Module with the parameters to train."""
         ...
 
     def to(self, device: torch.device) -> None:
@@ -92,10 +94,12 @@ class FlowLoss:
     """Negative log-likelihood of the residual, in nats per value (arXiv 2303.05156, eq. 5).
 
     `pixel_weight` adds L1 between the flow's mode (decode of 0) and the residual, as LINF's
-    second stage does.
+    second stage does; `penalties` apply to the mode too.
     """
 
-    def __init__(self, linf: LINF, pixel_weight: float = 0.0) -> None:
+    def __init__(
+        self, linf: LINF, pixel_weight: float = 0.0, penalties: Penalties = NO_PENALTIES
+    ) -> None:
         """Train `linf`.
 
         Raises:
@@ -105,6 +109,7 @@ class FlowLoss:
         self.trained = linf
         self.linf = linf
         self.pixel_weight = pixel_weight
+        self.penalties = penalties
 
     def to(self, device: torch.device) -> None:
         """Move the network."""
@@ -114,18 +119,34 @@ class FlowLoss:
         """Loss of a batch."""
         size = (high.shape[-2], high.shape[-1])
         x = (low - 0.5) / 0.5
-        residual = (high - 0.5) / 0.5 - resize(x, size)
+        base = resize(x, size)
+        residual = (high - 0.5) / 0.5 - base
         # Eight-bit pictures have no density: uniform noise of one step gives them one.
         noisy = residual + (torch.rand_like(residual) - 0.5) * (2 / 255)
-        c = self.linf.condition(x, size, "extend")
+        features = self.linf.features(x)
+        c = self.linf.condition(x, size, "extend", features=features)
         nll = -self.linf.log_likelihood(noisy, c).mean() / self.linf.width
         loss, figures = nll, {"nll": nll.item()}
+        if not self.pixel_weight and self.penalties == NO_PENALTIES:
+            return loss, figures
+        mode = self._mode(x, c, size)
         if self.pixel_weight:
-            zero = x.new_zeros(x.shape[0], self.linf.width, c.rows, c.cols)
-            pixel = F.l1_loss(self.linf.decode(zero, c, size), residual)
+            pixel = F.l1_loss(mode, residual)
             loss = loss + self.pixel_weight * pixel
             figures["l1"] = pixel.item()
-        return loss, figures
+        shifted = None
+        if self.penalties.shift:
+            moved = self.linf.condition(x, size, "extend", _random_origin(self.linf), features)
+            shifted = (self._mode(x, moved, size) + base) * 0.5 + 0.5
+        output = (mode + base) * 0.5 + 0.5
+        terms = self.penalties(output, low, high, self.linf.patch_size, c.scale, shifted)
+        figures.update({name: term.item() for name, term in terms.items()})
+        return loss + sum(terms.values()), figures
+
+    def _mode(self, x: Tensor, c: Conditioning, size: tuple[int, int]) -> Tensor:
+        """Decode the zero latent to a residual, (B, 3, H, W)."""
+        zero = x.new_zeros(x.shape[0], self.linf.width, c.rows, c.cols)
+        return self.linf.decode(zero, c, size)
 
 
 class PriorLoss:
@@ -142,15 +163,17 @@ class PriorLoss:
         perceptual_weight: float = 1.0,
         latent_weight: float = 0.0,
         pixel_weight: float = 0.0,
+        penalties: Penalties = NO_PENALTIES,
     ) -> None:
         """Train the prior of `network`; its flow is frozen.
 
         Args:
             network: A flow with the prior to train.
             perceptual: Distance of two RGB batches in [0, 1], a scalar: `VggLoss`.
-            perceptual_weight: Its weight.
+            perceptual_weight: Weight of the perceptual loss.
             latent_weight: Weight of the L1 between latents.
             pixel_weight: Weight of the L1 between pixels.
+            penalties: Weights of the penalties on artifacts.
 
         Raises:
             UsageError: If no weight is above 0, or one is below 0 or not finite.
@@ -160,6 +183,7 @@ class PriorLoss:
         self.trained: Prior = network.prior
         self.linf = network.linf.requires_grad_(False).eval()
         self.perceptual = perceptual
+        self.penalties = penalties
 
     def to(self, device: torch.device) -> None:
         """Move both networks and the perceptual one."""
@@ -172,20 +196,34 @@ class PriorLoss:
         size = (high.shape[-2], high.shape[-1])
         x, y = (low - 0.5) / 0.5, (high - 0.5) / 0.5
         base = resize(x, size)
+        low_frequencies = low_frequency_residual(x, size)
         with torch.no_grad():
-            c = self.linf.condition(x, size, "extend")
-            encoded = self.linf.encode(low_frequency_residual(x, size), c)
-            wanted = self.linf.encode(y - base, c)
+            features = self.linf.features(x)
+            c = self.linf.condition(x, size, "extend", features=features)
+            encoded = self.linf.encode(low_frequencies, c)
+            target = self.linf.encode(y - base, c)
         latent = self.trained(encoded, x)
         output = (self.linf.decode(latent, c, size) + base) * 0.5 + 0.5
         terms = (
             self.perceptual(output, high),
-            F.l1_loss(latent, wanted),
+            F.l1_loss(latent, target),
             F.l1_loss(output, high),
         )
         loss = torch.stack([w * t for w, t in zip(self.weights, terms, strict=True) if w]).sum()
         figures = {"perceptual": terms[0], "latent": terms[1], "l1": terms[2]}
-        return loss, {name: value.item() for name, value in figures.items()}
+        shifted = None
+        if self.penalties.shift:
+            with torch.no_grad():
+                moved = self.linf.condition(
+                    x, size, "extend", _random_origin(self.linf), features
+                )
+                encoded = self.linf.encode(low_frequencies, moved)
+            latent = self.trained(encoded, x)
+            shifted = (self.linf.decode(latent, moved, size) + base) * 0.5 + 0.5
+        extra = self.penalties(output, low, high, self.linf.patch_size, c.scale, shifted)
+        figures.update(extra)
+        total = loss + sum(extra.values())
+        return total, {name: value.item() for name, value in figures.items()}
 
 
 def train(
@@ -203,13 +241,13 @@ def train(
 
     Args:
         objective: The loss and the module it trains.
-        crops: Where batches come from.
+        crops: Source of the batches.
         settings: Length, rate, seed.
         folder: Gets `last.pt` (for resuming) and `log.jsonl` (one line a save).
         report: Called as `report(step, steps, figures)` after every step.
-        device: Where to train; the CPU when None.
-        recipe: What else makes the run what it is, in JSON's types; must be the same to
-            resume, unless `folder` says nothing of it.
+        device: Device to train on; the CPU when None.
+        recipe: Everything else that defines the run, in JSON's types; a resumed run must have
+            the same, unless `folder` does not record it.
 
     Returns:
         The trained module's state dict, averaged if `ema_decay` is set, on the CPU.
@@ -270,13 +308,19 @@ def check_prior_weights(
 
 
 def steps_done(folder: Path) -> int:
-    """Return the step that a run in `folder` would go on from, 0 if there is none.
+    """Return the step at which a run in `folder` would resume, 0 if there is none.
 
     Raises:
         CheckpointError: If the folder holds a damaged run.
     """
     path = folder / "last.pt"
     return int(_load(path, torch.device("cpu"))["step"]) if path.exists() else 0
+
+
+def _random_origin(linf: LINF) -> tuple[int, int]:
+    """Draw a shift of the patch grid that is not zero, from PyTorch's generator."""
+    index = int(torch.randint(1, linf.patch_size**2, ()))
+    return index // linf.patch_size, index % linf.patch_size
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -322,7 +366,7 @@ class _Run:
             with (self.folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, **figures}) + "\n")
         except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter
-            raise OutputError(f"cannot save the run in {self.folder}: {error}") from error
+            raise OutputError(f"run in {self.folder} cannot be saved: {error}") from error
 
     def resume(self, device: torch.device) -> int:
         """Take over what `last.pt` holds and return the step that comes next."""
@@ -355,7 +399,7 @@ class _Run:
 def _load(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # whatever the unpickler meets in a file of another kind
+    except Exception as error:  # anything the unpickler meets in another file
         raise CheckpointError(f"{path} is damaged; use another folder") from error
     lacking = {"settings", "step", "module", "optimizer", "average"} - set(state)
     if lacking:

@@ -34,12 +34,12 @@ from flowsr_runtime.errors import OutputError, ProviderError, UsageError
 __all__ = ["Loop", "PriorRecipe", "train_flow", "train_prior"]
 
 Report = Callable[[int, int, dict[str, float]], None]
-ANY_SCALE = (1.0, 4.0)  # of LINF unless something else is asked for
+ANY_SCALE = (1.0, 4.0)  # default for LINF
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What the training of a flow and of a prior have in common.
+    """Settings shared by the training of a flow and of a prior.
 
     Attributes:
         pictures: Folder of pictures.
@@ -50,7 +50,7 @@ class Loop:
         scales: Range of the scale, one drawn per step; None is 1 to 4 for LINF and the
             one that it has for SRFlow.
         threads: CPU threads; PyTorch's choice when None.
-        device: Where to compute.
+        device: Device to train on.
         start: Weights to begin with, of the same architecture; new ones when None.
     """
 
@@ -82,11 +82,11 @@ class Loop:
 
 @dataclass(frozen=True)
 class PriorRecipe:
-    """What the prior is and what it is trained for.
+    """Architecture and loss of a prior.
 
     Attributes:
         name: Kind of latent module.
-        args: Its sizes, those that differ from the published ones.
+        args: Sizes that differ from the published ones.
         vgg_layers: Layers of VGG16 whose features are compared.
         perceptual_weight: Weight of the distance of the features.
         latent_weight: Weight of the L1 between latents.
@@ -109,8 +109,8 @@ def train_flow(
     Args:
         spec: `{"name": "linf" | "linf-patch" | "srflow", "args": {...}}`.
         pixel_weight: Weight of the L1 between the flow's mode and the truth.
-        loop: How.
-        started: Called with the step that comes first; gives what is told of every step.
+        loop: Settings of the run.
+        started: Called with the first step; returns the callback for every step.
 
     Returns:
         The file.
@@ -154,9 +154,9 @@ def train_prior(
     Args:
         model: The flow, a released file or one of ours.
         vgg: VGG16's ImageNet weights, safetensors.
-        recipe: What to train and for what.
-        loop: How.
-        started: Called with the step that comes first; gives what is told of every step.
+        recipe: Architecture and loss of the prior.
+        loop: Settings of the run.
+        started: Called with the first step; returns the callback for every step.
         blocks: Stacked blocks of an SRFlow network that its file does not tell.
 
     Returns:
@@ -204,7 +204,7 @@ def _prepare(loop: Loop) -> torch.device:
             f"scales must be a range from 1 up, got {loop.range[0]:g},{loop.range[1]:g}"
         )
     if loop.device == "cuda" and not torch.cuda.is_available():
-        raise ProviderError("PyTorch finds no CUDA device; use --device cpu")
+        raise ProviderError("PyTorch finds no CUDA device", option="device")
     if loop.threads is not None:
         torch.set_num_threads(loop.threads)
     try:
@@ -220,8 +220,9 @@ def _at_own_scale(loop: Loop, flow: LINF | SRFlow) -> Loop:
         return loop
     if loop.scales not in (None, (flow.scale, flow.scale)):
         raise UsageError(
-            f"this network enlarges {flow.scale} times only, got scales "
-            f"{loop.range[0]:g},{loop.range[1]:g}; leave them out"
+            f"scales must be {flow.scale}, the only scale of this network, got "
+            f"{loop.range[0]:g},{loop.range[1]:g}",
+            option="scales",
         )
     if loop.lr_size % flow.multiple:
         raise UsageError(f"lr_size must be even for SRFlow, got {loop.lr_size}")
@@ -300,7 +301,7 @@ def _coarsest_patch(flow: LINF | SRFlow) -> int:
 
 
 def _check_batch(loop: Loop, prior: Prior | SrflowPrior, patch: int) -> None:
-    """Batch normalisation needs two values per channel at the deepest level."""
+    """Batch normalization needs two values per channel at the deepest level."""
     rows = -(-loop.smallest_crop // patch)
     deepest = max(rows // prior.reduction, 1)
     if not isinstance(prior, EdsrLatent) and loop.batch * deepest**2 < 2:

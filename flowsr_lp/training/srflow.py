@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowsr_lp.srflow.coupling import ActNorm
-from flowsr_lp.srflow.model import SRFlow, SrflowLP, enlarge
+from flowsr_lp.srflow.model import SRFlow, SrflowLP, interpolate
 from flowsr_lp.srflow.prior import SrflowPrior
 from flowsr_lp.training.linf import check_prior_weights, check_weights
 
@@ -73,7 +73,7 @@ class SrflowPriorLoss:
         Args:
             network: A flow with the prior to train.
             perceptual: Distance of two RGB batches in [0, 1], a scalar: `VggLoss`.
-            perceptual_weight: Its weight.
+            perceptual_weight: Weight of the perceptual loss.
             latent_weight: Weight of the L1 between latents, of which each counts the same.
             pixel_weight: Weight of the L1 between pixels.
 
@@ -97,7 +97,7 @@ class SrflowPriorLoss:
         perceptual_weight, latent_weight, pixel_weight = self.weights
         with torch.no_grad():
             u = self.srflow.condition(low)
-            encoded = self.srflow.encode(enlarge(low, self.srflow.scale), u)
+            encoded = self.srflow.encode(interpolate(low, self.srflow.scale), u)
         latents = self.trained(encoded)
         output = self.srflow.decode(latents, u)
         perceptual, pixel = self.perceptual(output, high), F.l1_loss(output, high)
@@ -111,14 +111,14 @@ class SrflowPriorLoss:
 
     def _latent_loss(self, latents: list[Tensor], high: Tensor, u: list[Tensor]) -> Tensor:
         with torch.no_grad():
-            wanted = self.srflow.encode(high, u)
-        pairs = zip(latents, wanted, strict=True)
+            expected = self.srflow.encode(high, u)
+        pairs = zip(latents, expected, strict=True)
         return torch.stack([F.l1_loss(got, want) for got, want in pairs]).mean()
 
 
 @torch.no_grad()
 def fit_norms(srflow: SRFlow, low: Tensor, high: Tensor) -> None:
-    """Initialise every ActNorm, so that what it gives for a batch has mean 0, deviation 1.
+    """Initialize every ActNorm: its output for a batch gets mean 0 and deviation 1.
 
     The flow's norms and those of the couplings' nets; without it a deep flow starts so far
     from a normal distribution that it does not train.

@@ -1,4 +1,4 @@
-"""Make a folder with ONNX Runtime's headers and library, for building the C++ runtime.
+"""Create a folder with ONNX Runtime's headers and library to build the C++ runtime.
 
 The library is the one in the installed Python package; the headers come from a package of the
 npm registry. They must not be newer than the library.
@@ -25,68 +25,68 @@ import click
 __all__ = ["SdkError", "fetch_headers", "library_path", "make_sdk"]
 
 PACKAGE: Final = "com.github.asus4.onnxruntime@0.4.9"
-"""A package for Unity, MIT; of it only the headers of ONNX Runtime are used."""
+"""A package for Unity (MIT), used only for its headers of ONNX Runtime."""
 
 C_HEADER: Final = "onnxruntime_c_api.h"
 CXX_HEADER: Final = "onnxruntime_cxx_api.h"
 SECONDS: Final = 240
-"""How long the registry may take."""
+"""Time limit of the download."""
 
 
 class SdkError(Exception):
-    """Something that the folder needs is not there."""
+    """A library or header that is missing."""
 
 
 def library_path() -> Path:
     """Return the library inside the installed Python package.
 
     Raises:
-        SdkError: If there is none.
+        SdkError: If it is not installed.
     """
     spec = find_spec("onnxruntime")
     folder = Path(spec.origin).parent / "capi" if spec is not None and spec.origin else None
-    found = sorted(folder.glob("libonnxruntime.so.*")) if folder is not None else []
-    if not found:
+    libraries = sorted(folder.glob("libonnxruntime.so.*")) if folder is not None else []
+    if not libraries:
         raise SdkError("onnxruntime is not installed; pip install 'flowsr-lp[cpu]'")
-    return found[0]
+    return libraries[0]
 
 
 def fetch_headers(folder: Path) -> int:
-    """Download the headers, 150 MB of a package, if they are not there yet.
+    """Download the headers in a package of 150 MB, unless they exist.
 
     Args:
-        folder: Where to put them; its parent is made if missing.
+        folder: Folder for the headers; a missing parent is created.
 
     Returns:
-        Number of the interface that they describe, the second number of a version.
+        Number of their interface, the minor version.
 
     Raises:
-        SdkError: If npm or the package is not to be had.
+        SdkError: If npm or the package is not available.
     """
     if not (folder / C_HEADER).exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as name:
             _unpack(_packed(Path(name)), Path(name) / "include")
             (Path(name) / "include").rename(folder)
-    found = re.search(
+    match = re.search(
         r"^#define ORT_API_VERSION (\d+)", (folder / C_HEADER).read_text("utf-8"), re.MULTILINE
     )
-    if found is None:
-        raise SdkError(f"{C_HEADER} states no ORT_API_VERSION")
-    return int(found[1])
+    if match is None:
+        raise SdkError(f"{C_HEADER} defines no ORT_API_VERSION")
+    return int(match[1])
 
 
 def make_sdk(folder: Path) -> str:
-    """Make a folder with include/ and lib/.
+    """Create a folder with include/ and lib/.
 
     Args:
-        folder: The folder; made if missing.
+        folder: The folder.
 
     Returns:
-        What was put there, one line.
+        A summary in one line.
 
     Raises:
-        SdkError: If the library or the headers are not to be had, or do not go together.
+        SdkError: If the library or the headers are not available, or do not match.
     """
     library = library_path()
     version = library.name.partition(".so.")[2]
@@ -103,7 +103,7 @@ def make_sdk(folder: Path) -> str:
 
 
 def _packed(folder: Path) -> Path:
-    """Return the package as npm has it."""
+    """Download the package with npm."""
     npm = shutil.which("npm")
     if npm is None:
         raise SdkError("npm is not installed")
@@ -116,31 +116,31 @@ def _packed(folder: Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Take the headers that lie in one folder with the C++ interface, the first such folder."""
+    """Extract the headers of the first folder with the C++ interface."""
     with tarfile.open(archive) as tar:
         headers = [
             item for item in tar.getmembers() if item.isfile() and item.name.endswith(".h")
         ]
-        beside = sorted(
+        folders = sorted(
             PurePosixPath(item.name).parent
             for item in headers
             if PurePosixPath(item.name).name == CXX_HEADER
         )
-        if not beside:
+        if not folders:
             raise SdkError(f"{PACKAGE} holds no {CXX_HEADER}")
         folder.mkdir(parents=True, exist_ok=True)
         for item in headers:
             path, content = PurePosixPath(item.name), tar.extractfile(item)
-            if path.parent == beside[0] and content is not None:
+            if path.parent == folders[0] and content is not None:
                 (folder / path.name).write_bytes(content.read())
 
 
 @click.command()
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to make."
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to create."
 )
 def main(output: Path) -> None:
-    """Make a folder with ONNX Runtime's headers and library."""
+    """Create a folder with ONNX Runtime's headers and library."""
     try:
         click.echo(make_sdk(output))
     except SdkError as error:

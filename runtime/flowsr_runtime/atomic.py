@@ -1,4 +1,4 @@
-"""Write files and directories so that a crash at any moment leaves the old or the new."""
+"""Write files and directories atomically: a crash leaves the old or the new content."""
 
 import ctypes
 import os
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 LOCK_SECONDS: Final = 30.0
-"""How long to wait for another process that writes the same directory."""
+"""Longest wait for another process that writes the same directory."""
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -33,10 +33,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Args:
         path: File to write or to replace.
-        data: Its content.
+        data: Content of the file.
 
     Raises:
-        OSError: If it cannot be written; what stood at `path` is intact.
+        OSError: If writing fails; the old content is intact.
     """
     temporary = path.with_name(f".{path.name[:32]}.{secrets.token_hex(4)}.tmp")
     try:
@@ -50,17 +50,17 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def replace_directory(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write a directory beside its final place and move it there. Call it under `locked`.
+    """Write a directory next to its final place and move it there, under `locked`.
 
     Args:
-        directory: Directory to make or to replace, in an existing folder.
+        directory: Directory to create or replace, in an existing folder.
         files: Contents by relative path with forward slashes.
 
     Raises:
-        OSError: If it cannot be written; what stood at `directory` is intact.
+        OSError: If writing fails; the old content is intact.
     """
     fresh = _sibling(directory, "new")
-    _remove_tree(fresh)  # left by a writer that was killed
+    _remove_tree(fresh)  # left by a killed writer
     try:
         _write_tree(fresh, files)
         _move_into_place(fresh, directory)
@@ -69,29 +69,29 @@ def replace_directory(directory: Path, files: Mapping[str, bytes]) -> None:
             _remove_tree(fresh)
         raise
     _sync_directory(directory.parent)
-    with suppress(OSError):  # what cannot be removed now, the next writer removes
+    with suppress(OSError):  # the next writer removes the rest
         _remove_tree(fresh)  # after an exchange it holds the old content
         _remove_tree(_sibling(directory, "old"))
 
 
 def recover_directory(directory: Path) -> None:
-    """Put back the old content if a writer was killed between two renames.
+    """Restore the old content if a writer was killed between two renames.
 
-    Where the system cannot exchange two directories in one step, there is a moment at which
-    the old content stands aside and the new is not yet in place. Call it under `locked`.
+    Without an atomic exchange of two directories, the old content is moved aside before the
+    new content is in place. Call this under `locked`.
 
     Args:
-        directory: Directory that may be missing.
+        directory: Directory to check.
 
     Raises:
-        OSError: If the old content is there and cannot be moved back.
+        OSError: If the old content cannot be moved back.
     """
     if needs_recovery(directory):
         os.rename(_sibling(directory, "old"), directory)
 
 
 def needs_recovery(directory: Path) -> bool:
-    """Return whether `recover_directory` would put something back."""
+    """Return whether `recover_directory` has old content to restore."""
     return (
         directory.name != "" and _sibling(directory, "old").is_dir() and not directory.exists()
     )
@@ -99,17 +99,17 @@ def needs_recovery(directory: Path) -> bool:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a directory, a hidden sibling file that is removed afterwards.
+    """Hold the lock of a directory, a hidden file next to it.
 
     Args:
-        directory: Directory that is to be written; it need not exist, its parent must.
+        directory: Directory to write; its parent must exist.
 
     Yields:
         Nothing.
 
     Raises:
         OutputError: If another process holds the lock for longer than `LOCK_SECONDS`.
-        OSError: If the lock file cannot be made.
+        OSError: If the lock file cannot be created.
     """
     path = _sibling(directory, "lock")
     descriptor = _acquire(path, directory)
@@ -117,7 +117,7 @@ def locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            path.unlink()  # before the release, so that no one locks a file without a name
+            path.unlink()  # before the release: nobody may lock an unlinked file
         os.close(descriptor)
 
 
@@ -177,7 +177,7 @@ def _move_into_place(fresh: Path, directory: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two directories in one step; False where the system or file system cannot."""
+    """Swap two directories atomically; False if the system does not support it."""
     if sys.platform != "linux":
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
@@ -193,7 +193,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    with suppress(OSError):  # some file systems cannot flush a folder; its files are flushed
+    with suppress(OSError):  # some file systems cannot flush a folder
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

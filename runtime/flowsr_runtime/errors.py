@@ -1,4 +1,6 @@
-"""The errors of flowsr-lp: what can be refused or fail, each with its process exit code."""
+"""The errors of flowsr-lp, each with the exit code of a command that ends with it."""
+
+from collections.abc import Mapping
 
 __all__ = [
     "BackendError",
@@ -31,24 +33,36 @@ class FlowsrError(Exception):
         exit_code: Exit code of a command that ends with this error.
         option: Name of the argument that caused it, None if no single one did. A command line
             adds its own spelling of it.
+        build: Facts about the engine to build, None if no engine is missing: "bundle" (path),
+            "flavour" ("tensorrt" or "tensorrt_rtx"), "precision" and "io"; where they are
+            known "compute_capability", "halo", "lr_size" (h, w), "size" (H, W), "scale"
+            (vertical and horizontal Fraction), "memory_budget" (bytes), and "shapes": the
+            "min", "opt" and "max" shape of the graph's input.
     """
 
     exit_code: int = 1
 
-    def __init__(self, message: str = "", *, option: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        option: str | None = None,
+        build: Mapping[str, object] | None = None,
+    ) -> None:
         """Describe the failure."""
         super().__init__(message)
         self.option = option
+        self.build = build
 
 
 class UsageError(FlowsrError, ValueError):
-    """An argument, or a combination of arguments, that makes no sense."""
+    """An argument, or a combination of arguments, that is not valid."""
 
     exit_code = 2
 
 
 class ShapeError(FlowsrError, ValueError):
-    """An array of another shape or dtype than the call takes."""
+    """An array whose shape or dtype the call does not take."""
 
     exit_code = 2
 
@@ -60,37 +74,37 @@ class ScaleError(FlowsrError, ValueError):
 
 
 class PictureError(FlowsrError, ValueError):
-    """A picture file that is missing, damaged or of a kind that is not read."""
+    """A picture file that is missing, damaged or of an unsupported kind."""
 
 
 class CheckpointError(FlowsrError, ValueError):
-    """A checkpoint that is damaged or does not hold the model that is asked for."""
+    """A checkpoint that is damaged or holds another model than expected."""
 
 
 class OutputError(FlowsrError, OSError):
-    """An output that exists already or could not be written; what stood there is intact."""
+    """An output that exists already or cannot be written; the old content is intact."""
 
 
 class ParityError(FlowsrError, ArithmeticError):
-    """Two implementations of one model differ by more than the bar."""
+    """Two implementations of one model differ by more than the tolerance."""
 
     exit_code = 3
 
 
 class NonFiniteError(FlowsrError, ArithmeticError):
-    """A model gave NaN or infinity where a picture should be."""
+    """A model returned NaN or infinity."""
 
     exit_code = 3
 
 
 class MetricError(FlowsrError, ArithmeticError):
-    """A figure of quality that could not be computed."""
+    """A quality metric that cannot be computed."""
 
     exit_code = 3
 
 
 class PrecisionError(FlowsrError, ArithmeticError):
-    """A model or an engine that computes in another precision than was asked for."""
+    """A model or an engine that computes in another precision than requested."""
 
     exit_code = 3
 
@@ -114,23 +128,23 @@ class ProviderError(FlowsrError, RuntimeError):
 
 
 class BundleError(FlowsrError, ValueError):
-    """A bundle that is damaged, of a newer schema, or lacks what is asked of it."""
+    """A bundle that is damaged, of a newer schema, or incomplete."""
 
     exit_code = 5
 
 
 class IntegrityError(BundleError):
-    """A file of a bundle is not the file that its manifest describes."""
+    """A file of a bundle that differs from its entry in the manifest."""
 
 
 class MemoryBudgetError(FlowsrError, MemoryError):
-    """The work does not fit in the memory that it may use."""
+    """Work that does not fit in the memory it may use."""
 
     exit_code = 6
 
 
 class RegressionError(FlowsrError, ArithmeticError):
-    """Something became slower by more than was accepted."""
+    """A benchmark that is slower than its baseline by more than the tolerance."""
 
     exit_code = 7
 
@@ -140,4 +154,4 @@ class BusyError(FlowsrError, RuntimeError):
 
 
 class CancelledError(FlowsrError, RuntimeError):
-    """A call that was told to stop, and stopped between two tiles."""
+    """A call that was cancelled, and stopped between two tiles."""

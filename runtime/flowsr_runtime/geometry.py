@@ -1,4 +1,4 @@
-"""Exact integer geometry: output sizes, and which LR rows an output window needs."""
+"""Output sizes, and the LR pixels that an output window needs, in exact integers."""
 
 import math
 import numbers
@@ -29,7 +29,7 @@ __all__ = [
 MAX_SIDE = 2**20
 """Largest output side in pixels; keeps every product of the graph's geometry in int64."""
 
-# A power of ten with three digits: its exact value could fill the memory.
+# An exponent of three digits: its exact value could fill the memory.
 _POWER: Final = re.compile(r"e[-+]?0*[1-9]\d\d", re.IGNORECASE)
 _SIZE: Final = re.compile(r"(-?[0-9]+)x(-?[0-9]+)")
 
@@ -37,20 +37,20 @@ Number = float | str | Fraction
 
 
 def size_text(size: tuple[int, int]) -> str:
-    """Return a size (height, width) as people write it, width first: "1920x1080"."""
+    """Return a size (height, width) with the width first, as in "1920x1080"."""
     return f"{size[1]}x{size[0]}"
 
 
 def parse_scale(text: str) -> str | tuple[str, str]:
-    """Read a factor, or one factor each for width and height, as in `2.7x3.6`.
+    """Parse a scale, or a horizontal and a vertical scale such as "2.7x3.6".
 
-    The digits stay as they were typed, so that 2.7 means 27/10.
+    The digits are kept as text: 2.7 means 27/10.
 
     Args:
-        text: What a person typed.
+        text: Text to parse.
 
     Returns:
-        A factor, or (vertical, horizontal) factors, to be checked by `exact_scale`.
+        The scale, or (vertical, horizontal) scales, for `exact_scale`.
 
     Raises:
         ScaleError: If there are more than two factors.
@@ -62,10 +62,10 @@ def parse_scale(text: str) -> str | tuple[str, str]:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read a width and a height in pixels, as in `1920x1080`.
+    """Parse a width and a height in pixels, such as "1920x1080".
 
     Args:
-        text: What a person typed.
+        text: Text to parse.
 
     Returns:
         (height, width).
@@ -80,11 +80,11 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def exact_scale(scale: Number) -> Fraction:
-    """Return a scale as the fraction that its decimal form names.
+    """Return the exact value of a scale in decimal notation.
 
     Args:
         scale: Output pixels per input pixel, a finite real of at least 1. The float 1.3 means
-            13/10, not the binary fraction nearest to it.
+            13/10, not the nearest binary fraction.
 
     Returns:
         The scale, exact.
@@ -130,7 +130,7 @@ def size_for(
     scale: Number | tuple[Number, Number] | None,
     size: tuple[int, int] | None,
 ) -> tuple[int, int]:
-    """Return the output size that a scale or a wished size means.
+    """Return the output size for a scale or a requested size.
 
     Args:
         source: Input size (h, w).
@@ -141,7 +141,7 @@ def size_for(
         Output size (H, W).
 
     Raises:
-        ScaleError: If the two are both given or both missing, or cannot be produced.
+        ScaleError: If both or neither are given, or the size is not possible.
     """
     if (scale is None) == (size is None):
         raise ScaleError("give exactly one of scale and size")
@@ -152,23 +152,23 @@ def size_for(
         target = output_size(source[0], rows), output_size(source[1], columns)
     if max(target) > MAX_SIDE:
         raise ScaleError(
-            f"output sides must be at most {MAX_SIDE} pixels, got {target[0]}x{target[1]}"
+            f"output sides must be at most {MAX_SIDE} pixels, got {size_text(target)}"
         )
     return target
 
 
 @dataclass(frozen=True)
 class Halo:
-    """What surrounds an output window for its pixels to come out as in the whole picture.
+    """Surroundings that an output window needs to match the whole image.
 
     Attributes:
         patch: Output pixels along one side of a patch, p.
-        align: Windows begin at multiples of this many output pixels.
-        lr_align: Tiles begin at multiples of this many LR pixels.
+        align: Output pixels whose multiples windows begin at.
+        lr_align: LR pixels whose multiples tiles begin at.
         patches: Patches added on each side of the output window; 0 with a ratio.
-        pixels: LR pixels added on each side of what those patches read.
-        ratio: Output pixels per LR pixel of a graph whose window is its whole tile enlarged,
-            a divisor of `align`; None for a graph that is told its window.
+        pixels: LR pixels added on each side of the LR pixels that those patches read.
+        ratio: Output pixels per LR pixel of a graph whose window is its whole tile upscaled,
+            a divisor of `align`; None for a graph with the window as an input.
     """
 
     patch: int
@@ -181,7 +181,7 @@ class Halo:
 
 @dataclass(frozen=True)
 class Extent:
-    """One axis of a window: half-open ranges in the whole picture.
+    """One axis of a window: half-open ranges in the whole image.
 
     Attributes:
         source: LR pixels of the whole axis.
@@ -206,34 +206,34 @@ class Extent:
 
     @classmethod
     def around(cls, begin: int, end: int, source: int, target: int, halo: Halo) -> "Extent":
-        """Return what must be computed so that output pixels [begin, end) come out right.
+        """Return the window and the tile that output pixels [begin, end) depend on.
 
-        The neighbour of output row Y is floor(((2Y + 1) h - H) / 2H) and the one after it
-        (spec/linf.md, "Query geometry"). With a ratio the window is the tile times it, and
-        both ends are aligned.
+        The neighbor of output row Y is floor(((2Y + 1) h - H) / 2H) and the one after it
+        (spec/linf.md, "Query geometry"). With a ratio, the window is the tile times the ratio,
+        and both ends are aligned.
 
         Args:
-            begin: First output pixel that is wanted.
-            end: End of the output pixels that are wanted.
+            begin: First output pixel.
+            end: End of the output pixels.
             source: LR pixels of the whole axis.
             target: Output pixels of the whole axis.
-            halo: What surrounds them.
+            halo: Halo of the window.
 
         Returns:
-            The window grown by the halo and clipped to the picture, and its LR pixels.
+            The window grown by the halo and clipped to the image, and its LR pixels.
         """
         if halo.ratio is not None:
-            return cls._enlarged(begin, end, source, target, halo, halo.ratio)
+            return cls._with_ratio(begin, end, source, target, halo, halo.ratio)
         margin = halo.patches * halo.patch
         out_begin = _floor_to(max(0, begin - margin), halo.align)
         out_end = min(target, end + margin)
-        first = _neighbour(out_begin, source, target) - halo.pixels
-        last = _neighbour(out_end - 1, source, target) + 1 + halo.pixels
+        first = _neighbor(out_begin, source, target) - halo.pixels
+        last = _neighbor(out_end - 1, source, target) + 1 + halo.pixels
         lr_begin = _floor_to(max(0, first), halo.lr_align)
         return cls(source, target, lr_begin, min(source, last + 1), out_begin, out_end)
 
     @classmethod
-    def _enlarged(
+    def _with_ratio(
         cls, begin: int, end: int, source: int, target: int, halo: Halo, ratio: int
     ) -> "Extent":
         assert target == source * ratio
@@ -256,11 +256,11 @@ class Extent:
 
 @dataclass(frozen=True)
 class Window:
-    """What one run of the deployed graph computes.
+    """Window of the output that one run of the deployed graph computes.
 
     Attributes:
-        rows: Its rows.
-        columns: Its columns.
+        rows: Rows of the window.
+        columns: Columns of the window.
     """
 
     rows: Extent
@@ -268,7 +268,7 @@ class Window:
 
     @classmethod
     def whole(cls, source: tuple[int, int], target: tuple[int, int]) -> "Window":
-        """Return the window of a whole picture.
+        """Return the window of a whole image.
 
         Args:
             source: LR size (h, w).
@@ -296,7 +296,7 @@ class Window:
         )
 
 
-def _neighbour(row: int, source: int, target: int) -> int:
+def _neighbor(row: int, source: int, target: int) -> int:
     return ((2 * row + 1) * source - target) // (2 * target)
 
 
@@ -322,6 +322,6 @@ def _checked_size(source: tuple[int, int], size: Any) -> tuple[int, int]:
         raise ScaleError(f"size must be two whole numbers, got {rows!r} and {columns!r}")
     if rows < source[0] or columns < source[1]:
         raise ScaleError(
-            f"size must be at least the picture's {source[0]}x{source[1]}, got {rows}x{columns}"
+            f"size must be at least the image's {size_text(source)}, got {columns}x{rows}"
         )
     return int(rows), int(columns)

@@ -1,7 +1,7 @@
 """A CUDA runtime without a GPU that enforces the rules of `cuda.bindings.runtime`.
 
 Device memory is a bytearray behind an address that nothing else can read. Work on a stream
-waits until the stream is synchronised, so that a program which reads a result too early, or
+waits until the stream is synchronized, so that a program which reads a result too early, or
 reuses or frees a buffer too early, gets wrong values or an illegal address. Calls return tuples
 with the error first, as the bindings do. Stricter than CUDA: an asynchronous copy takes pinned
 host memory only.

@@ -228,7 +228,7 @@ def test_what_is_no_plan_does_not_load(bench: Bench) -> None:
 def test_damaged_bytes_must_never_come_here(bench: Bench) -> None:
     damaged = bytearray(bench.plan)
     damaged[200] ^= 1
-    with pytest.raises(AssertionError, match="damaged bytes were deserialised"):
+    with pytest.raises(AssertionError, match="damaged bytes were deserialized"):
         bench.runtime.deserialize_cuda_engine(bytes(damaged))
 
 

@@ -61,7 +61,7 @@ class Plan:
             return None
         check, body = data[len(MAGIC) :][:4], data[len(MAGIC) + 4 :]
         assert zlib.crc32(body).to_bytes(4, "little") == check, (
-            "damaged bytes were deserialised"
+            "damaged bytes were deserialized"
         )
         size = int.from_bytes(body[:4], "little")
         return cls(**json.loads(body[4 : 4 + size]), onnx=body[4 + size :])

@@ -333,3 +333,12 @@ def test_a_full_disk_leaves_the_old_file(
         save_weights(path, "model", OURS, {"x": torch.ones(1)})
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_guard_is_kept_in_a_file_of_ours(tmp_path: Path, network: LinfLP) -> None:
+    path = tmp_path / "model.safetensors"
+    save_weights(path, "model", {**OURS, "guard": True}, network.linf.state_dict())
+    checkpoint = load_checkpoint(path)
+    assert isinstance(checkpoint.network, LinfLP)
+    assert checkpoint.network.linf.guard
+    assert checkpoint.config["model"]["guard"] is True

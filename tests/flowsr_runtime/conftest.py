@@ -191,7 +191,7 @@ MANIFEST: dict[str, Any] = {
     "family": "bilinear",
     "tool": {"flowsr": "0.1.0"},
     "scale": {"kind": "any"},
-    "picture": {"colour": "RGB", "range": [0.0, 1.0], "layout": "NCHW", "multiple": 1},
+    "picture": {"color": "RGB", "range": [0.0, 1.0], "layout": "NCHW", "multiple": 1},
     "graph": {"geometry": True},
     "latents": [],
     "tiling": {

@@ -104,8 +104,8 @@ def test_a_size_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ((9, 20), "size must be at least the picture's 10x10, got 9x20"),
-        ((0, 20), "size must be at least the picture's 10x10, got 0x20"),
+        ((9, 20), "size must be at least the image's 10x10, got 20x9"),
+        ((0, 20), "size must be at least the image's 10x10, got 20x0"),
         ((20.0, 20), "size must be two whole numbers, got 20.0 and 20"),
         ((20,), r"size must be \(H, W\), got \(20,\)"),
         (20, r"size must be \(H, W\), got 20"),
@@ -161,7 +161,7 @@ def test_a_window_is_aligned_and_inside_the_picture(
     assert target >= extent.out_end == min(target, end + 3 * halo.patches)
 
 
-def test_without_a_halo_only_the_neighbours_are_read() -> None:
+def test_without_a_halo_only_the_neighbors_are_read() -> None:
     extent = Extent.around(12, 24, 100, 400, NO_HALO)
     assert (extent.out_begin, extent.out_end) == (12, 24)
     assert (extent.lr_begin, extent.lr_end) == (0, 7)  # 2 to 6, aligned down

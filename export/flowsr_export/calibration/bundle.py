@@ -36,7 +36,7 @@ def check_output_bundle(bundle: Bundle, output: Path, precision: str, force: boo
         check_replaceable(output, force)
     elif _model_name(precision) in bundle.manifest.files and not force:
         raise OutputError(
-            f"{output} contains {_model_name(precision)}; replace it with force",
+            f"{output} contains {_model_name(precision)}; give force to replace it",
             option="force",
         )
 

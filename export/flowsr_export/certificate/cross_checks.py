@@ -97,7 +97,7 @@ def compare_backends(
         tolerances[name] = tolerance_of(tolerance_for(deployment, looser, io), io)
         if len(sessions) == 1 and candidate.precision != "bf16":  # no CPU runs bf16
             plain = f"onnxruntime cpu {candidate.precision}, not optimized"
-            sessions[plain] = open_session(content, optimised=False)
+            sessions[plain] = open_session(content, optimized=False)
             tolerances[plain] = tolerances[name]
     if len(sessions) < 2:
         return None

@@ -100,7 +100,8 @@ def command(
     fixed = None if scale is None else exact_scale(scale)
     check_replaceable(output, force)
 
-    from flowsr_export.export_onnx.bundle import STEPS, Request, build_bundle
+    from flowsr_export.export_onnx.bundle import STEPS, build_bundle
+    from flowsr_export.export_onnx.manifest import Request
     from flowsr_export.options.progress import progress
     from flowsr_lp import embedded_checkpoint, load_checkpoint
 

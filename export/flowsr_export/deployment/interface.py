@@ -1,4 +1,4 @@
-"""What the exporter asks of a network, whichever family it is of."""
+"""The interface between a model family and the exporter."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-from flowsr_export.inputs.cases import Case, latents_for, sample_pictures
+from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
 from flowsr_lp import LinfLP, SrflowLP
 from flowsr_runtime import Window
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.geometry import Halo
+from flowsr_runtime.tiling.graph_inputs import graph_inputs
 
 __all__ = [
     "DTYPES",
@@ -34,16 +35,16 @@ Network = LinfLP | SrflowLP
 
 
 class Deployment(ABC):
-    """A network and how it is deployed.
+    """A network and its deployment.
 
     Attributes:
-        family: As the manifest names it.
+        family: Name of the family in the manifest.
         islands: Parts that stay float32 in a half-precision graph.
-        half_share: Share of the multiply-adds that a half-precision graph has in half.
-        max_abs: Largest difference from PyTorch of a float32 graph, 1 is full range.
-        multiple: Sides of the graph's input are multiples of this.
-        scale: The only scale of the network, None for any.
-        latents: Inputs of noise; none with a learned prior.
+        half_share: Least share of multiply-adds in half precision in such a graph.
+        max_abs: Largest accepted difference of a float32 graph from PyTorch, 1 is full range.
+        multiple: Divisor of the sides of the graph's input.
+        scale: Fixed scale of the network, None for any.
+        latents: Noise inputs; none with a learned prior.
     """
 
     family: ClassVar[str]
@@ -56,14 +57,14 @@ class Deployment(ABC):
 
     @abstractmethod
     def graph(self, dtype: torch.dtype, scale: Fraction | None) -> nn.Module:
-        """Restate the network; with a `scale` it takes no geometry and whole pictures only."""
+        """Return the deployment module; with a `scale` it takes whole images only."""
 
     @abstractmethod
     def example(self, scale: Fraction | None) -> dict[str, Tensor]:
-        """Inputs to trace `graph` with, by name: sizes and a batch that are no constants."""
+        """Return inputs to trace `graph` with, by name."""
 
     def vary(self, example: dict[str, Tensor]) -> dict[str, Any]:
-        """Which dimensions of the example's inputs vary, for `torch.export`."""
+        """Return the dynamic dimensions of the example's inputs for `torch.export`."""
         free = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
         return {name: free if x.ndim == 4 else None for name, x in example.items()}
 
@@ -73,62 +74,62 @@ class Deployment(ABC):
 
     @abstractmethod
     def whole_only(self, scale: Fraction | None) -> bool:
-        """Whether `graph` computes whole pictures only."""
+        """Whether `graph` upscales whole images only, no tiles."""
 
     @abstractmethod
     def reference(
         self, rgb: Tensor, size: tuple[int, int], latents: Sequence[Tensor] | None
     ) -> Tensor:
-        """Enlarge (B, 3, h, w) in [0, 1] in eager float32 PyTorch to (B, 3, H, W)."""
+        """Upscale (B, 3, h, w) in [0, 1] to (B, 3, H, W) in eager float32 PyTorch."""
 
     @abstractmethod
     def exported_cases(self, scale: Fraction | None) -> list[Case]:
-        """Cases that every export is checked with; none was traced with."""
+        """Return the cases that check every export; the traced sizes are not among them."""
 
     @abstractmethod
     def verify_cases(self, scale: Fraction | None) -> list[Case]:
-        """Cases of `flowsr-export verify`."""
+        """Return the cases of a full verification."""
 
     @abstractmethod
     def seam_cases(self) -> list[Case]:
-        """Pictures that the seam is measured on."""
+        """Return the cases that the seam between tiles is measured on."""
 
     @abstractmethod
     def exact_halo(self) -> Halo:
-        """The whole receptive field: with it tiles equal the whole picture."""
+        """Return the whole receptive field, with which tiles equal the whole image."""
 
     @abstractmethod
     def halos(self) -> list[Halo]:
-        """Halos to try, the smallest first, the whole receptive field last."""
+        """Return the halos to try, the smallest first, the whole receptive field last."""
 
     @abstractmethod
     def memory(self, weights: int, halo: Halo | None) -> dict[str, int]:
-        """Peak activation memory as the manifest states it.
+        """Return the manifest's model of the peak activation memory.
 
         Args:
-            weights: Bytes of the ONNX file.
-            halo: The default halo of tiles, None for whole pictures only.
+            weights: Size of the ONNX file in bytes.
+            halo: Default halo of tiles, None for whole images only.
         """
 
     @abstractmethod
     def work(self, model: onnx.ModelProto, scale: Fraction | None) -> dict[str, int]:
-        """Multiply-adds as the manifest states them, counted from the graph."""
+        """Count the multiply-adds for the manifest."""
 
     @abstractmethod
     def condition_numbers(self) -> list[float]:
-        """Ratio of the largest to the smallest singular value of each map of the flow."""
+        """Return the condition number of each linear map of the flow."""
 
     @abstractmethod
     def round_trip(self) -> float:
-        """Largest error of decode(encode(x)) on a photograph, relative to x's range."""
+        """Return the error of decode(encode(x)) on a photograph, relative to max |x|."""
 
     def padded(self, sides: tuple[int, int]) -> tuple[int, int]:
-        """Low-resolution sides (h, w) as the graph takes them."""
+        """Round low-resolution sides (h, w) up to multiples that the graph takes."""
         h, w = (-(-n // self.multiple) * self.multiple for n in sides)
         return h, w
 
     def padded_size(self, case: Case) -> tuple[int, int]:
-        """Output size (H, W) of the padded picture."""
+        """Return the output size (H, W) of the padded image."""
         if self.multiple == 1:
             return case.size
         h, w = (int(n * (self.scale or 1)) for n in self.padded(case.lr))
@@ -141,30 +142,31 @@ class Deployment(ABC):
         rgb: NDArray[np.float32] | None = None,
         seed: int = 0,
     ) -> dict[str, NDArray[Any]]:
-        """Inputs of `graph` for a case, with noise where there is no prior.
+        """Make the inputs of `graph` for a case, with noise if there is no prior.
 
         Args:
             case: Sizes and batch.
-            scale: As `graph` took it.
-            rgb: Pictures (B, 3, h, w) in [0, 1]; None for photographs.
-            seed: Seed of the noise.
+            scale: Scale passed to `graph`.
+            rgb: Images (B, 3, h, w) in [0, 1]; None for photographs.
+            seed: Random seed of the noise.
 
         Returns:
             `input` (B, 3, h, w), `geometry` (10,) int64, `latent…` (B, D, rows, columns).
         """
         lr, size = self.padded(case.lr), self.padded_size(case)
         right = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(lr, case.lr, strict=True))]
-        feeds: dict[str, NDArray[Any]] = {
-            "input": np.pad(
-                sample_pictures(case) if rgb is None else rgb, right, mode="reflect"
-            )
-        }
-        if self.takes_geometry(scale):
-            feeds["geometry"] = Window.whole(lr, size).geometry()
-        return feeds | latents_for(self.latents, size, case.batch, seed)
+        images = sample_pictures(case) if rgb is None else rgb
+        return graph_inputs(
+            np.pad(images, right, mode="reflect"),
+            Window.whole(lr, size),
+            latents=self.latents,
+            geometry=self.takes_geometry(scale),
+            seed=seed,
+            temperature=TEMPERATURE,
+        )
 
     def manifest_fields(self, scale: Fraction | None) -> dict[str, Any]:
-        """What the manifest says of inputs and scale."""
+        """Return the manifest's entries about inputs and scale."""
         fixed = scale or self.scale
         return {
             "family": self.family,

@@ -1,4 +1,4 @@
-"""LINF and LINF-LP for the exporter: any scale, or one."""
+"""Deployment of LINF and LINF-LP, for any scale or one."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from flowsr_runtime.geometry import Halo
 
 __all__ = ["LinfDeployment"]
 
-# Traced with an odd and an even size, a scale that is neither integer nor the same per axis,
-# and a batch of two, so that none of them is taken for a constant.
+# Sizes to trace with: odd and even, at a scale that is not an integer and differs per axis, so
+# that the exporter takes none of them for a constant.
 TRACED_LR = (20, 25)
 TRACED_SIZE = (61, 77)
-WORK_LR = 64  # side at which the work of a graph of one scale is counted
-LR_ALIGN = 3  # stride of the prior's convolution on the picture
-# Shares of the whole receptive field that are tried, the cheapest first.
+WORK_LR = 64  # side at which the multiply-adds of a fixed-scale graph are counted
+LR_ALIGN = 3  # stride of the prior's convolution on the image
+# Shares of the whole receptive field to try as halos, the cheapest first.
 SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)
-SEAM_LR = 96  # low-resolution pixels a side of the measured photograph
+SEAM_LR = 96  # low-resolution side of the photograph on which seams are measured
 SEAM_SCALES = (2, 4)
 # Not an odd multiple: there the low-frequency residual is zero.
 ROUND_TRIP = Case((24, 24), (96, 96))
@@ -47,22 +47,23 @@ class LinfDeployment(Deployment):
     max_abs = 1e-4
 
     def __init__(self, network: LinfLP) -> None:
-        """Deploy `network`, a model in evaluation mode."""
+        """Deploy a network in evaluation mode."""
         self.network = network
         linf = network.linf
         self.latents = () if network.prior else (Latent("latent", linf.width, linf.patch_size),)
 
     def graph(self, dtype: torch.dtype, scale: Fraction | None) -> nn.Module:
-        """Restate the network."""
+        """Return the deployment module."""
         graph = LinfGraph(self.network, dtype).eval()
         return graph if scale is None else LinfFixedGraph(graph, scale)
 
     def manifest_fields(self, scale: Fraction | None) -> dict[str, Any]:
-        """Add the rule for patches beyond the edge; spec/linf.md "Borders"."""
-        return {**super().manifest_fields(scale), "border": "extend"}
+        """Add the rule for patches beyond the edge (spec/linf.md "Borders") and the guard."""
+        fields = {**super().manifest_fields(scale), "border": "extend"}
+        return {**fields, "guard": True} if self.network.linf.guard else fields
 
     def example(self, scale: Fraction | None) -> dict[str, Tensor]:
-        """Inputs to trace `graph` with."""
+        """Return inputs to trace `graph` with."""
         size = TRACED_SIZE
         if scale is not None:
             size = (output_size(TRACED_LR[0], scale), output_size(TRACED_LR[1], scale))
@@ -74,27 +75,27 @@ class LinfDeployment(Deployment):
         return named
 
     def takes_geometry(self, scale: Fraction | None) -> bool:
-        """Only the graph for any scale does."""
+        """Whether `scale` is None: only the any-scale graph takes geometry."""
         return scale is None
 
     def whole_only(self, scale: Fraction | None) -> bool:
-        """Only the graph of one scale does."""
+        """Whether `scale` is set: only fixed-scale graphs are limited to whole images."""
         return scale is not None
 
     def reference(
         self, rgb: Tensor, size: tuple[int, int], latents: Sequence[Tensor] | None
     ) -> Tensor:
-        """Enlarge in eager PyTorch."""
+        """Upscale in eager PyTorch."""
         output: Tensor = self.network(rgb, size, latents[0] if latents else None).output
         return output
 
     def exported_cases(self, scale: Fraction | None) -> list[Case]:
-        """Three sizes at one scale or two."""
+        """Return three sizes at one scale or two."""
         scales: list[Scale] = [scale] if scale else [Fraction("1.3"), Fraction(4)]
         return cases_of([(24, 24), (17, 30), (9, 1)], scales)
 
     def verify_cases(self, scale: Fraction | None) -> list[Case]:
-        """Sides from 1 to 256, odd and even, scales to 12, batches of one and three."""
+        """Return sides from 1 to 256, scales to 12, batches of one and three."""
         texts = ("1.3", "2", "3", "4", "8", "12")
         scales: list[Scale] = [Fraction(text) for text in texts]
         scales.insert(2, (Fraction("2.7"), Fraction("3.6")))
@@ -104,32 +105,33 @@ class LinfDeployment(Deployment):
         return [*small, *(Case(c.lr, c.size, 3) for c in small[-2:]), *large]
 
     def seam_cases(self) -> list[Case]:
-        """One photograph at two scales."""
+        """Return one photograph at two scales."""
         return cases_of([(SEAM_LR, SEAM_LR)], [Fraction(scale) for scale in SEAM_SCALES])
 
     def exact_halo(self) -> Halo:
-        """Patches (the prior's reach) and low-resolution pixels (the encoder's reach)."""
+        """Return the prior's reach in patches and the encoder's in low-resolution pixels."""
         patch, prior = self.network.linf.patch_size, self.network.prior
         # one pixel for the feature convolution, one for the low pass of the residual
         pixels = encoder_radius(self.network.linf.encoder) + 2
         if prior is None:
             return Halo(patch, patch, LR_ALIGN, 0, pixels)
-        # The picture's branch: a dense block and an interpolation at a third of the resolution.
+        # The prior's image branch: a dense block, then interpolation at a third of the size.
         pixels = max(pixels, LR_ALIGN * (DENSE_BLOCK_RADIUS + 2) + 1)
         return Halo(patch, patch * prior.reduction, LR_ALIGN, prior_radius(prior), pixels)
 
     def halos(self) -> list[Halo]:
-        """Shares of the whole receptive field."""
+        """Return shares of the whole receptive field."""
         exact = self.exact_halo()
         return [_part(exact, share) for share in SHARES]
 
     def memory(self, weights: int, halo: Halo | None) -> dict[str, int]:
-        """Peak activation memory, bytes; checked against measured peaks of ONNX Runtime.
+        """Return the model of the peak activation memory in bytes.
 
-        The peak lies at the Fourier features: per patch four quarters of four neighbours by
-        half the hidden width and the flow's factors and shifts, a fifth on top; per
-        low-resolution pixel the feature tables. Measured at 128×128 ×4: 4.6 KB per patch for
-        96 hidden channels and 324 outputs, 9.7 KB for 256 and 540.
+        The peak is at the Fourier features. Per patch it holds 8 times the hidden width (four
+        neighbours, cosine and sine) and the flow's factors and shifts, plus a fifth; per
+        low-resolution pixel the feature tables. It was checked against measured peaks of ONNX
+        Runtime: at 128x128 and ×4, 4.6 KB per patch for 96 hidden channels and 324 outputs,
+        9.7 KB for 256 and 540.
         """
         linf = self.network.linf
         hidden, features = linf.coef.out_channels, linf.coef.in_channels
@@ -141,7 +143,7 @@ class LinfDeployment(Deployment):
         }
 
     def work(self, model: onnx.ModelProto, scale: Fraction | None) -> dict[str, int]:
-        """Multiply-adds per low-resolution pixel and per patch; all per pixel at one scale."""
+        """Count per low-resolution pixel and per patch; at a fixed scale all per pixel."""
         if scale is None:
             pixel, patch = per_pixel_and_patch(model, self.network.linf.patch_size)
             return {"per_lr_pixel": round(pixel), "per_patch": round(patch)}
@@ -153,11 +155,11 @@ class LinfDeployment(Deployment):
         return {"per_lr_pixel": round(total / WORK_LR**2), "per_patch": 0}
 
     def condition_numbers(self) -> list[float]:
-        """Of each layer's map, the last one last."""
+        """Return the condition number of each layer's map in order."""
         return condition_numbers(self.network.linf.imnet)
 
     def round_trip(self) -> float:
-        """Error on a photograph's residual."""
+        """Return the relative error on the residual of a photograph."""
         linf, size = self.network.linf, ROUND_TRIP.size
         x = (torch.from_numpy(sample_pictures(ROUND_TRIP)) - 0.5) / 0.5
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""SRFlow and SRFlow-LP for the exporter: the one scale that they were trained for."""
+"""Deployment of SRFlow and SRFlow-LP at the scale they were trained for."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from flowsr_lp import SrflowLP
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import Halo
-from flowsr_runtime.upscaling.upscaler import DEFAULT_MEMORY_BUDGET
+from flowsr_runtime.tiling.memory import DEFAULT_MEMORY_BUDGET
 
 __all__ = ["SrflowDeployment"]
 
-TRACED_LR = (20, 26)  # even, not the same, and no multiple of eight
+TRACED_LR = (20, 26)  # even, different, not multiples of eight
 LONGEST_SIDE = 1 << 20
-WORK_LR = 64  # side at which the work is counted
-LR_ALIGN = 16  # low-resolution pixels of a cell of the prior's deepest level
-# Halos that are tried, in low-resolution pixels, on a strip that is longer than any tile.
+WORK_LR = 64  # side at which the multiply-adds are counted
+LR_ALIGN = 16  # low-resolution pixels per cell of the prior's deepest level
+# Halos to try, in low-resolution pixels, on a strip that is longer than any tile.
 HALOS = (32, 48, 64, 96, 128)
 SEAM_LR = (32, 384)
-# Pixels beyond the halos of a tile that the stated memory budget holds.
+# Side of a tile's core, in low-resolution pixels, that the default memory budget holds.
 KEPT = 96
 ROUND_TRIP_LR = (24, 24)
 
@@ -48,27 +48,30 @@ class SrflowDeployment(Deployment):
     multiple = 2
 
     def __init__(self, network: SrflowLP) -> None:
-        """Deploy `network`, a model in evaluation mode."""
+        """Deploy a network in evaluation mode."""
         self.network = network
         self.scale = Fraction(network.srflow.scale)
         drawn = [] if network.prior else list(enumerate(network.srflow.latents))
         self.latents = tuple(Latent(f"latent{i}", x.channels, x.patch) for i, x in drawn)
 
     def graph(self, dtype: torch.dtype, scale: Fraction | None) -> nn.Module:
-        """Restate the network.
+        """Return the deployment module.
 
         Raises:
-            ScaleError: If `scale` is not the network's.
+            ScaleError: If `scale` is not the scale of the network.
         """
         if scale not in (None, self.scale):
-            raise ScaleError(f"this network enlarges {self.scale} times only, got {scale}")
+            raise ScaleError(
+                f"scale must be {self.scale}, the only scale of this network, got {scale}",
+                option="scale",
+            )
         graph = SrflowGraph(self.network, dtype).eval()
         if self.latents:
             return SrflowSampledGraph(graph)
         return graph if scale is None else SrflowPlainGraph(graph)
 
     def example(self, scale: Fraction | None) -> dict[str, Tensor]:
-        """Inputs to trace `graph` with."""
+        """Return inputs to trace `graph` with."""
         size = self.padded_size(Case(TRACED_LR, TRACED_LR))
         named = {"input": torch.rand(2, 3, *TRACED_LR)}
         if self.takes_geometry(scale):
@@ -78,7 +81,7 @@ class SrflowDeployment(Deployment):
         return named
 
     def vary(self, example: dict[str, Tensor]) -> dict[str, Any]:
-        """Every side is a multiple of that of the coarsest latent."""
+        """Return dynamic sides, all multiples of those of the coarsest latent."""
         batch, half_h, half_w = (
             Dim(name, min=1, max=LONGEST_SIDE) for name in ("batch", "half_h", "half_w")
         )
@@ -93,36 +96,36 @@ class SrflowDeployment(Deployment):
         }
 
     def takes_geometry(self, scale: Fraction | None) -> bool:
-        """Only the prior's up-sampling needs it, and only for tiles."""
+        """Whether the graph takes tiles and has a prior, whose upsampling needs geometry."""
         return scale is None and not self.latents
 
     def whole_only(self, scale: Fraction | None) -> bool:
-        """Only the plain graph with a prior does."""
+        """Whether the graph is fixed-scale with a prior; others take tiles."""
         return scale is not None and not self.latents
 
     def reference(
         self, rgb: Tensor, size: tuple[int, int], latents: Sequence[Tensor] | None
     ) -> Tensor:
-        """Enlarge in eager PyTorch."""
+        """Upscale in eager PyTorch."""
         output: Tensor = self.network(rgb, latents).output
         return output
 
     def exported_cases(self, scale: Fraction | None) -> list[Case]:
-        """An even size, an odd one and a narrow one."""
+        """Return an even, an odd and a narrow size."""
         return self._cases([(16, 16), (17, 22), (9, 31)])
 
     def verify_cases(self, scale: Fraction | None) -> list[Case]:
-        """Sides from 1 to 160, odd and even, batches of one and three."""
+        """Return sides from 1 to 160, odd and even, batches of one and three."""
         small = self._cases([(1, 1), (1, 19), (8, 8), (15, 20), (23, 37)])
         large = self._cases([(64, 48), (160, 8), (11, 160)])
         return [*small, *(Case(c.lr, c.size, 3) for c in small[-2:]), *large]
 
     def seam_cases(self) -> list[Case]:
-        """A strip of a photograph, which costs less than a square and shows as much."""
+        """Return a strip of a photograph, which is cheaper than a square."""
         return self._cases([SEAM_LR])
 
     def exact_halo(self) -> Halo:
-        """Low-resolution pixels; an upper bound, added up over every layer in its way."""
+        """Return an upper bound in low-resolution pixels, summed over all layers."""
         srflow, prior = self.network.srflow, self.network.prior
         levels = levels_of(srflow)
         # low-resolution pixels of a level's cell; the coarsest level's is 2
@@ -140,16 +143,16 @@ class SrflowDeployment(Deployment):
         return self._halo(int(-(-pixels // LR_ALIGN)) * LR_ALIGN)
 
     def halos(self) -> list[Halo]:
-        """Some that are smaller than the receptive field, and that."""
+        """Return fixed halos below the receptive field, then the whole receptive field."""
         exact = self.exact_halo()
         return [*(self._halo(n) for n in HALOS if n < exact.pixels), exact]
 
     def memory(self, weights: int, halo: Halo | None) -> dict[str, int]:
-        """Peak activation memory, bytes; checked against measured peaks of ONNX Runtime.
+        """Return the model of the peak activation memory in bytes.
 
-        The peak lies at the finest level: what its couplings read, and the nets of one chunk.
-        Measured at 64×64 and 96×96, float32: 35 to 38 KB per pixel for 16 couplings of 64
-        hidden channels. The budget holds a tile that is not mostly halo.
+        The peak is at the finest level: the conditions of its couplings and the nets of one
+        chunk. Measured with ONNX Runtime at 64x64 and 96x96, float32: 35 to 38 KB per pixel
+        for 16 couplings of 64 hidden channels. The budget holds a tile that is not mostly halo.
         """
         level = levels_of(self.network.srflow)[0]
         hidden = len(level.couplings[0].own)
@@ -163,7 +166,7 @@ class SrflowDeployment(Deployment):
         return memory
 
     def work(self, model: onnx.ModelProto, scale: Fraction | None) -> dict[str, int]:
-        """Multiply-adds per low-resolution pixel."""
+        """Count per low-resolution pixel."""
         case = Case((WORK_LR, WORK_LR), (0, 0))
         shapes: dict[str, tuple[int, ...]] = {"input": (1, 3, *case.lr)}
         for latent in self.latents:
@@ -175,7 +178,7 @@ class SrflowDeployment(Deployment):
         return {"per_lr_pixel": round(total / WORK_LR**2), "per_patch": 0}
 
     def condition_numbers(self) -> list[float]:
-        """Of each coupling's folded 1x1 map, the finest level first."""
+        """Return the condition number of each coupling's folded 1x1 map, finest level first."""
         return [
             float(torch.linalg.cond(coupling.forward[0].flatten(1)))
             for level in levels_of(self.network.srflow)
@@ -183,7 +186,7 @@ class SrflowDeployment(Deployment):
         ]
 
     def round_trip(self) -> float:
-        """Error on a photograph."""
+        """Return the relative error on a photograph."""
         srflow = self.network.srflow
         (case,) = self._cases([ROUND_TRIP_LR])
         low = torch.from_numpy(sample_pictures(case))

@@ -28,7 +28,7 @@ from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.engine_store import EngineEntry, EngineKey, EngineStore, Profile
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import BackendError, IntegrityError, UsageError
-from flowsr_runtime.upscaling.upscaler import DEFAULT_MEMORY_BUDGET
+from flowsr_runtime.tiling.memory import DEFAULT_MEMORY_BUDGET
 
 if TYPE_CHECKING:
     from flowsr_export.engine.precision_audit import PrecisionAudit

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from flowsr_export.engine.library import TensorrtVariant, device_here, load_library
 from flowsr_runtime import Bundle
-from flowsr_runtime.bundle.engine_store import Difference, EngineEntry, EngineStore, Removal
+from flowsr_runtime.bundle.engine_store import (
+    Difference,
+    EngineEntry,
+    EngineStore,
+    LoadTarget,
+    Removal,
+)
 from flowsr_runtime.errors import BackendError, IntegrityError, ProviderError
 
 __all__ = ["Listed", "Match", "list_engines", "match_engines", "prune_engines"]
@@ -127,14 +133,16 @@ def match_engines(
         compute_capability = gpu.compute_capability
     name = None if gpu is None else gpu.name
     digest = bundle.manifest.files[bundle.model_name(precision)].sha256
-    wanted = (digest, library.flavour, library.version, compute_capability, precision, name)
+    target = LoadTarget(
+        digest, library.flavour, library.version, compute_capability, precision, name
+    )
     store = EngineStore(bundle.path)
     return Match(
         library=str(library),
         compute_capability=compute_capability,
         precision=precision,
-        loads=store.matching(*wanted),
-        differences=store.explain_mismatch(*wanted),
+        loads=store.matching(target),
+        differences=store.explain_mismatch(target),
     )
 
 

@@ -17,7 +17,7 @@ from flowsr_runtime.errors import BundleError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from flowsr_export.deployment.interface import Precision
-    from flowsr_export.export_onnx.bundle import Request
+    from flowsr_export.export_onnx.manifest import Request
     from flowsr_lp import Checkpoint
 
 __all__ = ["TargetBundle"]
@@ -116,7 +116,7 @@ class TargetBundle:
                 f"{bundle.path} holds no {precision} model; make one of pictures with "
                 f"flowsr-export calibrate --precision {precision}"
             )
-        from flowsr_export.export_onnx.precision import add_precision
+        from flowsr_export.export_onnx.bundle import add_precision
         from flowsr_export.parity.reference import reference_of
 
         checkpoint = reference_of(bundle, self.model, self.prior)
@@ -160,12 +160,12 @@ class TargetBundle:
         return bundle
 
     def _draft(self, precision: Precision) -> Manifest:
-        from flowsr_export.export_onnx.bundle import draft_manifest
+        from flowsr_export.export_onnx.manifest import draft_manifest
 
         return draft_manifest(self._checkpoint, self._request(precision))
 
     def _request(self, precision: Precision) -> Request:
-        from flowsr_export.export_onnx.bundle import Request
+        from flowsr_export.export_onnx.manifest import Request
 
         licence = OWN_LICENCE if self.model is None else LICENCE
         return Request(precision, self.fixed_scale, licence=licence, io=self.io or "float32")

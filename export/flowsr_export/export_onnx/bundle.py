@@ -1,14 +1,14 @@
-"""From checkpoints to a bundle: export, lint, compare, measure, write."""
+"""Export a checkpoint to a verified bundle, or add a precision to one."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,20 @@ from PIL import Image
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment, Precision
 from flowsr_export.export_onnx.exporter import onnx_from_deployment
-from flowsr_export.export_onnx.seam import Seam, default_halo
+from flowsr_export.export_onnx.manifest import Request, model_fields, set_guard, tiling_fields
+from flowsr_export.export_onnx.seam import default_halo
 from flowsr_export.inputs.cases import TEMPERATURE, Case
 from flowsr_export.onnx_graph.lint import require_clean
-from flowsr_export.onnx_graph.uint8_io import Uint8Session, with_eight_bits
+from flowsr_export.onnx_graph.uint8_io import Uint8Session, with_uint8_io
 from flowsr_export.parity.compare import ErrorStats, compare, tolerance_for
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
+from flowsr_export.parity.reference import restated_scale
 from flowsr_lp import Checkpoint
-from flowsr_runtime import Bundle, ParityError, UsageError, output_size, write_bundle
+from flowsr_runtime import Bundle, ParityError, output_size, write_bundle
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
-from flowsr_runtime.bundle.manifest import Io, Manifest
+from flowsr_runtime.bundle.directory import extend_bundle
 
-__all__ = [
-    "STEPS",
-    "CheckedModel",
-    "Request",
-    "build_bundle",
-    "checked_model",
-    "draft_manifest",
-    "runner_of",
-    "worst",
-]
-
-Runner = OnnxRuntimeSession | HalfPrecisionEmulator | Uint8Session
+__all__ = ["STEPS", "VerifiedModel", "add_precision", "build_bundle", "verified_model", "worst"]
 
 GOLDEN_LR = (16, 20)
 GOLDEN_SCALE = Fraction("2.5")
@@ -50,48 +41,28 @@ EIGHT_BIT = 255
 STEPS = ("export to ONNX", "lint", "compare with PyTorch", "measure the seam", "write")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to build.
-
-    Attributes:
-        precision: Type of the heavy layers.
-        scale: The one scale of the single-input variant; None for any scale.
-        opset: ONNX operator set; None for the usual one of the precision.
-        licence: What the manifest says of the weights' licence.
-        io: Type of the graph's pictures; uint8 is for fp32 and fp16.
-    """
-
-    precision: Precision = "fp32"
-    scale: Fraction | None = None
-    opset: int | None = None
-    licence: str = "see the checkpoint's source"
-    io: Io = "float32"
-
-    def __post_init__(self) -> None:
-        if self.io == "uint8" and self.precision == "bf16":
-            raise UsageError(
-                "io uint8 is for fp32 and fp16: no CPU runs a bf16 file to check it"
-            )
+Runner = OnnxRuntimeSession | HalfPrecisionEmulator | Uint8Session
 
 
 @dataclass(frozen=True)
-class CheckedModel:
-    """A graph that is what PyTorch computes.
+class VerifiedModel:
+    """An exported graph that agrees with PyTorch.
 
     Attributes:
-        name: Its name in a bundle.
+        name: File name in a bundle.
         content: The ONNX file.
-        plain: The same with pictures in float32, by which seams are measured.
-        entry: What the manifest says of it, its verification included.
-        figures: Of its comparison with PyTorch; in half precision those of the rounding.
+        entry: The manifest's entry about the file, with its verification.
+        stats: Differences from PyTorch; in half precision those of the emulated rounding.
+        float_session: Session of the graph with float32 images, for seams.
+        session: Session of `content` behind the interface of a float graph.
     """
 
     name: str
     content: bytes
-    plain: bytes
     entry: dict[str, Any]
-    figures: list[ErrorStats]
+    stats: list[ErrorStats]
+    float_session: Runner
+    session: Runner
 
 
 def build_bundle(
@@ -101,224 +72,168 @@ def build_bundle(
     force: bool = False,
     report: Callable[[str], None] = lambda step: None,
 ) -> tuple[Bundle, list[ErrorStats]]:
-    """Export a network and keep it only if it is what PyTorch computes.
+    """Export a network and save it only if it agrees with PyTorch.
 
     Args:
         checkpoint: The network.
         output: Directory of the bundle.
-        request: What to build.
-        force: Replace a bundle that is there.
+        request: Settings of the export.
+        force: Replace an existing bundle.
         report: Called with each of `STEPS` when it begins.
 
     Returns:
-        The bundle, and the figures of its comparison with PyTorch.
+        The bundle, and its differences from PyTorch.
 
     Raises:
         LintError: If the graph breaks a rule.
         ParityError: If it differs from PyTorch.
-        OutputError: If the bundle cannot be written, or is there and `force` is not given.
+        OutputError: If the bundle cannot be written, or exists and `force` is not set.
     """
+    set_guard(checkpoint, request.guard)
     deployment, scale = deployment_of(checkpoint.network), request.scale
-    checked = checked_model(checkpoint, deployment, request, report)
-    run = runner_of(checked.plain, deployment, replace(request, io="float32"))
-    try:
+    with verified_model(checkpoint, deployment, request, report) as model:
         report(STEPS[3])
-        # A graph that sees whole pictures has no tiles and no seam.
-        whole_only = deployment.whole_only(scale)
-        seam = None if whole_only else default_halo(deployment, run)
-    finally:
-        run.close()
-    golden = _golden(deployment, checked.content, request)
+        whole_only = deployment.whole_only(scale)  # no tiles, no seam
+        seam = None if whole_only else default_halo(deployment, model.float_session)
+        golden = _golden(deployment, model.session, request)
     report(STEPS[4])
-    entry = dict(checked.entry)
+    entry = dict(model.entry)
     manifest = {
-        **_described(checkpoint, deployment, request),
-        "tiling": _tiling(deployment, seam, whole_only),
-        "memory": deployment.memory(len(checked.content), seam.halo if seam else None),
+        **model_fields(checkpoint, deployment, request),
+        "tiling": tiling_fields(deployment, seam, whole_only),
+        "memory": deployment.memory(len(model.content), seam.halo if seam else None),
         "verification": entry.pop("verification"),
-        "files": {checked.name: entry},
+        "files": {model.name: entry},
     }
-    files = {checked.name: checked.content, **golden}
-    return write_bundle(output, manifest, files, force=force), checked.figures
+    files = {model.name: model.content, **golden}
+    return write_bundle(output, manifest, files, force=force), model.stats
 
 
-def draft_manifest(checkpoint: Checkpoint, request: Request) -> Manifest:
-    """Return a manifest of what would be built, without building it.
-
-    Nothing is measured: tiles overlap by the whole receptive field, and there are no files.
+def add_precision(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    precision: Precision,
+    report: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Add the graph of another precision to a bundle.
 
     Args:
-        checkpoint: The network.
-        request: What would be built.
+        bundle: The bundle; its present files stay.
+        checkpoint: The network it was exported from; see `reference_of`.
+        precision: Data type of the heavy layers.
+        report: Called with each step when it begins.
+
+    Returns:
+        The bundle with `model.<precision>.onnx`.
+
+    Raises:
+        LintError: If the graph breaks a rule.
+        ParityError: If it differs from PyTorch.
+        OutputError: If the file exists already or cannot be written.
     """
     deployment = deployment_of(checkpoint.network)
-    whole_only = deployment.whole_only(request.scale)
-    raw = {
-        **_described(checkpoint, deployment, request),
-        "tiling": _tiling(deployment, None, whole_only),
-        "memory": deployment.memory(0, None if whole_only else deployment.exact_halo()),
-        "files": {},
-    }
-    return Manifest.parse(raw)
+    scale = restated_scale(bundle, deployment)
+    request = Request(precision, scale, io=bundle.manifest.io)
+    with verified_model(checkpoint, deployment, request, report) as model:
+        return extend_bundle(
+            bundle.path, {model.name: model.content}, {model.name: model.entry}
+        )
 
 
-def checked_model(
+@contextmanager
+def verified_model(
     checkpoint: Checkpoint,
     deployment: Deployment,
     request: Request,
     report: Callable[[str], None] = lambda step: None,
-) -> CheckedModel:
+) -> Iterator[VerifiedModel]:
     """Export a graph, lint it and compare it with PyTorch.
 
     Args:
         checkpoint: The network.
-        deployment: How it is deployed.
-        request: What to build.
+        deployment: Deployment of the network.
+        request: Settings of the export.
         report: Called with each of the first three `STEPS` when it begins.
 
-    Returns:
-        The file and what the manifest says of it.
+    Yields:
+        The model; its sessions are closed at the end.
 
     Raises:
         LintError: If the graph breaks a rule.
         ParityError: If it differs from PyTorch.
     """
-    report(STEPS[0])
-    identity = {
-        "model_sha256": checkpoint.model_sha256,
-        "prior_sha256": checkpoint.prior_sha256,
-    }
     precision, scale = request.precision, request.scale
+    cases = deployment.exported_cases(scale)
+    report(STEPS[0])
+    hashes = {"model_sha256": checkpoint.model_sha256, "prior_sha256": checkpoint.prior_sha256}
     model = onnx_from_deployment(
-        deployment, precision, scale, request.opset, {"flowsr-lp": identity}
+        deployment, precision, scale, request.opset, {"flowsr-lp": hashes}
     )
     report(STEPS[1])
-    require_clean(model)
-    content = model.SerializeToString()
+    content = _linted(model)
     report(STEPS[2])
-    run = runner_of(content, deployment, replace(request, io="float32"))
-    bar, cases = tolerance_for(deployment, precision), deployment.exported_cases(scale)
-    try:
-        figures = compare(deployment, run, cases, scale, bar)
-    finally:
-        run.close()
-    entry = {
-        "precision": precision,
-        "opset": model.opset_import[0].version,
-        "islands": [] if precision == "fp32" else list(deployment.islands),
-        "multiply_adds": deployment.work(model, scale),
-        "verification": _verification(figures, run),
-    }
-    if precision == "fp16":
-        # What a CPU makes of the file is float32 between casts: PyTorch rounds as a GPU does.
-        rounded = HalfPrecisionEmulator(deployment, precision, scale)
-        try:
-            figures = compare(deployment, rounded, cases, scale, bar)
-        except ParityError as error:
-            raise ParityError(f"rounded as on a GPU, {error}") from error
-        entry["verification"]["rounding"] = _verification(figures, rounded)
-    plain = content
-    if request.io == "uint8":
-        content, entry["verification"]["eight_bit"] = _in_eight_bits(model, deployment, request)
-    return CheckedModel(f"model.{precision}.onnx", content, plain, entry, figures)
+    tolerance = tolerance_for(deployment, precision)
+    with ExitStack() as stack:
+        plain = stack.enter_context(closing(_session(content, deployment, request)))
+        stats = compare(deployment, plain, cases, scale, tolerance)
+        entry = {
+            "precision": precision,
+            "opset": model.opset_import[0].version,
+            "islands": [] if precision == "fp32" else list(deployment.islands),
+            "multiply_adds": deployment.work(model, scale),
+            "verification": _verification(stats, plain),
+        }
+        if precision == "fp16":
+            # ONNX Runtime on a CPU computes in float32 between casts: emulate a GPU too.
+            emulator = HalfPrecisionEmulator(deployment, precision, scale)
+            try:
+                stats = compare(deployment, emulator, cases, scale, tolerance)
+            except ParityError as error:
+                raise ParityError(f"with the rounding of a GPU, {error}") from error
+            entry["verification"]["rounding"] = _verification(stats, emulator)
+        session: Runner = plain
+        if request.io == "uint8":
+            content = _linted(with_uint8_io(model))
+            raw = stack.enter_context(closing(_session(content, deployment, request)))
+            assert isinstance(raw, OnnxRuntimeSession)  # a Request refuses bf16 with uint8
+            session = Uint8Session(raw)
+            limit = tolerance_for(deployment, precision, request.io)
+            in_steps = compare(deployment, session, cases, scale, limit)
+            entry["verification"]["eight_bit"] = _verification(in_steps, session)
+        yield VerifiedModel(f"model.{precision}.onnx", content, entry, stats, plain, session)
 
 
-def runner_of(content: bytes, deployment: Deployment, request: Request) -> Runner:
-    """Open what runs a graph on pictures in [0, 1] on the CPU: for bfloat16 that is PyTorch.
+def worst(stats: list[ErrorStats]) -> ErrorStats:
+    """Return the statistics of the case with the largest difference."""
+    return max(stats, key=lambda case: case.max_abs)
 
-    Args:
-        content: The ONNX file.
-        deployment: The network that it was made of.
-        request: What was built.
 
-    Returns:
-        What runs it; close it after use.
-    """
+def _linted(model: ModelProto) -> bytes:
+    require_clean(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _session(
+    content: bytes, deployment: Deployment, request: Request
+) -> OnnxRuntimeSession | HalfPrecisionEmulator:
+    """Open a graph on the CPU: on ONNX Runtime, or in PyTorch for bfloat16."""
     if request.precision == "bf16":
         return HalfPrecisionEmulator(deployment, request.precision, request.scale)
     name = f"model.{request.precision}.onnx"
-    run = OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
-    return Uint8Session(run) if request.io == "uint8" else run
+    return OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
 
 
-def _in_eight_bits(
-    model: ModelProto, deployment: Deployment, request: Request
-) -> tuple[bytes, dict[str, Any]]:
-    """Give a checked graph pictures of eight bits, and check it again in their steps."""
-    made = with_eight_bits(model)
-    require_clean(made)
-    content = made.SerializeToString()
-    run = runner_of(content, deployment, request)
-    bar = tolerance_for(deployment, request.precision, request.io)
-    try:
-        cases = deployment.exported_cases(request.scale)
-        figures = compare(deployment, run, cases, request.scale, bar)
-    finally:
-        run.close()
-    return content, _verification(figures, run)
-
-
-def worst(figures: list[ErrorStats]) -> ErrorStats:
-    """The figures of the case with the largest difference."""
-    return max(figures, key=lambda f: f.max_abs)
-
-
-def _described(
-    checkpoint: Checkpoint, deployment: Deployment, request: Request
-) -> dict[str, Any]:
-    described = deployment.manifest_fields(request.scale)
-    described["picture"]["io"] = request.io
-    if request.io == "uint8":
-        described["picture"]["range"] = [0, EIGHT_BIT]
-    return {
-        "schema": 1,
-        **described,
-        "tool": {
-            "flowsr": version("flowsr-lp"),
-            "torch": version("torch"),
-            "onnx": version("onnx"),
-        },
-        "model": {
-            "config": checkpoint.config,
-            "model_sha256": checkpoint.model_sha256,
-            "prior_sha256": checkpoint.prior_sha256,
-            "licence": request.licence,
-        },
-        "condition_numbers": deployment.condition_numbers(),
-    }
-
-
-def _tiling(deployment: Deployment, seam: Seam | None, whole_only: bool) -> dict[str, Any]:
-    exact = deployment.exact_halo()
-    halo = seam.halo if seam else exact
-    return {
-        "patch": exact.patch,
-        "align": exact.align,
-        "lr_align": exact.lr_align,
-        "ratio": exact.ratio,
-        "whole_only": whole_only,
-        "halo_patches": halo.patches,
-        "halo_pixels": halo.pixels,
-        "exact_patches": exact.patches,
-        "exact_pixels": exact.pixels,
-        "seam_steps": round(seam.steps, 4) if seam else None,
-    }
-
-
-def _golden(deployment: Deployment, content: bytes, request: Request) -> dict[str, bytes]:
-    """A small input and its output, for self-tests in any language."""
+def _golden(deployment: Deployment, session: Runner, request: Request) -> dict[str, bytes]:
+    """Make a small input and its output, for self-tests in any language."""
     h, w = GOLDEN_LR
-    used = request.scale or deployment.scale or GOLDEN_SCALE
-    size = (output_size(h, used), output_size(w, used))
+    scale = request.scale or deployment.scale or GOLDEN_SCALE
+    size = (output_size(h, scale), output_size(w, scale))
     feeds = deployment.feeds(Case(GOLDEN_LR, size), request.scale)
     case: dict[str, Any] = {"input": "input.png", "output": "output.npy", "size": list(size)}
     if deployment.latents:
         case.update(seed=0, temperature=TEMPERATURE)
-    run = runner_of(content, deployment, request)
-    try:
-        output = run.run(feeds)
-    finally:
-        run.close()
+    output = session.run(feeds)
     picture = np.rint(feeds["input"][0].transpose(1, 2, 0) * EIGHT_BIT).astype(np.uint8)
     png, array = io.BytesIO(), io.BytesIO()
     Image.fromarray(picture).save(png, "PNG")
@@ -330,16 +245,16 @@ def _golden(deployment: Deployment, content: bytes, request: Request) -> dict[st
     }
 
 
-def _verification(figures: list[ErrorStats], run: Runner) -> dict[str, Any]:
-    most = worst(figures)
-    least = min(f.psnr for f in figures)
+def _verification(stats: list[ErrorStats], session: Runner) -> dict[str, Any]:
+    most = worst(stats)
+    least = min(case.psnr for case in stats)
     return {
         "reference": f"PyTorch {torch.__version__.split('+')[0]}, float32",
-        "backend": f"{run.backend} {run.provider}",
-        "cases": len(figures),
+        "backend": f"{session.backend} {session.provider}",
+        "cases": len(stats),
         "max_abs": most.max_abs,
-        "max_steps": max(f.max_steps for f in figures),
-        "p999_steps": max(f.p999_steps for f in figures),
+        "max_steps": max(case.max_steps for case in stats),
+        "p999_steps": max(case.p999_steps for case in stats),
         "psnr": least if math.isfinite(least) else None,
         "worst_case": str(most.case),
     }

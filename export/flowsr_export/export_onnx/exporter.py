@@ -1,4 +1,4 @@
-"""From a PyTorch network to one self-contained ONNX model."""
+"""Export a deployment module to a self-contained ONNX model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from flowsr_runtime.errors import LintError, UsageError
 
 __all__ = ["OPSETS", "onnx_from_deployment"]
 
-# Below 18 the exporter converts down and can fail in silence; at 20 GridSample's "linear" is
-# what TensorRT's parser takes for "nearest", and nothing here needs 20.
+# Below 18 the exporter converts down and can fail silently. At 20 TensorRT's parser takes the
+# mode "linear" of GridSample for "nearest", and nothing here needs 20.
 OPSETS = (18, 19)
-# The first in which a convolution takes bfloat16.
+# First opset with bfloat16 convolutions.
 BF16_OPSET = 22
-# Readable by ONNX Runtime from 1.17 on; the opsets above need no newer one.
+# Readable by ONNX Runtime 1.17; the opsets above need no newer version.
 IR_VERSION = 10
 AXES = {"input": ("h", "w"), "output": ("H", "W")}
 
@@ -40,23 +40,23 @@ def onnx_from_deployment(
 
     Args:
         deployment: The network.
-        precision: Type of the heavy layers; the deployment's islands stay float32.
-        scale: The one scale of the single-input variant; None for any scale.
-        opset: ONNX operator set, 18 or 19; None for 18, or 22 in bf16, which has no other.
-        metadata: Written into the model's metadata, values as JSON.
+        precision: Data type of the heavy layers; the deployment's islands stay float32.
+        scale: Fixed scale of the single-input variant; None for any scale.
+        opset: ONNX operator set, 18 or 19; None for 18, or 22 in bf16, the only one there.
+        metadata: Entries of the model's metadata, written as JSON.
 
     Returns:
-        Checked model with its weights inside; axes named batch, h, w, H, W.
+        The checked model with its weights; axes are named batch, h, w, H, W.
 
     Raises:
         UsageError: If the opset is not supported.
-        LintError: If the exporter gave another opset than asked for, or an invalid model.
+        LintError: If the exporter returned another opset or an invalid model.
     """
     opset = _checked_opset(precision, opset)
     module = deployment.graph(DTYPES[precision], scale).eval()
     named = deployment.example(scale)
     names, example = list(named), tuple(named.values())
-    # The exporter merges inputs that are one object and fixes what it is not told to vary.
+    # Dimensions that are not declared dynamic become constants.
     vary = deployment.vary(named)
     with _quiet():
         exported = torch.export.export(module, example, dynamic_shapes=vary, strict=False)
@@ -79,29 +79,32 @@ def _checked_opset(precision: Precision, opset: int | None) -> int:
     if precision == "bf16":
         if opset not in (None, BF16_OPSET):
             raise UsageError(
-                f"opset must be {BF16_OPSET} in bf16: no convolution takes bfloat16 before, "
-                f"got {opset}"
+                f"opset must be {BF16_OPSET} in bf16, the first with bfloat16 convolutions, "
+                f"got {opset}",
+                option="opset",
             )
         return BF16_OPSET
     if opset is not None and opset not in OPSETS:
-        raise UsageError(f"opset must be {OPSETS[0]} or {OPSETS[1]}, got {opset}")
+        raise UsageError(
+            f"opset must be {OPSETS[0]} or {OPSETS[1]}, got {opset}", option="opset"
+        )
     return opset or OPSETS[0]
 
 
 def _finished(
     model: onnx.ModelProto, opset: int, metadata: Mapping[str, Any]
 ) -> onnx.ModelProto:
-    """Name the axes, add metadata, check."""
+    """Name the axes, set the metadata and check the model."""
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         if len(dims) == 4:
             rows, cols = AXES.get(value.name, _latent_axes(value.name))
             dims[0].dim_param, dims[2].dim_param, dims[3].dim_param = "batch", rows, cols
-    # Shapes inside were written with the exporter's symbols, which are not axes' names.
+    # Inner shapes use the exporter's symbols instead of the axes' names.
     del model.graph.value_info[:]
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("") != opset:
-        raise LintError(f"exporter gave opset {versions.get('')}, asked for {opset}")
+        raise LintError(f"opset must be {opset}, got {versions.get('')} from the exporter")
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "flowsr-lp", ""
     del model.metadata_props[:]
@@ -118,24 +121,24 @@ def _finished(
 
 
 def _latent_axes(name: str) -> tuple[str, str]:
-    """Name the grid of `latent0` rows0 and cols0."""
+    """Return the axes of a latent: rows0 and cols0 for `latent0`."""
     index = name.removeprefix("latent")
     return f"rows{index}", f"cols{index}"
 
 
 def _integer_division(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
-    """Translate `div(rounding_mode="trunc")` of integers to one Div, which truncates.
+    """Translate `div(rounding_mode="trunc")` of integers to Div, which truncates.
 
-    The exporter's own translation goes through float32 and is wrong from 2^24 on. The graph
-    has no other division with a rounding mode: axis.quotient makes them all, and the lint's
-    rule "integer-indices" would find a float one.
+    The exporter's translation goes through float32 and is wrong from 2^24 on. All divisions
+    with a rounding mode come from axis.quotient; the lint rule "integer-indices" would find a
+    float one.
     """
     return op.Div(self, other)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes on optional libraries and its own deprecations away."""
+    """Silence the exporter's notes on optional libraries and deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

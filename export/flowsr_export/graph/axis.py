@@ -28,17 +28,17 @@ class Axis:
     """Rows, or columns, of a tile and of the picture that it belongs to.
 
     Attributes:
-        lr: Low-resolution pixels of the whole picture.
-        out: Output pixels of the whole picture.
-        lr_origin: Where the tile's input begins, in low-resolution pixels.
-        out_origin: Where the window begins, in output pixels; a multiple of `patch`.
+        low_res: Low-resolution pixels of the whole image.
+        output: Output pixels of the whole image.
+        lr_origin: Start of the tile's input, in low-resolution pixels.
+        out_origin: Start of the window, in output pixels; a multiple of `patch`.
         lr_count: Low-resolution pixels of the tile.
         patches: Patches of the window; the last may stick out of it.
         patch: Patch side p.
     """
 
-    lr: Number
-    out: Number
+    low_res: Number
+    output: Number
     lr_origin: Number
     out_origin: Number
     lr_count: int
@@ -51,7 +51,7 @@ class Axis:
 
     def whole_patches(self) -> Number:
         """Patches of the whole picture, ceil(out / p)."""
-        return patch_count(self.out, self.patch)
+        return patch_count(self.output, self.patch)
 
     def pixels(self) -> Tensor:
         """Output rows of the window's patches, sub-row major: (p · patches,) int64.
@@ -78,12 +78,12 @@ def neighbours(axis: Axis) -> tuple[Tensor, Tensor, Tensor]:
         Pixel within the tile (patches, 2) int64, offset r (patches, 2), weight (patches, 2).
     """
     patch = torch.arange(axis.patches) + axis.first_patch()
-    numerator = (2 * patch + 1) * axis.patch * axis.lr - axis.out
+    numerator = (2 * patch + 1) * axis.patch * axis.low_res - axis.output
     # numerator >= -out: one whole divisor more makes it positive, one less undoes it.
-    low = quotient(numerator + 2 * axis.out, 2 * axis.out) - 1
-    index = _clamp(torch.stack((low, low + 1), dim=-1), axis.lr)
-    distance = numerator.unsqueeze(-1) - 2 * axis.out * index
-    offset = distance.float() / _as_float(axis.out)
+    low = quotient(numerator + 2 * axis.output, 2 * axis.output) - 1
+    index = _clamp(torch.stack((low, low + 1), dim=-1), axis.low_res)
+    distance = numerator.unsqueeze(-1) - 2 * axis.output * index
+    offset = distance.float() / _as_float(axis.output)
     other = distance.flip(-1).abs().float()
     total = other.sum(-1, keepdim=True)
     weight = torch.where(total == 0, 0.5, other / torch.clamp(total, min=1.0))
@@ -99,7 +99,7 @@ def half_pixel_matrix(
         index: Output positions in the whole picture, (n,) int64; zero rows beyond `n_out`.
         n_out: Output length of the whole picture.
         n_in: Input length of the whole picture.
-        origin: Where the tile's input begins.
+        origin: Start of the tile's input.
         count: Input length of the tile.
 
     Returns:
@@ -113,12 +113,12 @@ def half_pixel_matrix(
 def low_pass_matrix(axis: Axis) -> Tensor:
     """Resizing up to the output and back to low resolution, (lr_count, lr_count)."""
     index = torch.arange(axis.lr_count) + axis.lr_origin
-    numerator = torch.clamp((2 * index + 1) * axis.out - axis.lr, min=0)
-    low = quotient(numerator, 2 * axis.lr)
-    fraction = (numerator - low * (2 * axis.lr)).float() / _as_float(2 * axis.lr)
-    high = _clamp(low + 1, axis.out)
+    numerator = torch.clamp((2 * index + 1) * axis.output - axis.low_res, min=0)
+    low = quotient(numerator, 2 * axis.low_res)
+    fraction = (numerator - low * (2 * axis.low_res)).float() / _as_float(2 * axis.low_res)
+    high = _clamp(low + 1, axis.output)
     first, second = (
-        half_pixel_matrix(row, axis.out, axis.lr, axis.lr_origin, axis.lr_count)
+        half_pixel_matrix(row, axis.output, axis.low_res, axis.lr_origin, axis.lr_count)
         for row in (low, high)
     )
     fraction = fraction.unsqueeze(-1)
@@ -131,7 +131,7 @@ def aligned_matrix(index: Tensor, n_in: Number, origin: Number, count: int) -> T
     Args:
         index: Positions in the whole doubled grid, (n,) int64.
         n_in: Length of the whole grid below.
-        origin: Where the tile's grid begins.
+        origin: Start of the tile's grid.
         count: Length of the tile's grid.
 
     Returns:

@@ -23,7 +23,7 @@ from flowsr_export.graph.folding import (
     fold_norms,
 )
 from flowsr_export.graph.linf_prior import PriorGraph
-from flowsr_lp.linf.model import LinfLP
+from flowsr_lp.linf.model import LinfLP, guarded
 
 __all__ = ["LinfFixedGraph", "LinfGraph"]
 
@@ -50,7 +50,7 @@ class LinfGraph(nn.Module):
         super().__init__()
         linf = network.linf
         self.patch, self.layers, self.dtype = linf.patch_size, linf.flow_layers, dtype
-        self.width = linf.width
+        self.width, self.guard = linf.width, linf.guard
         self.encoder = fold_norms(linf.encoder).to(dtype)
         self.tables = _quarters(linf.coef, linf.freq).to(dtype)
         self.hidden = linf.coef.out_channels
@@ -105,8 +105,10 @@ class LinfGraph(nn.Module):
             assert self.prior is not None
             z = self._encode(residual, scale, shift)
             latent = self.prior(_grid(z, row, col), x, row, col)
-        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift) + base
-        return F.pixel_shuffle(_grid(y * 0.5 + 0.5, row, col), self.patch)
+        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift)
+        if self.guard:
+            y = guarded(y, base, 0)
+        return F.pixel_shuffle(_grid((y + base) * 0.5 + 0.5, row, col), self.patch)
 
     def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
         """Factors and shifts of every flow layer, L tensors (D, M) each, M = B · N."""
@@ -163,7 +165,7 @@ class LinfGraph(nn.Module):
         """
         low = low_pass_matrix(row) @ x @ low_pass_matrix(col).mT
         up_row, up_col = (
-            half_pixel_matrix(a.pixels(), a.out, a.lr, a.lr_origin, a.lr_count)
+            half_pixel_matrix(a.pixels(), a.output, a.low_res, a.lr_origin, a.lr_count)
             for a in (row, col)
         )
         up = up_row @ torch.cat((x, x - low), dim=1) @ up_col.mT
@@ -207,7 +209,7 @@ class LinfFixedGraph(nn.Module):
             patches = patch_count(out, p) if latent is None else latent.shape[i]
             axes.append(Axis(n, out, 0, 0, n, patches, p))
         folded = self.linf.patches(input, axes[0], axes[1], latent)
-        return folded[:, :, : axes[0].out, : axes[1].out]
+        return folded[:, :, : axes[0].output, : axes[1].output]
 
 
 def _size(length: Tensor) -> int:
@@ -220,7 +222,9 @@ def _size(length: Tensor) -> int:
 
 def _ratio(axis: Axis) -> Tensor:
     """Size of an output pixel, 2 · lr / out, a scalar tensor."""
-    lr, out = (n if isinstance(n, Tensor) else torch.full((), n) for n in (axis.lr, axis.out))
+    lr, out = (
+        n if isinstance(n, Tensor) else torch.full((), n) for n in (axis.low_res, axis.output)
+    )
     return 2 * lr.float() / out.float()
 
 

@@ -118,7 +118,7 @@ class PriorGraph(nn.Module):
         Args:
             z: Encoded latent of the tile, its channels padded with zeros to whole blocks,
                 (B, fold.padded_width(D), rows, cols).
-            x: Normalised low-resolution tile, (B, 3, h, w).
+            x: Normalized low-resolution tile, (B, 3, h, w).
             row: Geometry of the rows.
             col: Geometry of the columns.
 
@@ -136,7 +136,7 @@ class PriorGraph(nn.Module):
         matrices = []
         for axis, count in ((row, b.shape[2]), (col, b.shape[3])):
             index = torch.arange(axis.patches) + axis.first_patch()
-            n_in = patch_count(axis.lr, LR_STRIDE)
+            n_in = patch_count(axis.low_res, LR_STRIDE)
             origin = quotient(axis.lr_origin, LR_STRIDE)
             n_out = axis.whole_patches()
             matrices.append(half_pixel_matrix(index, n_out, n_in, origin, count).to(self.dtype))

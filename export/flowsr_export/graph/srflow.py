@@ -69,10 +69,10 @@ class SrflowGraph(nn.Module):
             )
             for i in (0, 1)
         )
-        return self.enlarge(input, rows, cols)
+        return self.upscale(input, rows, cols)
 
-    def enlarge(self, rgb: Tensor, row: Axis, col: Axis) -> Tensor:
-        """Encode the enlarged picture, predict the latents, decode them."""
+    def upscale(self, rgb: Tensor, row: Axis, col: Axis) -> Tensor:
+        """Encode the interpolated image, predict the latents and decode them."""
         assert self.prior is not None
         conditions = self.conditions(rgb)
         x = F.interpolate(rgb, scale_factor=self.scale, mode="bilinear", align_corners=False)
@@ -85,7 +85,7 @@ class SrflowGraph(nn.Module):
         return self.decode(latents, conditions)
 
     def conditions(self, rgb: Tensor) -> list[list[Condition]]:
-        """What every coupling is conditioned on, the finest level first."""
+        """Compute the conditions of every coupling, the finest level first."""
         sources = self.encoder(rgb.to(self.dtype))
         conditions = []
         for level, source in zip(self.levels, sources, strict=True):
@@ -115,7 +115,7 @@ class SrflowPlainGraph(nn.Module):
         """Enlarge a picture (B, 3, h, w), [0, 1], to (B, 3, scale · h, scale · w)."""
         scale = self.srflow.scale
         rows, cols = (Axis(n, scale * n, 0, 0, n, 0, 1) for n in input.shape[2:])
-        return self.srflow.enlarge(input, rows, cols)
+        return self.srflow.upscale(input, rows, cols)
 
 
 class SrflowSampledGraph(nn.Module):

@@ -34,7 +34,7 @@ class Coupling:
 
     Attributes:
         forward: Affine map of the channels before the coupling, of all steps since the last.
-        inverse: Its inverse.
+        inverse: Inverse of `forward`.
         features: The three convolutions of the feature-conditional net; the last gives C
             shifts, then C logits with 2 added.
         affine: Those of the self-conditional net; the last gives the shifts of the second
@@ -71,8 +71,8 @@ class Level:
     """One level of the flow.
 
     Attributes:
-        couplings: Its steps in the order of encoding.
-        split: What follows, None where nothing splits off.
+        couplings: Steps in the order of encoding.
+        split: Split after the couplings, None if there is none.
     """
 
     couplings: tuple[Coupling, ...]
@@ -235,10 +235,10 @@ def _pointwise(weight: Tensor, bias: Tensor) -> Weights:
 def _whole_blocks(weight: Tensor, channels: int) -> Tensor:
     """Let a convolution read up to whole blocks of the CPU's kernels, with zeros.
 
-    The channels that are added are there already: those of the second half. Fewer than a
-    block need none: there is a kernel for pictures' channels.
+    The added channels exist already: they are those of the second half. With fewer channels
+    than a block nothing is added: there is a kernel for the channels of images.
     """
     if weight.shape[1] < PICTURE_CHANNELS:
         return weight
-    wanted = min(padded_width(weight.shape[1]), channels)
-    return F.pad(weight, (0, 0, 0, 0, 0, wanted - weight.shape[1]))
+    target = min(padded_width(weight.shape[1]), channels)
+    return F.pad(weight, (0, 0, 0, 0, 0, target - weight.shape[1]))

@@ -26,11 +26,11 @@ CHUNK = 4
 
 
 class Condition(NamedTuple):
-    """What one coupling is conditioned on; both directions read it.
+    """Condition of one coupling, used in both directions.
 
     Attributes:
         shift: Shift of the feature-conditional part, (B, C, H, W) float32.
-        scale: Its scale, the same shape.
+        scale: Scale of the same shape.
         hidden: The features' part of the self-conditional net's first convolution.
     """
 
@@ -46,7 +46,7 @@ class LevelGraph(nn.Module):
         """Build a level.
 
         Args:
-            level: Its folded weights.
+            level: Folded weights of the level.
             width: Channels of the features; the stacked blocks are the others.
             doubled: Whether the stacked blocks come at half the level's size.
             dtype: Type of the convolutions that read features alone.
@@ -70,7 +70,7 @@ class LevelGraph(nn.Module):
             stacked: Stacked blocks, at that size or half of it.
 
         Returns:
-            What each coupling reads, in the order of encoding.
+            The condition of each coupling, in the order of encoding.
         """
         return [condition for chunk in self.chunks for condition in chunk(up, stacked)]
 

@@ -21,7 +21,7 @@ TINY = 1e-8  # added to a standard deviation
 
 
 class SrflowPriorGraph(nn.Module):
-    """Normalise each latent over its channels and predict the one to decode."""
+    """Normalize each latent over its channels and predict the one to decode."""
 
     def __init__(self, prior: SrflowPrior, patches: Sequence[int], dtype: torch.dtype) -> None:
         """Copy `prior`, its norms folded.
@@ -53,7 +53,7 @@ class SrflowPriorGraph(nn.Module):
             rows, cols = latent.shape[2:]
             y = replace(row, patches=rows, patch=patch)
             x = replace(col, patches=cols, patch=patch)
-            outs.append(branch(_normalised(latent), y, x))
+            outs.append(branch(_normalized(latent), y, x))
         return outs
 
 
@@ -72,13 +72,13 @@ class BranchGraph(nn.Module):
         )
 
     def forward(self, z: Tensor, row: Axis, col: Axis) -> Tensor:
-        """Map a normalised latent (B, D, rows, cols) to a latent of that shape."""
+        """Map a normalized latent (B, D, rows, cols) to a latent of that shape."""
         padded = F.pad(z, (0, 0, 0, 0, 0, self.missing)).to(self.dtype)
         out: Tensor = self.unet(self.input_proj(padded), row, col)
         return out.float()
 
 
-def _normalised(z: Tensor) -> Tensor:
+def _normalized(z: Tensor) -> Tensor:
     """Bring every position to mean 0 and deviation 1 over its channels."""
     centred = z - z.mean(dim=1, keepdim=True)
     variance = centred.square().sum(dim=1, keepdim=True) / (z.shape[1] - 1)

@@ -1,7 +1,7 @@
-"""Float32 products rewritten for compute capability 7.5.
+"""Rewrite float32 matrix products for compute capability 7.5.
 
-TensorRT for RTX 1.7 refuses them there: "FP32 GEMM is not supported". It takes convolutions,
-and sums of products of elements, which it fuses: the products are never stored.
+TensorRT for RTX 1.7 refuses them on such GPUs: "FP32 GEMM is not supported". It accepts
+convolutions, and it fuses sums of elementwise products without storing the products.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ RANK = 2  # of a plain product
 
 
 def without_float32_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Write every float32 Gemm and MatMul in another way; the function stays the same.
+    """Replace every float32 Gemm and MatMul by equivalent operators.
 
-    A product with weights on the left becomes a 1x1 convolution. A product of two results,
-    which resizes, becomes a product of elements and a sum.
+    A product with weights on the left becomes a 1x1 convolution. A product of two results
+    (resizing) becomes an elementwise product and a sum.
 
     Args:
         model: A deployed graph; not changed.
 
     Returns:
-        A copy without float32 Gemm and MatMul. Nodes keep their names where they multiply.
+        A copy without float32 Gemm and MatMul. The nodes that multiply keep their names.
 
     Raises:
-        LintError: If a product is of a form that no deployed graph has.
+        LintError: If a product has attributes that no deployed graph uses.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -62,7 +62,7 @@ def without_float32_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _inferred(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
-    """Rank and type of every tensor."""
+    """Infer the rank and type of every tensor."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -78,13 +78,13 @@ def _check(node: NodeProto) -> None:
         value = helper.get_attribute_value(attribute)
         if value != plain.get(attribute.name):
             raise LintError(
-                f"{node.op_type} {node.name} cannot be written without a float32 product: "
+                f"{node.op_type} {node.name} cannot be rewritten for compute capability 7.5: "
                 f"{attribute.name} is {value}"
             )
 
 
 def _convolution(node: NodeProto, graph: onnx.GraphProto) -> Iterator[NodeProto]:
-    """W (M, K) @ X (K, N) + C as a convolution over N places."""
+    """Express W (M, K) @ X (K, N) + C as a 1x1 convolution over N positions."""
     left, right, *added = node.input
     prefix = node.name or node.output[0]
     stored = next(tensor for tensor in graph.initializer if tensor.name == left)
@@ -101,7 +101,7 @@ def _convolution(node: NodeProto, graph: onnx.GraphProto) -> Iterator[NodeProto]
 
 
 def _sum(node: NodeProto, ranks: dict[str, int], graph: onnx.GraphProto) -> Iterator[NodeProto]:
-    """A (…, m, k) @ B (…, k, n) or B (k,) as a sum over k of products of elements."""
+    """Express A (…, m, k) @ B (…, k, n) or B (k,) as a sum over k of elementwise products."""
     left, right = node.input
     prefix = node.name or node.output[0]
     product, axis = f"{prefix}_products", -1

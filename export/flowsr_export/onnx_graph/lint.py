@@ -1,4 +1,4 @@
-"""Rules that a deployed graph keeps, checked on the ONNX file before it is kept."""
+"""Rules for deployed graphs, checked on the ONNX model before it is saved."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ INVERSES = {
     "Solve",
     "TriangularSolve",
 }
-# What an inverse, or a norm, of a weight is made of when the exporter does not fold it.
+# Operators that an unfolded inverse or norm of a weight consists of.
 FOLDABLE = {"Div", "Einsum", "Gemm", "MatMul", "Pow", "Reciprocal", "Sqrt"}
 CONTROL_FLOW = {"If", "Loop", "Scan"}
-# Operands that give values to a result; the others are its shape, or say where to read.
+# Leading operands that hold values; the others hold shapes or indices.
 VALUE_OPERANDS = {
     "ConstantOfShape": 0,
     "Expand": 1,
@@ -66,7 +66,7 @@ SIZES = {"Range", "Shape", "Size"}
 INTEGERS = {TensorProto.INT32, TensorProto.INT64}
 HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 FLOATS = {*HALVES, TensorProto.FLOAT, TensorProto.DOUBLE}
-# float64 has a rule of its own.
+# float64 is allowed here because the rule no-float64 refuses it.
 EXACT = {*INTEGERS, TensorProto.BOOL, TensorProto.FLOAT, TensorProto.DOUBLE}
 
 
@@ -76,8 +76,8 @@ class Finding:
 
     Attributes:
         rule: Name of the rule.
-        place: Node with its operator, or tensor, or part of the file.
-        remedy: What to do.
+        place: Node with its operator, tensor, or part of the file.
+        remedy: Instruction for the author of the graph.
     """
 
     rule: str
@@ -85,19 +85,19 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return the finding as one line."""
         return f"{self.rule} at {self.place}: {self.remedy}"
 
 
 def lint(model: ModelProto, *, linf: bool = True) -> list[Finding]:
-    """Check a graph against every rule.
+    """Check a graph against all rules.
 
     Args:
         model: A model that passes the ONNX checker.
         linf: Whether the graph computes its geometry, as LINF's does.
 
     Returns:
-        Findings in the order of the rules, then of the graph; empty if it is clean.
+        Findings, ordered by rule and then by node; empty for a clean graph.
     """
     rules = {**RULES, **GEOMETRY_RULES} if linf else RULES
     graph = _Graph(model)
@@ -116,7 +116,7 @@ def require_clean(model: ModelProto, *, linf: bool = True) -> None:
         linf: Whether the graph computes its geometry, as LINF's does.
 
     Raises:
-        LintError: If there is a finding; the message holds the first and counts the others.
+        LintError: If there is a finding; the message shows the first and counts the others.
     """
     findings = lint(model, linf=linf)
     if findings:
@@ -125,7 +125,7 @@ def require_clean(model: ModelProto, *, linf: bool = True) -> None:
 
 
 class _Graph:
-    """A model with what the rules ask of it: types, origins and edges.
+    """A model with the facts that the rules need: types, origins and edges.
 
     A tensor's origin is `picture` when any of its values comes from a picture or a latent,
     else `geometry` when any comes from the `geometry` input, a shape or a Range, else
@@ -137,7 +137,7 @@ class _Graph:
         self.nodes = list(model.graph.node)
         self.every_node = list(_nodes(model))
         inputs = {value.name for value in model.graph.input}
-        # An initialiser that is also an input can be replaced at run time.
+        # An initializer that is also an input can be replaced at run time.
         self.constants = {tensor.name for tensor in model.graph.initializer} - inputs
         self.producers = {name: node for node in self.nodes for name in node.output}
 
@@ -150,35 +150,35 @@ class _Graph:
         for value in bare.graph.output:
             value.type.tensor_type.elem_type = TensorProto.UNDEFINED
         graph, values = bare.graph, list(bare.graph.input)
-        # What inference refuses altogether stays without types: the rule `typed` says so.
+        # If inference fails, types stay unknown and the rule `typed` reports it.
         with suppress(onnx.shape_inference.InferenceError):
             graph = onnx.shape_inference.infer_shapes(bare).graph
             values = [*graph.input, *graph.output, *graph.value_info]
         types = {value.name: value.type.tensor_type.elem_type for value in values}
         types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
-        return {name: kind for name, kind in types.items() if kind}
+        return {name: dtype for name, dtype in types.items() if dtype}
 
     @cached_property
     def origins(self) -> dict[str, Origin]:
-        """Where the values of every tensor come from."""
+        """Origin of the values of every tensor."""
         origins: dict[str, Origin] = dict.fromkeys(self.constants, "weight")
         for value in self.model.graph.input:
             origins[value.name] = "geometry" if value.name == "geometry" else "picture"
         for node in self.nodes:
-            found = {origins.get(name, "picture") for name in _operands(node)}
+            sources = {origins.get(name, "picture") for name in _operands(node)}
             origin: Origin = "weight"
             if node.op_type in SIZES:
                 origin = "geometry"
-            elif "picture" in found:
+            elif "picture" in sources:
                 origin = "picture"
-            elif "geometry" in found:
+            elif "geometry" in sources:
                 origin = "geometry"
             origins.update(dict.fromkeys(node.output, origin))
         return origins
 
     @cached_property
     def consumers(self) -> dict[str, list[NodeProto]]:
-        """Nodes that read a tensor."""
+        """Nodes that read each tensor."""
         consumers: dict[str, list[NodeProto]] = {}
         for node in self.nodes:
             for name in node.input:
@@ -192,11 +192,11 @@ class _Graph:
         for node in self.nodes:
             if not reached.isdisjoint(_operands(node)):
                 reached.update(node.output)
-        wanted: set[str] = set()
+        feeding: set[str] = set()
         for node in reversed(self.nodes):
-            if node.op_type in {"Cos", "Sin"} or not wanted.isdisjoint(node.output):
-                wanted.update(_operands(node))
-        return reached & wanted
+            if node.op_type in {"Cos", "Sin"} or not feeding.isdisjoint(node.output):
+                feeding.update(_operands(node))
+        return reached & feeding
 
 
 def _no_random(graph: _Graph) -> Iterator[Problem]:
@@ -205,24 +205,24 @@ def _no_random(graph: _Graph) -> Iterator[Problem]:
         if training or node.op_type in RANDOM:
             yield (
                 _label(node),
-                "give the graph its noise as an input; backends draw differently",
+                "make the noise an input of the graph; backends draw different random numbers",
             )
 
 
 def _no_grid_sample(graph: _Graph) -> Iterator[Problem]:
     for node in graph.every_node:
         if node.op_type == "GridSample":
-            yield _label(node), "read rows with Gather, or interpolate with MatMul"
+            yield _label(node), "read rows with Gather or interpolate with MatMul"
 
 
 def _no_float64(graph: _Graph) -> Iterator[Problem]:
-    for name, kind in graph.types.items():
-        if kind == TensorProto.DOUBLE:
+    for name, dtype in graph.types.items():
+        if dtype == TensorProto.DOUBLE:
             yield f"tensor {name!r}", "compute in float64 at export and keep float32"
 
 
 def _no_unfolded_inverse(graph: _Graph) -> Iterator[Problem]:
-    """Refuse inverses, and arithmetic on weights alone, which is what one decomposes into."""
+    """Refuse inverses and arithmetic between weights, which an inverse decomposes into."""
     for node in graph.every_node:
         if node.op_type in INVERSES:
             yield _label(node), "fold the inverse at export, in float64"
@@ -235,23 +235,23 @@ def _no_unfolded_inverse(graph: _Graph) -> Iterator[Problem]:
 def _standard_domain(graph: _Graph) -> Iterator[Problem]:
     for node in graph.every_node:
         if node.domain not in STANDARD:
-            yield _label(node), f"replace the operator of domain {node.domain!r}"
+            yield _label(node), f"replace the operator from domain {node.domain!r}"
 
 
 def _no_control_flow(graph: _Graph) -> Iterator[Problem]:
-    """Refuse subgraphs: the rules on values would not see what they hold."""
+    """Refuse subgraphs: the rules on values do not look inside them."""
     for node in graph.every_node:
         if node.op_type in CONTROL_FLOW:
-            yield _label(node), "restate it without a branch or loop"
+            yield _label(node), "rewrite it without branches and loops"
 
 
 def _typed(graph: _Graph) -> Iterator[Problem]:
-    """Refuse where type inference stops: the rules on types rely on it."""
+    """Refuse nodes at which type inference stops: the rules on types need it."""
     for node in graph.nodes:
         stops = any(name and name not in graph.types for name in node.output)
         before = all(name in graph.types for name in node.input if name)
         if stops and before and node.domain in STANDARD:
-            yield _label(node), "use an operator whose result type ONNX can infer"
+            yield _label(node), "use an operator with a result type that ONNX can infer"
 
 
 def _self_contained(graph: _Graph) -> Iterator[Problem]:
@@ -263,7 +263,7 @@ def _self_contained(graph: _Graph) -> Iterator[Problem]:
             tensors.extend(attribute.tensors)
     for tensor in tensors:
         if uses_external_data(tensor):
-            yield f"tensor {tensor.name!r}", "save the weights inside the file"
+            yield f"tensor {tensor.name!r}", "save the weights inside the ONNX file"
 
 
 def _opset(graph: _Graph) -> Iterator[Problem]:
@@ -273,31 +273,31 @@ def _opset(graph: _Graph) -> Iterator[Problem]:
     if any(graph.types.get(name) == TensorProto.BFLOAT16 for name in weights):
         low = high = BF16_OPSET
     if not versions or not all(low <= version <= high for version in versions):
-        found = ", ".join(map(str, versions)) or "none"
-        yield "opset_import", f"export with an opset from {low} to {high}, got {found}"
+        got = ", ".join(map(str, versions)) or "none"
+        yield "opset_import", f"export with an opset from {low} to {high}, got {got}"
 
 
 def _static_weights(graph: _Graph) -> Iterator[Problem]:
     for node in graph.every_node:
         if node.op_type in {"Conv", "ConvTranspose"}:
             source = graph.producers.get(node.input[1])
-            # A quantised weight is an initialiser behind its DequantizeLinear.
-            quantised = source is not None and source.op_type == "DequantizeLinear"
-            name = source.input[0] if source is not None and quantised else node.input[1]
+            # A quantized weight is an initializer behind its DequantizeLinear.
+            quantized = source is not None and source.op_type == "DequantizeLinear"
+            name = source.input[0] if source is not None and quantized else node.input[1]
             if name not in graph.constants:
-                yield _label(node), "make the weight an initialiser that is not an input"
+                yield _label(node), "make the weight an initializer that is not an input"
 
 
 def _no_half_geometry(graph: _Graph) -> Iterator[Problem]:
     """Refuse geometry and phase that are not float32 or integers.
 
-    Geometry may become half in one way: a float32 matrix is cast and goes, at most through
-    changes of layout, straight into the product that applies it to features. Phase is what
-    lies between the geometry and a sine or cosine; features join it in float32.
+    There is one exception: a float32 matrix may be cast for the product that applies it to
+    features, with nothing but layout changes between. The phase is everything between the
+    geometry and a sine or cosine; features join it in float32.
     """
     for name in dict.fromkeys(name for node in graph.nodes for name in node.output):
-        kind = graph.types.get(name)
-        if kind is None or kind in EXACT:
+        dtype = graph.types.get(name)
+        if dtype is None or dtype in EXACT:
             continue
         node = graph.producers[name]
         if name in graph.phase:
@@ -314,7 +314,7 @@ def _no_half_geometry(graph: _Graph) -> Iterator[Problem]:
 
 
 def _cast_for_product(graph: _Graph, node: NodeProto) -> bool:
-    """Whether a half tensor of geometry is a float32 one, cast where it is used."""
+    """Whether a half-precision geometry tensor is a float32 one, cast where it is used."""
     readers = {reader.op_type for reader in graph.consumers.get(node.output[0], [])}
     cast = node.op_type == "Cast" and graph.types.get(node.input[0]) == TensorProto.FLOAT
     used = bool(readers) and readers <= LAYOUT | PRODUCTS
@@ -324,8 +324,8 @@ def _cast_for_product(graph: _Graph, node: NodeProto) -> bool:
 def _integer_indices(graph: _Graph) -> Iterator[Problem]:
     """Refuse indices and sizes that pass through floats.
 
-    float32 holds whole numbers to 2^24 only, and a backend's division need not round
-    correctly: 6 / 3 that gives 1.9999999 becomes 1.
+    float32 is exact for integers up to 2^24 only, and the division of a backend may round
+    wrongly: if 6 / 3 gives 1.9999999, the index becomes 1.
     """
     for node in graph.nodes:
         source = graph.types.get(node.input[0]) if node.input else None
@@ -356,7 +356,7 @@ GEOMETRY_RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
 
 
 def _operands(node: NodeProto) -> list[str]:
-    """Inputs that give values to the node's results."""
+    """Inputs that hold values rather than shapes or indices."""
     count = VALUE_OPERANDS.get(node.op_type, len(node.input))
     return [name for name in node.input[:count] if name]
 
@@ -366,7 +366,7 @@ def _label(node: NodeProto) -> str:
 
 
 def _nodes(model: ModelProto) -> Iterator[NodeProto]:
-    """Every node, those of subgraphs and local functions too."""
+    """Yield every node, including those of subgraphs and local functions."""
     waiting: list[GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
     for graph in waiting:
         for node in graph.node:

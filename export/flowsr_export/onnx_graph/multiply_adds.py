@@ -1,4 +1,4 @@
-"""Count a graph's multiply-adds from its nodes and shapes, without running it."""
+"""Count the multiply-adds of a graph from its nodes and shapes, without running it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TYPE_NAMES: dict[int, str] = {
     TensorProto.UINT8: "int8",
     TensorProto.FLOAT8E4M3FN: "fp8",
 }
-# Elements; sizes and pads are evaluated, index lists and weights are not.
+# Most elements of a tensor that is evaluated: sizes and pads, but no index lists or weights.
 EVALUATED = 16
 # Counted by `per_pixel_and_patch`: patches (rows, cols) and low-resolution pixels (h, w).
 # Multiples of 8 and of 24, so that no level of a U-Net rounds up.
@@ -39,9 +39,9 @@ class Product:
     """Multiply-adds of one node.
 
     Attributes:
-        count: How many.
-        type: The type that is multiplied.
-        of_weights: Whether an operand is a weight.
+        count: Number of multiply-adds.
+        type: Data type of the operands.
+        of_weights: Whether one operand is a weight.
     """
 
     count: int
@@ -54,12 +54,12 @@ class MacCount:
     """Multiply-adds of one run.
 
     Attributes:
-        total: All of them.
-        by_operator: Split by Conv, ConvTranspose, Gemm and MatMul.
-        by_type: Split by the type that is multiplied: fp32, fp16, bf16, fp8, int8, other.
-        between_results: Those of products in which neither operand is a weight; in LINF
-            they resize, and grow faster than the picture.
-        by_node: Each product by the name of its node, or of its output where it has none.
+        total: Sum over all nodes.
+        by_operator: Sums for Conv, ConvTranspose, Gemm and MatMul.
+        by_type: Sums by data type of the operands: fp32, fp16, bf16, fp8, int8, other.
+        between_results: Sum over products in which neither operand is a weight. In LINF these
+            resize, and their number grows faster than the picture.
+        by_node: Products by the name of the node, or of its output if it has none.
     """
 
     total: int
@@ -69,7 +69,7 @@ class MacCount:
     by_node: dict[str, Product]
 
     def share(self, type_name: str) -> float:
-        """Part of the multiply-adds in a type, in [0, 1]."""
+        """Return the share of the multiply-adds in a data type, in [0, 1]."""
         return self.by_type.get(type_name, 0) / self.total if self.total else 0.0
 
 
@@ -81,15 +81,15 @@ def count_macs(
     """Count the multiply-adds of one run.
 
     Args:
-        model: A graph that passes the lint. A bias and elementwise work do not count.
+        model: A graph that passes the lint. Biases and elementwise operators are not counted.
         shapes: Shape of each input that is not in `values`.
-        values: Inputs that decide shapes, `geometry` above all.
+        values: Inputs that determine shapes, above all `geometry`.
 
     Returns:
-        The count, exact.
+        The exact count.
 
     Raises:
-        ShapeError: If an input is missing or unknown, or if a shape does not follow.
+        ShapeError: If an input is missing or unknown, or a shape cannot be inferred.
     """
     values = values or {}
     names = {value.name for value in model.graph.input}
@@ -107,10 +107,10 @@ def count_macs(
             count = _product(node, inferred)
             operators[node.op_type] += count
             stored = [_stored(name, producers) for name in node.input[:2]]
-            kind = _type_name(node, stored, inferred)
-            types[kind] += count
+            dtype = _type_name(node, stored, inferred)
+            types[dtype] += count
             name = node.name or node.output[0]
-            nodes[name] = Product(count, kind, not weights.isdisjoint(stored))
+            nodes[name] = Product(count, dtype, not weights.isdisjoint(stored))
     between = sum(product.count for product in nodes.values() if not product.of_weights)
     return MacCount(operators.total(), dict(operators), dict(types), between, nodes)
 
@@ -118,10 +118,10 @@ def count_macs(
 def per_pixel_and_patch(model: ModelProto, patch: int = 3) -> tuple[float, float]:
     """Fit multiply-adds ≈ a · low-resolution pixels + b · patches, from three sizes.
 
-    Left out are products between results, the resizing matrices: they grow with the third
+    Products between results (the resizing matrices) are left out: they grow with the third
     power of the side. In the full edsr-baseline + unet at ×4 they are 1.0 % of the work for
-    128×128 pixels and 4.1 % for 512×512; in a small network more. Sizes at which a level of
-    the U-Net rounds down come out up to 0.4 % too high there.
+    128x128 pixels and 4.1 % for 512x512, and more in a small network. At sizes for which a
+    level of the U-Net rounds down, the fit is up to 0.4 % too high.
 
     Args:
         model: LINF graph for any scale.
@@ -131,11 +131,11 @@ def per_pixel_and_patch(model: ModelProto, patch: int = 3) -> tuple[float, float
         a and b.
 
     Raises:
-        UsageError: If the graph has one scale, whose pixels and patches grow together.
+        UsageError: If the graph has a fixed scale: its pixels and patches grow together.
     """
     inputs = {value.name: value.type.tensor_type for value in model.graph.input}
     if "geometry" not in inputs:
-        raise UsageError("graph must take geometry to tell pixels from patches")
+        raise UsageError("graph must have the input geometry, got a graph of one scale")
     sizes, counts = [], []
     for (rows, cols), (h, w) in FITTED:
         out = (rows * patch, cols * patch)
@@ -153,7 +153,7 @@ def per_pixel_and_patch(model: ModelProto, patch: int = 3) -> tuple[float, float
 
 @dataclass(frozen=True)
 class _Tensor:
-    """What inference knows of a tensor; None is a dimension that it does not know."""
+    """Inferred type and shape of a tensor; an unknown dimension is None."""
 
     type: int
     shape: tuple[int | None, ...] | None
@@ -164,7 +164,7 @@ def _skeleton(
     shapes: Mapping[str, tuple[int, ...]],
     values: Mapping[str, NDArray[Any]],
 ) -> ModelProto:
-    """Copy a graph with fixed input shapes, given values inside and its weights as inputs."""
+    """Copy a graph with fixed input shapes, values as initializers and weights as inputs."""
     small = [t for t in model.graph.initializer if math.prod(t.dims) <= EVALUATED]
     large = [t for t in model.graph.initializer if math.prod(t.dims) > EVALUATED]
     inputs = [
@@ -185,10 +185,10 @@ def _skeleton(
 
 
 def _inferred(model: ModelProto) -> dict[str, _Tensor]:
-    """Infer every shape: evaluate the small tensors that follow, infer, and so on.
+    """Infer every shape by alternating shape inference and evaluation of small tensors.
 
-    ONNX's own propagation of data stops at a division, so that the sizes computed from
-    `geometry` have to be evaluated; a Shape can be once its tensor's shape is known.
+    The data propagation of ONNX stops at a division, so sizes that are computed from
+    `geometry` must be evaluated. A Shape node can be evaluated once its input's shape is known.
     """
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     known = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -196,12 +196,12 @@ def _inferred(model: ModelProto) -> dict[str, _Tensor]:
         tensors = _tensors(onnx.shape_inference.infer_shapes(model, data_prop=True))
         waiting = []
         for node in model.graph.node:
-            found = _evaluated(node, known, tensors, opsets)
-            known.update(found)
+            results = _evaluated(node, known, tensors, opsets)
+            known.update(results)
             model.graph.initializer.extend(
-                numpy_helper.from_array(array, name) for name, array in found.items()
+                numpy_helper.from_array(array, name) for name, array in results.items()
             )
-            if not found:
+            if not results:
                 waiting.append(node)
         if len(waiting) == len(model.graph.node):
             return tensors
@@ -215,7 +215,7 @@ def _evaluated(
     tensors: Mapping[str, _Tensor],
     opsets: Mapping[str, int],
 ) -> dict[str, NDArray[Any]]:
-    """Values of a node's small results, or nothing if they do not follow yet."""
+    """Return the values of a node's small results, nothing if they cannot be computed yet."""
     feeds = {name: known[name] for name in node.input if name in known}
     if node.op_type == "Shape":
         shape = _known_shape(node.input[0], tensors)
@@ -233,22 +233,22 @@ def _evaluated(
 
 
 def _tensors(model: ModelProto) -> dict[str, _Tensor]:
-    """Read the types and shapes that inference wrote."""
+    """Read the inferred types and shapes."""
     graph = model.graph
     tensors = {t.name: _Tensor(t.data_type, tuple(t.dims)) for t in graph.initializer}
     for value in (*graph.input, *graph.output, *graph.value_info):
-        kind = value.type.tensor_type
+        inferred = value.type.tensor_type
         shape = None
-        if kind.HasField("shape"):
+        if inferred.HasField("shape"):
             shape = tuple(
-                d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim
+                d.dim_value if d.HasField("dim_value") else None for d in inferred.shape.dim
             )
-        tensors[value.name] = _Tensor(kind.elem_type, shape)
+        tensors[value.name] = _Tensor(inferred.elem_type, shape)
     return tensors
 
 
 def _product(node: NodeProto, tensors: Mapping[str, _Tensor]) -> int:
-    """Multiply-adds of one node."""
+    """Return the multiply-adds of one node."""
     left, right = (_shape(name, node, tensors) for name in node.input[:2])
     if node.op_type == "ConvTranspose":
         return math.prod(left) * math.prod(right[1:])
@@ -264,13 +264,13 @@ def _shape(name: str, node: NodeProto, tensors: Mapping[str, _Tensor]) -> tuple[
     if shape is None:
         raise ShapeError(
             f"shape of {name!r} at node {node.name or node.output[0]!r} ({node.op_type}) "
-            "does not follow from the inputs; give the values that decide it"
+            "cannot be inferred; give the values that determine it"
         )
     return shape
 
 
 def _known_shape(name: str, tensors: Mapping[str, _Tensor]) -> tuple[int, ...] | None:
-    """Shape of a tensor, or None if any of its dimensions is unknown."""
+    """Return the shape of a tensor, None if a dimension is unknown."""
     tensor = tensors.get(name)
     if tensor is None or tensor.shape is None:
         return None
@@ -279,7 +279,7 @@ def _known_shape(name: str, tensors: Mapping[str, _Tensor]) -> tuple[int, ...] |
 
 
 def _stored(name: str, producers: Mapping[str, NodeProto]) -> str:
-    """Look through a DequantizeLinear."""
+    """Return the input of a DequantizeLinear, other names unchanged."""
     node = producers.get(name)
     if node is not None and node.op_type == "DequantizeLinear":
         return str(node.input[0])
@@ -287,7 +287,7 @@ def _stored(name: str, producers: Mapping[str, NodeProto]) -> str:
 
 
 def _type_name(node: NodeProto, stored: list[str], tensors: Mapping[str, _Tensor]) -> str:
-    """Type that is multiplied: a quantised one only if both operands are stored in it."""
-    kinds = {tensors[name].type for name in stored}
-    kind = kinds.pop() if len(kinds) == 1 else tensors[node.input[0]].type
-    return TYPE_NAMES.get(kind, "other")
+    """Return the data type of a product: quantized only if both operands are stored so."""
+    dtypes = {tensors[name].type for name in stored}
+    dtype = dtypes.pop() if len(dtypes) == 1 else tensors[node.input[0]].type
+    return TYPE_NAMES.get(dtype, "other")

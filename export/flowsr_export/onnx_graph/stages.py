@@ -1,7 +1,7 @@
-"""The stage of the model that each node of an exported graph belongs to.
+"""Assign the nodes of an exported graph to the stages of the model.
 
-Weights keep the names of the exporter's modules, and the stages come one after another: a node
-belongs to the latest stage whose weights its result depends on.
+Weights keep the names of the exporter's modules, and the stages run one after another: a node
+belongs to the latest stage that has weights its result depends on.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ STAGES = (
     "fold",
     "other",
 )
-"""In the order of a run; "geometry" is indices and linear resizing, which need no weight."""
+"""Stages in the order of a run; "geometry" is indices and resizing, which need no weights."""
 
 GEOMETRY, ENCODER, CONDITIONER, ENCODE, PRIOR, DECODE, FOLD, OTHER = STAGES
-# A module's name in a weight's name, and its stage. SRFlow's couplings are of both directions.
+# Stage by the module name inside a weight's name. SRFlow's couplings serve both directions.
 MODULES = {
     "encoder": ENCODER,
     "tables": CONDITIONER,
@@ -41,18 +41,18 @@ MODULES = {
 
 
 def stages_of(model: onnx.ModelProto) -> dict[str, str]:
-    """Tell the stage of every node by the name of each of its outputs.
+    """Return the stage of every node by the names of its outputs.
 
     Args:
         model: Exported graph.
 
     Returns:
-        Stages by the names of tensors; empty if no weight names a module.
+        Stages by tensor name; empty if no weight has the name of a module.
     """
     ranks = {name: i for i, name in enumerate(STAGES)}
     weights = {t.name: _module_stage(t.name) for t in model.graph.initializer}
     known: dict[str, int] = {}
-    # Noise is decoded: what reads it comes after the encoding and the prior.
+    # Noise inputs are decoded: their readers come after the encoding and the prior.
     known.update({v.name: ranks[DECODE] for v in model.graph.input if "latent" in v.name})
     weighted: set[str] = set()
     for node in model.graph.node:
@@ -72,16 +72,16 @@ def stages_of(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _module_stage(name: str) -> str | None:
-    """Stage of a weight by the first part of its name that is a known module."""
-    found = (MODULES[part] for part in name.split(".") if part in MODULES)
-    return next(found, None)
+    """Return the stage of a weight by the first part of its name that is a known module."""
+    stages = (MODULES[part] for part in name.split(".") if part in MODULES)
+    return next(stages, None)
 
 
 def _mark_fold(
     model: onnx.ModelProto, known: dict[str, int], weighted: set[str], ranks: dict[str, int]
 ) -> None:
-    """Move what follows the last weight from the decoding to the fold."""
-    before: set[str] = set()  # tensors that a node with weights depends on, or is
+    """Move the nodes after the last weight from the decoding to the fold."""
+    before: set[str] = set()  # tensors with weights, and all they depend on
     for node in reversed(model.graph.node):
         if any(name in weighted or name in before for name in node.output):
             before.update(node.output)

@@ -1,4 +1,4 @@
-"""Pictures of eight bits in the graph: the conversion on both sides of a float graph."""
+"""Graphs with uint8 input and output: the conversion around a float graph."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from flowsr_runtime.errors import ParityError
 
-__all__ = ["Uint8Session", "with_eight_bits"]
+__all__ = ["Uint8Session", "with_uint8_io"]
 
 WHITE = 255
-# Names inside the graph of what was `input` and `output` before.
+# New names of the float tensors that were called `input` and `output`.
 RENAMED = {"input": "input_full_range", "output": "output_full_range"}
 CONSTANTS = {"white": WHITE, "half": 0.5, "zero": 0.0, "one": 1.0}
 
 
 class Session(Protocol):
-    """What runs a graph of eight-bit pictures."""
+    """Runs a graph with uint8 input and output."""
 
     @property
     def backend(self) -> str:
-        """Name of the inference library."""
+        """Inference library."""
 
     @property
     def provider(self) -> str:
-        """What the library computes with."""
+        """Execution provider of the library."""
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Run the graph."""
 
     def close(self) -> None:
-        """Free it."""
+        """Free the session."""
 
 
 class Uint8Session:
-    """A session of a graph of eight-bit pictures that takes pictures in [0, 1].
+    """A session of a uint8 graph behind the interface of a float graph.
 
     Attributes:
-        backend: Name of the inference library.
-        provider: What the library computes with.
+        backend: Inference library.
+        provider: Execution provider of the library.
     """
 
     def __init__(self, session: Session) -> None:
-        """Wrap a session; closing this closes it."""
+        """Wrap a session; `close` closes it."""
         self._session = session
         self.backend, self.provider = session.backend, session.provider
 
@@ -55,13 +55,13 @@ class Uint8Session:
         """Run the graph.
 
         Args:
-            feeds: Its inputs by name; `input` (B, 3, h, w) float32, eight bits divided by 255.
+            feeds: Inputs by name; `input` (B, 3, h, w) float32 in [0, 1], multiples of 1/255.
 
         Returns:
             Pictures, (B, 3, H, W) uint8.
 
         Raises:
-            ParityError: If the graph gives another type.
+            ParityError: If the output is not uint8.
         """
         picture = np.rint(feeds["input"] * WHITE).astype(np.uint8)
         output = self._session.run({**feeds, "input": picture})
@@ -74,22 +74,22 @@ class Uint8Session:
         self._session.close()
 
 
-def with_eight_bits(model: ModelProto) -> ModelProto:
-    """Put the conversion of pictures from and to eight bits into a graph.
+def with_uint8_io(model: ModelProto) -> ModelProto:
+    """Return a graph with its input and output converted to uint8.
 
-    The input is divided by 255; the output is clamped to [0, 1], multiplied by 255 and rounded
-    half up, as the runtime does it. All of it is float32: floor before the last cast, so that
-    it does not matter how a backend casts.
+    The input is divided by 255. The output is clamped to [0, 1], multiplied by 255 and rounded
+    half up, as in the runtime. A Floor before the last cast makes the result independent of
+    how a backend rounds in casts.
 
     Args:
         model: A graph with `input` and `output` in float32; not changed.
 
     Returns:
-        The same graph with both in uint8.
+        A copy with both in uint8.
     """
-    made = ModelProto()
-    made.CopyFrom(model)
-    graph = made.graph
+    converted = ModelProto()
+    converted.CopyFrom(model)
+    graph = converted.graph
     for node in graph.node:
         node.input[:] = [RENAMED.get(name, name) for name in node.input]
         node.output[:] = [RENAMED.get(name, name) for name in node.output]
@@ -103,8 +103,8 @@ def with_eight_bits(model: ModelProto) -> ModelProto:
     for value in (*graph.input, *graph.output):
         if value.name in RENAMED:
             value.type.tensor_type.elem_type = TensorProto.UINT8
-    onnx.checker.check_model(made, full_check=True)
-    return made
+    onnx.checker.check_model(converted, full_check=True)
+    return converted
 
 
 def _before() -> list[NodeProto]:
@@ -125,5 +125,5 @@ def _after() -> list[NodeProto]:
     ]
 
 
-def _node(kind: str, inputs: list[str], output: str, to: int | None = None) -> NodeProto:
-    return helper.make_node(kind, inputs, [output], name=f"{kind} to {output}", to=to)
+def _node(operator: str, inputs: list[str], output: str, to: int | None = None) -> NodeProto:
+    return helper.make_node(operator, inputs, [output], name=f"{operator} to {output}", to=to)

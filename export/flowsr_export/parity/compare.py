@@ -1,4 +1,7 @@
-"""Comparing a runtime with the PyTorch reference, in the units of pictures; fails closed."""
+"""Compare the output of a graph with PyTorch, in image units.
+
+The comparison fails closed: a statistic that cannot be computed violates every tolerance.
+"""
 
 from __future__ import annotations
 
@@ -33,23 +36,23 @@ EIGHT_BIT = 255
 
 
 class GraphRunner(Protocol):
-    """What runs the graph: a session of the runtime."""
+    """Runs a graph; a session of the runtime is one."""
 
     def run(self, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        """Output of the graph for named inputs: float32, or eight bits."""
+        """Return the output for named inputs, float32 or uint8."""
         ...
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest difference that is accepted; None where a precision has no such bar.
+    """Largest accepted difference; None for a statistic that is not limited.
 
     Attributes:
         max_abs: Largest difference of any value, 1 is full range.
         max_steps: Largest difference of eight-bit pictures.
         p999_steps: 99.9th percentile of the difference, in eight-bit steps, not rounded.
         psnr: Smallest PSNR between the two outputs, dB.
-        in_range: Whether a finite value that no picture holds misses the bar too.
+        in_range: Whether finite values far outside the image range are violations too.
     """
 
     max_abs: float | None = None
@@ -65,15 +68,15 @@ QUANTISED_BAR = Tolerance(psnr=38.0)
 
 @dataclass(frozen=True)
 class ErrorStats:
-    """How far two outputs are apart.
+    """Difference between two outputs.
 
     Attributes:
-        case: What was compared.
+        case: Sizes and batch.
         max_abs: Largest difference, 1 is full range.
         max_steps: Largest difference of the eight-bit pictures.
         p999_steps: 99.9th percentile of the difference, in eight-bit steps, not rounded.
         psnr: PSNR between the outputs in dB, infinity when equal.
-        explosion: Values that no picture holds, in the output or else in the reference.
+        explosion: Values far outside the image range, in the output or else in the reference.
     """
 
     case: Case
@@ -83,52 +86,52 @@ class ErrorStats:
     psnr: float
     explosion: OutOfRangeValues | None
 
-    def violations(self, bar: Tolerance) -> list[str]:
-        """Say which bars are missed; a figure that is not a number misses every bar."""
-        missed = []
-        if self.explosion and (bar.in_range or self.explosion.non_finite):
-            missed.append(f"the flow explodes, {self.explosion}")
+    def violations(self, tolerance: Tolerance) -> list[str]:
+        """List the violated limits; NaN violates all of them."""
+        violated = []
+        if self.explosion and (tolerance.in_range or self.explosion.non_finite):
+            violated.append(f"the flow's inverse explodes: {self.explosion}")
         limits = (
-            ("max error", self.max_abs, bar.max_abs, 1),
-            ("eight-bit error", self.max_steps, bar.max_steps, 1),
-            ("p99.9 error in steps", self.p999_steps, bar.p999_steps, 1),
-            ("PSNR", self.psnr, bar.psnr, -1),
+            ("max error", self.max_abs, tolerance.max_abs, 1),
+            ("eight-bit error", self.max_steps, tolerance.max_steps, 1),
+            ("p99.9 error in steps", self.p999_steps, tolerance.p999_steps, 1),
+            ("PSNR", self.psnr, tolerance.psnr, -1),
         )
         for name, value, limit, sign in limits:
             if limit is not None and not sign * value <= sign * limit:
                 word = "at most" if sign > 0 else "at least"
-                missed.append(f"{name} must be {word} {limit:g}, got {value:.3g}")
-        return missed
+                violated.append(f"{name} must be {word} {limit:g}, got {value:.3g}")
+        return violated
 
-    def used(self, bar: Tolerance) -> float:
-        """Largest share of a bar that is used up: 1 at the bar, infinite where it is no number.
+    def used(self, tolerance: Tolerance) -> float:
+        """Return the largest share of a limit that is used: 1 at the limit, infinite for NaN.
 
-        Of eight-bit steps it is the unrounded difference; of the PSNR the ratio of the errors.
+        For eight-bit steps it is the unrounded difference, for PSNR the ratio of the errors.
         """
         shares = [
             value / limit
             for value, limit in (
-                (self.max_abs, bar.max_abs),
-                (self.max_abs * EIGHT_BIT, bar.max_steps),
-                (self.p999_steps, bar.p999_steps),
+                (self.max_abs, tolerance.max_abs),
+                (self.max_abs * EIGHT_BIT, tolerance.max_steps),
+                (self.p999_steps, tolerance.p999_steps),
             )
             if limit
         ]
-        if bar.psnr is not None:
-            shares.append(10 ** ((bar.psnr - self.psnr) / 20))
+        if tolerance.psnr is not None:
+            shares.append(10 ** ((tolerance.psnr - self.psnr) / 20))
         if not all(math.isfinite(share) for share in shares):
             return math.inf
         return max(shares, default=0.0)
 
     def as_dict(self) -> dict[str, Any]:
-        """ErrorStats for JSON; an infinite PSNR is null."""
+        """Return the statistics for JSON; an infinite PSNR becomes null."""
         values = asdict(self)
         values["psnr"] = self.psnr if math.isfinite(self.psnr) else None
         return values
 
 
 def tolerance_for(deployment: Deployment, precision: str, io: str = "float32") -> Tolerance:
-    """The largest difference that a graph of a precision and a type of pictures may show."""
+    """Return the tolerance for a graph of a precision with float32 or uint8 images."""
     if precision == "fp32":
         return Tolerance(max_abs=deployment.max_abs if io == "float32" else None, max_steps=1)
     return QUANTISED_BAR if precision in ("int8", "fp8") else HALF_BAR
@@ -139,44 +142,44 @@ def compare(
     session: GraphRunner,
     cases: Sequence[Case],
     scale: Fraction | None,
-    bar: Tolerance,
+    tolerance: Tolerance,
     advance: Callable[[str], None] = lambda note: None,
 ) -> list[ErrorStats]:
-    """Compare a session with the reference and refuse a difference.
+    """Compare a session with the reference and refuse a difference above the tolerance.
 
     Args:
         deployment: The network; its reference is in float32.
-        session: Runs the exported graph; what gives eight bits is compared in their steps.
-        cases: What to compare, at least one.
-        scale: The scale that the graph was restated with, None for any.
-        bar: Largest difference that is accepted.
+        session: Runs the exported graph; uint8 output is compared in eight-bit steps.
+        cases: Sizes and batches, at least one.
+        scale: The fixed scale of the graph, None for any.
+        tolerance: Largest accepted difference.
         advance: Called with each case's name when it is done.
 
     Returns:
-        ErrorStats of every case.
+        Statistics of every case.
 
     Raises:
-        ParityError: If a bar is missed, a figure cannot be computed, or there is no case.
+        ParityError: If the tolerance is violated or there is no case.
     """
     if not cases:
-        raise ParityError("parity was not checked: no case")
-    done = []
+        raise ParityError("cases must hold at least one case, got none")
+    results = []
     for case in cases:
         feeds = deployment.feeds(case, scale)
         reference = reference_output(deployment, case, feeds)
-        figures = figures_of(case, reference, graph_output(deployment, session, case, feeds))
-        missed = figures.violations(bar)
-        if missed:
-            raise ParityError(f"output differs from PyTorch at {case}: {'; '.join(missed)}")
-        done.append(figures)
+        stats = figures_of(case, reference, graph_output(deployment, session, case, feeds))
+        violated = stats.violations(tolerance)
+        if violated:
+            raise ParityError(f"output differs from PyTorch at {case}: {'; '.join(violated)}")
+        results.append(stats)
         advance(str(case))
-    return done
+    return results
 
 
 def reference_output(
     deployment: Deployment, case: Case, feeds: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.float32]:
-    """Enlarge in eager float32 PyTorch what the graph is fed.
+    """Upscale the inputs of a graph in eager float32 PyTorch.
 
     Args:
         deployment: The network.
@@ -184,7 +187,7 @@ def reference_output(
         feeds: Inputs of the graph, padded.
 
     Returns:
-        (B, 3, H, W), unclamped, of the picture without its padding.
+        (B, 3, H, W), unclamped, without padding.
     """
     rgb = torch.from_numpy(
         np.ascontiguousarray(feeds["input"][..., : case.lr[0], : case.lr[1]])
@@ -200,7 +203,7 @@ def reference_output(
 def graph_output(
     deployment: Deployment, session: GraphRunner, case: Case, feeds: Mapping[str, NDArray[Any]]
 ) -> NDArray[Any]:
-    """GraphRunner the graph and crop its output to the picture without its padding.
+    """Run a graph and crop its output to the image without padding.
 
     Args:
         deployment: The network.
@@ -209,7 +212,7 @@ def graph_output(
         feeds: Inputs of the graph, padded.
 
     Returns:
-        (B, 3, H, W), float32 or eight bits.
+        (B, 3, H, W), float32 or uint8.
 
     Raises:
         ParityError: If the output has another size.
@@ -222,25 +225,25 @@ def graph_output(
 
 
 def figures_of(case: Case, reference: NDArray[np.float32], output: NDArray[Any]) -> ErrorStats:
-    """Say how far an output is from its reference.
+    """Compute the difference between an output and its reference.
 
     Args:
-        case: What was compared.
+        case: Sizes and batch.
         reference: (B, 3, H, W), unclamped, 1 is full range.
-        output: The same, or eight bits: the reference is rounded for these.
+        output: The same, or uint8: the reference is then rounded too.
 
     Returns:
-        The figures; those that cannot be computed are not numbers.
+        The statistics; NaN where one cannot be computed.
     """
     explosion = find_out_of_range(reference)
     if output.dtype != np.uint8:
         explosion = find_out_of_range(output) or explosion
-    else:  # eight bits hide what explodes; the reference shows it
+    else:  # uint8 clips values out of range; the reference shows them
         reference = (np.floor(_clean(reference) * EIGHT_BIT + 0.5) / EIGHT_BIT).astype(
             np.float32
         )
         output = (output / EIGHT_BIT).astype(np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):  # the count of such values says it
+    with np.errstate(invalid="ignore", over="ignore"):  # `explosion` counts such values
         difference = np.abs(reference.astype(np.float64) - output)
         mse = float(np.mean(difference**2))
     return ErrorStats(

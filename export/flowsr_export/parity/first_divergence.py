@@ -1,4 +1,4 @@
-"""Where two ONNX files of one network part: the first node whose output leaves tolerance."""
+"""Find the first node at which two ONNX models of one network diverge."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from flowsr_runtime.bundle.directory import embedded_bundle
 
 __all__ = ["TOLERANCES", "Divergence", "Difference", "Graph", "first_divergence", "graphs_of"]
 
-# Largest accepted share of a tensor's largest value, by the least precise type of both files.
-# Float32 files of one network differ by the order of sums. Half and eight bits: what no node of
-# a sound graph reaches; the built-in model's worst are at 0.03 in fp16 and 0.22 in int8.
+# Largest accepted difference relative to a tensor's largest value, by the least precise type of
+# both models. Float32 models differ by the order of sums. The other limits are above every node
+# of a sound graph: the worst of the built-in model are 0.03 in fp16 and 0.22 in int8.
 TOLERANCES = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.4, "int8": 0.5, "fp8": 0.5}
-LR = (20, 24)  # of the photograph that both files enlarge; not square, not odd
+LR = (20, 24)  # low-resolution size (h, w) of the photograph; even and not square
 SCALE = Fraction("2.7")
-PLAIN_SCALE = 4  # of a file without a bundle: every graph of a geometry takes it
-# Nodes that change a tensor's type and no more: there are some in one file alone.
+PLAIN_SCALE = 4  # scale for a model without a bundle; every graph with geometry takes it
+# Nodes that only change a tensor's type; one of the models may lack them.
 PLUMBING = {"Cast", "CastLike", "DequantizeLinear", "Identity", "QuantizeLinear"}
-TINY = 1e-6  # a tensor below this is the rounding of zero
+TINY = 1e-6  # a tensor below this is rounded zero
 OUTPUT = "output"
 
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file that is compared.
+    """An ONNX model to compare.
 
     Attributes:
-        name: As messages name it.
+        name: Name in messages.
         model: The graph.
     """
 
@@ -52,16 +52,16 @@ class Graph:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the outputs of a node are apart in the two files.
+    """Difference between the outputs of a node in the two models.
 
     Attributes:
-        node: Its name in the first file.
-        kind: Its operator.
-        tensor: Its output in the first file.
-        other: Its output in the second.
-        stage: Stage of the model by the weights that the node depends on.
-        share: Largest difference over the first tensor's largest value; infinite if integers
-            differ, or where one of both is no finite number.
+        node: Name of the node in the first model.
+        kind: Operator.
+        tensor: Output in the first model.
+        other: Output in the second model.
+        stage: Stage of the model, by the weights that the node depends on.
+        share: Largest difference relative to the first tensor's largest value; infinite if
+            integers differ or a value is not finite.
     """
 
     node: str
@@ -74,15 +74,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Divergence:
-    """What was found of two files.
+    """Result of comparing two models node by node.
 
     Attributes:
-        first: The first node, in the order of the first file, that leaves the tolerance.
-        output: The graph's output.
+        first: First node, in the order of the first model, above the tolerance.
+        output: Difference of the graphs' outputs.
         stages: Largest share by stage, in the order of a run.
-        tolerance: The share that was accepted.
-        compared: Tensors that were compared.
-        skipped: Nodes of the first file without a counterpart of the same shape.
+        tolerance: Largest accepted share.
+        compared: Number of compared tensors.
+        skipped: Number of nodes in the first model without a counterpart of the same shape.
     """
 
     first: Difference | None
@@ -96,18 +96,18 @@ class Divergence:
 def graphs_of(
     target: Path | None, other: str, precision: str
 ) -> tuple[Graph, Graph, Bundle | None]:
-    """Find the two files.
+    """Load the two models to compare.
 
     Args:
         target: A bundle, None for the built-in one, or an ONNX file.
         other: A precision of the bundle, or an ONNX file.
-        precision: Of the bundle's graph that is compared with.
+        precision: Precision of the bundle's graph that is the reference.
 
     Returns:
-        The graph that is compared with, the other, and the bundle if there is one.
+        Reference graph, other graph, and the bundle if `target` is one.
 
     Raises:
-        UsageError: If `other` is neither.
+        UsageError: If `other` is neither a precision nor an ONNX file.
         BundleError: If the bundle is damaged or lacks a precision.
     """
     if target is not None and target.is_file():
@@ -118,8 +118,9 @@ def graphs_of(
         return first, _graph_of_file(Path(other)), bundle
     if other not in TOLERANCES:
         raise UsageError(
-            f"--bisect must be a precision ({', '.join(TOLERANCES)}) or an ONNX file, got "
-            f"{other!r}"
+            f"the other model must be a precision ({', '.join(TOLERANCES)}) or an ONNX file, "
+            f"got {other!r}",
+            option="locate",
         )
     return first, _graph_of_bundle(bundle, other), bundle
 
@@ -127,32 +128,32 @@ def graphs_of(
 def first_divergence(
     first: Graph, other: Graph, bundle: Bundle | None = None, tolerance: float | None = None
 ) -> Divergence:
-    """Run two files of one network on a photograph and compare every node's output.
+    """Run two models of one network on a photograph and compare the output of every node.
 
-    Nodes are aligned by operator, by the names of the weights that they read and by order;
-    casts and quantisers are passed over. Each file runs as it says, not optimised.
+    Nodes are aligned by operator, by the names of their weights and by order; casts and
+    quantizers are skipped. Both models run without graph optimizations.
 
     Args:
-        first: What is compared with.
-        other: What may leave it.
-        bundle: Says what the graph's inputs mean; without it a file may take `input` and
-            `geometry` alone.
+        first: Reference model.
+        other: Model to compare with it.
+        bundle: Describes the inputs of the graph; without it, only `input` and `geometry` are
+            known.
         tolerance: Accepted share of a tensor's largest value; None for `TOLERANCES`.
 
     Returns:
-        The first node that leaves the tolerance, if one does.
+        The first node above the tolerance, if there is one, and statistics by stage.
 
     Raises:
-        ParityError: If the outputs cannot be compared, or nothing else can.
-        UsageError: If the files do not take the same inputs.
+        ParityError: If the outputs cannot be compared.
+        UsageError: If the models have different inputs.
         ImportError: If Polygraphy is not installed.
     """
     require_polygraphy()
     names = [{value.name for value in graph.model.graph.input} for graph in (first, other)]
     if names[0] != names[1]:
         raise UsageError(
-            f"{first.name} takes {sorted(names[0])} and {other.name} {sorted(names[1])}: they "
-            "are not files of one graph"
+            f"both models must have the same inputs, got {sorted(names[0])} in {first.name} "
+            f"and {sorted(names[1])} in {other.name}"
         )
     if tolerance is None:
         tolerance = max(TOLERANCES[_precision(graph.model)] for graph in (first, other))
@@ -163,32 +164,33 @@ def first_divergence(
     if not compared or compared[-1].tensor != OUTPUT:
         raise ParityError(f"the outputs of {first.name} and {other.name} cannot be compared")
     by_stage: dict[str, float] = {}
-    for found in compared:
-        by_stage[found.stage] = max(by_stage.get(found.stage, 0.0), found.share)
-    leaving = (found for found in compared if not found.share <= tolerance)
-    named = {found.node for found in compared}
+    for difference in compared:
+        stage = difference.stage
+        by_stage[stage] = max(by_stage.get(stage, 0.0), difference.share)
+    above = (difference for difference in compared if not difference.share <= tolerance)
+    names_compared = {difference.node for difference in compared}
     nodes = (node for node in first.model.graph.node if node.op_type not in PLUMBING)
     return Divergence(
-        first=next(leaving, None),
+        first=next(above, None),
         output=compared[-1],
         stages=by_stage,
         tolerance=tolerance,
         compared=len(compared),
-        skipped=sum((node.name or node.output[0]) not in named for node in nodes),
+        skipped=sum((node.name or node.output[0]) not in names_compared for node in nodes),
     )
 
 
 def aligned(first: ModelProto, other: ModelProto) -> Iterator[tuple[NodeProto, NodeProto]]:
-    """Pair the nodes of two graphs that do the same, in the order of the first."""
+    """Pair equivalent nodes of two graphs, in the order of the first."""
     nodes = [
         [node for node in model.graph.node if node.op_type not in PLUMBING]
         for model in (first, other)
     ]
     mine, theirs = (_keys(model, own) for model, own in zip((first, other), nodes, strict=True))
     matcher = SequenceMatcher(a=mine, b=theirs, autojunk=False)
-    for begin, there, count in matcher.get_matching_blocks():
+    for a, b, count in matcher.get_matching_blocks():
         for i in range(count):
-            yield nodes[0][begin + i], nodes[1][there + i]
+            yield nodes[0][a + i], nodes[1][b + i]
 
 
 def _differences(
@@ -198,10 +200,10 @@ def _differences(
     theirs: Mapping[str, NDArray[Any]],
     stages: Mapping[str, str],
 ) -> Iterator[Difference]:
-    """Compare what the aligned nodes give; the graph's output comes last."""
+    """Compare the outputs of aligned nodes; the graph's output comes last."""
     last = None
-    for node, there in aligned(first, other):
-        for tensor, name in zip(node.output, there.output, strict=False):
+    for node, counterpart in aligned(first, other):
+        for tensor, name in zip(node.output, counterpart.output, strict=False):
             if not (tensor in mine and name in theirs):
                 continue
             a, b = mine[tensor], theirs[name]
@@ -219,7 +221,7 @@ def _differences(
 
 
 def _share(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Largest difference over the largest value of the first; see `Difference.share`."""
+    """Return the relative difference of two tensors; see `Difference.share`."""
     if a.size == 0:
         return 0.0
     if all(x.dtype in (np.int32, np.int64, np.bool_) for x in (a, b)):  # indices, and sizes
@@ -231,7 +233,7 @@ def _share(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _keys(model: ModelProto, nodes: Sequence[NodeProto]) -> list[tuple[str, ...]]:
-    """What tells nodes apart: operator, and names of the weights behind casts."""
+    """Return each node's operator and the names of its weights behind casts."""
     weights = {t.name for t in model.graph.initializer if "." in t.name}
     behind = {
         node.output[0]: node.input[0]
@@ -254,12 +256,12 @@ def _keys(model: ModelProto, nodes: Sequence[NodeProto]) -> list[tuple[str, ...]
 
 
 def _bare(weight: str) -> str:
-    """Return the name that a weight had before it was quantised."""
+    """Return the name of a weight before quantization."""
     return weight.removesuffix("_quantized").removesuffix(".codes")
 
 
 def _precision(model: ModelProto) -> str:
-    """Return the least precise type of a graph, as `TOLERANCES` names it."""
+    """Return the least precise type of a graph, a key of `TOLERANCES`."""
     types = {t.data_type for t in model.graph.initializer}
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         return "fp8" if TensorProto.FLOAT8E4M3FN in types else "int8"
@@ -275,18 +277,18 @@ def _bundle_feeds(bundle: Bundle) -> dict[str, NDArray[Any]]:
 
 
 def _plain_feeds(graph: Graph) -> dict[str, NDArray[Any]]:
-    """Inputs of a file that no bundle describes."""
+    """Make the inputs of a model without a bundle."""
     inputs = {value.name: value for value in graph.model.graph.input}
     if not {"input"} <= set(inputs) <= {"input", "geometry"}:
         raise UsageError(
-            f"{graph.name} takes {sorted(inputs)}; give the bundle that says what they are"
+            f"{graph.name} has the inputs {sorted(inputs)}; give the bundle that describes them"
         )
     size = (LR[0] * PLAIN_SCALE, LR[1] * PLAIN_SCALE)
     feeds: dict[str, NDArray[Any]] = {"input": sample_pictures(Case(LR, size))}
     if "geometry" in inputs:
         feeds["geometry"] = Window.whole(LR, size).geometry()
-    kind = inputs["input"].type.tensor_type.elem_type
-    return _typed(feeds, "uint8" if kind == TensorProto.UINT8 else "float32")
+    dtype = inputs["input"].type.tensor_type.elem_type
+    return _typed(feeds, "uint8" if dtype == TensorProto.UINT8 else "float32")
 
 
 def _typed(feeds: dict[str, NDArray[Any]], io: str) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""The deployed graph in PyTorch, with the rounding that a precision has on a GPU."""
+"""Emulate the half-precision arithmetic of a GPU in PyTorch on a CPU."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ PRODUCTS = {
 
 
 class HalfPrecisionEmulator:
-    """Runs the graph as a session does; every result of a half layer is rounded to half.
+    """A session that rounds every result of a half-precision layer to half.
 
-    ONNX Runtime computes float16 on a CPU in float32 between casts, and bfloat16 not at all,
-    so that its agreement proves nothing of either. Here every tensor of a half layer is
-    rounded, and the sums inside a product are float32, as on a GPU's tensor cores.
+    On a CPU, ONNX Runtime computes float16 graphs in float32 between casts and does not run
+    bfloat16, so it cannot show their error. Here every tensor of a half-precision layer is
+    rounded and sums inside a product are float32, as on the tensor cores of a GPU.
 
     Attributes:
-        backend: What computes, as the manifest names it.
+        backend: Name for the manifest.
         provider: "cpu".
         device: 0.
-        limits: None, it takes every size.
+        limits: None: every size is accepted.
     """
 
     provider = "cpu"
@@ -57,7 +57,7 @@ class HalfPrecisionEmulator:
         Args:
             deployment: The network.
             precision: Type of the heavy layers.
-            scale: The scale that the graph is restated with, None for any.
+            scale: The fixed scale of the graph, None for any.
         """
         dtype = DTYPES[precision]
         self.backend = f"PyTorch {str(dtype).removeprefix('torch.')} graph"
@@ -68,10 +68,10 @@ class HalfPrecisionEmulator:
         """Run the graph.
 
         Args:
-            feeds: Its inputs by name, as a session takes them.
+            feeds: Inputs by name.
 
         Returns:
-            Unclamped pictures, (B, 3, H, W).
+            Unclamped images, (B, 3, H, W).
         """
         inputs = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self._names]
         with torch.inference_mode(), _FloatSums():  # type: ignore[no-untyped-call]
@@ -79,13 +79,13 @@ class HalfPrecisionEmulator:
         return output
 
     def close(self) -> None:
-        """Do nothing: it holds memory alone."""
+        """Do nothing; only memory is held."""
 
 
 class _FloatSums(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's own
-    """Compute products of half tensors in float32 and round them once.
+    """Compute products of half tensors in float32 and round once.
 
-    It is also what a CPU can do: PyTorch's half convolution is a hundred times slower.
+    It is also fast on a CPU: PyTorch's half convolution there is a hundred times slower.
     """
 
     def __torch_dispatch__(

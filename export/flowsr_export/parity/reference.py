@@ -1,4 +1,4 @@
-"""The PyTorch reference of a bundle: the checkpoint that it was exported from."""
+"""The PyTorch reference of a bundle: the checkpoint it was exported from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flowsr_export.deployment.interface import Deployment
-from flowsr_lp import Checkpoint, embedded_checkpoint, load_checkpoint
+from flowsr_lp import Checkpoint, LinfLP, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, UsageError
 
 __all__ = ["reference_of", "restated_scale"]
@@ -18,34 +18,37 @@ def reference_of(bundle: Bundle, model: Path | None, prior: Path | None) -> Chec
 
     Args:
         bundle: The bundle.
-        model: Its flow; None for the built-in one.
-        prior: Its latent module.
+        model: Checkpoint of the flow; None for the built-in one.
+        prior: Checkpoint of the latent module.
 
     Raises:
-        UsageError: If these are not the files that the bundle was made of.
+        UsageError: If the bundle was exported from other checkpoints.
     """
     if model is None:
         model, prior = embedded_checkpoint()
     checkpoint = load_checkpoint(model, prior, _stacked_blocks(bundle))
     stated = bundle.manifest.raw.get("model")
-    found = {"model_sha256": checkpoint.model_sha256, "prior_sha256": checkpoint.prior_sha256}
-    if not isinstance(stated, dict) or found != {key: stated.get(key) for key in found}:
+    hashes = {"model_sha256": checkpoint.model_sha256, "prior_sha256": checkpoint.prior_sha256}
+    if not isinstance(stated, dict) or hashes != {key: stated.get(key) for key in hashes}:
         given = f"{model}" if prior is None else f"{model} and {prior}"
         raise UsageError(
-            f"bundle {bundle.path} was not made of {given}; give its checkpoints with --model "
-            "and --prior"
+            f"model and prior must be the checkpoints that {bundle.path} was exported from, "
+            f"got {given}",
+            option="model",
         )
+    if isinstance(checkpoint.network, LinfLP):
+        checkpoint.network.linf.guard = bundle.manifest.raw.get("guard") is True
     return checkpoint
 
 
 def restated_scale(bundle: Bundle, deployment: Deployment) -> Fraction | None:
-    """The scale that the bundle's graph was restated with, None for any or for tiles."""
+    """Return the fixed scale of the bundle's graph, None if it takes any scale or tiles."""
     fixed = bundle.manifest.scale
     return None if deployment.scale and not bundle.manifest.tiling.whole_only else fixed
 
 
 def _stacked_blocks(bundle: Bundle) -> tuple[int, ...] | None:
-    """What the bundle says of an SRFlow network that its checkpoint may not."""
+    """Read the stacked blocks of an SRFlow network, which its checkpoint may not state."""
     if bundle.manifest.family != "srflow-lp":
         return None
     value: Any = bundle.manifest.raw

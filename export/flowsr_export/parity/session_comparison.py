@@ -1,4 +1,4 @@
-"""ONNX files side by side, by Polygraphy: whole graphs compared, or every tensor of one."""
+"""Compare ONNX models with Polygraphy: their outputs, or every tensor of one."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ QUANTILE = 0.999
 
 @dataclass(frozen=True)
 class MetricLimit:
-    """What Polygraphy holds a difference against.
+    """Limit of one statistic of the absolute differences.
 
     Attributes:
-        statistic: Of the absolute differences; the quantile is the 99.9th percentile.
-        limit: Largest value, in units of the output.
+        statistic: Name in Polygraphy; the quantile is the 99.9th percentile.
+        limit: Largest accepted value, in units of the output.
     """
 
     statistic: Literal["max", "mean", "quantile"]
@@ -48,13 +48,13 @@ class MetricLimit:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sessions on the same inputs, as Polygraphy judged them.
+    """Two sessions compared by Polygraphy on the same inputs.
 
     Attributes:
-        first: Name of the session that is compared with.
-        second: Name of the other.
-        runs: How many inputs were run.
-        tolerance: What the difference was held against.
+        first: Name of the reference session.
+        second: Name of the other session.
+        runs: Number of inputs.
+        tolerance: Accepted difference.
         max_abs: Largest difference of any output value, in units of the output.
         mean_abs: Largest mean difference of any run.
         passed: Whether every run is within the tolerance.
@@ -70,58 +70,58 @@ class Comparison:
 
 
 def require_polygraphy() -> None:
-    """Import Polygraphy, before slow work that needs it.
+    """Import Polygraphy before slow work.
 
     Raises:
-        ImportError: If it is not installed.
+        ImportError: If Polygraphy is not installed.
     """
     import polygraphy.comparator  # noqa: F401
 
 
-def tolerance_of(bar: Tolerance, io: str) -> MetricLimit:
-    """Say a bar in Polygraphy's terms.
+def tolerance_of(tolerance: Tolerance, io: str) -> MetricLimit:
+    """Express a tolerance as a limit of Polygraphy.
 
-    Polygraphy has no PSNR of pictures whose range is known. No mean difference exceeds the root
-    of the mean square, which a PSNR bounds.
+    Polygraphy has no PSNR for images of a known range. The mean difference never exceeds the
+    root mean square, which a PSNR bounds.
     """
     full = EIGHT_BIT if io == "uint8" else 1
-    if bar.max_abs is not None:
-        return MetricLimit("max", bar.max_abs * full)
-    if bar.max_steps is not None:
-        return MetricLimit("max", bar.max_steps * full / EIGHT_BIT)
-    if bar.p999_steps is not None:
-        return MetricLimit("quantile", bar.p999_steps * full / EIGHT_BIT)
-    assert bar.psnr is not None, "a bar has a limit"
-    return MetricLimit("mean", full * math.pow(10, -bar.psnr / 20))
+    if tolerance.max_abs is not None:
+        return MetricLimit("max", tolerance.max_abs * full)
+    if tolerance.max_steps is not None:
+        return MetricLimit("max", tolerance.max_steps * full / EIGHT_BIT)
+    if tolerance.p999_steps is not None:
+        return MetricLimit("quantile", tolerance.p999_steps * full / EIGHT_BIT)
+    assert tolerance.psnr is not None, "a tolerance has a limit"
+    return MetricLimit("mean", full * math.pow(10, -tolerance.psnr / 20))
 
 
 def open_session(
-    content: bytes, provider: str = "cpu", device: int = 0, *, optimised: bool = True
+    content: bytes, provider: str = "cpu", device: int = 0, *, optimized: bool = True
 ) -> ort.InferenceSession:
-    """Load an ONNX file for Polygraphy.
+    """Load an ONNX model for Polygraphy.
 
     Args:
-        content: The file.
+        content: The ONNX file.
         provider: A key of `PROVIDERS`.
         device: Index of the GPU.
-        optimised: Whether ONNX Runtime may rewrite the graph.
+        optimized: Whether ONNX Runtime may rewrite the graph.
 
     Raises:
-        ProviderError: If ONNX Runtime took another provider.
-        BundleError: If it cannot load the file.
+        ProviderError: If the provider did not start.
+        BundleError: If ONNX Runtime cannot load the model.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors
-    options.enable_mem_pattern = False  # as the runtime has it
-    if not optimised:
+    options.enable_mem_pattern = False  # as in the runtime
+    if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    at = {"device_id": str(device)} if provider in GPU else {}
-    wanted = [(PROVIDERS[provider], at), (PROVIDERS["cpu"], {})]
+    place = {"device_id": str(device)} if provider in GPU else {}
+    providers = [(PROVIDERS[provider], place), (PROVIDERS["cpu"], {})]
     if provider == "cpu":
-        wanted = wanted[:1]
+        providers = providers[:1]
     state = ort.capi.onnxruntime_pybind11_state
     try:
-        session = ort.InferenceSession(content, options, providers=wanted, enable_fallback=0)
+        session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
     except (
         state.Fail,
         state.InvalidGraph,
@@ -143,9 +143,9 @@ def compare_sessions(
     """Compare the outputs of every session with those of the first.
 
     Args:
-        sessions: By name, two or more.
+        sessions: Two or more sessions by name.
         feeds: Inputs of each run, at least one.
-        tolerances: By name of every session but the first.
+        tolerances: Accepted differences by name, for every session but the first.
 
     Returns:
         One comparison for each session but the first.
@@ -157,9 +157,12 @@ def compare_sessions(
     from polygraphy.comparator import Comparator, SimpleCompareFunc
 
     if len(sessions) < 2 or not feeds:
-        raise ParityError("onnx backends were not compared: two sessions and a run are needed")
+        raise ParityError(
+            "sessions must be at least two and feeds at least one, got "
+            f"{len(sessions)} and {len(feeds)}"
+        )
     first, *others = sessions
-    done = []
+    comparisons = []
     with _quiet():
         runners = [OnnxrtRunner(session, name=name) for name, session in sessions.items()]
         results = Comparator.run(runners, data_loader=[dict(feed) for feed in feeds])
@@ -171,27 +174,27 @@ def compare_sessions(
                 check_error_stat=tolerance.statistic,
                 error_quantile=QUANTILE,
             )
-            found = Comparator.compare_accuracy(
+            accuracy = Comparator.compare_accuracy(
                 results, comparisons=[(0, i)], compare_func=compare
             )
-            judged = [run["output"] for run in found[0][(first, name)]]
-            done.append(_comparison(first, name, tolerance, judged, len(feeds)))
-    return done
+            outcomes = [run["output"] for run in accuracy[0][(first, name)]]
+            comparisons.append(_comparison(first, name, tolerance, outcomes, len(feeds)))
+    return comparisons
 
 
 def every_tensor(model: onnx.ModelProto, feeds: Feeds) -> dict[str, NDArray[Any]]:
-    """Run a graph as its file says, not optimised, and keep what every node gives.
+    """Run a model without graph optimizations and return the output of every node.
 
     Args:
-        model: The graph; not changed.
-        feeds: Its inputs.
+        model: The model; not changed.
+        feeds: Inputs by name.
 
     Returns:
         Tensors by name.
 
     Raises:
-        BundleError: If ONNX Runtime cannot load the graph.
-        ParityError: If it could not run.
+        BundleError: If ONNX Runtime cannot load the model.
+        ParityError: If the run failed.
     """
     from polygraphy import constants
     from polygraphy.backend.onnx import modify_outputs
@@ -199,32 +202,32 @@ def every_tensor(model: onnx.ModelProto, feeds: Feeds) -> dict[str, NDArray[Any]
 
     with _quiet():
         marked = modify_outputs(model, outputs=constants.MARK_ALL, copy=True)
-        session = open_session(marked.SerializeToString(), optimised=False)
+        session = open_session(marked.SerializeToString(), optimized=False)
         with OnnxrtRunner(session) as runner:
             tensors: dict[str, NDArray[Any]] = dict(runner.infer(dict(feeds)))
     return tensors
 
 
 def _comparison(
-    first: str, second: str, tolerance: MetricLimit, judged: Sequence[Any], due: int
+    first: str, second: str, tolerance: MetricLimit, outcomes: Sequence[Any], expected: int
 ) -> Comparison:
-    """Sum up the runs of a pair; one without figures, as of other shapes, did not pass."""
-    figures = [run for run in judged if hasattr(run, "max_absdiff")]
-    sound = len(figures) == due and all(math.isfinite(run.max_absdiff) for run in figures)
+    """Summarize the runs of a pair; a run without statistics (other shapes) fails."""
+    figures = [run for run in outcomes if hasattr(run, "max_absdiff")]
+    sound = len(figures) == expected and all(math.isfinite(run.max_absdiff) for run in figures)
     return Comparison(
         first,
         second,
-        len(judged),
+        len(outcomes),
         tolerance,
         max_abs=max((run.max_absdiff for run in figures), default=math.nan),
         mean_abs=max((run.mean_absdiff for run in figures), default=math.nan),
-        passed=sound and all(bool(run) for run in judged),
+        passed=sound and all(bool(run) for run in outcomes),
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Polygraphy from printing, and make its errors ours."""
+    """Silence Polygraphy and translate its errors."""
     from polygraphy.exception import PolygraphyException
     from polygraphy.logger import G_LOGGER
 

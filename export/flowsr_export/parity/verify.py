@@ -1,4 +1,4 @@
-"""Comparing a bundle with the checkpoint that it was made of."""
+"""Verify a bundle against the checkpoint it was exported from."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ DEFAULTS = SessionSettings()
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """Result of `verify`.
 
     Attributes:
         bundle: The bundle.
-        precision: Which of the bundle's graphs ran.
+        precision: Precision of the graph that ran.
         round_trip: Largest relative error of the flow's inverse(forward(x)) in PyTorch.
-        runs: One entry per case for each backend, as "onnxruntime cpu".
-        not_started: Why a provider that is installed was not compared.
+        runs: Statistics of every case by backend, such as "onnxruntime cpu".
+        not_started: Reasons by installed provider that did not start.
     """
 
     bundle: Bundle
@@ -61,17 +61,17 @@ def verify(
 
     Args:
         bundle: The bundle; None for the built-in one.
-        model: Checkpoint of its flow; None for the built-in one.
-        prior: Checkpoint of its latent module.
-        settings: On what it runs; no provider stands for every one of ONNX Runtime's that
-            starts.
+        model: Checkpoint of the flow; None for the built-in one.
+        prior: Checkpoint of the latent module.
+        settings: Settings of the session; without a provider, every provider of ONNX Runtime
+            that starts is compared.
         start: Called once with the number of comparisons.
-        advance: Called with each case's name when it is done.
+        advance: Called with the name of each finished case.
 
     Raises:
-        ParityError: If a bar is missed or a figure cannot be computed.
-        ProviderError: If the provider that was asked for, or the CPU, does not start.
-        UsageError: If the checkpoint is not the bundle's.
+        ParityError: If a tolerance is violated.
+        ProviderError: If the requested provider, or the CPU, does not start.
+        UsageError: If the bundle was exported from other checkpoints.
     """
     bundle = bundle or Bundle.open(embedded_bundle())
     deployment, trip = _sound(bundle, model, prior)
@@ -98,13 +98,13 @@ def _compared(
 ) -> list[ErrorStats]:
     """Compare one session with PyTorch."""
     io, scale = bundle.manifest.io, restated_scale(bundle, deployment)
-    bar = replace(tolerance_for(deployment, precision, io), in_range=True)
+    tolerance = replace(tolerance_for(deployment, precision, io), in_range=True)
     run = Uint8Session(session) if io == "uint8" else session
-    return compare(deployment, run, cases, scale, bar, advance)
+    return compare(deployment, run, cases, scale, tolerance, advance)
 
 
 def _sound(bundle: Bundle, model: Path | None, prior: Path | None) -> tuple[Deployment, float]:
-    """Check the bundle's files and the flow's round trip; give the network and its error."""
+    """Check the bundle's files and the flow's round trip; return network and error."""
     bundle.check_files()
     deployment = deployment_of(reference_of(bundle, model, prior).network)
     trip = deployment.round_trip()

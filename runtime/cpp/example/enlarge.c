@@ -1,4 +1,4 @@
-/* The same in C: enlarge a gradient 2.7 times with a bundle, and print its size and mean. */
+/* Upscale a gradient by 2.7 with a bundle, in C, and print its size and mean. */
 
 #include <flowsr/flowsr.h>
 

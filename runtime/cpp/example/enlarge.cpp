@@ -1,4 +1,4 @@
-// Enlarge a gradient 2.7 times with a bundle, and print its size and mean.
+// Upscale a gradient by 2.7 with a bundle, and print its size and mean.
 
 #include <flowsr/flowsr.hpp>
 

@@ -1,4 +1,4 @@
-/// What the commands share: their arguments, and errors as one line and an exit code.
+/// Arguments, errors and exit codes of the commands.
 #ifndef FLOWSR_COMMAND_HPP
 #define FLOWSR_COMMAND_HPP
 
@@ -21,7 +21,7 @@ namespace flowsr::detail {
   throw Error(Code::usage, message);
 }
 
-/// Words of a command line: `--name value`, `--name=value`, `--flag`, and the others in order.
+/// The parsed words of a command line: options, flags, and positional arguments in `others`.
 class Arguments {
  public:
   Arguments(int count, char** words, const std::set<std::string>& options,
@@ -93,7 +93,7 @@ class Arguments {
   std::map<std::string, std::string> values_;
 };
 
-/// Reads an amount of memory, as in 800M or 1.5G; units are powers of 1024.
+/// Reads an amount of memory such as 800M or 1.5G; units are powers of 1024.
 inline std::int64_t parse_memory(const std::string& text) {
   char* end = nullptr;
   const double number = std::strtod(text.c_str(), &end);
@@ -108,7 +108,7 @@ inline std::int64_t parse_memory(const std::string& text) {
                      text.find_first_of("xXeEnN") == std::string::npos;
   if (!plain || !(unit.empty() || unit == "B" || unit == "iB") || !(number > 0) ||
       number * factor > 9e18) {
-    misuse("--memory-budget must be as in 800M or 1.5G, got " + text);
+    misuse("--memory-budget must be such as 800M or 1.5G, got " + text);
   }
   return static_cast<std::int64_t>(number * factor);
 }
@@ -133,7 +133,7 @@ inline Settings settings_of(const Arguments& arguments) {
   return settings;
 }
 
-/// Runs a command; what it throws becomes one line on stderr and the exit code.
+/// Runs a command; an exception becomes one line on stderr and the exit code.
 template <class Body>
 int run_command(const char* name, Body body) {
   try {

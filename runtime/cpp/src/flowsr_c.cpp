@@ -1,4 +1,4 @@
-// The C interface: plain pointers and codes in place of objects and exceptions.
+// The C interface.
 
 #include <algorithm>
 #include <cstring>
@@ -23,7 +23,7 @@ std::string& last_error() {
   return message;
 }
 
-/// Runs what may throw and returns its code; the message is kept for the thread.
+/// Runs a function and returns the code of its exception; keeps the message for the thread.
 template <class Body>
 int guarded(Body body) {
   try {

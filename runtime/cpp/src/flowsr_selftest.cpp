@@ -1,4 +1,4 @@
-// The command flowsr-selftest: a bundle's golden picture, against the answer that it holds.
+// The command flowsr-selftest: compare a bundle's result with its golden output.
 
 #include <algorithm>
 #include <cmath>
@@ -16,18 +16,18 @@ using detail::Json;
 
 constexpr const char* kHelp = R"(Usage: flowsr-selftest BUNDLE [OPTIONS]
 
-Check every file of a bundle, enlarge its golden picture, and compare with the answer that the
-bundle holds.
+Check every file of a bundle, upscale its golden picture, and compare the result with the
+bundle's golden output.
 
   --tolerance T        largest difference in units of full range  [0.0001]
-  --steps N            largest difference in eight-bit steps, after rounding  [1]
+  --steps N            largest difference in 8-bit steps, after rounding  [1]
   --backend NAME       onnxruntime, openvino, tensorrt or tensorrt_rtx
-                       [the first that was built in]
-  --provider NAME      of onnxruntime: cpu or cuda  [cpu]
-  --device N           number of the GPU  [0]
-  --threads N          CPU threads  [every usable core]
-  --precision NAME     which of the bundle's graphs  [fp32]
-  --memory-budget BYTES  memory for one run of the model
+                       [the first in this build]
+  --provider NAME      provider for onnxruntime: cpu or cuda  [cpu]
+  --device N           GPU index  [0]
+  --threads N          CPU threads  [all usable cores]
+  --precision NAME     precision of the graph  [fp32]
+  --memory-budget BYTES  memory budget of one run, such as 800M
   --json               print one JSON object
   --version, --help
 
@@ -53,7 +53,7 @@ struct Array {
   }
 };
 
-/// Reads NumPy's format 1.0 to 3.0: little-endian floats or bytes, row after row.
+/// Reads NumPy's format 1.0 to 3.0: little-endian floats or bytes, row-major.
 Array read_array(const std::string& content, const std::string& name) {
   if (content.size() < 12 || content.compare(0, 6, "\x93NUMPY") != 0) {
     refuse(name + " is not an array of NumPy");
@@ -70,7 +70,7 @@ Array read_array(const std::string& content, const std::string& name) {
   array.eight_bit = header.find("'|u1'") != std::string::npos;
   const bool known = array.eight_bit || header.find("'<f4'") != std::string::npos;
   if (!known || header.find("'fortran_order': False") == std::string::npos) {
-    refuse(name + " is not of float32 or uint8, row after row");
+    refuse(name + " is not a row-major array of float32 or uint8");
   }
   std::size_t at = header.find("'shape': (");
   if (at == std::string::npos) refuse(name + " has no shape");
@@ -114,8 +114,8 @@ Case read_case(const Bundle& bundle) {
   return result;
 }
 
-/// Returns the model's answer in units of full range, unclamped where the graph leaves it so.
-std::vector<float> answer(const Upscaler& upscaler, const detail::PngPicture& picture,
+/// Returns the output of the model in units of full range, unclamped if the graph is.
+std::vector<float> output_of(const Upscaler& upscaler, const detail::PngPicture& picture,
                           Case golden) {
   const auto count = static_cast<std::size_t>(golden.size.height * golden.size.width * 3);
   std::vector<float> result(count);
@@ -141,21 +141,21 @@ int step_of(float value) {
 
 struct Difference {
   double most = 0;  // of full range
-  int steps = 0;    // of eight bits, after rounding
+  int steps = 0;    // of 8 bits, after rounding
   std::size_t unequal = 0;
   bool finite = true;
 };
 
-Difference compare(const std::vector<float>& answer, const Array& due, Size size) {
+Difference compare(const std::vector<float>& output, const Array& golden, Size size) {
   Difference result;
   const std::int64_t plane = size.height * size.width;
   for (std::int64_t i = 0; i < plane; ++i) {
     for (std::int64_t c = 0; c < 3; ++c) {
-      const float got = answer[static_cast<std::size_t>(3 * i + c)];
-      const float wanted = due.value(static_cast<std::size_t>(c * plane + i));
-      result.finite = result.finite && std::isfinite(got) && std::isfinite(wanted);
-      result.most = std::max(result.most, std::abs(static_cast<double>(got) - wanted));
-      const int steps = std::abs(step_of(got) - step_of(wanted));
+      const float actual = output[static_cast<std::size_t>(3 * i + c)];
+      const float expected = golden.value(static_cast<std::size_t>(c * plane + i));
+      result.finite = result.finite && std::isfinite(actual) && std::isfinite(expected);
+      result.most = std::max(result.most, std::abs(static_cast<double>(actual) - expected));
+      const int steps = std::abs(step_of(actual) - step_of(expected));
       result.steps = std::max(result.steps, steps);
       result.unequal += steps > 0 ? 1 : 0;
     }
@@ -163,17 +163,17 @@ Difference compare(const std::vector<float>& answer, const Array& due, Size size
   return result;
 }
 
-void print(const Difference& found, std::size_t values, bool passed, bool as_json) {
+void print(const Difference& difference, std::size_t values, bool passed, bool as_json) {
   char most[32];
-  std::snprintf(most, sizeof most, "%.3g", found.most);
+  std::snprintf(most, sizeof most, "%.3g", difference.most);
   if (as_json) {
     std::cout << "{\"passed\": " << (passed ? "true" : "false") << ", \"max_abs\": " << most
-              << ", \"max_steps\": " << found.steps << ", \"unequal\": " << found.unequal
+              << ", \"max_steps\": " << difference.steps << ", \"unequal\": " << difference.unequal
               << ", \"values\": " << values << "}\n";
     return;
   }
   std::cout << (passed ? "agrees" : "does not agree") << ": at most " << most
-            << " of full range, " << found.steps << " eight-bit steps; " << found.unequal
+            << " of full range, " << difference.steps << " eight-bit steps; " << difference.unequal
             << " of " << values << " values differ after rounding\n";
 }
 
@@ -184,8 +184,8 @@ int selftest(const detail::Arguments& arguments) {
   const Bundle bundle = Bundle::open(arguments.others[0]);
   bundle.check_files();
   const Case golden = read_case(bundle);
-  const Array due = read_array(bundle.read("golden/output.npy"), "golden/output.npy");
-  if (due.shape != std::vector<std::int64_t>{3, golden.size.height, golden.size.width}) {
+  const Array expected = read_array(bundle.read("golden/output.npy"), "golden/output.npy");
+  if (expected.shape != std::vector<std::int64_t>{3, golden.size.height, golden.size.width}) {
     refuse("golden/output.npy is not of the size that golden/case.json states");
   }
   const detail::PngPicture picture =
@@ -194,10 +194,12 @@ int selftest(const detail::Arguments& arguments) {
     refuse("golden/input.png is not RGB of 8 bits");
   }
   const Upscaler upscaler = Upscaler::open(bundle, detail::settings_of(arguments));
-  const Difference found = compare(answer(upscaler, picture, golden), due, golden.size);
-  const bool passed = found.finite && found.most <= tolerance && found.steps <= steps;
+  const Difference difference =
+      compare(output_of(upscaler, picture, golden), expected, golden.size);
+  const bool passed =
+      difference.finite && difference.most <= tolerance && difference.steps <= steps;
   const auto values = static_cast<std::size_t>(golden.size.height * golden.size.width * 3);
-  print(found, values, passed, arguments.has("json"));
+  print(difference, values, passed, arguments.has("json"));
   return passed ? FLOWSR_DONE : FLOWSR_PARITY;
 }
 

@@ -1,4 +1,4 @@
-// The command flowsr-upscale: enlarge one PNG picture with a bundle.
+// The command flowsr-upscale: upscale one PNG with a bundle.
 
 #include <iostream>
 
@@ -11,24 +11,24 @@ using namespace flowsr;
 
 constexpr const char* kHelp = R"(Usage: flowsr-upscale BUNDLE IN.png OUT.png [OPTIONS]
 
-Enlarge a PNG picture of 8 or 16 bits per channel. Alpha, gray, depth and the colour profile
-are kept, other metadata is not.
+Upscale a PNG of 8 or 16 bits per channel. Alpha, gray, depth and the ICC profile are kept,
+other metadata is dropped.
 
-  --scale S|SxS          times larger, at least 1; as in 2.7x3.6 for width and height apart
-  --size WxH             output width and height in pixels; a bundle of one scale needs neither
-  --memory-budget BYTES  memory for one run of the model, as in 800M; a picture that needs more
-                         is tiled  [what the bundle states, or 1G]
+  --scale S|SxS          scale, at least 1, or a horizontal and a vertical scale, as in 2.7x3.6
+  --size WxH             output size in pixels; a bundle of one scale needs neither
+  --memory-budget BYTES  memory budget of one run, such as 800M; larger pictures are tiled
+                         [the bundle's own setting, or 1G]
   --halo default|exact   overlap of tiles: small, or the model's receptive field  [default]
-  --temperature T        of the noise; for bundles without a prior
-  --seed N               of the noise  [0]
-  --truncate             cut values down to 8 bits; else they are rounded
+  --temperature T        standard deviation of the noise, for bundles without a prior
+  --seed N               random seed for the noise  [0]
+  --truncate             truncate 8-bit values instead of rounding
   --backend NAME         onnxruntime, openvino, tensorrt or tensorrt_rtx
-                         [the first that was built in]
-  --provider NAME        of onnxruntime: cpu or cuda  [cpu]
-  --device N             number of the GPU  [0]
-  --threads N            CPU threads  [every usable core]
-  --precision NAME       which of the bundle's graphs  [fp32]
-  --force                replace OUT.png if it is there
+                         [the first in this build]
+  --provider NAME        provider for onnxruntime: cpu or cuda  [cpu]
+  --device N             GPU index  [0]
+  --threads N            CPU threads  [all usable cores]
+  --precision NAME       precision of the graph  [fp32]
+  --force                replace an existing OUT.png
   --version, --help
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 NaN or infinity, 4 a backend or device is missing,
@@ -42,7 +42,7 @@ Size parse_size(const std::string& text) {
   int used = 0;
   const int read = std::sscanf(text.c_str(), "%9lldx%9lld%n", &width, &height, &used);
   if (read != 2 || static_cast<std::size_t>(used) != text.size()) {
-    detail::misuse("--size must be as in 1920x1080, got " + text);
+    detail::misuse("--size must be such as 1920x1080, got " + text);
   }
   return {height, width};
 }
@@ -70,9 +70,9 @@ Request request_of(const detail::Arguments& arguments) {
   return request;
 }
 
-/// Enlarges the pixels of a depth into a result of the same kind.
+/// Upscales the pixels of one depth.
 template <class T>
-std::vector<T> enlarged(const Upscaler& upscaler, const std::vector<T>& pixels, Size source,
+std::vector<T> upscaled(const Upscaler& upscaler, const std::vector<T>& pixels, Size source,
                         const Target& target, const Request& request) {
   const Size size = upscaler.target(source, target);
   std::vector<T> result(static_cast<std::size_t>(size.height * size.width * request.channels));
@@ -98,7 +98,7 @@ int upscale(const detail::Arguments& arguments) {
   detail::check_output(out, force);
   const detail::PngPicture picture = detail::read_png_file(in);
   if (picture.lost_profile) {
-    std::cerr << "flowsr-upscale: the colour profile of " << in
+    std::cerr << "flowsr-upscale: the color profile of " << in
               << " is damaged and was left out\n";
   }
   const Size size = bundle.target(picture.size, target);
@@ -108,9 +108,9 @@ int upscale(const detail::Arguments& arguments) {
   large.size = size, large.channels = picture.channels, large.depth = picture.depth;
   large.profile = picture.profile;
   if (picture.depth == 16) {
-    large.words = enlarged(upscaler, picture.words, picture.size, target, request);
+    large.words = upscaled(upscaler, picture.words, picture.size, target, request);
   } else {
-    large.bytes = enlarged(upscaler, picture.bytes, picture.size, target, request);
+    large.bytes = upscaled(upscaler, picture.bytes, picture.size, target, request);
   }
   detail::write_png_file(out, large, force);
   std::cout << out << "  " << size.width << "x" << size.height << '\n';

@@ -180,7 +180,7 @@ class JsonReader {
     sort_members(result);
   }
 
-  /// Sorts by name; of members of one name the last counts, as in Python.
+  /// Sorts by name; the last of equally named members counts, as in Python.
   static void sort_members(Json& result) {
     auto& all = result.members_;
     std::stable_sort(all.begin(), all.end(),

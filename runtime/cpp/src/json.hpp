@@ -1,4 +1,4 @@
-/// A strict reader of JSON (RFC 8259), as Python's is, and the texts that Python writes of it.
+/// A strict reader of JSON (RFC 8259), and a writer with the same texts as Python's.
 #ifndef FLOWSR_JSON_HPP
 #define FLOWSR_JSON_HPP
 
@@ -11,7 +11,7 @@
 
 namespace flowsr::detail {
 
-/// Says what is no JSON, and where.
+/// An error in a JSON text, with its position.
 class JsonError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -26,26 +26,26 @@ class Json {
   Kind kind() const { return kind_; }
   bool is(Kind kind) const { return kind_ == kind; }
   bool boolean() const { return boolean_; }
-  /// The characters of a string; the digits of a number as they are written.
+  /// The characters of a string, or the digits of a number.
   const std::string& text() const { return text_; }
   const std::vector<Json>& items() const { return items_; }
   const std::vector<std::pair<std::string, Json>>& members() const { return members_; }
 
-  /// The member of a name, null if there is none or this is no object.
+  /// The member of an object by name, null without one.
   const Json* find(const std::string& name) const;
-  /// The number if it is whole and fits in 64 bits.
+  /// The number, if it is an integer of 64 bits.
   std::optional<std::int64_t> whole() const;
-  /// The number, if this is one and it is finite.
+  /// The number, if it is finite.
   std::optional<double> real() const;
 
-  /// Text as of `json.dumps(value, sort_keys=True, separators=(",", ":"))`. Numbers stay as
-  /// they are written.
+  /// The text of `json.dumps(value, sort_keys=True, separators=(",", ":"))`, with numbers as
+  /// written.
   std::string compact() const;
-  /// Text as of `json.dumps(value, sort_keys=True, indent=1)`.
+  /// The text of `json.dumps(value, sort_keys=True, indent=1)`.
   std::string indented() const;
   /// The same object without a member.
   Json without(const std::string& name) const;
-  /// The value in a message: as Python prints it, cut where it is long.
+  /// The value in a message: as Python prints it, shortened if long.
   std::string shown() const;
 
  private:

@@ -1,4 +1,4 @@
-// Runs a bundle's ONNX file with ONNX Runtime, on exactly the provider that was asked for.
+// Runs a bundle's ONNX file with ONNX Runtime, on exactly the requested provider.
 
 #define ORT_API_MANUAL_INIT  // the library may be older than the headers: ask before use
 #include <onnxruntime_cxx_api.h>
@@ -12,7 +12,7 @@ namespace flowsr::detail {
 
 namespace {
 
-/// Takes the interface that the headers describe, which an older library does not have.
+/// Requests the interface of the headers, which an older library does not have.
 void init_api() {
   static std::once_flag once;
   std::call_once(once, [] {
@@ -112,7 +112,7 @@ class OnnxruntimeSession : public Session {
     } catch (const Ort::Exception& error) {
       if (says_out_of_memory(error.what())) {
         throw Error(Code::memory,
-                    provider_ + " ran out of memory; give a smaller memory budget");
+                    provider_ + " ran out of memory; give a smaller memory_budget");
       }
       throw Error(Code::backend, provider_ + " failed: " + one_line(error.what()));
     }

@@ -25,7 +25,7 @@ Kind kind_of(const ov::element::Type& type) {
                                     : Kind::other;
 }
 
-/// Refuses a picture whose geometry overflows: OpenVINO's CPU plug-in computes it in 32 bits.
+/// Refuses an image whose geometry overflows the 32 bits of OpenVINO's CPU plug-in.
 void check_geometry(const std::vector<Input>& inputs) {
   for (const Input& input : inputs) {
     if (input.name != "geometry") continue;
@@ -38,7 +38,7 @@ void check_geometry(const std::vector<Input>& inputs) {
           std::numeric_limits<std::int32_t>::max()) {
         throw Error(Code::usage,
                     "openvino computes geometry in 32 bits and takes no picture of " +
-                        std::to_string(source) + " enlarged to " + std::to_string(target) +
+                        std::to_string(source) + " upscaled to " + std::to_string(target) +
                         " pixels; use onnxruntime");
       }
     }
@@ -87,7 +87,7 @@ class OpenvinoSession : public Session {
       return output;
     } catch (const ov::Exception& error) {
       if (says_out_of_memory(error.what())) {
-        throw Error(Code::memory, "openvino ran out of memory; give a smaller memory budget");
+        throw Error(Code::memory, "openvino ran out of memory; give a smaller memory_budget");
       }
       throw Error(Code::backend, "openvino failed: " + one_line(error.what()));
     }
@@ -108,7 +108,7 @@ class OpenvinoSession : public Session {
     check_inputs(path, names, manifest);
   }
 
-  /// Copies the result: the request's own memory is the next run's.
+  /// Copies the result: the next run reuses the memory of the request.
   static Output copied(const ov::Tensor& tensor) {
     const auto copy =
         std::make_shared<ov::Tensor>(tensor.get_element_type(), tensor.get_shape());

@@ -26,7 +26,7 @@ std::uint32_t big_endian(const unsigned char* bytes) {
          std::uint32_t{bytes[2]} << 8 | std::uint32_t{bytes[3]};
 }
 
-/// Returns the content of a chunk, null where there is none.
+/// Returns the content of a chunk, null without one.
 const unsigned char* chunk(const std::string& content, const char* name, std::size_t least) {
   const auto* data = reinterpret_cast<const unsigned char*>(content.data());
   for (std::size_t at = 8; at + 12 <= content.size();) {
@@ -38,8 +38,8 @@ const unsigned char* chunk(const std::string& content, const char* name, std::si
   return nullptr;
 }
 
-// libpng reports errors by longjmp: in the methods below that call setjmp no object is made
-// that needs a destructor.
+// libpng reports errors by longjmp: the methods below that call setjmp create no object with a
+// destructor.
 class PngReader {
  public:
   explicit PngReader(const std::string& content) : content_(content) {
@@ -51,7 +51,7 @@ class PngReader {
   PngReader(const PngReader&) = delete;
   PngReader& operator=(const PngReader&) = delete;
 
-  /// Reads what comes before the pixels.
+  /// Reads the chunks before the pixels.
   bool read_header() {
     if (setjmp(png_jmpbuf(png_))) return false;
     png_set_read_fn(png_, this, on_read);
@@ -63,7 +63,7 @@ class PngReader {
     int method = 0;
     has_profile =
         png_get_iCCP(png_, info_, &name, &method, &profile, &profile_size) == PNG_INFO_iCCP;
-    png_set_expand(png_);  // palettes, fewer bits and transparent colours
+    png_set_expand(png_);  // palettes, fewer bits and transparent colors
     png_set_interlace_handling(png_);
     png_read_update_info(png_, info_);
     channels = png_get_channels(png_, info_);
@@ -117,11 +117,11 @@ class PngWriter {
   PngWriter(const PngWriter&) = delete;
   PngWriter& operator=(const PngWriter&) = delete;
 
-  bool write(const PngPicture& picture, int colour, png_bytepp rows) {
+  bool write(const PngPicture& picture, int color, png_bytepp rows) {
     if (setjmp(png_jmpbuf(png_))) return false;
     png_set_write_fn(png_, this, on_write, on_flush);
     png_set_IHDR(png_, info_, static_cast<png_uint_32>(picture.size.width),
-                 static_cast<png_uint_32>(picture.size.height), picture.depth, colour,
+                 static_cast<png_uint_32>(picture.size.height), picture.depth, color,
                  PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
     if (!picture.profile.empty()) {
       png_set_benign_errors(png_, 1);  // a profile that libpng finds odd is kept all the same
@@ -160,7 +160,7 @@ class PngWriter {
   png_infop info_ = nullptr;
 };
 
-/// Returns the orientation that a PNG's EXIF block states, 1 (upright) where it states none.
+/// Returns the orientation in a PNG's EXIF block, 1 (upright) by default.
 int orientation_of(const std::string& content) {
   const unsigned char* exif = chunk(content, "eXIf", 14);
   if (exif == nullptr) return 1;
@@ -323,12 +323,12 @@ void check_output(const std::string& path, bool force) {
 }
 
 void write_png_file(const std::string& path, const PngPicture& picture, bool force) {
-  constexpr int kColours[] = {PNG_COLOR_TYPE_GRAY, PNG_COLOR_TYPE_GRAY_ALPHA,
+  constexpr int kColors[] = {PNG_COLOR_TYPE_GRAY, PNG_COLOR_TYPE_GRAY_ALPHA,
                               PNG_COLOR_TYPE_RGB, PNG_COLOR_TYPE_RGB_ALPHA};
   Bytes pixels = picture.depth == 16 ? bytes_of(picture.words) : picture.bytes;
   std::vector<png_bytep> rows = rows_of(pixels, static_cast<std::size_t>(picture.size.height));
   PngWriter writer;
-  if (!writer.write(picture, kColours[picture.channels - 1], rows.data())) {
+  if (!writer.write(picture, kColors[picture.channels - 1], rows.data())) {
     fail(path + " cannot be encoded: " + writer.message);
   }
   check_output(path, force);

@@ -1,4 +1,4 @@
-/// PNG pictures for the commands: every channel of 8 or 16 bits, and the colour profile.
+/// PNG pictures for the commands: every channel of 8 or 16 bits, and the ICC profile.
 #ifndef FLOWSR_PNG_PICTURE_HPP
 #define FLOWSR_PNG_PICTURE_HPP
 
@@ -27,7 +27,7 @@ PngPicture read_png(const std::string& content, const std::string& name);
 /// Reads a PNG file. Throws Error (failure).
 PngPicture read_png_file(const std::string& path);
 
-/// Refuses, before slow work, a file that cannot be written. Throws Error (failure).
+/// Checks that a file can be written, before slow work. Throws Error (failure).
 void check_output(const std::string& path, bool force);
 
 /// Writes a picture under a temporary name and renames it into place. Throws Error (failure).

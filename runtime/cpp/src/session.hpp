@@ -1,4 +1,4 @@
-/// What every backend is: a loaded model, and the sizes that it takes.
+/// The interface of every backend: a loaded model, and the sizes that it takes.
 #ifndef FLOWSR_SESSION_HPP
 #define FLOWSR_SESSION_HPP
 
@@ -31,18 +31,16 @@ struct Output {
   std::shared_ptr<void> owner;
 };
 
-/// Which profiles take each piece of an axis, equal ones once.
-using Takers = std::set<std::vector<bool>>;
+/// The profiles that take each piece of an axis, equal ones once.
+using MatchingProfiles = std::set<std::vector<bool>>;
 
-/// The runs that a session takes, where it does not take them all.
-class Limits {
+/// The sizes that an engine's optimization profiles take.
+class ProfileLimits {
  public:
-  virtual ~Limits() = default;
-  /// Returns which profiles take the pieces of an axis (0 rows, 1 columns).
-  virtual Takers takers(int axis, const std::vector<Piece>& pieces) const = 0;
-  /// Returns the command that builds an engine for a picture.
-  virtual std::string remedy(Size source, Size target, std::int64_t budget,
-                             HaloKind halo) const = 0;
+  virtual ~ProfileLimits() = default;
+  /// Returns the profiles that take each piece of an axis (0 rows, 1 columns).
+  virtual MatchingProfiles matching_profiles(int axis,
+                                             const std::vector<Piece>& pieces) const = 0;
 };
 
 /// A loaded model; `run` may be called by many threads at once.
@@ -50,10 +48,10 @@ class Session {
  public:
   virtual ~Session() = default;
   virtual Output run(const std::vector<Input>& inputs) = 0;
-  virtual const Limits* limits() const { return nullptr; }
+  virtual const ProfileLimits* limits() const { return nullptr; }
 };
 
-// Each is in a source of its own, the only one that needs the library. They throw Error:
+// Each is in its own source, the only one that needs the backend's library. They throw Error:
 // backend if the library or device fails, bundle if it cannot load the model.
 std::unique_ptr<Session> open_onnxruntime(const Bundle& bundle, const Settings& settings);
 std::unique_ptr<Session> open_openvino(const Bundle& bundle, const Settings& settings);
@@ -65,10 +63,13 @@ int usable_cores();
 /// Returns whether a library's message says that memory is exhausted.
 bool says_out_of_memory(const std::string& message);
 
+/// Returns a number with few digits, as in "0.25".
+std::string short_text(double value, int digits = 6);
+
 /// Returns a text on one line.
 std::string one_line(const std::string& text);
 
-/// Refuses a model whose inputs are not those that the manifest says.
+/// Refuses a model whose inputs differ from those in the manifest.
 void check_inputs(const std::string& path, const std::vector<std::string>& names,
                   const Manifest& manifest);
 

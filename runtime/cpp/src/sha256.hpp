@@ -1,4 +1,4 @@
-/// SHA-256 (FIPS 180-4), which every file of a bundle is checked with.
+/// SHA-256 (FIPS 180-4), to check the files of a bundle.
 #ifndef FLOWSR_SHA256_HPP
 #define FLOWSR_SHA256_HPP
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <numeric>
 #include <optional>
 
 #include "json.hpp"
@@ -13,7 +12,7 @@ namespace flowsr::detail {
 namespace {
 
 constexpr std::int64_t kSchema = 1;
-constexpr const char* kRemedy = "; flowsr-export engines prune removes it";
+constexpr const char* kRemedy = "; prune the bundle's engines to remove it";
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(Code::bundle, message); }
 
@@ -21,7 +20,7 @@ constexpr const char* kRemedy = "; flowsr-export engines prune removes it";
   refuse(path + " is damaged: " + reason + kRemedy);
 }
 
-/// Members of a description; what is missing or of another kind makes it damaged.
+/// Reads the members of a description; a missing or mistyped member makes it damaged.
 class Description {
  public:
   Description(const Json& json, const std::string& path) : json_(json), path_(path) {}
@@ -85,7 +84,7 @@ std::vector<int> numbers_of(const std::string& version) {
   return result;
 }
 
-/// A field of an engine that is not what a device needs.
+/// A field of an engine that a device cannot use.
 struct Misfit {
   std::string field, found, wanted;
 };
@@ -126,14 +125,16 @@ std::vector<Misfit> misfits_of(const Description& key, const Rig& rig, const std
   return result;
 }
 
-/// Reads a description; its seal and its one way of being written show every changed byte.
-Json sealed_json(const std::string& path) {
+/// Reads a description; its checksum and its canonical text reveal any changed byte.
+Json checked_json(const std::string& path) {
   const std::string text = read_file(path);
   try {
     Json json = Json::parse(text);
-    const Json* seal = json.find("seal");
-    const std::string due = sha256(json.without("seal").compact());
-    if (seal == nullptr || seal->text() != due) refuse_damaged(path, "the seal is broken");
+    const Json* checksum = json.find("seal");
+    const std::string expected = sha256(json.without("seal").compact());
+    if (checksum == nullptr || checksum->text() != expected) {
+      refuse_damaged(path, "its checksum is wrong");
+    }
     const std::int64_t schema = Description(json, path).whole("schema");
     if (schema > kSchema) {
       refuse(path + ": schema " + std::to_string(schema) +
@@ -196,12 +197,6 @@ void check_no_link(const std::string& path) {
   }
 }
 
-std::string fraction(std::int64_t target, std::int64_t source) {
-  const std::int64_t common = std::gcd(target, source);
-  const std::string numerator = std::to_string(target / common);
-  return source == common ? numerator : numerator + "/" + std::to_string(source / common);
-}
-
 }  // namespace
 
 bool Range::covers(const std::vector<std::int64_t>& values) const {
@@ -231,7 +226,7 @@ std::string Engine::read() const {
 }
 
 std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& precision,
-                                     const Rig& rig, const std::string& command) {
+                                     const Rig& rig) {
   const std::string model = bundle.model_name(precision);
   const std::string onnx = bundle.manifest().files.at(model).sha256;
   std::vector<Engine> result;
@@ -243,7 +238,7 @@ std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& pr
     std::error_code ignored;
     if (!std::filesystem::exists(plan, ignored)) continue;
     check_no_link(description);
-    const Json json = sealed_json(description);
+    const Json json = checked_json(description);
     Engine engine = engine_of(json, description, plan);
     const Description key = Description(json, description).get("key");
     const std::vector<Misfit> misfits =
@@ -262,7 +257,7 @@ std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& pr
     }
     refuse(bundle.path() + " has no engine of " + model + " for " + rig.flavour + " " +
            rig.version + " on " + rig.gpu_name + " (" + rig.compute_capability +
-           "): " + reasons + "; build it: " + command);
+           "): " + reasons + "; build an engine for this device");
   }
   std::stable_sort(result.begin(), result.end(), [](const Engine& a, const Engine& b) {
     return (a.devices == 0 ? 99 : a.devices) < (b.devices == 0 ? 99 : b.devices);
@@ -307,8 +302,7 @@ EngineLimits::Bounds EngineLimits::bounds_of(const Profile& profile,
 }
 
 EngineLimits::EngineLimits(const std::vector<Engine>& engines,
-                           const std::vector<Latent>& latents, std::string command)
-    : command_(std::move(command)) {
+                           const std::vector<Latent>& latents) {
   for (const Engine& engine : engines) {
     for (const Profile& profile : engine.profiles) {
       const auto input = profile.find("input");
@@ -322,33 +316,15 @@ EngineLimits::EngineLimits(const std::vector<Engine>& engines,
   }
 }
 
-Takers EngineLimits::takers(int axis, const std::vector<Piece>& pieces) const {
-  Takers result;
+MatchingProfiles EngineLimits::matching_profiles(int axis,
+                                                 const std::vector<Piece>& pieces) const {
+  MatchingProfiles result;
   for (const Piece& piece : pieces) {
     std::vector<bool> takes;
     for (const Bounds& bounds : bounds_[axis]) takes.push_back(bounds.covers(piece.extent));
     result.insert(std::move(takes));
   }
   return result;
-}
-
-std::string EngineLimits::remedy(Size source, Size target, std::int64_t budget,
-                                 HaloKind halo) const {
-  const std::string rows = fraction(target.height, source.height);
-  const std::string columns = fraction(target.width, source.width);
-  return command_ + (halo == HaloKind::exact ? " --halo exact" : "") + " --picture " +
-         std::to_string(source.width) + "x" + std::to_string(source.height) + " --scale " +
-         (rows == columns ? rows : columns + "x" + rows) + " --memory-budget " +
-         std::to_string(budget);
-}
-
-std::string shell_word(const std::string& word) {
-  const std::string safe =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_";
-  if (!word.empty() && word.find_first_not_of(safe) == std::string::npos) return word;
-  std::string quoted = "'";
-  for (const char c : word) quoted += c == '\'' ? std::string("'\"'\"'") : std::string(1, c);
-  return quoted + "'";
 }
 
 }  // namespace flowsr::detail

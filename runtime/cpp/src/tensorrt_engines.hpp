@@ -1,4 +1,4 @@
-/// The engines of a bundle as their descriptions say: checked, found by what a device needs.
+/// Find and check the engines of a bundle by their descriptions.
 #ifndef FLOWSR_TENSORRT_ENGINES_HPP
 #define FLOWSR_TENSORRT_ENGINES_HPP
 
@@ -11,16 +11,16 @@
 
 namespace flowsr::detail {
 
-/// What one input may be in one profile: shapes, or the values of an int64 shape tensor.
+/// Range of one input in one profile: shapes, or the values of an int64 shape tensor.
 struct Range {
   std::vector<std::int64_t> min, opt, max;
   bool covers(const std::vector<std::int64_t>& values) const;
 };
 
-/// Ranges by the name of the input.
+/// Ranges by input name.
 using Profile = std::map<std::string, Range>;
 
-/// What the library and the device are.
+/// The installed library and the device.
 struct Rig {
   std::string flavour;  ///< "tensorrt" or "tensorrt_rtx"
   std::string version;  ///< Of the library, four numbers.
@@ -28,7 +28,7 @@ struct Rig {
   std::string compute_capability;  ///< Such as "8.9".
 };
 
-/// One engine: `<name>.engine` and `<name>.engine.json` beside it.
+/// One engine: `<name>.engine` and its description `<name>.engine.json`.
 struct Engine {
   std::string path;  ///< Of the plan.
   std::string sha256;
@@ -41,27 +41,24 @@ struct Engine {
   std::string read() const;
 };
 
-/// Returns the engines of a model that a device can load, those made for it alone first.
+/// Returns the engines of a model that a device can load, those for fewest devices first.
 ///
-/// Throws Error (bundle) if a description is damaged or newer, or no engine is left; `command`
-/// is named as what builds one.
+/// Throws Error (bundle) if a description is damaged or newer, or no engine is left.
 std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& precision,
-                                     const Rig& rig, const std::string& command);
+                                     const Rig& rig);
 
-/// The runs that engines take, one picture at a time.
-class EngineLimits : public Limits {
+/// The runs that engines take, one image at a time.
+class EngineLimits : public ProfileLimits {
  public:
-  EngineLimits(const std::vector<Engine>& engines, const std::vector<Latent>& latents,
-               std::string command);
-  Takers takers(int axis, const std::vector<Piece>& pieces) const override;
-  std::string remedy(Size source, Size target, std::int64_t budget,
-                     HaloKind halo) const override;
+  EngineLimits(const std::vector<Engine>& engines, const std::vector<Latent>& latents);
+  MatchingProfiles matching_profiles(int axis,
+                                     const std::vector<Piece>& pieces) const override;
 
  private:
   struct Span {
     std::int64_t least = 0, most = std::int64_t{1} << 62;
   };
-  /// What one axis of a run may be in one profile.
+  /// Bounds that one profile puts on one axis of a run.
   struct Bounds {
     Span lr_size, out_size, source, target, lr_begin, out_begin;
     bool covers(const Extent& extent) const;
@@ -69,11 +66,7 @@ class EngineLimits : public Limits {
   static Bounds bounds_of(const Profile& profile, const std::vector<Latent>& latents, int axis);
 
   std::vector<Bounds> bounds_[2];  // rows and columns, by profile
-  std::string command_;
 };
-
-/// Returns words of a command as a shell takes them.
-std::string shell_word(const std::string& word);
 
 }  // namespace flowsr::detail
 

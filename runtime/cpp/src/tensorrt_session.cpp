@@ -1,4 +1,4 @@
-// Runs a bundle's engines with TensorRT or TensorRT for RTX, one code path for both.
+// Runs a bundle's engines with TensorRT or TensorRT for RTX.
 
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
@@ -21,7 +21,7 @@ void check_cuda(cudaError_t status, const char* what) {
   const std::string reason = cudaGetErrorString(status);
   if (status == cudaErrorMemoryAllocation) {
     throw Error(Code::memory, std::string("the device's memory does not suffice to ") + what +
-                                  "; give a smaller memory budget");
+                                  "; give a smaller memory_budget");
   }
   throw Error(Code::backend, std::string("the device failed to ") + what + ": " + reason);
 }
@@ -52,7 +52,7 @@ class Log : public nvinfer1::ILogger {
   std::string last_;
 };
 
-/// Memory of the device that grows.
+/// Device memory that grows.
 class Buffer {
  public:
   Buffer() = default;
@@ -165,7 +165,7 @@ class LoadedEngine {
     }
   }
 
-  /// Gives every output an address and returns the pictures' shape, without their data.
+  /// Gives every output an address, and returns the shape of the images.
   Output place_outputs() {
     Output pictures;
     for (std::int32_t i = 0; i < engine_->getNbIOTensors(); ++i) {
@@ -229,26 +229,17 @@ Rig rig_of(int device) {
           std::to_string(properties.major) + "." + std::to_string(properties.minor)};
 }
 
-/// Returns the words of the command that builds an engine, without sizes.
-std::string build_command(const Bundle& bundle, const Settings& settings, const Rig& rig) {
-  const bool rtx = rig.flavour == "tensorrt_rtx";
-  return "flowsr-export build-engine " + shell_word(bundle.path()) + " --flavour " +
-         (rtx ? "tensorrt-rtx" : "tensorrt") + " --precision " + settings.precision +
-         (rtx ? " --compute-capability " + rig.compute_capability : "");
-}
-
 class TensorrtSession : public Session {
  public:
   TensorrtSession(const Bundle& bundle, const Settings& settings)
       : device_(settings.device),
         rig_(rig_of(settings.device)),
-        command_(build_command(bundle, settings, rig_)),
-        engines_(matching_engines(bundle, settings.precision, rig_, command_)),
-        limits_(engines_, bundle.manifest().latents, command_) {
+        engines_(matching_engines(bundle, settings.precision, rig_)),
+        limits_(engines_, bundle.manifest().latents) {
     loaded(0);
   }
 
-  const Limits* limits() const override { return &limits_; }
+  const ProfileLimits* limits() const override { return &limits_; }
 
   Output run(const std::vector<Input>& inputs) override {
     check_cuda(cudaSetDevice(device_), "start");
@@ -258,7 +249,8 @@ class TensorrtSession : public Session {
         if (covers(profiles[k], inputs)) return loaded(i).run(static_cast<int>(k), inputs);
       }
     }
-    throw Error(Code::bundle, "no engine takes these sizes; build one that does: " + command_);
+    throw Error(Code::bundle,
+                "no engine takes these sizes; build an engine whose profile takes them");
   }
 
  private:
@@ -286,7 +278,6 @@ class TensorrtSession : public Session {
 
   int device_;
   Rig rig_;
-  std::string command_;
   std::vector<Engine> engines_;
   EngineLimits limits_;
   Log log_;

@@ -1,4 +1,4 @@
-"""ONNX Runtime's IOBinding: inputs and outputs that stay on the device, and CUDA graphs."""
+"""Run ONNX Runtime on arrays of the device (IOBinding), and with CUDA graphs."""
 
 import threading
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ _NO_GRAPH: Final = "-1"
 
 
 class OrtArray:
-    """An output that stays where ONNX Runtime computed it; the values are there.
+    """An output on the device that computed it, complete.
 
-    PyTorch (`torch.from_dlpack`), CuPy, JAX and NumPy (on the CPU) take it as it is.
+    PyTorch (`torch.from_dlpack`), CuPy, JAX and NumPy (on the CPU) accept it.
     """
 
     def __init__(self, value: Any, device: tuple[int, int]) -> None:
-        """Keep a value of ONNX Runtime.
+        """Wrap a value of ONNX Runtime.
 
         Args:
             value: An `OrtValue`.
@@ -42,12 +42,12 @@ class OrtArray:
         return self._device
 
     def __dlpack__(self, **_: object) -> object:
-        """Return a capsule; nothing is to be waited for, so `stream` makes no difference."""
+        """Return a capsule; the result is complete, so `stream` is ignored."""
         at = self._value.data_ptr()
         return lend(at, self.shape, self.dtype, device=self._device, owner=self._value)
 
     def numpy(self) -> NDArray[Any]:
-        """Return a copy in the host's memory."""
+        """Return a copy in host memory."""
         return np.array(self._value.numpy())
 
 
@@ -61,20 +61,20 @@ _NUMPY_TYPES: Final = {
 def run_bound(
     session: Any, feeds: Mapping[str, Any], output: str, device: tuple[str, int], out: Any
 ) -> Any:
-    """Run a session on arrays where they lie.
+    """Run a session on arrays without copies.
 
     Args:
         session: An `InferenceSession`.
-        feeds: The inputs by name: NumPy arrays, or arrays of the device with `__dlpack__`.
+        feeds: The inputs by name: NumPy arrays, or arrays on the device with `__dlpack__`.
         output: Name of the output.
         device: ("cpu" or "cuda", index).
-        out: Array of the device to write to, None for a new one.
+        out: Array on the device to write to, None for a new one.
 
     Returns:
         `out`, or an `OrtArray`.
 
     Raises:
-        ShapeError: If an array lies on another device, or not row after row.
+        ShapeError: If an array is on another device, or not contiguous.
     """
     binding = session.io_binding()
     place = (_DEVICE_TYPES[device[0]], device[1])
@@ -83,38 +83,39 @@ def run_bound(
             if isinstance(value, np.ndarray):
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
             else:
-                binding.bind_input(name, *device, *_taken(name, value, place, borrowed))
+                binding.bind_input(name, *device, *_borrowed(name, value, place, borrowed))
         if out is None:
             binding.bind_output(output, *device)
         else:
-            binding.bind_output(output, *device, *_taken("out", out, place, borrowed))
+            binding.bind_output(output, *device, *_borrowed("out", out, place, borrowed))
         binding.synchronize_inputs()
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         return OrtArray(binding.get_outputs()[0], place) if out is None else out
 
 
-def _taken(
+def _borrowed(
     name: str, value: Any, place: tuple[int, int], borrowed: ExitStack
 ) -> tuple[Any, tuple[int, ...], int]:
-    """Return type, shape and address of an array until `borrowed` is closed."""
+    """Return type, shape and address of an array, valid until `borrowed` is closed."""
     if not hasattr(value, "__dlpack__"):
         raise ShapeError(f"{name} must be an array with __dlpack__, got {type(value).__name__}")
-    found = tuple(int(part) for part in value.__dlpack_device__())
-    if found != place:
+    actual = tuple(int(part) for part in value.__dlpack_device__())
+    if actual != place:
         raise ShapeError(
-            f"{name} must lie on DLPack device {place[0]}:{place[1]}, got {found[0]}:{found[1]}"
+            f"{name} must be on DLPack device {place[0]}:{place[1]}, got "
+            f"{actual[0]}:{actual[1]}"
         )
-    taken = borrow(value.__dlpack__())
-    borrowed.callback(taken.release)
-    if taken.strides is not None:
-        raise ShapeError(f"{name} must lie row after row, got strides {taken.strides}")
-    return taken.dtype.type, taken.shape, taken.address
+    view = borrow(value.__dlpack__())
+    borrowed.callback(view.release)
+    if view.strides is not None:
+        raise ShapeError(f"{name} must be contiguous, got strides {view.strides}")
+    return view.dtype.type, view.shape, view.address
 
 
 @dataclass
 class _Bound:
-    """Memory of one set of shapes, at addresses that do not change."""
+    """Memory for one set of shapes, at fixed addresses."""
 
     binding: Any
     options: Any
@@ -123,22 +124,22 @@ class _Bound:
 
 
 class GraphRunner:
-    """Runs a session whose CUDA graphs ONNX Runtime captures, one for each set of shapes.
+    """Runs a session with one CUDA graph per set of shapes, captured by ONNX Runtime.
 
-    It cannot free a graph: when as many are captured as may be kept, other shapes run without.
+    ONNX Runtime cannot free a graph: beyond the limit, other shapes run without one.
     """
 
     def __init__(
         self, library: Any, session: Any, output: str, device: tuple[str, int], limit: int
     ) -> None:
-        """Wrap a session that was made with CUDA graphs enabled.
+        """Wrap a session with CUDA graphs enabled.
 
         Args:
             library: The module `onnxruntime`.
             session: An `InferenceSession`.
             output: Name of the output.
             device: ("cpu" or "cuda", index).
-            limit: Most graphs.
+            limit: Largest number of graphs.
         """
         self.counters = GraphCounters()
         self._library, self._session, self._output = library, session, output
@@ -148,16 +149,16 @@ class GraphRunner:
         self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Run on arrays of the host.
+        """Run on host arrays.
 
         Args:
             feeds: The inputs by name.
 
         Returns:
-            The output, a fresh array.
+            The output, a new array.
         """
         key = tuple((name, array.shape) for name, array in sorted(feeds.items()))
-        with self._lock:  # the memory of a graph serves one run at a time
+        with self._lock:  # a graph has memory for one run at a time
             bound = self._bound.get(key)
             if bound is None and key in self._results and len(self._bound) < self._limit:
                 bound = self._bind(key, feeds)

@@ -1,4 +1,4 @@
-"""Run a bundle's ONNX file with ONNX Runtime on exactly the provider that was asked for."""
+"""Run a bundle's ONNX file with ONNX Runtime, on exactly the requested provider."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _OUTPUT: Final = "output"
 
 _PICTURES: Final = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
-"""ONNX Runtime's names of what the manifest calls `picture.io`."""
+"""ONNX Runtime's names of the types of `picture.io` in the manifest."""
 
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
@@ -43,15 +43,15 @@ _REMEDIES: Final = {
     "cpu": "reinstall onnxruntime",
     "cuda": "pip install 'flowsr-lp[gpu]', with an NVIDIA driver and CUDA",
     "tensorrt": "pip install 'flowsr-lp[gpu]', with the libraries of TensorRT 10",
-    "openvino": "pip install onnxruntime-openvino in place of onnxruntime",
+    "openvino": "pip install onnxruntime-openvino instead of onnxruntime",
 }
 
 _ON_GPU: Final = ("cuda", "tensorrt")
 
 _ONE_DEVICE: Final = ("cpu", "openvino")
-"""Providers that this version cannot send to another device than their own first."""
+"""Providers that this version only supports on their first device."""
 
-# How ONNX Runtime, CUDA, cuDNN and the C++ library word a failed allocation.
+# Messages of ONNX Runtime, CUDA, cuDNN and the C++ library for a failed allocation.
 _OUT_OF_MEMORY: Final = (
     "failed to allocate memory",
     "out of memory",
@@ -69,7 +69,7 @@ _MODEL_ERRORS: Final[tuple[type[Exception], ...]] = (
 )
 _ERRORS: Final[tuple[type[Exception], ...]] = (
     MemoryError,
-    RuntimeError,  # an IOBinding raises it
+    RuntimeError,  # raised by an IOBinding
     ValueError,
     _STATE.EPFail,
     _STATE.Fail,
@@ -101,12 +101,12 @@ class OnnxRuntimeSession:
         Args:
             model: Content of a self-contained ONNX file whose hash was checked.
             provider: A key of `PROVIDERS`.
-            device: Index of the GPU; 0 with cpu and openvino.
+            device: GPU index; 0 with cpu and openvino.
             threads: CPU threads, None for the number of usable cores.
-            name: What to call the model in messages.
-            cuda_graphs: Most captured CUDA graphs, 0 for none; for a model whose shapes
+            name: Name of the model in messages.
+            cuda_graphs: Largest number of CUDA graphs, 0 for none; for a model whose shapes
                 follow from those of its inputs.
-            engine_cache: Folder for the engines of provider tensorrt, None to keep none.
+            engine_cache: Folder for the engines of provider tensorrt, None for no cache.
 
         Raises:
             UsageError: If there is no such provider, or it has no CUDA graphs.
@@ -144,16 +144,16 @@ class OnnxRuntimeSession:
     ) -> "OnnxRuntimeSession":
         """Load a bundle's model.
 
-        Provider tensorrt keeps the engines that it builds in the bundle, in a folder for this
-        model and this version of ONNX Runtime: it does not look at the model itself.
+        Provider tensorrt caches its engines in the bundle, in one folder per model and version
+        of ONNX Runtime, because it does not check which model an engine belongs to.
 
         Args:
             bundle: Bundle with the model.
             provider: A key of `PROVIDERS`.
-            device: Index of the GPU; 0 with cpu and openvino.
+            device: GPU index; 0 with cpu and openvino.
             threads: CPU threads, None for the number of usable cores.
             precision: "fp32", "fp16" or "int8".
-            cuda_graphs: Most captured CUDA graphs, 0 for none.
+            cuda_graphs: Largest number of CUDA graphs, 0 for none.
 
         Returns:
             The session.
@@ -161,8 +161,8 @@ class OnnxRuntimeSession:
         Raises:
             UsageError: If there is no such provider, or it or the model has no CUDA graphs.
             ProviderError: If the provider or the device is missing.
-            BundleError: If the bundle holds no such model, or it is damaged, or takes other
-                inputs than the manifest says.
+            BundleError: If the bundle holds no such model, or the model is damaged or differs
+                from the manifest in its inputs.
         """
         _provider_name(provider)
         name = bundle.model_name(precision)
@@ -192,11 +192,11 @@ class OnnxRuntimeSession:
             feeds: The graph's inputs by name.
 
         Returns:
-            Pictures, (B, 3, H, W).
+            Images, (B, 3, H, W).
 
         Raises:
-            MemoryBudgetError: If the device's memory does not suffice.
-            ProviderError: If the provider fails while it runs.
+            MemoryBudgetError: If the device runs out of memory.
+            ProviderError: If the provider fails during the run.
         """
         session = self._opened()
         with self._translated():
@@ -206,20 +206,20 @@ class OnnxRuntimeSession:
             return output
 
     def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
-        """Run the model and leave the pictures where they are computed.
+        """Run the model and leave the images on the device.
 
         Args:
-            feeds: As `run`. An array of the provider's device with `__dlpack__`, such as a
-                PyTorch tensor, is read where it lies.
-            out: Array of that device to write to, None for a new one.
+            feeds: As for `run`. An array on the provider's device with `__dlpack__`, such as a
+                PyTorch tensor, is read without a copy.
+            out: Array on that device to write to, None for a new one.
 
         Returns:
-            `out`, or an `OrtArray`; the pictures are there when you get it.
+            `out`, or an `OrtArray`, with the complete result.
 
         Raises:
-            ShapeError: If an array lies elsewhere, or not row after row.
-            MemoryBudgetError: If the device's memory does not suffice.
-            ProviderError: If the provider fails while it runs.
+            ShapeError: If an array is on another device, or not contiguous.
+            MemoryBudgetError: If the device runs out of memory.
+            ProviderError: If the provider fails during the run.
         """
         session = self._opened()
         with self._translated():
@@ -227,7 +227,7 @@ class OnnxRuntimeSession:
 
     @property
     def graph_counters(self) -> GraphCounters:
-        """How often CUDA graphs were used."""
+        """Counters of CUDA graphs."""
         return GraphCounters() if self._graphs is None else self._graphs.counters
 
     def close(self) -> None:
@@ -242,9 +242,11 @@ class OnnxRuntimeSession:
             raise BundleError(
                 f"{path} takes {sorted(self.inputs)}, bundle.json says {sorted(expected)}"
             )
-        wanted, kind = _PICTURES[bundle.manifest.io], self.types["input"]
-        if kind != wanted:
-            raise BundleError(f"{path} takes pictures of {kind}, bundle.json says {wanted}")
+        expected_type, actual_type = _PICTURES[bundle.manifest.io], self.types["input"]
+        if actual_type != expected_type:
+            raise BundleError(
+                f"{path} takes images of {actual_type}, bundle.json says {expected_type}"
+            )
 
     def _opened(self) -> ort.InferenceSession:
         if self._session is None:
@@ -253,7 +255,7 @@ class OnnxRuntimeSession:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Make the library's errors ours."""
+        """Translate errors of the library to `FlowsrError`."""
         try:
             yield
         except FlowsrError:
@@ -261,7 +263,8 @@ class OnnxRuntimeSession:
         except _ERRORS as error:
             if _is_out_of_memory(error):
                 raise MemoryBudgetError(
-                    f"{self.provider} ran out of memory; give a smaller memory budget"
+                    f"{self.provider} ran out of memory; give a smaller memory_budget",
+                    option="memory_budget",
                 ) from error
             raise ProviderError(f"{self.provider} failed: {_one_line(error)}") from error
 
@@ -269,14 +272,14 @@ class OnnxRuntimeSession:
 def present_providers() -> list[str]:
     """Return the keys of `PROVIDERS` that the installed onnxruntime holds.
 
-    A provider that is there may still not start: its libraries or its device can be missing.
+    A listed provider can still fail to start, without its libraries or its device.
     """
     available = ort.get_available_providers()
     return [name for name, provider in PROVIDERS.items() if provider in available]
 
 
 def _engine_cache(bundle: Bundle, name: str) -> Path | None:
-    """Return a folder of the bundle for the engines of one model, None if none can be made."""
+    """Return the folder of the bundle for the engines of one model, None if not writable."""
     digest = bundle.manifest.files[name].sha256
     folder = bundle.path / "engines" / "ort-tensorrt" / f"{digest[:12]}-{ort.__version__}"
     try:
@@ -284,7 +287,7 @@ def _engine_cache(bundle: Bundle, name: str) -> Path | None:
         remove_unrecorded(folder)  # loading an engine runs its code
     except OSError as error:
         reason = error.strerror or str(error)
-        logger.warning("engines are not kept: %s cannot be used: %s", folder, reason)
+        logger.warning("engines are not cached: %s cannot be used: %s", folder, reason)
         return None
     return folder
 
@@ -298,7 +301,7 @@ def _load(
     graphs: bool,
     engine_cache: Path | None,
 ) -> ort.InferenceSession:
-    wanted = _provider_name(provider)
+    name_in_library = _provider_name(provider)
     if provider in _ONE_DEVICE and device != 0:
         raise UsageError(f"device must be 0 with provider {provider}, got {device}")
     try:
@@ -306,7 +309,7 @@ def _load(
             model,
             sess_options=_options(threads),
             providers=_provider_list(provider, device, graphs, engine_cache),
-            enable_fallback=0,  # its fallback prints, and takes another provider in silence
+            enable_fallback=0,  # the fallback prints, and silently changes the provider
         )
     except _ERRORS as error:
         if _is_out_of_memory(error):
@@ -316,7 +319,7 @@ def _load(
                 f"provider {provider} did not start on device {device}: {_one_line(error)}"
             ) from error
         raise BundleError(f"onnxruntime cannot load {name}: {_one_line(error)}") from error
-    if wanted not in session.get_providers():
+    if name_in_library not in session.get_providers():
         raise ProviderError(
             f"provider {provider} did not start on device {device}; {_REMEDIES[provider]}"
         )
@@ -326,12 +329,12 @@ def _load(
 def _provider_name(provider: str) -> str:
     if provider not in PROVIDERS:
         raise UsageError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}")
-    wanted = PROVIDERS[provider]
-    if wanted not in ort.get_available_providers():
+    name = PROVIDERS[provider]
+    if name not in ort.get_available_providers():
         raise ProviderError(
             f"provider {provider} is not in the installed onnxruntime; {_REMEDIES[provider]}"
         )
-    return wanted
+    return name
 
 
 def _provider_list(
@@ -362,10 +365,10 @@ def _options(threads: int | None) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Memory patterns keep one block per tile shape and lay it out worse than the arena does:
+    # Memory patterns reserve one block per tile shape, in a worse layout than the arena's:
     # 590 MB against 343 MB for 9 convolutions and a GEMM at 172x172, at the same speed (CPU).
     options.enable_mem_pattern = False
-    options.log_severity_level = 4  # fatal: errors are raised, and said once
+    options.log_severity_level = 4  # fatal: errors are raised, and reported once
     return options
 
 

@@ -1,4 +1,4 @@
-"""A session: one loaded model on one backend, and how to open it."""
+"""Open a session: one loaded model on one backend."""
 
 import operator
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ BACKENDS = {
 """Backends and the extra that installs each."""
 
 _LIBRARIES: Final = {"onnxruntime": "onnxruntime", "cuda": "cuda-bindings"}
-"""What a backend's module imports, and what to call it in a message."""
+"""Modules that backends import, and their package names for messages."""
 
 _WORKERS: Final = 4
-"""Runs at once on a GPU; the memory of each is taken when a thread needs it."""
+"""Default number of concurrent runs on a GPU; each allocates memory when first used."""
 
 
 class Session(Protocol):
@@ -36,7 +36,7 @@ class Session(Protocol):
 
     @property
     def provider(self) -> str:
-        """What the library computes with, such as "cpu"."""
+        """Provider of the library, such as "cpu"."""
 
     @property
     def device(self) -> int:
@@ -44,21 +44,20 @@ class Session(Protocol):
 
     @property
     def limits(self) -> ProfileLimits | None:
-        """Sizes that it takes, None for every size."""
+        """Sizes that the session takes, None for all sizes."""
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Run the model.
 
         Args:
             feeds: The graph's inputs by name: `input` (B, 3, h, w) float32 or uint8, and
-                `geometry` (10,) int64 and latents (B, D, rows, columns) where the graph has
-                them.
+                `geometry` (10,) int64 and latents (B, D, rows, columns) if the graph has them.
 
         Returns:
-            Pictures, (B, 3, H, W), of the type of `input`; float32 is unclamped.
+            Images, (B, 3, H, W), of the type of `input`; float32 is unclamped.
 
         Raises:
-            MemoryBudgetError: If the device's memory does not suffice.
+            MemoryBudgetError: If the device runs out of memory.
         """
 
     def close(self) -> None:
@@ -67,19 +66,19 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """On what a bundle's model runs; `open` makes the session.
+    """Settings of a session; `open` opens it.
 
     Attributes:
         backend: A key of `BACKENDS`.
-        provider: What ONNX Runtime computes with: "cpu", "cuda", "tensorrt" or "openvino";
-            None for "cpu". TensorRT has "cuda" alone.
-        device: Index of the GPU; 0 with cpu and openvino.
-        threads: CPU threads, None for the number of usable cores; ONNX Runtime alone.
+        provider: Provider of ONNX Runtime: "cpu", "cuda", "tensorrt" or "openvino"; None for
+            "cpu". TensorRT only has "cuda".
+        device: GPU index; 0 with cpu and openvino.
+        threads: CPU threads, None for the number of usable cores; ONNX Runtime only.
         precision: "fp32", "fp16", "bf16" or "int8".
-        workers: Most runs at once, None for four; TensorRT alone.
-        cuda_graphs: Most captured CUDA graphs, of each worker with TensorRT; 0 for none. They
-            help where the same sizes come again and again. ONNX Runtime captures those of
-            fixed-scale bundles alone.
+        workers: Largest number of concurrent runs, None for four; TensorRT only.
+        cuda_graphs: Largest number of CUDA graphs, per worker with TensorRT; 0 for none. They
+            help if the same sizes recur. ONNX Runtime only captures graphs of fixed-scale
+            bundles.
     """
 
     backend: str = "onnxruntime"
@@ -91,10 +90,10 @@ class SessionSettings:
     cuda_graphs: int = 0
 
     def check(self) -> None:
-        """Check what can be checked without a library.
+        """Check the settings, as far as possible without a library.
 
         Raises:
-            UsageError: If a setting is not one of these, or the backend has no such thing.
+            UsageError: If a setting is invalid, or the backend does not have it.
         """
         if self.backend not in BACKENDS:
             raise UsageError(
@@ -108,7 +107,8 @@ class SessionSettings:
         if self.backend != "onnxruntime":
             if self.provider not in (None, "cuda"):
                 raise UsageError(
-                    f"provider must be cuda with backend {self.backend}, got {self.provider!r}"
+                    f"provider must be cuda with backend {self.backend}, got {self.provider!r}",
+                    option="provider",
                 )
             if self.threads is not None:
                 raise UsageError(
@@ -125,16 +125,16 @@ class SessionSettings:
         """Load a bundle's model.
 
         Args:
-            bundle: Bundle with the model; TensorRT needs an engine of it too.
+            bundle: Bundle with the model; TensorRT also needs an engine of it.
 
         Returns:
             The session.
 
         Raises:
-            UsageError: If a setting is not one of these, or the backend has no such thing.
+            UsageError: If a setting is invalid, or the backend does not have it.
             BackendError: If the backend's library is not installed.
             ProviderError: If the provider or the device is missing.
-            BundleError: If the bundle holds no such model or engine, or it is damaged.
+            BundleError: If the bundle is damaged, or has no such model or engine.
         """
         self.check()
         try:
@@ -161,14 +161,14 @@ def open_session(
     """Load a bundle's model on a backend.
 
     Args:
-        bundle: Bundle with the model; TensorRT needs an engine of it too.
-        backend: This and the others as in `SessionSettings`.
-        provider: What ONNX Runtime computes with.
-        device: Index of the GPU.
-        threads: CPU threads.
-        precision: Which of the bundle's graphs.
-        workers: Most runs at once.
-        cuda_graphs: Most captured CUDA graphs.
+        bundle: Bundle with the model; TensorRT also needs an engine of it.
+        backend: As for `SessionSettings`.
+        provider: As for `SessionSettings`.
+        device: As for `SessionSettings`.
+        threads: As for `SessionSettings`.
+        precision: As for `SessionSettings`.
+        workers: As for `SessionSettings`.
+        cuda_graphs: As for `SessionSettings`.
 
     Returns:
         The session.
@@ -209,7 +209,7 @@ def _open_tensorrt(bundle: Bundle, settings: SessionSettings) -> Session:
 
 
 def _missing(backend: str, error: ImportError) -> BackendError:
-    """Return what to say of a library that cannot be imported."""
+    """Return the error for a library that cannot be imported."""
     library = _LIBRARIES.get((error.name or "").split(".")[0])
     if library is None:
         return BackendError(f"{backend} cannot be loaded: {error}")
@@ -220,6 +220,8 @@ def _check_count(name: str, value: object, *, least: int) -> None:
     try:
         count = operator.index(value)  # type: ignore[arg-type]  # its TypeError is the check
     except TypeError as error:
-        raise UsageError(f"{name} must be a whole number, got {value!r}") from error
+        raise UsageError(
+            f"{name} must be a whole number, got {value!r}", option=name
+        ) from error
     if count < least:
-        raise UsageError(f"{name} must be at least {least}, got {count}")
+        raise UsageError(f"{name} must be at least {least}, got {count}", option=name)

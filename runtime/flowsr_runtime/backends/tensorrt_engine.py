@@ -1,4 +1,4 @@
-"""A loaded engine, and the workers that threads borrow from it."""
+"""A loaded engine, and its pool of workers."""
 
 import hashlib
 import logging
@@ -21,11 +21,11 @@ __all__ = ["TensorrtEngine"]
 logger = logging.getLogger(__name__)
 
 _DIGEST: Final = 64
-"""Characters of a sha256 in front of a kernel cache."""
+"""Length of the sha256 at the start of a kernel cache."""
 
 
 class TensorrtEngine:
-    """An engine on a device; `worker` may be called from several threads at once."""
+    """An engine on a device; several threads may call `worker` at once."""
 
     def __init__(
         self,
@@ -42,15 +42,15 @@ class TensorrtEngine:
 
         Args:
             module: `tensorrt` or `tensorrt_rtx`.
-            entry: What is known of the plan.
-            plan: Its bytes, whose hash was checked: loading them runs native code.
+            entry: Entry of the plan.
+            plan: Bytes of the plan, with a checked hash: loading them runs native code.
             device: The calling thread's device.
-            workers: Most runs at once.
-            graphs: Most CUDA graphs of a worker, 0 for none.
+            workers: Largest number of concurrent runs.
+            graphs: Largest number of CUDA graphs per worker, 0 for none.
             cache: File for kernels that TensorRT for RTX compiles on this device.
 
         Raises:
-            MemoryBudgetError: If the device's memory does not suffice.
+            MemoryBudgetError: If the device runs out of memory.
             ProviderError: If TensorRT cannot load the plan.
         """
         self.entry = entry
@@ -58,48 +58,48 @@ class TensorrtEngine:
         self._log = TensorrtLog(module)
         self._runtime = module.Runtime(self._log.logger)
         if entry.key.options.get("version_compatible") is True:
-            self._runtime.engine_host_code_allowed = True  # such a plan brings its own runtime
+            self._runtime.engine_host_code_allowed = True  # such a plan holds its own runtime
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise self._log.failure(f"load {entry.name}")
-        # TensorRT for RTX captures graphs itself, after it has specialised its kernels.
+        # TensorRT for RTX captures graphs itself, after it has specialized its kernels.
         self._own_graphs = hasattr(module, "CudaGraphStrategy")
         self._graphs = graphs
         self._kernels: Any = None
         self._kernels_digest = ""
         self._config = self._configuration()
-        self._most = workers
+        self._limit = workers
         self._idle: list[TensorrtWorker] = []
-        self._made = 0
+        self._created = 0
         self._closed = False
         self._retired = GraphCounters()
         self._free = threading.Condition()
 
     @property
     def counters(self) -> GraphCounters:
-        """How often CUDA graphs were used by the workers that are idle or closed."""
+        """Counters of CUDA graphs of the idle and closed workers."""
         with self._free:
-            return sum((each.graphs.counters for each in self._idle), self._retired)
+            return sum((worker.graphs.counters for worker in self._idle), self._retired)
 
     @property
     def why_no_graphs(self) -> str | None:
-        """Why CUDA graphs that were asked for are not captured here, None if they are."""
+        """Reason why no CUDA graphs are captured although requested, None if they are."""
         if self._graphs and self._own_graphs:
             return "TensorRT for RTX captures them itself"
         with self._free:
-            reasons = [each.why_no_graphs for each in self._idle if each.why_no_graphs]
+            reasons = [item.why_no_graphs for item in self._idle if item.why_no_graphs]
         return reasons[0] if reasons else None
 
     @contextmanager
     def worker(self) -> Iterator[TensorrtWorker]:
-        """Borrow a worker; waits until one is idle if all are at work.
+        """Borrow a worker, after waiting for an idle one if all are busy.
 
         Yields:
-            The worker, for the calling thread alone.
+            The worker, exclusively for the calling thread.
 
         Raises:
             UsageError: If the engine was closed.
-            MemoryBudgetError: If the device's memory does not suffice for another.
+            MemoryBudgetError: If the device has no memory for another worker.
         """
         worker = self._take()
         try:
@@ -108,12 +108,12 @@ class TensorrtEngine:
             self._give_back(worker)
 
     def close(self) -> None:
-        """Free the engine; workers that are at work are freed when they are done."""
+        """Free the engine; busy workers are freed when they are done."""
         self._device.use()
         with self._free:
             self._closed = True
             idle, self._idle = self._idle, []
-            self._made -= len(idle)
+            self._created -= len(idle)
             self._free.notify_all()
             for worker in idle:
                 self._retire(worker)
@@ -123,13 +123,13 @@ class TensorrtEngine:
 
     def _take(self) -> TensorrtWorker:
         with self._free:
-            while not (self._idle or self._made < self._most or self._closed):
+            while not (self._idle or self._created < self._limit or self._closed):
                 self._free.wait()
             if self._closed:
                 raise UsageError("the session is closed")
             if self._idle:
                 return self._idle.pop()
-            self._made += 1
+            self._created += 1
         try:
             self._device.use()
             graphs = 0 if self._own_graphs else self._graphs
@@ -137,14 +137,14 @@ class TensorrtEngine:
             return TensorrtWorker(*arguments, graphs)
         except BaseException:
             with self._free:
-                self._made -= 1
+                self._created -= 1
                 self._free.notify()
             raise
 
     def _give_back(self, worker: TensorrtWorker) -> None:
         with self._free:
             if self._closed:
-                self._made -= 1
+                self._created -= 1
                 self._retire(worker)
             else:
                 self._idle.append(worker)
@@ -155,7 +155,7 @@ class TensorrtEngine:
         self._retired = self._retired + worker.graphs.counters
 
     def _configuration(self) -> Any:
-        """Return how contexts are made: with memory that we give them."""
+        """Return the configuration of contexts, with memory managed by the worker."""
         strategy = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
         if not self._own_graphs:
             return strategy
@@ -169,21 +169,21 @@ class TensorrtEngine:
         return config
 
     def _load_kernels(self) -> None:
-        """Take the kernels that were compiled before, if they are as they were written."""
+        """Load the kernels of the cache, if their hash is correct."""
         try:
             data = self._cache_path.read_bytes()
         except OSError:
             return
         digest, kernels = data[:_DIGEST], data[_DIGEST:]
         if hashlib.sha256(kernels).hexdigest().encode() != digest:
-            logger.warning("%s is damaged; kernels are compiled anew", self._cache_path)
+            logger.warning("%s is damaged; kernels are compiled again", self._cache_path)
         elif not self._kernels.deserialize(kernels):
             logger.info("%s is of another driver or device", self._cache_path)
         else:
             self._kernels_digest = digest.decode()
 
     def _save_kernels(self) -> None:
-        """Keep the kernels that were compiled, if there are new ones."""
+        """Save newly compiled kernels."""
         if self._kernels is None:
             return
         kernels = bytes(self._kernels.serialize())

@@ -1,4 +1,4 @@
-"""What TensorRT says: passed on to `logging`, and its errors made ours."""
+"""Forward TensorRT's messages to `logging`, and translate its errors."""
 
 import logging
 import threading
@@ -21,10 +21,10 @@ _OUT_OF_MEMORY: Final = ("outofmemory", "out of memory", "could not be allocated
 
 
 class TensorrtLog:
-    """Keeps the errors that a thread's calls caused until they are taken."""
+    """A logger for TensorRT that collects the errors of each thread."""
 
     def __init__(self, module: Any) -> None:
-        """Make a logger for a module.
+        """Create a logger for a module.
 
         Args:
             module: `tensorrt` or `tensorrt_rtx`.
@@ -33,38 +33,39 @@ class TensorrtLog:
         self._local = threading.local()
         self.logger = _logger_class(module, self)()
 
-    def heard(self, severity: str, text: str) -> None:
-        """Take a message in; TensorRT calls this through its logger."""
+    def receive(self, severity: str, text: str) -> None:
+        """Receive a message; TensorRT calls this through its logger."""
         level = _LEVELS.get(severity, logging.WARNING)
         if level == logging.ERROR:
             self._errors().append(" ".join(text.split()))
-            level = logging.DEBUG  # it becomes an exception, which is said once
+            level = logging.DEBUG  # it becomes an exception, which is reported once
         logger.log(level, "%s: %s", self._name, text)
 
-    def failure(self, what: str) -> FlowsrError:
-        """Return the exception for something that TensorRT failed to do."""
+    def failure(self, action: str) -> FlowsrError:
+        """Return the exception for an action that failed in TensorRT."""
         text = self._take()
         if any(sign in text.lower() for sign in _OUT_OF_MEMORY):
             return MemoryBudgetError(
-                f"{self._name} ran out of memory ({text}); give a smaller memory budget"
+                f"{self._name} ran out of memory ({text}); give a smaller memory_budget",
+                option="memory_budget",
             )
-        return ProviderError(f"{self._name} failed to {what}: {text}")
+        return ProviderError(f"{self._name} failed to {action}: {text}")
 
-    def refusal(self, what: str) -> BundleError:
-        """Return the exception for something that an engine does not take."""
-        return BundleError(f"the engine does not take {what}: {self._take()}")
+    def refusal(self, value: str) -> BundleError:
+        """Return the exception for a value that an engine does not take."""
+        return BundleError(f"the engine does not take {value}: {self._take()}")
 
     def _take(self) -> str:
         errors = self._errors()
-        text = "; ".join(errors) or "it gave no reason"
+        text = "; ".join(errors) or "no reason given"
         errors.clear()
         return text
 
     def _errors(self) -> list[str]:
         if not hasattr(self._local, "errors"):
             self._local.errors = []
-        found: list[str] = self._local.errors
-        return found
+        errors: list[str] = self._local.errors
+        return errors
 
 
 def _logger_class(module: Any, log: TensorrtLog) -> Any:
@@ -73,6 +74,6 @@ def _logger_class(module: Any, log: TensorrtLog) -> Any:
             module.ILogger.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:
-            log.heard(severity.name, msg)
+            log.receive(severity.name, msg)
 
     return ForwardingLogger

@@ -1,4 +1,4 @@
-"""One run of an engine: where its inputs are, and where its output goes."""
+"""The inputs and the output of one run of an engine."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ __all__ = ["Destination", "Request", "output_allocator"]
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the output that is asked for goes.
+    """Destination of the requested output.
 
     Attributes:
         buffer: Memory that grows as needed, None with `view`.
-        view: Somebody else's memory.
-        fetch: Whether it is copied to the host as well.
+        view: Memory of the caller, None with `buffer`.
+        fetch: Whether the output is also copied to the host.
     """
 
     buffer: Buffer | None
@@ -30,27 +30,27 @@ class Destination:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether the next run can find it at the same address, as a CUDA graph needs."""
+        """Whether the address stays the same for the next run, as CUDA graphs need."""
         return self.fetch or self.view is not None
 
     @property
     def address(self) -> int:
-        """Where it is now."""
+        """Current address."""
         return self.view.address if self.view is not None else self._buffer().address
 
     def place(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-        """Make room for an array.
+        """Provide memory for an array.
 
         Args:
-            shape: Its shape.
+            shape: Shape of the array.
             dtype: Type of its values.
 
         Returns:
             Whether memory was moved.
 
         Raises:
-            ShapeError: If somebody else's memory is of another shape or type.
-            MemoryBudgetError: If the device's memory does not suffice.
+            ShapeError: If the memory of the caller has another shape or type.
+            MemoryBudgetError: If the device runs out of memory.
         """
         if self.view is None:
             return self._buffer().reserve(prod(shape) * dtype.itemsize)
@@ -62,10 +62,10 @@ class Destination:
         return False
 
     def allocator(self, module: Any) -> Any:
-        """Return what gives the output memory during the run, when its shape is known.
+        """Return an allocator for an output whose shape is only known during the run.
 
         Raises:
-            ShapeError: If the memory is somebody else's, which cannot grow.
+            ShapeError: If the memory belongs to the caller, and cannot grow.
         """
         if self.view is not None:
             raise ShapeError("out cannot be given: the output's shape is known after the run")
@@ -78,17 +78,17 @@ class Destination:
 
 @dataclass
 class Request:
-    """Everything that a run sets in an execution context.
+    """The settings of an execution context for one run.
 
     Attributes:
         profile: Index of the optimization profile.
-        output: Name of the output that is asked for.
+        output: Name of the requested output.
         shapes: Shapes of the inputs.
-        addresses: Where the inputs are.
+        addresses: Addresses of the inputs.
         uploads: Bytes to copy from pinned memory, by input.
-        keys: What a captured graph depends on.
-        results: Shapes of the outputs that are known before the run.
-        allocators: What gives the other outputs memory.
+        keys: Values that a captured graph depends on.
+        results: Shapes of the outputs, as far as known before the run.
+        allocators: Allocators of the other outputs.
     """
 
     profile: int
@@ -102,37 +102,37 @@ class Request:
 
     @property
     def key(self) -> Hashable:
-        """What tells this run from others that need another graph."""
+        """Key of the CUDA graph for this run."""
         return (self.profile, self.output, *self.keys)
 
     @property
     def result(self) -> tuple[int, ...]:
-        """Shape of the output that is asked for; ask when the run is queued."""
+        """Shape of the requested output, known once the run is queued."""
         if self.output in self.results:
             return self.results[self.output]
         return tuple(self.allocators[self.output].shape)
 
     def add(self, name: str, shape: tuple[int, ...], address: int, key: Hashable) -> None:
-        """Say where an input is."""
+        """Add an input."""
         self.shapes[name], self.addresses[name] = shape, address
         self.keys.append((shape, key))
 
     def check_allocators(self) -> None:
-        """Raise what an allocator could not raise through TensorRT."""
+        """Raise the error of an allocator, which cannot pass through TensorRT."""
         for allocator in self.allocators.values():
             if allocator.error is not None:
                 raise allocator.error
 
 
 def output_allocator(module: Any, buffer: Buffer) -> Any:
-    """Return an `IOutputAllocator` that gives memory of a buffer.
+    """Return an `IOutputAllocator` on a buffer.
 
     Args:
         module: `tensorrt` or `tensorrt_rtx`.
-        buffer: Grows to what is needed.
+        buffer: Buffer that grows as needed.
 
     Returns:
-        The allocator; its `shape` is that of the last output, its `error` why it gave none.
+        The allocator, with the `shape` of the last output and the `error` of a failure.
     """
 
     class GrowingAllocator(module.IOutputAllocator):  # type: ignore[misc]  # of the library
@@ -157,6 +157,6 @@ def output_allocator(module: Any, buffer: Buffer) -> Any:
             return self.reallocate_output_async(tensor_name, memory, size, alignment, 0)
 
         def notify_shape(self, tensor_name: str, shape: Any) -> None:
-            self.shape = tuple(int(each) for each in shape)
+            self.shape = tuple(map(int, shape))
 
     return GrowingAllocator()

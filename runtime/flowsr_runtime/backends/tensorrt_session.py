@@ -1,9 +1,9 @@
-"""Run a bundle's engines with TensorRT or TensorRT for RTX: one code path for both."""
+"""Run a bundle's engines with TensorRT or TensorRT for RTX."""
 
 import importlib
-import shlex
 import threading
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,7 @@ from flowsr_runtime.bundle.engine_store import (
     Difference,
     EngineEntry,
     EngineStore,
+    LoadTarget,
     Profile,
     Range,
 )
@@ -31,7 +32,7 @@ _EXTRAS: Final = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 
 
 class TensorrtSession:
-    """A `Session` on engines of the bundle; they are loaded when a run needs them."""
+    """A `Session` on engines of a bundle, which are loaded when a run needs them."""
 
     provider = "cuda"
 
@@ -74,10 +75,10 @@ class TensorrtSession:
         Args:
             bundle: Bundle with an engine of the model for the device.
             backend: "tensorrt" or "tensorrt_rtx".
-            device: Index of the GPU.
-            precision: Precision of the ONNX file that the engine was built of.
-            workers: Most runs at once; each takes activation memory of its own.
-            graphs: Most CUDA graphs of each of them, 0 for none.
+            device: GPU index.
+            precision: Precision of the ONNX file of the engine.
+            workers: Largest number of concurrent runs, each with its own activation memory.
+            graphs: Largest number of CUDA graphs per worker, 0 for none.
 
         Returns:
             The session.
@@ -100,45 +101,45 @@ class TensorrtSession:
 
     @property
     def limits(self) -> ProfileLimits:
-        """The sizes that an engine of the device takes, whether it is loaded or not."""
+        """The sizes that the engines for the device take, loaded or not."""
         latents = self._bundle.manifest.latents
-        profiles = [each for entry in self._entries for each in entry.key.profiles or ({},)]
+        profiles = [item for entry in self._entries for item in entry.key.profiles or ({},)]
         bounds = (bounds_of(profile, latents) for profile in profiles)
-        return ProfileLimits(tuple(each for each in bounds if each is not None), self._words())
+        return ProfileLimits(tuple(pair for pair in bounds if pair is not None), self._build())
 
     @property
     def engines(self) -> list[str]:
-        """Names of the engines that are loaded, paths inside the bundle."""
+        """Loaded engines, as paths inside the bundle."""
         with self._lock:
             return list(self._loaded)
 
     @property
     def graph_counters(self) -> GraphCounters:
-        """How often CUDA graphs were used."""
+        """Counters of CUDA graphs."""
         with self._lock:
-            return sum((each.counters for each in self._loaded.values()), GraphCounters())
+            return sum((engine.counters for engine in self._loaded.values()), GraphCounters())
 
     @property
     def why_no_graphs(self) -> str | None:
-        """Why CUDA graphs that were asked for are not captured, None if they are."""
+        """Reason why no CUDA graphs are captured although requested, None if they are."""
         with self._lock:
-            reasons = [each.why_no_graphs for each in self._loaded.values()]
+            reasons = [engine.why_no_graphs for engine in self._loaded.values()]
         return next((reason for reason in reasons if reason is not None), None)
 
     def run(self, feeds: Mapping[str, Any]) -> NDArray[Any]:
         """Run the model; see `Session.run`.
 
         Args:
-            feeds: The graph's inputs by name, arrays of the host or of the device; those that
-                decide shapes lie on the host.
+            feeds: The graph's inputs by name, arrays on the host or the device; inputs that
+                decide shapes must be on the host.
 
         Returns:
-            Pictures, (B, 3, H, W).
+            Images, (B, 3, H, W).
 
         Raises:
             BundleError: If no engine has a profile for these shapes.
             ShapeError: If an input is missing or of another type.
-            MemoryBudgetError: If the device's memory does not suffice.
+            MemoryBudgetError: If the device runs out of memory.
             ProviderError: If the device fails.
         """
         engine, profile = self._choose(feeds)
@@ -146,19 +147,19 @@ class TensorrtSession:
             return worker.run(profile, feeds, _OUTPUT)
 
     def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
-        """Run the model and leave the pictures on the device.
+        """Run the model and leave the images on the device.
 
         Args:
-            feeds: As `run`. An array of the device (`__dlpack__` or
-                `__cuda_array_interface__`, such as a PyTorch tensor) is read where it lies.
-            out: Array of the device to write to, None for a new one.
+            feeds: As for `run`. An array on the device (`__dlpack__` or
+                `__cuda_array_interface__`, such as a PyTorch tensor) is read without a copy.
+            out: Array on the device to write to, None for a new one.
 
         Returns:
-            `out`, or a `DeviceArray`; the pictures are there when you get it.
+            `out`, or a `DeviceArray`, with the complete result.
 
         Raises:
             BundleError: As `run`.
-            ShapeError: As `run`; or if `out` is of another shape or type.
+            ShapeError: As `run`; or if `out` has another shape or type.
             MemoryBudgetError: As `run`.
             ProviderError: As `run`.
         """
@@ -176,7 +177,7 @@ class TensorrtSession:
     def _matching(self) -> list[EngineEntry]:
         name = self._bundle.model_name(self._precision)
         device, version = self._device, str(self._module.__version__)
-        wanted = (
+        target = LoadTarget(
             self._bundle.manifest.files[name].sha256,
             self.backend,
             version,
@@ -184,15 +185,16 @@ class TensorrtSession:
             self._precision,
             device.name,
         )
-        found = self._store.matching(*wanted)
-        if not found:
-            reasons = _summary(self._store.explain_mismatch(*wanted))
+        engines = self._store.matching(target)
+        if not engines:
+            reasons = _summary(self._store.explain_mismatch(target))
             raise BundleError(
                 f"{self._bundle.path} has no engine of {name} for {self.backend} {version} on "
                 f"{device.name} ({device.compute_capability}): {reasons}; "
-                f"build it: {self._command()}"
+                "build an engine for this device",
+                build=self._build(),
             )
-        return found
+        return engines
 
     def _choose(self, feeds: Mapping[str, Any]) -> tuple[TensorrtEngine, int]:
         """Return the first engine with a profile for these inputs, and the profile's index."""
@@ -212,7 +214,7 @@ class TensorrtSession:
                 self._loaded[entry.name] = TensorrtEngine(
                     self._module,
                     entry,
-                    self._store.read(entry),  # checked, before a byte of it is run
+                    self._store.read(entry),  # checked before it is loaded
                     self._device,
                     workers=self._workers,
                     graphs=self._graphs,
@@ -221,40 +223,41 @@ class TensorrtSession:
             return self._loaded[entry.name]
 
     def _miss(self, sizes: Mapping[str, tuple[int, ...]]) -> BundleError:
-        profiles = [(entry, each) for entry in self._entries for each in entry.key.profiles]
+        profiles = [(entry, item) for entry in self._entries for item in entry.key.profiles]
         entry, profile = min(profiles, key=lambda pair: len(_outside(pair[1], sizes)))
         wrong = "; ".join(
-            f"{name} is {_text(sizes[name])}, it takes {_text(each.min)} to {_text(each.max)}"
-            for name, each in _outside(profile, sizes).items()
+            f"{name} is {_text(sizes[name])}, it takes {_text(item.min)} to {_text(item.max)}"
+            for name, item in _outside(profile, sizes).items()
         )
         return BundleError(
-            f"no engine takes these sizes; nearest is {entry.name}: {wrong}; build one that "
-            f"does: {self._command(profile, sizes)}"
+            f"no engine takes these sizes; nearest is {entry.name}: {wrong}; build an engine "
+            "whose profile takes them",
+            build=self._build(profile, sizes),
         )
 
-    def _command(
+    def _build(
         self, profile: Profile | None = None, sizes: Mapping[str, tuple[int, ...]] | None = None
-    ) -> str:
-        """Return the command that builds the engine that is missing."""
-        words = list(self._words())
-        if profile is not None and sizes is not None and "input" in profile:
-            shape, had = sizes["input"], profile["input"]
-            least = [min(pair) for pair in zip(had.min, shape, strict=False)]
-            most = [max(pair) for pair in zip(had.max, shape, strict=False)]
-            for option, each in (("min", least), ("opt", shape), ("max", most)):
-                words += [f"--{option}-shapes", f"input:{_text(each)}"]
-            if "geometry" in sizes:
-                height, _, target, *_ = sizes["geometry"]
-                words += ["--scale", f"{target / height:.6g}"]
-        return shlex.join(words)
-
-    def _words(self) -> tuple[str, ...]:
-        """Return the command's words that say what it is built of and for."""
-        words = ["flowsr-export", "build-engine", str(self._bundle.path)]
-        words += ["--flavour", _EXTRAS[self.backend], "--precision", self._precision]
+    ) -> dict[str, object]:
+        """Return the facts about the missing engine; see `FlowsrError.build`."""
+        facts: dict[str, object] = {
+            "bundle": str(self._bundle.path),
+            "flavour": self.backend,
+            "precision": self._precision,
+            "io": self._bundle.manifest.io,
+        }
         if self.backend == "tensorrt_rtx":
-            words += ["--compute-capability", self._device.compute_capability]
-        return tuple(words)
+            facts["compute_capability"] = self._device.compute_capability
+        if profile is not None and sizes is not None and "input" in profile:
+            shape, nearest = sizes["input"], profile["input"]
+            facts["shapes"] = {
+                "min": tuple(map(min, nearest.min, shape)),
+                "opt": shape,
+                "max": tuple(map(max, nearest.max, shape)),
+            }
+            if "geometry" in sizes:
+                height, width, *target = sizes["geometry"][:4]
+                facts["scale"] = Fraction(target[0], height), Fraction(target[1], width)
+        return facts
 
 
 def load_library(backend: str) -> Any:
@@ -285,35 +288,35 @@ def load_library(backend: str) -> Any:
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
-    """Return what a profile ranges over: a shape, or the values of a shape tensor."""
+    """Return the sizes that a profile bounds: a shape, or the values of a shape tensor."""
     if is_device_array(value):
         interface = getattr(value, "__cuda_array_interface__", None)
         shape = value.shape if interface is None else interface["shape"]
         return tuple(int(size) for size in shape)
     array = np.asarray(value)
     decides_shapes = array.ndim <= 1 and np.issubdtype(array.dtype, np.integer)
-    return tuple(int(each) for each in (array.ravel() if decides_shapes else array.shape))
+    return tuple(map(int, array.ravel() if decides_shapes else array.shape))
 
 
 def _outside(profile: Profile, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Range]:
-    """Return the ranges of a profile in which an input does not lie."""
+    """Return the ranges of a profile that do not cover their input."""
     return {
-        name: each
-        for name, each in profile.items()
-        if name in sizes and not each.covers(sizes[name])
+        name: item
+        for name, item in profile.items()
+        if name in sizes and not item.covers(sizes[name])
     }
 
 
 def _summary(differences: Sequence[Difference]) -> str:
-    """Say what is different of the nearest engine, and how many others there are."""
+    """Return the differences of the nearest engine, and the number of others."""
     if not differences:
         return "it holds no engine at all"
     nearest = differences[0].name
-    reasons = [each for each in differences if each.name == nearest]
-    others = len({each.name for each in differences}) - 1
+    reasons = [item for item in differences if item.name == nearest]
+    others = len({item.name for item in differences}) - 1
     more = f" (and {others} others)" if others else ""
     fields = ", ".join(
-        f"{each.field} is {each.found[:40]}, wanted {each.wanted[:40]}" for each in reasons
+        f"{item.field} is {item.found[:40]}, wanted {item.wanted[:40]}" for item in reasons
     )
     return f"{nearest}: {fields}{more}"
 

@@ -1,4 +1,4 @@
-"""One thread's share of an engine: execution context, stream, buffers and CUDA graphs."""
+"""A worker of an engine: execution context, stream, buffers and CUDA graphs."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -21,11 +21,11 @@ __all__ = ["TensorrtWorker"]
 logger = logging.getLogger(__name__)
 
 _LEAST_SCRATCH: Final = 512
-"""A context whose shapes need no memory has to be given some all the same."""
+"""Bytes of scratch memory that every context needs, also for shapes that use none."""
 
 
 class TensorrtWorker:
-    """Runs an engine for one thread at a time; a run waits until its result is there."""
+    """Runs an engine for one thread at a time, and waits for each result."""
 
     def __init__(
         self,
@@ -36,19 +36,19 @@ class TensorrtWorker:
         log: TensorrtLog,
         graphs: int,
     ) -> None:
-        """Make an execution context; device memory is taken when a run needs it.
+        """Create an execution context; runs allocate device memory as needed.
 
         Args:
             module: `tensorrt` or `tensorrt_rtx`.
-            engine: The deserialised engine.
-            config: Its runtime configuration, with memory managed by the user.
+            engine: The deserialized engine.
+            config: Runtime configuration of the engine, with memory managed by the user.
             device: The calling thread's device.
-            log: What TensorRT says.
-            graphs: Most CUDA graphs that are kept, 0 for none.
+            log: Log of TensorRT.
+            graphs: Largest number of CUDA graphs, 0 for none.
 
         Raises:
-            MemoryBudgetError: If the device's memory does not suffice.
-            ProviderError: If TensorRT makes no context.
+            MemoryBudgetError: If the device runs out of memory.
+            ProviderError: If TensorRT creates no context.
         """
         self.graphs = GraphCache(graphs)
         self.why_no_graphs: str | None = None
@@ -69,16 +69,16 @@ class TensorrtWorker:
 
         Args:
             profile: Index of the optimization profile.
-            feeds: The inputs by name, arrays of the host or of the device.
+            feeds: The inputs by name, arrays on the host or the device.
             output: Name of the output.
 
         Returns:
-            A fresh array of the output's type.
+            A new array of the output's type.
 
         Raises:
-            ShapeError: If an input is missing, of another type, or cannot be read.
+            ShapeError: If an input is missing, of another type, or not readable.
             BundleError: If the profile does not take the shapes.
-            MemoryBudgetError: If the device's memory does not suffice.
+            MemoryBudgetError: If the device runs out of memory.
             ProviderError: If TensorRT or the device fails.
         """
         with self._request(profile, feeds, output) as request:
@@ -92,15 +92,15 @@ class TensorrtWorker:
 
         Args:
             profile: Index of the optimization profile.
-            feeds: The inputs by name, arrays of the host or of the device.
+            feeds: The inputs by name, arrays on the host or the device.
             output: Name of the output.
-            out: Array of the device to write to, None for a new one.
+            out: Array on the device to write to, None for a new one.
 
         Returns:
             `out`, or a new `DeviceArray`.
 
         Raises:
-            ShapeError: As `run`; or if `out` is not of the output's shape and type.
+            ShapeError: As `run`; or if `out` has another shape or type.
             BundleError: As `run`.
             MemoryBudgetError: As `run`.
             ProviderError: As `run`.
@@ -123,7 +123,7 @@ class TensorrtWorker:
                 raise
 
     def close(self) -> None:
-        """Free everything; the worker cannot run after that."""
+        """Free all resources; the worker cannot run after that."""
         self._device.use()
         self.graphs.clear()
         self._context = None  # before its memory and its stream
@@ -137,7 +137,7 @@ class TensorrtWorker:
     def _request(
         self, profile: int, feeds: Mapping[str, Any], output: str
     ) -> Iterator[Request]:
-        """Give every input an address; release what was borrowed when nothing reads it."""
+        """Give every input an address; release borrowed arrays after the run."""
         self._device.use()
         if set(feeds) != set(self.inputs):
             raise ShapeError(f"the engine takes {sorted(self.inputs)}, got {sorted(feeds)}")
@@ -156,9 +156,9 @@ class TensorrtWorker:
             self._settle(views)
 
     def _borrow(self, label: str, value: Any, name: str) -> DeviceView:
-        """Take somebody's array of the device as a tensor of the engine."""
+        """Use an array of the caller on the device as a tensor of the engine."""
         if self._is_on_host(name):
-            raise ShapeError(f"{label} must be an array of the host: TensorRT reads it there")
+            raise ShapeError(f"{label} must be an array on the host, where TensorRT reads it")
         view = view_of(label, value, self._device, self._stream)
         if view.dtype != self._dtype(name):
             view.release()
@@ -166,14 +166,14 @@ class TensorrtWorker:
         return view
 
     def _settle(self, views: list[DeviceView]) -> None:
-        """Give arrays back when nothing on the stream uses them any more."""
-        with suppress(FlowsrError):  # what went wrong was raised where it happened
+        """Release arrays after all work on the stream."""
+        with suppress(FlowsrError):  # the run has raised its own error already
             self._stream.synchronize()
         for view in views:
             view.release()
 
     def _stage(self, request: Request, name: str, array: NDArray[Any]) -> None:
-        """Copy an array of the host to pinned memory, from where the run takes it."""
+        """Copy a host array to pinned memory, which the run reads."""
         if array.dtype != self._dtype(name):
             raise ShapeError(f"{name} must be {self._dtype(name)}, got {array.dtype}")
         staging = self._pinned(name)
@@ -183,12 +183,12 @@ class TensorrtWorker:
         if not self._is_on_host(name):
             self._moved(self._buffer(name).reserve(array.nbytes))
             address, request.uploads[name] = self._buffer(name).address, array.nbytes
-        # A captured graph holds the values that decide shapes; the others are copied anew.
+        # A captured graph holds the values that decide shapes; other values are copied per run.
         fixed = self._is_on_host(name) or self._engine.is_shape_inference_io(name)
         request.add(name, array.shape, address, array.tobytes() if fixed else None)
 
     def _go(self, request: Request, destination: Destination) -> None:
-        """Run and wait: by a graph if there is one, else plainly."""
+        """Run and wait, with a graph if one was captured."""
         captured = self.graphs.get(request.key) if destination.is_fixed else None
         if captured is not None:
             request.results.update(captured.shapes)
@@ -205,12 +205,12 @@ class TensorrtWorker:
             self._capture(context, request, destination)
 
     def _context_for(self, request: Request, destination: Destination) -> Any:
-        """Return the context to run in: one of its own if a graph will be captured from it.
+        """Return the context for a run, a new one if a graph will be captured from it.
 
-        A graph is valid only as long as nothing is changed in its context (TensorRT's rule).
+        TensorRT's rule: a graph is valid as long as its context does not change.
         """
-        wanted = destination.is_fixed and self.why_no_graphs is None
-        if wanted and self.graphs.is_due(request.key):
+        possible = destination.is_fixed and self.why_no_graphs is None
+        if possible and self.graphs.is_due(request.key):
             try:
                 return self._new_context()
             except (MemoryBudgetError, ProviderError) as error:
@@ -239,22 +239,22 @@ class TensorrtWorker:
         context.set_device_memory(self._scratch.address, self._scratch.size)
 
     def _place(self, context: Any, request: Request, destination: Destination) -> None:
-        """Give every output an address, or an allocator where its shape is not known yet."""
+        """Give every output an address, or an allocator if its shape is not known yet."""
         for name in self.outputs:
-            asked = name == request.output
-            place = destination if asked else Destination(self._buffer(name))
+            requested = name == request.output
+            place = destination if requested else Destination(self._buffer(name))
             shape = tuple(int(size) for size in context.get_tensor_shape(name))
             if -1 in shape:
-                self._no_graphs(f"the shape of {name} is known only when it was computed")
+                self._no_graphs(f"the shape of {name} is only known after the run")
                 request.allocators[name] = place.allocator(self._module)
                 context.set_output_allocator(name, request.allocators[name])
                 continue
             request.results[name] = shape
             moved = place.place(shape, self._dtype(name))
-            if asked and place.fetch:
+            if requested and place.fetch:
                 size = prod(shape) * self._dtype(name).itemsize
                 moved |= self._pinned(name).reserve(size)
-            self._moved(moved and (place.is_fixed or not asked))
+            self._moved(moved and (place.is_fixed or not requested))
             if context.get_output_allocator(name) is not None:
                 context.set_output_allocator(name, None)
             self._set_address(context, name, place.address)
@@ -273,7 +273,7 @@ class TensorrtWorker:
             self._buffer(name).download(self._pinned(name), size, self._stream)
 
     def _capture(self, context: Any, request: Request, destination: Destination) -> None:
-        """Keep the run that was just made as a graph, or say why not."""
+        """Capture the previous run as a graph, or log the reason why not."""
         if request.allocators:
             return
         try:
@@ -301,7 +301,7 @@ class TensorrtWorker:
     def _new_context(self) -> Any:
         context = self._engine.create_execution_context(self._config)
         if context is None:
-            raise self._log.failure("make an execution context")
+            raise self._log.failure("create an execution context")
         return context
 
     def _set_address(self, context: Any, name: str, address: int) -> None:
@@ -309,7 +309,7 @@ class TensorrtWorker:
             raise self._log.failure(f"take the address of {name}")
 
     def _moved(self, moved: bool) -> None:
-        """Drop the graphs if memory that they may use was moved."""
+        """Drop the graphs if memory that they may use has moved."""
         if moved:
             self.graphs.clear()
 
@@ -324,5 +324,7 @@ class TensorrtWorker:
         return bool(self._engine.get_tensor_location(name) == places.HOST)
 
     def _dtype(self, name: str) -> np.dtype[Any]:
-        kind: np.dtype[Any] = np.dtype(self._module.nptype(self._engine.get_tensor_dtype(name)))
-        return kind
+        dtype: np.dtype[Any] = np.dtype(
+            self._module.nptype(self._engine.get_tensor_dtype(name))
+        )
+        return dtype

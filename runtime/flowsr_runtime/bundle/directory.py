@@ -1,4 +1,4 @@
-"""A bundle: the directory that holds a deployed model, its manifest and its test pictures."""
+"""A bundle: a directory with a deployed model, its manifest and its test images."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ class Bundle:
 
     Attributes:
         path: The directory.
-        manifest: What its bundle.json says.
+        manifest: Content of its bundle.json.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Bundle:
             The bundle.
 
         Raises:
-            BundleError: If there is no bundle, or its manifest is damaged or newer.
+            BundleError: If there is no bundle, or its manifest is damaged or of a newer schema.
         """
         directory = Path(path)
         _recover(Path(os.path.abspath(directory)))
@@ -73,14 +73,14 @@ class Bundle:
         """Return a file's content after checking it against the manifest.
 
         Args:
-            name: Path inside the bundle as the manifest lists it.
+            name: Path inside the bundle, as listed in the manifest.
 
         Returns:
-            The very bytes whose hash was checked.
+            The bytes whose hash was checked.
 
         Raises:
             BundleError: If the manifest does not list the file.
-            IntegrityError: If the file is missing or is not the one that is listed.
+            IntegrityError: If the file is missing or differs from the manifest.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
@@ -113,17 +113,17 @@ class Bundle:
             Path inside the bundle.
 
         Raises:
-            BundleError: If the bundle holds none, or several.
+            BundleError: If the bundle holds no such file, or several.
         """
         models = {
             name: entry.precision
             for name, entry in self.manifest.files.items()
             if name.endswith(".onnx") and entry.precision is not None
         }
-        names = [name for name, has in models.items() if has == precision]
+        names = [name for name, value in models.items() if value == precision]
         if not names:
-            there = ", ".join(sorted(set(models.values()))) or "no model at all"
-            raise BundleError(f"{self.path} holds no {precision} model; it has {there}")
+            present = ", ".join(sorted(set(models.values()))) or "no model at all"
+            raise BundleError(f"{self.path} holds no {precision} model; it has {present}")
         if len(names) > 1:
             raise BundleError(f"{self.path} holds several {precision} models: {names}")
         return names[0]
@@ -135,11 +135,11 @@ class Bundle:
             precision: "fp32", "fp16" or "int8".
 
         Returns:
-            The very bytes whose hash was checked.
+            The bytes whose hash was checked.
 
         Raises:
-            BundleError: If the bundle holds none, or several.
-            IntegrityError: If it is missing or is not the one that is listed.
+            BundleError: If the bundle holds no such file, or several.
+            IntegrityError: If the file is missing or differs from the manifest.
         """
         return self.read(self.model_name(precision))
 
@@ -153,8 +153,8 @@ class Bundle:
             Path of the file.
 
         Raises:
-            BundleError: If the bundle holds none, or several.
-            IntegrityError: If it is missing or is not the one that is listed.
+            BundleError: If the bundle holds no such file, or several.
+            IntegrityError: If the file is missing or differs from the manifest.
         """
         name = self.model_name(precision)
         self.read(name)
@@ -164,14 +164,14 @@ class Bundle:
         """Check every file against the manifest.
 
         Raises:
-            IntegrityError: If one is missing or is not the one that is listed.
+            IntegrityError: If a file is missing or differs from the manifest.
         """
         for name in self.manifest.files:
             self.read(name)
 
 
 def embedded_bundle() -> Path:
-    """Return the directory of the bundle that ships with this package."""
+    """Return the directory of the bundle in this package."""
     return Path(__file__).parents[1] / "bundles" / "default"
 
 
@@ -182,22 +182,22 @@ def write_bundle(
     *,
     force: bool = False,
 ) -> Bundle:
-    """Write a bundle atomically: at every moment the old one or the new one is there.
+    """Write a bundle atomically: at any moment the old or the new bundle exists.
 
     Args:
-        directory: Where to put it; the parent is made if missing.
-        manifest: The content of bundle.json. In its "files" an entry may say more about a
-            file (precision, opset, …); sha256 and bytes are filled in here.
+        directory: Directory to write; a missing parent is created.
+        manifest: Content of bundle.json. Its "files" may hold facts about a file (precision,
+            opset, …); sha256 and bytes are added here.
         files: Content, or a file to copy, by path inside the bundle.
-        force: Replace a bundle that is there.
+        force: Replace an existing bundle.
 
     Returns:
-        The bundle that was written.
+        The written bundle.
 
     Raises:
-        BundleError: If the manifest would not be readable.
-        OutputError: If something is there and `force` is not given, or is not a bundle, or
-            the disk refuses; what was there is intact.
+        BundleError: If the manifest is invalid.
+        OutputError: If the directory exists and `force` is not given, or is not a bundle, or
+            writing fails; the old content is intact.
     """
     target = Path(os.path.abspath(directory))
     contents = {name: _content(source) for name, source in files.items()}
@@ -222,19 +222,19 @@ def extend_bundle(
     files: Mapping[str, bytes],
     described: Mapping[str, Mapping[str, Any]],
 ) -> Bundle:
-    """Add files to a bundle: each is complete before bundle.json names it.
+    """Add files to a bundle; bundle.json lists each file only after it is complete.
 
     Args:
-        directory: The bundle; what it holds beside, its engines too, stays.
-        files: Content by path inside the bundle, of files that it does not list yet.
-        described: What bundle.json says of a file beside its hash and size.
+        directory: The bundle; its other files and its engines stay.
+        files: Content by path inside the bundle, of files not listed yet.
+        described: Facts about each file for bundle.json, besides hash and size.
 
     Returns:
-        The bundle as it is now.
+        The extended bundle.
 
     Raises:
-        BundleError: If there is no bundle, or its manifest would not be readable.
-        OutputError: If it lists one of them, the disk refuses, or another process holds the
+        BundleError: If there is no bundle, or the manifest is invalid.
+        OutputError: If it lists one of the files, writing fails, or another process holds the
             bundle too long.
     """
     target = Path(os.path.abspath(directory))
@@ -243,7 +243,7 @@ def extend_bundle(
             recover_directory(target)
             raw = dict(Bundle.open(target).manifest.raw)
             for name in files:
-                if name in raw["files"]:  # to replace it could not be one step with its hash
+                if name in raw["files"]:  # a file and its hash cannot be replaced in one step
                     raise OutputError(f"{directory} holds {name} already")
             listed = {name: described.get(name, {}) for name in files}
             added = json.loads(_manifest_text({**raw, "files": listed}, files))["files"]
@@ -285,24 +285,24 @@ def _manifest_text(manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -
 
 
 def check_replaceable(directory: str | os.PathLike[str], force: bool) -> None:
-    """Refuse, before slow work, a place where a bundle cannot be written.
+    """Check that a bundle can be written, before slow work.
 
     Args:
-        directory: Where a bundle would be written.
-        force: Whether a bundle that is there may be replaced.
+        directory: Directory to write.
+        force: Replace an existing bundle.
 
     Raises:
-        OutputError: If something is there and `force` is not given, or is not a bundle, or
-            the folder above is not one that can be written.
+        OutputError: If the directory exists and `force` is not given, or is not a bundle, or
+            its parent folder is not writable.
     """
     target = Path(os.path.abspath(directory))
     above = next(folder for folder in (*target.parents, target) if os.path.lexists(folder))
     if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise OutputError(f"bundle {target} cannot be written: {above} is no writable folder")
+        raise OutputError(f"bundle {target} cannot be written: folder {above} is not writable")
     if not os.path.lexists(target):
         return
     if not force:
-        raise OutputError(f"bundle {target} exists; replace it with force (--force)")
+        raise OutputError(f"bundle {target} exists; give force to replace it", option="force")
     if target.is_symlink() or not (target / MANIFEST_NAME).is_file():
         raise OutputError(f"{target} is not a bundle; remove it yourself")
 

@@ -1,4 +1,4 @@
-"""An engine of a bundle as its description says: `<name>.engine.json` beside the plan."""
+"""The description of one engine, `<name>.engine.json`."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ class EngineEntry:
     """One engine of a store.
 
     Attributes:
-        key: What it was built of and for.
+        key: Key of the engine.
         sha256: Digest of the plan.
-        size: Its bytes.
-        facts: What else is known: build seconds, activation memory, driver, ….
+        size: Size of the plan in bytes.
+        facts: Other facts: build seconds, activation memory, driver, ….
     """
 
     key: EngineKey
@@ -36,12 +36,12 @@ class EngineEntry:
         """Describe a plan.
 
         Args:
-            key: What it was built of and for.
-            plan: What the builder gave.
-            facts: What else is known, as JSON takes it.
+            key: Key of the engine.
+            plan: Plan from the builder.
+            facts: Other facts, as JSON values.
 
         Returns:
-            The entry, equal to the one that `parse` gives back.
+            The entry; `parse` returns an equal one for its `render`.
 
         Raises:
             UsageError: If `facts` cannot be written as JSON.
@@ -57,20 +57,20 @@ class EngineEntry:
         """Read a description.
 
         Args:
-            text: What `render` gave.
+            text: Result of `render`.
 
         Returns:
             The entry.
 
         Raises:
-            IntegrityError: If a single byte was changed.
+            IntegrityError: If any byte was changed.
             BundleError: If the schema is newer.
         """
         try:
             raw = json.loads(text)
             content = {name: value for name, value in raw.items() if name != "seal"}
-            if raw["seal"] != _seal(content):
-                raise IntegrityError("the seal is broken")
+            if raw["seal"] != _checksum(content):
+                raise IntegrityError("its checksum is wrong")
             if raw["schema"] > ENGINE_SCHEMA:
                 raise BundleError(
                     f"schema {raw['schema']} is newer than this runtime reads "
@@ -82,9 +82,9 @@ class EngineEntry:
         except BundleError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise IntegrityError(f"no description of an engine: {error}") from error
-        if entry.render() != text:  # spaces, or a key that is there twice
-            raise IntegrityError("not as it was written")
+            raise IntegrityError(f"not a description of an engine: {error}") from error
+        if entry.render() != text:  # spaces, or a duplicate key
+            raise IntegrityError("it differs from its canonical text")
         return entry
 
     @property
@@ -93,16 +93,16 @@ class EngineEntry:
         return self.key.file_name()
 
     def render(self) -> bytes:
-        """Return the one text of the description; its seal makes every changed byte show."""
+        """Return the canonical text; its checksum, key "seal", reveals any changed byte."""
         content = {
             "schema": ENGINE_SCHEMA,
             "key": self.key.fields(),
             "engine": {"sha256": self.sha256, "bytes": self.size},
             "facts": dict(self.facts),
         }
-        sealed = {**content, "seal": _seal(content)}
-        return (json.dumps(sealed, indent=1, sort_keys=True) + "\n").encode()
+        signed = {**content, "seal": _checksum(content)}
+        return (json.dumps(signed, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _seal(content: Mapping[str, Any]) -> str:
+def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()

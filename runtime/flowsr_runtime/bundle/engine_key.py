@@ -1,4 +1,4 @@
-"""The key of an engine: everything that decides whether a plan may be used again."""
+"""The key of an engine: everything that decides whether a plan can be reused."""
 
 import hashlib
 import json
@@ -9,10 +9,10 @@ from typing import Any, Final, TypeAlias
 
 from flowsr_runtime.errors import UsageError
 
-__all__ = ["FLAVOURS", "EngineKey", "Option", "Profile", "Range", "canonical"]
+__all__ = ["FLAVOURS", "EngineKey", "LoadTarget", "Option", "Profile", "Range", "canonical"]
 
 FLAVOURS: Final = ("tensorrt", "tensorrt_rtx")
-"""Libraries whose plans are kept; each loads its own plans only."""
+"""Libraries whose plans a store holds; each loads only its own plans."""
 
 Option: TypeAlias = str | int | bool
 
@@ -24,19 +24,19 @@ _PORTABLE_FROM: Final = (8, 0)
 """Lowest compute capability of a portable engine."""
 
 _NOT_IN_RTX: Final = frozenset({"9.0"})
-"""Above that, and not a GPU of TensorRT for RTX: H100 and H200."""
+"""Later compute capabilities that TensorRT for RTX does not support: H100 and H200."""
 
 _MOST_SHAPES: Final = 40
-"""Characters of shapes in a file name; the digest behind them tells the rest apart."""
+"""Characters of shapes in a file name; the digest makes it unique."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """What one input may be in one profile.
+    """Range of one input in one profile.
 
     Attributes:
         min: Smallest shape, or for an int64 shape tensor its smallest values.
-        opt: The shape or values that the engine is tuned for.
+        opt: Shape or values that the engine is optimized for.
         max: Largest shape or values.
     """
 
@@ -66,20 +66,41 @@ class Range:
 
 
 Profile: TypeAlias = Mapping[str, Range]
-"""Ranges by the name of the input; one optimization profile of an engine."""
+"""One optimization profile of an engine: ranges by input name."""
+
+
+@dataclass(frozen=True)
+class LoadTarget:
+    """A model, the library and the device that load an engine of it.
+
+    Attributes:
+        onnx_sha256: Digest of the bundle's ONNX file.
+        flavour: "tensorrt" or "tensorrt_rtx".
+        version: Version of the installed library.
+        compute_capability: Compute capability of the device, such as "8.9".
+        precision: Precision of the ONNX file.
+        gpu_name: Name of the device, None if unknown.
+    """
+
+    onnx_sha256: str
+    flavour: str
+    version: str
+    compute_capability: str
+    precision: str
+    gpu_name: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class EngineKey:
-    """What an engine was built of and for; two keys are equal if their digests are.
+    """Source and target of an engine build; two keys are equal if their digests are.
 
     Attributes:
-        onnx_sha256: Digest of the ONNX file that was compiled.
+        onnx_sha256: Digest of the compiled ONNX file.
         flavour: "tensorrt" or "tensorrt_rtx".
-        version: Version of that library.
+        version: Version of the library.
         compute_capability: Devices that it runs on, such as ("8.9",); empty for a portable
             engine, which runs on 8.0 and above.
-        gpu_name: Name of the only GPU that it is for, None where the capability decides.
+        gpu_name: Name of the only GPU model it runs on, None for any of the capability.
         precision: Precision of the ONNX file, such as "fp16".
         profiles: Optimization profiles in the order of their indices.
         options: Every builder option that changes the plan.
@@ -112,7 +133,7 @@ class EngineKey:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> "EngineKey":
-        """Read what `fields` gave, after a way through JSON.
+        """Create a key from the result of `fields`, decoded from JSON.
 
         Args:
             raw: Value by field.
@@ -121,13 +142,16 @@ class EngineKey:
             The key.
 
         Raises:
-            UsageError: If a value is not one that a key takes.
+            UsageError: If a value is invalid.
             KeyError: If a field is missing.
             TypeError: If a value is of another type.
         """
         profiles = tuple(
-            {name: Range(item["min"], item["opt"], item["max"]) for name, item in each.items()}
-            for each in raw["profiles"]
+            {
+                name: Range(item["min"], item["opt"], item["max"])
+                for name, item in profile.items()
+            }
+            for profile in raw["profiles"]
         )
         return cls(
             onnx_sha256=raw["onnx_sha256"],
@@ -141,11 +165,11 @@ class EngineKey:
         )
 
     def fields(self) -> dict[str, Any]:
-        """Return the key as JSON takes it."""
+        """Return the key as JSON values."""
         profiles = [
             {
-                name: {"min": list(each.min), "opt": list(each.opt), "max": list(each.max)}
-                for name, each in profile.items()
+                name: {"min": list(item.min), "opt": list(item.opt), "max": list(item.max)}
+                for name, item in profile.items()
             }
             for profile in self.profiles
         ]
@@ -165,13 +189,15 @@ class EngineKey:
         return hashlib.sha256(canonical(self.fields())).hexdigest()
 
     def file_name(self) -> str:
-        """Return the path of the engine inside its bundle, of safe characters only."""
-        devices = "_".join(f"sm{each.replace('.', '')}" for each in self.compute_capability)
+        """Return the path of the engine inside its bundle, in safe characters."""
+        devices = "_".join(f"sm{item.replace('.', '')}" for item in self.compute_capability)
         shapes = "-".join(
             "_".join(
-                "x".join(map(str, each.opt)) for name, each in item.items() if name == "input"
+                "x".join(map(str, shape.opt))
+                for name, shape in profile.items()
+                if name == "input"
             )
-            for item in self.profiles
+            for profile in self.profiles
         )
         parts = (
             self.flavour,
@@ -183,52 +209,39 @@ class EngineKey:
         return f"engines/{'-'.join(parts)}.engine"
 
     def flat(self) -> dict[str, str]:
-        """Return the key as texts by field, `profiles[0].input.max` and so on."""
+        """Return the key as texts by field, such as `profiles[0].input.max`."""
         return dict(_flatten("", self.fields()))
 
-    def incompatibilities(
-        self,
-        *,
-        onnx_sha256: str,
-        flavour: str,
-        version: str,
-        compute_capability: str,
-        precision: str,
-        gpu_name: str | None = None,
-    ) -> dict[str, tuple[str, str]]:
-        """Return why a device cannot load the engine.
+    def incompatibilities(self, target: LoadTarget) -> dict[str, tuple[str, str]]:
+        """Return the reasons why a target cannot load the engine.
 
         Args:
-            onnx_sha256: Digest of the bundle's ONNX file.
-            flavour: "tensorrt" or "tensorrt_rtx".
-            version: Version of the library that is installed.
-            compute_capability: The device's, such as "8.9".
-            precision: Precision of the ONNX file.
-            gpu_name: The device's name.
+            target: Model, library and device.
 
         Returns:
-            (wanted, found) by field; empty if the device loads it.
+            (expected, actual) by field; empty if the engine loads.
         """
-        plain = {"onnx_sha256": onnx_sha256, "flavour": flavour, "precision": precision}
-        pairs = {name: (wanted, str(getattr(self, name))) for name, wanted in plain.items()}
-        if not self.loads_in(version):
-            pairs["version"] = (version, self.version)
-        if not self._runs_on(compute_capability):
-            pairs["compute_capability"] = (compute_capability, self._devices())
+        names = ("onnx_sha256", "flavour", "precision")
+        pairs = {name: (str(getattr(target, name)), str(getattr(self, name))) for name in names}
+        if not self.loads_in(target.version):
+            pairs["version"] = (target.version, self.version)
+        if not self._runs_on(target.compute_capability):
+            pairs["compute_capability"] = (target.compute_capability, self._devices())
         if self.gpu_name is not None:
-            pairs["gpu_name"] = (gpu_name or "any", self.gpu_name)
+            pairs["gpu_name"] = (target.gpu_name or "any", self.gpu_name)
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
     def loads_in(self, version: str) -> bool:
-        """Return whether a library of a version loads it.
+        """Return whether a version of the library loads the engine.
 
         Args:
-            version: The same always does; a later one of its major if it was built for that.
+            version: The version of the build, or a later one of the same major version if the
+                engine is version compatible.
         """
         if self.version == version or self.options.get("version_compatible") is not True:
             return self.version == version
-        built, here = _numbers(self.version), _numbers(version)
-        return built[:1] == here[:1] and built <= here
+        built, installed = _numbers(self.version), _numbers(version)
+        return built[:1] == installed[:1] and built <= installed
 
     def _devices(self) -> str:
         if self.compute_capability:
@@ -251,7 +264,7 @@ class EngineKey:
 
 
 def canonical(value: object) -> bytes:
-    """Return the one JSON text of a value: sorted keys, no spaces, ASCII, no NaN."""
+    """Return the canonical JSON text of a value: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -279,14 +292,14 @@ def _check(name: str, value: object, pattern: re.Pattern[str], rule: str) -> Non
 
 def _whole_numbers(name: str, values: object) -> tuple[int, ...]:
     numbers = tuple(values) if isinstance(values, (tuple, list)) else ()
-    if not numbers or any(type(each) is not int or each < 0 for each in numbers):
+    if not numbers or any(type(number) is not int or number < 0 for number in numbers):
         raise UsageError(f"{name} of a range must be whole numbers from 0, got {values!r}")
     return numbers
 
 
 def _capabilities(values: tuple[str, ...]) -> tuple[str, ...]:
-    for each in values:
-        _check("compute_capability", each, _CAPABILITY, "like 8.9")
+    for value in values:
+        _check("compute_capability", value, _CAPABILITY, "like 8.9")
     return tuple(sorted(set(values), key=_numbers))
 
 
@@ -296,6 +309,6 @@ def _numbers(version: str) -> list[int]:
 
 def _check_profiles(profiles: tuple[Profile, ...]) -> None:
     for profile in profiles:
-        for name, each in profile.items():
-            if not isinstance(name, str) or not isinstance(each, Range):
-                raise UsageError(f"profile must hold ranges by input, got {name!r}: {each!r}")
+        for name, item in profile.items():
+            if not isinstance(name, str) or not isinstance(item, Range):
+                raise UsageError(f"profile must hold ranges by input, got {name!r}: {item!r}")

@@ -1,8 +1,7 @@
-"""The engines of a bundle: written whole, found by their key, checked before use.
+"""Store, find and check the engines of a bundle.
 
-Each engine is a pure plan, `<name>.engine`, as trtexec and C++ load it. `<name>.engine.json`
-beside it holds its key, its hash and what is known of it; without that file the plan is not
-part of the store.
+Each engine is a plain plan, `<name>.engine`, as trtexec and C++ load it. `<name>.engine.json`
+holds its key, its hash and facts about it; a plan without that file is not part of the store.
 """
 
 import hashlib
@@ -15,7 +14,14 @@ from typing import Any, Final
 
 from flowsr_runtime.atomic import locked, recover_directory, replace_file
 from flowsr_runtime.bundle.engine_entry import EngineEntry
-from flowsr_runtime.bundle.engine_key import FLAVOURS, EngineKey, Option, Profile, Range
+from flowsr_runtime.bundle.engine_key import (
+    FLAVOURS,
+    EngineKey,
+    LoadTarget,
+    Option,
+    Profile,
+    Range,
+)
 from flowsr_runtime.errors import BundleError, IntegrityError, OutputError
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "EngineEntry",
     "EngineKey",
     "EngineStore",
+    "LoadTarget",
     "Option",
     "Profile",
     "Range",
@@ -31,18 +38,18 @@ __all__ = [
 ]
 
 FOLDER: Final = "engines"
-_REMEDY: Final = "flowsr-export engines prune removes it"
+_REMEDY: Final = "prune the bundle's engines to remove it"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One field in which an engine that is there is not the engine that is wanted.
+    """One field in which an engine differs from the requested one.
 
     Attributes:
         name: Path of the engine inside the bundle.
         field: Field of the key, such as "version" or "profiles[0].input.max".
-        wanted: Its value in the key that was looked for.
-        found: Its value in the engine's key.
+        wanted: Value in the requested key.
+        found: Value in the engine's key.
     """
 
     name: str
@@ -56,12 +63,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Removal:
-    """A file that `EngineStore.prune` removed, or would remove.
+    """A file that `EngineStore.prune` removed, or removes without `dry_run`.
 
     Attributes:
         name: Path inside the bundle.
-        reason: Why, in a few words.
-        size: Its bytes.
+        reason: Reason in a few words.
+        size: Size in bytes.
     """
 
     name: str
@@ -70,28 +77,28 @@ class Removal:
 
 
 class EngineStore:
-    """The engines of one bundle; several processes may use it at once."""
+    """The engines of one bundle; several processes may use a store at once."""
 
     def __init__(self, bundle: str | os.PathLike[str]) -> None:
-        """Name the bundle.
+        """Create the store of a bundle.
 
         Args:
-            bundle: Bundle directory; it need not hold an engine.
+            bundle: Bundle directory, with or without engines.
         """
         self.bundle = Path(bundle)
 
     def entries(self) -> list[EngineEntry]:
-        """Return the engines by name. The plans themselves are checked by `read`.
+        """Return the engines in order of their names; `read` checks the plans.
 
         Raises:
             IntegrityError: If a description is damaged.
-            BundleError: If one is of a newer schema.
+            BundleError: If a description is of a newer schema.
         """
         paths = sorted(self._folder().glob("*.engine.json"))
         return [entry for entry in map(self._describe, paths) if entry is not None]
 
     def find(self, key: EngineKey) -> EngineEntry | None:
-        """Return the engine whose key is equal in every field, None if there is none.
+        """Return the engine with an equal key, None if there is none.
 
         Raises:
             IntegrityError: If its description is damaged.
@@ -101,29 +108,29 @@ class EngineStore:
         return entry if entry is not None and entry.key == key else None
 
     def add(self, key: EngineKey, plan: bytes, facts: Mapping[str, Any]) -> EngineEntry:
-        """Write an engine. A sound one with the same key is kept and returned.
+        """Write an engine, or return the intact engine with the same key.
 
         Args:
-            key: What it was built of and for.
-            plan: What the builder gave.
-            facts: What else is known, as JSON takes it.
+            key: Key of the engine.
+            plan: Plan from the builder.
+            facts: Other facts, as JSON values.
 
         Returns:
-            The engine that is in the store now.
+            The engine in the store.
 
         Raises:
             BundleError: If there is no bundle.
             UsageError: If `facts` cannot be written as JSON.
-            OutputError: If the disk refuses, or another process holds the bundle too long.
+            OutputError: If writing fails, or another process holds the bundle too long.
         """
         entry = EngineEntry.of(key, plan, facts)
         with self._writing():
-            kept = self._sound(key)
-            if kept is not None:
-                return kept
+            existing = self._intact(key)
+            if existing is not None:
+                return existing
             description = self._description(key)
             description.parent.mkdir(exist_ok=True)
-            # The description goes first and comes last: at no moment does it name another plan.
+            # Remove the description first and write it last: it never describes another plan.
             description.unlink(missing_ok=True)
             replace_file(description.with_suffix(""), plan)
             replace_file(description, entry.render())
@@ -133,13 +140,13 @@ class EngineStore:
         """Return a plan after checking it.
 
         Args:
-            entry: What `find`, `matching` or `entries` gave.
+            entry: Entry from `find`, `matching` or `entries`.
 
         Returns:
-            The very bytes whose hash was checked.
+            The bytes whose hash was checked.
 
         Raises:
-            IntegrityError: If the plan is missing or is not the one that was written.
+            IntegrityError: If the plan is missing or differs from the one written.
         """
         path = self._folder() / Path(entry.name).name
         data = _read(path)
@@ -157,91 +164,46 @@ class EngineStore:
         return data
 
     def cache_path(self, entry: EngineEntry, device: str) -> Path:
-        """Return where kernels lie that a library compiles for an engine on a device.
+        """Return the file for kernels that a library compiles for an engine on a device.
 
         Args:
             entry: The engine.
-            device: What tells the device and its driver from others.
+            device: Identification of the device and its driver.
         """
         digest = hashlib.sha256(device.encode()).hexdigest()
         return self._folder() / f"{Path(entry.name).name}.{digest[:12]}.cache"
 
     def explain(self, key: EngineKey) -> list[Difference]:
-        """Return field by field why each engine is not the one of a key, nearest first."""
-        wanted = key.flat()
+        """Return the fields in which each engine differs from a key, nearest engine first."""
+        requested = key.flat()
         return _nearest_first(
-            [_differences(entry, wanted, entry.key.flat()) for entry in self.entries()]
+            [_differences(entry, requested, entry.key.flat()) for entry in self.entries()]
         )
 
-    def matching(
-        self,
-        onnx_sha256: str,
-        flavour: str,
-        version: str,
-        compute_capability: str,
-        precision: str,
-        gpu_name: str | None = None,
-    ) -> list[EngineEntry]:
-        """Return the engines that a device can load, those made for it alone first.
+    def matching(self, target: LoadTarget) -> list[EngineEntry]:
+        """Return the engines that a target can load, those for fewest devices first.
+
+        The caller selects the profile that covers a shape.
 
         Args:
-            onnx_sha256: Digest of the bundle's ONNX file.
-            flavour: "tensorrt" or "tensorrt_rtx".
-            version: Version of the library that is installed.
-            compute_capability: The device's, such as "8.9".
-            precision: Precision of the ONNX file.
-            gpu_name: The device's name.
-
-        Returns:
-            The engines; which profile covers a shape is for the caller to see.
+            target: Model, library and device.
 
         Raises:
             IntegrityError: If a description is damaged.
         """
-        misfits = self._misfits(
-            onnx_sha256, flavour, version, compute_capability, precision, gpu_name
-        )
-        fitting = [entry for entry, differences in misfits if not differences]
+        fitting = [entry for entry in self.entries() if not entry.key.incompatibilities(target)]
         return sorted(fitting, key=lambda entry: len(entry.key.compute_capability) or 99)
 
-    def explain_mismatch(
-        self,
-        onnx_sha256: str,
-        flavour: str,
-        version: str,
-        compute_capability: str,
-        precision: str,
-        gpu_name: str | None = None,
-    ) -> list[Difference]:
+    def explain_mismatch(self, target: LoadTarget) -> list[Difference]:
         """Return why each engine that `matching` leaves out cannot be loaded, nearest first."""
-        misfits = self._misfits(
-            onnx_sha256, flavour, version, compute_capability, precision, gpu_name
-        )
-        return _nearest_first([differences for _, differences in misfits])
-
-    def _misfits(
-        self,
-        onnx_sha256: str,
-        flavour: str,
-        version: str,
-        compute_capability: str,
-        precision: str,
-        gpu_name: str | None,
-    ) -> list[tuple[EngineEntry, list[Difference]]]:
-        return [
-            (entry, [Difference(entry.name, name, *pair) for name, pair in misfits.items()])
-            for entry in self.entries()
-            for misfits in [
-                entry.key.incompatibilities(
-                    onnx_sha256=onnx_sha256,
-                    flavour=flavour,
-                    version=version,
-                    compute_capability=compute_capability,
-                    precision=precision,
-                    gpu_name=gpu_name,
-                )
+        groups = [
+            [
+                Difference(entry.name, name, *pair)
+                for name, pair in entry.key.incompatibilities(target).items()
             ]
+            for entry in self.entries()
         ]
+        return _nearest_first(groups)
 
     def prune(
         self,
@@ -249,17 +211,17 @@ class EngineStore:
         *,
         dry_run: bool = False,
     ) -> list[Removal]:
-        """Remove what is damaged or half there, and the engines that need not be kept.
+        """Remove damaged and incomplete engines, and those that `keep` rejects.
 
         Args:
-            keep: Called with each sound engine; None keeps them all.
-            dry_run: Remove nothing, only say what would go.
+            keep: Called with each intact engine, returns whether to keep it; None keeps all.
+            dry_run: Remove nothing, only return the files.
 
         Returns:
-            The files that were or would be removed.
+            The removed files.
 
         Raises:
-            OutputError: If the disk refuses, or another process holds the bundle too long.
+            OutputError: If writing fails, or another process holds the bundle too long.
         """
         if not self._folder().is_dir():
             return []
@@ -278,7 +240,7 @@ class EngineStore:
         """Yield files and reasons, a description before its plan."""
         files = sorted(self._folder().iterdir(), key=lambda path: path.name)
         plans = {path for path in files if path.suffix == ".engine"}
-        gone = {path.name for path in plans}
+        removed = {path.name for path in plans}
         for description in (path for path in files if path.name.endswith(".engine.json")):
             plan = description.with_suffix("")
             reason = self._reason(description, keep)
@@ -287,15 +249,15 @@ class EngineStore:
                 if plan in plans:
                     yield plan, reason
             else:
-                gone.discard(plan.name)
+                removed.discard(plan.name)
             plans.discard(plan)
-        yield from ((plan, "no description beside it") for plan in sorted(plans))
-        kept = {path.name for path in files if path.suffix == ".engine"} - gone
+        yield from ((plan, "no description") for plan in sorted(plans))
+        kept = {path.name for path in files if path.suffix == ".engine"} - removed
         for path in files:
             if path.suffix == ".cache" and path.name.rsplit(".", 2)[0] not in kept:
-                yield path, "kernels of an engine that is not there"
+                yield path, "kernels of a missing engine"
             if path.name.startswith(".") and path.suffix == ".tmp":
-                yield path, "left by a writer that was killed"
+                yield path, "left by a killed writer"
 
     def _reason(
         self, description: Path, keep: Callable[[EngineEntry], bool] | None
@@ -303,13 +265,13 @@ class EngineStore:
         try:
             entry = self._describe(description)
             if entry is None:
-                return "no plan beside it"
+                return "no plan"
             self.read(entry)
         except IntegrityError:
             return "damaged"
         return None if keep is None or keep(entry) else "not kept"
 
-    def _sound(self, key: EngineKey) -> EngineEntry | None:
+    def _intact(self, key: EngineKey) -> EngineEntry | None:
         with suppress(IntegrityError):
             entry = self.find(key)
             if entry is not None:
@@ -318,7 +280,7 @@ class EngineStore:
         return None
 
     def _describe(self, path: Path) -> EngineEntry | None:
-        """Return what a description says, None if it or its plan is not there."""
+        """Return the entry of a description, None if it or its plan is missing."""
         try:
             text = _read(path)
         except IntegrityError:
@@ -348,7 +310,7 @@ class EngineStore:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the bundle, so that it is not replaced meanwhile."""
+        """Lock the bundle against replacement."""
         target = Path(os.path.abspath(self.bundle))
         try:
             with locked(target):
@@ -381,4 +343,4 @@ def _differences(
 
 
 def _nearest_first(groups: list[list[Difference]]) -> list[Difference]:
-    return [each for group in sorted(groups, key=len) for each in group]
+    return [item for group in sorted(groups, key=len) for item in group]

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: bundle.json, schema 1, checked and typed."""
+"""The manifest of a bundle: bundle.json, schema 1."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ SCHEMA: Final = 1
 """Newest schema that this runtime reads."""
 
 Io = Literal["float32", "uint8"]
-"""Types of a graph's pictures."""
+"""Types of a graph's images."""
 
 _MISSING: Final = object()
 
@@ -26,8 +26,8 @@ class FileEntry:
     """One file of a bundle.
 
     Attributes:
-        sha256: Lower-case hexadecimal digest of its content.
-        bytes: Its size.
+        sha256: Lower-case hexadecimal digest of the content.
+        bytes: Size of the file.
         precision: "fp32", "fp16" or "int8" for a model, None for anything else.
     """
 
@@ -38,12 +38,12 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Latent:
-    """An input of noise.
+    """A noise input of a graph.
 
     Attributes:
-        name: Of the graph's input.
+        name: Name of the input.
         channels: Channels D.
-        patch: Output pixels of a cell and side.
+        patch: Output pixels along one side of a cell.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Latent:
     patch: int
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the cells of an output.
+        """Return the number of cells for an output.
 
         Args:
             size: Output size (H, W).
@@ -64,13 +64,13 @@ class Latent:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a picture may be cut.
+    """Rules for the tiles of an image.
 
     Attributes:
-        halo: Surroundings with which a seam stays below one eight-bit step.
-        exact: Surroundings that hold the whole receptive field.
-        whole_only: Whether the graph computes whole pictures alone.
-        seam_steps: Measured seam of `halo` in eight-bit steps, None if not measured.
+        halo: Halo that keeps seams below one 8-bit step.
+        exact: Halo that holds the whole receptive field.
+        whole_only: Whether the graph only computes whole images.
+        seam_steps: Measured seam of `halo` in 8-bit steps, None if not measured.
     """
 
     halo: Halo
@@ -84,11 +84,11 @@ class Memory:
     """Peak activation memory of one run.
 
     Attributes:
-        base_bytes: Bytes whatever the size.
+        base_bytes: Bytes for any size.
         bytes_per_pixel: Bytes per LR pixel of the tile.
         bytes_per_patch: Bytes per output patch of the window.
-        budget_bytes: What one run may take if the caller states nothing: with less, tiles
-            would be mostly halo. None for the runtime's own default.
+        budget_bytes: Default memory budget of one run, large enough for tiles that are not
+            mostly halo. None for the runtime's own default.
     """
 
     base_bytes: float
@@ -112,17 +112,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a runtime needs of bundle.json.
+    """The content of bundle.json.
 
     Attributes:
         family: Model family, "linf-lp" or "srflow-lp".
-        scale: The only scale that the graph produces, None for any.
-        multiple: Sides of the graph's pictures are multiples of this many LR pixels.
-        io: Type of the graph's pictures: "float32", in units of full range, or "uint8",
-            clamped and rounded in the graph.
+        scale: The only scale of the graph, None for any.
+        multiple: LR pixels that the sides of the graph's images are multiples of.
+        io: Type of the graph's images: "float32" in units of full range, or "uint8", clamped
+            and rounded in the graph.
         geometry: Whether the graph has the input `geometry`.
-        latents: Inputs of noise in the order of their streams; none with a learned prior.
-        tiling: How a picture may be cut.
+        latents: Noise inputs in the order of their streams; none with a learned prior.
+        tiling: Rules for tiles.
         memory: Peak activation memory.
         files: Files by relative path with forward slashes.
         raw: The whole manifest, unknown keys included.
@@ -144,7 +144,7 @@ class Manifest:
         """Check a decoded bundle.json.
 
         Args:
-            raw: What `json.loads` gave.
+            raw: Result of `json.loads`.
 
         Returns:
             The manifest.
@@ -191,7 +191,7 @@ def _check_schema(schema: int) -> None:
 
 
 def _check_agreement(manifest: Manifest) -> None:
-    """Refuse keys that are right each by itself but cannot be true together."""
+    """Refuse keys that are valid by themselves but contradict each other."""
     halo, scale = manifest.tiling.halo, manifest.scale
     if scale is None and (halo.ratio is not None or manifest.multiple > 1):
         raise BundleError(

@@ -1,29 +1,29 @@
-"""Which sizes a session takes, where it does not take them all: an engine's profiles."""
+"""The sizes that an engine's optimization profiles take."""
 
-import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Final, TypeAlias
 
 from flowsr_runtime.bundle.engine_key import Profile
 from flowsr_runtime.bundle.manifest import Latent
-from flowsr_runtime.geometry import Extent
+from flowsr_runtime.errors import BundleError
+from flowsr_runtime.geometry import Extent, size_text
 
-__all__ = ["Bounds", "ProfileLimits", "bounds_of"]
+__all__ = ["AxisBounds", "ProfileLimits", "bounds_of"]
 
-BoundsPair: TypeAlias = tuple[int, int]
-"""Least and most, both included."""
+Interval: TypeAlias = tuple[int, int]
+"""Smallest and largest value, both included."""
 
-ANY: Final[BoundsPair] = (0, 2**62)
+ANY: Final[Interval] = (0, 2**62)
 
-# Where each number of an axis lies in `geometry`; the columns' follow the rows'.
-_PLACES: Final = {"source": 0, "target": 2, "lr_begin": 4, "out_begin": 6, "out_size": 8}
+# Index of each number of the row axis in `geometry`; that of the column axis follows.
+_INDICES: Final = {"source": 0, "target": 2, "lr_begin": 4, "out_begin": 6, "out_size": 8}
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """What one axis of a run may be in one profile; each is named as in `Extent`.
+class AxisBounds:
+    """Bounds that one profile puts on one axis of a run; the names are those of `Extent`.
 
     Attributes:
         lr_size: LR pixels of the tile.
@@ -34,15 +34,15 @@ class Bounds:
         out_begin: First output pixel of the window.
     """
 
-    lr_size: BoundsPair
-    out_size: BoundsPair = ANY
-    source: BoundsPair = ANY
-    target: BoundsPair = ANY
-    lr_begin: BoundsPair = ANY
-    out_begin: BoundsPair = ANY
+    lr_size: Interval
+    out_size: Interval = ANY
+    source: Interval = ANY
+    target: Interval = ANY
+    lr_begin: Interval = ANY
+    out_begin: Interval = ANY
 
     def covers(self, extent: Extent) -> bool:
-        """Return whether the axis of a run lies inside."""
+        """Return whether the axis of a run lies within the bounds."""
         for item in fields(self):
             least, most = getattr(self, item.name)
             if not least <= getattr(extent, item.name) <= most:
@@ -52,79 +52,88 @@ class Bounds:
 
 @dataclass(frozen=True)
 class ProfileLimits:
-    """The runs that a session takes, one picture at a time: those of any of its profiles.
+    """The runs that a session takes, one image at a time: those of any of its profiles.
 
     Attributes:
         profiles: Bounds of rows and of columns, by profile.
-        command: Words of the command that builds another engine, without sizes.
+        build: Facts about the engine to build for other sizes; see
+            `FlowsrError.build`.
     """
 
-    profiles: tuple[tuple[Bounds, Bounds], ...]
-    command: tuple[str, ...] = ()
+    profiles: tuple[tuple[AxisBounds, AxisBounds], ...]
+    build: Mapping[str, object] = field(default_factory=dict)
 
-    def takers(self, axis: int, extents: Iterable[Extent]) -> frozenset[int]:
-        """Return which profiles take the pieces of an axis.
+    def matching_profiles(self, axis: int, extents: Iterable[Extent]) -> frozenset[int]:
+        """Return the profiles that take each piece of an axis.
 
         Args:
             axis: 0 for rows, 1 for columns.
-            extents: Its pieces.
+            extents: Pieces of the axis.
 
         Returns:
-            A set of bits for each piece, profile 0 the lowest; equal ones once. Two pieces
-            make a tile that is taken if they have a bit in common.
+            One bit mask for each piece, profile 0 the lowest bit; equal masks once. A profile
+            takes a tile if the masks of its two pieces have a bit in common.
         """
         bounds = [profile[axis] for profile in self.profiles]
         return frozenset(
-            sum(each.covers(extent) << index for index, each in enumerate(bounds))
+            sum(bound.covers(extent) << index for index, bound in enumerate(bounds))
             for extent in extents
         )
 
-    def with_options(self, *words: str) -> "ProfileLimits":
-        """Return the same with more words in the command."""
-        return replace(self, command=(*self.command, *words))
-
-    def remedy(self, source: tuple[int, int], target: tuple[int, int], budget: int) -> str:
-        """Return the command that builds an engine for a picture.
+    def missing(
+        self, source: tuple[int, int], target: tuple[int, int], budget: int
+    ) -> BundleError:
+        """Return the error of a picture that no profile takes, whole or in tiles.
 
         Args:
             source: LR size (h, w).
             target: Output size (H, W).
             budget: Bytes that one run may take.
         """
-        rows, columns = (str(Fraction(*pair)) for pair in zip(target, source, strict=True))
-        scale = rows if rows == columns else f"{columns}x{rows}"
-        sizes = ("--picture", f"{source[1]}x{source[0]}", "--scale", scale)
-        return shlex.join((*self.command, *sizes, "--memory-budget", str(budget)))
+        rows, columns = (Fraction(*pair) for pair in zip(target, source, strict=True))
+        facts = {
+            "lr_size": source,
+            "size": target,
+            "scale": (rows, columns),
+            "memory_budget": budget,
+        }
+        return BundleError(
+            f"no engine takes {size_text(source)} to {size_text(target)}, whole or in tiles; "
+            f"build an engine whose profile takes {size_text(source)}",
+            build={**self.build, **facts},
+        )
 
 
-def bounds_of(profile: Profile, latents: Sequence[Latent] = ()) -> tuple[Bounds, Bounds] | None:
-    """Return what a profile takes, None if it takes no single picture.
+def bounds_of(
+    profile: Profile, latents: Sequence[Latent] = ()
+) -> tuple[AxisBounds, AxisBounds] | None:
+    """Return the bounds of a profile, None if it takes no single image.
 
     Args:
-        profile: Ranges of `input`, and of `geometry` and latents where the graph has them.
-        latents: Inputs of noise; their grids bound the window.
+        profile: Ranges of `input`, and of `geometry` and latents if the graph has them.
+        latents: Noise inputs; their grids bound the window.
 
     Returns:
-        Bounds of rows and of columns; those of an engine without profiles are open.
+        Bounds of rows and of columns; open for an engine without profiles.
     """
-    rows_columns: list[Bounds] = []
+    rows_columns: list[AxisBounds] = []
     for axis in (0, 1):
-        spans = {"lr_size": ANY}
+        intervals = {"lr_size": ANY}
         if "input" in profile:
-            each = profile["input"]
-            if not each.min[0] <= 1 <= each.max[0]:
+            shape = profile["input"]
+            if not shape.min[0] <= 1 <= shape.max[0]:
                 return None
-            spans["lr_size"] = (each.min[2 + axis], each.max[2 + axis])
+            intervals["lr_size"] = (shape.min[2 + axis], shape.max[2 + axis])
         if "geometry" in profile:
-            each = profile["geometry"]
-            places = {name: place + axis for name, place in _PLACES.items()}
-            spans |= {name: (each.min[i], each.max[i]) for name, i in places.items()}
+            values = profile["geometry"]
+            indices = {name: index + axis for name, index in _INDICES.items()}
+            intervals |= {name: (values.min[i], values.max[i]) for name, i in indices.items()}
         for latent in latents:
             if latent.name in profile:
-                each = profile[latent.name]
-                cells = (each.min[2 + axis], each.max[2 + axis])
-                windows = ((cells[0] - 1) * latent.patch + 1, cells[1] * latent.patch)
-                had = spans.get("out_size", ANY)
-                spans["out_size"] = (max(had[0], windows[0]), min(had[1], windows[1]))
-        rows_columns.append(Bounds(**spans))
+                grid = profile[latent.name]
+                least = (grid.min[2 + axis] - 1) * latent.patch + 1
+                most = grid.max[2 + axis] * latent.patch
+                window = intervals.get("out_size", ANY)
+                intervals["out_size"] = (max(window[0], least), min(window[1], most))
+        rows_columns.append(AxisBounds(**intervals))
     return rows_columns[0], rows_columns[1]

@@ -1,4 +1,4 @@
-"""One GPU through CUDA's runtime: memory, pinned memory, streams and captured graphs."""
+"""Use one GPU through the CUDA runtime: memory, pinned memory, streams and graphs."""
 
 import ctypes
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ __all__ = ["Buffer", "Device", "Graph", "Staging", "Stream"]
 
 _OUT_OF_MEMORY: Final = 2
 _NO_DRIVER: Final = frozenset({3, 35, 100, 803, 804})
-"""Not initialised, driver too old, no device, driver and library that do not go together."""
+"""Not initialized, driver too old, no device, incompatible driver and library."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Device:
     """A GPU.
 
     Attributes:
-        index: Its index.
-        name: What the driver calls it, such as "NVIDIA L4".
-        compute_capability: Such as "8.9".
-        driver: Newest CUDA version that the driver takes, such as "13.0".
+        index: GPU index.
+        name: Name from the driver, such as "NVIDIA L4".
+        compute_capability: Compute capability, such as "8.9".
+        driver: Newest CUDA version that the driver supports, such as "13.0".
     """
 
     index: int
@@ -37,10 +37,10 @@ class Device:
 
     @classmethod
     def open(cls, index: int) -> "Device":
-        """Look a GPU up and make it this thread's.
+        """Open a GPU and make it the device of this thread.
 
         Args:
-            index: Its index.
+            index: GPU index.
 
         Returns:
             The device.
@@ -53,28 +53,28 @@ class Device:
             raise ProviderError(
                 f"device must be below {count}, the number of GPUs, got {index}"
             )
-        found = _call("cudaGetDeviceProperties", cudart.cudaGetDeviceProperties(index))
+        properties = _call("cudaGetDeviceProperties", cudart.cudaGetDeviceProperties(index))
         driver = _call("cudaDriverGetVersion", cudart.cudaDriverGetVersion())
         device = cls(
             index=index,
-            name=found.name.split(b"\0")[0].decode(),
-            compute_capability=f"{found.major}.{found.minor}",
+            name=properties.name.split(b"\0")[0].decode(),
+            compute_capability=f"{properties.major}.{properties.minor}",
             driver=f"{driver // 1000}.{driver % 1000 // 10}",
         )
         device.use()
         return device
 
     def use(self) -> None:
-        """Make it the device of the calling thread: CUDA keeps that per thread."""
+        """Make it the device of the calling thread; CUDA has one per thread."""
         _call("cudaSetDevice", cudart.cudaSetDevice(self.index))
 
     def free_memory(self) -> int:
-        """Return the bytes that are free on it; call `use` before."""
+        """Return the free bytes of the device; call `use` first."""
         return int(_call("cudaMemGetInfo", cudart.cudaMemGetInfo())[0])
 
 
 class Stream:
-    """A queue of work on the thread's device; does not wait for the default stream."""
+    """A queue of work on the thread's device, independent of the default stream."""
 
     def __init__(self) -> None:
         flags = cudart.cudaStreamNonBlocking
@@ -82,15 +82,15 @@ class Stream:
         self.handle = int(self._stream)
 
     def synchronize(self) -> None:
-        """Wait until everything that was queued is done.
+        """Wait for all queued work.
 
         Raises:
-            ProviderError: If the GPU failed at it.
+            ProviderError: If the work failed.
         """
         _call("cudaStreamSynchronize", cudart.cudaStreamSynchronize(self.handle))
 
     def wait_for(self, other: int) -> None:
-        """Let what is queued from now wait for what is queued on another stream now.
+        """Let later work on this stream wait for the current work of another stream.
 
         Args:
             other: Handle of the other stream.
@@ -101,18 +101,18 @@ class Stream:
             _call("cudaEventRecord", cudart.cudaEventRecord(event, other))
             _call("cudaStreamWaitEvent", cudart.cudaStreamWaitEvent(self.handle, event, 0))
         finally:
-            cudart.cudaEventDestroy(event)  # CUDA keeps it until it was reached
+            cudart.cudaEventDestroy(event)  # CUDA keeps it until it is reached
 
     def begin_capture(self) -> None:
-        """Record what is queued from now instead of doing it."""
+        """Record later work instead of running it."""
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _call("cudaStreamBeginCapture", cudart.cudaStreamBeginCapture(self.handle, mode))
 
     def end_capture(self) -> "Graph":
-        """Return what was queued since `begin_capture`.
+        """Return the work queued since `begin_capture`.
 
         Raises:
-            ProviderError: If something cannot be captured.
+            ProviderError: If the work cannot be captured.
         """
         graph = _call("cudaStreamEndCapture", cudart.cudaStreamEndCapture(self.handle))
         try:
@@ -128,10 +128,10 @@ class Stream:
 
 
 class Graph:
-    """Work that was captured: one launch in place of many."""
+    """Captured work, which runs in a single launch."""
 
     def __init__(self, executable: Any) -> None:
-        """Take over an instantiated graph; see `Stream.end_capture`."""
+        """Own an instantiated graph; see `Stream.end_capture`."""
         self._executable: Any = executable
 
     def launch(self, stream: Stream) -> None:
@@ -146,38 +146,38 @@ class Graph:
 
 
 class Buffer:
-    """Memory of the device that is reused and grows; it must not be in use when it does."""
+    """Reusable device memory; it must not be in use when it grows."""
 
     def __init__(self) -> None:
         self.address = 0
         self.size = 0
 
     def reserve(self, size: int) -> bool:
-        """Hold at least that much; the content is lost when it grows.
+        """Ensure a minimum size; growing discards the content.
 
         Args:
             size: Bytes.
 
         Returns:
-            Whether the memory lies elsewhere now.
+            Whether the address has changed.
 
         Raises:
-            MemoryBudgetError: If the device has not that much left.
+            MemoryBudgetError: If the device runs out of memory.
         """
         if self.address and size <= self.size:
             return False
-        self.close()  # first, so that old and new need not fit together
+        self.close()  # first: old and new need not fit at the same time
         self.address = int(_call("cudaMalloc", cudart.cudaMalloc(max(size, 1)), size))
         self.size = size
         return True
 
     def upload(self, staging: "Staging", size: int, stream: Stream) -> None:
-        """Queue a copy of the first bytes of pinned memory to here."""
+        """Queue a copy of the first bytes of pinned memory to this buffer."""
         kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         _copy(self.address, staging.address, size, kind, stream)
 
     def download(self, staging: "Staging", size: int, stream: Stream) -> None:
-        """Queue a copy of the first bytes from here to pinned memory."""
+        """Queue a copy of the first bytes of this buffer to pinned memory."""
         kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         _copy(staging.address, self.address, size, kind, stream)
 
@@ -189,23 +189,23 @@ class Buffer:
 
 
 class Staging:
-    """Pinned host memory that is reused and grows: what a GPU copies from and to by itself."""
+    """Reusable pinned host memory, which a GPU accesses directly."""
 
     def __init__(self) -> None:
         self.address = 0
         self.size = 0
 
     def reserve(self, size: int) -> bool:
-        """Hold at least that much; the content is lost when it grows.
+        """Ensure a minimum size; growing discards the content.
 
         Args:
             size: Bytes.
 
         Returns:
-            Whether the memory lies elsewhere now.
+            Whether the address has changed.
 
         Raises:
-            MemoryBudgetError: If the machine has not that much left.
+            MemoryBudgetError: If the machine runs out of memory.
         """
         if self.address and size <= self.size:
             return False
@@ -217,14 +217,14 @@ class Staging:
         return True
 
     def array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Return the first bytes as an array; it is valid until the memory grows or is freed.
+        """Return the first bytes as an array, valid until the memory grows or is freed.
 
         Args:
-            shape: Shape of the array; it must fit.
+            shape: Shape of the array.
             dtype: Type of its values.
 
         Returns:
-            A view, no copy.
+            A view.
         """
         kind = np.dtype(dtype)
         size = prod(shape) * kind.itemsize
@@ -247,7 +247,7 @@ def _copy(target: int, source: int, size: int, kind: Any, stream: Stream) -> Non
 
 
 def _call(name: str, result: tuple[Any, ...], size: int | None = None) -> Any:
-    """Return what a call of CUDA gives, without its error code, or raise our exception."""
+    """Return the values of a CUDA call, or raise the exception for its error code."""
     code, *values = result
     if int(code) != 0:
         raise _translate(name, code, size)
@@ -255,12 +255,12 @@ def _call(name: str, result: tuple[Any, ...], size: int | None = None) -> Any:
 
 
 def _remedy() -> str:
-    """Say what helps where CUDA finds no driver, or one that is too old for the bindings."""
+    """Return the remedy for a missing driver, or one too old for the bindings."""
     versions = cudart.cudaDriverGetVersion()[1], cudart.cudaRuntimeGetVersion()[1]
     driver, needed = (int(version or 0) // 1000 for version in versions)
     if 0 < driver < needed:
         return (
-            f"it takes CUDA {driver}, cuda-bindings needs {needed}: update the driver, or "
+            f"it supports CUDA {driver}, cuda-bindings needs {needed}: update the driver, or "
             f"pip install 'cuda-bindings<{driver + 1}'"
         )
     return "install or update it, or use backend onnxruntime"
@@ -272,7 +272,8 @@ def _translate(name: str, code: Any, size: int | None) -> FlowsrError:
     if int(code) == _OUT_OF_MEMORY:
         amount = "" if size is None else f" for {size / 2**20:.1f} MiB more"
         return MemoryBudgetError(
-            f"out of memory{amount} ({name}); give a smaller memory budget"
+            f"out of memory{amount} ({name}); give a smaller memory_budget",
+            option="memory_budget",
         )
     if int(code) in _NO_DRIVER:
         text = f"no usable NVIDIA driver: {words} (CUDA error {int(code)}); {_remedy()}"

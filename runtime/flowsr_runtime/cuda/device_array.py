@@ -1,4 +1,4 @@
-"""Arrays on a GPU, given and taken without a copy by DLPack or `__cuda_array_interface__`."""
+"""Exchange GPU arrays without copies, by DLPack or `__cuda_array_interface__`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ _INTERFACE: Final = "__cuda_array_interface__"
 
 
 class DeviceArray:
-    """An array on a GPU that owns its memory; the values are there when you get it.
+    """A complete array on a GPU that owns its memory.
 
-    PyTorch (`torch.from_dlpack`), CuPy, JAX and Numba take it as it is. The memory is freed
-    when neither it nor an array made of it is alive.
+    PyTorch (`torch.from_dlpack`), CuPy, JAX and Numba accept it. The memory is freed with the
+    last array that refers to it.
     """
 
     def __init__(
         self, memory: Buffer, shape: tuple[int, ...], dtype: np.dtype[Any], device: Device
     ) -> None:
-        """Take over memory.
+        """Own memory.
 
         Args:
             memory: Memory of `device` that holds the values.
             shape: Shape of the array.
             dtype: Type of its values.
-            device: Where it lies.
+            device: Device of the memory.
         """
         self.shape = shape
         self.dtype = dtype
@@ -53,19 +53,19 @@ class DeviceArray:
             "typestr": self.dtype.str,
             "data": (self.address, False),
             "strides": None,
-            "stream": None,  # nothing is to be waited for
+            "stream": None,  # the values are complete
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return CUDA, self.device.index
 
     def __dlpack__(self, **_: object) -> object:
-        """Return a capsule; nothing is to be waited for, so `stream` makes no difference."""
+        """Return a capsule; the values are complete, so `stream` is ignored."""
         device = self.__dlpack_device__()
         return lend(self.address, self.shape, self.dtype, device=device, owner=self._memory)
 
     def numpy(self) -> NDArray[Any]:
-        """Return a copy in the host's memory."""
+        """Return a copy in host memory."""
         self.device.use()
         size = prod(self.shape) * self.dtype.itemsize
         stream, staging = Stream(), Staging()
@@ -81,7 +81,7 @@ class DeviceArray:
 
 
 class _Memory:
-    """Memory that is freed with its last user."""
+    """Memory that is freed with its last reference."""
 
     def __init__(self, buffer: Buffer) -> None:
         self.buffer = buffer
@@ -92,13 +92,13 @@ class _Memory:
 
 @dataclass(frozen=True)
 class DeviceView:
-    """An array of somebody else on a GPU.
+    """An array on a GPU that belongs to another library.
 
     Attributes:
-        address: Of its first value; the values lie row after row.
-        shape: Its shape.
+        address: Address of the first value; the values are contiguous.
+        shape: Shape of the array.
         dtype: Type of its values.
-        release: Call it once, when nothing uses the memory any more.
+        release: Returns the memory to its owner; call it once.
     """
 
     address: int
@@ -108,7 +108,7 @@ class DeviceView:
 
 
 def is_device_array(value: object) -> bool:
-    """Return whether a value says that it lies on a GPU."""
+    """Return whether a value is an array on a GPU."""
     if hasattr(value, _INTERFACE):
         return True
     describe = getattr(value, "__dlpack_device__", None)
@@ -116,19 +116,19 @@ def is_device_array(value: object) -> bool:
 
 
 def view_of(name: str, value: Any, device: Device, stream: Stream) -> DeviceView:
-    """Take an array of any library that lies on a device, without a copy.
+    """View an array of any library on a device, without a copy.
 
     Args:
-        name: What to call it in messages.
+        name: Name of the array in messages.
         value: An array with `__dlpack__` or `__cuda_array_interface__`.
-        device: The device on which it must lie.
-        stream: What is queued on it from now sees the array's values.
+        device: Required device.
+        stream: Stream whose later work reads the array.
 
     Returns:
         The view.
 
     Raises:
-        ShapeError: If it lies elsewhere, or not row after row.
+        ShapeError: If the array is on another device, or not contiguous.
     """
     if hasattr(value, "__dlpack__"):
         return _from_dlpack(name, value, device, stream)
@@ -139,7 +139,7 @@ def _from_dlpack(name: str, value: Any, device: Device, stream: Stream) -> Devic
     kind, index = (int(part) for part in value.__dlpack_device__())
     if (kind, index) != (CUDA, device.index):
         raise ShapeError(
-            f"{name} must lie on CUDA device {device.index}, got DLPack device {kind}:{index}"
+            f"{name} must be on CUDA device {device.index}, got DLPack device {kind}:{index}"
         )
     borrowed = borrow(value.__dlpack__(stream=stream.handle))
     if borrowed.strides is not None:
@@ -157,12 +157,12 @@ def _from_interface(name: str, facts: Mapping[str, Any], stream: Stream) -> Devi
     other = facts.get("stream")
     if other is not None:
         stream.wait_for(int(other))
-    return DeviceView(int(facts["data"][0]), shape, dtype, _nothing)
+    return DeviceView(int(facts["data"][0]), shape, dtype, _keep)
 
 
 def _scattered(name: str, strides: tuple[int, ...]) -> ShapeError:
-    return ShapeError(f"{name} must lie row after row (contiguous), got strides {strides}")
+    return ShapeError(f"{name} must be contiguous, got strides {strides}")
 
 
-def _nothing() -> None:
-    """An interface gives no memory away: its owner keeps it alive during the call."""
+def _keep() -> None:
+    """Release nothing: the owner of an interface keeps its memory alive during the call."""

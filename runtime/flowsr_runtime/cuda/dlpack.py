@@ -1,4 +1,4 @@
-"""DLPack capsules: arrays handed from library to library without a copy (DLPack 0.8)."""
+"""Exchange arrays between libraries without copies, as DLPack 0.8 capsules."""
 
 import ctypes
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class _Tensor(ctypes.Structure):
 
 
 class _Managed(ctypes.Structure):
-    """A tensor, and what to call when it is no longer used."""
+    """A tensor, and the function that returns its memory."""
 
 
 _Deleter = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Managed))
@@ -56,7 +56,7 @@ _API.PyCapsule_GetPointer.restype = ctypes.c_void_p
 _API.PyCapsule_GetPointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 _API.PyCapsule_SetName.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
-# A destructor sees a capsule whose last reference is gone: only its address may be used.
+# A destructor gets a capsule without references: only its address may be used.
 _DESTRUCTOR: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _IS_VALID: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
     ("PyCapsule_IsValid", _API)
@@ -66,7 +66,7 @@ _POINTER_OF: Final = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.
 )
 
 _lent: dict[int, tuple[_Managed, object, Any]] = {}
-"""What was lent, by address: kept alive until its user or its capsule gives it back."""
+"""Lent memory by address, kept alive until its user or its capsule returns it."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Borrowed:
     """Memory that another library owns.
 
     Attributes:
-        address: Of its first value.
-        shape: Its shape.
+        address: Address of the first value.
+        shape: Shape of the array.
         dtype: Type of its values.
         device: (device type, index), such as (`CUDA`, 0).
-        strides: Values from one index to the next, None if it lies row after row.
-        release: Gives it back; call it once, when nothing uses the memory any more.
+        strides: Values from one index to the next, None if contiguous.
+        release: Returns the memory; call it once.
     """
 
     address: int
@@ -98,17 +98,17 @@ def lend(
     device: tuple[int, int],
     owner: object,
 ) -> object:
-    """Make a capsule of memory that lies row after row.
+    """Create a capsule of contiguous memory.
 
     Args:
-        address: Of the first value.
-        shape: Its shape.
+        address: Address of the first value.
+        shape: Shape of the array.
         dtype: Type of its values.
         device: (device type, index).
-        owner: Is kept alive until the memory is given back.
+        owner: Object to keep alive until the memory is returned.
 
     Returns:
-        What `__dlpack__` returns.
+        The capsule that `__dlpack__` returns.
     """
     shape_field = (ctypes.c_int64 * len(shape))(*shape)
     tensor = _Tensor(
@@ -130,19 +130,19 @@ def lend(
 
 
 def borrow(capsule: object) -> Borrowed:
-    """Take the memory that a capsule holds; nobody else can take it after that.
+    """Take the memory of a capsule, which can be taken once.
 
     Args:
-        capsule: What `__dlpack__` returned.
+        capsule: Result of `__dlpack__`.
 
     Returns:
-        Where the memory is and what is in it.
+        The memory.
 
     Raises:
-        ShapeError: If it is no capsule, was used already, or holds values that NumPy has not.
+        ShapeError: If it is no capsule, was used already, or has a type unknown to NumPy.
     """
     if not _API.PyCapsule_IsValid(capsule, _NAME):
-        raise ShapeError(f"__dlpack__ must give a fresh capsule, got {capsule!r}")
+        raise ShapeError(f"__dlpack__ must return an unused capsule, got {capsule!r}")
     managed = _Managed.from_address(_API.PyCapsule_GetPointer(capsule, _NAME))
     tensor = managed.tensor
     kinds = [kind for kind, code in _KINDS.items() if code == tensor.code]
@@ -161,13 +161,13 @@ def borrow(capsule: object) -> Borrowed:
         shape=shape,
         dtype=np.dtype(f"{kinds[0]}{tensor.bits // 8}"),
         device=(tensor.device_type, tensor.device_id),
-        strides=None if strides is None or _is_plain(shape, strides) else strides,
+        strides=None if strides is None or _is_contiguous(shape, strides) else strides,
         release=lambda: _release(managed),
     )
 
 
-def _is_plain(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Return whether values lie row after row."""
+def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Return whether values are contiguous."""
     return all(
         size == 1 or stride == prod(shape[axis + 1 :])
         for axis, (size, stride) in enumerate(zip(shape, strides, strict=True))
@@ -184,11 +184,11 @@ def _give_back(managed: Any) -> None:
 
 
 def _forget(capsule: int) -> None:
-    """Give back what nobody took out of a capsule."""
+    """Release the memory of a capsule that nobody took."""
     if _IS_VALID(capsule, _NAME):
         _lent.pop(_POINTER_OF(capsule, _NAME), None)
 
 
-# C calls these for as long as the process lives.
+# Global: C may call these until the process ends.
 _GIVE_BACK: Final = _Deleter(_give_back)
 _FORGET: Final = _DESTRUCTOR(_forget)

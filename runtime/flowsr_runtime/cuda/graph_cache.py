@@ -1,4 +1,4 @@
-"""The CUDA graphs of one worker: a bounded number, the least recently used goes first."""
+"""A bounded cache of CUDA graphs that evicts the least recently used."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -7,17 +7,17 @@ from typing import Any, Final
 
 __all__ = ["Captured", "GraphCache", "GraphCounters"]
 
-_SEEN_PER_GRAPH: Final = 8
-"""Keys that are remembered until they come again, for each graph that may be kept."""
+_KEYS_PER_GRAPH: Final = 8
+"""Number of remembered keys without a graph, per cached graph."""
 
 
 @dataclass
 class Captured:
-    """A graph with what it needs to stay valid.
+    """A graph and its execution context.
 
     Attributes:
-        graph: The work, a `device.Graph`.
-        context: The execution context that it was captured from; nothing else may use it.
+        graph: A `device.Graph`.
+        context: The execution context of the capture; it must not be used otherwise.
         shapes: Shapes of the outputs by name.
     """
 
@@ -33,12 +33,12 @@ class Captured:
 
 @dataclass
 class GraphCounters:
-    """How often a graph could be used.
+    """Counters of runs with and without graphs.
 
     Attributes:
-        hits: Runs that were one launch of a graph.
-        captures: Graphs that were captured.
-        evictions: Graphs that were destroyed to make room, or because memory moved.
+        hits: Runs with a graph.
+        captures: Captured graphs.
+        evictions: Graphs destroyed because of the limit, or because memory moved.
         plain: Runs without a graph.
     """
 
@@ -57,56 +57,56 @@ class GraphCounters:
 
 
 class GraphCache:
-    """Graphs by what they were captured for.
+    """Graphs by key.
 
-    A graph is captured when its key comes for the second time: most tiles of a single picture
-    come once, those of a film again and again.
+    A graph is captured when its key occurs for the second time: most tiles of a single image
+    occur once, those of a film many times.
     """
 
     def __init__(self, limit: int) -> None:
-        """Make an empty cache.
+        """Create an empty cache.
 
         Args:
-            limit: Most graphs that are kept, 0 for none.
+            limit: Largest number of graphs, 0 for none.
         """
         self.limit = limit
         self.counters = GraphCounters()
-        self._kept: OrderedDict[Hashable, Captured] = OrderedDict()
-        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+        self._graphs: OrderedDict[Hashable, Captured] = OrderedDict()
+        self._keys: OrderedDict[Hashable, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._graphs)
 
     def get(self, key: Hashable) -> Captured | None:
         """Return the graph of a key, None if there is none."""
-        found = self._kept.get(key)
-        if found is not None:
-            self._kept.move_to_end(key)
+        captured = self._graphs.get(key)
+        if captured is not None:
+            self._graphs.move_to_end(key)
             self.counters.hits += 1
-        return found
+        return captured
 
     def is_due(self, key: Hashable) -> bool:
-        """Return whether a key came before, so that a graph of it is worth its time."""
+        """Return whether a key occurs again, which makes a graph worth capturing."""
         if self.limit == 0:
             return False
-        due = key in self._seen
-        self._seen[key] = None
-        self._seen.move_to_end(key)
-        while len(self._seen) > _SEEN_PER_GRAPH * self.limit:
-            self._seen.popitem(last=False)
-        return due
+        repeated = key in self._keys
+        self._keys[key] = None
+        self._keys.move_to_end(key)
+        while len(self._keys) > _KEYS_PER_GRAPH * self.limit:
+            self._keys.popitem(last=False)
+        return repeated
 
     def put(self, key: Hashable, captured: Captured) -> None:
-        """Keep a graph; the one that was not used for longest makes room."""
+        """Add a graph, and evict the least recently used one beyond the limit."""
         self.counters.captures += 1
-        self._kept[key] = captured
-        while len(self._kept) > self.limit:
-            self._kept.popitem(last=False)[1].close()
+        self._graphs[key] = captured
+        while len(self._graphs) > self.limit:
+            self._graphs.popitem(last=False)[1].close()
             self.counters.evictions += 1
 
     def clear(self) -> None:
-        """Destroy every graph: memory that they use moves or goes."""
-        self.counters.evictions += len(self._kept)
-        for captured in self._kept.values():
+        """Destroy all graphs, before memory that they use moves or is freed."""
+        self.counters.evictions += len(self._graphs)
+        for captured in self._graphs.values():
             captured.close()
-        self._kept.clear()
+        self._graphs.clear()

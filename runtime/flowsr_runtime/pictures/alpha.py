@@ -1,4 +1,4 @@
-"""Alpha on its way around the model: resized apart, and kept from leaving fringes."""
+"""Resize alpha, and fill hidden pixels to prevent fringes."""
 
 from typing import Any, Final
 
@@ -6,16 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_runtime.errors import MemoryBudgetError
+from flowsr_runtime.geometry import size_text
 from flowsr_runtime.pictures.depth import depth_of, to_depth
 
-__all__ = ["enlarged_alpha", "filled"]
+__all__ = ["resize_alpha", "fill_hidden"]
 
 _BAND: Final = 256
-"""Rows that are in float32 at once; even, so that bands hold whole blocks."""
+"""Rows in float32 at a time; even, because a band holds whole 2x2 blocks."""
 
 
-def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Resize alpha by bilinear interpolation with half-pixel centres.
+def resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Resize alpha by bilinear interpolation with half-pixel centers.
 
     Rows first, then columns; each sum of two is in float64, rounded to float32.
 
@@ -34,8 +35,8 @@ def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         if alpha.shape == size:
             result[...] = alpha
             return result
-        left, right, across = _neighbours(alpha.shape[1], size[1])
-        above, below, down = _neighbours(alpha.shape[0], size[0])
+        left, right, across = _neighbors(alpha.shape[1], size[1])
+        above, below, down = _neighbors(alpha.shape[0], size[0])
         wide = np.empty((alpha.shape[0], size[1]), dtype=np.float32)
         for top in range(0, alpha.shape[0], _BAND):
             rows = to_depth(alpha[top : top + _BAND], "float")
@@ -48,24 +49,24 @@ def enlarged_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         return result
     except MemoryError as error:
         raise MemoryBudgetError(
-            f"an alpha channel of {size[0]}x{size[1]} does not fit in memory"
+            f"an alpha channel of {size_text(size)} does not fit in memory"
         ) from error
 
 
-def filled(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Give fully transparent pixels the colour of what is visible near them.
+def fill_hidden(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Give fully transparent pixels the color of the visible pixels near them.
 
-    Their own colours are arbitrary, and a model would let them bleed into visible edges.
-    Colours are premultiplied by alpha and averaged over blocks of 2x2, 4x4, 8x8 … pixels from
-    the top left corner; a pixel of alpha 0 takes the average, divided by that of alpha, of the
-    smallest block that holds anything visible. Every other pixel keeps its colour.
+    Their own colors are arbitrary, and a model lets them bleed into visible edges. Colors are
+    premultiplied by alpha and averaged over blocks of 2x2, 4x4, 8x8 … pixels from the top left
+    corner. A pixel of alpha 0 takes the average color, divided by the average alpha, of the
+    smallest block with a visible pixel; all other pixels keep their color.
 
     Args:
-        rgb: Colours, (h, w, 3) uint8, uint16, or float32 in [0, 1].
+        rgb: Colors, (h, w, 3) uint8, uint16, or float32 in [0, 1].
         alpha: Alpha, (h, w) of the same dtype.
 
     Returns:
-        Colours, (h, w, 3) of the same dtype: `rgb` itself if nothing or all is transparent.
+        Colors, (h, w, 3) of the same dtype: `rgb` itself if nothing or all is transparent.
     """
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
@@ -79,60 +80,60 @@ def filled(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
-def _neighbours(
+def _neighbors(
     source: int, target: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Return the two pixels that each output pixel lies between, and the share of the second.
+    """Return the two input pixels around each output pixel, and the weight of the second.
 
     Args:
         source: Input pixels of an axis.
-        target: Output pixels of it.
+        target: Output pixels of the axis.
 
     Returns:
-        Indices of the first and of the second, and shares from 0 to 1, (target,) each.
+        Indices of the first and the second pixel, and weights from 0 to 1, (target,) each.
     """
-    centres = (np.arange(target) + 0.5) * source / target - 0.5
-    first = np.clip(np.floor(centres), 0, source - 1).astype(np.intp)
-    share: NDArray[np.float64] = np.clip(centres - first, 0, None)
+    centers = (np.arange(target) + 0.5) * source / target - 0.5
+    first = np.clip(np.floor(centers), 0, source - 1).astype(np.intp)
+    share: NDArray[np.float64] = np.clip(centers - first, 0, None)
     return first, np.minimum(first + 1, source - 1), share
 
 
 def _premultiplied_halves(
     rgb: NDArray[Any], alpha: NDArray[Any]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return means over 2x2 pixels of the premultiplied colours, and those of alpha."""
-    colours, weights = [], []
+    """Return 2x2 means of the premultiplied colors, and of alpha."""
+    colors, weights = [], []
     for top in range(0, len(rgb), _BAND):
         weight = to_depth(alpha[top : top + _BAND], "float")[..., None]
         weights.append(_halved(weight))
-        colours.append(_halved(to_depth(rgb[top : top + _BAND], "float") * weight))
-    return np.concatenate(colours), np.concatenate(weights)
+        colors.append(_halved(to_depth(rgb[top : top + _BAND], "float") * weight))
+    return np.concatenate(colors), np.concatenate(weights)
 
 
-def _pulled(colours: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean colour of the smallest block around each pixel that has weight.
+def _pulled(colors: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean color of the smallest block with weight around each pixel.
 
     Args:
-        colours: Premultiplied colours, (h, w, 3).
+        colors: Premultiplied colors, (h, w, 3).
         weights: Alpha, (h, w, 1), not 0 everywhere.
 
     Returns:
-        Colours, (h, w, 3) in [0, 1].
+        Colors, (h, w, 3) in [0, 1].
     """
-    seen = weights > 0
+    visible = weights > 0
     means: NDArray[np.float32] = np.divide(
-        colours, np.maximum(weights, ~seen), dtype=np.float32
+        colors, np.maximum(weights, ~visible), dtype=np.float32
     )
     np.minimum(means, np.float32(1), out=means)
-    if seen.all():
+    if visible.all():
         return means
-    coarse = _doubled(_pulled(_halved(colours), _halved(weights)), seen.shape)
-    np.copyto(means, coarse, where=~seen)
+    coarse = _doubled(_pulled(_halved(colors), _halved(weights)), visible.shape)
+    np.copyto(means, coarse, where=~visible)
     return means
 
 
 def _halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the sums of 2x2 blocks over four; what lies beyond the edge counts as 0."""
+    """Return the means of 2x2 blocks; pixels beyond the edge count as 0."""
     rows, columns = values.shape[0] % 2, values.shape[1] % 2
     even = np.pad(values, ((0, rows), (0, columns), (0, 0)))
     tall = even[0::2] + even[1::2]

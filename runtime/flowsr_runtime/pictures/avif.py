@@ -1,4 +1,4 @@
-"""The depth of an AVIF, which Pillow cuts to 8 bits without a word."""
+"""Bit depth of AVIF files, which Pillow silently reduces to 8 bits."""
 
 import struct
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from typing import Final
 
 __all__ = ["avif_bit_depth"]
 
-# Boxes on the way to the codec's configurations; `meta` has a version and flags in front.
+# Boxes that lead to the codec's configurations; `meta` starts with a version and flags.
 _PATH: Final = (b"meta", b"iprp", b"ipco")
 _CONFIGURATION: Final = b"av1C"
 _HIGH, _TWELVE = 0x40, 0x20  # flags in the third byte of a configuration
 
 
 def avif_bit_depth(data: bytes) -> int:
-    """Return the bits of the deepest channel.
+    """Return the bits per channel of an AVIF.
 
     Args:
         data: The file's content.
@@ -28,7 +28,7 @@ def avif_bit_depth(data: bytes) -> int:
             return 8
         region = inside[4:] if step == b"meta" else inside
     flags = [content[2] for name, content in _boxes(region) if name == _CONFIGURATION]
-    return max((_bits(each) for each in flags), default=8)
+    return max((_bits(flag) for flag in flags), default=8)
 
 
 def _bits(flags: int) -> int:

@@ -1,8 +1,7 @@
-"""From the bytes of a picture file to upright pixels and what the file says beside them."""
+"""Decode picture files to upright pictures."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,56 +13,39 @@ from flowsr_runtime.pictures.avif import avif_bit_depth
 from flowsr_runtime.pictures.formats import Mode, kind_of, open_image
 from flowsr_runtime.pictures.high_bit_depth import bits_of, deep_pixels, is_read_whole
 from flowsr_runtime.pictures.metadata import (
-    Metadata,
     Source,
     orientation_of,
     read_metadata,
     sound_exif,
 )
+from flowsr_runtime.pictures.picture import Picture
 from flowsr_runtime.pictures.png import chunks_of
 from flowsr_runtime.pictures.tiff import read_by_tifffile
 
-__all__ = ["Decoded", "decode"]
+__all__ = ["decode"]
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I", "F")
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """What a picture file holds.
-
-    Attributes:
-        pixels: Upright picture, (h, w, channels) uint8, uint16, or float32 in [0, 1].
-        mode: What its channels are.
-        icc: Colour profile, or None.
-        metadata: What else it says.
-    """
-
-    pixels: NDArray[Any]
-    mode: Mode
-    icc: bytes | None
-    metadata: Metadata
-
-
-def decode(data: bytes, name: str, max_pixels: int) -> Decoded:
+def decode(data: bytes, name: str, max_pixels: int) -> Picture:
     """Decode a picture file.
 
     Args:
         data: The file's content.
-        name: What to call it in messages.
-        max_pixels: Most pixels that are read.
+        name: Name of the file in messages.
+        max_pixels: Largest number of pixels.
 
     Returns:
-        What it holds.
+        The picture.
 
     Raises:
-        PictureError: If it is damaged, too large, or of a kind that is not read.
+        PictureError: If it is damaged, too large, or of an unsupported kind.
         MemoryBudgetError: If it does not fit in memory.
     """
     with _as_picture_errors(name, max_pixels):
         pixels, mode, source = _read(data, name, max_pixels)
         if pixels.ndim != 3 or pixels.shape[2] != len(mode) or 0 in pixels.shape:
-            raise PictureError(f"{name} is damaged: it gave {pixels.shape} for {mode}")
+            raise PictureError(f"{name} is damaged: {mode} has pixels of shape {pixels.shape}")
         if pixels.dtype == np.float32 and not (pixels.min() >= 0 and pixels.max() <= 1):
             raise PictureError(
                 f"{name} has values from {pixels.min():g} to {pixels.max():g}; scale them to "
@@ -71,23 +53,24 @@ def decode(data: bytes, name: str, max_pixels: int) -> Decoded:
             )
         upright = _upright(pixels, orientation_of(source.exif))
         icc = source.info.get("icc_profile")
-        kept = icc if isinstance(icc, bytes) and icc else None
-        return Decoded(upright, mode, kept, read_metadata(source, name))
+        profile = icc if isinstance(icc, bytes) and icc else None
+        values = upright[..., 0] if mode == "L" else upright
+        return Picture(values, profile, read_metadata(source, name))
 
 
 def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, Source]:
-    """Return pixels as they lie in the file, their mode, and where its metadata is."""
+    """Return pixels in the orientation of the file, their mode, and the metadata's source."""
     if kind_of(data) == "TIFF" and not _is_for_pillow(data, name):
         pixels, mode, exif, info = read_by_tifffile(data, name, max_pixels)
         return pixels, mode, Source("TIFF", exif, info, orientation_of(exif))
     if kind_of(data) == "AVIF" and avif_bit_depth(data) > 8:
         raise PictureError(
-            f"{name} is AVIF of {avif_bit_depth(data)} bits per channel, which Pillow cuts "
-            "to 8; convert it to PNG of 16 bits"
+            f"{name} is AVIF of {avif_bit_depth(data)} bits per channel, which Pillow "
+            "reduces to 8; convert it to PNG of 16 bits"
         )
     image = open_image(data, name)
     _check_kind(image, name, max_pixels)
-    # Pillow turns a TIFF upright when it loads it, and forgets that it did.
+    # Pillow turns a TIFF upright when it loads it, and drops the orientation.
     turned = orientation_of(sound_exif(image, name)) if image.format == "TIFF" else 1
     if bits_of(image) > 8:
         pixels, mode = deep_pixels(image, lambda: open_image(data, name))
@@ -102,10 +85,10 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
 
 
 def _is_for_pillow(data: bytes, name: str) -> bool:
-    """Return whether Pillow reads a TIFF, and reads it whole."""
+    """Return whether Pillow reads a TIFF without loss."""
     try:
         image = open_image(data, name)
-    except SyntaxError:  # Pillow's word for channels that it does not know
+    except SyntaxError:  # Pillow's error for unknown channels
         return False
     return bits_of(image) <= 8 or is_read_whole(image)
 
@@ -127,8 +110,8 @@ def _eight_bit(image: Image.Image) -> tuple[NDArray[np.uint8], Mode]:
         mode: Mode = "LA" if gray else "RGBA"
     else:
         mode = "L" if gray else "RGB"
-    wanted = "RGBA" if mode == "LA" else mode  # Pillow makes no LA of a transparent gray
-    pixels = np.array(image if image.mode == wanted else image.convert(wanted))
+    converted = "RGBA" if mode == "LA" else mode  # Pillow converts nothing to LA
+    pixels = np.array(image if image.mode == converted else image.convert(converted))
     if mode == "LA":
         pixels = pixels[..., [0, 3]]
     return (pixels[..., None] if mode == "L" else pixels), mode
@@ -137,17 +120,17 @@ def _eight_bit(image: Image.Image) -> tuple[NDArray[np.uint8], Mode]:
 def _keyed(
     pixels: NDArray[np.uint16], mode: Mode, key: int | tuple[int, ...]
 ) -> tuple[NDArray[np.uint16], Mode]:
-    """Return a 16-bit picture with its transparent colour as alpha."""
+    """Return a 16-bit picture with its transparent color as alpha."""
     if mode in ("LA", "RGBA"):
         return pixels, mode
-    colour = np.array(key if isinstance(key, tuple) else (key,), dtype=np.uint16)
-    alpha = np.where((pixels == colour).all(axis=2), 0, 65535).astype(np.uint16)
+    color = np.array(key if isinstance(key, tuple) else (key,), dtype=np.uint16)
+    alpha = np.where((pixels == color).all(axis=2), 0, 65535).astype(np.uint16)
     joined = np.concatenate([pixels, alpha[..., None]], axis=2)
     return joined, "LA" if mode == "L" else "RGBA"
 
 
 def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn pixels as EXIF's orientation says: 5 to 8 swap the axes, then both may flip."""
+    """Turn pixels upright by their EXIF orientation: 5 to 8 swap the axes."""
     turned = pixels.transpose(1, 0, 2) if orientation > 4 else pixels
     if orientation in (3, 4, 7, 8):
         turned = turned[::-1]

@@ -1,4 +1,4 @@
-"""How finely a picture's values are stored: 8 bits, 16 bits or float."""
+"""Bit depths of pictures: 8 bits, 16 bits or float."""
 
 from typing import Any, Final, Literal, TypeAlias
 
@@ -22,7 +22,7 @@ Depth: TypeAlias = Literal[8, 16, "float"]
 """Bits per channel; "float" is float32 in [0, 1]."""
 
 DEPTHS: Final[tuple[Depth, ...]] = (8, 16, "float")
-"""From the coarsest to the finest."""
+"""All depths, from the coarsest to the finest."""
 
 _DTYPES: Final[dict[Depth, type[np.generic]]] = {
     8: np.uint8,
@@ -32,15 +32,15 @@ _DTYPES: Final[dict[Depth, type[np.generic]]] = {
 
 
 def full_scale(dtype: np.dtype[Any]) -> int:
-    """Return what stands for 1 in an array of uint8, uint16 or float32."""
+    """Return the value for full intensity: 255 for uint8, 65535 for uint16, 1 for float32."""
     return int(np.iinfo(dtype).max) if dtype.kind == "u" else 1
 
 
 def check_depth(depth: object) -> None:
-    """Check a depth that a caller gave.
+    """Check a depth.
 
     Raises:
-        UsageError: If it is none of `DEPTHS`.
+        UsageError: If it is not one of `DEPTHS`.
     """
     if depth not in DEPTHS:
         raise UsageError(f"depth must be 8, 16 or float, got {depth!r}")
@@ -53,7 +53,7 @@ def depth_of(values: NDArray[Any]) -> Depth:
         values: Any shape, uint8, uint16 or float32.
 
     Returns:
-        Its depth; the values are not looked at, so that dark 16 bits stay 16 bits.
+        Depth of the dtype, whatever the values are: dark 16-bit pictures stay 16-bit.
 
     Raises:
         ShapeError: If it has another dtype.
@@ -70,7 +70,7 @@ def depth_text(depth: Depth) -> str:
 
 
 def promote_depth(values: NDArray[Any], depth: Depth) -> NDArray[Any]:
-    """Return values at a depth, or as they are if theirs is finer."""
+    """Return values at a depth, or unchanged if theirs is finer."""
     finer = DEPTHS.index(depth) > DEPTHS.index(depth_of(values))
     return to_depth(values, depth) if finer else values
 
@@ -80,10 +80,10 @@ def to_depth(values: NDArray[Any], depth: Depth) -> NDArray[Any]:
 
     Args:
         values: Any shape, uint8, uint16, or float32 in [0, 1].
-        depth: What they become.
+        depth: Depth of the result.
 
     Returns:
-        The array itself if it has that depth. From 8 to 16 bits and back is exact.
+        The array itself if it has that depth. From 8 to 16 bits and back is lossless.
 
     Raises:
         ShapeError: If `values` has another dtype.

@@ -1,8 +1,7 @@
-"""Read and write pictures: every channel, depth, colour profile, metadata, and the old file."""
+"""Read and write picture files with their channels, depth, ICC profile and metadata."""
 
 import io
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -12,19 +11,20 @@ from PIL import Image
 
 from flowsr_runtime.atomic import replace_file
 from flowsr_runtime.errors import MemoryBudgetError, OutputError, PictureError, ShapeError
-from flowsr_runtime.pictures.alpha import enlarged_alpha
-from flowsr_runtime.pictures.channels import joined, luma
+from flowsr_runtime.pictures.alpha import resize_alpha
 from flowsr_runtime.pictures.decoding import decode
-from flowsr_runtime.pictures.depth import (
-    Depth,
-    check_depth,
-    depth_of,
-    depth_text,
-    promote_depth,
-    to_depth,
+from flowsr_runtime.pictures.depth import Depth, depth_of, to_depth
+from flowsr_runtime.pictures.formats import (
+    FORMATS,
+    SUFFIXES,
+    Format,
+    Mode,
+    check_format,
+    format_named,
 )
-from flowsr_runtime.pictures.formats import FORMATS, SUFFIXES, Format, Mode, format_named
 from flowsr_runtime.pictures.metadata import Metadata, save_options
+from flowsr_runtime.pictures.picture import MODES, Picture
+from flowsr_runtime.pictures.pixels import luma
 from flowsr_runtime.pictures.png import encode_png16
 from flowsr_runtime.pictures.tiff import encode_tiff
 
@@ -40,51 +40,7 @@ __all__ = [
 ]
 
 MAX_PIXELS: Final = 178_956_970
-"""Largest picture that is read: Pillow's own limit for a decompression bomb."""
-
-_MODES: Final[dict[int, Mode]] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture, upright, with its alpha apart.
-
-    Attributes:
-        rgb: Colours, (h, w, 3) uint8, uint16, or float32 in [0, 1]; a gray picture has three
-            equal channels.
-        alpha: Alpha, (h, w) of the same dtype, or None.
-        mode: What the file held, and what a result is written as: gray or RGB, with alpha
-            or without. A palette counts as RGB.
-        icc: ICC profile, or None.
-        metadata: What else the file said.
-    """
-
-    rgb: NDArray[Any]
-    alpha: NDArray[Any] | None = None
-    mode: Mode = "RGB"
-    icc: bytes | None = None
-    metadata: Metadata = field(default_factory=Metadata)
-
-    @property
-    def depth(self) -> Depth:
-        """8 or 16 bits per channel, or "float"."""
-        return depth_of(self.rgb)
-
-    @property
-    def pixels(self) -> NDArray[Any]:
-        """What `Upscaler.upscale` takes: (h, w) gray, else (h, w, 2 to 4)."""
-        return joined(self.rgb, self.alpha, gray=self.mode in ("L", "LA"))
-
-    def promote_depth(self, depth: Depth) -> "Picture":
-        """Return the picture at a depth, or as it is if its own is finer.
-
-        Raises:
-            UsageError: If there is no such depth.
-        """
-        check_depth(depth)
-        alpha = None if self.alpha is None else promote_depth(self.alpha, depth)
-        rgb = promote_depth(self.rgb, depth)
-        return Picture(rgb, alpha, self.mode, self.icc, self.metadata)
+"""Largest number of pixels of a picture: Pillow's own limit for a decompression bomb."""
 
 
 def read_picture(
@@ -92,30 +48,23 @@ def read_picture(
 ) -> Picture:
     """Read a PNG, JPEG, WebP, BMP, TIFF or AVIF picture.
 
-    May be called from many threads. docs/pictures.md says what of each format is read.
+    Many threads may call this at once. docs/pictures.md lists the data read per format.
 
     Args:
         source: Picture file, its content, or an open binary file.
-        max_pixels: Most pixels of a picture that is read.
+        max_pixels: Largest number of pixels of a picture.
 
     Returns:
-        The picture, turned upright as its EXIF orientation says.
+        The picture, turned upright by its EXIF orientation.
 
     Raises:
-        PictureError: If it is missing, damaged, too large, or of a kind that is not read.
+        PictureError: If it is missing, damaged, too large, or of an unsupported kind.
         MemoryBudgetError: If it does not fit in memory.
     """
     data, name = _content(source)
     if not data:
         raise PictureError(f"{name} is empty")
-    found = decode(data, name, max_pixels)
-    pixels, mode = found.pixels, found.mode
-    alpha = np.ascontiguousarray(pixels[..., -1]) if mode in ("LA", "RGBA") else None
-    if mode in ("L", "LA"):
-        rgb = pixels[..., :1].repeat(3, axis=2)
-    else:
-        rgb = np.ascontiguousarray(pixels[..., :3])
-    return Picture(rgb, alpha, mode, found.icc, found.metadata)
+    return decode(data, name, max_pixels)
 
 
 def check_output(
@@ -130,14 +79,14 @@ def check_output(
 
     Args:
         path: Picture file to write.
-        force: Replace a file that is there.
-        like: Picture whose alpha, depth and colour profile are to be kept.
-        size: Size (H, W) of the picture that is to be written.
-        depth: Depth that it is to be written with, None for that of `like`.
+        force: Replace an existing file.
+        like: Picture whose alpha, depth and ICC profile are kept.
+        size: Size (H, W) of the picture to write.
+        depth: Depth to write with, None for that of `like`.
 
     Raises:
         OutputError: If the suffix is unknown, the folder is missing or read-only, the file
-            is there and `force` is not given, or the format cannot hold the picture.
+            exists and `force` is not given, or the format cannot hold the picture.
         UsageError: If there is no such depth.
     """
     target = Path(path)
@@ -148,13 +97,12 @@ def check_output(
     if target.is_dir():
         raise OutputError(f"{target} cannot be written: it is a folder")
     if os.path.lexists(target) and not force:
-        raise OutputError(f"{target} exists; replace it with force (--force)")
+        raise OutputError(f"{target} exists; give force to replace it", option="force")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"{target} cannot be written: folder {target.parent} is read-only")
     if depth is None and like is not None:
         depth = like.depth
-    kind = format_named(target.suffix)
-    _check_format(str(target), kind, like, size, 8 if depth is None else depth)
+    _check_picture(str(target), target.suffix, like, size, 8 if depth is None else depth)
 
 
 def write_picture(
@@ -165,17 +113,17 @@ def write_picture(
     force: bool = False,
     depth: Depth | None = None,
 ) -> None:
-    """Write a picture atomically; on any failure what stood there is intact.
+    """Write a picture atomically; a failure leaves the old file intact.
 
     Args:
-        path: Picture file, whose suffix tells the format.
+        path: Picture file; its suffix selects the format.
         pixels: As for `encode_picture`.
         like: As for `encode_picture`.
-        force: Replace a file that is there.
+        force: Replace an existing file.
         depth: As for `encode_picture`.
 
     Raises:
-        ShapeError: If `pixels` is no picture, or not one of the mode of `like`.
+        ShapeError: If `pixels` is no picture, or its channels do not match `like`.
         OutputError: If it cannot be written.
         UsageError: If there is no such depth.
     """
@@ -198,33 +146,32 @@ def encode_picture(
 ) -> bytes:
     """Encode a picture as a file of any format.
 
-    May be called from many threads. docs/pictures.md says what each format keeps.
+    Many threads may call this at once. docs/pictures.md lists the data each format keeps.
 
     Args:
         pixels: Picture, (H, W) or (H, W, 1) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or
             (H, W, 4) RGBA; uint8, uint16, or float32 in [0, 1].
         format: "PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP" or a suffix, in any case.
-        like: Picture that `pixels` was made from: its colour profile and metadata are
-            written, and RGB becomes gray again and gets its alpha, resized (bilinear), where
-            it has such.
-        depth: Depth to write with, rounded to; None for that of `pixels`.
+        like: Picture that `pixels` was made from: its ICC profile and metadata are written;
+            RGB pixels become gray if it is gray, and get its alpha, resized bilinearly, if it
+            has alpha.
+        depth: Depth to write with, None for that of `pixels`.
 
     Returns:
         The file's content.
 
     Raises:
-        ShapeError: If `pixels` is no picture, or not one of the mode of `like`.
+        ShapeError: If `pixels` is no picture, or its channels do not match `like`.
         OutputError: If there is no such format, or it cannot hold the picture.
         UsageError: If there is no such depth.
     """
-    kind = format_named(format)
     written = depth_of(pixels) if depth is None else depth
-    _check_format("the picture", kind, like, _size(pixels), written)
-    return _encoded(pixels, kind, like, depth, "the picture")
+    _check_picture("the picture", format, like, _size(pixels), written)
+    return _encoded(pixels, format_named(format), like, depth, "the picture")
 
 
 def _content(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[bytes, str]:
-    """Return a file's content and what to call it."""
+    """Return a file's content, and its name for messages."""
     if isinstance(source, bytes):
         return source, "the picture"
     path = source if isinstance(source, (str, os.PathLike)) else None
@@ -240,57 +187,40 @@ def _content(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[bytes, 
 
 
 def _size(pixels: NDArray[Any]) -> tuple[int, int]:
-    """Return the size of what can be written."""
+    """Return the size of an array after a check that it is a picture."""
     if pixels.ndim not in (2, 3) or 0 in pixels.shape or pixels.shape[2:] > (4,):
         raise ShapeError(f"picture must be (H, W) or (H, W, 1 to 4), got {pixels.shape}")
     return pixels.shape[0], pixels.shape[1]
 
 
-def _check_format(
+def _check_picture(
     name: str,
-    kind: Format,
+    format_name: str,
     like: Picture | None,
     size: tuple[int, int] | None,
     depth: Depth,
 ) -> None:
-    check_depth(depth)
-    refused = f"{name} cannot be written"
-    if size is not None and kind.max_side is not None and max(size) > kind.max_side:
-        raise OutputError(
-            f"{refused}: {kind.name} sides are at most {kind.max_side} pixels, "
-            f"got {size[0]}x{size[1]}; write PNG"
-        )
-    if depth not in kind.depths:
-        deepest = kind.depths[-1]
-        raise OutputError(
-            f"{refused}: {kind.name} holds no {depth_text(depth)}; write "
-            f"{'TIFF' if depth == 'float' else 'PNG or TIFF'}, or give depth {deepest} "
-            f"(--depth {deepest})"
-        )
-    if like is None:
-        return
-    if like.mode in ("LA", "RGBA") and not kind.alpha:
-        raise OutputError(f"{refused}: {kind.name} holds no alpha; write PNG")
-    if like.icc is not None and not kind.icc:
-        raise OutputError(f"{refused}: {kind.name} holds no ICC profile; write PNG")
-    if like.icc is not None and not kind.gray and like.icc[16:20] == b"GRAY":
-        raise OutputError(f"{refused}: {kind.name} holds no gray, which the profile is of")
+    mode: Mode = "RGB" if like is None else like.mode
+    icc = None if like is None else like.icc
+    check_format(format_name, mode, depth, size=size, icc=icc, name=name)
 
 
 def _arranged(pixels: NDArray[Any], like: Picture | None) -> NDArray[Any]:
-    """Return pixels with the channels that are written, (H, W, channels)."""
+    """Return pixels with the channels to write, (H, W, channels)."""
     values = pixels[..., None] if pixels.ndim == 2 else pixels
     count = values.shape[2]
-    if like is None or _MODES[count] == like.mode:
+    if like is None or MODES[count] == like.mode:
         return values
     if count != 3:
-        raise ShapeError(f"picture must be RGB or {like.mode} as its original, got {count}")
-    if like.mode in ("L", "LA"):
+        raise ShapeError(
+            f"picture must be RGB or {like.mode} as its original, got {MODES[count]}"
+        )
+    if like.gray:
         values = to_depth(luma(to_depth(values, "float")), depth_of(pixels))
     if like.alpha is None:
         return values
     alpha = to_depth(like.alpha, depth_of(pixels))
-    return np.dstack([values, enlarged_alpha(alpha, _size(pixels))])
+    return np.dstack([values, resize_alpha(alpha, _size(pixels))])
 
 
 def _encoded(
@@ -298,7 +228,7 @@ def _encoded(
 ) -> bytes:
     values = _arranged(pixels, like)
     values = values if depth is None else to_depth(values, depth)
-    mode = _MODES[values.shape[2]]
+    mode = MODES[values.shape[2]]
     if mode in ("LA", "RGBA") and not kind.alpha:
         raise OutputError(f"{name} cannot be written: {kind.name} holds no alpha; write PNG")
     metadata = Metadata() if like is None else like.metadata
@@ -325,7 +255,7 @@ def _by_pillow(
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if mode == "L" else pixels))
     if not kind.gray and mode in ("L", "LA"):
         image = image.convert("RGB" if mode == "L" else "RGBA")
-    buffer = io.BytesIO()  # so that a full disk shows as such, not as an encoder's error
+    buffer = io.BytesIO()  # a full disk must not look like an error of the encoder
     image.save(buffer, format=kind.name, **kind.options, **options)
     return buffer.getvalue()
 

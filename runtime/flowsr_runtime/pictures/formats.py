@@ -1,4 +1,4 @@
-"""Picture formats: what each can hold, and how a file of it is opened."""
+"""Picture formats: their capabilities, and how to open a file."""
 
 import io
 from collections.abc import Callable
@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 from PIL import ImageFile, features
 
 from flowsr_runtime.errors import OutputError, PictureError
-from flowsr_runtime.pictures.depth import Depth
+from flowsr_runtime.geometry import size_text
+from flowsr_runtime.pictures.depth import Depth, check_depth, depth_text
 
 __all__ = [
     "FORMATS",
@@ -17,6 +18,7 @@ __all__ = [
     "SUFFIXES",
     "Format",
     "Mode",
+    "check_format",
     "format_named",
     "kind_of",
     "open_image",
@@ -32,20 +34,20 @@ _REMEDY: Final = "pip install 'pillow>=11.3'"
 
 @dataclass(frozen=True)
 class Format:
-    """What a format can hold, and how it is written.
+    """The capabilities of a format, and the options to write it.
 
     Attributes:
         name: Pillow's name.
-        plugin: Module of `PIL` and class that read it.
-        suffixes: Its suffixes, in lower case.
-        gray: Whether it has gray; where not, a gray picture becomes RGB.
-        alpha: Whether it has alpha.
-        depths: Depths that it has.
-        icc: Whether it has a colour profile.
-        metadata: What else it has: "exif", "xmp", "dpi", "text", "comment", "chunks".
-        max_side: Longest side in pixels, None for no limit that matters.
-        options: How Pillow writes it, TIFF apart. Pictures lose nothing by it, save in JPEG,
-            where 4:4:4 at 95 loses little, and AVIF, where 4:4:4 at 90 does.
+        plugin: Module of `PIL` and class that read the format.
+        suffixes: File suffixes in lower case.
+        gray: Whether it holds gray; a gray picture becomes RGB otherwise.
+        alpha: Whether it holds alpha.
+        depths: Depths that it holds.
+        icc: Whether it holds an ICC profile.
+        metadata: Other metadata it holds: "exif", "xmp", "dpi", "text", "comment", "chunks".
+        max_side: Longest side in pixels, None for no practical limit.
+        options: Options of Pillow's `save`; TIFF has its own writer. They are lossless, except
+            for JPEG (4:4:4, quality 95) and AVIF (4:4:4, quality 90).
     """
 
     name: str
@@ -118,7 +120,7 @@ FORMATS: Final[dict[str, Format]] = {
 SUFFIXES: Final = {
     suffix: item.name for item in FORMATS.values() for suffix in sorted(item.suffixes)
 }
-"""Formats that are read and written, by lower-case suffix."""
+"""Names of formats by lower-case suffix."""
 
 _AVIF_BRANDS: Final = (b"avif", b"avis", b"mif1", b"msf1")
 
@@ -130,16 +132,66 @@ def format_named(name: str) -> Format:
         OutputError: If there is none, or this Pillow was built without it.
     """
     key = name.lower().lstrip(".")
-    found = FORMATS.get(SUFFIXES.get(f".{key}", key.upper()))
-    if found is None:
+    named = FORMATS.get(SUFFIXES.get(f".{key}", key.upper()))
+    if named is None:
         raise OutputError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
-    if not _is_supported(found.name):
-        raise OutputError(f"{found.name} is not in the installed Pillow; {_REMEDY}")
-    return found
+    if not _is_supported(named.name):
+        raise OutputError(f"{named.name} is not in the installed Pillow; {_REMEDY}")
+    return named
+
+
+def check_format(
+    format_name: str,
+    mode: Mode | int = "RGB",
+    depth: Depth = 8,
+    *,
+    size: tuple[int, int] | None = None,
+    icc: bytes | None = None,
+    name: str = "the picture",
+) -> None:
+    """Check that a format can hold a picture, without encoding one.
+
+    Args:
+        format_name: Name or suffix of the format, in any case.
+        mode: Mode of the picture, or its number of channels.
+        depth: Depth to write with.
+        size: Size (H, W), None to skip the check of the format's longest side.
+        icc: ICC profile to write.
+        name: Name of the picture in messages.
+
+    Raises:
+        OutputError: If there is no such format, or it cannot hold the picture.
+        UsageError: If there is no such depth.
+    """
+    check_depth(depth)
+    target = format_named(format_name)
+    refused = f"{name} cannot be written: {target.name}"
+    if size is not None and target.max_side is not None and max(size) > target.max_side:
+        raise OutputError(
+            f"{refused} sides are at most {target.max_side} pixels, got {size_text(size)}; "
+            "write PNG",
+            option="format",
+        )
+    if depth not in target.depths:
+        remedy = "TIFF" if depth == "float" else "PNG or TIFF"
+        raise OutputError(
+            f"{refused} holds no {depth_text(depth)}; write {remedy}, or give depth "
+            f"{target.depths[-1]}",
+            option="depth",
+        )
+    if mode in ("LA", "RGBA", 2, 4) and not target.alpha:
+        raise OutputError(f"{refused} holds no alpha; write PNG", option="format")
+    if icc is not None and not target.icc:
+        raise OutputError(f"{refused} holds no ICC profile; write PNG", option="format")
+    if icc is not None and not target.gray and icc[16:20] == b"GRAY":
+        raise OutputError(
+            f"{refused} holds no gray, which the ICC profile describes; write PNG",
+            option="format",
+        )
 
 
 def kind_of(data: bytes) -> str | None:
-    """Return the name of the format that the first bytes tell, None if it is not read."""
+    """Return the format of a file by its first bytes, None for an unsupported one."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
@@ -156,24 +208,24 @@ def kind_of(data: bytes) -> str | None:
 def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
     """Open a picture file by its first bytes, without decoding its pixels.
 
-    Pillow's classes are called themselves: `Image.open` warns of large pictures through
-    filters that all threads share, and has its own limit.
+    This calls Pillow's classes directly: `Image.open` warns of large pictures through filters
+    that all threads share, and has a limit of its own.
 
     Args:
         data: The file's content.
-        name: What to call it in messages.
+        name: Name of the file in messages.
 
     Returns:
         The image, not loaded.
 
     Raises:
-        PictureError: If it is of no kind that is read.
+        PictureError: If the format is not supported.
     """
     kind = kind_of(data)
     if kind is None:
         raise PictureError(f"{name} is not a {READABLE} picture")
     if not _is_supported(kind):
-        raise PictureError(f"{name} is {kind}, which the installed Pillow has not; {_REMEDY}")
+        raise PictureError(f"{name} is {kind}, which the installed Pillow lacks; {_REMEDY}")
     module, attribute = FORMATS[kind].plugin
     plugin: Callable[[io.BytesIO], ImageFile.ImageFile]
     plugin = getattr(import_module(f"PIL.{module}"), attribute)

@@ -1,4 +1,4 @@
-"""Pixels of picture files as arrays, 16-bit and float ones without Pillow cutting them."""
+"""Load 16-bit and float pictures without Pillow's reduction to 8 bits."""
 
 import sys
 from collections.abc import Callable
@@ -15,21 +15,21 @@ __all__ = ["bits_of", "deep_pixels", "is_read_whole"]
 _BASE: Final = ExifTags.Base
 _UNSIGNED, _FLOAT = 1, 3  # TIFF's sample formats
 
-# Pillow cuts 16-bit channels to their high byte. Read as if the other byte came first, its
-# high byte is the low one. By name of the packing: that other one, and which is the first.
+# Pillow reduces 16-bit channels to their high byte. Read in the opposite byte order, that is
+# the low byte. Suffixes of the packing, and of the packing in the opposite order.
 _OTHER_HALF: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _CUT: Final = ("RGB;16", "RGBA;16", "RGBX;16")
 _WHOLE: Final = ("I;16", "F;32")
 
 
 def bits_of(image: ImageFile.ImageFile) -> int:
-    """Return the bits per channel that a file holds.
+    """Return the bits per channel of a file.
 
     Args:
         image: Image, not loaded.
 
     Returns:
-        Bits of its deepest channel; 8 or fewer mean that Pillow reads it whole.
+        Bits of the deepest channel; Pillow reads 8 or fewer without loss.
     """
     if image.format == "TIFF":
         bits = getattr(image, "tag_v2", {}).get(_BASE.BitsPerSample, (1,))
@@ -41,7 +41,7 @@ def bits_of(image: ImageFile.ImageFile) -> int:
 
 
 def is_read_whole(image: ImageFile.ImageFile) -> bool:
-    """Return whether `deep_pixels` gives the channels of a deep TIFF as they are.
+    """Return whether `deep_pixels` reads a deep TIFF without loss.
 
     Args:
         image: Image, not loaded.
@@ -64,14 +64,14 @@ def deep_pixels(
 
     Args:
         image: Image, a PNG or `is_read_whole`; it is loaded.
-        reopen: Opens the file anew, without loading it.
+        reopen: Opens the file again, without loading it.
 
     Returns:
         Picture, (h, w, channels) uint16 or float32, and its mode.
     """
     packing = _packings(image)[0]
     if packing.startswith("F;32"):
-        # libtiff gives floats in the machine's order; Pillow takes them in the file's.
+        # libtiff returns floats in the machine's byte order; Pillow assumes the file's.
         native = image.tile[0].codec_name == "libtiff"
         return _loaded_as(image, "F", "F;32NF" if native else packing)[..., None], "L"
     if packing.startswith("I;16"):
@@ -90,11 +90,11 @@ def deep_pixels(
 
 def _packings(image: ImageFile.ImageFile) -> list[str]:
     args = [tile.args for tile in image.tile]
-    return [str(each[0] if isinstance(each, tuple) else each) for each in args]
+    return [str(packing[0] if isinstance(packing, tuple) else packing) for packing in args]
 
 
 def _loaded_as(image: ImageFile.ImageFile, mode: str, packing: str) -> NDArray[Any]:
-    """Load an image with its pixels taken as if packed in another way."""
+    """Load an image with its pixels interpreted in another packing."""
     image._mode = mode
     image.tile = [
         tile._replace(

@@ -1,4 +1,4 @@
-"""What a picture file says beside its pixels, taken from one file and put into another."""
+"""Read the metadata of one picture file, and write it into another."""
 
 import logging
 import re
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 _BASE: Final = ExifTags.Base
 
-# Of the main directory only what describes the picture is kept: the rest is about how pixels
-# are stored, a thumbnail of the small picture, or where its pixels lie on the earth.
+# Only descriptive tags of the main directory are kept: the others concern the storage of the
+# pixels, a thumbnail of the small picture, or the geographic position of its pixels.
 _KEPT_TAGS: Final = frozenset(
     {
         *(_BASE.DocumentName, _BASE.ImageDescription, _BASE.Make, _BASE.Model),
@@ -35,28 +35,28 @@ _KEPT_TAGS: Final = frozenset(
 )
 _DIRECTORIES: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _INTEROP: Final = ExifTags.IFD.Interop
-_CENTIMETRE, _INCH = 3, 2  # units of a resolution
+_CENTIMETER, _INCH = 3, 2  # units of a resolution
 
-_COLOUR_CHUNKS: Final = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
-"""Chunks of PNG that say what its colours are, where there is no profile."""
+_COLOR_CHUNKS: Final = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
+"""Chunks of PNG that define its colors if it has no ICC profile."""
 
 _OUR_OWN: Final = ("XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1")
-"""Texts of PNG that hold XMP and EXIF, which are kept as such."""
+"""Texts of PNG that hold XMP and EXIF, which `Metadata` stores apart."""
 
 _XMP_ORIENTATION: Final = re.compile(rb"(tiff:Orientation(?:=[\"']|>))\d")
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a picture file says beside its pixels and its colour profile.
+    """Metadata of a picture file, without its ICC profile.
 
     Attributes:
-        exif: EXIF block as Pillow writes it, without orientation, thumbnail and the tags of
-            how pixels are stored, or None.
-        xmp: XMP packet, its orientation made upright, or None.
+        exif: EXIF block as Pillow writes it, without orientation, thumbnail and storage tags,
+            or None.
+        xmp: XMP packet with upright orientation, or None.
         dpi: Horizontal and vertical pixels per inch, or None.
         text: Keys and texts of PNG in order; a comment of JPEG is "Comment".
-        chunks: Colour chunks of PNG by name: gAMA, cHRM, sRGB, cICP.
+        chunks: Color chunks of PNG by name: gAMA, cHRM, sRGB, cICP.
     """
 
     exif: bytes | None = None
@@ -68,14 +68,13 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the metadata of a file that was decoded are.
+    """The metadata of a decoded file, as its decoder returned them.
 
     Attributes:
-        format: Name of its format.
-        exif: Its EXIF, or the directory of a TIFF.
-        info: What Pillow calls `info`.
-        turned: How the file says that its pixels are turned, where Pillow has made them
-            upright already (TIFF); else what the EXIF says.
+        format: Name of the format.
+        exif: EXIF, or the directory of a TIFF.
+        info: Pillow's `info`.
+        turned: Orientation of the pixels in the file, 1 to 8 as in EXIF.
         text: Texts of a PNG by key.
         chunks: Chunks of a PNG by name.
     """
@@ -91,12 +90,12 @@ class Source:
     def of(
         cls, image: ImageFile.ImageFile, name: str, turned: int, chunks: Mapping[bytes, bytes]
     ) -> "Source":
-        """Return where the metadata of a loaded image are.
+        """Collect the metadata of a loaded image.
 
         Args:
             image: The image.
-            name: What to call it in the log.
-            turned: How a TIFF said that its pixels are turned; 1 for other formats.
+            name: Name of the file in the log.
+            turned: Orientation of a TIFF before Pillow turned it; 1 for other formats.
             chunks: Chunks of a PNG by name.
         """
         exif = sound_exif(image, name)
@@ -106,34 +105,34 @@ class Source:
 
 
 def sound_exif(image: ImageFile.ImageFile, name: str) -> Image.Exif:
-    """Return an image's EXIF, or an empty one with a line in the log if it is damaged."""
+    """Return an image's EXIF, or log a warning and return an empty one if it is damaged."""
     try:
         exif = image.getexif()
         orientation_of(exif)
         return exif
-    except Exception as error:  # Pillow raises anything on a damaged block
+    except Exception as error:  # Pillow raises all kinds of errors on a damaged block
         logger.warning("%s: its EXIF is damaged and is not kept: %s", name, error)
         return Image.Exif()
 
 
 def orientation_of(exif: Image.Exif) -> int:
-    """Return how pixels are turned, 1 to 8 as EXIF counts; 1 is upright, or not known."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if unknown."""
     value = exif.get(_BASE.Orientation, 1)
     return value if value in range(1, 9) else 1
 
 
 def read_metadata(source: Source, name: str) -> Metadata:
-    """Return what a file says beside its pixels, as for the upright picture.
+    """Return the metadata of a file, adapted to the upright picture.
 
     Args:
-        source: Where it is.
-        name: What to call the file in the log.
+        source: Metadata as decoded.
+        name: Name of the file in the log.
 
     Returns:
-        The metadata; what is damaged is left out with a line in the log.
+        The metadata; damaged parts are left out, with a warning in the log.
     """
     dpi = _dpi(source)
-    if dpi is not None and source.turned > 4:  # width and height change places
+    if dpi is not None and source.turned > 4:  # width and height swap
         dpi = dpi[::-1]
     return Metadata(
         exif=_exif(source.exif, name),
@@ -141,7 +140,7 @@ def read_metadata(source: Source, name: str) -> Metadata:
         dpi=dpi,
         text=_text(source),
         chunks=tuple(
-            (key, source.chunks[key]) for key in _COLOUR_CHUNKS if key in source.chunks
+            (key, source.chunks[key]) for key in _COLOR_CHUNKS if key in source.chunks
         ),
     )
 
@@ -152,10 +151,10 @@ def save_options(
     """Return the options of Pillow's `save` that write metadata into a format.
 
     Args:
-        metadata: What to write; what the format does not hold is left out.
+        metadata: Metadata to write; parts that the format does not hold are left out.
         target: The format.
-        icc: Colour profile, or None.
-        size: Size (H, W) of the picture, for the EXIF tags that name it.
+        icc: ICC profile, or None.
+        size: Size (H, W) of the picture, for the EXIF tags that state it.
 
     Returns:
         Options by name.
@@ -179,7 +178,7 @@ def save_options(
 
 
 def _exif(exif: Image.Exif, name: str) -> bytes | None:
-    """Return an EXIF block with what describes the picture, None if nothing does."""
+    """Return an EXIF block of the descriptive tags, None without any."""
     kept = Image.Exif()
     try:
         for tag in _KEPT_TAGS & set(exif):
@@ -191,13 +190,13 @@ def _exif(exif: Image.Exif, name: str) -> bytes | None:
             if directory:
                 kept.get_ifd(group).update(directory)
         return kept.tobytes() if len(kept) or any(groups.values()) else None
-    except Exception as error:  # Pillow raises anything on a damaged block
+    except Exception as error:  # Pillow raises all kinds of errors on a damaged block
         logger.warning("%s: its EXIF is damaged and is not kept: %s", name, error)
         return None
 
 
 def _exif_for(exif: bytes, size: tuple[int, int]) -> bytes:
-    """Return an EXIF block whose tags of the size, if there are any, name another."""
+    """Return an EXIF block whose size tags, if it has any, state another size."""
     block = Image.Exif()
     block.load(exif)
     directory = block.get_ifd(ExifTags.IFD.Exif)
@@ -207,7 +206,7 @@ def _exif_for(exif: bytes, size: tuple[int, int]) -> bytes:
 
 
 def _xmp(value: object) -> bytes | None:
-    """Return an XMP packet that calls the picture upright, as it is by then."""
+    """Return an XMP packet with upright orientation."""
     packet = value.encode() if isinstance(value, str) else value
     if not isinstance(packet, bytes) or not packet:
         return None
@@ -216,8 +215,8 @@ def _xmp(value: object) -> bytes | None:
 
 def _dpi(source: Source) -> tuple[float, float] | None:
     value = source.info.get("dpi")
-    if source.format == "TIFF":  # Pillow says 1 where there is none
-        factor = {_INCH: 1.0, _CENTIMETRE: 2.54}.get(
+    if source.format == "TIFF":  # Pillow returns 1 for a missing resolution
+        factor = {_INCH: 1.0, _CENTIMETER: 2.54}.get(
             source.exif.get(_BASE.ResolutionUnit, _INCH)
         )
         sides = [source.exif.get(tag, 0) for tag in (_BASE.XResolution, _BASE.YResolution)]

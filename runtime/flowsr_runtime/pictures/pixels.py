@@ -1,4 +1,4 @@
-"""Pixels on their way in and out: checked, padded, resampled, and rounded once."""
+"""Check, pad, resample and store pixels, with one rounding."""
 
 from typing import Any, Final, TypeVar
 
@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_runtime.errors import MemoryBudgetError, ShapeError, UsageError
-from flowsr_runtime.pictures.channels import luma
+from flowsr_runtime.geometry import size_text
 from flowsr_runtime.pictures.depth import full_scale
 
 __all__ = [
     "allocate",
     "check_image",
     "full_range",
+    "luma",
     "padded",
     "planes",
     "resampled",
@@ -24,20 +25,23 @@ PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
 
 _DTYPES: Final = (np.uint8, np.uint16, np.float32)
 
+_LUMA: Final = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in gray (ITU-R BT.601), as in Pillow."""
+
 
 def check_image(image: object, *, clamp: bool, truncate: bool, io: str = "float32") -> None:
-    """Check a picture, before slow work.
+    """Check an image, before slow work.
 
     Args:
-        image: Picture, (h, w) or (h, w, 1 to 4), uint8, uint16, or float32 in [0, 1].
-        clamp: Whether the result is clamped; one of whole numbers is.
-        truncate: Whether the result is cut off; only a uint8 one can be.
-        io: Type of the graph's pictures; `Manifest.io`.
+        image: Image, (h, w) or (h, w, 1 to 4), uint8, uint16, or float32 in [0, 1].
+        clamp: Whether the result is clamped; an integer result must be.
+        truncate: Whether values are truncated; only for uint8.
+        io: Type of the graph's images; see `Manifest.io`.
 
     Raises:
-        ShapeError: If `image` has another shape or dtype, or is not of the graph's type or
-            of that which `truncate` needs.
-        UsageError: If it is out of range, or the rest does not go with its dtype.
+        ShapeError: If `image` has another shape or dtype, also than the graph or `truncate`
+            needs.
+        UsageError: If a value is out of range, or another argument excludes its dtype.
     """
     if not isinstance(image, np.ndarray) or image.dtype not in _DTYPES:
         kind = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
@@ -50,7 +54,9 @@ def check_image(image: object, *, clamp: bool, truncate: bool, io: str = "float3
         raise ShapeError(f"truncate=True needs a uint8 image, got {image.dtype}")
     if image.dtype != np.float32:
         if not clamp:
-            raise UsageError(f"clamp=False needs a float32 image, got {image.dtype}")
+            raise UsageError(
+                f"clamp=False needs a float32 image, got {image.dtype}", option="clamp"
+            )
         return
     least, most = image.min(), image.max()
     if not (least >= 0 and most <= 1):
@@ -58,14 +64,14 @@ def check_image(image: object, *, clamp: bool, truncate: bool, io: str = "float3
 
 
 def padded(image: NDArray[PixelT], multiple: int) -> NDArray[PixelT]:
-    """Reflect a picture at the bottom and on the right until its sides are multiples.
+    """Pad an image by reflection at the bottom and on the right.
 
     Args:
-        image: Picture, (h, w, 3).
-        multiple: What its sides become multiples of.
+        image: Image, (h, w, 3).
+        multiple: Divisor of the sides of the result.
 
     Returns:
-        The picture itself if they are, or a larger one; a side of 1 repeats its pixel.
+        The image itself if nothing is missing, or a larger one; a side of 1 repeats its pixel.
     """
     rows, columns = (-(-side // multiple) * multiple for side in image.shape[:2])
     right = (rows - image.shape[0], columns - image.shape[1])
@@ -75,11 +81,11 @@ def padded(image: NDArray[PixelT], multiple: int) -> NDArray[PixelT]:
 
 
 def planes(crop: NDArray[Any], io: str = "float32") -> NDArray[Any]:
-    """Return pixels as the graph takes them.
+    """Return pixels in the layout and type of the graph's input.
 
     Args:
         crop: Pixels, (h, w, 3) uint8, uint16 or float32; uint8 for a graph of uint8.
-        io: Type of the graph's pictures; `Manifest.io`.
+        io: Type of the graph's images; see `Manifest.io`.
 
     Returns:
         Pixels, (1, 3, h, w), float32 in [0, 1] or uint8.
@@ -91,7 +97,7 @@ def planes(crop: NDArray[Any], io: str = "float32") -> NDArray[Any]:
 
 
 def full_range(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Return pixels in units of full range: eight bits divided, float32 as it is."""
+    """Return pixels in units of full range: uint8 divided by 255, float32 unchanged."""
     if values.dtype != np.uint8:
         return values
     scaled: NDArray[np.float32] = values.astype(np.float32) / np.float32(255)
@@ -99,7 +105,7 @@ def full_range(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def allocate(shape: tuple[int, int, int], dtype: np.dtype[PixelT]) -> NDArray[PixelT]:
-    """Return an array that is not filled.
+    """Return an uninitialized array.
 
     Raises:
         MemoryBudgetError: If it does not fit in memory.
@@ -108,19 +114,19 @@ def allocate(shape: tuple[int, int, int], dtype: np.dtype[PixelT]) -> NDArray[Pi
         return np.empty(shape, dtype=dtype)
     except MemoryError as error:
         raise MemoryBudgetError(
-            f"an output of {shape[0]}x{shape[1]} does not fit in memory"
+            f"an output of {size_text(shape[:2])} does not fit in memory"
         ) from error
 
 
 def resampled(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Resample a picture by Pillow's Lanczos filter in float32, each channel by itself.
+    """Resample an image by Pillow's Lanczos filter in float32, channel by channel.
 
     Args:
-        values: Picture, (rows, columns, 3); any range.
+        values: Image, (rows, columns, 3); any range.
         size: Size (H, W) of the result.
 
     Returns:
-        Picture, (H, W, 3), which may overshoot the range of `values` at edges.
+        Image, (H, W, 3), which may overshoot the range of `values` at edges.
 
     Raises:
         MemoryBudgetError: If it does not fit in memory.
@@ -134,14 +140,14 @@ def resampled(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.
 
 
 def store(values: NDArray[Any], result: NDArray[Any], *, clamp: bool, truncate: bool) -> None:
-    """Clamp finished pixels, make them gray, 8 or 16 bits if `result` is, and store them.
+    """Clamp pixels, convert them to the channels and depth of `result`, and store them.
 
     Args:
-        values: Pixels in units of full range, (rows, columns, 3) float32, changed; or eight
-            bits, which are finished.
-        result: Where they go, (rows, columns, 3), or 1 for gray; uint8, uint16 or float32.
-        clamp: Clamp them to [0, 1].
-        truncate: Take floor(255 x) in place of floor(255 x + 1/2).
+        values: Pixels in units of full range, (rows, columns, 3) float32, which are
+            overwritten; or uint8, which are final.
+        result: Destination, (rows, columns, 3), or 1 for gray; uint8, uint16 or float32.
+        clamp: Clamp values to [0, 1].
+        truncate: Store floor(255 x) rather than floor(255 x + 1/2).
     """
     if result.shape[2] == 1:
         values = luma(full_range(values))
@@ -154,18 +160,35 @@ def store(values: NDArray[Any], result: NDArray[Any], *, clamp: bool, truncate: 
         values *= np.float32(full_scale(result.dtype))
         if not truncate:
             values += np.float32(0.5)
-    result[...] = values  # to whole numbers this cuts the fraction off
+    result[...] = values  # conversion to integers drops the fraction
+
+
+def luma(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the gray of colors; gray colors stay exact.
+
+    Args:
+        rgb: Colors, (h, w, 3), any range.
+
+    Returns:
+        Gray, (h, w, 1), in the same units.
+    """
+    red = rgb[..., :1]
+    gray: NDArray[np.float32] = (rgb[..., 1:2] - red) * np.float32(_LUMA[1])
+    gray += (rgb[..., 2:3] - red) * np.float32(_LUMA[2])
+    gray += red
+    return gray
 
 
 def _check_eight_bit(image: NDArray[Any], truncate: bool) -> None:
-    """Refuse what a graph that takes and gives eight bits cannot do."""
+    """Refuse images and settings that a graph of uint8 does not support."""
     if image.dtype != np.uint8:
         raise ShapeError(
-            f"this bundle's graph takes uint8 pictures, got {image.dtype}; give uint8, or "
-            "export one with --io float32"
+            f"this bundle's graph takes uint8 images, got {image.dtype}; give uint8, or export "
+            "a bundle with io float32"
         )
     if truncate:
         raise UsageError(
-            "truncate=True needs a graph of float32 pictures, this one rounds by itself; "
-            "export one with --io float32"
+            "truncate=True needs a graph of float32 images, this one rounds by itself; export "
+            "a bundle with io float32",
+            option="truncate",
         )

@@ -1,4 +1,4 @@
-"""PNG of 16 bits per channel, which Pillow cannot write, and the chunks of any PNG."""
+"""Write PNG of 16 bits per channel, which Pillow cannot, and read the chunks of a PNG."""
 
 import io
 import struct
@@ -13,13 +13,13 @@ from PIL import Image
 __all__ = ["chunks_of", "encode_png16"]
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-_COLOUR_TYPES: Final = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
-# Filtered rows of 16 bits hold runs, but hardly repeats: an enlarged photograph is packed four
-# times as fast as by zlib's default, and is 2 % smaller.
+_COLOR_TYPES: Final = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
+# Filtered 16-bit rows hold runs, but few repeats: an upscaled photograph compresses four times
+# as fast as with zlib's default strategy, and to 2 % less.
 _LEVEL: Final = 6
 
 _BLOCK_BYTES: Final = 2**20
-"""Of pixels that are filtered at once; filtering takes some twenty times as much."""
+"""Bytes of pixels to filter at a time; filtering takes about twenty times as much."""
 
 
 def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -29,7 +29,7 @@ def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         data: The file's content.
 
     Yields:
-        Name and content of each, as far as the file is whole.
+        Name and content of each chunk, up to the first incomplete one.
     """
     at = len(_SIGNATURE)
     while at + 12 <= len(data):
@@ -55,7 +55,7 @@ def encode_png16(pixels: NDArray[np.uint16], mode: str, options: dict[str, Any])
     stand_in = io.BytesIO()
     Image.new(mode, (1, 1)).save(stand_in, format="PNG", **options)
     height, width = pixels.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPES[mode], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, _COLOR_TYPES[mode], 0, 0, 0)
     parts = [_SIGNATURE]
     for name, content in chunks_of(stand_in.getvalue()):
         if name == b"IDAT":
@@ -71,7 +71,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def _packed(pixels: NDArray[np.uint16]) -> Iterator[bytes]:
-    """Yield the filtered and compressed rows, in pieces that a chunk can hold."""
+    """Yield the filtered and compressed rows, in pieces that fit in a chunk."""
     height, width, channels = pixels.shape
     step = 2 * channels
     rows = max(1, _BLOCK_BYTES // (step * width))
@@ -92,11 +92,11 @@ def _filtered(lines: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> 
 
     Args:
         lines: Bytes of the rows, (rows, bytes).
-        above: Bytes of the row above them, (1, bytes); zeros at the top.
+        above: Bytes of the previous row, (1, bytes); zeros at the top.
         step: Bytes of a pixel.
 
     Returns:
-        Rows as PNG has them, each with its type in front (PNG specification, section 9).
+        Rows with their filter type in front (PNG specification, section 9).
     """
     up = np.concatenate([above, lines[:-1]])
     zeros = np.zeros((len(lines), step), dtype=np.uint8)
@@ -105,7 +105,7 @@ def _filtered(lines: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> 
     mean = ((left.astype(np.uint16) + up) // 2).astype(np.uint8)
     guesses = (np.uint8(0), left, up, mean, _paeth(left, up, corner))
     candidates = [lines - guess for guess in guesses]  # modulo 256
-    costs = [np.abs(each.view(np.int8).astype(np.int16)).sum(axis=1) for each in candidates]
+    costs = [np.abs(rows.view(np.int8).astype(np.int16)).sum(axis=1) for rows in candidates]
     best = np.argmin(costs, axis=0)
     rows = np.stack(candidates)[best, np.arange(len(lines))]
     return np.concatenate([best[:, None].astype(np.uint8), rows], axis=1).tobytes()
@@ -114,8 +114,8 @@ def _filtered(lines: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> 
 def _paeth(
     left: NDArray[np.uint8], up: NDArray[np.uint8], corner: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """Return of three neighbours the one that is nearest to left + up - corner."""
-    a, b, c = (each.astype(np.int16) for each in (left, up, corner))
+    """Return the one of three neighbors that is closest to left + up - corner."""
+    a, b, c = (values.astype(np.int16) for values in (left, up, corner))
     near_a, near_b, near_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
     is_a = (near_a <= near_b) & (near_a <= near_c)
     return np.where(is_a, left, np.where(near_b <= near_c, up, corner))

@@ -1,4 +1,4 @@
-"""TIFF of any depth: written here, and read by tifffile where Pillow does not."""
+"""Write TIFF of any depth, and read by tifffile the TIFF files that Pillow cannot."""
 
 import io
 import zlib
@@ -19,7 +19,7 @@ _REMEDY: Final = "convert it to gray, RGB or RGBA of 8 or 16 bits or 32-bit floa
 _BASE: Final = ExifTags.Base
 _STRIP_BYTES: Final = 2**20
 _MOST_BYTES: Final = 2**32 - 2**26
-"""Of the pixels: a TIFF counts to 2^32, and its directory holds profile and EXIF as well."""
+"""Largest size of the pixels: a TIFF has 2^32 bytes, with its ICC profile and EXIF."""
 
 _DEFLATE, _DIFFERENCE, _STRAIGHT_ALPHA, _INCH = 8, 2, 2, 2
 _EXTRA_SAMPLES, _SAMPLE_FORMAT, _PREDICTOR, _XMP, _ICC = 338, 339, 317, 700, 34675
@@ -40,7 +40,7 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {
 def encode_tiff(pixels: NDArray[Any], mode: Mode, options: dict[str, Any]) -> bytes:
     """Encode a picture as TIFF, in deflated strips.
 
-    Pillow writes no 16-bit or float colours, and loses EXIF that names other directories.
+    Pillow writes no 16-bit or float colors, and loses nested EXIF directories.
 
     Args:
         pixels: Picture, (H, W, channels) uint8, uint16 or float32.
@@ -67,7 +67,9 @@ def encode_tiff(pixels: NDArray[Any], mode: Mode, options: dict[str, Any]) -> by
     directory[_BASE.BitsPerSample] = (pixels.dtype.itemsize * 8,) * channels
     directory[_BASE.Compression] = _DEFLATE
     directory[_BASE.PhotometricInterpretation] = 1 if mode in ("L", "LA") else 2
-    directory[_BASE.StripOffsets] = tuple(offsets)  # from its own end; `save` adds that
+    directory[_BASE.StripOffsets] = tuple(
+        offsets
+    )  # relative to the end of the directory, which `save` adds
     directory[_BASE.SamplesPerPixel] = channels
     directory[_BASE.RowsPerStrip] = rows
     directory[_BASE.StripByteCounts] = tuple(map(len, strips))
@@ -84,19 +86,19 @@ def encode_tiff(pixels: NDArray[Any], mode: Mode, options: dict[str, Any]) -> by
 def read_by_tifffile(
     data: bytes, name: str, max_pixels: int
 ) -> tuple[NDArray[Any], Mode, Image.Exif, dict[str, Any]]:
-    """Read a TIFF that Pillow does not read, or not whole.
+    """Read a TIFF that Pillow does not read, or not without loss.
 
     Args:
         data: The file's content.
-        name: What to call it in messages.
-        max_pixels: Most pixels that are read.
+        name: Name of the file in messages.
+        max_pixels: Largest number of pixels.
 
     Returns:
-        Picture, (h, w, channels) uint16 or float32, as it lies in the file; its mode; its
-        directory; and what Pillow would have in `info`.
+        Pixels in the orientation of the file, (h, w, channels) uint16 or float32; their mode;
+        the directory; and the equivalent of Pillow's `info`.
 
     Raises:
-        PictureError: If tifffile is not installed, or the file is of no kind that is read.
+        PictureError: If tifffile is not installed, or the kind of file is not supported.
     """
     try:
         import tifffile
@@ -125,8 +127,8 @@ def read_by_tifffile(
 
 
 def _kind_of(page: Any, name: str) -> tuple[Mode, type[np.generic]]:
-    extra = tuple(int(each) for each in page.extrasamples)
-    channels = page.samplesperpixel - (extra == (0,))  # one that is not alpha
+    extra = tuple(map(int, page.extrasamples))
+    channels = page.samplesperpixel - (extra == (0,))  # without a channel of unspecified use
     mode = _MODES.get((page.photometric.name, channels))
     dtype = _DTYPES.get(str(page.dtype))
     if mode is None or dtype is None or extra not in ((), (0,), (_STRAIGHT_ALPHA,)):
@@ -138,8 +140,8 @@ def _kind_of(page: Any, name: str) -> tuple[Mode, type[np.generic]]:
 
 
 def _value(page: Any, tag: int) -> bytes | None:
-    found = page.tags.get(tag)
-    return bytes(found.value) if found is not None else None
+    entry = page.tags.get(tag)
+    return bytes(entry.value) if entry is not None else None
 
 
 def _describe(directory: ImageFileDirectory_v2, options: dict[str, Any]) -> None:
@@ -159,7 +161,7 @@ def _describe(directory: ImageFileDirectory_v2, options: dict[str, Any]) -> None
 
 
 def _group(block: Image.Exif, tag: int) -> dict[int, Any]:
-    """Return a directory inside a directory, with what is inside it in its turn."""
+    """Return a nested directory with the directory nested in it."""
     group = dict(block.get_ifd(tag))
     if ExifTags.IFD.Interop in group:
         group[ExifTags.IFD.Interop] = block.get_ifd(ExifTags.IFD.Interop)

@@ -1,4 +1,4 @@
-"""An exploding inverse: values that no picture holds, counted and placed."""
+"""Detect an exploding inverse: values far outside the range of an image."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 __all__ = ["RANGE", "OutOfRangeValues", "find_out_of_range"]
 
 RANGE: Final = (-1.0, 2.0)
-"""Pictures lie in [0, 1]; a value that overshoots by a whole range comes of no edge."""
+"""Images lie in [0, 1]; no edge makes a value overshoot by a whole range."""
 
 
 @dataclass(frozen=True)
 class OutOfRangeValues:
-    """Values that no picture holds.
+    """Count and location of the values outside `RANGE`.
 
     Attributes:
-        non_finite: How many are NaN or infinite.
-        out_of_range: How many are finite and outside `RANGE`.
-        total: How many there are in what was looked at, the sound ones included.
-        rows: First and last row that holds one.
-        columns: First and last column that holds one.
+        non_finite: Number of NaN and infinite values.
+        out_of_range: Number of finite values outside `RANGE`.
+        total: Number of all values, including those in range.
+        rows: First and last row with such a value.
+        columns: First and last column with such a value.
     """
 
     non_finite: int
@@ -31,24 +31,24 @@ class OutOfRangeValues:
     columns: tuple[int, int]
 
     def __str__(self) -> str:
-        """Say in one line how many values there are, their share, and where."""
-        kinds = []
+        """Return one line with the number of values, their share and their location."""
+        parts = []
         if self.non_finite:
-            kinds.append(f"{self._share(self.non_finite)} are NaN or infinite")
+            parts.append(f"{self._share(self.non_finite)} are NaN or infinite")
         if self.out_of_range:
             least, most = RANGE
             inside = f"[{least:g}, {most:g}]"
-            kinds.append(f"{self._share(self.out_of_range)} lie outside {inside}")
+            parts.append(f"{self._share(self.out_of_range)} lie outside {inside}")
         return (
-            f"{' and '.join(kinds)}, in output rows {self.rows[0]}-{self.rows[1]}, "
+            f"{' and '.join(parts)}, in output rows {self.rows[0]}-{self.rows[1]}, "
             f"columns {self.columns[0]}-{self.columns[1]}"
         )
 
     def _share(self, count: int) -> str:
         return f"{count} of {self.total} values ({100 * count / self.total:.3g} %)"
 
-    def joined(self, other: "OutOfRangeValues") -> "OutOfRangeValues":
-        """Return this and what was found elsewhere in the same picture as one."""
+    def __or__(self, other: "OutOfRangeValues") -> "OutOfRangeValues":
+        """Combine the values of two parts of one image."""
         assert self.total == other.total
         return OutOfRangeValues(
             self.non_finite + other.non_finite,
@@ -62,19 +62,19 @@ class OutOfRangeValues:
 def find_out_of_range(
     values: NDArray[np.float32], *, top: int = 0, left: int = 0, total: int | None = None
 ) -> OutOfRangeValues | None:
-    """Look for values that no picture holds.
+    """Find values outside `RANGE`.
 
     Args:
         values: Unclamped pixels in units of full range, (..., rows, columns).
-        top: Row of the first of these rows in the whole picture.
-        left: Column of the first of these columns in the whole picture.
-        total: Values of the whole picture if these are a part of it and are to be joined.
+        top: Position of the first row in the whole image.
+        left: Position of the first column in the whole image.
+        total: Number of values of the whole image, if `values` is a part of it.
 
     Returns:
-        What was found, None if nothing was.
+        Their count and location, None if all values lie in range.
     """
     least, most = RANGE
-    # NaN compares as false: it is neither.
+    # Comparisons with NaN are false.
     inside = (values >= least) & (values <= most)
     if inside.all():
         return None
@@ -88,7 +88,7 @@ def find_out_of_range(
     )
 
 
-def _ends(bad: NDArray[np.bool_], axis: int, begin: int) -> tuple[int, int]:
-    others = tuple(i for i in range(bad.ndim) if i != axis)
-    found = np.flatnonzero(bad.any(axis=others))
-    return begin + int(found[0]), begin + int(found[-1])
+def _ends(invalid: NDArray[np.bool_], axis: int, begin: int) -> tuple[int, int]:
+    others = tuple(i for i in range(invalid.ndim) if i != axis)
+    positions = np.flatnonzero(invalid.any(axis=others))
+    return begin + int(positions[0]), begin + int(positions[-1])

@@ -1,4 +1,4 @@
-"""Noise that any tile, batch, backend or language can draw alike: Philox4x32-10 by position."""
+"""Draw noise by position, the same for every tile, backend and language (Philox4x32-10)."""
 
 import math
 import numbers
@@ -59,20 +59,21 @@ def latent(
 ) -> NDArray[np.float32]:
     """Draw temperature x standard normal noise for a window of patches.
 
-    Each value depends on (seed, absolute patch row, absolute patch column, channel, stream)
-    alone: counter (row, column, channel, stream), key (low word of seed, high word of seed);
-    of the result's words a, b the normal is sqrt(-2 ln u) cos(2 pi v), u = (a + 1) / 2^32,
-    v = b / 2^32 (Box and Muller 1958), in float64, and only then rounded.
+    Each value depends only on (seed, absolute patch row, absolute patch column, channel,
+    stream): the counter is (row, column, channel, stream), the key (low word of seed, high
+    word of seed). From the first two words a, b of the result, the normal deviate is
+    sqrt(-2 ln u) cos(2 pi v), u = (a + 1) / 2^32, v = b / 2^32 (Box and Muller 1958), computed
+    in float64 and then rounded.
 
     Args:
-        seed: Seed, 64 bits unsigned.
-        top: First patch row of the window in the whole picture.
-        left: First patch column of the window in the whole picture.
+        seed: Random seed, 64 bits unsigned.
+        top: First patch row of the window in the whole image.
+        left: First patch column of the window in the whole image.
         rows: Patch rows.
         columns: Patch columns.
         channels: Channels D.
         temperature: Standard deviation, finite and at least 0.
-        stream: Which of a model's latents, counted from 0.
+        stream: Index of the latent in the model.
 
     Returns:
         Noise, (1, D, rows, columns).
@@ -96,21 +97,21 @@ def latent(
 
 
 def check_noise(seed: int, temperature: float) -> None:
-    """Check what `latent` takes, before slow work.
+    """Check a seed and a temperature, before slow work.
 
     Args:
-        seed: Seed, 64 bits unsigned.
+        seed: Random seed, 64 bits unsigned.
         temperature: Standard deviation, finite and at least 0.
 
     Raises:
-        UsageError: If one of them is not so.
+        UsageError: If one of them is invalid.
     """
     try:
         value = operator.index(seed)
     except TypeError as error:
-        raise UsageError(f"seed must be a whole number, got {seed!r}") from error
+        raise UsageError(f"seed must be a whole number, got {seed!r}", option="seed") from error
     if not 0 <= value < 2**64:
-        raise UsageError(f"seed must be from 0 to 2**64 - 1, got {value}")
+        raise UsageError(f"seed must be from 0 to 2**64 - 1, got {value}", option="seed")
     if not isinstance(temperature, numbers.Real):
         raise UsageError(f"temperature must be a number, got {temperature!r}")
     if not (math.isfinite(temperature) and temperature >= 0):

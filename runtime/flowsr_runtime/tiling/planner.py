@@ -1,4 +1,4 @@
-"""Cut a picture into the cheapest tiles that fit in memory and that the session takes."""
+"""Plan the cheapest tiles that fit in memory and that the session takes."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flowsr_runtime.bundle.manifest import Memory
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.errors import BundleError, MemoryBudgetError
-from flowsr_runtime.geometry import Extent, Halo
+from flowsr_runtime.geometry import Extent, Halo, size_text
 from flowsr_runtime.tiling.memory import NO_OVERHEAD, ResidentMemory
 from flowsr_runtime.tiling.tiles import Plan, TileSpan, pieces_of
 
@@ -15,33 +15,32 @@ __all__ = ["TilePlanner"]
 
 @dataclass(frozen=True)
 class AxisSplit:
-    """One axis cut into pieces, and what decides between such cuts."""
+    """One axis split into pieces, and the figures that such splits are compared by."""
 
     pieces: tuple[TileSpan, ...]
-    kept: int  # output pixels of the largest piece without its halo
+    core: int  # output pixels of the largest piece, without its halo
     pixels: int  # LR pixels of the largest piece
     patches: int  # of the largest piece
     total_pixels: int
     total_patches: int
-    takers: frozenset[int]  # which profiles take each piece; ProfileLimits.takers
+    matching_profiles: frozenset[int]
 
 
 @dataclass(frozen=True)
 class TilePlanner:
-    """Chooses the cheapest tiles of one picture that fit in memory.
+    """Chooses the tiles of one image that fit in memory and compute the least in all.
 
-    Cheapest is the least total of what the tiles compute, halos included, which favours few,
-    large and nearly square tiles.
+    The cost of a plan includes the halos, which favors few, large and nearly square tiles.
 
     Attributes:
         source: LR size (h, w).
         target: Output size (H, W).
-        halo: What surrounds every tile.
+        halo: Halo of every tile.
         memory: Peak activation memory of one run.
-        fade: Output pixels over which neighbouring tiles are blended, at most the alignment.
-        whole_only: Whether the graph computes whole pictures alone.
-        limits: Sizes that the session takes, None for every size.
-        beside: What is held beside the runs, and whether budgets count it.
+        fade: Output pixels over which neighboring tiles are blended, at most the alignment.
+        whole_only: Whether the graph only computes whole images.
+        limits: Sizes that the session takes, None for all sizes.
+        resident: Memory held besides the runs, and whether budgets include it.
     """
 
     source: tuple[int, int]
@@ -51,27 +50,27 @@ class TilePlanner:
     fade: int
     whole_only: bool = False
     limits: ProfileLimits | None = None
-    beside: ResidentMemory = NO_OVERHEAD
+    resident: ResidentMemory = NO_OVERHEAD
 
     def plan(self, budget: int, top: int = 0) -> Plan:
         """Choose the tiles.
 
         Args:
-            budget: Bytes that one run may take, or with all that is held beside it.
-            top: First output row that is wanted, where a piece of an earlier plan begins.
+            budget: Bytes that one run may take; with the resident memory if budgets include it.
+            top: First output row to compute, where a piece of an earlier plan begins.
 
         Returns:
-            The plan; one tile if the whole picture is wanted and fits.
+            The plan: one tile if the whole image is computed and fits.
 
         Raises:
             MemoryBudgetError: If even the smallest tile does not fit.
-            BundleError: If no tiles that fit have sizes that the session takes.
+            BundleError: If the session takes none of the tiles that fit.
         """
         if self.whole_only:
             return self._whole_plan(budget)
-        rows, columns = self._cuts(0, top), self._cuts(1, 0)
+        rows, columns = self._splits(0, top), self._splits(1, 0)
         whole = rows[0], columns[0]
-        if top == 0 and self._cost(*whole) <= budget and _is_taken(*whole):
+        if top == 0 and self._cost(*whole) <= budget and _is_covered(*whole):
             return self._plan_of(*whole)
         fitting = self._fitting(rows, columns, budget)
         if not fitting:
@@ -79,85 +78,97 @@ class TilePlanner:
             if least <= budget:
                 raise self._no_profile(budget)
             raise MemoryBudgetError(
-                f"{self._name} must be at least {least} bytes for {_words(self.source)} to "
-                f"{_words(self.target)}, got {budget}"
+                f"{self._name} must be at least {least} bytes for {size_text(self.source)} to "
+                f"{size_text(self.target)}, got {budget}",
+                option=self._name,
             )
         return self._plan_of(*min(fitting, key=lambda pair: self._work(*pair)))
 
     def smaller(self, plan: Plan, top: int) -> Plan:
-        """Choose tiles of about half the memory for what is left of a picture.
+        """Choose tiles of about half the memory for the rest of an image.
 
         Args:
-            plan: Tiles that turned out to be too large.
-            top: First output row that is still wanted, where a piece of it begins.
+            plan: Plan that ran out of memory.
+            top: First output row that is not finished, where a piece of `plan` begins.
 
         Returns:
             A plan with a lower peak.
 
         Raises:
             MemoryBudgetError: If there are no smaller tiles.
-            BundleError: If none of them have sizes that the session takes.
+            BundleError: If the session takes none of them.
         """
-        had = plan.peak_bytes if self.beside.counts else plan.run_bytes
-        least = had
+        before = plan.peak_bytes if self.resident.counts else plan.run_bytes
+        least = before
         if not self.whole_only:
-            least = self._least(self._cuts(0, top), self._cuts(1, 0))
-        if least >= had:
+            least = self._least(self._splits(0, top), self._splits(1, 0))
+        if least >= before:
             raise MemoryBudgetError(f"there are no tiles smaller than {plan.largest}")
-        return self.plan(max(had - plan.run_bytes // 2, least), top)
+        return self.plan(max(before - plan.run_bytes // 2, least), top)
 
     @property
     def _name(self) -> str:
-        """What a budget is called in messages."""
-        return "max_memory (--max-memory)" if self.beside.counts else "memory budget"
+        """Name of the argument that the budget comes from."""
+        return "max_memory" if self.resident.counts else "memory_budget"
 
     def _whole_plan(self, budget: int) -> Plan:
-        rows, columns = (self._cut(i, _whole(*self._axis(i))) for i in (0, 1))
+        rows, columns = (self._split(i, _whole(*self._axis(i))) for i in (0, 1))
         needed = self._cost(rows, columns)
         if needed > budget:
             raise MemoryBudgetError(
-                f"the model computes whole pictures only; the {self._name} must be at least "
-                f"{needed} bytes for {_words(self.source)}, got {budget}"
+                f"{self._name} must be at least {needed} bytes for {size_text(self.source)}, "
+                f"got {budget}; this model computes whole pictures only",
+                option=self._name,
             )
-        if not _is_taken(rows, columns):
+        if not _is_covered(rows, columns):
             raise self._no_profile(budget)
         return self._plan_of(rows, columns)
 
     def _axis(self, axis: int) -> tuple[int, int]:
         return self.source[axis], self.target[axis]
 
-    def _cuts(self, axis: int, begin: int) -> list[AxisSplit]:
-        """Return one cut for every largest size that a piece can have, the largest first."""
+    def _splits(self, axis: int, begin: int) -> list[AxisSplit]:
+        """Return one split for every largest size that a piece can have, the largest first."""
         source, target = self._axis(axis)
         units = -(-(target - begin) // self.halo.align)
         counts = sorted({-(-units // size) for size in range(1, units + 1)})
-        pieces = [
+        candidates = [
             pieces_of(source, target, count=n, halo=self.halo, fade=self.fade, begin=begin)
             for n in counts
         ]
         if begin == 0:
-            pieces[0] = _whole(source, target)
-        return [self._cut(axis, each) for each in pieces]
+            candidates[0] = _whole(source, target)
+        return [self._split(axis, pieces) for pieces in candidates]
 
-    def _cut(self, axis: int, pieces: tuple[TileSpan, ...]) -> AxisSplit:
+    def _split(self, axis: int, pieces: tuple[TileSpan, ...]) -> AxisSplit:
         extents = [piece.extent for piece in pieces]
         pixels = [extent.lr_size for extent in extents]
         patches = [math.ceil(extent.out_size / self.halo.patch) for extent in extents]
-        takers = frozenset({1}) if self.limits is None else self.limits.takers(axis, extents)
-        kept = max(piece.end - piece.begin for piece in pieces)
+        matching_profiles = (
+            frozenset({1})
+            if self.limits is None
+            else self.limits.matching_profiles(axis, extents)
+        )
+        core = max(piece.end - piece.begin for piece in pieces)
         return AxisSplit(
-            pieces, kept, max(pixels), max(patches), sum(pixels), sum(patches), takers
+            pieces,
+            core,
+            max(pixels),
+            max(patches),
+            sum(pixels),
+            sum(patches),
+            matching_profiles,
         )
 
     def _fitting(
         self, rows: list[AxisSplit], columns: list[AxisSplit], budget: int
     ) -> list[tuple[AxisSplit, AxisSplit]]:
-        """Return for each cut of the rows the best one of the columns, where there is one."""
+        """Return each split of the rows with the best split of the columns, if any fits."""
         pairs = []
         for row in rows:
-            # Work grows with the number of pieces: the first cut that fits is the best.
-            fits = (cut for cut in columns if self._cost(row, cut) <= budget)
-            column = next((cut for cut in fits if _is_taken(row, cut)), None)
+            # Work grows with the number of pieces: the first split that fits is the best.
+            fits = (split for split in columns if self._cost(row, split) <= budget)
+            column = next((split for split in fits if _is_covered(row, split)), None)
             if column is not None:
                 pairs.append((row, column))
         return pairs
@@ -169,11 +180,11 @@ class TilePlanner:
         return self.memory.estimate(row.pixels * column.pixels, row.patches * column.patches)
 
     def _peak(self, row: AxisSplit, column: AxisSplit) -> int:
-        return self.beside.held + row.kept * self.beside.row_bytes + self._run(row, column)
+        return self.resident.held + row.core * self.resident.row_bytes + self._run(row, column)
 
     def _cost(self, row: AxisSplit, column: AxisSplit) -> int:
-        """Return what a budget is compared with."""
-        return self._peak(row, column) if self.beside.counts else self._run(row, column)
+        """Return the bytes that are compared with a budget."""
+        return self._peak(row, column) if self.resident.counts else self._run(row, column)
 
     def _work(self, row: AxisSplit, column: AxisSplit) -> float:
         return (
@@ -187,21 +198,13 @@ class TilePlanner:
 
     def _no_profile(self, budget: int) -> BundleError:
         assert self.limits is not None, "without limits every size is taken"
-        remedy = self.limits.remedy(self.source, self.target, budget)
-        return BundleError(
-            f"no engine takes {_words(self.source)} to {_words(self.target)}, whole or in "
-            f"tiles; build one that does: {remedy}"
-        )
+        return self.limits.missing(self.source, self.target, budget)
 
 
 def _whole(source: int, target: int) -> tuple[TileSpan, ...]:
     return (TileSpan(Extent.whole(source, target), 0, target, 0, 0),)
 
 
-def _is_taken(row: AxisSplit, column: AxisSplit) -> bool:
+def _is_covered(row: AxisSplit, column: AxisSplit) -> bool:
     """Return whether the session takes every tile of two cuts."""
-    return all(above & beside for above in row.takers for beside in column.takers)
-
-
-def _words(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+    return all(a & b for a in row.matching_profiles for b in column.matching_profiles)

@@ -1,4 +1,4 @@
-"""The tiles of a picture: how they lie and overlap, and how they are blended again."""
+"""Split an image into overlapping tiles, and blend them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_runtime.geometry import Extent, Halo, Window
+from flowsr_runtime.geometry import Extent, Halo, Window, size_text
 from flowsr_runtime.pictures.pixels import full_range
 
-__all__ = ["TileSpan", "Plan", "Tile", "blend", "pieces_of"]
+__all__ = ["Plan", "Tile", "TileSpan", "blend", "pieces_of"]
 
 
 @dataclass(frozen=True)
 class TileSpan:
-    """One axis of a tile: the output pixels that are kept, and how they fade.
+    """One axis of a tile: its core output pixels, and how they fade.
 
     Attributes:
-        extent: What is computed.
-        begin: First output pixel that is kept, a multiple of the alignment.
-        end: End of the output pixels that are kept.
-        fade_in: Pixels at the beginning shared with the piece before.
-        fade_out: Pixels at the end shared with the piece after.
+        extent: Window of the graph.
+        begin: First output pixel of the core, a multiple of the alignment.
+        end: End of the output pixels of the core.
+        fade_in: Pixels at the beginning shared with the previous piece.
+        fade_out: Pixels at the end shared with the next piece.
     """
 
     extent: Extent
@@ -32,15 +32,15 @@ class TileSpan:
     fade_out: int
 
     @property
-    def kept(self) -> slice:
-        """The pixels that are kept, counted from the beginning of the window."""
+    def core(self) -> slice:
+        """Pixels without the halo, relative to the window."""
         return slice(self.begin - self.extent.out_begin, self.end - self.extent.out_begin)
 
     def weights(self) -> NDArray[np.float32]:
-        """Return linear ramps; those of two pieces sum to one wherever they meet.
+        """Return linear ramps; those of two neighbors sum to one where they overlap.
 
         Returns:
-            Weights of the kept pixels, (end - begin,) in (0, 1].
+            Weights of the core pixels, (end - begin,) in (0, 1].
         """
         weights = np.ones(self.end - self.begin, dtype=np.float32)
         weights[: self.fade_in] = _ramp(self.fade_in)
@@ -50,11 +50,11 @@ class TileSpan:
 
 @dataclass(frozen=True)
 class Tile:
-    """One run of the graph and the part of its output that is kept.
+    """One run of the graph, and the part of its output without the halo.
 
     Attributes:
-        rows: Its rows.
-        columns: Its columns.
+        rows: Rows of the tile.
+        columns: Columns of the tile.
     """
 
     rows: TileSpan
@@ -62,34 +62,34 @@ class Tile:
 
     @property
     def window(self) -> Window:
-        """What the graph computes."""
+        """Window of the graph."""
         return Window(self.rows.extent, self.columns.extent)
 
     @property
     def source(self) -> tuple[slice, slice]:
-        """Where the tile lies in the LR picture."""
+        """Position of the tile in the LR image."""
         rows, columns = self.rows.extent, self.columns.extent
         return slice(rows.lr_begin, rows.lr_end), slice(columns.lr_begin, columns.lr_end)
 
     @property
-    def kept(self) -> tuple[slice, slice]:
-        """The pixels that are kept, counted from the beginning of the window."""
-        return self.rows.kept, self.columns.kept
+    def core(self) -> tuple[slice, slice]:
+        """Pixels without the halo, relative to the window."""
+        return self.rows.core, self.columns.core
 
     def weights(self) -> NDArray[np.float32]:
-        """Return the weights of the kept pixels, (rows, columns, 1)."""
+        """Return the weights of the core pixels, (rows, columns, 1)."""
         return self.rows.weights()[:, None, None] * self.columns.weights()[None, :, None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one picture is computed.
+    """The tiles of one image.
 
     Attributes:
         rows: Pieces of the row axis, from the top.
         columns: Pieces of the column axis, from the left.
         run_bytes: Estimated activation memory of the largest tile.
-        peak_bytes: The same with all that the process holds beside it; on a GPU the same.
+        peak_bytes: `run_bytes` plus the resident memory of the process; on a GPU `run_bytes`.
     """
 
     rows: tuple[TileSpan, ...]
@@ -102,11 +102,11 @@ class Plan:
 
     @property
     def largest(self) -> str:
-        """Output pixels of the largest tile without its halo, as in 512x384."""
+        """Size of the largest tile without its halo, in output pixels, as in "512x384"."""
         rows, columns = (
             max(piece.end - piece.begin for piece in axis) for axis in (self.rows, self.columns)
         )
-        return f"{rows}x{columns}"
+        return size_text((rows, columns))
 
     def tiles(self) -> Iterator[Tile]:
         """Iterate over the tiles, row by row."""
@@ -116,19 +116,19 @@ class Plan:
 def pieces_of(
     source: int, target: int, *, count: int, halo: Halo, fade: int, begin: int = 0
 ) -> tuple[TileSpan, ...]:
-    """Cut one axis, or what is left of it, into pieces of nearly equal size.
+    """Split one axis, or the rest of it, into pieces of nearly equal size.
 
     Args:
         source: LR pixels of the whole axis.
         target: Output pixels of the whole axis.
-        count: Number of pieces, at most the number of aligned beginnings.
-        halo: What surrounds every piece.
-        fade: Output pixels that neighbouring pieces share, at most the alignment.
+        count: Number of pieces, at most the number of aligned positions.
+        halo: Halo of every piece.
+        fade: Output pixels that neighboring pieces share, at most the alignment.
         begin: First output pixel, a multiple of the alignment; pieces before it fade out.
 
     Returns:
-        The pieces, from the beginning; their weights sum to one at every pixel, with those of
-        the piece before `begin`.
+        The pieces in order; together with the piece before `begin`, their weights sum to one
+        at every pixel.
     """
     units = -(-(target - begin) // halo.align)
     begins = [begin + halo.align * (index * units // count) for index in range(count)]
@@ -152,17 +152,17 @@ def blend(
     compute: Callable[[Tile], NDArray[Any]],
     smaller: Callable[[Plan, int, MemoryError], Plan],
 ) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Compute the tiles and join them, holding one row of tiles at a time.
+    """Compute the tiles and join them, with one row of tiles in memory at a time.
 
     Args:
-        plan: How the picture is cut.
-        compute: Gives the kept pixels of a tile, (rows, columns, 3) float32 or uint8.
-        smaller: Called with the plan, the first output row that is not finished and the error
-            when memory runs out: gives smaller tiles from that row on, or raises.
+        plan: Tiles of the image.
+        compute: Returns the core pixels of a tile, (rows, columns, 3) float32 or uint8.
+        smaller: Called when memory runs out, with the plan, the first unfinished output row
+            and the error; returns smaller tiles from that row on, or raises.
 
     Yields:
-        Output rows as a slice, and their pixels, (rows, W, 3), which the caller may change:
-        float32, or uint8 if the rows are one tile of eight bits that is not blended.
+        A slice of output rows, and their pixels, (rows, W, 3), which the caller may change:
+        float32, or uint8 if the rows are one uint8 tile that is not blended.
     """
     shared = np.zeros((0, plan.columns[-1].end, 3), dtype=np.float32)
     rows = list(plan.rows)
@@ -185,7 +185,7 @@ def _band(
     shared: NDArray[np.float32],
     compute: Callable[[Tile], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Compute a row of tiles and add what it shares with the row above."""
+    """Compute a row of tiles and add the pixels it shares with the row above."""
     if len(columns) == 1 and not (row.fade_in or row.fade_out):
         return compute(Tile(row, columns[0]))
     band = np.zeros((row.end - row.begin, *shared.shape[1:]), dtype=np.float32)
@@ -197,5 +197,5 @@ def _band(
 
 
 def _ramp(length: int) -> NDArray[np.float32]:
-    centres = np.arange(length, dtype=np.float64) + 0.5
-    return (centres / max(1, length)).astype(np.float32)
+    centers = np.arange(length, dtype=np.float64) + 0.5
+    return (centers / max(1, length)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The upscaler for asyncio: awaited, and cancelled with its task."""
+"""An upscaler for asyncio."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
 
 
 class AsyncUpscaler:
-    """An upscaler whose calls are awaited; the event loop runs on meanwhile.
+    """An upscaler whose calls are awaited, in the threads of a pool.
 
     Attributes:
-        pool: The threads that enlarge.
+        pool: Pool of the threads.
     """
 
     def __init__(self, upscaler: Upscaler, workers: int = 1, queue: int = 8) -> None:
         """Make a pool for an upscaler.
 
         Args:
-            upscaler: An open upscaler, which this does not close.
+            upscaler: An open upscaler; its owner closes it.
             workers: As for `UpscalerPool`.
             queue: As for `UpscalerPool`.
 
         Raises:
-            UsageError: If a number is not one of these.
+            UsageError: If a number is too small.
         """
         self.pool = UpscalerPool(upscaler, workers, queue)
 
@@ -53,13 +53,13 @@ class AsyncUpscaler:
         progress: Progress | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> NDArray[PixelT]:
-        """Enlarge a picture.
+        """Upscale a picture.
 
-        A task that is cancelled goes on at once with asyncio's `CancelledError`. The thread
-        stops at its next tile; until then the picture holds its place in the pool.
+        A cancelled task gets asyncio's `CancelledError` at once. The thread stops at its next
+        tile; until then the picture occupies its worker.
 
         Args:
-            image: As for `Upscaler.upscale`; do not change it before the result is there.
+            image: As for `Upscaler.upscale`; do not change it before the result arrives.
             scale: As for `Upscaler.upscale`.
             size: As for `Upscaler.upscale`.
             resample: As for `Upscaler.upscale`.
@@ -67,8 +67,8 @@ class AsyncUpscaler:
             truncate: As for `Upscaler.upscale`.
             seed: As for `Upscaler.upscale`.
             temperature: As for `Upscaler.upscale`.
-            progress: As for `Upscaler.upscale`; called in the thread that enlarges.
-            warn: As for `Upscaler.upscale`; called in the thread that enlarges.
+            progress: As for `Upscaler.upscale`; called in the thread of the pool.
+            warn: As for `Upscaler.upscale`; called in the thread of the pool.
 
         Returns:
             As `Upscaler.upscale`.
@@ -77,7 +77,7 @@ class AsyncUpscaler:
             BusyError: If all workers are busy and the queue is full.
             FlowsrError: As `Upscaler.upscale`.
         """
-        import asyncio  # 40 ms that a program without an event loop need not spend
+        import asyncio  # takes 40 ms, which programs without an event loop save
 
         pending = self.pool.submit(
             image,
@@ -94,7 +94,7 @@ class AsyncUpscaler:
         return await asyncio.wrap_future(pending)
 
     async def aclose(self, *, wait: bool = True) -> None:
-        """Take no more pictures, without holding the event loop up.
+        """Refuse further pictures, without blocking the event loop.
 
         Args:
             wait: As for `UpscalerPool.close`.

@@ -1,4 +1,4 @@
-"""Stop a call between two tiles."""
+"""Cancel a call between two tiles."""
 
 from collections.abc import Callable
 from threading import Event
@@ -9,34 +9,34 @@ from flowsr_runtime.errors import CancelledError
 __all__ = ["Cancel", "raise_if_cancelled"]
 
 Cancel: TypeAlias = Event | Callable[[], bool]
-"""Set, or returning True, when a call shall stop."""
+"""An event that is set, or a function that returns True, to cancel a call."""
 
 _Progress = Callable[[int, int], None]
 
 
 def raise_if_cancelled(cancel: Cancel | None, progress: _Progress | None) -> _Progress | None:
-    """Return a progress callback that raises when a call shall stop; look once at once.
+    """Raise if a call is cancelled, and return a progress callback that does the same.
 
     Args:
-        cancel: What tells, None if nothing does.
+        cancel: Event or function to check, None for a call that cannot be cancelled.
         progress: Called with (tiles done, tiles in all) after each tile, or None.
 
     Returns:
-        What to call in place of `progress`.
+        Callback that replaces `progress`.
 
     Raises:
-        CancelledError: If the call shall stop already.
+        CancelledError: If the call is cancelled already.
     """
     if cancel is None:
         return progress
-    is_told = cancel.is_set if isinstance(cancel, Event) else cancel
+    is_cancelled = cancel.is_set if isinstance(cancel, Event) else cancel
 
-    def look(done: int, tiles: int) -> None:
+    def check(done: int, tiles: int) -> None:
         if progress is not None:
             progress(done, tiles)
-        if is_told():
+        if is_cancelled():
             raise CancelledError(f"cancelled after {done} of {tiles} tiles")
 
-    if is_told():
+    if is_cancelled():
         raise CancelledError("cancelled before the first tile")
-    return look
+    return check

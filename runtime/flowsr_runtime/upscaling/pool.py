@@ -1,4 +1,4 @@
-"""A pool of threads that enlarge pictures, with a bounded queue in front."""
+"""A pool of upscaling threads with a bounded queue."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
 
 
 class PendingPicture(Future[NDArray[PixelT]], Generic[PixelT]):
-    """A picture that waits or is being enlarged; a future of the result.
+    """A picture that waits or is being upscaled; a future of the result.
 
     Attributes:
-        told: Set when it was given up.
-        work: What makes the result; None when that has begun.
+        cancel_requested: Set by `cancel`.
+        work: Function that computes the result; None once it has started.
     """
 
     def __init__(self) -> None:
@@ -37,27 +37,27 @@ class PendingPicture(Future[NDArray[PixelT]], Generic[PixelT]):
         self.work: Callable[[], NDArray[PixelT]] | None = None
 
     def cancel(self) -> bool:
-        """Give the picture up.
+        """Cancel the picture.
 
-        One that waits leaves the queue. One that is being enlarged stops at its next tile and
-        then has a `CancelledError` of this package.
+        A waiting picture leaves the queue. A picture that is being upscaled stops at its next
+        tile, and its future then holds a `CancelledError` of this package.
 
         Returns:
-            Whether it is cancelled by now, as it was not being enlarged yet.
+            Whether the picture was still waiting, and is cancelled now.
         """
         self.cancel_requested.set()
         return super().cancel()
 
 
 class UpscalerPool:
-    """Threads that share one upscaler; more pictures than have a place are refused at once.
+    """Threads that share one upscaler; pictures beyond the queue are refused at once.
 
-    Its methods may be called from many threads. Leaving a `with` block finishes what was
-    accepted. The upscaler stays open: who opened it closes it, after the pool.
+    Many threads may call its methods. Leaving a `with` block finishes the accepted pictures.
+    The upscaler stays open; its owner closes it after the pool.
 
     Attributes:
-        upscaler: What enlarges.
-        workers: Pictures that are enlarged at once.
+        upscaler: The shared upscaler.
+        workers: Pictures to upscale at once.
         queue: Pictures that may wait.
     """
 
@@ -69,17 +69,17 @@ class UpscalerPool:
         *,
         begin: Callable[[], None] | None = None,
     ) -> None:
-        """Start with no thread; each begins when it is first needed.
+        """Create a pool; threads start when they are first needed.
 
         Args:
-            upscaler: An open upscaler. With ONNX Runtime on a CPU, give it about
+            upscaler: An open upscaler. With ONNX Runtime on a CPU, open it with about
                 cores / workers `threads`.
-            workers: Pictures to enlarge at once, at least 1.
+            workers: Pictures to upscale at once, at least 1.
             queue: Pictures that may wait, 0 for none.
-            begin: Called first of all in each thread, as to lower its priority.
+            begin: Called at the start of each thread, for example to lower its priority.
 
         Raises:
-            UsageError: If a number is not one of these.
+            UsageError: If a number is too small.
         """
         _check_count("workers", workers, least=1)
         _check_count("queue", queue, least=0)
@@ -90,7 +90,7 @@ class UpscalerPool:
         self._lock = Lock()
         self._waiting: deque[PendingPicture[Any]] = deque()
         self._running: set[PendingPicture[Any]] = set()
-        self._called = 0  # threads that were asked to come and take one that waits
+        self._called = 0  # tasks in the executor that will each take one waiting picture
         self._closed = False
 
     def submit(
@@ -107,10 +107,10 @@ class UpscalerPool:
         progress: Progress | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> PendingPicture[PixelT]:
-        """Enlarge a picture in one of the threads; every argument is as for `upscale`.
+        """Upscale a picture in one of the threads.
 
         Args:
-            image: As for `Upscaler.upscale`; do not change it before the result is there.
+            image: As for `Upscaler.upscale`; do not change it before the result arrives.
             scale: As for `Upscaler.upscale`.
             size: As for `Upscaler.upscale`.
             resample: As for `Upscaler.upscale`.
@@ -118,11 +118,11 @@ class UpscalerPool:
             truncate: As for `Upscaler.upscale`.
             seed: As for `Upscaler.upscale`.
             temperature: As for `Upscaler.upscale`.
-            progress: As for `Upscaler.upscale`; called in the thread that enlarges.
-            warn: As for `Upscaler.upscale`; called in the thread that enlarges.
+            progress: As for `Upscaler.upscale`; called in the thread of the pool.
+            warn: As for `Upscaler.upscale`; called in the thread of the pool.
 
         Returns:
-            A future of the result, or of what `Upscaler.upscale` raises.
+            A future of the result, or of the error that `Upscaler.upscale` raises.
 
         Raises:
             BusyError: If all workers are busy and the queue is full.
@@ -150,22 +150,22 @@ class UpscalerPool:
 
     @property
     def load(self) -> tuple[int, int]:
-        """Pictures that are being enlarged, and that wait."""
+        """Number of pictures being upscaled, and of waiting pictures."""
         with self._lock:
             return len(self._running), len(self._waiting)
 
     def close(self, *, wait: bool = True) -> None:
-        """Take no more pictures; closing twice does no harm.
+        """Refuse further pictures; closing twice has no effect.
 
         Args:
-            wait: Finish every picture that was accepted, and return when the threads have
-                ended. Otherwise cancel those that wait, let the others stop at their next
-                tile, and return at once.
+            wait: Finish all accepted pictures, and return when the threads have ended.
+                Otherwise cancel the waiting pictures, stop the others at their next tile, and
+                return at once.
         """
         with self._lock:
             self._closed = True
-            given_up = [] if wait else [*self._waiting, *self._running]
-        for pending in given_up:
+            cancelled = [] if wait else [*self._waiting, *self._running]
+        for pending in cancelled:
             pending.cancel()
         self._threads.shutdown(wait=wait)
 
@@ -181,7 +181,7 @@ class UpscalerPool:
         self.close()
 
     def _admit(self, pending: PendingPicture[Any]) -> None:
-        """Put a picture into the queue; called under the lock."""
+        """Put a picture into the queue; the caller holds the lock."""
         if self._closed:
             raise UsageError("the pool is closed")
         if len(self._running) + len(self._waiting) >= self.workers + self.queue:
@@ -195,7 +195,7 @@ class UpscalerPool:
             self._threads.submit(self._work)
 
     def _work(self) -> None:
-        """Enlarge the picture that waits longest, if one still does."""
+        """Upscale the picture that has waited longest, if any."""
         with self._lock:
             self._called -= 1
             if not self._waiting:
@@ -203,23 +203,23 @@ class UpscalerPool:
             pending = self._waiting.popleft()
             self._running.add(pending)
         if pending.set_running_or_notify_cancel():
-            self._enlarge(pending)
+            self._upscale(pending)
 
-    def _enlarge(self, pending: PendingPicture[Any]) -> None:
+    def _upscale(self, pending: PendingPicture[Any]) -> None:
         work, pending.work = pending.work, None
         assert work is not None
         try:
             result = work()
         except BaseException as error:
-            self._leave(pending)  # before anyone who waits for it may submit another
+            self._leave(pending)  # free the place before the caller sees the result
             pending.set_exception(error)
-            del pending  # the error holds this frame, which would hold the error
+            del pending  # the error refers to this frame: avoid a reference cycle
         else:
             self._leave(pending)
             pending.set_result(result)
 
     def _leave(self, done: Future[NDArray[Any]]) -> None:
-        """Give the place of a picture free that is done or was cancelled."""
+        """Release the place of a picture that is done or cancelled."""
         assert isinstance(done, PendingPicture)
         with self._lock:
             self._running.discard(done)

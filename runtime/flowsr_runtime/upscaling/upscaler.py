@@ -1,11 +1,12 @@
-"""Enlarge pictures with a bundle: what a program uses."""
+"""Upscale images with a bundle."""
 
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from types import TracebackType
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from flowsr_runtime.backends.session import Session, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
 from flowsr_runtime.errors import ScaleError, UsageError
-from flowsr_runtime.geometry import Number, output_size, size_for
-from flowsr_runtime.pictures.channels import Channels
+from flowsr_runtime.geometry import Number, output_size, size_for, size_text
+from flowsr_runtime.pictures.alpha import fill_hidden, resize_alpha
+from flowsr_runtime.pictures.picture import Picture
 from flowsr_runtime.pictures.pixels import (
     allocate,
     check_image,
@@ -23,7 +25,7 @@ from flowsr_runtime.pictures.pixels import (
     resampled,
     store,
 )
-from flowsr_runtime.tiling.memory import MemoryBudget
+from flowsr_runtime.tiling.memory import DEFAULT_MEMORY_BUDGET, MemoryBudget
 from flowsr_runtime.tiling.noise import check_noise
 from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan
@@ -31,10 +33,7 @@ from flowsr_runtime.upscaling.cancellation import Cancel, raise_if_cancelled
 from flowsr_runtime.upscaling.in_flight import InFlightCalls
 from flowsr_runtime.upscaling.tile_loop import Progress, TileLoop
 
-__all__ = ["DEFAULT_MEMORY_BUDGET", "Upscaler"]
-
-DEFAULT_MEMORY_BUDGET: Final = 2**30
-"""Bytes of activations that one run may take where neither caller nor bundle says so."""
+__all__ = ["Upscaler"]
 
 PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
 HaloName = Literal["default", "exact"]
@@ -44,12 +43,12 @@ logger = logging.getLogger(__name__)
 
 
 class Upscaler:
-    """A model that is ready to enlarge pictures; `upscale` may be called from many threads.
+    """A loaded model that upscales images; many threads may call `upscale` at once.
 
-    `memory_budget` bounds the activations of one run. The output picture and one row of
-    tiles in float32 come on top; with `resample` the model's whole output and the resampled
-    picture as well, both in float32: 12 bytes a pixel each, and about 10 more while a channel
-    is resampled. `max_memory` bounds all of it, for one call at a time.
+    `memory_budget` bounds the activations of one run. The output image and one row of tiles in
+    float32 come on top; with `resample` also the model's whole output and the resampled image,
+    both in float32: 12 bytes per pixel each, and about 10 more while a channel is resampled.
+    `max_memory` bounds the sum, for one call at a time.
     """
 
     def __init__(
@@ -61,22 +60,23 @@ class Upscaler:
         max_memory: int | None = None,
         halo: HaloName = "default",
     ) -> None:
-        """Join a bundle and a session of its model; see `open`."""
+        """Combine a bundle and a session of its model; see `open`."""
         _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
         tiling = bundle.manifest.tiling
         self.bundle = bundle
         stated = bundle.manifest.memory.budget_bytes
         self.memory_budget = memory_budget or max_memory or stated or DEFAULT_MEMORY_BUDGET
-        self._allowance = MemoryBudget.of(self.memory_budget, max_memory, session.provider)
+        self._budget = MemoryBudget.of(self.memory_budget, max_memory, session.provider)
         self.halo = halo
         self._session = session
         self._in_flight = InFlightCalls("upscaler", session.close)
         self._halo = tiling.exact if halo == "exact" else tiling.halo
-        # Tiles with an exact halo agree to float rounding: there is nothing to blend.
+        # Tiles with an exact halo agree to float rounding and need no blending.
         self._fade = 0 if halo == "exact" else self._halo.align
         self._limits = session.limits
         if self._limits is not None and halo == "exact":
-            self._limits = self._limits.with_options("--halo", halo)
+            facts = {**self._limits.build, "halo": halo}
+            self._limits = replace(self._limits, build=facts)
 
     @classmethod
     def open(
@@ -100,29 +100,29 @@ class Upscaler:
             bundle: Bundle or its directory, None for the one that ships with the package.
             backend: "onnxruntime", "tensorrt" or "tensorrt_rtx"; the last two need an engine
                 in the bundle.
-            provider: "cpu", "cuda", "tensorrt" or "openvino" of ONNX Runtime, None for "cpu";
-                TensorRT has "cuda" alone.
-            device: Index of the GPU; 0 with cpu and openvino.
-            threads: CPU threads, None for the number of usable cores; ONNX Runtime alone.
+            provider: "cpu", "cuda", "tensorrt" or "openvino" for ONNX Runtime, None for "cpu";
+                TensorRT only has "cuda".
+            device: GPU index; 0 with cpu and openvino.
+            threads: CPU threads, None for the number of usable cores; ONNX Runtime only.
             precision: "fp32", "fp16", "bf16" or "int8".
-            workers: Most runs at once on a GPU, None for four; TensorRT alone.
-            cuda_graphs: Most captured CUDA graphs, 0 for none; see `SessionSettings`.
-            memory_budget: Bytes of activations that one run may take, None for what the
-                bundle states, or 1 GiB; a larger picture is cut into tiles.
-            max_memory: On the CPU, bytes that the process may take in all, with the model,
-                the picture, the result and its file; on a GPU, bytes of its memory that one
-                run may take. None for no bound but `memory_budget`.
-            halo: "default": tiles agree to one eight-bit step; "exact": to float rounding,
-                at a higher cost.
+            workers: Largest number of concurrent runs on a GPU, None for four; TensorRT only.
+            cuda_graphs: Largest number of CUDA graphs, 0 for none; see `SessionSettings`.
+            memory_budget: Bytes of activations that one run may take, None for the bundle's
+                own setting, or 1 GiB; a larger image is split into tiles.
+            max_memory: On the CPU, bytes that the process may take in total, with the model,
+                the image, the result and its file; on a GPU, bytes of its memory that one run
+                may take. None for no bound except `memory_budget`.
+            halo: "default": tiles agree to one 8-bit step; "exact": to float rounding, at a
+                higher cost.
 
         Returns:
             The upscaler.
 
         Raises:
-            UsageError: If an argument is not one of these.
+            UsageError: If an argument is invalid.
             BackendError: If the backend's library is not installed.
             ProviderError: If the provider or the device is missing.
-            BundleError: If the bundle is missing, damaged or newer.
+            BundleError: If the bundle is missing, damaged or of a newer schema.
         """
         _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
         if not isinstance(bundle, Bundle):
@@ -146,7 +146,7 @@ class Upscaler:
         size: Size | None = None,
         resample: bool = False,
     ) -> Size:
-        """Return the size that `upscale` gives a picture, without computing anything.
+        """Return the output size of `upscale`, without computing anything.
 
         Args:
             source: Input size (h, w).
@@ -159,26 +159,27 @@ class Upscaler:
 
         Raises:
             ScaleError: If the scale or size cannot be produced.
-            UsageError: If `resample` is asked of a bundle of any scale.
+            UsageError: If `resample` is given for a bundle of any scale.
         """
         fixed = self.bundle.manifest.scale
         if fixed is None:
             if resample:
                 raise UsageError(
-                    "resample is for bundles of one scale; this one makes any size by itself"
+                    "resample is for bundles of one scale; this one makes any size by itself",
+                    option="resample",
                 )
             return size_for(source, scale=scale, size=size)
-        made = size_for(source, scale=fixed, size=None)
+        model_size = size_for(source, scale=fixed, size=None)
         if scale is None and size is None:
-            return made
-        wanted = size_for(source, scale=scale, size=size)
-        if wanted != made and not resample:
+            return model_size
+        target = size_for(source, scale=scale, size=size)
+        if target != model_size and not resample:
             raise ScaleError(
-                f"this model enlarges {float(fixed):g} times only, got "
-                f"{wanted[0]}x{wanted[1]} for {source[0]}x{source[1]}; resample=True "
-                "(--resample) reaches any other size after it"
+                f"this model only supports scale {float(fixed):g}, got {size_text(target)} "
+                f"for {size_text(source)}; resample=True reaches any other size after it",
+                option="resample",
             )
-        return wanted
+        return target
 
     def plan(
         self,
@@ -189,28 +190,28 @@ class Upscaler:
         resample: bool = False,
         pixel_bytes: int = 3,
     ) -> Plan:
-        """Return how a picture would be cut, without computing anything.
+        """Return the tiles of an image, without computing anything.
 
         Args:
             source: Input size (h, w).
             scale: As for `upscale`.
             size: As for `upscale`.
             resample: As for `upscale`.
-            pixel_bytes: Bytes of a pixel of the picture: channels by bytes of a channel.
+            pixel_bytes: Bytes per pixel: channels times bytes per channel.
 
         Returns:
-            The tiles, and the estimated memory of one run and of the process. The picture
-            that is cut is padded to the model's multiple and has the model's scale.
+            The tiles, and the estimated memory of one run and of the process, for the image
+            padded to the model's multiple and at the model's scale.
 
         Raises:
             ScaleError: If the scale or size cannot be produced.
-            UsageError: If `resample` is asked of a bundle of any scale.
+            UsageError: If `resample` is given for a bundle of any scale.
             MemoryBudgetError: If even the smallest tile does not fit.
-            BundleError: If no engine takes the picture or tiles of it.
+            BundleError: If no engine takes the image or tiles of it.
         """
         target = self.target(source, scale, size=size, resample=resample)
-        cutter, budget = self._cutter(source, target, pixel_bytes)
-        return cutter.plan(budget)
+        planner, budget = self._planner(source, target, pixel_bytes)
+        return planner.plan(budget)
 
     def upscale(
         self,
@@ -227,57 +228,59 @@ class Upscaler:
         warn: Callable[[str], None] | None = None,
         cancel: Cancel | None = None,
     ) -> NDArray[PixelT]:
-        """Enlarge one picture; its alpha, resized apart, leaves no fringe.
+        """Upscale one image; alpha is resized bilinearly and leaves no fringe.
 
         Args:
-            image: Gray (h, w), or 1 to 4 channels as `Channels.of` tells them apart; uint8
-                (alone for a graph of eight bits), uint16, or float32 in [0, 1].
+            image: Gray (h, w), or (h, w, 1 to 4) as in `Picture.pixels`; uint8, uint16, or
+                float32 in [0, 1]. A graph of uint8 only takes uint8.
             scale: Output pixels per input pixel, at least 1, one number or (row, column).
-            size: Output size (H, W), in place of `scale`. A bundle of one scale takes its own
-                or neither.
-            resample: Let a bundle of one scale reach any other size: Lanczos after the model.
-            clamp: Clamp the result to [0, 1]; only a float32 result can go without.
-            truncate: Make eight bits as floor(255 x), as SRFlow's script does; only for uint8.
-            seed: Seed of the noise, 64 bits unsigned; used with `temperature` alone.
-            temperature: Standard deviation of the latents, for a bundle without a learned
-                prior, which needs it; 0 gives the mode.
-            progress: Called with (tiles done, tiles in all) after each tile; the latter
-                grows where memory runs out.
-            warn: Called with one line when memory runs out and tiles are halved, and if values
-                lie far out of range, which a graph of eight bits hides; None logs it.
+            size: Output size (H, W), instead of `scale`. A bundle of one scale needs neither.
+            resample: Reach other sizes with a bundle of one scale, by Lanczos after the model.
+            clamp: Clamp the result to [0, 1]; only a float32 result can be unclamped.
+            truncate: Convert to 8 bits by floor(255 x), as SRFlow's script does; only for
+                uint8.
+            seed: Random seed for the noise, 64 bits unsigned; used with `temperature` only.
+            temperature: Standard deviation of the latents; required by a bundle without a
+                learned prior, and only by it. 0 gives the mode.
+            progress: Called with (tiles done, tiles in all) after each tile; the second number
+                grows when memory runs out.
+            warn: Called with one line when memory runs out and tiles are halved, and when
+                values lie far out of range, which a graph of uint8 hides; None logs the line.
             cancel: An event that is set, or a function that returns True, to stop the call;
-                asked before the first tile and after each.
+                checked before the first tile and after each.
 
         Returns:
-            Picture of the input's dtype and channels, H = floor(h * scale + 1/2) rows.
+            Image of the input's dtype and channels, with H = floor(h * scale + 1/2) rows.
 
         Raises:
-            ShapeError: If `image` has another shape or dtype, or is not what the graph takes.
-            CancelledError: If `cancel` stopped it.
+            ShapeError: If the shape or dtype of `image` is not supported.
+            CancelledError: If `cancel` stopped the call.
             ScaleError: If the scale or size cannot be produced.
-            UsageError: If the other arguments do not go with the image or the bundle.
-            BundleError: If no engine takes the picture or tiles of it.
-            MemoryBudgetError: If the memory does not suffice for the smallest tiles.
-            NonFiniteError: If the model gives NaN or infinity.
+            UsageError: If another argument does not fit the image or the bundle.
+            BundleError: If no engine takes the image or tiles of it.
+            MemoryBudgetError: If the memory is too small for the smallest tiles.
+            NonFiniteError: If the model returns NaN or infinity.
         """
         check_image(image, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
         self._check_noise(seed, temperature)
         target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
         warn = warn or logger.warning
         with self._in_flight.track():
-            progress, channels = raise_if_cancelled(cancel, progress), Channels.of(image)
-            result = allocate((*target, channels.count), image.dtype)
-            run = self._enlargement(channels, target, seed, temperature, progress, warn)
-            _fill(result[..., : channels.colours], run, clamp, truncate)
-        if run.explosion is not None:
-            warn(f"the inverse of the flow may have exploded: {run.explosion}")
-        return channels.finished(result)
+            progress, picture = raise_if_cancelled(cancel, progress), Picture(image)
+            result = allocate((*target, len(picture.mode)), image.dtype)
+            run = self._tile_loop(picture, target, seed, temperature, progress, warn)
+            _fill(result[..., : 1 if picture.gray else 3], run, clamp, truncate)
+            if picture.alpha is not None:
+                result[..., -1] = resize_alpha(picture.alpha, target)
+        if run.out_of_range is not None:
+            warn(f"the inverse of the flow may have exploded: {run.out_of_range}")
+        return result[..., 0] if image.ndim == 2 else result
 
     def close(self) -> None:
-        """Free the model when the calls of other threads have ended; no more are taken.
+        """Refuse further calls, and free the model after the calls of other threads.
 
-        From inside a call, as in `progress`, it returns at once and that call's end frees the
-        model. Closing twice does no harm.
+        Called from within a call, as in `progress`, it returns at once, and the end of that
+        call frees the model. Closing twice has no effect.
         """
         self._in_flight.close()
 
@@ -292,62 +295,64 @@ class Upscaler:
     ) -> None:
         self.close()
 
-    def _enlargement(
+    def _tile_loop(
         self,
-        image: Channels,
+        picture: Picture,
         target: Size,
         seed: int,
         temperature: float | None,
         progress: Progress | None,
         warn: Callable[[str], None],
     ) -> TileLoop:
-        rgb, manifest = image.rgb, self.bundle.manifest
-        source = (rgb.shape[0], rgb.shape[1])
-        cutter, budget = self._cutter(source, target, rgb.itemsize * image.count)
+        source, manifest = picture.size, self.bundle.manifest
+        rgb = picture.rgb if picture.alpha is None else fill_hidden(picture.rgb, picture.alpha)
+        planner, budget = self._planner(source, target, rgb.itemsize * len(picture.mode))
         return TileLoop(
             manifest=manifest,
             session=self._session,
             image=padded(rgb, manifest.multiple),
-            cutter=cutter,
-            plan=cutter.plan(budget),
-            size=target if manifest.scale is None else _enlarged(source, manifest.scale),
+            planner=planner,
+            plan=planner.plan(budget),
+            size=target if manifest.scale is None else _scaled(source, manifest.scale),
             seed=seed,
             temperature=temperature,
             progress=progress,
             warn=warn,
         )
 
-    def _cutter(self, source: Size, target: Size, pixel_bytes: int) -> tuple[TilePlanner, int]:
-        """Return what cuts a picture, and the bytes that it may use for that."""
-        manifest, made = self.bundle.manifest, target
+    def _planner(self, source: Size, target: Size, pixel_bytes: int) -> tuple[TilePlanner, int]:
+        """Return the planner of a picture, and the bytes that its plan may take."""
+        manifest, model_size = self.bundle.manifest, target
         if manifest.scale is not None:
-            made = _enlarged(source, manifest.scale)
-        budget, beside = self._allowance.shares(source, made, target, pixel_bytes)
+            model_size = _scaled(source, manifest.scale)
+        budget, resident = self._budget.shares(source, model_size, target, pixel_bytes)
         if manifest.scale is not None:
             height, width = (-(-n // manifest.multiple) * manifest.multiple for n in source)
-            source, made = (height, width), _enlarged((height, width), manifest.scale)
-        cutter = TilePlanner(
+            source, model_size = (height, width), _scaled((height, width), manifest.scale)
+        planner = TilePlanner(
             source,
-            made,
+            model_size,
             halo=self._halo,
             memory=manifest.memory,
             fade=self._fade,
             whole_only=manifest.tiling.whole_only,
             limits=self._limits,
-            beside=beside,
+            resident=resident,
         )
-        return cutter, budget
+        return planner, budget
 
     def _check_noise(self, seed: int, temperature: float | None) -> None:
         latents = self.bundle.manifest.latents
         if not latents and temperature is not None:
             raise UsageError(
-                "this bundle has a learned prior and takes no temperature; "
-                "export one without --prior to sample"
+                f"this bundle has a learned prior and takes no temperature, got {temperature}; "
+                "export a bundle without a prior to sample",
+                option="temperature",
             )
         if latents and temperature is None:
             raise UsageError(
-                "this bundle has no learned prior; give temperature (0 gives the mode)"
+                "this bundle has no learned prior; give temperature (0 gives the mode)",
+                option="temperature",
             )
         check_noise(seed, 0.0 if temperature is None else temperature)
 
@@ -355,9 +360,11 @@ class Upscaler:
 def _check_settings(halo: object, **sizes: object) -> None:
     for name, size in sizes.items():
         if size is not None and (not isinstance(size, (int, np.integer)) or size < 1):
-            raise UsageError(f"{name} must be a whole number of bytes above 0, got {size!r}")
+            raise UsageError(
+                f"{name} must be a whole number of bytes above 0, got {size!r}", option=name
+            )
     if halo not in ("default", "exact"):
-        raise UsageError(f"halo must be default or exact, got {halo!r}")
+        raise UsageError(f"halo must be default or exact, got {halo!r}", option="halo")
 
 
 def _fill(
@@ -366,7 +373,7 @@ def _fill(
     clamp: bool,
     truncate: bool,
 ) -> None:
-    """Compute a picture into `result`, (H, W, 3 or 1), resampled if it needs another size."""
+    """Compute the colors of an image into `result`, (H, W, 3 or 1), resampled if needed."""
     if result.shape[:2] == run.size:
         for rows, band in run.row_bands():
             store(band, result[rows], clamp=clamp, truncate=truncate)
@@ -377,5 +384,5 @@ def _fill(
     store(resampled(whole, result.shape[:2]), result, clamp=clamp, truncate=truncate)
 
 
-def _enlarged(source: Size, scale: Fraction) -> Size:
+def _scaled(source: Size, scale: Fraction) -> Size:
     return output_size(source[0], scale), output_size(source[1], scale)

@@ -14,7 +14,7 @@ from flowsr_export.bench.targets import Measures, ModelTarget, load_model
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.feeds import graph_feeds, padded_run
 from flowsr_export.machine.probes import probes_of
-from flowsr_export.onnx_graph.uint8_io import with_eight_bits
+from flowsr_export.onnx_graph.uint8_io import with_uint8_io
 from flowsr_runtime import Bundle, BundleError, SessionSettings, UsageError, write_bundle
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from tests.flowsr_export.conftest import Exported, resizing_graph, small_manifest
@@ -48,7 +48,7 @@ def test_a_picture_runs_from_end_to_end(fourfold: Path) -> None:
 @pytest.fixture
 def eight_bit(tmp_path: Path) -> Path:
     """A bundle whose graph takes and gives pictures of eight bits."""
-    graph = with_eight_bits(onnx.load_from_string(resizing_graph()))
+    graph = with_uint8_io(onnx.load_from_string(resizing_graph()))
     picture = {**small_manifest()["picture"], "io": "uint8"}
     files = {"model.fp32.onnx": graph.SerializeToString()}
     return write_bundle(tmp_path / "eight", small_manifest(picture=picture), files).path

@@ -76,7 +76,7 @@ def test_a_graph_that_is_there_is_replaced_with_force_alone(
 
 def test_another_bundle_is_not_overwritten(calibrated: Calibrated, tmp_path: Path) -> None:
     made_bundle(tmp_path / "other")
-    with pytest.raises(OutputError, match="exists; replace it with force"):
+    with pytest.raises(OutputError, match="other exists"):
         write_calibrated(calibrated[0], tmp_path / "other", calibrated[1])
 
 

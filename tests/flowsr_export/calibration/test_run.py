@@ -7,7 +7,7 @@ import pytest
 from flowsr_calibration.layers import layers_of
 from flowsr_export.calibration.gates import Budget
 from flowsr_export.calibration.run import Calibration, calibrate
-from flowsr_export.onnx_graph.uint8_io import with_eight_bits
+from flowsr_export.onnx_graph.uint8_io import with_uint8_io
 from flowsr_runtime import Bundle, UsageError, write_bundle
 from tests.flowsr_calibration.graphs import network, small_manifest
 from tests.flowsr_export.calibration.calibrations import calibrated as calibrated
@@ -115,7 +115,7 @@ def test_a_graph_of_eight_bit_pictures_is_quantized_too(tmp_path: Path) -> None:
     photographs_in(tmp_path / "photos")
     manifest = small_manifest()
     manifest["picture"] = {**manifest["picture"], "io": "uint8", "range": [0, 255]}
-    files = {"model.fp32.onnx": with_eight_bits(network()).SerializeToString()}
+    files = {"model.fp32.onnx": with_uint8_io(network()).SerializeToString()}
     done = calibrate(write_bundle(tmp_path / "b", manifest, files), config_for(tmp_path))
     assert done.gates.psnr > 30
     assert codes_in(done.content) == 8

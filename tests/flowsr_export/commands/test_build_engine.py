@@ -117,7 +117,7 @@ REFUSED = {
     ),
     "scale": (("{both}", "--picture", "8x8", "--scale", "0.5"), 2, "scale must be at least 1"),
     "shape": (("{both}", "--opt-shapes", "input:3x8x8"), 2, "input takes 4 numbers"),
-    "budget": (("{both}", *SMALL, "--memory-budget", "100"), 6, "memory budget must be"),
+    "budget": (("{both}", *SMALL, "--memory-budget", "100"), 6, "memory_budget must be"),
     "no bundle": (("nothing", *SMALL), 5, "bundle nothing does not exist"),
 }
 

@@ -185,7 +185,7 @@ def test_a_missing_gpu_is_not_replaced_by_the_cpu(
     flow: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert_refused(flow("--device", "cuda"), 4, "PyTorch finds no CUDA device; use --device c")
+    assert_refused(flow("--device", "cuda"), 4, "PyTorch finds no CUDA device")
 
 
 def test_a_run_can_begin_with_weights_it_is_given(

@@ -32,7 +32,7 @@ def test_an_opset_that_is_not_supported_is_refused(opset: int) -> None:
 
 
 def test_bfloat16_has_one_opset() -> None:
-    with pytest.raises(UsageError, match="opset must be 22 in bf16: no convolution takes"):
+    with pytest.raises(UsageError, match=r"must be 22 .*got 18"):
         onnx_from_deployment(deployment_of(small()), "bf16", opset=18)
 
 
@@ -66,7 +66,7 @@ def test_a_finished_model_names_its_axes_and_its_origin() -> None:
 
 
 def test_an_opset_that_was_not_asked_for_is_refused() -> None:
-    with pytest.raises(LintError, match="exporter gave opset 18, asked for 19"):
+    with pytest.raises(LintError, match="must be 19, got 18"):
         _finished(plain_model(), 19, {})
 
 

@@ -134,3 +134,28 @@ def test_the_graph_does_not_change_the_network() -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     LinfGraph(net, torch.float16)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def exploding() -> LinfLP:
+    """A guarded network whose flow's inverse multiplies residuals."""
+    net = small()
+    net.linf.guard = True
+    with torch.no_grad():
+        net.linf.imnet.last._weight.mul_(0.02)
+    return net
+
+
+@pytest.mark.parametrize(("lr", "size"), SIZES)
+def test_the_guarded_graph_is_the_guarded_model(
+    lr: tuple[int, int], size: tuple[int, int]
+) -> None:
+    net, rgb = exploding(), tensor(*lr)
+    output = run(LinfGraph(net), rgb, Window.whole(lr, size))
+    torch.testing.assert_close(output, reference(net, rgb, size), rtol=0, atol=10 * SAME)
+    assert -0.1 - 1e-5 <= output.min().item() <= output.max().item() <= 1.1 + 1e-5
+
+
+def test_without_the_guard_such_values_leave_the_range() -> None:
+    net, rgb = exploding(), tensor(20, 24)
+    net.linf.guard = False
+    assert reference(net, rgb, (80, 96)).abs().max().item() > 1.5

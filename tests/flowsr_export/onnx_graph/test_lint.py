@@ -317,7 +317,7 @@ def outside_tensor() -> TensorProto:
     return tensor
 
 
-def test_initialiser_outside_the_file_is_found() -> None:
+def test_initializer_outside_the_file_is_found() -> None:
     graph = model([node("Relu", ["input"], ["output"])])
     graph.graph.initializer.append(outside_tensor())
     assert rules_of(graph) == ["self-contained"]

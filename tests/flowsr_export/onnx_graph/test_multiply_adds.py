@@ -222,7 +222,7 @@ def test_inputs_of_another_name_are_refused() -> None:
 def test_shape_that_does_not_follow_is_refused() -> None:
     nodes = [*resizing(), node("MatMul", ["up", "input"], ["output"])]
     graph = model(nodes, INTEGERS, inputs=("input", "geometry"))
-    with pytest.raises(ShapeError, match=r"shape of 'up' at .* \(MatMul\) does not follow"):
+    with pytest.raises(ShapeError, match=r"'up' at .* \(MatMul\)"):
         count_macs(graph, {"input": (1, 3, 4, 4), "geometry": (10,)})
 
 
@@ -247,5 +247,5 @@ def test_fit_tells_pixels_from_patches() -> None:
 
 def test_fit_refuses_a_graph_of_one_scale() -> None:
     graph = model([node("Relu", ["input"], ["output"])], {})
-    with pytest.raises(UsageError, match="must take geometry"):
+    with pytest.raises(UsageError, match="geometry"):
         per_pixel_and_patch(graph)

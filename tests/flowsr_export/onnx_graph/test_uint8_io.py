@@ -19,7 +19,7 @@ from flowsr_export.cli import main
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.inputs.cases import Case
 from flowsr_export.onnx_graph.lint import lint
-from flowsr_export.onnx_graph.uint8_io import Uint8Session, with_eight_bits
+from flowsr_export.onnx_graph.uint8_io import Uint8Session, with_uint8_io
 from flowsr_export.parity.compare import Tolerance, compare, tolerance_for
 from flowsr_lp import LinfLP
 from flowsr_runtime import Bundle, ParityError, Upscaler
@@ -162,7 +162,7 @@ def test_bfloat16_has_no_graph_of_eight_bits(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gain", [0.3, 1.0, 9.0])
 def test_the_conversion_divides_clamps_and_rounds_half_up(gain: float) -> None:
-    made = with_eight_bits(onnx.load_from_string(fourfold_graph(gain)))
+    made = with_uint8_io(onnx.load_from_string(fourfold_graph(gain)))
     steps = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 3, 16, 16)
     session = ort.InferenceSession(made.SerializeToString(), None, ["CPUExecutionProvider"])
     (output,) = session.run(["output"], {"input": steps})
@@ -174,7 +174,7 @@ def test_the_conversion_divides_clamps_and_rounds_half_up(gain: float) -> None:
 
 def test_the_float_graph_is_left_as_it_is() -> None:
     model = onnx.load_from_string(resizing_graph())
-    made = with_eight_bits(model)
+    made = with_uint8_io(model)
     assert model.SerializeToString() == resizing_graph()
     assert [node.op_type for node in made.graph.node][:2] == ["Cast", "Div"]
     assert made.graph.input[1] == model.graph.input[1]

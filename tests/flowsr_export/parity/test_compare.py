@@ -55,7 +55,7 @@ def test_a_difference_of_one_value_is_refused() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_cannot_be_computed_is_refused(value: float) -> None:
     net = small()
-    where = r"the flow explodes, 1 of 540 values \(0.185 %\) are NaN or infinite"
+    where = r"1 of 540 values \(0.185 %\) are NaN or infinite"
     with pytest.raises(ParityError, match=where):
         compare(deployment_of(net), Distorted(net, value=value), [CASE], None, HALF_BAR)
 
@@ -88,7 +88,7 @@ def test_a_low_psnr_is_refused() -> None:
 
 def test_no_case_is_no_parity() -> None:
     net = small()
-    with pytest.raises(ParityError, match="not checked"):
+    with pytest.raises(ParityError, match="got none"):
         compare(deployment_of(net), Distorted(net), [], None, FULL)
 
 

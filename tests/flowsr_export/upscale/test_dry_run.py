@@ -48,7 +48,7 @@ def test_a_picture_that_does_not_fit_is_named(bundle: Path, job: Job) -> None:
     with Upscaler.open(bundle, threads=1, max_memory=1000) as upscaler:
         _, (failure,) = plan_all([job], upscaler, TWICE)
     assert failure.exit_code == 6
-    assert failure.reason.startswith(f"{job.source}: max_memory (--max-memory) must be at lea")
+    assert failure.reason.startswith(f"{job.source}: max_memory must be at lea")
 
 
 def test_a_deeper_picture_is_foreseen_to_take_more(bundle: Path, job: Job) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowsr_lp import linf_from_spec
-from flowsr_lp.linf.model import low_frequency_residual, resize
+from flowsr_lp.linf.model import guarded, low_frequency_residual, resize
 from flowsr_runtime.errors import CheckpointError, ShapeError
 from tests import stand_in
 
@@ -84,6 +84,17 @@ def test_decode_gives_back_the_residual_that_was_encoded(size: tuple[int, int]) 
     assert difference(linf.decode(linf.encode(residual, c), c, size), residual) < ROUNDING
 
 
+@pytest.mark.parametrize("origin", [(1, 0), (0, 2), (2, 1)])
+@torch.inference_mode()
+def test_decode_inverts_encode_on_a_shifted_patch_grid(origin: tuple[int, int]) -> None:
+    linf, size = stand_in.network(TINY, None).linf, (13, 17)
+    x = stand_in.tensor(5, 6) * 2 - 1
+    residual = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    c = linf.condition(x, size, "extend", origin)
+    assert (c.rows, c.cols) == (-(-(size[0] + origin[0]) // 3), -(-(size[1] + origin[1]) // 3))
+    assert difference(linf.decode(linf.encode(residual, c), c, size), residual) < ROUNDING
+
+
 @torch.inference_mode()
 def test_pictures_of_a_batch_do_not_see_each_other() -> None:
     network = stand_in.network(TINY, TINY_PRIOR)
@@ -145,3 +156,16 @@ def test_gradients_reach_every_parameter() -> None:
 def test_a_model_of_another_kind_is_refused() -> None:
     with pytest.raises(CheckpointError, match="model must be linf or linf-patch, got 'liif'"):
         linf_from_spec({"name": "liif", "args": {}})
+
+
+def test_the_guard_shrinks_a_patch_as_little_as_it_needs() -> None:
+    base = torch.tensor([[0.5, -0.5, 0.0], [0.9, 0.0, -0.9]])
+    residual = torch.tensor([[1.4, -0.2, 0.1], [0.1, -0.3, 0.2]])
+    shrunk = guarded(residual, base, -1)
+    torch.testing.assert_close(shrunk[0], residual[0] * (0.7 / 1.4))
+    torch.testing.assert_close(shrunk[1], residual[1])
+
+
+def test_a_guarded_spec_builds_a_guarded_network() -> None:
+    assert linf_from_spec({**TINY, "guard": True}).guard
+    assert not linf_from_spec(TINY).guard

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowsr_lp import LatentGrid, SRFlow, SrflowLP, srflow_from_spec
-from flowsr_lp.srflow.model import enlarge, pad_to_even
+from flowsr_lp.srflow.model import interpolate, pad_to_even
 from flowsr_runtime.errors import CheckpointError, ShapeError
 from tests import stand_in
 
@@ -73,7 +73,7 @@ def test_the_full_network_gives_back_latents_and_pictures() -> None:
     back = network.srflow.encode(network.srflow.decode(latents, u), u)
     for got, wanted in zip(back, latents, strict=True):
         assert difference(got, wanted) < ROUND_TRIP
-    picture = enlarge(pad_to_even(rgb), 4).double()
+    picture = interpolate(pad_to_even(rgb), 4).double()
     assert (
         difference(network.srflow.decode(network.srflow.encode(picture, u), u), picture) < EXACT
     )
@@ -84,7 +84,7 @@ def test_the_network_of_eight_times_meets_the_golden_file() -> None:
     arrays, _, rgb, network = golden("srflow_8x_small")
     given = [arrays[f"given{index}"] for index in range(3)]
     assert difference(network(rgb, given).output, arrays["sr"]) < GOLDEN_TOLERANCE
-    encoded = network.srflow.encode(enlarge(rgb, 8), network.srflow.condition(rgb))
+    encoded = network.srflow.encode(interpolate(rgb, 8), network.srflow.condition(rgb))
     for index, eps in enumerate(encoded):
         assert difference(eps, arrays[f"eps{index}"]) < GOLDEN_TOLERANCE
 

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_lp.training.crops import Crops, load_pictures
+from flowsr_lp.training.crops import Augmentation, Crops, load_pictures
 from flowsr_runtime.errors import PictureError, UsageError
 from tests import stand_in
 
@@ -130,3 +130,19 @@ def test_a_truncated_picture_is_named(tmp_path: Path, name: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(PictureError, match=r"cannot read picture .*a\."):
         load_pictures(tmp_path, smallest=8)
+
+
+def test_crops_are_drawn_gray_and_recolored_as_asked() -> None:
+    photo = [stand_in.picture(40, 40, "a")]
+    gray = Crops(photo, 2, 8, augmentation=Augmentation(gray=1.0)).batch_at(0)[1]
+    torch.testing.assert_close(gray[:, 0], gray[:, 1])
+    plain = Crops(photo, 2, 8).batch_at(0)[1]
+    for augmentation in (Augmentation(synthetic=1.0), Augmentation(color=1.0)):
+        changed = Crops(photo, 2, 8, augmentation=augmentation).batch_at(0)[1]
+        assert changed.shape == plain.shape
+        assert not torch.equal(changed, plain)
+
+
+def test_a_share_above_1_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"1\.5"):
+        Augmentation(synthetic=1.5)

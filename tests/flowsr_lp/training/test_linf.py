@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,15 @@ from torch import Tensor, nn
 
 from flowsr_lp import LinfLP, linf_from_spec, prior_from_spec
 from flowsr_lp.training.crops import Crops
-from flowsr_lp.training.linf import FlowLoss, PriorLoss, Settings, steps_done, train
+from flowsr_lp.training.linf import (
+    NO_PENALTIES,
+    FlowLoss,
+    PriorLoss,
+    Settings,
+    steps_done,
+    train,
+)
+from flowsr_lp.training.penalties import Penalties
 from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
 from tests import stand_in
 
@@ -54,19 +63,39 @@ def crops(lr_size: int = 8) -> Crops:
     return Crops([stand_in.picture(40, 40, salt) for salt in "abc"], 2, lr_size, (1.0, 3.0))
 
 
-def flow_loss() -> FlowLoss:
+ALL_PENALTIES = Penalties(1.0, 1.0, 1.0, 1.0, 1.0)
+
+
+def flow_loss(penalties: Penalties = NO_PENALTIES) -> FlowLoss:
     torch.manual_seed(0)
-    return FlowLoss(linf_from_spec(MODEL), pixel_weight=2.0)
+    return FlowLoss(linf_from_spec(MODEL), 2.0, penalties)
 
 
-def prior_loss(**weights: float) -> PriorLoss:
+def prior_loss(penalties: Penalties = NO_PENALTIES, **weights: float) -> PriorLoss:
     torch.manual_seed(0)
     network = LinfLP(linf_from_spec(MODEL), prior_from_spec(PRIOR))
-    return PriorLoss(network, Blur(), **weights)
+    return PriorLoss(network, Blur(), **weights, penalties=penalties)
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_every_penalty_joins_both_losses() -> None:
+    low, high = crops().batch_at(0)
+    for loss in (flow_loss(ALL_PENALTIES), prior_loss(ALL_PENALTIES)):
+        total, figures = loss(low, high)
+        assert {"phase", "shift", "range", "rescaled"} <= figures.keys()
+        assert math.isfinite(total.item())
+
+
+def test_a_penalty_of_weight_0_changes_nothing() -> None:
+    low, high = crops().batch_at(0)
+    torch.manual_seed(1)
+    plain, _ = flow_loss()(low, high)
+    torch.manual_seed(1)
+    weighted, _ = flow_loss(Penalties(phase=1e-9))(low, high)
+    torch.testing.assert_close(plain, weighted)
 
 
 def test_training_the_flow_lowers_its_loss(tmp_path: Path) -> None:
@@ -204,7 +233,7 @@ def test_a_run_that_cannot_be_saved_keeps_the_last_save(
     with pytest.raises(KeyboardInterrupt):
         train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(interrupt_at=3))
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OutputError, match=r"cannot save the run in .*file write failed"):
+    with pytest.raises(OutputError, match=r"cannot be saved: .*file write failed"):
         train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder())
     assert steps_done(tmp_path) == 2
 

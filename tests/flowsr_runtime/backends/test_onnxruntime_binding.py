@@ -87,8 +87,8 @@ def test_what_was_borrowed_is_given_back(session: OnnxRuntimeSession) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (OnDevice(), "input must lie on DLPack device 1:0, got 2:1"),
-        (torch.zeros(1, 3, 5, 4).transpose(2, 3), "input must lie row after row, got strides"),
+        (OnDevice(), "input must be on DLPack device 1:0, got 2:1"),
+        (torch.zeros(1, 3, 5, 4).transpose(2, 3), "input must be contiguous, got strides"),
         ([1, 2], "input must be an array with __dlpack__, got list"),
     ],
 )
@@ -100,7 +100,7 @@ def test_an_array_that_cannot_be_read_is_refused(
 
 
 def test_an_array_that_cannot_be_written_is_refused(session: OnnxRuntimeSession) -> None:
-    with pytest.raises(ShapeError, match="out must lie on DLPack device 1:0, got 2:1"):
+    with pytest.raises(ShapeError, match="out must be on DLPack device 1:0, got 2:1"):
         session.run_device(feeds_of(4, 5), OnDevice())
 
 

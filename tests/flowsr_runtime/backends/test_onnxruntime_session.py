@@ -222,7 +222,7 @@ def test_engines_that_cannot_be_kept_are_said_so(
     install("tensorrt")
     found = options_of(bundle, monkeypatch, provider="tensorrt")[PROVIDERS["tensorrt"]]
     assert found == {"device_id": "0"}
-    assert "engines are not kept: " in caplog.text
+    assert "engines are not cached: " in caplog.text
 
 
 def test_a_provider_that_is_missing_leaves_no_folder(

@@ -40,7 +40,12 @@ def test_each_flavour_of_tensorrt_is_opened(rig: Rig) -> None:
 def test_tensorrt_without_cuda_bindings_names_the_remedy(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    for name in ("tensorrt_session", "tensorrt_engine", "device", "device_array"):
+    for name in (
+        "backends.tensorrt_session",
+        "backends.tensorrt_engine",
+        "cuda.device",
+        "cuda.device_array",
+    ):
         monkeypatch.delitem(sys.modules, f"flowsr_runtime.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     remedy = rf"cuda-bindings is not installed; pip install 'flowsr-lp\[{backend[:8]}"

@@ -135,7 +135,7 @@ def test_rtx_keeps_the_kernels_that_it_compiled(
     assert b"(1, 3, 2, 2)" in cache.read_bytes()
     cache.write_bytes(kept[:-1] + b"x")
     with_session(rig, feeds_of(2, 2))
-    assert "is damaged; kernels are compiled anew" in caplog.text
+    assert "is damaged; kernels are compiled again" in caplog.text
     assert b"(1, 3, 4, 5)" not in cache.read_bytes()
 
 
@@ -151,7 +151,7 @@ def test_kernels_go_with_their_engine(bundle: Bundle, monkeypatch: pytest.Monkey
     with_session(rig, feeds_of(4, 5))
     assert rig.store.prune() == []
     reasons = [each.reason for each in rig.store.prune(lambda entry: False)]
-    assert reasons == ["not kept", "not kept", "kernels of an engine that is not there"]
+    assert reasons == ["not kept", "not kept", "kernels of a missing engine"]
     assert list((bundle.path / "engines").iterdir()) == []
 
 
@@ -194,7 +194,7 @@ def test_a_worker_that_cannot_be_made_leaves_its_place_free(eleven: Rig) -> None
     eleven.add()
     session = eleven.open(workers=1)
     engine = session._loaded[session.engines[0]]
-    message = "failed to make an execution context: it gave no"
+    message = "create an execution context: no reason"
     loaded, engine._engine = engine._engine, _Refusing()
     with pytest.raises(ProviderError, match=message):
         session.run(feeds_of(4, 5))

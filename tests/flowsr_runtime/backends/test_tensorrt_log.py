@@ -36,7 +36,7 @@ def test_an_error_becomes_an_exception_of_one_line(log: TensorrtLog) -> None:
     error: Any = log.failure("run")
     assert isinstance(error, ProviderError)
     assert str(error) == "tensorrt failed to run: it broke; badly"
-    assert str(log.failure("run")) == "tensorrt failed to run: it gave no reason"
+    assert str(log.failure("run")) == "tensorrt failed to run: no reason given"
 
 
 @pytest.mark.parametrize(

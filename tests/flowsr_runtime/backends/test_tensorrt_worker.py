@@ -107,7 +107,7 @@ def test_what_decides_shapes_stays_on_the_host(eleven: Rig) -> None:
     with pytest.raises(BundleError, match="geometry is 1x3x8x10, it takes"):
         session.run({**feeds_of(4, 5), "geometry": array})
     worker = session._loaded[session.engines[0]]._idle[0]
-    with pytest.raises(ShapeError, match="geometry must be an array of the host"):
+    with pytest.raises(ShapeError, match="geometry must be an array on the host"):
         worker.run(0, {**feeds_of(4, 5), "geometry": array}, "output")
     session.close()
 
@@ -234,7 +234,7 @@ def test_what_cannot_be_captured_runs_plainly_and_says_so(
     for _ in range(3):
         session.run(feeds_of(4, 5))
     assert session.graph_counters.plain == 3
-    assert session.why_no_graphs == "the shape of output is known only when it was computed"
+    assert session.why_no_graphs == "the shape of output is only known after the run"
     assert caplog.text.count("CUDA graphs are not used: the shape of output") == 1
     session.close()
 

@@ -102,7 +102,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_work(
     tmp_path: Path, name: str, force: bool
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"file/.*b cannot be written: .*file is no writable"):
+    with pytest.raises(OutputError, match=r"file is not writable"):
         check_replaceable(tmp_path / "file" / name, force)
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_is_not_listed_is_refused(bundle: Bundle) -> None:
 def test_a_bundle_is_not_replaced_without_force(
     bundle: Bundle, manifest: dict[str, Any]
 ) -> None:
-    with pytest.raises(OutputError, match=r"exists; replace it with force \(--force\)"):
+    with pytest.raises(OutputError, match="give force"):
         write_bundle(bundle.path, manifest, MODEL)
     bundle.check_files()
 

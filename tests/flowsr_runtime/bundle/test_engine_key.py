@@ -9,17 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowsr_runtime.bundle.engine_key import EngineKey, Range, canonical
+from flowsr_runtime.bundle.engine_key import EngineKey, LoadTarget, Range, canonical
 from flowsr_runtime.errors import UsageError
 from tests.flowsr_runtime.bundle.engine_keys import CHANGES, FIELDS, key, keys
 
-DEVICE: dict[str, Any] = {
-    "onnx_sha256": "a" * 64,
-    "flavour": "tensorrt_rtx",
-    "version": "1.7.1.116",
-    "compute_capability": "8.9",
-    "precision": "fp16",
-}
+TARGET = LoadTarget("a" * 64, "tensorrt_rtx", "1.7.1.116", "8.9", "fp16")
 
 
 @given(keys())
@@ -122,10 +116,12 @@ def test_a_range_covers_what_lies_in_it() -> None:
 
 
 def test_a_device_loads_an_engine_that_was_made_for_it() -> None:
-    assert key().incompatibilities(**DEVICE) == {}
-    assert key(compute_capability=("8.6", "8.9")).incompatibilities(**DEVICE) == {}
-    assert key(compute_capability=()).incompatibilities(**DEVICE) == {}
-    assert key(gpu_name="NVIDIA L4").incompatibilities(**DEVICE, gpu_name="NVIDIA L4") == {}
+    assert key().incompatibilities(TARGET) == {}
+    assert key(compute_capability=("8.6", "8.9")).incompatibilities(TARGET) == {}
+    assert key(compute_capability=()).incompatibilities(TARGET) == {}
+    assert (
+        key(gpu_name="NVIDIA L4").incompatibilities(replace(TARGET, gpu_name="NVIDIA L4")) == {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,21 +138,20 @@ def test_a_device_loads_an_engine_that_was_made_for_it() -> None:
 def test_a_misfit_names_its_field(
     changes: dict[str, Any], misfits: dict[str, tuple[str, str]]
 ) -> None:
-    assert key(**changes).incompatibilities(**DEVICE) == misfits
+    assert key(**changes).incompatibilities(TARGET) == misfits
 
 
 @pytest.mark.parametrize("capability", ["7.5", "9.0"])
 def test_a_portable_engine_needs_8_0_and_a_gpu_of_its_library(capability: str) -> None:
-    found = key(compute_capability=()).incompatibilities(
-        **{**DEVICE, "compute_capability": capability}
-    )
-    assert found == {"compute_capability": (capability, "portable (8.0 up, no 9.0)")}
+    target = replace(TARGET, compute_capability=capability)
+    expected = {"compute_capability": (capability, "portable (8.0 up, no 9.0)")}
+    assert key(compute_capability=()).incompatibilities(target) == expected
 
 
 @pytest.mark.parametrize("capability", ["8.0", "8.6", "8.9", "12.0", "12.1"])
 def test_a_portable_engine_runs_on_every_other_gpu(capability: str) -> None:
-    device = {**DEVICE, "compute_capability": capability}
-    assert key(compute_capability=()).incompatibilities(**device) == {}
+    target = replace(TARGET, compute_capability=capability)
+    assert key(compute_capability=()).incompatibilities(target) == {}
 
 
 @pytest.mark.parametrize(
@@ -173,4 +168,4 @@ def test_a_version_compatible_engine_loads_in_later_versions_of_its_major(
     built: str, here: str, loads: bool
 ) -> None:
     one = key(version=built, options={"version_compatible": True})
-    assert (one.incompatibilities(**{**DEVICE, "version": here}) == {}) is loads
+    assert (one.incompatibilities(replace(TARGET, version=here)) == {}) is loads

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowsr_runtime.atomic import replace_file
-from flowsr_runtime.bundle.engine_entry import EngineEntry, _seal
-from flowsr_runtime.bundle.engine_store import EngineStore, Removal
+from flowsr_runtime.bundle.engine_entry import EngineEntry, _checksum
+from flowsr_runtime.bundle.engine_store import EngineStore, LoadTarget, Removal
 from flowsr_runtime.errors import BundleError, IntegrityError, OutputError, UsageError
 from tests.flowsr_runtime.bundle.engine_keys import CHANGES, key
 
@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).with_name("engine_fault_injection.py")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'runtime'}"}
 PLAN = bytes(range(256)) * 8
 FACTS: dict[str, Any] = {"build_seconds": 12.5, "driver": "580.65", "layers": [1, {"é": None}]}
-DEVICE = ("a" * 64, "tensorrt_rtx", "1.7.1.116", "8.9", "fp16")
+TARGET = LoadTarget("a" * 64, "tensorrt_rtx", "1.7.1.116", "8.9", "fp16")
 ADDING = """
 import sys
 from flowsr_runtime.bundle.engine_store import EngineStore
@@ -103,7 +103,7 @@ def test_one_flipped_bit_of_the_plan_is_refused(
     store, entry = shared_store(tmp_path_factory)
     path = store.bundle / entry.name
     path.write_bytes(flipped(PLAN, position, bit))
-    with pytest.raises(IntegrityError, match=r"\.engine is damaged: sha256 .* prune removes"):
+    with pytest.raises(IntegrityError, match=r"\.engine is damaged: sha256 .*; prune"):
         store.read(entry)
 
 
@@ -114,9 +114,9 @@ def test_one_flipped_bit_of_the_description_is_refused(
     store, entry = shared_store(tmp_path_factory)
     path, text = description(store, entry), entry.render()
     path.write_bytes(flipped(text, position % len(text), bit))
-    with pytest.raises(IntegrityError, match=r"\.engine\.json is damaged: .* prune removes it"):
+    with pytest.raises(IntegrityError, match=r"\.engine\.json is damaged: .*; prune"):
         store.entries()
-    with pytest.raises(IntegrityError, match=r"\.engine\.json is damaged: .* prune removes it"):
+    with pytest.raises(IntegrityError, match=r"\.engine\.json is damaged: .*; prune"):
         store.find(key())
 
 
@@ -158,7 +158,7 @@ def test_a_newer_schema_says_so(store: EngineStore, entry: EngineEntry) -> None:
     path = description(store, entry)
     content = {**json.loads(path.read_text()), "schema": 2}
     del content["seal"]
-    path.write_text(json.dumps({**content, "seal": _seal(content)}))
+    path.write_text(json.dumps({**content, "seal": _checksum(content)}))
     with pytest.raises(BundleError, match="schema 2 is newer than this runtime reads"):
         store.entries()
 
@@ -212,7 +212,7 @@ def test_pruning_removes_what_is_damaged_or_left(
     expected = [
         Removal(f"{entry.name}.json", "damaged", len(entry.render())),
         Removal(entry.name, "damaged", 3),
-        Removal("engines/.x.tmp", "left by a writer that was killed", 4),
+        Removal("engines/.x.tmp", "left by a killed writer", 4),
     ]
     assert store.prune(dry_run=True) == expected
     assert len(files_of(store)) == 4
@@ -272,13 +272,13 @@ def test_the_engine_made_for_a_device_comes_before_a_portable_one(store: EngineS
     several = store.add(key(compute_capability=("8.6", "8.9")), PLAN, {})
     own = store.add(key(), PLAN, {})
     store.add(key(precision="fp32"), PLAN, {})
-    assert store.matching(*DEVICE) == [own, several, portable]
+    assert store.matching(TARGET) == [own, several, portable]
 
 
 def test_a_device_without_an_engine_is_told_why(store: EngineStore) -> None:
     one = store.add(key(version="1.6.0.1", compute_capability=("8.6",)), PLAN, {})
-    assert store.matching(*DEVICE) == []
-    assert [str(each) for each in store.explain_mismatch(*DEVICE)] == [
+    assert store.matching(TARGET) == []
+    assert [str(each) for each in store.explain_mismatch(TARGET)] == [
         f"{one.name}: version is 1.6.0.1, wanted 1.7.1.116",
         f"{one.name}: compute_capability is 8.6, wanted 8.9",
     ]

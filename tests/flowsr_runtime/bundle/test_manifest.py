@@ -61,8 +61,8 @@ def test_a_manifest_is_typed(raw: dict[str, Any]) -> None:
 
 
 def test_unknown_keys_are_kept(raw: dict[str, Any]) -> None:
-    manifest = Manifest.parse({**raw, "colour_of_the_sky": "blue"})
-    assert manifest.raw["colour_of_the_sky"] == "blue"
+    manifest = Manifest.parse({**raw, "color_of_the_sky": "blue"})
+    assert manifest.raw["color_of_the_sky"] == "blue"
 
 
 def test_a_fixed_scale_is_exact(raw: dict[str, Any]) -> None:

@@ -1,19 +1,18 @@
 """Profiles as bounds of each axis: a tile is taken where one profile takes both its axes."""
 
 from dataclasses import replace
+from fractions import Fraction
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flowsr_runtime.bundle.engine_store import Profile, Range
 from flowsr_runtime.bundle.manifest import Latent
-from flowsr_runtime.bundle.profile_limits import Bounds, ProfileLimits, bounds_of
+from flowsr_runtime.bundle.profile_limits import AxisBounds, ProfileLimits, bounds_of
 from flowsr_runtime.geometry import Extent, Window
 
 SIDES = st.integers(1, 60)
 LATENT = Latent("latent", 27, 3)
-COMMAND = ("flowsr-export", "build-engine", "own bundle")
 
 
 def profile(least: int, most: int, window: int) -> Profile:
@@ -62,23 +61,20 @@ def test_an_engine_without_profiles_is_not_bounded() -> None:
 
 
 def test_pieces_are_marked_with_the_profiles_that_take_them() -> None:
-    small, large = Bounds((1, 8)), Bounds((4, 16))
+    small, large = AxisBounds((1, 8)), AxisBounds((4, 16))
     limits = ProfileLimits(((small, small), (large, replace(large, lr_size=(9, 16)))))
     extents = [Extent.whole(side, side) for side in (2, 6, 12, 99)]
-    assert limits.takers(0, extents) == {0b01, 0b11, 0b10, 0}
-    assert limits.takers(1, extents) == {0b01, 0b10, 0}
+    assert limits.matching_profiles(0, extents) == {0b01, 0b11, 0b10, 0}
+    assert limits.matching_profiles(1, extents) == {0b01, 0b10, 0}
 
 
-@pytest.mark.parametrize(
-    ("target", "scale"), [((40, 60), "2"), ((27, 40), "4/3x27/20"), ((20, 45), "3/2x1")]
-)
-def test_the_remedy_names_exactly_the_picture_that_was_not_taken(
-    target: tuple[int, int], scale: str
-) -> None:
-    remedy = (
-        ProfileLimits((), COMMAND).with_options("--halo", "exact").remedy((20, 30), target, 700)
-    )
-    assert remedy == (
-        "flowsr-export build-engine 'own bundle' --halo exact --picture 30x20 "
-        f"--scale {scale} --memory-budget 700"
-    )
+def test_the_error_of_a_picture_that_is_not_taken_tells_what_to_build() -> None:
+    error = ProfileLimits((), {"precision": "fp16"}).missing((20, 30), (27, 40), 700)
+    assert "30x20 to 40x27" in str(error)
+    assert error.build == {
+        "precision": "fp16",
+        "lr_size": (20, 30),
+        "size": (27, 40),
+        "scale": (Fraction(27, 20), Fraction(4, 3)),
+        "memory_budget": 700,
+    }

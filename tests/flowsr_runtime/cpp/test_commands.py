@@ -28,15 +28,15 @@ from tests.flowsr_runtime.cpp.library import (
 Bundles = dict[str, Bundle]
 
 ORIENTATION: Final = 0x0112
-PICTURES: Final = ROOT / "export" / "flowsr_export" / "pictures"
+PICTURES: Final = ROOT / "export" / "flowsr_export" / "inputs" / "pictures"
 USAGE: Final = [
     ([], "give BUNDLE, IN.png and OUT.png"),
     (["--scael", "2"], "no such option: --scael"),
     (["--scale"], "--scale needs a value"),
     (["--scale", "4", "--size", "9x9"], "exactly one of --scale and --size"),
-    (["--size", "9"], "--size must be as in 1920x1080, got 9"),
+    (["--size", "9"], "--size must be such as 1920x1080, got 9"),
     (["--seed", "-1"], "--seed must be a whole number"),
-    (["--memory-budget", "much"], "--memory-budget must be as in 800M"),
+    (["--memory-budget", "much"], "--memory-budget must be such as 800M"),
     (["--halo", "wide"], "--halo must be default or exact, got wide"),
     (["--scale=2", "--backend", "torch"], "backend must be onnxruntime, openvino"),
     (["--scale=2", "--provider", "gpu"], "provider must be cpu or cuda, got gpu"),
@@ -144,7 +144,7 @@ def test_a_picture_is_turned_upright(
     np.testing.assert_array_equal(read_picture(ours).pixels, read_picture(due).pixels)
 
 
-def test_the_colour_profile_is_kept(cpp: CppLibrary, bundle: Bundle, tmp_path: Path) -> None:
+def test_the_color_profile_is_kept(cpp: CppLibrary, bundle: Bundle, tmp_path: Path) -> None:
     made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture_of("RGB").save(tmp_path / "made.png", icc_profile=made)
     # libpng calls the profile of this photograph a known incorrect one.
@@ -179,7 +179,7 @@ def test_wrong_words_are_one_line_and_code_2(
         ("in.png", ["--scale", "2", "--backend", "tensorrt"], 4, "built without backend"),
         ("in.png", ["--scale", "2", "--provider", "cuda"], 4, "provider cuda"),
         ("in.png", ["--scale", "2", "--precision", "fp16"], 5, "holds no fp16 model"),
-        ("in.png", ["--scale", "2", "--memory-budget", "5"], 6, "memory budget must be"),
+        ("in.png", ["--scale", "2", "--memory-budget", "5"], 6, "memory_budget must be"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_its_code(

@@ -31,7 +31,7 @@ from tests.flowsr_runtime.cpp.library import (
 # The bar of the toolkit for one backend in two languages, in units of full range. What is seen
 # is 0: the arithmetic around the model is the same to the bit.
 BAR: Final = 1e-4
-PHOTO: Final = ROOT / "export" / "flowsr_export" / "pictures" / "coffee_256.png"
+PHOTO: Final = ROOT / "export" / "flowsr_export" / "inputs" / "pictures" / "coffee_256.png"
 SCALES: Final = [("4", "4"), ("2.7", "2.7"), ("3.6", "2.7")]
 BAD_SCALES: Final = [
     "0.5",

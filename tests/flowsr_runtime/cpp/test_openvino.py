@@ -13,7 +13,7 @@ from tests.flowsr_runtime.cpp.library import ROOT, CppError, CppLibrary, build, 
 
 # Two libraries sum in another order; the worst that is seen is in docs/cpp.md.
 BAR: Final = 1e-4
-PHOTO: Final = ROOT / "export" / "flowsr_export" / "pictures" / "coffee_256.png"
+PHOTO: Final = ROOT / "export" / "flowsr_export" / "inputs" / "pictures" / "coffee_256.png"
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_a_driver_that_is_too_old_names_the_bindings_that_take_it(
     machine = FakeCuda(driver=False)
     monkeypatch.setattr(machine, "cudaDriverGetVersion", lambda: (CudaError.cudaSuccess, 12080))
     monkeypatch.setattr(device_module, "cudart", machine)
-    message = "it takes CUDA 12, cuda-bindings needs 13: .* pip install 'cuda-bindings<13'"
+    message = "CUDA 12, cuda-bindings needs 13: .* pip install 'cuda-bindings<13'"
     with pytest.raises(ProviderError, match=message):
         Device.open(0)
 

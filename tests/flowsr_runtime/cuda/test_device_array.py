@@ -141,13 +141,13 @@ def test_the_stream_of_an_interface_is_waited_for(
 
 
 def test_an_array_of_another_device_is_refused(device: Device, stream: Stream) -> None:
-    message = "input must lie on CUDA device 0, got DLPack device 2:1"
+    message = "input must be on CUDA device 0, got DLPack device 2:1"
     with pytest.raises(ShapeError, match=message):
         view_of("input", Lender(index=1), device, stream)
 
 
 def test_a_scattered_array_is_refused(device: Device, stream: Stream) -> None:
-    with pytest.raises(ShapeError, match=r"input must lie row after row .* strides \(4, 8\)"):
+    with pytest.raises(ShapeError, match=r"input must be contiguous, got strides \(4, 8\)"):
         view_of("input", Interface(strides=(4, 8)), device, stream)
 
 

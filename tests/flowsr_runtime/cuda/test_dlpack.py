@@ -98,12 +98,12 @@ def test_what_is_borrowed_from_ourselves_is_given_back() -> None:
 def test_a_capsule_is_taken_once() -> None:
     capsule = PICTURE.__dlpack__()
     borrow(capsule).release()
-    with pytest.raises(ShapeError, match="must give a fresh capsule"):
+    with pytest.raises(ShapeError, match="must return an unused capsule"):
         borrow(capsule)
 
 
 def test_what_is_no_capsule_is_refused() -> None:
-    with pytest.raises(ShapeError, match="must give a fresh capsule, got 3"):
+    with pytest.raises(ShapeError, match="must return an unused capsule, got 3"):
         borrow(3)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flowsr_runtime.cuda.graph_cache import _SEEN_PER_GRAPH, Captured, GraphCache, GraphCounters
+from flowsr_runtime.cuda.graph_cache import _KEYS_PER_GRAPH, Captured, GraphCache, GraphCounters
 
 
 class Graph:
@@ -38,7 +38,7 @@ def test_without_graphs_nothing_is_due() -> None:
 def test_keys_that_never_come_again_are_forgotten() -> None:
     cache = GraphCache(2)
     assert not cache.is_due("first")
-    assert not any(cache.is_due(key) for key in range(2 * _SEEN_PER_GRAPH))
+    assert not any(cache.is_due(key) for key in range(2 * _KEYS_PER_GRAPH))
     assert not cache.is_due("first")
 
 

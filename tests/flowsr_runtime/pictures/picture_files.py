@@ -15,7 +15,7 @@ RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY_ICC = RGB_ICC[:16] + b"GRAY" + RGB_ICC[20:]
 """What it says of itself is all that anyone reads of it here."""
 
-COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
 def png_of_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
@@ -40,7 +40,7 @@ def deep_png_file(
         rows: Filtered rows in place of unfiltered ones.
     """
     height, width, channels = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, COLOUR_TYPES[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, COLOR_TYPES[channels], 0, 0, 0)
     plain = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     data = zlib.compress(plain if rows is None else rows)
     return png_of_chunks((b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b""))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.errors import MemoryBudgetError
-from flowsr_runtime.pictures.alpha import enlarged_alpha, filled
+from flowsr_runtime.pictures.alpha import fill_hidden, resize_alpha
 from flowsr_runtime.pictures.depth import Depth, to_depth
 from flowsr_runtime.upscaling.upscaler import Upscaler
 
@@ -27,7 +27,7 @@ def noise(shape: tuple[int, ...], dtype: type[Any], seed: int = 0) -> NDArray[An
 
 
 def bilinear(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the bilinear resize with half-pixel centres, in float64."""
+    """Return the bilinear resize with half-pixel centers, in float64."""
 
     def matrix(source: int, count: int) -> NDArray[np.float64]:
         u = np.clip((np.arange(count) + 0.5) * source / count - 0.5, 0, source - 1)
@@ -42,23 +42,23 @@ def bilinear(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float64]:
 @given(SIDES, SIDES, st.integers(0, 20), st.integers(0, 20), DTYPES)
 def test_alpha_is_bilinear(h: int, w: int, more: int, wider: int, dtype: type[Any]) -> None:
     alpha, size = noise((h, w), dtype), (h + more, w + wider)
-    result = enlarged_alpha(alpha, size)
+    result = resize_alpha(alpha, size)
     assert (result.shape, result.dtype) == (size, alpha.dtype)
     assert np.abs(result - bilinear(alpha, size)).max() <= HALF_A_STEP
 
 
 def test_the_same_size_gives_a_copy() -> None:
     alpha = noise((3, 4), np.uint16)
-    result = enlarged_alpha(alpha, (3, 4))
+    result = resize_alpha(alpha, (3, 4))
     np.testing.assert_array_equal(result, alpha)
     assert not np.shares_memory(result, alpha)
 
 
 @given(SIDES, SIDES, DTYPES, st.integers(0, 3))
-def test_what_is_visible_keeps_its_colour(h: int, w: int, dtype: type[Any], seed: int) -> None:
+def test_what_is_visible_keeps_its_color(h: int, w: int, dtype: type[Any], seed: int) -> None:
     rgb, alpha = noise((h, w, 3), dtype, seed), noise((h, w), dtype, seed + 1)
     alpha[noise((h, w), np.float32, seed + 2) < 0.6] = 0
-    result = filled(rgb, alpha)
+    result = fill_hidden(rgb, alpha)
     assert result.dtype == rgb.dtype
     np.testing.assert_array_equal(result[alpha > 0], rgb[alpha > 0])
 
@@ -69,56 +69,56 @@ def test_what_is_hidden_decides_nothing(h: int, w: int, dtype: type[Any]) -> Non
     alpha[alpha < alpha.max()] = 0
     one = noise((h, w, 3), dtype, 5)
     other = np.where(alpha[..., None] > 0, one, noise((h, w, 3), dtype, 6)).astype(dtype)
-    np.testing.assert_array_equal(filled(one, alpha), filled(other, alpha))
+    np.testing.assert_array_equal(fill_hidden(one, alpha), fill_hidden(other, alpha))
 
 
 @given(SIDES, SIDES, DTYPES)
-def test_one_visible_colour_fills_everything(h: int, w: int, dtype: type[Any]) -> None:
+def test_one_visible_color_fills_everything(h: int, w: int, dtype: type[Any]) -> None:
     alpha = noise((h, w), dtype)
     alpha[alpha < alpha.max()] = 0
-    colour = noise((3,), dtype, 7)
-    rgb = np.where(alpha[..., None] > 0, colour, dtype(1)).astype(dtype)
-    np.testing.assert_allclose(filled(rgb, alpha), np.broadcast_to(colour, rgb.shape), 1e-6)
+    color = noise((3,), dtype, 7)
+    rgb = np.where(alpha[..., None] > 0, color, dtype(1)).astype(dtype)
+    np.testing.assert_allclose(fill_hidden(rgb, alpha), np.broadcast_to(color, rgb.shape), 1e-6)
 
 
 def test_a_block_gives_its_mean_weighted_by_alpha() -> None:
     alpha = np.array([[0, 51], [204, 0]], dtype=np.uint8)
     rgb = np.zeros((2, 2, 3), dtype=np.uint8)
     rgb[0, 1], rgb[1, 0] = 200, 100
-    assert filled(rgb, alpha)[0, 0].tolist() == [120, 120, 120]
+    assert fill_hidden(rgb, alpha)[0, 0].tolist() == [120, 120, 120]
 
 
 def test_the_smallest_block_decides() -> None:
     alpha = np.zeros((1, 8), dtype=np.uint8)
     rgb = np.zeros((1, 8, 3), dtype=np.uint8)
     alpha[0, [0, 7]], rgb[0, 0], rgb[0, 7] = 255, 80, 240
-    shown = filled(rgb, alpha)[0, :, 0]
+    shown = fill_hidden(rgb, alpha)[0, :, 0]
     assert shown.tolist() == [80, 80, 80, 80, 240, 240, 240, 240]
 
 
 def test_bands_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     rgb, alpha = noise((23, 9, 3), np.uint8), noise((23, 9), np.uint8, 1)
     alpha[alpha < 200] = 0
-    whole = filled(rgb, alpha), enlarged_alpha(alpha, (61, 20))
+    whole = fill_hidden(rgb, alpha), resize_alpha(alpha, (61, 20))
     monkeypatch.setattr("flowsr_runtime.pictures.alpha._BAND", 4)
-    np.testing.assert_array_equal(filled(rgb, alpha), whole[0])
-    np.testing.assert_array_equal(enlarged_alpha(alpha, (61, 20)), whole[1])
+    np.testing.assert_array_equal(fill_hidden(rgb, alpha), whole[0])
+    np.testing.assert_array_equal(resize_alpha(alpha, (61, 20)), whole[1])
 
 
 def test_alpha_beyond_memory_is_refused() -> None:
     with pytest.raises(
         MemoryBudgetError, match="alpha channel of 4194304x4194304 does not fit"
     ):
-        enlarged_alpha(np.zeros((2, 2), np.uint16), (2**22, 2**22))
+        resize_alpha(np.zeros((2, 2), np.uint16), (2**22, 2**22))
 
 
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_picture_that_is_all_visible_or_all_hidden_is_left(value: int) -> None:
     rgb = noise((4, 5, 3), np.uint8)
-    assert filled(rgb, np.full((4, 5), value, np.uint8)) is rgb
+    assert fill_hidden(rgb, np.full((4, 5), value, np.uint8)) is rgb
 
 
-def test_hidden_colours_leave_no_fringe(bundles: dict[str, Bundle]) -> None:
+def test_hidden_colors_leave_no_fringe(bundles: dict[str, Bundle]) -> None:
     image = np.zeros((16, 16, 4), dtype=np.uint8)
     image[..., :3] = (0, 255, 0)  # loud green, hidden everywhere but in a red disc
     image[4:12, 4:12] = (200, 30, 40, 255)

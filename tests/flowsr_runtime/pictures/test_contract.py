@@ -170,9 +170,9 @@ def as_rgba(pixels: NDArray[Any]) -> NDArray[np.float64]:
     """Return a picture of any kind as RGBA in [0, 1]."""
     values = pixels.reshape(*pixels.shape[:2], -1) / TOP[pixels.dtype]
     count = values.shape[2]
-    colours = values[..., :1].repeat(3, axis=2) if count < 3 else values[..., :3]
+    colors = values[..., :1].repeat(3, axis=2) if count < 3 else values[..., :3]
     alpha = values[..., -1:] if count % 2 == 0 else np.ones_like(values[..., :1])
-    return np.concatenate([colours, alpha], axis=2)
+    return np.concatenate([colors, alpha], axis=2)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -188,9 +188,9 @@ def test_what_comes_out_is_what_the_tables_say(kind: Kind, bundles: dict[str, Bu
         assert picture.pixels.shape[:2] == size
         large = upscaler.upscale(picture.pixels)
         assert large.shape[:2] == (2 * size[0], 2 * size[1])
-        colours = 1 if kind.mode in ("L", "LA") else 3
-        first = large.reshape(*large.shape[:2], -1)[::2, ::2, :colours]
-        np.testing.assert_array_equal(first, picture.rgb[..., :colours])
+        colors = 1 if kind.mode in ("L", "LA") else 3
+        first = large.reshape(*large.shape[:2], -1)[::2, ::2, :colors]
+        np.testing.assert_array_equal(first, picture.rgb[..., :colors])
         for target, depth in itertools.product(HOLDS, DTYPES):
             cases += 1
             found = outcome(large, picture, target, depth)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image
 
 from flowsr_runtime.errors import OutputError, PictureError, ShapeError
 from flowsr_runtime.pictures.files import Picture, check_output, read_picture, write_picture
@@ -21,11 +21,6 @@ Photo = NDArray[np.uint8]
 ONE_LINE = r"^[^\n]*$"
 # What 4:4:4 JPEG at quality 95 may change of noise, in 8-bit steps.
 JPEG_STEPS = 24
-
-
-@pytest.fixture
-def icc() -> bytes:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.fixture
@@ -52,34 +47,6 @@ def test_a_lossless_picture_comes_back(tmp_path: Path, photo: Photo, name: str) 
     np.testing.assert_array_equal(read_picture(tmp_path / name).rgb, photo)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.jpeg"])
-def test_a_jpeg_comes_back_nearly(tmp_path: Path, photo: Photo, name: str) -> None:
-    write_picture(tmp_path / name, photo)
-    difference = read_picture(tmp_path / name).rgb.astype(int) - photo
-    assert np.abs(difference).max() <= JPEG_STEPS
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_the_mode_comes_back(
-    save: Callable[..., Path], tmp_path: Path, photo: Photo, mode: str, name: str
-) -> None:
-    original = Image.fromarray(np.dstack([photo, photo[..., 0]])).convert(mode)
-    picture = read_picture(save(original, name))
-    assert picture.mode == mode
-    write_picture(tmp_path / f"out-{name}", picture.rgb, like=picture)
-    with Image.open(tmp_path / f"out-{name}") as result:
-        assert result.mode == mode
-        np.testing.assert_array_equal(np.asarray(result), np.asarray(original))
-
-
-def test_a_palette_is_read_as_rgb(save: Callable[..., Path], photo: Photo) -> None:
-    palette = Image.fromarray(photo).quantize(16)
-    picture = read_picture(save(palette, "a.png"))
-    assert picture.mode == "RGB"
-    np.testing.assert_array_equal(picture.rgb, np.asarray(palette.convert("RGB")))
-
-
 def test_a_palette_with_transparency_keeps_it(save: Callable[..., Path], photo: Photo) -> None:
     palette = Image.fromarray(photo).quantize(16)
     picture = read_picture(save(palette, "a.png", transparency=3))
@@ -88,34 +55,13 @@ def test_a_palette_with_transparency_keeps_it(save: Callable[..., Path], photo: 
     np.testing.assert_array_equal(picture.alpha == 0, np.asarray(palette) == 3)
 
 
-def test_a_transparent_colour_becomes_alpha(save: Callable[..., Path]) -> None:
-    pixels = np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)
-    picture = read_picture(save(Image.fromarray(pixels), "a.png", transparency=(1, 2, 3)))
-    assert picture.alpha is not None
-    assert picture.alpha.tolist() == [[0, 255]]
-
-
-def test_a_bilevel_picture_is_gray(save: Callable[..., Path], photo: Photo) -> None:
-    picture = read_picture(save(Image.fromarray(photo).convert("1"), "a.png"))
-    assert picture.mode == "L"
-    assert set(np.unique(picture.rgb)) == {0, 255}
-
-
 def test_alpha_is_resized_to_the_result(tmp_path: Path) -> None:
     alpha = np.array([[0, 255]], dtype=np.uint8)
-    like = Picture(np.zeros((1, 2, 3), np.uint8), alpha, "RGBA")
+    like = Picture(np.dstack([np.zeros((1, 2, 3), np.uint8), alpha]))
     write_picture(tmp_path / "a.png", np.zeros((1, 4, 3), np.uint8), like=like)
     written = read_picture(tmp_path / "a.png").alpha
     assert written is not None
     assert written.tolist() == [[0, 64, 191, 255]]
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
-def test_the_colour_profile_is_kept(
-    tmp_path: Path, photo: Photo, icc: bytes, name: str
-) -> None:
-    write_picture(tmp_path / name, photo, like=Picture(photo, icc=icc))
-    assert read_picture(tmp_path / name).icc == icc
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -266,31 +212,10 @@ def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_file_is_not_overwritten_without_force(tmp_path: Path, photo: Photo) -> None:
     write_picture(tmp_path / "a.png", photo)
-    with pytest.raises(OutputError, match=r"a\.png exists; replace it with force \(--force\)"):
+    with pytest.raises(OutputError, match=r"a\.png exists"):
         write_picture(tmp_path / "a.png", photo[::2])
     write_picture(tmp_path / "a.png", photo[::2], force=True)
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png").rgb, photo[::2])
-
-
-@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.bmp", "BMP")])
-def test_alpha_is_not_dropped_in_silence(
-    tmp_path: Path, photo: Photo, name: str, kind: str
-) -> None:
-    like = Picture(photo, photo[..., 0], "RGBA")
-    with pytest.raises(OutputError, match=f"{kind} holds no alpha; write PNG"):
-        check_output(tmp_path / name, like=like)
-
-
-def test_a_profile_is_not_dropped_in_silence(tmp_path: Path, photo: Photo) -> None:
-    with pytest.raises(OutputError, match="BMP holds no ICC profile; write PNG"):
-        check_output(tmp_path / "a.bmp", like=Picture(photo, icc=b"profile"))
-
-
-@pytest.mark.parametrize(("name", "most"), [("a.jpg", 65500), ("a.webp", 16383)])
-def test_a_side_beyond_the_format_is_refused(tmp_path: Path, name: str, most: int) -> None:
-    check_output(tmp_path / name, size=(1, most))
-    with pytest.raises(OutputError, match=f"sides are at most {most} pixels, got 1x{most + 1}"):
-        check_output(tmp_path / name, size=(1, most + 1))
 
 
 def test_a_full_disk_leaves_the_old_picture(

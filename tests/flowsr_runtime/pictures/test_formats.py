@@ -1,6 +1,7 @@
 """Formats are told by a file's first bytes, and named by name or suffix."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ from PIL import features
 
 from flowsr_runtime.errors import OutputError, PictureError
 from flowsr_runtime.pictures.files import encode_picture, read_picture
-from flowsr_runtime.pictures.formats import FORMATS, SUFFIXES, format_named, kind_of, open_image
+from flowsr_runtime.pictures.formats import (
+    FORMATS,
+    SUFFIXES,
+    check_format,
+    format_named,
+    kind_of,
+    open_image,
+)
+from tests.flowsr_runtime.pictures.picture_files import GRAY_ICC
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -43,7 +52,7 @@ def test_a_format_that_pillow_was_built_without_is_refused_with_the_remedy(
     monkeypatch.setattr(features, "check", lambda feature: False)
     with pytest.raises(OutputError, match=rf"{name} is not in the installed Pillow; pip ins"):
         encode_picture(photo, name)
-    with pytest.raises(PictureError, match=rf"is {name}, which the installed Pillow has not"):
+    with pytest.raises(PictureError, match=rf"is {name}, which the installed Pillow lacks"):
         read_picture(data)
 
 
@@ -53,3 +62,34 @@ def test_opening_warns_of_nothing(photo: NDArray[np.uint8]) -> None:
         opened = [open_image(encode_picture(photo, name), "a file") for name in FORMATS]
     assert len(opened) == len(FORMATS)
     assert caught == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "option"),
+    [
+        ("JPEG", {"mode": "RGBA"}, "format"),
+        (".bmp", {"mode": 2}, "format"),
+        ("png", {"depth": "float"}, "depth"),
+        ("BMP", {"icc": b"profile"}, "format"),
+        ("WEBP", {"mode": "L", "icc": GRAY_ICC}, "format"),
+        ("jpg", {"size": (1, 65501)}, "format"),
+        ("webp", {"size": (16384, 1)}, "format"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused_without_a_picture(
+    name: str, arguments: dict[str, Any], option: str
+) -> None:
+    with pytest.raises(OutputError, match=format_named(name).name) as refused:
+        check_format(name, **arguments)
+    assert refused.value.option == option
+    check_format("tiff", **arguments)
+
+
+def test_a_side_at_the_limit_of_a_format_is_taken() -> None:
+    check_format("JPEG", size=(65500, 1))
+    check_format("WEBP", size=(1, 16383))
+
+
+def test_alpha_without_an_original_is_not_dropped(photo: NDArray[np.uint8]) -> None:
+    with pytest.raises(OutputError, match="JPEG holds no alpha"):
+        encode_picture(np.dstack([photo, photo[..., 0]]), "JPEG")

@@ -141,14 +141,14 @@ def test_texts_of_a_png_are_kept(photo: Photo, depth: Any) -> None:
 
 
 @pytest.mark.parametrize("depth", [8, 16])
-def test_colour_chunks_of_a_png_are_kept(depth: Any) -> None:
+def test_color_chunks_of_a_png_are_kept(depth: Any) -> None:
     chunks = (b"cHRM", bytes(range(32))), (b"gAMA", (100_000).to_bytes(4, "big"))
     like = read_picture(deep_png_file(np.zeros((2, 2, 3), np.uint16), *chunks))
     found = read_picture(encode_picture(like.pixels, "PNG", like=like, depth=depth))
     assert found.metadata.chunks == chunks
 
 
-def test_a_profile_goes_before_colour_chunks() -> None:
+def test_a_profile_goes_before_color_chunks() -> None:
     metadata = Metadata(chunks=((b"sRGB", b"\0"),))
     pixels = np.zeros((2, 2, 3), np.uint8)
     like = Picture(pixels, icc=RGB_ICC, metadata=metadata)

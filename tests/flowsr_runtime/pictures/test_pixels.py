@@ -1,5 +1,7 @@
 """Pixels: padding for any side, resampling to any size, and one rounding."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_runtime.errors import MemoryBudgetError
-from flowsr_runtime.pictures.pixels import allocate, padded, resampled, store
+from flowsr_runtime.errors import FlowsrError, MemoryBudgetError
+from flowsr_runtime.pictures.pixels import allocate, check_image, padded, resampled, store
 
 SIDES = st.integers(1, 12)
 # Pillow weighs in float64 and rounds each pass to float32: units in the last place of 1.
@@ -95,3 +97,27 @@ def test_floats_are_stored_as_they_are() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(MemoryBudgetError, match="1048576x1048576 does not fit in memory"):
         allocate((2**20, 2**20, 3), np.dtype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("image", "changes", "message"),
+    [
+        (np.zeros(4, np.uint8), {}, r"got \(4,\)"),
+        (np.zeros((4, 4, 5), np.uint8), {}, r"got \(4, 4, 5\)"),
+        (np.zeros((0, 4, 3), np.uint8), {}, r"got \(0, 4, 3\)"),
+        (np.zeros((4, 4, 0), np.float32), {}, r"got \(4, 4, 0\)"),
+        (np.zeros((4, 4), np.float64), {}, "got float64"),
+        ([[[0, 0, 0]]], {}, "got list"),
+        (np.full((4, 4), -0.1, np.float32), {}, r"from -0\.1"),
+        (np.full((4, 4), 1.1, np.float32), {}, r"to 1\.1"),
+        (np.full((4, 4), np.nan, np.float32), {}, "nan"),
+        (np.zeros((4, 4), np.uint16), {"clamp": False}, "clamp=False .* got uint16"),
+        (np.zeros((4, 4), np.uint16), {"truncate": True}, "truncate=True .* got uint16"),
+        (np.zeros((4, 4), np.float32), {"truncate": True}, "truncate=True .* got float32"),
+        (np.zeros((4, 4), np.float32), {"io": "uint8"}, "uint8 images, got float32"),
+        (np.zeros((4, 4), np.uint8), {"io": "uint8", "truncate": True}, "truncate=True"),
+    ],
+)
+def test_other_images_are_refused(image: object, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(FlowsrError, match=message):
+        check_image(image, **{"clamp": True, "truncate": False, **changes})

@@ -62,8 +62,8 @@ def test_interlaced_pictures_are_read(channels: int) -> None:
     pixels = noise(9, 11, channels)
     passes = [pixels[y::dy, x::dx] for y, x, dy, dx in [*ADAM7, (1, 0, 2, 1)]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for part in passes for row in part)
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", 11, 9, 16, colour, 0, 0, 1)
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", 11, 9, 16, color, 0, 0, 1)
     data = png_of_chunks((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     np.testing.assert_array_equal(pixels_of(data), pixels)
 

@@ -129,7 +129,7 @@ def test_without_tifffile_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         read_picture(data)
 
 
-def test_without_tifffile_sixteen_bit_colours_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tifffile_sixteen_bit_colors_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = noise(4, 5, 3, np.uint16)
     monkeypatch.setitem(sys.modules, "tifffile", None)
     np.testing.assert_array_equal(pixels_of(encode_picture(pixels, "tiff")), pixels)

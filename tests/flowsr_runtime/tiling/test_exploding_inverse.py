@@ -51,7 +51,7 @@ def test_parts_joined_are_what_is_found_in_the_whole(cut: int) -> None:
     )
     assert above is not None
     assert below is not None
-    assert above.joined(below) == find_out_of_range(values)
+    assert (above | below) == find_out_of_range(values)
 
 
 @pytest.mark.parametrize(

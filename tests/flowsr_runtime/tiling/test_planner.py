@@ -1,6 +1,5 @@
 """Tiles fit in memory, are taken by the session, and are as cheap as can be."""
 
-import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowsr_runtime.bundle.manifest import Memory
-from flowsr_runtime.bundle.profile_limits import Bounds, ProfileLimits
+from flowsr_runtime.bundle.profile_limits import AxisBounds, ProfileLimits
 from flowsr_runtime.errors import BundleError, MemoryBudgetError
 from flowsr_runtime.geometry import Halo, output_size
 from flowsr_runtime.tiling.memory import ResidentMemory
@@ -106,7 +105,7 @@ def test_a_strip_is_cut_along_its_length() -> None:
 def test_the_smallest_workable_budget_is_named() -> None:
     with pytest.raises(MemoryBudgetError, match=r"at least (\d+) bytes") as caught:
         plan((200, 150), (800, 600), budget=1)
-    least = int(str(caught.value).split()[6])
+    least = int(str(caught.value).split()[5])
     assert plan((200, 150), (800, 600), budget=least).peak_bytes == least
 
 
@@ -167,7 +166,7 @@ def test_every_tile_is_one_that_some_profile_takes(
     source: tuple[int, int], scale: Fraction, budget: int
 ) -> None:
     target = output_size(source[0], scale), output_size(source[1], scale)
-    small, tall = Bounds((1, 60), (1, 80)), Bounds((1, 70), (1, 300))
+    small, tall = AxisBounds((1, 60), (1, 80)), AxisBounds((1, 70), (1, 300))
     profiles = ((small, small), (tall, small))
     tiling = TilePlanner(source, target, HALO, MEMORY, 12, limits=ProfileLimits(profiles)).plan(
         budget
@@ -181,36 +180,34 @@ def test_every_tile_is_one_that_some_profile_takes(
         )
 
 
-def limited(bounds: Bounds, *, whole_only: bool = False, budget: int = 10**9) -> Plan:
-    limits = ProfileLimits(((bounds, bounds),), ("build-engine",))
+def limited(bounds: AxisBounds, *, whole_only: bool = False, budget: int = 10**9) -> Plan:
+    limits = ProfileLimits(((bounds, bounds),))
     return TilePlanner((50, 40), (200, 160), HALO, MEMORY, 12, whole_only, limits).plan(budget)
 
 
 def test_a_picture_that_a_profile_takes_is_one_tile() -> None:
-    assert len(limited(Bounds((40, 50), (160, 200)))) == 1
-    assert len(limited(Bounds((1, 49)))) == 2
+    assert len(limited(AxisBounds((40, 50), (160, 200)))) == 1
+    assert len(limited(AxisBounds((1, 49)))) == 2
 
 
 def test_a_least_size_leaves_larger_tiles() -> None:
-    assert len(limited(Bounds((25, 33)))) == 4
+    assert len(limited(AxisBounds((25, 33)))) == 4
 
 
 @pytest.mark.parametrize("whole_only", [True, False])
-@pytest.mark.parametrize("bounds", [Bounds((1, 5)), Bounds((60, 90)), Bounds((1, 99), (1, 9))])
-def test_a_picture_that_no_profile_takes_names_the_command(
-    bounds: Bounds, whole_only: bool
+@pytest.mark.parametrize(
+    "bounds", [AxisBounds((1, 5)), AxisBounds((60, 90)), AxisBounds((1, 99), (1, 9))]
+)
+def test_a_picture_that_no_profile_takes_is_refused(
+    bounds: AxisBounds, whole_only: bool
 ) -> None:
-    message = (
-        r"no engine takes 50x40 to 200x160, whole or in tiles; build one that does: "
-        r"build-engine --picture 40x50 --scale 4 --memory-budget 1000000000$"
-    )
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(BundleError, match="no engine takes 40x50 to 160x200"):
         limited(bounds, whole_only=whole_only)
 
 
 def test_too_little_memory_is_told_before_the_profiles() -> None:
-    with pytest.raises(MemoryBudgetError, match="memory budget must be at least"):
-        limited(Bounds((1, 5)), budget=1)
+    with pytest.raises(MemoryBudgetError, match="memory_budget must be at least"):
+        limited(AxisBounds((1, 5)), budget=1)
 
 
 @settings(deadline=None)
@@ -220,8 +217,8 @@ def test_what_is_held_beside_the_tiles_counts(
 ) -> None:
     target = output_size(source[0], scale), output_size(source[1], scale)
     beside = ResidentMemory(held, 24 * target[1], counts=True)
-    cutter = TilePlanner(source, target, HALO, MEMORY, 12, beside=beside)
-    tiling = cutter.plan(2 * budget + 10**6)
+    planner = TilePlanner(source, target, HALO, MEMORY, 12, resident=beside)
+    tiling = planner.plan(2 * budget + 10**6)
     axes = (tiling.rows, tiling.columns)
     pixels = [max(piece.extent.lr_size for piece in axis) for axis in axes]
     patches = [max(-(-piece.extent.out_size // 3) for piece in axis) for axis in axes]
@@ -231,17 +228,17 @@ def test_what_is_held_beside_the_tiles_counts(
 
 
 def test_too_little_memory_for_the_process_names_the_option() -> None:
-    held = replace(SQUARE, beside=ResidentMemory(5_000_000, counts=True))
-    with pytest.raises(MemoryBudgetError, match=r"max_memory \(--max-memory\) must be at leas"):
+    held = replace(SQUARE, resident=ResidentMemory(5_000_000, counts=True))
+    with pytest.raises(MemoryBudgetError, match="max_memory must be"):
         held.plan(5_000_001)
 
 
 @pytest.mark.parametrize("top", [0, 240])
 @pytest.mark.parametrize("held", [0, 5_000_000])
 def test_smaller_tiles_take_half_the_memory(top: int, held: int) -> None:
-    cutter = replace(SQUARE, beside=ResidentMemory(held, counts=held > 0))
-    large = cutter.plan(held + 2_000_000)
-    small = cutter.smaller(large, top)
+    planner = replace(SQUARE, resident=ResidentMemory(held, counts=held > 0))
+    large = planner.plan(held + 2_000_000)
+    small = planner.smaller(large, top)
     assert small.peak_bytes - held <= (large.peak_bytes - held) / 2
     assert small.rows[0].begin == top
     assert small.rows[-1].end == 800
@@ -264,15 +261,12 @@ def test_tiles_can_be_halved_down_to_the_smallest() -> None:
 
 def test_a_whole_picture_is_not_halved() -> None:
     whole = replace(SQUARE, whole_only=True)
-    with pytest.raises(MemoryBudgetError, match="no tiles smaller than 800x600"):
+    with pytest.raises(MemoryBudgetError, match="no tiles smaller than 600x800"):
         whole.smaller(whole.plan(10**9), 0)
 
 
 def test_halves_that_no_profile_takes_are_refused() -> None:
-    bounds = Bounds((100, 300))
-    limited_cutter = replace(
-        SQUARE, limits=ProfileLimits(((bounds, bounds),), ("build-engine",))
-    )
-    message = re.escape("no engine takes 200x150 to 800x600")
-    with pytest.raises(BundleError, match=message):
-        limited_cutter.smaller(limited_cutter.plan(10**9), 0)
+    bounds = AxisBounds((100, 300))
+    limited_planner = replace(SQUARE, limits=ProfileLimits(((bounds, bounds),)))
+    with pytest.raises(BundleError, match="no engine takes 150x200 to 600x800"):
+        limited_planner.smaller(limited_planner.plan(10**9), 0)

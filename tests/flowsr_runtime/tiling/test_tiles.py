@@ -58,7 +58,7 @@ def test_pieces_begin_aligned_and_lie_inside_what_is_computed(
     for piece in pieces:
         assert piece.begin % HALO.align == 0
         assert piece.extent.out_begin <= piece.begin < piece.end <= piece.extent.out_end
-        assert len(range(piece.extent.out_size)[piece.kept]) == piece.end - piece.begin
+        assert len(range(piece.extent.out_size)[piece.core]) == piece.end - piece.begin
 
 
 @given(SIDES, SCALES, FADES, st.data())

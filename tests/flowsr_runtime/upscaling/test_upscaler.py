@@ -10,14 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.errors import (
-    BundleError,
     MemoryBudgetError,
     NonFiniteError,
     ScaleError,
-    ShapeError,
     UsageError,
 )
 from flowsr_runtime.upscaling.upscaler import Upscaler
@@ -33,7 +30,7 @@ SIDES = st.integers(1, 40)
 
 
 def resized(image: NDArray[Any], target: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the bilinear resize with half-pixel centres, in float64."""
+    """Return the bilinear resize with half-pixel centers, in float64."""
 
     def matrix(source: int, count: int) -> NDArray[np.float64]:
         u = ((2 * np.arange(count) + 1) * source - count) / (2 * count)
@@ -139,19 +136,9 @@ def test_a_fixed_bundle_takes_its_scale_alone(bundles: Bundles, photo: Photo) ->
     np.testing.assert_array_equal(upscaler.upscale(photo), doubled)
 
 
-def test_a_fixed_bundle_refuses_another_scale(bundles: Bundles, photo: Photo) -> None:
-    message = (
-        r"this model enlarges 2 times only, got 69x93 for 23x31; resample=True \(--resample\)"
-    )
-    with pytest.raises(ScaleError, match=message):
-        Upscaler.open(bundles["fixed"]).upscale(photo, 3)
-
-
 def test_a_fixed_bundle_is_not_cut_into_tiles(bundles: Bundles, photo: Photo) -> None:
     upscaler = Upscaler.open(bundles["fixed"], memory_budget=SMALL_BUDGET)
-    with pytest.raises(
-        MemoryBudgetError, match=r"whole pictures only.*at least 45\d\d\d bytes"
-    ):
+    with pytest.raises(MemoryBudgetError, match=r"at least 45\d\d\d bytes.*whole pictures"):
         upscaler.upscale(photo, 2)
 
 
@@ -207,10 +194,10 @@ def test_nan_in_a_tile_is_placed_in_the_whole_picture(bundles: Bundles) -> None:
 def test_a_budget_that_is_too_small_names_the_smallest(bundles: Bundles, photo: Photo) -> None:
     upscaler = Upscaler.open(bundles["bilinear"], memory_budget=2000)
     with pytest.raises(
-        MemoryBudgetError, match=r"at least \d+ bytes for 23x31 to 92x124, got 2000"
+        MemoryBudgetError, match=r"\d+ bytes for 31x23 to 124x92, got 2000"
     ) as caught:
         upscaler.upscale(photo, 4)
-    least = int(str(caught.value).split()[6])
+    least = int(str(caught.value).split()[5])
     Upscaler.open(bundles["bilinear"], memory_budget=least).upscale(photo, 4)
     with pytest.raises(MemoryBudgetError, match=f"at least {least} bytes"):
         Upscaler.open(bundles["bilinear"], memory_budget=least - 1).upscale(photo, 4)
@@ -223,50 +210,6 @@ def test_an_output_beyond_memory_is_refused(bundles: Bundles) -> None:
         fixed.upscale(image, 1024)
 
 
-@pytest.mark.parametrize("scale", [0, -1, 0.5, 0.999])
-def test_a_scale_below_one_is_refused(bundles: Bundles, photo: Photo, scale: float) -> None:
-    with pytest.raises(ScaleError, match=f"scale must be at least 1, got {scale}"):
-        Upscaler.open(bundles["bilinear"]).upscale(photo, scale)
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (np.zeros(4, np.uint8), r"image must be \(h, w\) or \(h, w, 1 to 4\), got \(4,\)"),
-        (np.zeros((4, 4, 5), np.uint8), r"or \(h, w, 1 to 4\), got \(4, 4, 5\)"),
-        (np.zeros((0, 4, 3), np.uint8), r"or \(h, w, 1 to 4\), got \(0, 4, 3\)"),
-        (np.zeros((4, 4, 0), np.float32), r"or \(h, w, 1 to 4\), got \(4, 4, 0\)"),
-        (np.zeros((4, 4, 3), np.float64), "uint8, uint16 or float32 array, got float64"),
-        (np.zeros((4, 4, 3), np.int16), "uint8, uint16 or float32 array, got int16"),
-        ([[[0, 0, 0]]], "uint8, uint16 or float32 array, got list"),
-    ],
-)
-def test_another_array_is_refused(bundles: Bundles, image: Any, message: str) -> None:
-    with pytest.raises(ShapeError, match=message):
-        Upscaler.open(bundles["bilinear"]).upscale(image, 2)
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.1, 255, np.nan, np.inf])
-def test_floats_out_of_range_are_refused(bundles: Bundles, value: float) -> None:
-    image = np.full((4, 4, 3), value, dtype=np.float32)
-    with pytest.raises(UsageError, match=r"must lie in \[0, 1\], got values from"):
-        Upscaler.open(bundles["bilinear"]).upscale(image, 2)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_whole_numbers_without_clamp_are_refused(
-    bundles: Bundles, photo: Photo, dtype: type[Any]
-) -> None:
-    with pytest.raises(UsageError, match="clamp=False needs a float32 image, got uint"):
-        Upscaler.open(bundles["bilinear"]).upscale(photo.astype(dtype), 2, clamp=False)
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_only_eight_bits_are_truncated(bundles: Bundles, dtype: type[Any]) -> None:
-    with pytest.raises(ShapeError, match="truncate=True needs a uint8 image, got"):
-        Upscaler.open(bundles["bilinear"]).upscale(np.zeros((2, 2), dtype), 2, truncate=True)
-
-
 def test_sixteen_bits_are_resized_and_rounded_to_nearest(bundles: Bundles) -> None:
     image = np.random.default_rng(2).integers(0, 65536, (9, 7, 3)).astype(np.uint16)
     result = Upscaler.open(bundles["bilinear"]).upscale(image, 2.7)
@@ -275,40 +218,12 @@ def test_sixteen_bits_are_resized_and_rounded_to_nearest(bundles: Bundles) -> No
     assert np.abs(result - resized(image, (24, 19))).max() <= 0.5 + 0.05
 
 
-def test_temperature_needs_a_bundle_without_prior(bundles: Bundles, photo: Photo) -> None:
-    with pytest.raises(UsageError, match="has a learned prior and takes no temperature"):
-        Upscaler.open(bundles["bilinear"]).upscale(photo, 2, temperature=0.5)
-
-
-def test_a_bundle_without_prior_needs_temperature(bundles: Bundles, photo: Photo) -> None:
-    with pytest.raises(UsageError, match="has no learned prior; give temperature"):
-        Upscaler.open(bundles["latent"]).upscale(photo, 2)
-
-
-@pytest.mark.parametrize("size", [None, (46, 62)])
-def test_one_of_scale_and_size_is_given(
-    bundles: Bundles, photo: Photo, size: tuple[int, int] | None
-) -> None:
-    scale = None if size is None else 2
-    with pytest.raises(ScaleError, match="give exactly one of scale and size"):
-        Upscaler.open(bundles["bilinear"]).upscale(photo, scale, size=size)
-
-
 def test_a_closed_upscaler_is_refused(bundles: Bundles, photo: Photo) -> None:
     upscaler = Upscaler.open(bundles["bilinear"])
     upscaler.close()
     upscaler.close()
     with pytest.raises(UsageError, match="the upscaler is closed"):
         upscaler.upscale(photo, 2)
-
-
-def test_bad_settings_are_refused(bundles: Bundles) -> None:
-    with pytest.raises(UsageError, match="whole number of bytes above 0, got 0"):
-        Upscaler.open(bundles["bilinear"], memory_budget=0)
-    with pytest.raises(UsageError, match="whole number of bytes above 0, got '1G'"):
-        Upscaler.open(bundles["bilinear"], memory_budget="1G")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="halo must be default or exact, got 'wide'"):
-        Upscaler.open(bundles["bilinear"], halo="wide")  # type: ignore[arg-type]
 
 
 def test_the_budget_is_the_callers_else_the_bundles_else_a_gibibyte(bundles: Bundles) -> None:
@@ -320,10 +235,35 @@ def test_the_budget_is_the_callers_else_the_bundles_else_a_gibibyte(bundles: Bun
     assert Upscaler.open(stating, memory_budget=7).memory_budget == 7
 
 
-def test_a_model_that_gives_another_size_is_refused(
-    bundles: Bundles, photo: Photo, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "arguments", "error", "message"),
+    [
+        ("bilinear", {"scale": 0.999}, ScaleError, r"at least 1, got 0\.999"),
+        ("bilinear", {}, ScaleError, "exactly one of scale and size"),
+        ("bilinear", {"scale": 2, "size": (46, 62)}, ScaleError, "exactly one of scale"),
+        ("bilinear", {"scale": 2, "clamp": False}, UsageError, "clamp=False .* got uint8"),
+        ("bilinear", {"scale": 2, "temperature": 0.5}, UsageError, r"temperature, got 0\.5"),
+        ("bilinear", {"scale": 2, "resample": True}, UsageError, "resample"),
+        ("latent", {"scale": 2}, UsageError, "temperature"),
+        ("fixed", {"scale": 3}, ScaleError, "scale 2, got 93x69 for 31x23; resample=True"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    bundles: Bundles,
+    photo: Photo,
+    name: str,
+    arguments: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
-    small = np.zeros((1, 3, 2, 2), dtype=np.float32)
-    monkeypatch.setattr(OnnxRuntimeSession, "run", lambda session, feeds: small)
-    with pytest.raises(BundleError, match=r"gave \(1, 3, 2, 2\) where \(1, 3, 46, 62\) is due"):
-        Upscaler.open(bundles["bilinear"]).upscale(photo, 2)
+    with pytest.raises(error, match=message):
+        Upscaler.open(bundles[name]).upscale(photo, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("memory_budget", 0), ("max_memory", "1G"), ("halo", "wide")]
+)
+def test_wrong_settings_are_refused(bundles: Bundles, option: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"{option} must be .*, got {value!r}") as refused:
+        Upscaler.open(bundles["bilinear"], **{option: value})
+    assert refused.value.option == option

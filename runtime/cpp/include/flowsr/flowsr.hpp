@@ -1,7 +1,7 @@
-/// Enlarge pictures with a bundle of flowsr-lp: the same answer as in Python, without it.
+/// Upscale images with a bundle of flowsr-lp, with the same result as in Python.
 ///
-/// Pictures are rows of pixels without gaps. Nothing here keeps state of its own beside the
-/// objects below, prints, or handles signals.
+/// Images are contiguous rows of pixels. The library has no global state, prints nothing, and
+/// handles no signals.
 #ifndef FLOWSR_FLOWSR_HPP
 #define FLOWSR_FLOWSR_HPP
 
@@ -21,7 +21,7 @@
 
 namespace flowsr {
 
-/// What went wrong; the commands end with these numbers.
+/// Kinds of failure: the exit codes of the commands.
 enum class Code : int {
   failure = FLOWSR_FAILURE,
   usage = FLOWSR_USAGE,
@@ -31,7 +31,7 @@ enum class Code : int {
   memory = FLOWSR_MEMORY,
 };
 
-/// Any failure that a user can act on; its message is one line.
+/// A failure that a user can act on; its message is one line.
 class FLOWSR_API Error : public std::runtime_error {
  public:
   Error(Code code, const std::string& message) : std::runtime_error(message), code_(code) {}
@@ -53,17 +53,17 @@ struct Size {
   bool operator!=(const Size& other) const { return !(*this == other); }
 };
 
-/// Output pixels per input pixel, at least 1, as exactly as it is written: 2.7 is 27/10.
+/// Output pixels per input pixel, at least 1, with the exact value of its text: 2.7 is 27/10.
 class FLOWSR_API Scale {
  public:
   /// Reads a decimal such as "2.7" or a fraction such as "27/10". Throws Error (usage).
   Scale(const std::string& text);               // NOLINT: a scale is its text
   Scale(const char* text) : Scale(std::string(text)) {}  // NOLINT
-  /// Takes the shortest decimal that names the number. Throws Error (usage).
+  /// Uses the shortest decimal that identifies the number. Throws Error (usage).
   Scale(double value);                                   // NOLINT
   Scale(int value) : Scale(std::to_string(value)) {}     // NOLINT
 
-  /// Returns floor(pixels * scale + 1/2). Throws Error (usage) if that is above kMaxSide.
+  /// Returns floor(pixels * scale + 1/2). Throws Error (usage) above kMaxSide.
   std::int64_t output_size(std::int64_t pixels) const;
   bool equals(std::int64_t whole) const;
   const std::string& text() const { return text_; }
@@ -74,14 +74,14 @@ class FLOWSR_API Scale {
   std::vector<std::uint32_t> denominator_;
 };
 
-/// The size that a bundle of one scale gives by itself.
+/// The output size of a bundle of one scale.
 struct Own {};
 struct Scales {
   Scale rows;
   Scale columns;
 };
 
-/// What size is asked for.
+/// The requested output size: a scale, a size, or the bundle's own scale.
 class FLOWSR_API Target {
  public:
   Target() : wish_(Own{}) {}
@@ -94,27 +94,27 @@ class FLOWSR_API Target {
   std::variant<Own, Scales, Size> wish_;
 };
 
-/// What surrounds an output window for its pixels to come out as in the whole picture.
+/// Surroundings that an output window needs to match the whole image.
 struct Halo {
   std::int64_t patch = 1;     ///< Output pixels along one side of a patch.
-  std::int64_t align = 1;     ///< Windows begin at multiples of this many output pixels.
-  std::int64_t lr_align = 1;  ///< Tiles begin at multiples of this many input pixels.
+  std::int64_t align = 1;     ///< Output pixels whose multiples windows begin at.
+  std::int64_t lr_align = 1;  ///< Input pixels whose multiples tiles begin at.
   std::int64_t patches = 0;   ///< Patches added on each side of the window.
-  std::int64_t pixels = 0;    ///< Input pixels added on each side of what those read.
-  std::optional<std::int64_t> ratio;  ///< Of a graph whose window is its tile enlarged.
+  std::int64_t pixels = 0;    ///< Input pixels added around those that the patches read.
+  std::optional<std::int64_t> ratio;  ///< For a graph whose window is its upscaled tile.
 };
 
 struct FileEntry {
   std::string sha256;
   std::int64_t bytes = 0;
-  std::optional<std::string> precision;  ///< Of a model.
+  std::optional<std::string> precision;  ///< Only for a model.
 };
 
-/// An input of noise.
+/// A noise input of a graph.
 struct Latent {
   std::string name;
   std::int64_t channels = 0;
-  std::int64_t patch = 1;  ///< Output pixels of a cell and side.
+  std::int64_t patch = 1;  ///< Output pixels along one side of a cell.
 };
 
 /// Peak activation memory of one run, in bytes.
@@ -126,22 +126,22 @@ struct Memory {
   std::int64_t estimate(std::int64_t pixels, std::int64_t patches) const;
 };
 
-/// What bundle.json says, checked.
+/// The checked content of bundle.json.
 struct Manifest {
   std::string family;
-  std::optional<Scale> scale;  ///< The only one that the graph produces, none for any.
-  std::int64_t multiple = 1;   ///< Sides of the graph's pictures are multiples of this.
-  bool eight_bit = false;      ///< Whether the graph takes and gives eight bits.
+  std::optional<Scale> scale;  ///< The only scale of the graph, none for any.
+  std::int64_t multiple = 1;   ///< Divisor of the sides of the graph's images.
+  bool eight_bit = false;      ///< Whether the graph's images are uint8.
   bool geometry = false;       ///< Whether the graph has the input `geometry`.
   std::vector<Latent> latents;
-  Halo halo;   ///< With which a seam stays below one eight-bit step.
-  Halo exact;  ///< That holds the whole receptive field.
+  Halo halo;   ///< Keeps seams below one 8-bit step.
+  Halo exact;  ///< Holds the whole receptive field.
   bool whole_only = false;
   Memory memory;
   std::map<std::string, FileEntry> files;
 };
 
-/// One axis of a window: half-open ranges in pixels of the whole picture.
+/// One axis of a window: half-open ranges in pixels of the whole image.
 struct Extent {
   std::int64_t source = 0, target = 0;
   std::int64_t lr_begin = 0, lr_end = 0;
@@ -150,14 +150,14 @@ struct Extent {
   std::int64_t out_size() const { return out_end - out_begin; }
 };
 
-/// One axis of a tile: the output pixels that are kept, and how they fade.
+/// One axis of a tile: the output pixels without the halo, and how they fade.
 struct Piece {
   Extent extent;
   std::int64_t begin = 0, end = 0;
   std::int64_t fade_in = 0, fade_out = 0;
 };
 
-/// How one picture is computed: every piece of the rows with every piece of the columns.
+/// The tiles of one image: every piece of the rows with every piece of the columns.
 struct Plan {
   std::vector<Piece> rows, columns;
   std::int64_t run_bytes = 0;  ///< Estimated activation memory of the largest tile.
@@ -168,52 +168,52 @@ struct Plan {
 
 enum class HaloKind { standard, exact };
 
-/// How a bundle is run.
+/// Settings of an upscaler.
 struct Settings {
   std::string backend;             ///< "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx";
-                                   ///< "" for the first of these that was built in.
-  std::string provider;            ///< Of onnxruntime: "cpu" or "cuda"; "" for "cpu".
-  std::string precision = "fp32";  ///< Which of the bundle's graphs.
-  int device = 0;                  ///< Index of the GPU.
-  int threads = 0;                 ///< CPU threads, 0 for every usable core.
-  std::int64_t memory_budget = 0;  ///< Bytes of one run, 0 for what the bundle states.
+                                   ///< "" for the first of these in this build.
+  std::string provider;            ///< For onnxruntime: "cpu" or "cuda"; "" for "cpu".
+  std::string precision = "fp32";  ///< Precision of the graph.
+  int device = 0;                  ///< GPU index.
+  int threads = 0;                 ///< CPU threads, 0 for all usable cores.
+  std::int64_t memory_budget = 0;  ///< Bytes of one run, 0 for the bundle's own setting.
   HaloKind halo = HaloKind::standard;
 };
 
-/// How a picture is enlarged.
+/// One upscale request.
 struct Request {
   int channels = 3;                   ///< 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA.
-  std::uint64_t seed = 0;             ///< Of the noise.
-  std::optional<double> temperature;  ///< Of a bundle without a learned prior, which needs it.
-  bool clamp = true;                  ///< To [0, 1]; whole numbers are clamped always.
-  bool truncate = false;              ///< Cut eight bits off in place of rounding them.
-  /// Called after each tile with the tiles done and the tiles in all, which grow where memory
-  /// runs out. What it throws ends the call.
+  std::uint64_t seed = 0;             ///< Random seed for the noise.
+  std::optional<double> temperature;  ///< For a bundle without a learned prior, which needs it.
+  bool clamp = true;                  ///< To [0, 1]; integers are always clamped.
+  bool truncate = false;              ///< Truncate 8-bit values instead of rounding.
+  /// Called after each tile with the tiles done and the tiles in all; the second number grows
+  /// when memory runs out. An exception ends the call.
   std::function<void(std::int64_t done, std::int64_t tiles)> progress;
-  /// Called with one line if values lie far out of range, or memory runs out and tiles are
-  /// halved.
+  /// Called with one line when values lie far out of range, or when memory runs out and tiles
+  /// are halved.
   std::function<void(const std::string& line)> warn;
 };
 
 /// A bundle on disk whose manifest has been checked; its files are checked when read.
 class FLOWSR_API Bundle {
  public:
-  /// Throws Error (bundle) if there is none, or its manifest is damaged or newer.
+  /// Throws Error (bundle) if there is no bundle, or its manifest is damaged or of a newer schema.
   static Bundle open(const std::string& path);
 
   const std::string& path() const { return path_; }
   const Manifest& manifest() const { return manifest_; }
 
-  /// Returns the content of a file that was checked against the manifest. Throws (bundle).
+  /// Returns the content of a file after checking it against the manifest. Throws (bundle).
   std::string read(const std::string& name) const;
   /// Returns the name of the ONNX file of a precision. Throws (bundle).
   std::string model_name(const std::string& precision) const;
   /// Checks every file. Throws (bundle).
   void check_files() const;
 
-  /// Returns the size that a picture gets. Throws (usage).
+  /// Returns the output size of an image. Throws (usage).
   Size target(Size source, const Target& target) const;
-  /// Returns how it would be cut. Throws (usage, memory).
+  /// Returns the tiles of an image. Throws (usage, memory).
   Plan plan(Size source, const Target& target, const Settings& settings = {}) const;
 
  private:
@@ -222,7 +222,7 @@ class FLOWSR_API Bundle {
   Manifest manifest_;
 };
 
-/// A model that is ready to enlarge pictures; many threads may use it at once.
+/// A loaded model; many threads may use it at once.
 class FLOWSR_API Upscaler {
  public:
   /// Loads a model. Throws Error: usage, backend or bundle.
@@ -236,12 +236,12 @@ class FLOWSR_API Upscaler {
   Size target(Size source, const Target& target) const;
   Plan plan(Size source, const Target& target) const;
 
-  /// Enlarges a picture.
+  /// Upscales an image.
   ///
   /// `image` is source.height x source.width x request.channels, floats in [0, 1]; `result` has
-  /// room for as many channels in the size that `target` gives, which is returned. Alpha is
-  /// resized apart, bilinearly, and what is fully transparent leaves no fringe. Throws Error:
-  /// usage for what cannot be, memory, parity for NaN or infinity, backend, bundle.
+  /// room for as many channels in the size of `target`, which is returned. Alpha is resized
+  /// bilinearly, and fully transparent pixels leave no fringe. Throws Error: usage, memory,
+  /// parity for NaN or infinity, backend, bundle.
   Size upscale(const std::uint8_t* image, Size source, const Target& target,
                std::uint8_t* result, const Request& request = {}) const;
   Size upscale(const std::uint16_t* image, Size source, const Target& target,
@@ -256,12 +256,12 @@ class FLOWSR_API Upscaler {
 };
 
 /// Draws temperature times standard normal noise for a window of cells: channels x rows x
-/// columns floats, each by its absolute position alone. Throws Error (usage).
+/// columns floats, each determined by its absolute position. Throws Error (usage).
 FLOWSR_API void draw_noise(std::uint64_t seed, std::uint32_t stream, std::int64_t top,
                            std::int64_t left, std::int64_t rows, std::int64_t columns,
                            std::int64_t channels, double temperature, float* result);
 
-/// The backends that were built in.
+/// Returns the backends of this build.
 FLOWSR_API std::vector<std::string> backends();
 
 FLOWSR_API std::string version();

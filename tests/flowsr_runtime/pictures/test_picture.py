@@ -1,4 +1,4 @@
-"""Channels: told apart by their number, and put together again."""
+"""Pictures of every mode and depth, on their way through a model."""
 
 from typing import Any
 
@@ -7,11 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.pictures.channels import Channels, joined, luma
+from flowsr_runtime.pictures.picture import Picture
+from flowsr_runtime.pictures.pixels import luma
 from flowsr_runtime.upscaling.upscaler import Upscaler
 from tests.doubles.doubling import Doubling
 
 SHAPES = [(5, 4), (5, 4, 1), (5, 4, 2), (5, 4, 3), (5, 4, 4)]
+MODES = ["L", "L", "LA", "RGB", "RGBA"]
 DTYPES = [np.uint8, np.uint16, np.float32]
 
 
@@ -39,13 +41,13 @@ def test_a_result_has_the_dtype_and_channels_of_its_picture(
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_colours_pass_through_the_model_unchanged(
+def test_colors_pass_through_the_model_unchanged(
     doubler: Upscaler, shape: tuple[int, ...], dtype: type[Any]
 ) -> None:
     image = noise(shape, dtype)
-    colours = Channels.of(image).colours
-    result = doubler.upscale(image).reshape(10, 8, -1)[::2, ::2, :colours]
-    np.testing.assert_array_equal(result, image.reshape(5, 4, -1)[..., :colours])
+    colors = 1 if Picture(image).gray else 3
+    result = doubler.upscale(image).reshape(10, 8, -1)[::2, ::2, :colors]
+    np.testing.assert_array_equal(result, image.reshape(5, 4, -1)[..., :colors])
 
 
 def test_every_sixteen_bit_value_passes_through_the_model(doubler: Upscaler) -> None:
@@ -77,13 +79,11 @@ def test_luma_of_gray_is_gray() -> None:
     np.testing.assert_array_equal(luma(gray), gray[..., :1])
 
 
-@pytest.mark.parametrize("shape", SHAPES[2:])
-def test_channels_are_put_together_again(shape: tuple[int, ...]) -> None:
-    image = noise(shape, np.uint8)
-    parts = Channels.of(image)
-    np.testing.assert_array_equal(joined(parts.rgb, parts.alpha, gray=parts.gray), image)
-
-
-def test_gray_without_alpha_is_put_together_as_a_plane() -> None:
-    parts = Channels.of(noise((3, 4, 1), np.uint8))
-    assert joined(parts.rgb, parts.alpha, gray=True).shape == (3, 4)
+@pytest.mark.parametrize(("shape", "mode"), list(zip(SHAPES, MODES, strict=True)))
+def test_colors_and_alpha_are_views_of_the_pixels(shape: tuple[int, ...], mode: str) -> None:
+    picture = Picture(noise(shape, np.uint8))
+    assert (picture.mode, picture.size, picture.depth) == (mode, (5, 4), 8)
+    assert picture.rgb.shape == (5, 4, 3)
+    assert np.shares_memory(picture.rgb, picture.pixels)
+    assert (picture.alpha is None) == (mode in ("L", "RGB"))
+    assert picture.alpha is None or np.shares_memory(picture.alpha, picture.pixels)

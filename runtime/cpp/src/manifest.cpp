@@ -1,0 +1,276 @@
+#include "manifest.hpp"
+
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "geometry.hpp"
+
+namespace flowsr {
+
+using namespace detail;
+
+namespace {
+
+constexpr int64_t kSchema = 1;
+constexpr int64_t kLargest = int64_t{1} << 24;  // of what is counted in pixels or channels
+constexpr int64_t kAnyBytes = std::numeric_limits<int64_t>::max();
+
+/// Reads the keys of a manifest; names of keys are paths with dots.
+class Keys {
+ public:
+  explicit Keys(const Json& root) : root_(root) {}
+
+  const Json& get(const string& key) const {
+    const Json* value = &root_;
+    for (size_t begin = 0; begin <= key.size();) {
+      const size_t end = std::min(key.find('.', begin), key.size());
+      value = step(*value, key.substr(begin, end - begin));
+      if (value == nullptr) refuse("bundle.json lacks " + key);
+      begin = end + 1;
+    }
+    return *value;
+  }
+
+  int64_t whole(const string& key, int64_t least, int64_t most = kLargest) const {
+    const Json& value = get(key);
+    const auto number = value.whole();
+    if (!number || *number < least) {
+      refuse(key + " in bundle.json must be a whole number of at least " +
+             std::to_string(least) + ", got " + value.shown());
+    }
+    if (*number > most) {
+      refuse(key + " in bundle.json must be at most " + std::to_string(most) + ", got " +
+             value.shown());
+    }
+    return *number;
+  }
+
+  double real(const string& key) const {
+    const Json& value = get(key);
+    const auto number = value.real();
+    if (!number || *number < 0) {
+      refuse(key + " in bundle.json must be a number of at least 0, got " + value.shown());
+    }
+    return *number;
+  }
+
+  bool flag(const string& key) const {
+    const Json& value = get(key);
+    if (!value.is(Json::Kind::boolean)) {
+      refuse(key + " in bundle.json must be true or false, got " + value.shown());
+    }
+    return value.boolean();
+  }
+
+  string text(const string& key) const {
+    const Json& value = get(key);
+    if (!value.is(Json::Kind::string)) {
+      refuse(key + " in bundle.json must be a string, got " + value.shown());
+    }
+    return value.text();
+  }
+
+ private:
+  static const Json* step(const Json& value, const string& part) {
+    if (!value.is(Json::Kind::array)) return value.find(part);
+    const bool number =
+        !part.empty() && part.find_first_not_of("0123456789") == string::npos;
+    const size_t index = number ? std::stoul(part) : value.items().size();
+    return index < value.items().size() ? &value.items()[index] : nullptr;
+  }
+
+  const Json& root_;
+};
+
+std::optional<Scale> scale_of(const Keys& keys) {
+  const Json& kind = keys.get("scale.kind");
+  const string name = kind.is(Json::Kind::string) ? kind.text() : "";
+  if (name == "any") return std::nullopt;
+  if (name != "fixed") {
+    refuse("scale.kind in bundle.json must be any or fixed, got " + kind.shown());
+  }
+  const string value = keys.text("scale.value");
+  try {
+    return Scale(value);
+  } catch (const Error& error) {
+    refuse(string("scale.value in bundle.json: ") + error.what());
+  }
+}
+
+bool is_eight_bit(const Keys& keys) {
+  const Json* io = keys.get("picture").find("io");
+  if (io == nullptr) return false;
+  const string name = io->is(Json::Kind::string) ? io->text() : "";
+  if (name != "float32" && name != "uint8") {
+    refuse("picture.io in bundle.json must be float32 or uint8, got " + io->shown());
+  }
+  return name == "uint8";
+}
+
+vector<Latent> latents_of(const Keys& keys) {
+  const Json& listed = keys.get("latents");
+  if (!listed.is(Json::Kind::array)) {
+    refuse("latents in bundle.json must be a list, got " + listed.shown());
+  }
+  vector<Latent> latents;
+  std::set<string> names = {"input", "geometry"};
+  for (size_t i = 0; i < listed.items().size(); ++i) {
+    const string key = "latents." + std::to_string(i);
+    latents.push_back({keys.text(key + ".name"), keys.whole(key + ".channels", 1),
+                       keys.whole(key + ".patch", 1)});
+    if (!names.insert(latents.back().name).second) {
+      refuse("latents in bundle.json must have names of their own, got " +
+             latents.back().name);
+    }
+  }
+  return latents;
+}
+
+Halo halo_of(const Keys& keys, const string& kind) {
+  Halo halo;
+  halo.patch = keys.whole("tiling.patch", 1);
+  halo.align = keys.whole("tiling.align", 1);
+  if (halo.align % halo.patch != 0) {
+    refuse("tiling.align in bundle.json must be a multiple of the patch " +
+           std::to_string(halo.patch) + ", got " + std::to_string(halo.align));
+  }
+  if (!keys.get("tiling.ratio").is(Json::Kind::null)) {
+    halo.ratio = keys.whole("tiling.ratio", 1);
+  }
+  halo.patches = keys.whole("tiling." + kind + "_patches", 0);
+  if (halo.ratio && halo.patches > 0) {
+    refuse("tiling." + kind + "_patches in bundle.json must be 0 with a ratio, got " +
+           std::to_string(halo.patches));
+  }
+  halo.lr_align = keys.whole("tiling.lr_align", 1);
+  halo.pixels = keys.whole("tiling." + kind + "_pixels", 0);
+  return halo;
+}
+
+Memory memory_of(const Keys& keys) {
+  Memory memory;
+  memory.base_bytes = keys.real("memory.base_bytes");
+  memory.bytes_per_pixel = keys.real("memory.bytes_per_pixel");
+  memory.bytes_per_patch = keys.real("memory.bytes_per_patch");
+  if (keys.get("memory").find("budget_bytes") != nullptr) {
+    memory.budget_bytes = keys.whole("memory.budget_bytes", 1, kAnyBytes);
+  }
+  return memory;
+}
+
+/// Returns whether a name is a canonical path inside the bundle.
+bool is_inside(const string& name) {
+  if (name.find('\\') != string::npos || name.find('\0') != string::npos) return false;
+  for (size_t begin = 0; begin <= name.size();) {
+    const size_t end = std::min(name.find('/', begin), name.size());
+    const string part = name.substr(begin, end - begin);
+    if (part.empty() || part == "." || part == "..") return false;
+    begin = end + 1;
+  }
+  return true;
+}
+
+FileEntry file_entry(const string& name, const Json& entry) {
+  if (!is_inside(name) || name == "bundle.json") {
+    refuse("file name in bundle.json must lie inside the bundle, got " + name);
+  }
+  if (!entry.is(Json::Kind::object)) {
+    refuse("file " + name + " in bundle.json must be an object, got " + entry.shown());
+  }
+  const Json* digest = entry.find("sha256");
+  if (digest == nullptr || !digest->is(Json::Kind::string) || digest->text().size() != 64) {
+    refuse("sha256 of " + name + " in bundle.json must be 64 digits");
+  }
+  FileEntry result;
+  result.sha256 = digest->text();
+  for (char& c : result.sha256) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  const Json* precision = entry.find("precision");
+  if (precision != nullptr && !precision->is(Json::Kind::null)) {
+    if (!precision->is(Json::Kind::string)) {
+      refuse("precision of " + name + " must be a string, got " + precision->shown());
+    }
+    result.precision = precision->text();
+  }
+  const Json* bytes = entry.find("bytes");
+  const auto number = bytes == nullptr ? std::nullopt : bytes->whole();
+  if (!number || *number < 0) {
+    refuse("bytes of " + name + " in bundle.json must be a whole number");
+  }
+  result.bytes = *number;
+  return result;
+}
+
+/// Refuses keys that are valid by themselves but contradict each other.
+void check_agreement(const Manifest& manifest) {
+  const Halo& halo = manifest.halo;
+  if (!manifest.scale && (halo.ratio || manifest.multiple > 1)) {
+    refuse("tiling.ratio and picture.multiple in bundle.json need a fixed scale, got any");
+  }
+  if (halo.ratio && !manifest.scale->equals(*halo.ratio)) {
+    refuse("tiling.ratio in bundle.json must be the scale " + manifest.scale->text() +
+           ", got " + std::to_string(*halo.ratio));
+  }
+  if (!halo.ratio && !manifest.geometry && !manifest.whole_only) {
+    refuse("tiling.whole_only in bundle.json must be true for a graph that has neither "
+           "geometry nor a ratio, got false");
+  }
+  if (!manifest.scale && !manifest.geometry) {
+    refuse("graph.geometry in bundle.json must be true for any scale, got false");
+  }
+  for (const Latent& latent : manifest.latents) {
+    if (halo.align % latent.patch != 0) {
+      refuse("tiling.align in bundle.json must be a multiple of the patch " +
+             std::to_string(latent.patch) + " of " + latent.name + ", got " +
+             std::to_string(halo.align));
+    }
+  }
+  const int64_t step = halo.ratio.value_or(1) * manifest.multiple;
+  if (halo.align % step != 0) {
+    refuse("tiling.align in bundle.json must be a multiple of " + std::to_string(step) +
+           ", the ratio times the picture's multiple, got " + std::to_string(halo.align));
+  }
+}
+
+}  // namespace
+
+[[noreturn]] void detail::refuse(const string& message) { throw Error(Code::bundle, message); }
+
+Manifest detail::manifest_of(const Json& root) {
+  if (!root.is(Json::Kind::object)) refuse("bundle.json must hold an object");
+  const Keys keys(root);
+  const int64_t schema = keys.whole("schema", 1, kAnyBytes);
+  if (schema > kSchema) {
+    refuse("bundle schema " + std::to_string(schema) + " is newer than this runtime reads (" +
+           std::to_string(kSchema) + "); upgrade flowsr");
+  }
+  Manifest manifest;
+  manifest.family = keys.text("family");
+  manifest.scale = scale_of(keys);
+  manifest.multiple = keys.whole("picture.multiple", 1);
+  manifest.eight_bit = is_eight_bit(keys);
+  manifest.geometry = keys.flag("graph.geometry");
+  manifest.latents = latents_of(keys);
+  manifest.halo = halo_of(keys, "halo");
+  manifest.exact = halo_of(keys, "exact");
+  if (!keys.get("tiling.seam_steps").is(Json::Kind::null)) keys.real("tiling.seam_steps");
+  manifest.whole_only = keys.flag("tiling.whole_only");
+  manifest.memory = memory_of(keys);
+  const Json& files = keys.get("files");
+  if (!files.is(Json::Kind::object)) refuse("files in bundle.json must be an object");
+  for (const auto& [name, entry] : files.members()) {
+    manifest.files.emplace(name, file_entry(name, entry));
+  }
+  check_agreement(manifest);
+  return manifest;
+}
+
+int64_t Memory::estimate(int64_t pixels, int64_t patches) const {
+  const double growth = static_cast<double>(pixels) * bytes_per_pixel +
+                        static_cast<double>(patches) * bytes_per_patch;
+  const double bytes = std::ceil(base_bytes + growth);
+  // 2^63 and above are more than any machine has.
+  return bytes < 9.2e18 ? static_cast<int64_t>(bytes) : std::numeric_limits<int64_t>::max();
+}
+
+}  // namespace flowsr

@@ -1,0 +1,71 @@
+#include "session.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <set>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include "geometry.hpp"
+#include "manifest.hpp"
+
+namespace flowsr {
+
+int detail::usable_cores() {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+bool detail::says_out_of_memory(const std::string& message) {
+  std::string words;
+  for (const char c : message) words += c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  for (const char* sign : {"failed to allocate memory", "out of memory", "bad_alloc",
+                           "bad allocation", "alloc_failed", "available memory of"}) {
+    if (words.find(sign) != std::string::npos) return true;
+  }
+  return false;
+}
+
+std::string detail::one_line(const std::string& text) {
+  std::string line;
+  for (const char c : text) {
+    const bool space = static_cast<unsigned char>(c) <= 0x20;
+    if (!space) {
+      line += c;
+    } else if (!line.empty() && line.back() != ' ') {
+      line += ' ';
+    }
+  }
+  if (!line.empty() && line.back() == ' ') line.pop_back();
+  return line;
+}
+
+void detail::check_inputs(const std::string& path, const std::vector<std::string>& names,
+                          const Manifest& manifest) {
+  std::set<std::string> expected = {"input"};
+  if (manifest.geometry) expected.insert("geometry");
+  for (const Latent& latent : manifest.latents) expected.insert(latent.name);
+  const std::set<std::string> taken(names.begin(), names.end());
+  if (taken == expected) return;
+  const auto joined = [](const std::set<std::string>& all) {
+    std::string text;
+    for (const std::string& name : all) text += (text.empty() ? "" : ", ") + name;
+    return text;
+  };
+  refuse(path + " takes " + joined(taken) + ", bundle.json says " + joined(expected));
+}
+
+std::string detail::short_text(double value, int digits) {
+  char buffer[64];
+  std::snprintf(buffer, sizeof buffer, "%.*g", digits, value);
+  return buffer;
+}
+
+}  // namespace flowsr

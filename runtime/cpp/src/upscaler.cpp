@@ -1,0 +1,153 @@
+#include <algorithm>
+#include <new>
+#include <stdexcept>
+
+#include "noise.hpp"
+#include "tile_loop.hpp"
+
+namespace flowsr {
+
+using namespace detail;
+
+struct Upscaler::State {
+  Bundle bundle;
+  Settings settings;
+  std::unique_ptr<Session> session;
+
+  template <class T>
+  Size upscale(const T* image, Size source, const Target& target, T* result,
+               const Request& request) const {
+    const Manifest& manifest = bundle.manifest();
+    const int channels = request.channels;
+    if (channels < 1 || channels > 4) {
+      throw Error(Code::usage,
+                  "channels must be from 1 to 4, got " + std::to_string(channels));
+    }
+    const Size requested = bundle.target(source, target);
+    check_pixels(image, source.height * source.width * channels, manifest, request);
+    check_noise(request);
+    const TilePlanner planner(manifest, settings.halo, session->limits(), source, requested);
+    const Plan plan = planner.plan(budget_of(manifest, settings));
+    try {
+      const Channels<T> split(image, source, channels);
+      TileLoop<T> run(manifest, *session, split, source, planner, plan, requested, request);
+      run.run(result);
+      if (!split.alpha.empty()) resize_alpha(split.alpha, source, result, requested, channels);
+      const string values = run.out_of_range();
+      if (!values.empty() && request.warn) {
+        request.warn("the inverse of the flow may have exploded: " + values);
+      }
+    } catch (const std::bad_alloc&) {
+      throw Error(Code::memory, "an output of " + size_text(requested) + " does not fit in memory");
+    }
+    return requested;
+  }
+
+  void check_noise(const Request& request) const {
+    const bool sampled = !bundle.manifest().latents.empty();
+    if (!sampled && request.temperature) {
+      throw Error(Code::usage, "this bundle has a learned prior and takes no temperature; "
+                               "export a bundle without a prior to sample");
+    }
+    if (sampled && !request.temperature) {
+      throw Error(Code::usage,
+                  "this bundle has no learned prior; give temperature (0 gives the mode)");
+    }
+    check_temperature(request.temperature.value_or(0.0));
+  }
+};
+
+namespace {
+
+std::unique_ptr<Session> open_session(const Bundle& bundle, Settings settings) {
+  const vector<string> all = backends();
+  if (settings.backend.empty()) {
+    if (all.empty()) throw Error(Code::backend, "this library was built without a backend");
+    settings.backend = all[0];
+  }
+  const string& name = settings.backend;
+  if (std::find(all.begin(), all.end(), name) == all.end()) {
+    const vector<string> known = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"};
+    const bool real = std::find(known.begin(), known.end(), name) != known.end();
+    if (real) throw Error(Code::backend, "this library was built without backend " + name);
+    throw Error(Code::usage, "backend must be onnxruntime, openvino, tensorrt or "
+                             "tensorrt_rtx, got " + name);
+  }
+  if (settings.device < 0 || settings.threads < 0 || settings.memory_budget < 0) {
+    throw Error(Code::usage, "device, threads and memory_budget must not be negative");
+  }
+  (void)bundle;  // of a library without a backend
+#ifdef FLOWSR_WITH_ONNXRUNTIME
+  if (name == "onnxruntime") return open_onnxruntime(bundle, settings);
+#endif
+#ifdef FLOWSR_WITH_OPENVINO
+  if (name == "openvino") return open_openvino(bundle, settings);
+#endif
+#ifdef FLOWSR_WITH_TENSORRT
+  if (name == FLOWSR_WITH_TENSORRT) return open_tensorrt(bundle, settings);
+#endif
+  throw std::logic_error("a backend that is listed and cannot be opened");
+}
+
+}  // namespace
+
+Upscaler::Upscaler(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Upscaler::Upscaler(Upscaler&&) noexcept = default;
+Upscaler& Upscaler::operator=(Upscaler&&) noexcept = default;
+Upscaler::~Upscaler() = default;
+
+Upscaler Upscaler::open(const string& bundle, const Settings& settings) {
+  return open(Bundle::open(bundle), settings);
+}
+
+Upscaler Upscaler::open(const Bundle& bundle, const Settings& settings) {
+  std::unique_ptr<Session> session = open_session(bundle, settings);
+  return Upscaler(std::make_unique<State>(State{bundle, settings, std::move(session)}));
+}
+
+const Bundle& Upscaler::bundle() const { return state_->bundle; }
+
+Size Upscaler::target(Size source, const Target& target) const {
+  return state_->bundle.target(source, target);
+}
+
+Plan Upscaler::plan(Size source, const Target& target) const {
+  const Manifest& manifest = state_->bundle.manifest();
+  const Size requested = this->target(source, target);
+  const Settings& settings = state_->settings;
+  const TilePlanner planner(manifest, settings.halo, state_->session->limits(), source, requested);
+  return planner.plan(budget_of(manifest, settings));
+}
+
+Size Upscaler::upscale(const std::uint8_t* image, Size source, const Target& target,
+                       std::uint8_t* result, const Request& request) const {
+  return state_->upscale(image, source, target, result, request);
+}
+
+Size Upscaler::upscale(const std::uint16_t* image, Size source, const Target& target,
+                       std::uint16_t* result, const Request& request) const {
+  return state_->upscale(image, source, target, result, request);
+}
+
+Size Upscaler::upscale(const float* image, Size source, const Target& target, float* result,
+                       const Request& request) const {
+  return state_->upscale(image, source, target, result, request);
+}
+
+vector<string> backends() {
+  vector<string> names;
+#ifdef FLOWSR_WITH_ONNXRUNTIME
+  names.emplace_back("onnxruntime");
+#endif
+#ifdef FLOWSR_WITH_OPENVINO
+  names.emplace_back("openvino");
+#endif
+#ifdef FLOWSR_WITH_TENSORRT
+  names.emplace_back(FLOWSR_WITH_TENSORRT);
+#endif
+  return names;
+}
+
+string version() { return FLOWSR_VERSION; }
+
+}  // namespace flowsr
