@@ -1,7 +1,7 @@
-"""The C++ runtime against Python's: the worst difference over models, sizes, scales and tiles.
+"""Compare the C++ runtime with Python's over models, sizes, scales and tiles.
 
-Both run the same bundle with the same settings on this machine. Where the backends differ, as
-ONNX Runtime in Python and OpenVINO in C++, so do their roundings.
+Both run the same bundle with the same settings on this machine. Different backends, such as
+ONNX Runtime in Python and OpenVINO in C++, round differently.
 
 Example:
     python runtime/cpp/onnxruntime_sdk.py -o build/onnxruntime
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_runtime import Bundle, MemoryBudgetError, Upscaler, embedded_bundle, read_picture
+from flowsr_runtime.pictures.pixels import full_range
 from tests.flowsr_runtime.cpp.library import (
     ROOT,
     CppError,
@@ -36,22 +37,21 @@ __all__ = ["Case", "Figures", "cases_of", "compare", "markdown"]
 
 PHOTOGRAPH = ROOT / "export" / "flowsr_export" / "inputs" / "pictures" / "coffee_256.png"
 SIZES = ((1, 1), (5, 31), (48, 64), (256, 40))  # the last is larger than any halo
-SCALES = ("2", "2.7", "3.6x2.7", "4")  # the second is of the columns
+SCALES = ("2", "2.7", "3.6x2.7", "4")  # rows first in a pair
 TEMPERATURE = 0.5
 SEED = 7
-EIGHT_BIT = 255
 CROP_ORIGIN = 100  # row and column of the photograph
-ENDLESS = 2**62  # bytes
+UNLIMITED = 2**62  # bytes
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture enlarged in both languages.
+    """One image upscaled in both languages.
 
     Attributes:
         size: Input size (h, w).
         scale: Factors (vertical, horizontal) as text, None for a model of one scale.
-        tiled: Whether it is cut into tiles.
+        tiled: Whether the image is cut into tiles.
     """
 
     size: tuple[int, int]
@@ -61,16 +61,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Figures:
-    """How far two answers are from each other.
+    """Differences between two outputs.
 
     Attributes:
-        case: What was enlarged.
-        tiles: How many tiles it was.
-        max_abs: Largest difference in units of full range, unclamped; None for a graph that
-            gives eight bits.
+        case: The case.
+        tiles: Number of tiles.
+        max_abs: Largest difference in units of full range, unclamped; None for a graph with
+            eight-bit output.
         max_steps: Largest difference in eight-bit steps, after rounding.
-        unequal: Values that differ after rounding.
-        values: Values in all.
+        unequal: Number of values that differ after rounding.
+        values: Number of values.
     """
 
     case: Case
@@ -82,11 +82,11 @@ class Figures:
 
 
 def cases_of(bundle: Bundle) -> list[Case]:
-    """Return every size with every scale that a bundle makes, whole and in tiles."""
+    """Return every size with every supported scale, whole and in tiles."""
     scales: list[tuple[str, str] | None] = [None]
     if bundle.manifest.scale is None:
         split = [text.split("x") for text in SCALES]
-        scales = [(each[0], each[-1]) for each in split]
+        scales = [(factors[0], factors[-1]) for factors in split]
     return [
         Case(size, scale, tiled)
         for size in SIZES
@@ -98,16 +98,16 @@ def cases_of(bundle: Bundle) -> list[Case]:
 def compare(
     library: CppLibrary, bundle: Bundle, cases: list[Case], backend: str
 ) -> Iterator[Figures]:
-    """Enlarge parts of a photograph in both languages.
+    """Upscale parts of a photograph in both languages.
 
     Args:
         library: The C++ runtime.
         bundle: The model.
-        cases: What to enlarge; tiles that a picture is too small for are left out.
-        backend: Of the C++ runtime; Python's is ONNX Runtime on the CPU.
+        cases: Cases; tiled ones are skipped if the image is too small.
+        backend: Backend of the C++ runtime; Python's is ONNX Runtime on the CPU.
 
     Yields:
-        The figures of each case.
+        The differences of each case.
     """
     image = read_picture(PHOTOGRAPH).rgb
     for case in cases:
@@ -123,20 +123,20 @@ def compare(
 
 
 def markdown(rows: dict[str, list[Figures]]) -> str:
-    """Return a table with the worst figures of each model."""
+    """Return a table with the largest differences of each model."""
     lines = [
         "| model | cases | most tiles | worst of full range | worst step | unequal values |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, figures in rows.items():
-        differences = [each.max_abs for each in figures if each.max_abs is not None]
+        differences = [one.max_abs for one in figures if one.max_abs is not None]
         worst = f"{max(differences):.2g}" if differences else "eight bits"
         unequal, values = (
-            sum(getattr(each, field) for each in figures) for field in ("unequal", "values")
+            sum(getattr(one, field) for one in figures) for field in ("unequal", "values")
         )
         lines.append(
-            f"| {name} | {len(figures)} | {max(each.tiles for each in figures)} | {worst} | "
-            f"{max(each.max_steps for each in figures)} | {unequal} of {values} |"
+            f"| {name} | {len(figures)} | {max(one.tiles for one in figures)} | {worst} | "
+            f"{max(one.max_steps for one in figures)} | {unequal} of {values} |"
         )
     return "\n".join(lines)
 
@@ -147,14 +147,14 @@ def _crop(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _budget(library: CppLibrary, bundle: Bundle, case: Case) -> int | None:
-    """Return a memory budget that makes the case whole or tiles, None if it cannot be."""
+    """Return a memory budget for a whole or tiled run, None if the image cannot be cut."""
     request = request_of(**_factors(case))
 
     def run_bytes(budget: int) -> int:
-        wanted = settings_of(memory_budget=budget)
-        return library.plan(bundle.path, case.size, request, wanted)[2]
+        settings = settings_of(memory_budget=budget)
+        return library.plan(bundle.path, case.size, request, settings)[2]
 
-    needed = run_bytes(ENDLESS)
+    needed = run_bytes(UNLIMITED)
     if not case.tiled:
         return needed
     for budget in (needed * 6 // 10, needed * 8 // 10, needed - 1):
@@ -182,9 +182,9 @@ def _figures(case: Case, python: Upscaler, other: Any, crop: NDArray[np.uint8]) 
     noise: dict[str, Any] = {"seed": SEED, "temperature": temperature}
     max_abs = None
     if python.bundle.manifest.io == "float32":
-        pixels = crop.astype(np.float32) / np.float32(EIGHT_BIT)
-        due = python.upscale(pixels, case.scale, clamp=False, **noise)
-        max_abs = float(np.abs(due - other.upscale(pixels, unclamped=1, **factors)).max())
+        pixels = full_range(crop)
+        expected = python.upscale(pixels, case.scale, clamp=False, **noise)
+        max_abs = float(np.abs(expected - other.upscale(pixels, unclamped=1, **factors)).max())
     steps = np.abs(
         python.upscale(crop, case.scale, **noise).astype(int) - other.upscale(crop, **factors)
     )
@@ -196,10 +196,10 @@ def _figures(case: Case, python: Upscaler, other: Any, crop: NDArray[np.uint8]) 
 @click.command()
 @click.argument("bundles", nargs=-1, type=click.Path(path_type=Path, exists=True))
 @click.option("--build", type=click.Path(path_type=Path), required=True, help="Build folder.")
-@click.option("--backend", default="onnxruntime", show_default=True, help="Of the C++ runtime.")
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write every figure.")
+@click.option("--backend", default="onnxruntime", show_default=True, help="C++ backend.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write every value.")
 def main(bundles: tuple[Path, ...], build: Path, backend: str, report: Path | None) -> None:
-    """Print the worst figures of the built-in model and of BUNDLES."""
+    """Print the largest differences of the built-in model and of BUNDLES."""
     library = load(build)
     rows: dict[str, list[Figures]] = {}
     for path in (embedded_bundle(), *bundles):
@@ -208,7 +208,7 @@ def main(bundles: tuple[Path, ...], build: Path, backend: str, report: Path | No
         rows[name] = list(compare(library, bundle, cases_of(bundle), backend))
     click.echo(markdown(rows))
     if report is not None:
-        plain = {name: [asdict(each) for each in figures] for name, figures in rows.items()}
+        plain = {name: [asdict(one) for one in figures] for name, figures in rows.items()}
         report.write_text(json.dumps(plain, indent=1) + "\n")
 
 

@@ -1,8 +1,8 @@
-"""What eight bits save on a CPU: a bundle's float32 and int8 graphs, interleaved.
+"""Time a bundle's float32 and int8 graphs on a CPU, interleaved.
 
-With one thread it is the CPU time of the process: other work on the machine stretches the
-clock, and hardly that. With several it is the clock, for a quiet machine. The kernels' times
-are each kernel's best of all runs, by the clock.
+With one thread the CPU time of the process is measured, which other work on the machine hardly
+affects. With several threads it is wall-clock time, for a quiet machine. Kernel times are the
+best of all runs in wall-clock time.
 
 Example:
     python -m benchmarks.int8_speed small-int8.bundle --lr-size 128 --scale 4 --threads 2
@@ -29,17 +29,17 @@ from flowsr_runtime import Bundle, output_size
 __all__ = ["Timing", "markdown", "measure"]
 
 KERNEL = "_kernel_time"
-SHOWN = 12  # operators of a table
+SHOWN = 12  # operators in a table
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One graph.
+    """Times of one graph.
 
     Attributes:
-        precision: Which one.
-        seconds: Time of a run, the least and the median.
-        kernels: Milliseconds by operator of ONNX Runtime, the most first.
+        precision: Precision of the graph.
+        seconds: Minimum and median time of a run.
+        kernels: Milliseconds by operator of ONNX Runtime, the largest first.
     """
 
     precision: str
@@ -53,11 +53,11 @@ def measure(
     """Time graphs of a bundle in turn.
 
     Args:
-        bundle: It holds them.
-        precisions: Which of its graphs.
+        bundle: The bundle.
+        precisions: Precisions of its graphs.
         case: Sizes.
-        rounds: Runs of each, after one that is not counted.
-        threads: Of each graph; the time is the process's with one, the clock's with more.
+        rounds: Runs of each graph, after a warm-up run.
+        threads: CPU threads; one measures CPU time, more measure wall-clock time.
     """
     now = time.process_time if threads == 1 else time.perf_counter
     feeds = graph_feeds(bundle.manifest, case)
@@ -67,7 +67,7 @@ def measure(
         for name in precisions:
             options = ort.SessionOptions()
             options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-            options.enable_mem_pattern = False  # as the runtime has it
+            options.enable_mem_pattern = False  # as in the runtime
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / name)
             options.log_severity_level = 3
@@ -90,29 +90,30 @@ def measure(
 def markdown(timings: list[Timing]) -> str:
     """Return tables of runs and of kernels."""
     first = timings[0].seconds[0]
-    lines = ["| graph | least | median | of the first |", "| --- | --- | --- | --- |"]
-    for each in timings:
-        least, median = each.seconds
+    lines = ["| graph | minimum | median | of the first |", "| --- | --- | --- | --- |"]
+    for timing in timings:
+        least, median = timing.seconds
         lines.append(
-            f"| {each.precision} | {least:.3f} s | {median:.3f} s | {least / first:.2f} |"
+            f"| {timing.precision} | {least:.3f} s | {median:.3f} s | {least / first:.2f} |"
         )
-    for each in timings:
-        shown = ", ".join(f"{name} {ms:.0f}" for name, ms in list(each.kernels.items())[:SHOWN])
-        total = sum(each.kernels.values())
-        lines += ["", f"{each.precision}, kernels in ms, {total:.0f} in all: {shown}"]
+    for timing in timings:
+        kernels = list(timing.kernels.items())[:SHOWN]
+        shown = ", ".join(f"{name} {ms:.0f}" for name, ms in kernels)
+        total = sum(timing.kernels.values())
+        lines += ["", f"{timing.precision}, kernels in ms, {total:.0f} in total: {shown}"]
     return "\n".join(lines)
 
 
 def _kernels(path: Path) -> dict[str, float]:
-    """Milliseconds by operator, the best run of each node."""
+    """Return milliseconds by operator, from the best run of each node."""
     best: dict[str, tuple[str, float]] = {}
     for event in json.loads(path.read_text(encoding="utf-8")):
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
-            kind, before = best.get(event["name"], (event["args"]["op_name"], np.inf))
-            best[event["name"]] = (kind, min(before, event["dur"] / 1e3))
+            op, before = best.get(event["name"], (event["args"]["op_name"], np.inf))
+            best[event["name"]] = (op, min(before, event["dur"] / 1e3))
     totals: Counter[str] = Counter()
-    for kind, ms in best.values():
-        totals[kind] += ms  # type: ignore[assignment]  # a Counter of milliseconds
+    for op, ms in best.values():
+        totals[op] += ms  # type: ignore[assignment]  # a Counter of milliseconds
     return {name: float(ms) for name, ms in totals.most_common()}
 
 
@@ -122,7 +123,7 @@ def _kernels(path: Path) -> dict[str, float]:
 @click.option("--lr-size", type=int, default=128, show_default=True, help="Side in pixels.")
 @click.option("--scale", type=int, default=4, show_default=True)
 @click.option("--rounds", type=int, default=5, show_default=True)
-@click.option("--threads", type=int, default=1, show_default=True, help="Above 1 the clock.")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
 def main(
     bundle: Path,
     precisions: tuple[str, ...],

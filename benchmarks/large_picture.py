@@ -1,4 +1,4 @@
-"""What large pictures take: memory against what was allowed, tiles, work and time.
+"""Measure large images: peak memory against the limit, tiles, work and time.
 
 python -m benchmarks.large_picture --side 2048 --scale 4 --halo exact --max-memory 2G
 """
@@ -34,14 +34,14 @@ class Row:
 
     Attributes:
         halo: "default" or "exact".
-        allowed: --max-memory, bytes.
-        planned: What the plan comes to, bytes.
+        allowed: Memory limit, bytes.
+        planned: Peak memory of the plan, bytes.
         peak: Largest resident size of the process, bytes.
-        tiles: Runs of the model.
+        tiles: Number of tiles.
         largest: Output pixels of the largest tile without its halo.
-        work: What the tiles compute by what the whole picture would.
-        seconds: Of the whole command, reading and writing included.
-        cpu: Of all cores in the same time, seconds; other processes lengthen it little.
+        work: Output pixels of all tiles with halos over those of the image.
+        seconds: Time of the whole command, including reading and writing.
+        cpu: CPU time of all cores, seconds; other processes hardly affect it.
         rate: Output megapixels per second.
     """
 
@@ -58,13 +58,13 @@ class Row:
 
 
 def mosaic(side: int) -> NDArray[np.uint8]:
-    """Return the shipped photographs side by side, mirrored where they meet.
+    """Return a mosaic of the shipped photographs, mirrored at their edges.
 
     Args:
         side: Rows and columns.
 
     Returns:
-        RGB picture, (side, side, 3) uint8.
+        RGB image, (side, side, 3) uint8.
     """
     folder = files("flowsr_export.inputs").joinpath("pictures")
     paths = sorted(str(path) for path in folder.iterdir() if path.name.endswith("_256.png"))
@@ -74,13 +74,13 @@ def mosaic(side: int) -> NDArray[np.uint8]:
     for i in range(count):
         row = [photos[(i * count + j) % len(photos)] for j in range(count)]
         rows.append(
-            np.hstack([each[:: 1 - i % 2 * 2, :: 1 - j % 2 * 2] for j, each in enumerate(row)])
+            np.hstack([tile[:: 1 - i % 2 * 2, :: 1 - j % 2 * 2] for j, tile in enumerate(row)])
         )
     return np.ascontiguousarray(np.vstack(rows)[:side, :side])
 
 
 def work_of(plan: Plan) -> float:
-    """Return what the tiles of a plan compute by what the whole picture would, in patches."""
+    """Return the output pixels of all tiles with halos over those of the image."""
     windows = [tile.window for tile in plan.tiles()]
     tiles = sum(window.rows.out_size * window.columns.out_size for window in windows)
     return tiles / (windows[0].rows.target * windows[0].columns.target)
@@ -130,12 +130,12 @@ def _cpu_of_children() -> float:
 
 
 @click.command()
-@click.option("--side", default=2048, show_default=True, help="Of the small picture, pixels.")
+@click.option("--side", default=2048, show_default=True, help="Side of the input, pixels.")
 @click.option("--scale", default="4", show_default=True)
 @click.option("--halo", "halos", multiple=True, type=click.Choice(HALOS), default=["exact"])
 @click.option("--max-memory", "budgets", multiple=True, type=parse_memory, required=True)
 def main(side: int, scale: str, halos: tuple[str, ...], budgets: tuple[int, ...]) -> None:
-    """Enlarge a mosaic of photographs in a process of its own for each row, and say how."""
+    """Upscale a mosaic of photographs in a separate process for each row; print a table."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "small.png"

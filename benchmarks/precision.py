@@ -1,7 +1,7 @@
-"""What half precision costs: the deployed graph rounded as on a GPU, against float32.
+"""Loss of half precision: the deployed graph with emulated rounding against float32.
 
-The graph runs in PyTorch on the shipped photographs. The second table switches the parts that
-stay float32 to half, one at a time: it is why they are islands.
+The graph runs in PyTorch on the shipped photographs. The second table switches the float32
+islands to half precision one at a time, which shows why they are islands.
 
 Example:
     python -m benchmarks.precision --json precision.json
@@ -55,13 +55,13 @@ ISLANDS = ("geometry", "phase", "flow", "sum", "resizing")
 
 @dataclass(frozen=True)
 class Figures:
-    """How far outputs are from float32, the worst of the photographs.
+    """Differences from float32, the largest of the photographs.
 
     Attributes:
         precision: Type of the heavy layers.
-        island: What is in that type beside them, "none" as deployed.
+        island: Islands in that type, "none" as deployed.
         scale: Output pixels per input pixel.
-        psnr: Least PSNR, dB.
+        psnr: Lowest PSNR, dB.
         p999_steps: Largest 99.9th percentile of the difference, eight-bit steps.
         max_steps: Largest difference, eight-bit steps, not rounded.
     """
@@ -75,7 +75,7 @@ class Figures:
 
 
 class IslandGraph(LinfGraph):
-    """The deployed graph with some of its float32 parts in half."""
+    """The deployed graph with some of its float32 islands in half precision."""
 
     def __init__(self, network: LinfLP, dtype: torch.dtype, switched: frozenset[str]) -> None:
         """Restate `network` in `dtype`, the islands in `switched` included."""
@@ -83,7 +83,7 @@ class IslandGraph(LinfGraph):
         self.switched = switched
 
     def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
-        """Enlarge a tile; see `LinfGraph`."""
+        """Upscale a tile; see `LinfGraph`."""
         with ExitStack() as stack:
             if "geometry" in self.switched:
                 for name, other in (
@@ -94,7 +94,7 @@ class IslandGraph(LinfGraph):
             return super().forward(input, geometry, latent)
 
     def patches(self, rgb: Tensor, row: Axis, col: Axis, latent: Tensor | None) -> Tensor:
-        """Enlarge to whole patches; see `LinfGraph`."""
+        """Upscale to whole patches; see `LinfGraph`."""
         if "sum" not in self.switched:
             return super().patches(rgb, row, col, latent)
         assert self.prior is not None
@@ -171,7 +171,7 @@ class IslandGraph(LinfGraph):
         return lambda *parts: make(*parts).to(self.dtype)
 
     def _positions(self, index: Tensor, ratio: Tensor) -> Tensor:
-        """Where the centre of an index lies on the other grid, in half."""
+        """Return the position of an index center on the other grid, in half precision."""
         half = self.dtype
         position: Tensor = (index.to(half) + 0.5) * ratio.to(half) - 0.5
         return position
@@ -208,7 +208,7 @@ class IslandGraph(LinfGraph):
 
 
 def exact_outputs(network: LinfLP, lr: int) -> dict[str, NDArray[np.float32]]:
-    """Enlarge the photographs in float32 at every scale.
+    """Upscale the photographs in float32 at every scale.
 
     Args:
         network: LINF-LP in evaluation mode, with a learned prior.
@@ -234,12 +234,12 @@ def figures(
     Args:
         network: LINF-LP in evaluation mode, with a learned prior.
         precision: Type of the heavy layers.
-        islands: What is in that type beside them.
-        named: What the table calls that.
-        exact: What `exact_outputs` gave.
+        islands: Islands in that type.
+        named: Name of the islands in the table.
+        exact: Outputs from `exact_outputs`.
 
     Yields:
-        Figures of each scale.
+        Differences at each scale.
     """
     deployment = deployment_of(network)
     rounded = HalfPrecisionEmulator(deployment, precision, None)
@@ -257,14 +257,14 @@ def figures_of(
     exact: NDArray[np.float32],
     output: NDArray[np.float32],
 ) -> Figures:
-    """Compare clamped pictures.
+    """Compare clamped images.
 
     Args:
         precision: Type of the heavy layers.
-        named: What is in that type beside them.
+        named: Name of the islands in that type.
         scale: Output pixels per input pixel.
-        exact: The photographs in float32, (7, 3, H, W).
-        output: The same rounded.
+        exact: Outputs in float32, (7, 3, H, W).
+        output: Outputs with rounding.
     """
     difference = np.abs(np.clip(exact, 0, 1) - np.clip(output, 0, 1)).astype(np.float64)
     errors = difference.reshape(PHOTOGRAPHS, -1)
@@ -279,7 +279,7 @@ def figures_of(
 
 
 def markdown(rows: list[Figures], title: str, scales: Sequence[str] = SCALES) -> str:
-    """Lay figures out, one row an island and the scales beside each other."""
+    """Return a table with one row for each island and one column for each scale."""
     lines = [
         f"| {title} | {' | '.join(f'×{scale}' for scale in scales)} |",
         "| --- " * (1 + len(scales)) + "|",
@@ -296,10 +296,10 @@ def markdown(rows: list[Figures], title: str, scales: Sequence[str] = SCALES) ->
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), help="LINF file; built in without.")
+@click.option("--model", type=click.Path(path_type=Path), help="LINF checkpoint.")
 @click.option("--prior", type=click.Path(path_type=Path), help="Its latent module.")
 @click.option("--lr", type=int, default=64, show_default=True, help="Pixels a side.")
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the values.")
 def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -> None:
     """Print two tables: PSNR, 99.9th percentile and largest difference in eight-bit steps."""
     files = embedded_checkpoint() if model is None else (model, prior)
@@ -307,8 +307,8 @@ def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -
     assert isinstance(network, LinfLP)
     exact = exact_outputs(network, lr)
     precisions: list[Figures] = []
-    kinds: tuple[Precision, ...] = ("fp16", "bf16")
-    for precision in kinds:
+    half: tuple[Precision, ...] = ("fp16", "bf16")
+    for precision in half:
         precisions += figures(network, precision, frozenset(), "none", exact)
     switched = list(figures(network, "fp16", frozenset(), "none, as deployed", exact))
     for island in ISLANDS:
@@ -325,7 +325,7 @@ def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -
 def outputs(
     run: HalfPrecisionEmulator, deployment: Deployment, scale: str, lr: int
 ) -> NDArray[np.float32]:
-    """Enlarge the photographs, cut to squares of `lr` pixels: (7, 3, H, W)."""
+    """Upscale the photographs, cropped to squares of `lr` pixels, to (7, 3, H, W)."""
     side = output_size(lr, Fraction(scale))
     case = Case((lr, lr), (side, side), PHOTOGRAPHS)
     return run.run(deployment.feeds(case, None))

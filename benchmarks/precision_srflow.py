@@ -1,7 +1,7 @@
-"""What float16 costs SRFlow-LP: its deployed graph rounded as on a GPU, against float32.
+"""Loss of float16 in SRFlow-LP: its graph with emulated rounding against float32.
 
-Each row but the first switches one part that stays float32 to float16 as well. The network has
-stand-in weights of the published sizes, as `benchmarks.stand_in_checkpoint` writes them.
+Each row but the first switches one float32 part to float16. By default the network has the
+stand-in weights of `benchmarks.stand_in_checkpoint`.
 
 Example:
     python -m benchmarks.precision_srflow --json precision-srflow.json
@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.precision import PHOTOGRAPHS, Figures, figures_of, markdown, outputs
-from benchmarks.speed import SRFLOW, SRFLOW_PRIOR
-from benchmarks.stand_in_checkpoint import calm
+from benchmarks.stand_in_checkpoint import SRFLOW, SRFLOW_PRIOR, calm
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.graph.srflow_level import Condition, LevelGraph
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
@@ -36,7 +35,7 @@ HALF = torch.float16
 
 
 class HalfLayer(nn.Module):
-    """A float32 layer with its operands and its result in float16."""
+    """A float32 layer with operands and output in float16."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         """Copy `layer`."""
@@ -45,13 +44,13 @@ class HalfLayer(nn.Module):
         self.layer = copy.deepcopy(layer).to(HALF)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run it; float32 again outside."""
+        """Run the layer and return float32."""
         out: Tensor = self.layer(x.to(HALF))
         return out.float()
 
 
 class HalfFlow(LevelGraph):
-    """A level that reads and hands on float16."""
+    """A level with inputs and outputs in float16."""
 
     def encode(
         self, x: Tensor, conditions: Sequence[Condition]
@@ -96,7 +95,7 @@ def _half(layer: nn.Module) -> HalfLayer:
     return HalfLayer(layer)
 
 
-# What of a level can be float16 as well, and how.
+# Functions that switch parts of a level to float16.
 PARTS: dict[str, tuple[Callable[[LevelGraph], None], ...]] = {
     "none, as deployed": (),
     "the couplings' own nets": (_switch_nets,),
@@ -114,7 +113,7 @@ def island_figures(network: SrflowLP, lr: int) -> list[Figures]:
         lr: Side of the photographs' crops, low-resolution pixels; even.
 
     Returns:
-        Figures of each entry of `PARTS`, the worst of the photographs.
+        Differences for each entry of `PARTS`, the largest of the photographs.
     """
     deployment, scale = deployment_of(network), str(network.srflow.scale)
     exact = outputs(HalfPrecisionEmulator(deployment, "fp32", None), deployment, scale, lr)
@@ -135,10 +134,14 @@ def island_figures(network: SrflowLP, lr: int) -> list[Figures]:
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), help="SRFlow file; stand-in without.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="SRFlow checkpoint.",
+)
 @click.option("--prior", type=click.Path(path_type=Path), help="Its latent module.")
 @click.option("--lr", type=int, default=32, show_default=True, help="Pixels a side.")
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the values.")
 def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -> None:
     """Print PSNR, 99.9th percentile and largest difference in eight-bit steps."""
     if model is None:
@@ -146,7 +149,7 @@ def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -
     else:
         loaded = load_checkpoint(model, prior).network
         if not isinstance(loaded, SrflowLP):
-            raise UsageError(f"{model} is not SRFlow; take benchmarks.precision")
+            raise UsageError(f"model must be SRFlow, got {model}; use benchmarks.precision")
         network = loaded
     rows = island_figures(network, lr)
     click.echo(f"{PHOTOGRAPHS} photographs, {lr}x{lr}, x{network.srflow.scale}\n")

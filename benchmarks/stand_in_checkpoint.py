@@ -1,7 +1,7 @@
 """Checkpoints of the published sizes with stand-in weights, to export and measure.
 
-The authors' weights are not ours to pass on; speed, memory and agreement with PyTorch do not
-depend on them. The same names always get the same weights.
+The authors' weights may not be redistributed; speed, memory and agreement with PyTorch do not
+depend on them. Equal names always get equal weights.
 
 Example:
     python -m benchmarks.stand_in_checkpoint srflow -o build/srflow
@@ -20,14 +20,32 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.speed import MODEL, PRIOR, SRFLOW, SRFLOW_PRIOR
 from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_lp import SrflowLP, save_weights
 from flowsr_lp.training.srflow import fit_norms
 from tests import stand_in
 
-__all__ = ["calm"]
+__all__ = ["MODEL", "PRIOR", "SRFLOW", "SRFLOW_PRIOR", "calm"]
 
+MODEL: dict[str, Any] = {
+    "name": "linf-patch",
+    "args": {
+        "encoder_spec": {"name": "edsr-baseline", "args": {"n_resblocks": 16, "n_feats": 64}},
+        "flow_layers": 10,
+        "num_layer": 3,
+        "hidden_dim": 256,
+        "patch_size": 3,
+    },
+}
+PRIOR: dict[str, Any] = {"name": "unet", "args": {"in_chans": 27, "depth": 3, "dim": 64}}
+SRFLOW: dict[str, Any] = {
+    "name": "srflow",
+    "args": {"scale": 4, "nb": 23, "K": 16, "L": 3, "blocks": [1, 8, 15, 22]},
+}
+SRFLOW_PRIOR: dict[str, Any] = {
+    "name": "unet",
+    "args": {"in_chans": [6, 96], "depth": 3, "dim": 64},
+}
 RRDB_MODEL: dict[str, Any] = {
     "name": MODEL["name"],
     "args": {
@@ -35,18 +53,18 @@ RRDB_MODEL: dict[str, Any] = {
         "encoder_spec": {"name": "rrdb", "args": {"nf": 64, "nb": 23, "gc": 32}},
     },
 }
-SIXTH = 6.0  # divides what a LINF network decodes
-# Of the couplings' last convolutions and the prior's: with the weights as they are the inverse
-# amplifies what the prior gives to many times a picture's range.
+SIXTH = 6.0  # divisor of the output of a LINF network
+# Factor of the last convolutions of couplings and prior: without it the inverse amplifies the
+# prior's output to many times the range of an image.
 GAIN = 0.1
 LAST = re.compile(r"\.affine\.f(Affine|Features)\.4\.weight$|^prior\.outc\d\.")
 FITTED_LR = 32  # low-resolution side of the photographs that the norms are fitted to
 
 
 def calm(network: SrflowLP) -> SrflowLP:
-    """Bring latents to unit variance and outputs near a picture's range; changes `network`.
+    """Scale latents to unit variance and outputs to the range of an image, in place.
 
-    Its ActNorms are fitted to photographs, as before training.
+    ActNorms are fitted to photographs, as before training.
     """
     side = network.srflow.scale * FITTED_LR
     high = torch.from_numpy(sample_pictures(Case((side, side), (side, side), batch=2)))
@@ -65,7 +83,7 @@ def calm(network: SrflowLP) -> SrflowLP:
 @click.option(
     "--half",
     is_flag=True,
-    help="Let a LINF network decode a sixth: float16 meets its bar then, as trained ones do.",
+    help="Divide the output of a LINF network by six; then float16 is within its tolerance.",
 )
 def main(system: str, output: Path, half: bool) -> None:
     """Write OUTPUT/model.safetensors and OUTPUT/prior.safetensors."""

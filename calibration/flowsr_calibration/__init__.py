@@ -1,8 +1,8 @@
-"""Quantisation to eight bits: calibration pictures to ranges, ranges to a Q/DQ ONNX file."""
+"""Quantization to eight bits: ranges from calibration images, and a Q/DQ ONNX file."""
 
 from flowsr_calibration.crops import CropPlan, Pictures, find_pictures
 from flowsr_calibration.layers import Layer, blocks_of, layers_of
-from flowsr_calibration.quantize import QuantizationForm, quantised, tensors_of
+from flowsr_calibration.quantize import QuantizationForm, quantize_layers, tensors_of
 from flowsr_calibration.ranges import METHODS, activation_range
 from flowsr_calibration.statistics import Statistics
 
@@ -17,6 +17,6 @@ __all__ = [
     "blocks_of",
     "find_pictures",
     "layers_of",
-    "quantised",
+    "quantize_layers",
     "tensors_of",
 ]

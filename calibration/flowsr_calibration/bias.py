@@ -1,8 +1,7 @@
-"""Bias correction: what rounding adds to a layer's mean output is taken off its bias.
+"""Bias correction: subtract the mean error of a quantized layer from its bias.
 
-Each layer is looked at alone, on what the float32 graph feeds it, so that an error which came
-from the layers before is not taken off twice (Nagel et al. 2019, arXiv 1906.04721, section
-4.2).
+Each layer is measured alone, with its input from the float32 graph, because errors of earlier
+layers must not be corrected twice (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ __all__ = ["Correction", "bias_corrections", "with_corrections"]
 
 @dataclass(frozen=True)
 class Correction:
-    """What is added to a stored bias when a layer is quantised.
+    """A change of a stored bias for a quantized layer.
 
     Attributes:
         bias: Name of the bias.
-        added: Of its shape.
+        added: Values to add, of the shape of the bias.
     """
 
     bias: str
@@ -46,27 +45,27 @@ def bias_corrections(
     feeds: Iterable[Mapping[str, NDArray[Any]]],
     threads: int | None = None,
 ) -> dict[str, Correction]:
-    """Measure what the rounding of each layer adds to its mean output.
+    """Measure the mean error that the rounding of each layer causes in its output.
 
     Args:
         model: The float32 graph.
-        layers: Layers that may be quantised.
+        layers: Layers that may be quantized.
         ranges: Magnitude at which each layer's input is clipped, by tensor.
-        form: How they will be quantised.
+        form: Form of the quantization.
         feeds: Inputs of the graph for some crops, at least one.
         threads: CPU threads, None for all cores.
 
     Returns:
-        Corrections by layer; a layer without a stored bias, and whose sum has none, has none.
+        Corrections by layer, without layers for which neither they nor their sum have a bias.
     """
     graph = OnnxGraph(model)
     twins = _errors_graph(model, layers, ranges, form)
     tap = TensorTap(twins, [_error(layer) for layer in layers], threads)
     sums: dict[str, NDArray[np.float64]] = {}
     count = 0
-    for each in feeds:
+    for inputs in feeds:
         count += 1
-        for name, error in tap.run(each).items():
+        for name, error in tap.run(inputs).items():
             sums[name] = sums.get(name, 0.0) + error.astype(np.float64)
     corrections = {}
     for layer in layers:
@@ -80,12 +79,12 @@ def bias_corrections(
 def with_corrections(
     model: ModelProto, layers: Sequence[Layer], corrections: Mapping[str, Correction]
 ) -> ModelProto:
-    """Copy a graph with the biases that are right once some layers are quantised.
+    """Copy a graph with corrected biases for layers that will be quantized.
 
     Args:
         model: The float32 graph.
-        layers: Layers that will be quantised.
-        corrections: By layer; those of other layers do not count.
+        layers: Layers that will be quantized.
+        corrections: Corrections by layer; those of other layers are ignored.
     """
     graph = OnnxGraph(model)
     biases: dict[str, NDArray[np.float64]] = {}
@@ -105,7 +104,7 @@ def _errors_graph(
     ranges: Mapping[str, float],
     form: QuantizationForm,
 ) -> ModelProto:
-    """The float32 graph, and beside each layer its rounded twin and their mean difference."""
+    """Return the float32 graph with a rounded twin of each layer and their mean difference."""
     graph, codes = OnnxGraph(model), codes_of(form.type)
     chosen = {layer.node: layer for layer in layers}
     nodes: list[NodeProto] = []
@@ -130,13 +129,13 @@ def _errors_graph(
         helper.make_tensor_value_info(_error(layer), TensorProto.FLOAT, None)
         for layer in layers
     )
-    made = with_nodes(wider, nodes, constants)
-    made.graph.initializer.append(zero_code("bias.zero", codes))
-    return with_opset(made, codes.opset)
+    result = with_nodes(wider, nodes, constants)
+    result.graph.initializer.append(zero_code("bias.zero", codes))
+    return with_opset(result, codes.opset)
 
 
 def _twin(node: NodeProto, layer: Layer) -> list[NodeProto]:
-    """A layer of rounded values on the same input, and how much less it gives on average."""
+    """Return a layer with rounded values on the same input, and the mean of the difference."""
     code, coded, result, less = (
         f"{layer.node}.{part}" for part in ("code", "coded", "twin", "less")
     )
@@ -163,8 +162,8 @@ def _error(layer: Layer) -> str:
 
 
 def _owner(graph: OnnxGraph, layers: Sequence[Layer], layer: Layer) -> str | None:
-    """The bias that a layer's correction goes to: its own, or that of its sum."""
-    by_output = {each.output: each for each in layers}
+    """Return the bias that a layer's correction changes: its own, or that of its sum."""
+    by_output = {other.output: other for other in layers}
     while layer.bias is None:
         inputs = graph.producers[layer.output].input
         if layer.kind == "Conv" or len(inputs) < 3 or inputs[2] not in by_output:

@@ -1,4 +1,4 @@
-"""Run a graph on crops and see what its tensors hold."""
+"""Run a graph on crops and collect statistics of its tensors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from flowsr_calibration.crops import Crop, CropPlan, Pictures
-from flowsr_calibration.feeds import feeds_of
+from flowsr_calibration.crops import Crop, CropPlan, Pictures, feeds_of
 from flowsr_calibration.statistics import Statistics, load_statistics
 from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.bundle.manifest import Manifest
@@ -24,27 +23,27 @@ from flowsr_runtime.errors import NonFiniteError
 __all__ = ["TensorTap", "collect", "statistics_key"]
 
 SAVE_SECONDS: Final = 10.0
-FORMAT: Final = 1  # of the statistics; another one is collected again
+FORMAT: Final = 1  # of the statistics; those of another format are collected again
 
 
 class TensorTap:
-    """A graph whose inner tensors come out."""
+    """A graph with inner tensors as additional outputs."""
 
     def __init__(self, model: ModelProto, tensors: Sequence[str], threads: int | None) -> None:
         """Load `model` on the CPU.
 
         Args:
-            model: Not changed.
+            model: The graph; not changed.
             tensors: Names of float32 tensors.
             threads: CPU threads, None for all cores.
         """
         tapped = ModelProto()
         tapped.CopyFrom(model)
-        held = {value.name for value in tapped.graph.output}
+        outputs = {value.name for value in tapped.graph.output}
         tapped.graph.output.extend(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
             for name in tensors
-            if name not in held
+            if name not in outputs
         )
         options = ort.SessionOptions()
         options.intra_op_num_threads = usable_cores() if threads is None else threads
@@ -60,21 +59,21 @@ class TensorTap:
         """Return the tensors of one run by name.
 
         Raises:
-            NonFiniteError: If one holds a value that is not finite.
+            NonFiniteError: If one contains a value that is not finite.
         """
         results = dict(
             zip(self._names, self._session.run(self._names, dict(feeds)), strict=True)
         )
         for name, values in results.items():
             if not np.isfinite(values).all():
-                raise NonFiniteError(f"tensor {name} of the float32 graph is not finite")
+                raise NonFiniteError(f"tensor {name} of the float32 graph must be finite")
         return results
 
 
 def statistics_key(
     model_sha256: str, tensors: Sequence[str], plan: CropPlan, pictures: Pictures
 ) -> str:
-    """Return the digest of everything that decides the statistics."""
+    """Return the digest of everything that determines the statistics."""
     about = {
         "format": FORMAT,
         "model": model_sha256,
@@ -99,17 +98,17 @@ def collect(
     channel_axes: Mapping[str, int] | None = None,
     advance: Callable[[int, str], None] = lambda steps, note: None,
 ) -> Statistics:
-    """See every crop of a plan, from where an earlier run ended.
+    """Run the crops of a plan, continuing an interrupted run.
 
     Args:
         tap: The graph.
-        manifest: The bundle's.
+        manifest: Manifest of the bundle.
         plan: The crops.
-        pictures: What they are cut from.
+        pictures: Image files of the crops.
         key: Digest of all this.
-        path: File that keeps the statistics, also those of a run that is interrupted.
-        channel_axes: Axis of the channels of the tensors whose channels are looked at.
-        advance: Called with the crops that are done since the last call, and the picture.
+        path: File that keeps the statistics, also of an interrupted run.
+        channel_axes: Channel axis of the tensors with statistics per channel.
+        advance: Called with the number of crops since the last call, and the image.
 
     Returns:
         The statistics of all crops.
@@ -117,8 +116,8 @@ def collect(
     Raises:
         NonFiniteError: If the float32 graph gives a value that is not finite.
     """
-    begun = None if path is None else load_statistics(path, key)
-    statistics = begun or Statistics(key)
+    earlier = None if path is None else load_statistics(path, key)
+    statistics = earlier or Statistics(key)
     advance(statistics.done, "")
     saved = time.monotonic()
     for crop in plan.crops(pictures, statistics.done):

@@ -1,4 +1,4 @@
-"""Calibration pictures: low-resolution crops where there is texture, one picture in memory."""
+"""Calibration set: textured low-resolution crops, and a graph's inputs for them."""
 
 from __future__ import annotations
 
@@ -7,38 +7,52 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_runtime import output_size, read_picture
+from flowsr_runtime import Window, output_size, read_picture
+from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import FlowsrError, PictureError, UsageError
+from flowsr_runtime.geometry import size_text
 from flowsr_runtime.pictures.depth import to_depth
 from flowsr_runtime.pictures.files import SUFFIXES
+from flowsr_runtime.pictures.pixels import full_range
+from flowsr_runtime.tiling.noise import latent as draw_latent
 
-__all__ = ["LEAST_PICTURES", "Crop", "CropPlan", "Pictures", "find_pictures"]
+__all__ = [
+    "MIN_PICTURES",
+    "Crop",
+    "CropPlan",
+    "Pictures",
+    "feeds_of",
+    "find_pictures",
+    "scales_for",
+]
 
-LEAST_PICTURES: Final = 4
-"""Fewer say nothing of pictures that were not seen."""
+MIN_PICTURES: Final = 4
+"""Fewer images do not generalize to unseen ones."""
 
-HELD_OUT: Final = 0.2  # of the pictures
-MOST_HELD_OUT: Final = 12
-CANDIDATES: Final = 16  # places of a picture of which one is taken, by its texture
+HELD_OUT: Final = 0.2  # share of the images
+MAX_HELD_OUT: Final = 12
+CANDIDATES: Final = 16  # places in an image of which one is drawn by its texture
+TEMPERATURE: Final = 0.5  # of the latents without a learned prior
+ANY_SCALE: Final = (Fraction(2), Fraction(3), Fraction(4))
 LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
-FLAT: Final = 0.5  # mean difference of neighbours, eight-bit steps: noise of a flat surface
+FLAT: Final = 0.5  # mean difference of neighbors in a flat surface with noise, eight-bit steps
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a folder.
+    """The images of a folder.
 
     Attributes:
-        calibration: Those that ranges come from.
-        held_out: Those that the result is judged by; the others never see them.
+        calibration: Files that determine the ranges.
+        held_out: Files that the result is judged by, not used for calibration.
         digests: SHA-256 of each file.
-        skipped: What could not be read and why, one line each.
+        skipped: One line for each file that cannot be used, with the reason.
     """
 
     calibration: tuple[Path, ...]
@@ -52,12 +66,12 @@ class Crop:
     """One sample.
 
     Attributes:
-        index: Its number.
-        picture: File that it was cut from.
+        index: Number of the crop.
+        picture: Image file.
         scale: Output pixels per low-resolution pixel.
-        low: What the model gets, (n, n, 3) uint8.
-        high: What it should give, (N, N, 3) uint8.
-        texture: Mean difference of neighbouring pixels of `low`, eight-bit steps.
+        low: Input of the model, (n, n, 3) uint8.
+        high: Original, (N, N, 3) uint8.
+        texture: Mean difference of neighboring pixels of `low`, eight-bit steps.
     """
 
     index: int
@@ -70,13 +84,13 @@ class Crop:
 
 @dataclass(frozen=True)
 class CropPlan:
-    """Which crops to cut; the same plan always gives the same ones.
+    """A reproducible plan of crops.
 
     Attributes:
-        samples: How many.
+        samples: Number of crops.
         side: Low-resolution pixels a side.
-        scales: Taken in turn.
-        seed: Of every draw.
+        scales: Scales, used in turn.
+        seed: Random seed.
     """
 
     samples: int
@@ -94,21 +108,21 @@ class CropPlan:
 
     @property
     def largest(self) -> int:
-        """Pixels a side of the largest crop of a picture."""
+        """Side of the largest crop of an image, pixels."""
         return max(output_size(self.side, scale) for scale in self.scales)
 
     def crops(self, pictures: Sequence[Path], begin: int = 0) -> Iterator[Crop]:
-        """Cut the crops one after another; a picture is in memory while its own are cut.
+        """Cut the crops one after another, with one image in memory at a time.
 
         Args:
-            pictures: Files that can be read.
-            begin: Number of the first one, to go on where a run ended.
+            pictures: Readable image files.
+            begin: Number of the first crop, to continue an interrupted run.
 
         Yields:
             The crops.
 
         Raises:
-            PictureError: If a file cannot be read any more.
+            PictureError: If a file can no longer be read.
         """
         loaded: tuple[Path, NDArray[np.uint8]] | None = None
         for index in range(begin, self.samples):
@@ -128,31 +142,31 @@ class CropPlan:
         lows = [_smaller(rgb[y : y + side, x : x + side], self.side) for y, x in corners]
         textures = np.array([_texture(low) for low in lows])
         weights = textures if textures.sum() > 0 else np.ones(CANDIDATES)
-        taken = int(rng.choice(CANDIDATES, p=weights / weights.sum()))
-        y, x = corners[taken]
+        chosen = int(rng.choice(CANDIDATES, p=weights / weights.sum()))
+        y, x = corners[chosen]
         high = np.ascontiguousarray(rgb[y : y + side, x : x + side])
-        return Crop(index, path, scale, lows[taken], high, float(textures[taken]))
+        return Crop(index, path, scale, lows[chosen], high, float(textures[chosen]))
 
 
 def find_pictures(folder: Path, plan: CropPlan) -> Pictures:
-    """Look at every picture of a folder and part them.
+    """Read every image of a folder and split them into calibration and held-out images.
 
     Args:
-        folder: Picture files of any kind that is read; sub-folders are not.
-        plan: The crops that each must have room for.
+        folder: Folder of image files; its sub-folders are ignored.
+        plan: Plan whose crops must fit in each image.
 
     Returns:
-        The pictures, parted by the plan's seed; what cannot be read is left out and named.
+        The images, split by the plan's seed; unusable files are listed as skipped.
 
     Raises:
         PictureError: If the folder is missing, too few can be used, or none has texture.
     """
     if not folder.is_dir():
-        raise PictureError(f"folder of pictures does not exist: {folder}")
+        raise PictureError(f"folder of images must exist, got {folder}")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise PictureError(f"no picture in {folder}; pictures end in {', '.join(SUFFIXES)}")
-    skipped, digests, flat = [], {}, []
+        raise PictureError(f"folder {folder} must contain images ({', '.join(SUFFIXES)})")
+    skipped, digests = [], {}
     for path in paths:
         try:
             rgb = _read(path)
@@ -160,30 +174,67 @@ def find_pictures(folder: Path, plan: CropPlan) -> Pictures:
             skipped.append(str(error))
             continue
         if min(rgb.shape[:2]) < plan.largest:
-            size = f"{rgb.shape[1]}x{rgb.shape[0]}"
+            size = size_text((rgb.shape[0], rgb.shape[1]))
             skipped.append(f"{path} is {size}, smaller than {plan.largest} pixels a side")
         elif _texture(rgb) < FLAT:
-            flat.append(path)
-            skipped.append(f"{path} is flat: it has no texture")
+            skipped.append(f"{path} has no texture")
         else:
             digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _parted(folder, digests, tuple(skipped), plan.seed)
+    return _split(folder, digests, tuple(skipped), plan.seed)
 
 
-def _parted(
+def scales_for(manifest: Manifest) -> tuple[Fraction, ...]:
+    """Return the scales for calibration: the graph's own, or 2, 3 and 4."""
+    return ANY_SCALE if manifest.scale is None else (manifest.scale,)
+
+
+def feeds_of(manifest: Manifest, crop: Crop) -> dict[str, NDArray[Any]]:
+    """Return the graph's inputs for a crop, whose sides must be multiples of the manifest's.
+
+    Args:
+        manifest: Manifest of the bundle.
+        crop: Crop to upscale.
+
+    Returns:
+        `input` (1, 3, n, n), `geometry` (10,) int64, latents (1, D, rows, columns).
+    """
+    picture = crop.low.transpose(2, 0, 1)[None]
+    feeds: dict[str, NDArray[Any]] = {"input": np.ascontiguousarray(picture)}
+    if manifest.io == "float32":
+        feeds["input"] = full_range(feeds["input"])
+    lr = (crop.low.shape[0], crop.low.shape[1])
+    size = (output_size(lr[0], crop.scale), output_size(lr[1], crop.scale))
+    if manifest.geometry:
+        feeds["geometry"] = Window.whole(lr, size).geometry()
+    for stream, latent in enumerate(manifest.latents):
+        rows, columns = latent.grid(size)
+        feeds[latent.name] = draw_latent(
+            crop.index,
+            top=0,
+            left=0,
+            rows=rows,
+            columns=columns,
+            channels=latent.channels,
+            temperature=TEMPERATURE,
+            stream=stream,
+        )
+    return feeds
+
+
+def _split(
     folder: Path, digests: dict[Path, str], skipped: tuple[str, ...], seed: int
 ) -> Pictures:
-    """Hold some pictures out, chosen by the seed."""
+    """Hold some images out, chosen by the seed."""
     usable = list(digests)
-    if len(usable) < LEAST_PICTURES:
+    if len(usable) < MIN_PICTURES:
         first = f"; {skipped[0]}" if skipped else ""
         more = f"; {len(skipped) - 1} more" if len(skipped) > 1 else ""
         raise PictureError(
-            f"calibration needs at least {LEAST_PICTURES} pictures, {folder} has {len(usable)} "
-            f"that can be used{first}{more}"
+            f"calibration needs at least {MIN_PICTURES} usable images, got {len(usable)} in "
+            f"{folder}{first}{more}"
         )
     order = np.random.default_rng(seed).permutation(len(usable))
-    count = min(max(1, round(HELD_OUT * len(usable))), MOST_HELD_OUT)
+    count = min(max(1, round(HELD_OUT * len(usable))), MAX_HELD_OUT)
     held = {int(i) for i in order[:count]}
     return Pictures(
         calibration=tuple(path for i, path in enumerate(usable) if i not in held),
@@ -194,18 +245,18 @@ def _parted(
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    """Read a picture of any depth as eight bits."""
+    """Read an image of any depth as eight bits."""
     return np.asarray(to_depth(read_picture(path).rgb, 8), np.uint8)
 
 
 def _smaller(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Shrink by Keys' kernel at a = -0.5 with antialiasing, as the networks were trained."""
+    """Downscale with Keys' kernel, a = -0.5, and antialiasing, as for training."""
     image = Image.fromarray(np.ascontiguousarray(rgb))
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
 def _texture(rgb: NDArray[np.uint8]) -> float:
-    """Mean difference of neighbouring pixels' luma, eight-bit steps."""
+    """Return the mean difference of neighboring pixels' luma, eight-bit steps."""
     luma = rgb.astype(np.float32) @ LUMA
     if min(luma.shape) < 2:
         return 0.0

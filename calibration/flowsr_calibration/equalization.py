@@ -1,9 +1,9 @@
-"""Cross-layer equalisation: channels between two layers brought to like ranges.
+"""Cross-layer equalization: balance the ranges of channels between two layers.
 
-A Relu, leaky or not, lets a positive factor through: what a layer's output channel is divided
-by, the next layer's weights for that channel are multiplied with, and the function stays the
-same (Nagel et al. 2019, arXiv 1906.04721, equation 6). The factor is the one that makes the
-channel's range and that of the weights which read it equal.
+A ReLU, leaky or not, commutes with a positive factor: an output channel of one layer is
+divided by a factor and the next layer's weights for that channel are multiplied by it, which
+keeps the function (Nagel et al. 2019, arXiv 1906.04721, equation 6). The factor makes the range
+of the channel equal to that of the weights that read it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from onnx import ModelProto
 from flowsr_calibration.layers import Layer
 from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes
 
-__all__ = ["Pair", "equalised", "pairs_of"]
+__all__ = ["Pair", "equalize_pairs", "pairs_of"]
 
-MOST: Final = 16.0  # largest factor, and its inverse the least
+MAX_FACTOR: Final = 16.0  # its inverse is the minimum
 RELUS: Final = ("LeakyRelu", "Relu")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Layers with nothing but a Relu between them.
+    """Layers with only a ReLU between them.
 
     Attributes:
-        before: What gives the channels; several where their sum does.
-        after: What alone reads them.
+        before: Layer whose output has the channels; several if it is their sum.
+        after: The only layer that reads them.
     """
 
     before: tuple[Layer, ...]
@@ -39,11 +39,11 @@ class Pair:
 
 
 def pairs_of(model: ModelProto, layers: Sequence[Layer]) -> list[Pair]:
-    """Find the pairs of layers that can be equalised.
+    """Find the pairs of layers that can be equalized.
 
     Args:
         model: The float32 graph.
-        layers: Layers that may be quantised.
+        layers: Layers that may be quantized.
     """
     graph = OnnxGraph(model)
     by_output = {layer.output: layer for layer in layers}
@@ -54,23 +54,23 @@ def pairs_of(model: ModelProto, layers: Sequence[Layer]) -> list[Pair]:
             continue
         alone = graph.sole_reader(layer.input) is not None
         before = _summands(graph, by_output, relu.input[0])
-        if alone and before and all(each.groups == 1 for each in before):
+        if alone and before and all(other.groups == 1 for other in before):
             pairs.append(Pair(before, layer))
     return pairs
 
 
-def equalised(
+def equalize_pairs(
     model: ModelProto, pairs: Sequence[Pair], channels: Mapping[str, NDArray[np.float32]]
 ) -> ModelProto:
-    """Equalise pairs of layers.
+    """Equalize pairs of layers.
 
     Args:
         model: The float32 graph; not changed.
-        pairs: What to equalise.
-        channels: Largest magnitude of each channel by tensor, (C,), of what each `after` reads.
+        pairs: Pairs to equalize.
+        channels: Largest magnitude of each channel, (C,), by input tensor of each `after`.
 
     Returns:
-        A graph of the same function.
+        A graph with the same function.
     """
     graph = OnnxGraph(model)
     changed: dict[str, NDArray[Any]] = {}
@@ -94,26 +94,28 @@ def equalised(
 
 
 def _summands(graph: OnnxGraph, by_output: Mapping[str, Layer], name: str) -> tuple[Layer, ...]:
-    """Layers whose sum a tensor is; none if something else is in it, or also reads it."""
-    found: list[Layer] = []
+    """Return the layers whose sum a tensor is; none with other summands or readers."""
+    summands: list[Layer] = []
     while True:
         layer = by_output.get(name)
         if layer is None or graph.sole_reader(name) is None:
             return ()
-        found.append(layer)
+        summands.append(layer)
         inputs = graph.producers[name].input
         if layer.kind == "Conv" or layer.bias is not None or len(inputs) < 3:
-            return tuple(found)
+            return tuple(summands)
         name = inputs[2]
 
 
 def _factors(channels: NDArray[np.float32], reach: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What each channel is divided by; their geometric mean is one."""
+    """Return the divisor of each channel; their geometric mean is one."""
     alive = (channels > 0) & (reach > 0)
     factors = np.ones(len(channels))
     if alive.any():
         ratio = np.sqrt(channels[alive].astype(np.float64) / reach[alive])
-        factors[alive] = np.clip(ratio / np.exp(np.log(ratio).mean()), 1 / MOST, MOST)
+        factors[alive] = np.clip(
+            ratio / np.exp(np.log(ratio).mean()), 1 / MAX_FACTOR, MAX_FACTOR
+        )
     return factors
 
 

@@ -1,4 +1,4 @@
-"""What can be quantised: the layers of the networks, and the blocks that they make up."""
+"""Layers of the networks that can be quantized, and the blocks that they form."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["Layer", "blocks_of", "layers_of"]
 
 Kind = Literal["Conv", "Gemm"]
 
-# Modules whose weights may be quantised, as the exporter's weights name them. Everything else
-# that has weights is the Fourier phase or the flow, which stay float32: an error there is
-# stretched by the inverse, or turns into the wrong phase.
+# Modules whose weights may be quantized, by their names in exported weights. All other weights
+# belong to the Fourier phase or the flow, which stay float32: the inverse would amplify an
+# error, or the phase would be wrong.
 MODULES = ("encoder", "tables", "conditioner", "chunks", "prior")
 FLOW = ("phase", "encode_maps", "decode_maps", "steps", "forward_maps", "inverse_maps", "split")
-# A block is a residual block, a dense block, a level's convolutions or a layer: a weight's name
-# up to its first number, without what only numbers the layers of such a block.
+# A block is a residual block, a dense block, the convolutions of a level, or a layer: the name
+# of a weight up to its first number, without the part that numbers the layers of a block.
 INSIDE = re.compile(r"(\.(maxpool_conv|double_conv)\b.*|\.conv\d+)$")
 CHUNK = re.compile(r"levels\.\d+\.chunks\.\d+")
 BRANCH = re.compile(r"prior\.branches\.\d+\.")  # SRFlow's prior has a U-Net for each latent
 NUMBERED = re.compile(r"(?:[A-Za-z_]\w*\.)+?\d+(?=\.|$)")
 FIRST = {"conditioner.cosine": "conditioner.first", "conditioner.sine": "conditioner.first"}
-WRAPPERS = ("linf.", "srflow.")  # graphs of one scale hold the other graph as a module
+WRAPPERS = ("linf.", "srflow.")  # graphs of one scale contain the other graph as a module
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Layer:
         node: Name of the node.
         kind: "Conv", or "Gemm" for a weight times a matrix whose columns are pixels.
         weight: Name of the weight: (O, I, k, k), or (O, I) of a product.
-        bias: Name of the bias, (O,) or (O, 1); None for none, or for a sum with a result.
-        block: Name of the block that it is part of.
-        input: Name of what it reads, (B, I, h, w), or (I, M) of a product.
-        source: Name of what is quantised: `input`, or of a product (M, I) what was transposed.
-        output: Name of what it gives.
+        bias: Name of the bias, (O,) or (O, 1); None without one or if a tensor is added.
+        block: Name of its block.
+        input: Name of the input tensor, (B, I, h, w), or (I, M) of a product.
+        source: Name of the tensor to quantize: `input`, or (M, I) before the transposition.
+        output: Name of the output tensor.
         groups: Groups of a convolution.
     """
 
@@ -58,26 +58,26 @@ class Layer:
 
 
 def layers_of(model: ModelProto) -> list[Layer]:
-    """Find the layers that may be quantised.
+    """Return the layers that may be quantized.
 
     Args:
         model: Exported float32 graph, whose weights keep the names of their modules.
 
     Returns:
-        The layers in the order of a run; empty if no weight names a module.
+        The layers in order of execution; empty if no weight names a module.
     """
-    return list(_found(OnnxGraph(model)))
+    return list(_iterate(OnnxGraph(model)))
 
 
 def blocks_of(layers: list[Layer]) -> dict[str, list[Layer]]:
-    """Group layers by block, in the order of a run."""
+    """Group layers by block, in order of execution."""
     blocks: dict[str, list[Layer]] = {}
     for layer in layers:
         blocks.setdefault(layer.block, []).append(layer)
     return blocks
 
 
-def _found(graph: OnnxGraph) -> Iterator[Layer]:
+def _iterate(graph: OnnxGraph) -> Iterator[Layer]:
     for node in graph.nodes:
         kind: Kind
         if node.op_type == "Conv" and _is_network(node.input[1]):
@@ -101,7 +101,7 @@ def _found(graph: OnnxGraph) -> Iterator[Layer]:
 
 
 def _untransposed(graph: OnnxGraph, name: str) -> str:
-    """What a matrix is the transpose of, or itself."""
+    """Return the matrix of which a matrix is the transpose, or the matrix itself."""
     before = graph.producers.get(name)
     if before is None or before.op_type != "Transpose" or attribute(before, "perm") != [1, 0]:
         return name
@@ -109,16 +109,16 @@ def _untransposed(graph: OnnxGraph, name: str) -> str:
 
 
 def _is_network(weight: str) -> bool:
-    """Whether a weight belongs to a module that may be quantised."""
+    """Return whether a weight belongs to a module that may be quantized."""
     parts = weight.split(".")
     return any(part in MODULES for part in parts) and not any(part in FLOW for part in parts)
 
 
 def _is_plain(node: NodeProto) -> bool:
-    """Whether a Gemm is W X + C, no factor and nothing transposed."""
+    """Return whether a Gemm is W X + C, without factors and transpositions."""
     factors = (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0))
-    turned = (attribute(node, "transA", 0), attribute(node, "transB", 0))
-    return factors == (1.0, 1.0) and turned == (0, 0)
+    transposed = (attribute(node, "transA", 0), attribute(node, "transB", 0))
+    return factors == (1.0, 1.0) and transposed == (0, 0)
 
 
 def _block(weight: str) -> str:
@@ -130,5 +130,5 @@ def _block(weight: str) -> str:
     name = INSIDE.sub("", name.removesuffix(".weight"))
     branch = BRANCH.match(name)
     lead = "" if branch is None else branch[0]
-    found = CHUNK.match(name) or NUMBERED.match(name.removeprefix(lead))
-    return name if found is None else lead + found[0]
+    match = CHUNK.match(name) or NUMBERED.match(name.removeprefix(lead))
+    return name if match is None else lead + match[0]

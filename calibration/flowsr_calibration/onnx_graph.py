@@ -1,4 +1,4 @@
-"""A view of an ONNX graph for rewriting: who makes a tensor, who reads it, what is constant."""
+"""Producers, consumers and constants of an ONNX graph, and copies with changed nodes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["OnnxGraph", "attribute", "with_nodes", "with_opset", "without_dead_n
 
 
 class OnnxGraph:
-    """Producers, consumers and constants of a model that is not changed meanwhile."""
+    """Producers, consumers and constants of a model, which must not be changed meanwhile."""
 
     def __init__(self, model: ModelProto) -> None:
-        """Look at `model`."""
+        """Index `model`."""
         self.model = model
         self.nodes = list(model.graph.node)
         self.producers = {name: node for node in self.nodes for name in node.output}
@@ -27,7 +27,7 @@ class OnnxGraph:
 
     @cached_property
     def consumers(self) -> dict[str, list[NodeProto]]:
-        """Nodes that read a tensor, each once for each time that it reads it."""
+        """Nodes that read a tensor, once for each input."""
         consumers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in self.nodes:
             for name in node.input:
@@ -35,7 +35,7 @@ class OnnxGraph:
         return consumers
 
     def is_constant(self, name: str) -> bool:
-        """Return whether a tensor is stored in the file."""
+        """Return whether a tensor is stored in the model."""
         return name in self._tensors
 
     def value(self, name: str) -> NDArray[Any]:
@@ -43,48 +43,49 @@ class OnnxGraph:
         return numpy_helper.to_array(self._tensors[name])
 
     def sole_reader(self, name: str) -> NodeProto | None:
-        """Return the one node that reads a tensor, None if there are others or it is given."""
+        """Return the only reader of a tensor; None if there are others or it is an output."""
         readers = self.consumers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """Return a node's attribute: a number or a list of numbers."""
-    for each in node.attribute:
-        if each.name == name:
-            return {1: each.f, 2: each.i, 6: list(each.floats), 7: list(each.ints)}[each.type]
+    for entry in node.attribute:
+        if entry.name == name:
+            values = {1: entry.f, 2: entry.i, 6: list(entry.floats), 7: list(entry.ints)}
+            return values[entry.type]
     return default
 
 
 def with_nodes(
     model: ModelProto, nodes: Iterable[NodeProto], constants: dict[str, NDArray[Any]]
 ) -> ModelProto:
-    """Copy a model with other nodes and some constants added or replaced.
+    """Copy a model with other nodes and with added or replaced constants.
 
     Args:
-        model: Not changed.
-        nodes: All nodes of the copy, in the order of a run.
-        constants: Stored tensors by name.
+        model: The model; not changed.
+        nodes: All nodes of the copy, in order of execution.
+        constants: Tensors to store, by name.
 
     Returns:
-        The copy, without what nothing reads.
+        The copy, without unused nodes and constants.
     """
-    made = ModelProto()
-    made.CopyFrom(model)
-    del made.graph.node[:]
-    made.graph.node.extend(nodes)
-    kept = [t for t in made.graph.initializer if t.name not in constants]
-    del made.graph.initializer[:]
-    made.graph.initializer.extend(kept)
-    made.graph.initializer.extend(
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    kept = [t for t in copy.graph.initializer if t.name not in constants]
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(kept)
+    copy.graph.initializer.extend(
         numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
         for name, array in constants.items()
     )
-    return without_dead_nodes(made)
+    return without_dead_nodes(copy)
 
 
 def without_dead_nodes(model: ModelProto) -> ModelProto:
-    """Drop from a model, in place, the nodes and constants that its outputs do not need."""
+    """Remove nodes and constants that the outputs do not need from a model, in place."""
     needed = {value.name for value in model.graph.output}
     kept = []
     for node in reversed(model.graph.node):
@@ -101,7 +102,7 @@ def without_dead_nodes(model: ModelProto) -> ModelProto:
 
 
 def with_opset(model: ModelProto, least: int) -> ModelProto:
-    """Raise a model's operator set, in place, to one that has what was put in."""
+    """Raise the operator set of a model to at least `least`, in place."""
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = max(entry.version, least)

@@ -1,4 +1,4 @@
-"""Judges of a quantised graph: crops, and what the float32 graph makes of them."""
+"""Held-out crops on which a quantized graph is compared with the float32 graph."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from flowsr_calibration.crops import Crop
-from flowsr_calibration.feeds import feeds_of, full_range
+from flowsr_calibration.crops import Crop, feeds_of
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.pictures.depth import full_scale, to_depth
+from flowsr_runtime.pictures.pixels import full_range
 
-__all__ = ["Agreement", "HeldOutSet", "psnr"]
+__all__ = ["Agreement", "HeldOutSet", "eight_bit", "psnr"]
 
-EIGHT_BIT: Final = 255
+STEPS: Final = full_scale(np.dtype(np.uint8))  # of an eight-bit image
 
 Quality = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a graph is from the float32 graph.
+    """Differences between a graph and the float32 graph.
 
     Attributes:
-        psnr: PSNR of all crops together, dB; infinite where nothing differs.
-        worst: Least PSNR of a crop, dB.
-        worst_crop: Its picture and scale.
-        colour_shift: Mean difference of each channel, eight-bit steps.
-        non_finite: Values that are not finite.
-        quality_loss: Mean fall of the quality against the originals, None without a measure.
+        psnr: PSNR of all crops together, dB; infinite without a difference.
+        worst: Lowest PSNR of a crop, dB.
+        worst_crop: Image and scale of that crop.
+        color_shift: Mean difference of each channel, eight-bit steps.
+        non_finite: Number of values that are not finite.
+        quality_loss: Mean decrease of the quality against the originals, None without a metric.
     """
 
     psnr: float
     worst: float
     worst_crop: str
-    colour_shift: tuple[float, float, float]
+    color_shift: tuple[float, float, float]
     non_finite: int
     quality_loss: float | None = None
 
@@ -59,11 +60,11 @@ class HeldOutSet:
         """Run the float32 graph.
 
         Args:
-            model: Its ONNX file.
-            manifest: The bundle's.
-            crops: At least one.
+            model: ONNX file of the float32 graph.
+            manifest: Manifest of the bundle.
+            crops: Crops, at least one.
             threads: CPU threads, None for all cores.
-            quality: Larger is better, of an output and its original, (H, W, 3) uint8.
+            quality: Metric of an output and its original, (H, W, 3) uint8; higher is better.
         """
         self.crops = tuple(crops)
         self._manifest, self._threads, self._quality = manifest, threads, quality
@@ -72,17 +73,17 @@ class HeldOutSet:
         self._qualities = self._measured(self.references)
 
     def outputs(self, model: bytes | ModelProto) -> list[NDArray[np.float32]]:
-        """Run a graph on every crop, on ONNX Runtime's CPU provider.
+        """Run a graph on every crop with ONNX Runtime's CPU provider.
 
         Args:
-            model: With the inputs of the float32 graph.
+            model: Graph with the inputs of the float32 graph.
 
         Returns:
-            Pictures, (1, 3, H, W) each, unclamped.
+            Images, (1, 3, H, W) each, unclamped.
         """
         content = model if isinstance(model, bytes) else model.SerializeToString()
         session = OnnxRuntimeSession(
-            content, provider="cpu", device=0, threads=self._threads, name="the quantised model"
+            content, provider="cpu", device=0, threads=self._threads, name="the quantized model"
         )
         try:
             return [full_range(session.run(feeds)) for feeds in self._feeds]
@@ -93,10 +94,10 @@ class HeldOutSet:
         """Compare a graph with the float32 graph.
 
         Args:
-            model: With its inputs.
+            model: Graph with the inputs of the float32 graph.
 
         Returns:
-            Figures; with a value that is not finite the PSNR is minus infinity.
+            The differences; if a value is not finite the PSNR is minus infinity.
         """
         return self.compared(self.outputs(model))
 
@@ -111,7 +112,7 @@ class HeldOutSet:
         worst = int(np.argmax(means))
         sizes = np.array([error.size for error in errors], np.float64)
         shifts = np.stack([error.mean(axis=(0, 2, 3)) for error in errors])
-        red, green, blue = (shifts * sizes[:, None]).sum(axis=0) / sizes.sum() * EIGHT_BIT
+        red, green, blue = (shifts * sizes[:, None]).sum(axis=0) / sizes.sum() * STEPS
         before, after = self._qualities, self._measured(outputs)
         loss = None
         if before is not None and after is not None:
@@ -121,7 +122,7 @@ class HeldOutSet:
             psnr=psnr(float(np.dot(means, sizes) / sizes.sum())),
             worst=psnr(means[worst]),
             worst_crop=f"{crop.picture.name} ×{crop.scale}",
-            colour_shift=(float(red), float(green), float(blue)),
+            color_shift=(float(red), float(green), float(blue)),
             non_finite=0,
             quality_loss=loss,
         )
@@ -141,9 +142,9 @@ def psnr(mean_square: float) -> float:
 
 
 def eight_bit(output: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the first picture of (B, 3, H, W) as (H, W, 3) uint8, rounded."""
-    rounded = np.floor(_clamped(output)[0] * EIGHT_BIT + 0.5)
-    return np.ascontiguousarray(rounded.transpose(1, 2, 0).astype(np.uint8))
+    """Return the first image of (B, 3, H, W) as (H, W, 3) uint8, rounded."""
+    image: NDArray[np.uint8] = to_depth(np.clip(output[0], 0, 1).transpose(1, 2, 0), 8)
+    return np.ascontiguousarray(image)
 
 
 def _clamped(values: NDArray[Any]) -> NDArray[np.float64]:

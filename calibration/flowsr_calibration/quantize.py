@@ -1,14 +1,14 @@
-"""Put QuantizeLinear and DequantizeLinear around layers, in the form that every library takes.
+"""Insert QuantizeLinear and DequantizeLinear around layers, in a form for every library.
 
-One file serves ONNX Runtime and TensorRT: symmetric codes (zero points are zero), weights with
-a step for each output, biases in float32. What ONNX Runtime needs to compute in integers is
-part of the form; each point was found by looking at the graph that it runs:
+One file serves ONNX Runtime and TensorRT: symmetric codes (zero points are zero), one step size
+for each output of a weight, biases in float32. ONNX Runtime computes in integers only under
+these conditions, which were found by inspecting its optimized graphs:
 
-- A quantised tensor has one reader. Of two readers neither becomes an integer kernel, and equal
-  pairs are merged; so pairs on one tensor have steps that are one float32 apart.
-- A convolution's result is quantised too.
-- A Relu between two quantised layers is a LeakyRelu of slope zero, which has an integer kernel.
-- A product has the pixels as rows and no bias of its own: it gives float32.
+- A quantized tensor has one reader. With two readers neither becomes an integer kernel, and
+  equal pairs are merged, so the steps of several pairs on one tensor differ by one float32 ulp.
+- The output of a convolution is quantized too.
+- A Relu between two quantized layers is a LeakyRelu of slope zero, which has an integer kernel.
+- A product has pixels as rows and no bias input, and its output is float32.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ from flowsr_calibration.layers import Layer
 from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes, with_opset
 from flowsr_calibration.ranges import weight_scales
 
-__all__ = ["QuantizationForm", "quantised", "tensors_of"]
+__all__ = ["QuantizationForm", "quantize_layers", "tensors_of"]
 
-
-UNSEEN = np.float32(1e-30)
+UNSEEN = np.float32(1e-30)  # float32 values of an image do not change when it is added
 
 
 @dataclass(frozen=True)
 class QuantizationForm:
-    """How layers are quantised.
+    """Options of the quantization.
 
     Attributes:
         type: "int8" or "fp8".
-        per_tensor: One step for a whole weight in place of one for each output.
+        per_tensor: One step for a whole weight instead of one for each output.
     """
 
     type: EightBits = "int8"
@@ -47,11 +46,11 @@ class QuantizationForm:
 
 
 def tensors_of(model: ModelProto, layers: Sequence[Layer]) -> list[str]:
-    """Name the tensors whose ranges `quantised` needs, each once, in the order of a run.
+    """Return the distinct tensors whose ranges `quantize_layers` needs, in order of execution.
 
     Args:
         model: The float32 graph.
-        layers: Layers that may be quantised.
+        layers: Layers that may be quantized.
     """
     graph = OnnxGraph(model)
     names: dict[str, None] = {}
@@ -65,22 +64,22 @@ def tensors_of(model: ModelProto, layers: Sequence[Layer]) -> list[str]:
     return list(names)
 
 
-def quantised(
+def quantize_layers(
     model: ModelProto,
     layers: Sequence[Layer],
     ranges: Mapping[str, float],
     form: QuantizationForm,
 ) -> ModelProto:
-    """Quantise layers.
+    """Quantize layers.
 
     Args:
         model: The float32 graph; not changed.
-        layers: Which of its layers; none gives a copy.
+        layers: Layers to quantize; none gives a copy.
         ranges: Magnitude at which each tensor of `tensors_of` is clipped.
-        form: How.
+        form: Options.
 
     Returns:
-        A graph that computes the same but for the rounding.
+        A graph that differs by rounding only.
     """
     writer = _Writer(model, layers, ranges, form)
     for node in writer.graph.nodes:
@@ -91,14 +90,14 @@ def quantised(
             writer.convolution(node, layer)
         else:
             writer.product(node, layer)
-    made = with_nodes(model, writer.nodes, writer.constants)
-    made.graph.initializer.extend(writer.stored)
-    return with_opset(made, writer.codes.opset) if layers else made
+    result = with_nodes(model, writer.nodes, writer.constants)
+    result.graph.initializer.extend(writer.stored)
+    return with_opset(result, writer.codes.opset) if layers else result
 
 
 @dataclass
 class _Writer:
-    """The nodes and constants of the quantised graph, as they are written."""
+    """The nodes and constants of the quantized graph so far."""
 
     model: ModelProto
     layers: Sequence[Layer]
@@ -107,8 +106,8 @@ class _Writer:
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     stored: list[TensorProto] = field(default_factory=list)
-    # Products have pixels as rows: their results by the name of what has them as columns.
-    turned: dict[str, str] = field(default_factory=dict)
+    # Outputs of products with pixels as rows, by the name of their transpose.
+    row_major: dict[str, str] = field(default_factory=dict)
     used: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -120,53 +119,53 @@ class _Writer:
             self.stored.append(zero_code("zero.code", self.codes))
 
     def copy(self, node: NodeProto) -> None:
-        """Write a node as it is, or turned where it continues a product."""
-        if node.op_type in ("Relu", "LeakyRelu") and node.input[0] in self.turned:
+        """Write a node unchanged, or with pixels as rows after a product."""
+        if node.op_type in ("Relu", "LeakyRelu") and node.input[0] in self.row_major:
             result = f"{node.output[0]}.rows"
-            self.emit(self._relu(node), [self.turned[node.input[0]]], [result])
-            self.turned[node.output[0]] = result
-            self.turn_back(node.output[0])
+            self.emit(self._relu(node), [self.row_major[node.input[0]]], [result])
+            self.row_major[node.output[0]] = result
+            self.restore_columns(node.output[0])
             return
         self.nodes.append(self._relu(node))
 
     def convolution(self, node: NodeProto, layer: Layer) -> None:
-        """Write a convolution of codes, its result quantised where integers need it."""
+        """Write a convolution of codes, with a quantized output if integer kernels need it."""
         source = self.pair(layer.input, self.ranges[layer.input])
         weight = self.weight(layer)
         if self.codes.name != "int8":
             self.emit(node, [source, weight, *node.input[2:]], [layer.output])
             return
         relu = _relu(self.graph, layer)
-        # What a Relu cuts off needs no codes.
+        # Values that a Relu cuts off need no codes.
         reach = self.ranges[layer.output if relu is None else relu.output[0]]
         raw = f"{layer.output}.raw"
         self.emit(node, [source, weight, *node.input[2:]], [raw])
         if self.graph.sole_reader(layer.output) is not None and layer.output not in self.inputs:
             self.pair(raw, reach, result=layer.output)
             return
-        # ONNX Runtime gives each reader a pair of its own, and joins pairs that follow each
-        # other; adding a number that float32 cannot see keeps the codes with one reader.
+        # ONNX Runtime duplicates the pair for each reader and merges consecutive pairs; adding
+        # a negligible number keeps one reader of the codes.
         self.constants["unseen"] = np.asarray(UNSEEN)
         self.add("Add", [self.pair(raw, reach), "unseen"], layer.output)
 
     def product(self, node: NodeProto, layer: Layer) -> None:
-        """Write W X + C as its transpose, (M, O): the pixels are rows."""
+        """Write W X + C as its transpose, (M, O), with pixels as rows."""
         name = layer.output
         source = layer.source
-        rows = self.turned.get(layer.input) or self._rows(layer, source)
-        quantised_rows = self.pair(rows, self.ranges[source])
-        self.add("Gemm", [quantised_rows, self.weight(layer)], f"{name}.product", transB=1)
+        rows = self.row_major.get(layer.input) or self._rows(layer, source)
+        quantized_rows = self.pair(rows, self.ranges[source])
+        self.add("Gemm", [quantized_rows, self.weight(layer)], f"{name}.product", transB=1)
         third = node.input[2] if len(node.input) > 2 else ""
         result = f"{name}.product"
         if third:
             result = f"{name}.rows"
             self.add("Add", [f"{name}.product", self._addend(third)], result)
-        self.turned[name] = result
-        self.turn_back(name)
+        self.row_major[name] = result
+        self.restore_columns(name)
 
-    def turn_back(self, name: str) -> None:
-        """Give what has pixels as columns its name; it is dropped if nothing reads it."""
-        self.add("Transpose", [self.turned[name]], name, perm=[1, 0])
+    def restore_columns(self, name: str) -> None:
+        """Write the transpose under its old name; it is removed later if nothing reads it."""
+        self.add("Transpose", [self.row_major[name]], name, perm=[1, 0])
 
     def weight(self, layer: Layer) -> str:
         """Store a weight's codes and write its DequantizeLinear."""
@@ -176,8 +175,8 @@ class _Writer:
         along = steps.astype(np.float64).reshape(-1, *([1] * (values.ndim - 1)))
         code, step, zero = (f"{layer.weight}.{part}" for part in ("codes", "steps", "zeros"))
         content = self.codes.encode(values.astype(np.float64), along)
-        kind = self.codes.onnx_type
-        self.stored.append(helper.make_tensor(code, kind, values.shape, content, raw=True))
+        dtype = self.codes.onnx_type
+        self.stored.append(helper.make_tensor(code, dtype, values.shape, content, raw=True))
         result = f"{layer.weight}.rounded"
         if per_tensor:
             self.constants[step] = np.asarray(steps[0])
@@ -203,7 +202,7 @@ class _Writer:
         return back
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> None:
-        """Write a node that the graph did not have."""
+        """Write a new node."""
         self.nodes.append(
             helper.make_node(
                 op_type, inputs, [output], name=f"eight_bit_{output}", **attributes
@@ -212,39 +211,39 @@ class _Writer:
 
     def emit(self, node: NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Write a node with other tensors."""
-        made = NodeProto()
-        made.CopyFrom(node)
-        del made.input[:], made.output[:]
-        made.input.extend(inputs)
-        made.output.extend(outputs)
-        self.nodes.append(made)
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        del copy.input[:], copy.output[:]
+        copy.input.extend(inputs)
+        copy.output.extend(outputs)
+        self.nodes.append(copy)
 
     def _rows(self, layer: Layer, source: str) -> str:
-        """What a product reads, with the pixels as rows."""
+        """Return the input of a product with pixels as rows."""
         if source != layer.input:
             return source
         rows = f"{layer.input}.rows"
         self.add("Transpose", [layer.input], rows, perm=[1, 0])
-        self.turned[layer.input] = rows
+        self.row_major[layer.input] = rows
         return rows
 
     def _addend(self, third: str) -> str:
-        """What a product is added to, with the pixels as rows."""
+        """Return the addend of a product with pixels as rows."""
         if self.graph.is_constant(third):
             flat = f"{third}.row"
             self.constants[flat] = self.graph.value(third).reshape(-1)
             return flat
-        if third not in self.turned:
+        if third not in self.row_major:
             rows = f"{third}.rows"
             self.add("Transpose", [third], rows, perm=[1, 0])
-            self.turned[third] = rows
-        return self.turned[third]
+            self.row_major[third] = rows
+        return self.row_major[third]
 
     def _relu(self, node: NodeProto) -> NodeProto:
-        """A node, or in place of a Relu before codes a LeakyRelu of slope zero.
+        """Return a node, or a LeakyRelu of slope zero for a Relu before codes.
 
-        Of int8 that is between convolutions. Before codes of FP8 ONNX Runtime 1.32 drops every
-        Relu: it takes the zero point for the smallest code.
+        For int8 this applies between convolutions. Before FP8 codes ONNX Runtime 1.32 drops
+        every Relu, because it takes the zero point for the smallest code.
         """
         if node.op_type != "Relu" or node.output[0] not in self.inputs:
             return node
@@ -252,14 +251,14 @@ class _Writer:
         layer = None if before is None else self.chosen.get(before.name or before.output[0])
         if self.codes.name == "int8" and (layer is None or layer.kind != "Conv"):
             return node
-        made = NodeProto()
-        made.CopyFrom(node)
-        made.op_type = "LeakyRelu"
-        made.attribute.append(helper.make_attribute("alpha", 0.0))
-        return made
+        leaky = NodeProto()
+        leaky.CopyFrom(node)
+        leaky.op_type = "LeakyRelu"
+        leaky.attribute.append(helper.make_attribute("alpha", 0.0))
+        return leaky
 
 
 def _relu(graph: OnnxGraph, layer: Layer) -> NodeProto | None:
-    """The Relu that alone reads a layer's result."""
+    """Return the Relu that is the only reader of a layer's output."""
     reader = graph.sole_reader(layer.output)
     return reader if reader is not None and reader.op_type == "Relu" else None

@@ -1,4 +1,4 @@
-"""Which blocks quantisation costs the most, and which to leave out so that a budget holds."""
+"""Rank blocks by their quantization error, and choose the blocks that fit a budget."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from flowsr_calibration.panel import Agreement, HeldOutSet
 
 __all__ = ["BlockLoss", "Choice", "Point", "choose_blocks", "rank_blocks"]
 
-Quantise = Callable[[Sequence[Layer]], ModelProto]
+Quantize = Callable[[Sequence[Layer]], ModelProto]
 Holds = Callable[[Agreement], bool]
 
-MOST_PUT_BACK: Final = 4  # trials of blocks that may be quantised after all
+MAX_RETURNED: Final = 4  # blocks that are tried again after the budget holds
 
 
 @dataclass(frozen=True)
 class BlockLoss:
-    """What it costs to quantise one block alone.
+    """Error of quantizing one block alone.
 
     Attributes:
-        block: Its name.
-        multiply_adds: Of one run.
-        share: Part of all multiply-adds, in [0, 1].
-        psnr: Against the float32 graph, all crops together, dB.
-        worst: The least of a crop, dB.
+        block: Name of the block.
+        multiply_adds: Multiply-adds of one run.
+        share: Share of all multiply-adds, in [0, 1].
+        psnr: PSNR against the float32 graph, all crops together, dB.
+        worst: Lowest PSNR of a crop, dB.
     """
 
     block: str
@@ -48,9 +48,9 @@ class Point:
     """One choice of blocks.
 
     Attributes:
-        left_out: Blocks that stay float32, in the order in which they were left out.
-        share: Multiply-adds that are quantised, in [0, 1].
-        agreement: How far it is from the float32 graph.
+        left_out: Blocks that stay float32, in the order of their exclusion.
+        share: Share of the multiply-adds that is quantized, in [0, 1].
+        agreement: Differences from the float32 graph.
         holds: Whether the budget holds.
     """
 
@@ -62,12 +62,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is quantised, and what else was tried.
+    """The chosen blocks, and all choices that were tried.
 
     Attributes:
-        layers: Layers that are quantised.
-        point: Their figures.
-        tried: Every point, from all blocks on.
+        layers: Layers to quantize.
+        point: The choice.
+        tried: Every choice, starting with all blocks.
     """
 
     layers: tuple[Layer, ...]
@@ -77,30 +77,30 @@ class Choice:
 
 def rank_blocks(
     layers: Sequence[Layer],
-    quantise: Quantise,
+    quantize: Quantize,
     panel: HeldOutSet,
     work: Mapping[str, int],
     total: int,
     advance: Callable[[int, str], None] = lambda steps, note: None,
 ) -> list[BlockLoss]:
-    """Quantise each block alone.
+    """Quantize each block alone.
 
     Args:
-        layers: Layers that may be quantised.
-        quantise: Gives the graph with some of them quantised.
-        panel: Judges it.
+        layers: Layers that may be quantized.
+        quantize: Returns the graph with some of them quantized.
+        panel: Crops for comparisons.
         work: Multiply-adds by node.
-        total: Multiply-adds of everything.
+        total: Multiply-adds of the whole graph.
         advance: Called after each block.
 
     Returns:
-        The blocks, the most costly first.
+        The blocks, the one with the largest error first.
     """
     losses = []
     for block, members in blocks_of(list(layers)).items():
-        found = panel.compare(quantise(members))
+        agreement = panel.compare(quantize(members))
         count = sum(work[layer.node] for layer in members)
-        losses.append(BlockLoss(block, count, count / total, found.psnr, found.worst))
+        losses.append(BlockLoss(block, count, count / total, agreement.psnr, agreement.worst))
         advance(1, block)
     return sorted(losses, key=lambda loss: loss.psnr)
 
@@ -108,27 +108,27 @@ def rank_blocks(
 def choose_blocks(
     layers: Sequence[Layer],
     losses: Sequence[BlockLoss],
-    quantise: Quantise,
+    quantize: Quantize,
     panel: HeldOutSet,
     holds: Holds,
     advance: Callable[[int, str], None] = lambda steps, note: None,
 ) -> Choice:
-    """Leave blocks out until a budget holds, giving up few multiply-adds.
+    """Exclude blocks until a budget holds, with few multiply-adds in them.
 
-    Errors of blocks add up almost as noise does, so that what a block left out gains is its
-    noise. Those with the most noise for each multiply-add go first. Then what was left out
-    comes back, the most multiply-adds first, where the budget holds with it.
+    Errors of blocks add up approximately like noise. The blocks with the most noise per
+    multiply-add are excluded first. Then excluded blocks return, the one with the most
+    multiply-adds first, as long as the budget holds.
 
     Args:
-        layers: Layers that may be quantised.
-        losses: Their blocks' losses.
-        quantise: Gives the graph with some of them quantised.
-        panel: Judges it.
-        holds: Whether a budget holds.
+        layers: Layers that may be quantized.
+        losses: Errors of their blocks.
+        quantize: Returns the graph with some of them quantized.
+        panel: Crops for comparisons.
+        holds: Whether the budget holds.
         advance: Called after each trial.
 
     Returns:
-        The choice; it may be nothing at all, whose point then holds or does not.
+        The choice, which may be empty; its point states whether the budget holds.
     """
     by_name = {loss.block: loss for loss in losses}
     blocks = blocks_of(list(layers))
@@ -136,7 +136,7 @@ def choose_blocks(
     def point(left_out: Sequence[str]) -> Point:
         kept = [layer for layer in layers if layer.block not in left_out]
         share = sum(by_name[name].share for name in blocks if name not in left_out)
-        agreement = panel.compare(quantise(kept))
+        agreement = panel.compare(quantize(kept))
         advance(1, f"{len(left_out)} blocks left out")
         return Point(tuple(left_out), share, agreement, holds(agreement))
 
@@ -147,7 +147,7 @@ def choose_blocks(
         best = point((*best.left_out, waiting.pop().block))
         tried.append(best)
     returning = sorted(best.left_out[:-1], key=lambda name: -by_name[name].multiply_adds)
-    for name in returning[:MOST_PUT_BACK] if best.holds else []:
+    for name in returning[:MAX_RETURNED] if best.holds else []:
         back = point([other for other in best.left_out if other != name])
         tried.append(back)
         best = back if back.holds else best

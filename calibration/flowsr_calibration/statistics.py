@@ -1,4 +1,4 @@
-"""What is seen of a graph's tensors: counted in bounded memory, saved, resumed."""
+"""Statistics of a graph's tensors in bounded memory, which can be saved and continued."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["BINS", "Histogram", "Statistics", "load_statistics"]
 BINS: Final = 2048
 
 SAMPLED: Final = 1 << 17
-"""Values of one tensor and one crop that its histogram counts; extremes are of all values."""
+"""Values per tensor and crop that a histogram counts; extremes consider all values."""
 
 FIRST_LIMIT: Final = 2.0**-20
 
 
 @dataclass
 class Histogram:
-    """Magnitudes of one tensor.
+    """Histogram of the magnitudes of one tensor.
 
-    The range is a power of two that doubles when a larger value comes, and two bins become one:
-    what was counted before stays exact, and the order of the pictures does not matter.
+    The range is a power of two. It doubles for a larger value by merging pairs of bins, so
+    earlier counts stay exact and the order of the images does not matter.
 
     Attributes:
-        counts: Values by magnitude, (BINS,) int64.
+        counts: Number of values in each bin, (BINS,) int64.
         limit: Upper edge of the last bin.
         largest: Largest magnitude.
     """
@@ -46,7 +46,7 @@ class Histogram:
         """Count the magnitudes of some values.
 
         Args:
-            values: Finite, any shape.
+            values: Finite values, any shape.
         """
         if values.size == 0:
             return
@@ -57,7 +57,7 @@ class Histogram:
             self.counts = np.concatenate((merged, np.zeros_like(merged)))
             self.limit *= 2
         stride = -(-values.size // SAMPLED)
-        # A stride that divides the width of a row would see the same columns alone.
+        # A stride that divides the row width would always sample the same columns.
         stride += 1 - stride % 2
         magnitudes = np.abs(values.reshape(-1)[::stride]) * np.float32(BINS / self.limit)
         index = np.minimum(magnitudes.astype(np.int32), BINS - 1)
@@ -66,13 +66,13 @@ class Histogram:
 
 @dataclass
 class Statistics:
-    """What was seen of every tensor.
+    """Statistics of every tensor.
 
     Attributes:
-        key: Digest of what decides the statistics: graph, pictures, crops.
-        done: Crops that were seen.
-        histograms: Magnitudes by tensor.
-        channels: Largest magnitude of each channel by tensor, (C,), where it was asked for.
+        key: Digest of everything that determines the statistics: graph, images, crops.
+        done: Number of crops.
+        histograms: Histograms by tensor.
+        channels: Largest magnitude of each channel, (C,), by tensor, if requested.
     """
 
     key: str
@@ -81,11 +81,11 @@ class Statistics:
     channels: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def add(self, tensors: Mapping[str, NDArray[Any]], channel_axes: Mapping[str, int]) -> None:
-        """Add what one crop gave.
+        """Add the tensors of one crop.
 
         Args:
             tensors: Float tensors by name.
-            channel_axes: Axis of the channels of those whose channels are looked at.
+            channel_axes: Channel axis of the tensors with statistics per channel.
         """
         for name, values in tensors.items():
             self.histograms.setdefault(name, Histogram()).add(values)
@@ -103,12 +103,12 @@ class Statistics:
             path: File to write or to replace.
 
         Raises:
-            OSError: If it cannot be written; what stood there is intact.
+            OSError: If it cannot be written; an existing file is intact.
         """
         replace_file(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Return the content of a file: NumPy's .npz, the same for the same statistics."""
+        """Return the content of a file in NumPy's .npz format, reproducible byte for byte."""
         names = list(self.histograms)
         about = {"key": self.key, "done": self.done, "tensors": names}
         channels = list(self.channels)
@@ -127,37 +127,43 @@ class Statistics:
 
 
 def load_statistics(path: Path, key: str) -> Statistics | None:
-    """Read statistics that were saved.
+    """Read saved statistics.
 
     Args:
         path: File.
-        key: What they must be of.
+        key: Expected key.
 
     Returns:
-        The statistics, whole or begun; None if the file is missing, damaged or of another key:
-        they are collected again then.
+        The statistics, possibly of an interrupted run; None if the file is missing, damaged or
+        has another key.
     """
     try:
         content = io.BytesIO(path.read_bytes())
-        with np.load(content, allow_pickle=False) as held:
-            about = json.loads(held["about"].tobytes())
+        with np.load(content, allow_pickle=False) as stored:
+            about = json.loads(stored["about"].tobytes())
             if about["key"] != key:
                 return None
             rows: Iterable[Any] = zip(
-                about["tensors"], held["counts"], held["limits"], held["largest"], strict=True
+                about["tensors"],
+                stored["counts"],
+                stored["limits"],
+                stored["largest"],
+                strict=True,
             )
             histograms = {
                 name: Histogram(counts, float(limit), float(largest))
                 for name, counts, limit, largest in rows
             }
-            channels = {name: held[f"channels{i}"] for i, name in enumerate(about["channels"])}
+            channels = {
+                name: stored[f"channels{i}"] for i, name in enumerate(about["channels"])
+            }
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     return Statistics(key, int(about["done"]), histograms, channels)
 
 
 def _archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Pack arrays without the time of day, which `np.savez` writes."""
+    """Pack arrays without the time stamps that `np.savez` writes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():

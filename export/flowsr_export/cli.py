@@ -51,12 +51,14 @@ INTERRUPTED = 130
 # Optional libraries and the extra that installs each.
 EXTRAS = {
     "fastapi": "serve",
+    "jinja2": "export",
     "matplotlib": "bench",
     "onnx": "export",
     "onnxruntime": "cpu",
     "onnxscript": "export",
     "polygraphy": "export",
     "prometheus_client": "serve",
+    "psutil": "bench",
     "safetensors": "export",
     "torch": "export",
     "uvicorn": "serve",

@@ -24,4 +24,4 @@ def test_the_table_holds_every_graph_against_the_first() -> None:
         [Timing("fp32", (2.0, 2.1), {"Conv": 1500.0}), Timing("int8", (1.0, 1.1), {"Q": 700.0})]
     )
     assert "| int8 | 1.000 s | 1.100 s | 0.50 |" in text
-    assert "fp32, kernels in ms, 1500 in all: Conv 1500" in text
+    assert "fp32, kernels in ms, 1500 in total: Conv 1500" in text

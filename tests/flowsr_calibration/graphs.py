@@ -1,4 +1,4 @@
-"""A small network with every kind of layer that is quantised, as the exporter names them."""
+"""A small network with every kind of layer that is quantized, as the exporter names them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 __all__ = ["WIDTH", "network", "photograph", "small_manifest"]
 
 WIDTH = 8
-OUTPUTS = 12  # three colours of two by two pixels
+OUTPUTS = 12  # three colors of two by two pixels
 
 
 def _weights(rng: np.random.Generator) -> dict[str, NDArray[Any]]:
@@ -104,7 +104,7 @@ def small_manifest() -> dict[str, Any]:
         "schema": 1,
         "family": "linf-lp",
         "scale": {"kind": "fixed", "value": "2"},
-        "picture": {"colour": "RGB", "range": [0.0, 1.0], "layout": "NCHW", "multiple": 1},
+        "picture": {"color": "RGB", "range": [0.0, 1.0], "layout": "NCHW", "multiple": 1},
         "graph": {"geometry": False},
         "latents": [],
         "tiling": {**tiling, **halos, "whole_only": True},

@@ -5,7 +5,7 @@ from flowsr_calibration.bias import bias_corrections, with_corrections
 from flowsr_calibration.collect import TensorTap
 from flowsr_calibration.layers import layers_of
 from flowsr_calibration.onnx_graph import OnnxGraph
-from flowsr_calibration.quantize import QuantizationForm, quantised
+from flowsr_calibration.quantize import QuantizationForm, quantize_layers
 from tests.flowsr_calibration.test_quantize import FEEDS, ranges_of
 
 
@@ -15,7 +15,7 @@ def test_a_layer_gives_its_mean_again(model: ModelProto) -> None:
     corrections = bias_corrections(model, [head], ranges, QuantizationForm(), [FEEDS])
     means = []
     for start in (model, with_corrections(model, [head], corrections)):
-        made = quantised(start, [head], ranges, QuantizationForm())
+        made = quantize_layers(start, [head], ranges, QuantizationForm())
         means.append(TensorTap(made, ["head"], 1).run(FEEDS)["head"].mean(axis=(0, 2, 3)))
     wanted = TensorTap(model, ["head"], 1).run(FEEDS)["head"].mean(axis=(0, 2, 3))
     before, after = (float(np.abs(mean - wanted).max()) for mean in means)

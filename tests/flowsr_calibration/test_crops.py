@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -5,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowsr_calibration.crops import CropPlan, find_pictures
-from flowsr_runtime import write_picture
+from flowsr_calibration.crops import Crop, CropPlan, feeds_of, find_pictures, scales_for
+from flowsr_runtime import Bundle, embedded_bundle, write_picture
+from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.errors import PictureError, UsageError
 from tests.flowsr_calibration.graphs import photograph
 
+CROP = Crop(3, Path("a.png"), Fraction(2), photograph(0, 12), photograph(0, 24), 5.0)
 PLAN = CropPlan(12, 12, (Fraction(2), Fraction(3)))
 
 
@@ -51,26 +54,19 @@ def test_crops_lie_where_there_is_texture(tmp_path: Path) -> None:
     assert sum(crop.texture > 1 for crop in crops) == 40
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="no picture in"):
-        find_pictures(tmp_path, PLAN)
-
-
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="does not exist"):
-        find_pictures(tmp_path / "none", PLAN)
-
-
-def test_one_grey_picture_is_refused_and_the_reason_is_named(tmp_path: Path) -> None:
-    Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "grey.png")
-    with pytest.raises(PictureError, match=r"at least 4 pictures.*has 0.*grey.png is flat"):
+def test_folders_without_usable_images_are_refused(tmp_path: Path) -> None:
+    for folder, match in ((tmp_path, "must contain images"), (tmp_path / "none", "/none")):
+        with pytest.raises(PictureError, match=match):
+            find_pictures(folder, PLAN)
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "gray.png")
+    with pytest.raises(PictureError, match=r"at least 4 .* got 0 .*gray\.png"):
         find_pictures(tmp_path, PLAN)
 
 
 def test_too_few_pictures_are_refused(folder: Path) -> None:
     for path in sorted(folder.iterdir())[3:]:
         path.unlink()
-    with pytest.raises(PictureError, match=r"at least 4 pictures, .* has 3 that can be used$"):
+    with pytest.raises(PictureError, match=r"at least 4 .* got 3 in .*photos$"):
         find_pictures(folder, PLAN)
 
 
@@ -101,3 +97,35 @@ def test_pictures_of_sixteen_bits_are_rounded_to_eight(tmp_path: Path) -> None:
 def test_a_plan_without_crops_is_refused(samples: int, side: int) -> None:
     with pytest.raises(UsageError, match="samples and side must be at least 1"):
         CropPlan(samples, side, (Fraction(2),))
+
+
+def test_a_graph_of_one_scale_takes_the_picture_alone(bundle: Bundle) -> None:
+    feeds = feeds_of(bundle.manifest, CROP)
+    assert list(feeds) == ["input"]
+    np.testing.assert_allclose(feeds["input"][0, 1], CROP.low[..., 1] / 255, rtol=1e-6)
+
+
+def test_a_graph_of_any_scale_takes_the_geometry_of_the_whole_crop() -> None:
+    manifest = Bundle.open(embedded_bundle()).manifest
+    geometry = feeds_of(manifest, CROP)["geometry"]
+    assert geometry.tolist() == [12, 12, 24, 24, 0, 0, 0, 0, 24, 24]
+    assert geometry.dtype == np.int64
+    assert len(scales_for(manifest)) == 3
+
+
+def test_eight_bit_pictures_stay_eight_bits(bundle: Bundle) -> None:
+    manifest = replace(bundle.manifest, io="uint8")
+    assert feeds_of(manifest, CROP)["input"].dtype == np.uint8
+
+
+def test_latents_are_drawn_from_the_number_of_the_crop(bundle: Bundle) -> None:
+    manifest = replace(bundle.manifest, latents=(Latent("latent", 12, 2),))
+    first, again = (feeds_of(manifest, CROP)["latent"] for _ in range(2))
+    other = feeds_of(manifest, replace(CROP, index=4))["latent"]
+    assert first.shape == (1, 12, 12, 12)
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+
+
+def test_a_bundle_of_one_scale_is_calibrated_at_it(bundle: Bundle) -> None:
+    assert scales_for(bundle.manifest) == (Fraction(2),)

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from flowsr_calibration.collect import TensorTap
-from flowsr_calibration.equalization import equalised, pairs_of
+from flowsr_calibration.equalization import equalize_pairs, pairs_of
 from flowsr_calibration.layers import layers_of
 from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes
 from tests.flowsr_calibration.test_quantize import FEEDS, run
@@ -40,13 +40,13 @@ def test_pairs_are_layers_with_a_relu_between_them(model: ModelProto) -> None:
 
 def test_the_function_stays_the_same(model: ModelProto) -> None:
     start = uneven(model)
-    made = equalised(start, pairs_of(start, layers_of(start)), channels(start))
+    made = equalize_pairs(start, pairs_of(start, layers_of(start)), channels(start))
     np.testing.assert_allclose(run(made), run(model), atol=2e-6)
 
 
 def test_channels_come_to_like_ranges(model: ModelProto) -> None:
     start = uneven(model)
-    made = equalised(start, pairs_of(start, layers_of(start)), channels(start))
+    made = equalize_pairs(start, pairs_of(start, layers_of(start)), channels(start))
     before, after = channels(start)["inner_relu"], channels(made)["inner_relu"]
     alive = before > 0
     assert before[alive].max() / before[alive].min() > 100
@@ -56,6 +56,6 @@ def test_channels_come_to_like_ranges(model: ModelProto) -> None:
 def test_a_dead_channel_is_left_as_it_is(model: ModelProto) -> None:
     seen = channels(model)
     seen["inner_relu"][3] = 0
-    made = OnnxGraph(equalised(model, pairs_of(model, layers_of(model)), seen))
+    made = OnnxGraph(equalize_pairs(model, pairs_of(model, layers_of(model)), seen))
     name = "encoder.body.0.body.0.weight"
     np.testing.assert_array_equal(made.value(name)[3], OnnxGraph(model).value(name)[3])

@@ -35,12 +35,12 @@ def brighter(model: ModelProto, steps: list[float]) -> ModelProto:
 def test_the_same_graph_agrees_without_end(bundle: Bundle, folder: Path) -> None:
     found = made_panel(bundle, folder).compare(bundle.model_bytes("fp32"))
     assert (found.psnr, found.worst, found.non_finite) == (math.inf, math.inf, 0)
-    assert (found.colour_shift, found.quality_loss) == ((0.0, 0.0, 0.0), 0.0)
+    assert (found.color_shift, found.quality_loss) == ((0.0, 0.0, 0.0), 0.0)
 
 
 def test_a_shift_of_a_channel_is_found(model: ModelProto, bundle: Bundle, folder: Path) -> None:
     found = made_panel(bundle, folder).compare(brighter(model, [0.5, 0.0, -1.0]))
-    assert found.colour_shift == pytest.approx((0.5, 0.0, -1.0), abs=0.06)  # some are clamped
+    assert found.color_shift == pytest.approx((0.5, 0.0, -1.0), abs=0.06)  # some are clamped
     assert 45 < found.worst <= found.psnr < 60
     assert found.worst_crop.endswith("png ×2")
 

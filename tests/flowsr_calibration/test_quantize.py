@@ -11,7 +11,7 @@ from flowsr_calibration.codes import EightBits
 from flowsr_calibration.collect import TensorTap
 from flowsr_calibration.layers import Layer, layers_of
 from flowsr_calibration.onnx_graph import OnnxGraph
-from flowsr_calibration.quantize import QuantizationForm, quantised, tensors_of
+from flowsr_calibration.quantize import QuantizationForm, quantize_layers, tensors_of
 from flowsr_export.onnx_graph.lint import lint
 from tests.flowsr_calibration.graphs import photograph
 
@@ -39,10 +39,10 @@ def run(model: ModelProto, level: ort.GraphOptimizationLevel = ALL) -> NDArray[n
 
 def kernels(model: ModelProto, folder: Path) -> list[str]:
     options = ort.SessionOptions()
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.log_severity_level = 3
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
 
 
 def decibels(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -50,11 +50,15 @@ def decibels(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def made(model: ModelProto, form: QuantizationForm | None = None) -> ModelProto:
-    return quantised(model, layers_of(model), ranges_of(model), form or QuantizationForm())
+    return quantize_layers(
+        model, layers_of(model), ranges_of(model), form or QuantizationForm()
+    )
 
 
-def test_nothing_quantised_is_the_same_function(model: ModelProto) -> None:
-    np.testing.assert_array_equal(run(quantised(model, [], {}, QuantizationForm())), run(model))
+def test_nothing_quantized_is_the_same_function(model: ModelProto) -> None:
+    np.testing.assert_array_equal(
+        run(quantize_layers(model, [], {}, QuantizationForm())), run(model)
+    )
 
 
 def test_every_layer_becomes_an_integer_kernel(model: ModelProto, tmp_path: Path) -> None:
@@ -114,7 +118,7 @@ def test_zero_points_are_zero_and_biases_stay_float(model: ModelProto, kind: Eig
     assert {tensor.data_type for tensor in biases} == {TensorProto.FLOAT}
 
 
-def test_each_quantised_tensor_has_one_reader(model: ModelProto) -> None:
+def test_each_quantized_tensor_has_one_reader(model: ModelProto) -> None:
     graph = OnnxGraph(made(model))
     codes = [node.output[0] for node in graph.nodes if node.op_type == "QuantizeLinear"]
     assert len(codes) == 13
@@ -139,7 +143,7 @@ def test_some_layers_can_stay_float(model: ModelProto, tmp_path: Path) -> None:
         return layer.block in ("encoder.body.0", "conditioner.first")
 
     kept = [layer for layer in layers_of(model) if is_kept(layer)]
-    graph = quantised(model, kept, ranges_of(model), QuantizationForm())
+    graph = quantize_layers(model, kept, ranges_of(model), QuantizationForm())
     found = kernels(graph, tmp_path)
     assert (found.count("QLinearConv"), found.count("QGemm")) == (2, 2)
     assert decibels(run(graph), run(model)) > 30
@@ -172,7 +176,7 @@ def test_a_convolution_in_groups_has_a_step_for_each_output(tmp_path: Path) -> N
     )
     opset = [helper.make_opsetid("", 18)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=10)
-    quantised_graph = made(model)
-    assert OnnxGraph(quantised_graph).value(f"{name}.weight.steps").shape == (6,)
-    assert "QLinearConv" in kernels(quantised_graph, tmp_path)
-    assert decibels(run(quantised_graph), run(model)) > 35
+    quantized_graph = made(model)
+    assert OnnxGraph(quantized_graph).value(f"{name}.weight.steps").shape == (6,)
+    assert "QLinearConv" in kernels(quantized_graph, tmp_path)
+    assert decibels(run(quantized_graph), run(model)) > 35

@@ -62,7 +62,7 @@ def test_an_unknown_method_is_refused() -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 8, 3, 3), (16, 64), (16, 3, 3, 3)])
-def test_neighbouring_codes_of_one_sign_sum_to_what_sixteen_bits_hold(
+def test_neighboring_codes_of_one_sign_sum_to_what_sixteen_bits_hold(
     shape: tuple[int, ...],
 ) -> None:
     weight = np.random.default_rng(1).normal(0, 1, shape).astype(np.float32)

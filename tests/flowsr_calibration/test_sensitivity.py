@@ -21,7 +21,7 @@ WORK = {layer.node: BLOCKS[layer.block][1] // 2 for layer in LAYERS}
 
 
 class NoisyPanel:
-    """Adds the noise of the layers that are quantised."""
+    """Adds the noise of the layers that are quantized."""
 
     def compare(self, layers: Sequence[Layer]) -> Agreement:
         blocks = {layer.block for layer in layers}
@@ -30,18 +30,18 @@ class NoisyPanel:
 
 
 PANEL = cast("HeldOutSet", NoisyPanel())
-QUANTISE = cast("Callable[[Sequence[Layer]], ModelProto]", lambda layers: layers)
+QUANTIZE = cast("Callable[[Sequence[Layer]], ModelProto]", lambda layers: layers)
 
 
 def choose(least: float, **changes: Any) -> Choice:
-    losses = rank_blocks(LAYERS, QUANTISE, PANEL, WORK, 1000)
+    losses = rank_blocks(LAYERS, QUANTIZE, PANEL, WORK, 1000)
     return choose_blocks(
-        LAYERS, losses, QUANTISE, PANEL, lambda found: found.worst >= least, **changes
+        LAYERS, losses, QUANTIZE, PANEL, lambda found: found.worst >= least, **changes
     )
 
 
 def test_blocks_are_ranked_by_what_they_cost() -> None:
-    losses = rank_blocks(LAYERS, QUANTISE, PANEL, WORK, 1000)
+    losses = rank_blocks(LAYERS, QUANTIZE, PANEL, WORK, 1000)
     assert [loss.block for loss in losses] == ["a", "c", "b", "d"]
     assert [loss.share for loss in losses] == [0.1, 0.01, 0.3, 0.59]
     assert losses[0].noise == pytest.approx(1e-3)

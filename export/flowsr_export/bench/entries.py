@@ -1,124 +1,438 @@
-"""What a report says of a subject, of a probe and of the machine."""
+"""Entries of a benchmark's report: rows, probes, stages, and a fit of time over size."""
 
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_export.bench.memory import Memory
 from flowsr_export.bench.targets import Measures, ModelTarget
-from flowsr_export.bench.timing import Block, summarise, unloaded
+from flowsr_export.bench.timing import Block, Summary, summarize, unloaded
 from flowsr_export.inputs.cases import Case
-from flowsr_export.machine.libraries import examine
-from flowsr_export.machine.load import LOADED_SHARE, Clocks
+from flowsr_export.machine.load import LOADED_SHARE
 from flowsr_export.machine.probes import Probe
+from flowsr_runtime.geometry import size_text
 
-__all__ = ["SCHEMA", "machine_of", "most_others", "probe_entry", "row_entry"]
+__all__ = [
+    "SCHEMA",
+    "BenchmarkCase",
+    "BlockEntry",
+    "ProbeEntry",
+    "Report",
+    "Row",
+    "RowKey",
+    "ScalingFit",
+    "StageEntry",
+    "fit_scaling",
+    "other_cores_limit",
+    "probe_entry",
+    "row_entry",
+]
 
 SCHEMA = 1
 DIGITS = 9  # of seconds: nanoseconds
+DEPARTURE = 0.15  # relative difference from the fit above which a row is reported
+MIN_FIT_ROWS = 4
+COSTS = 3  # per run, input pixel and output pixel
+
+Load = Literal["quiet", "loaded", "unknown"]
 
 
-def most_others() -> float:
-    """Return the cores that others may take before a block counts as loaded."""
+@dataclass(frozen=True)
+class BenchmarkCase:
+    """One model at one size and scale, timed in one way.
+
+    Attributes:
+        target: Model and backend.
+        scale: Scale as it was typed.
+        case: Sizes and batch.
+        measures: Kind of run.
+    """
+
+    target: ModelTarget
+    scale: str
+    case: Case
+    measures: Measures
+
+    def __str__(self) -> str:
+        """Name of the case in a progress bar."""
+        return f"{self.target.settings.backend} {self.scale}"
+
+    @property
+    def key(self) -> RowKey:
+        """Identity of the row."""
+        settings, case = self.target.settings, self.case
+        return RowKey(
+            settings.backend,
+            settings.provider or "cuda",
+            settings.precision,
+            self.measures,
+            self.scale,
+            case.lr,
+            case.size,
+            case.batch,
+        )
+
+
+@dataclass(frozen=True)
+class RowKey:
+    """Everything by which rows of two reports are matched.
+
+    Attributes:
+        backend: Backend.
+        provider: Provider.
+        precision: Precision of the graph.
+        measures: Kind of run, or "profile".
+        scale: Scale as it was typed.
+        lr: Low-resolution size (h, w).
+        size: Output size (H, W).
+        batch: Images at once.
+    """
+
+    backend: str
+    provider: str
+    precision: str
+    measures: str
+    scale: str
+    lr: tuple[int, int]
+    size: tuple[int, int]
+    batch: int
+
+    def __str__(self) -> str:
+        """Name of the row in tables."""
+        batch = f", batch {self.batch}" if self.batch > 1 else ""
+        sizes = f"{size_text(self.lr)} to {size_text(self.size)}"
+        return f"{self.series}, ×{self.scale}, {sizes}{batch}"
+
+    @property
+    def series(self) -> str:
+        """Name of all rows that differ in size only."""
+        return f"{self.backend} {self.provider} {self.precision}, {self.measures}"
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Input and output pixels of all images."""
+        return self.batch * self.lr[0] * self.lr[1], self.batch * self.size[0] * self.size[1]
+
+    @property
+    def key(self) -> RowKey:
+        """The identity alone."""
+        return RowKey(*(getattr(self, field.name) for field in fields(RowKey)))
+
+
+@dataclass(frozen=True)
+class BlockEntry:
+    """One block of runs.
+
+    Attributes:
+        begin: Start, seconds after the first block.
+        seconds: Time of each run.
+        others: Cores that other processes kept busy, None if unknown.
+        loaded: Whether that was too many.
+    """
+
+    begin: float
+    seconds: tuple[float, ...]
+    others: float | None
+    loaded: bool
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Blocks of runs and their load.
+
+    Attributes:
+        runs: Number of runs that count.
+        load: Whether blocks under a load of other processes had to be counted.
+        loaded_blocks: Number of blocks under such a load.
+        blocks: All blocks.
+    """
+
+    runs: int
+    load: Load
+    loaded_blocks: int
+    blocks: tuple[BlockEntry, ...]
+
+
+@dataclass(frozen=True)
+class Row(Timed, RowKey):
+    """Measurements of one benchmark case.
+
+    Attributes:
+        device: GPU index.
+        seconds: Percentiles, mean and minimum of the time of a run.
+        megapixels_per_second: Output at the median.
+        multiply_adds: Multiply-adds of one run.
+        efficiency: Share of the machine's rate of multiply-adds, None if that is unknown.
+        memory: Peak memory, None if it was not measured.
+    """
+
+    device: int
+    seconds: dict[str, float]
+    megapixels_per_second: float
+    multiply_adds: int
+    efficiency: float | None
+    memory: Memory | None
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Row:
+        """Read a row of a report's JSON file.
+
+        Raises:
+            KeyError: If a field is missing.
+        """
+        values = {field.name: entry[field.name] for field in fields(cls)}
+        memory = values["memory"]
+        values |= {
+            "lr": tuple(values["lr"]),
+            "size": tuple(values["size"]),
+            "memory": None if memory is None else Memory(**memory),
+            "blocks": tuple(
+                BlockEntry(
+                    block["begin"], tuple(block["seconds"]), block["others"], block["loaded"]
+                )
+                for block in values["blocks"]
+            ),
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ProbeEntry(Timed):
+    """Speed of the machine itself.
+
+    Attributes:
+        name: Library and precision.
+        kind: "matmul" or "copy".
+        place: "cpu" or "cuda".
+        unit: "multiply-adds" or "bytes".
+        best_per_second: Rate of the fastest run.
+        median_per_second: Rate of the median run.
+    """
+
+    name: str
+    kind: str
+    place: str
+    unit: str
+    best_per_second: float
+    median_per_second: float
+
+
+@dataclass(frozen=True)
+class StageEntry(RowKey):
+    """Kernel time of each stage of one run, seconds."""
+
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A row far from the fit.
+
+    Attributes:
+        scale: Scale as it was typed.
+        lr: Low-resolution size (h, w).
+        size: Output size (H, W).
+        ratio: Measured over fitted time.
+    """
+
+    scale: str
+    lr: tuple[int, int]
+    size: tuple[int, int]
+    ratio: float
+
+
+@dataclass(frozen=True)
+class ScalingFit:
+    """Time of a run as a + b · input pixels + c · output pixels.
+
+    Attributes:
+        backend: Backend.
+        provider: Provider.
+        precision: Precision of the graph.
+        measures: Kind of run.
+        seconds: Constant cost; None like the other values if there is no fit.
+        seconds_per_input_pixel: Cost of an input pixel.
+        seconds_per_output_pixel: Cost of an output pixel.
+        worst: Largest relative difference of a row.
+        departures: Rows that differ by more than `DEPARTURE`.
+        trouble: Reason why there is no fit.
+    """
+
+    backend: str
+    provider: str
+    precision: str
+    measures: str
+    seconds: float | None = None
+    seconds_per_input_pixel: float | None = None
+    seconds_per_output_pixel: float | None = None
+    worst: float | None = None
+    departures: tuple[Departure, ...] = ()
+    trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a benchmark measured; docs/bench.md describes its JSON form.
+
+    Attributes:
+        bundle: Path, family, graph and hash.
+        settings: Schedule and threads.
+        machine: Hardware, libraries, clocks before and after.
+        probes: Speed of the machine itself.
+        not_started: Reasons why providers were not measured, by label.
+        rows: Measurements.
+        stages: Profiles.
+        growth: Fits of time over size, None if they were not requested.
+        schema: Version of this format.
+    """
+
+    bundle: dict[str, Any]
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    probes: tuple[ProbeEntry, ...]
+    not_started: dict[str, str]
+    rows: tuple[Row, ...]
+    stages: tuple[StageEntry, ...]
+    growth: tuple[ScalingFit, ...] | None = None
+    schema: int = SCHEMA
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        report = {"schema": self.schema, **asdict(self)}
+        if self.growth is None:
+            del report["growth"]
+        return report
+
+
+def other_cores_limit() -> float:
+    """Return the cores that other processes may use before a block counts as loaded."""
     return LOADED_SHARE * (os.cpu_count() or 1)
 
 
 def row_entry(
-    loading: ModelTarget,
-    scale: str,
-    case: Case,
-    measures: Measures,
+    case: BenchmarkCase,
     blocks: Sequence[Block],
     percentiles: Sequence[float],
     work: int,
     rate: float | None,
-) -> dict[str, Any]:
-    """Describe a subject.
+    memory: Memory | None,
+) -> Row:
+    """Summarize the blocks of a case.
 
     Args:
-        loading: The model and its backend.
-        scale: As it was typed.
-        case: Sizes and batch.
-        measures: What was timed.
+        case: The case.
         blocks: Its blocks.
-        percentiles: Which ones beside the median.
+        percentiles: Percentiles beside the median.
         work: Multiply-adds of the graph for the case.
-        rate: Multiply-adds a second of the machine's matrix products, None if unknown.
+        rate: Multiply-adds per second of the machine, None if unknown.
+        memory: Peak memory, None if it was not measured.
     """
-    summary = summarise(unloaded(blocks, most_others()), percentiles)
+    summary = summarize(unloaded(blocks, other_cores_limit()), percentiles)
     median = summary.percentiles[50.0]
-    pixels = case.batch * case.size[0] * case.size[1]
-    return {
-        "backend": loading.backend,
-        "provider": loading.provider,
-        "device": loading.device,
-        "precision": loading.precision,
-        "measures": measures,
-        "scale": scale,
-        "lr": list(case.lr),
-        "size": list(case.size),
-        "batch": case.batch,
-        "seconds": {
+    key = case.key
+    return Row(
+        **{field.name: getattr(key, field.name) for field in fields(RowKey)},
+        device=case.target.settings.device,
+        seconds={
             **{f"p{p:g}": round(s, DIGITS) for p, s in summary.percentiles.items()},
             "mean": round(summary.mean, DIGITS),
             "minimum": round(summary.minimum, DIGITS),
         },
-        "runs": summary.runs,
-        "megapixels_per_second": pixels / 1e6 / median,
-        "multiply_adds": work,
-        "efficiency": None if rate is None else work / median / rate,
-        **_load(blocks),
-        "blocks": [_block(block) for block in blocks],
-    }
+        megapixels_per_second=key.pixels[1] / 1e6 / median,
+        multiply_adds=work,
+        efficiency=None if rate is None else work / median / rate,
+        memory=memory,
+        **_timed(summary, blocks),
+    )
 
 
-def probe_entry(probe: Probe, blocks: Sequence[Block]) -> dict[str, Any]:
-    """Describe a probe of the machine."""
-    summary = summarise(unloaded(blocks, most_others()), [])
-    return {
-        "name": probe.name,
-        "kind": probe.kind,
-        "place": probe.place,
-        "unit": "multiply-adds" if probe.kind == "matmul" else "bytes",
-        "best_per_second": probe.amount / summary.minimum,
-        "median_per_second": probe.amount / summary.percentiles[50.0],
-        "runs": summary.runs,
-        **_load(blocks),
-        "blocks": [_block(block) for block in blocks],
-    }
+def probe_entry(probe: Probe, blocks: Sequence[Block]) -> ProbeEntry:
+    """Summarize the blocks of a probe."""
+    summary = summarize(unloaded(blocks, other_cores_limit()), [])
+    return ProbeEntry(
+        name=probe.name,
+        kind=probe.kind,
+        place=probe.place,
+        unit="multiply-adds" if probe.kind == "matmul" else "bytes",
+        best_per_second=probe.amount / summary.minimum,
+        median_per_second=probe.amount / summary.percentiles[50.0],
+        **_timed(summary, blocks),
+    )
 
 
-def machine_of(before: Clocks, after: Clocks) -> dict[str, Any]:
-    """Describe the machine, its libraries, and its clocks around the run."""
-    found = examine()
-    return {
-        **asdict(found.device),
-        "python": platform.python_version(),
-        "flowsr": found.version,
-        "libraries": {part.name: part.version for part in found.parts if part.version},
-        "clocks_before": asdict(before),
-        "clocks_after": asdict(after),
-    }
+def fit_scaling(rows: Sequence[Row]) -> tuple[ScalingFit, ...]:
+    """Fit the median times of each backend over sizes and scales.
+
+    The fit minimizes relative errors, so small images count as much as large ones; no cost is
+    negative.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.series, []).append(row)
+    return tuple(_fit(members) for members in groups.values())
 
 
-def _load(blocks: Sequence[Block]) -> dict[str, Any]:
-    """Say how many blocks had a competing load, and whether it is in the figures."""
-    most = most_others()
-    loaded = sum(block.loaded(most) for block in blocks)
+def _fit(rows: Sequence[Row]) -> ScalingFit:
+    first = rows[0]
+    identity = first.backend, first.provider, first.precision, first.measures
+    sizes = np.array([row.pixels for row in rows])
+    times = np.array([row.seconds["p50"] for row in rows])
+    matrix = np.concatenate([np.ones((len(rows), 1)), sizes], axis=1)
+    if len(rows) < MIN_FIT_ROWS or np.linalg.matrix_rank(matrix / matrix.max(0)) < COSTS:
+        trouble = f"a fit needs at least {MIN_FIT_ROWS} rows of several sizes and scales"
+        return ScalingFit(*identity, trouble=trouble)
+    costs = _least_squares(matrix / times[:, None])
+    ratios = times / (matrix @ costs)
+    constant, inner, outer = map(float, costs)
+    return ScalingFit(
+        *identity,
+        seconds=constant,
+        seconds_per_input_pixel=inner,
+        seconds_per_output_pixel=outer,
+        worst=float(np.abs(ratios - 1).max()),
+        departures=tuple(
+            Departure(row.scale, row.lr, row.size, float(ratio))
+            for row, ratio in zip(rows, ratios, strict=True)
+            if abs(ratio - 1) > DEPARTURE
+        ),
+    )
+
+
+def _least_squares(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return costs x ≥ 0 with `matrix @ x` nearest to one: the best subset of columns."""
+    scale = matrix.max(0)
+    best, least = np.zeros(len(scale)), np.inf
+    for subset in range(1, 2 ** len(scale)):
+        columns = [i for i in range(len(scale)) if subset >> i & 1]
+        part = matrix[:, columns] / scale[columns]
+        costs, *_ = np.linalg.lstsq(part, np.ones(len(matrix)), rcond=None)
+        error = float(np.square(part @ costs - 1).sum())
+        if (costs >= 0).all() and error < least:
+            best, least = np.zeros(len(scale)), error
+            best[columns] = costs / scale[columns]
+    return best
+
+
+def _timed(summary: Summary, blocks: Sequence[Block]) -> dict[str, Any]:
+    """Return the fields of `Timed`."""
+    limit = other_cores_limit()
+    entries = tuple(
+        BlockEntry(
+            round(block.begin, DIGITS),
+            tuple(round(seconds, DIGITS) for seconds in block.seconds),
+            None if block.others is None else round(block.others, 3),
+            block.loaded(limit),
+        )
+        for block in blocks
+    )
+    loaded = sum(entry.loaded for entry in entries)
+    load: Load = "quiet" if len(unloaded(blocks, limit)) == len(blocks) - loaded else "loaded"
     if all(block.others is None for block in blocks):
-        state = "unknown"
-    else:
-        state = "quiet" if len(unloaded(blocks, most)) == len(blocks) - loaded else "loaded"
-    return {"load": state, "loaded_blocks": loaded}
-
-
-def _block(block: Block) -> dict[str, Any]:
-    return {
-        "begin": round(block.begin, DIGITS),
-        "seconds": [round(seconds, DIGITS) for seconds in block.seconds],
-        "others": None if block.others is None else round(block.others, 3),
-        "loaded": block.loaded(most_others()),
-    }
+        load = "unknown"
+    return {"runs": summary.runs, "load": load, "loaded_blocks": loaded, "blocks": entries}

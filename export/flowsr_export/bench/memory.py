@@ -1,22 +1,19 @@
-"""The peak memory of a run, measured in a process of its own."""
+"""The peak memory of a run, measured in a separate process."""
 
 from __future__ import annotations
 
 import multiprocessing
-import shutil
-import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from flowsr_export.bench.targets import Measures, ModelTarget, load_engine
+from flowsr_export.bench.targets import Measures, ModelTarget, load_model
 from flowsr_export.inputs.cases import Case
+from flowsr_export.machine.nvidia_smi import used_gpu_bytes
 from flowsr_runtime.errors import FlowsrError
 from flowsr_runtime.tiling.memory import peak_bytes, resident_bytes
 
 __all__ = ["Memory", "measure_memory"]
-
-NVIDIA_SMI_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -24,10 +21,10 @@ class Memory:
     """Memory of a process that loads a model and runs it twice.
 
     Attributes:
-        host_bytes: Its largest resident size, None if the system does not tell it.
-        libraries_bytes: Its resident size before the model was loaded.
-        device_bytes: What the GPU holds more than before, None without one.
-        trouble: Why there is no figure.
+        host_bytes: Peak resident size, None if the system does not report it.
+        libraries_bytes: Resident size before the model was loaded.
+        device_bytes: Growth of the memory in use on the GPU, None without one.
+        trouble: Reason why there is no value.
     """
 
     host_bytes: int | None = None
@@ -35,43 +32,50 @@ class Memory:
     device_bytes: int | None = None
     trouble: str | None = None
 
+    @property
+    def model_bytes(self) -> int | None:
+        """Peak memory above that of the libraries."""
+        if self.host_bytes is None or self.libraries_bytes is None:
+            return None
+        return self.host_bytes - self.libraries_bytes
 
-def measure_memory(loading: ModelTarget, case: Case, measures: Measures) -> Memory:
+
+def measure_memory(target: ModelTarget, case: Case, measures: Measures) -> Memory:
     """Load a model in a new process, run it twice, and return the memory it took.
 
     Args:
-        loading: The model and its backend.
+        target: Model and backend.
         case: Sizes and batch.
-        measures: What is run.
+        measures: Kind of run.
     """
-    # A new interpreter: a forked one would hold this process's memory.
+    # A new interpreter: a forked one would share this process's memory.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(_run, loading, case, measures).result()
+            return pool.submit(_run, target, case, measures).result()
         except BrokenProcessPool:
-            return Memory(trouble="its process was killed; memory ran out, it seems")
+            return Memory(trouble="its process was killed, probably for lack of memory")
         except (FlowsrError, MemoryError, RuntimeError) as error:
             return Memory(trouble=" ".join(str(error).split()) or type(error).__name__)
 
 
-def _run(loading: ModelTarget, case: Case, measures: Measures) -> Memory:
-    _import_library(loading.backend)
-    libraries, device = resident_bytes(), _device_bytes(loading)
-    engine = load_engine(loading)
+def _run(target: ModelTarget, case: Case, measures: Measures) -> Memory:
+    _import_library(target.settings.backend)
+    libraries, device = resident_bytes(), _device_bytes(target)
+    model = load_model(target)
     try:
-        call = engine.call(case, measures)
+        call = model.call(case, measures)
         call()
         call()
-        after = _device_bytes(loading)
-        held = None if device is None or after is None else max(after - device, 0)
-        return Memory(peak_bytes(), libraries, held)
+        after = _device_bytes(target)
+        growth = None if device is None or after is None else max(after - device, 0)
+        return Memory(peak_bytes(), libraries, growth)
     finally:
-        engine.close()
+        model.close()
 
 
 def _import_library(backend: str) -> None:
-    """Import what a backend needs, so that it counts as a library."""
+    """Import the library of a backend before its memory is measured."""
     if backend == "onnxruntime":
         import flowsr_runtime.backends.onnxruntime_session
     elif backend in ("tensorrt", "tensorrt_rtx"):
@@ -80,20 +84,5 @@ def _import_library(backend: str) -> None:
         import flowsr_export.deployment.interface  # noqa: F401
 
 
-def _device_bytes(loading: ModelTarget) -> int | None:
-    """Memory in use on the GPU that the loading is for, by any process."""
-    program = shutil.which("nvidia-smi")
-    if program is None or loading.place == "cpu":
-        return None
-    query = [program, f"--id={loading.device}", "--query-gpu=memory.used"]
-    try:
-        answer = subprocess.run(
-            [*query, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=NVIDIA_SMI_SECONDS,
-        )
-        return int(answer.stdout.split()[0]) << 20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
+def _device_bytes(target: ModelTarget) -> int | None:
+    return None if target.place == "cpu" else used_gpu_bytes(target.settings.device)

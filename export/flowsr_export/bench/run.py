@@ -1,78 +1,70 @@
-"""Measure a bundle on this machine: every backend and scale in one run, interleaved."""
+"""Measure a bundle on this machine: all backends and scales in one run, interleaved."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import onnx
 
-from flowsr_export.bench.entries import SCHEMA, machine_of, probe_entry, row_entry
+from flowsr_export.bench.entries import (
+    BenchmarkCase,
+    ProbeEntry,
+    Report,
+    Row,
+    StageEntry,
+    fit_scaling,
+    probe_entry,
+    row_entry,
+)
 from flowsr_export.bench.memory import Memory, measure_memory
-from flowsr_export.bench.plan import BenchmarkConfig, benchmark_cases, loadings_of, settings_of
-from flowsr_export.bench.scaling import growth_of
+from flowsr_export.bench.plan import BenchmarkConfig, benchmark_cases, session_settings
 from flowsr_export.bench.stage_profile import stage_seconds
-from flowsr_export.bench.targets import LoadedModel, Measures, ModelTarget, load_engine
-from flowsr_export.bench.timing import Block, Meter, TimingSchedule, interleave
+from flowsr_export.bench.targets import LoadedModel, Measures, ModelTarget, load_model
+from flowsr_export.bench.timing import Block, Meter, interleave
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.feeds import graph_feeds, padded_run
+from flowsr_export.machine.libraries import describe_machine
 from flowsr_export.machine.load import Clocks, read_clocks
 from flowsr_export.machine.probes import Probe, probes_of
 from flowsr_export.onnx_graph.multiply_adds import count_macs
-from flowsr_runtime import Bundle, ProviderError, embedded_bundle
+from flowsr_export.parity.candidates import open_each_provider
+from flowsr_runtime import Bundle, SessionSettings, embedded_bundle
 
 __all__ = ["Measurement", "bench"]
 
 STAGE_RUNS = 3
 
+Advance = Callable[[str], None]
+Calls = dict[BenchmarkCase, Callable[[], object]]
+
 
 @dataclass(frozen=True)
 class Measurement:
-    """What measures; tests put others in their place.
+    """The instruments of a benchmark; tests replace them.
 
     Attributes:
-        clock: Seconds from any origin.
-        rest: Waits.
-        meter: Measures the load of others, None for the machine's.
-        clocks: Reads the clocks of the processors.
-        load: Loads a model.
-        probes: Makes the probes of the machine.
-        memory: Measures memory.
-        stages: Profiles a graph.
+        clock: Return seconds from any origin.
+        sleep: Wait for some seconds.
+        load_meter: Measures the load of other processes, None for the machine's.
+        clocks: Read the clock speeds of the processors.
+        load: Load a model.
+        probes: Make the probes of the machine.
+        memory: Measure memory.
+        stages: Profile a graph.
     """
 
     clock: Callable[[], float] = time.perf_counter
-    rest: Callable[[float], None] = time.sleep
-    meter: Meter | None = None
+    sleep: Callable[[float], None] = time.sleep
+    load_meter: Meter | None = None
     clocks: Callable[[], Clocks] = read_clocks
-    load: Callable[[ModelTarget], LoadedModel] = load_engine
+    load: Callable[[ModelTarget], LoadedModel] = load_model
     probes: Callable[[int, set[str], int, str], list[Probe]] = probes_of
     memory: Callable[[ModelTarget, Case, Measures], Memory] = measure_memory
     stages: Callable[..., dict[str, float]] = stage_seconds
-
-
-@dataclass(frozen=True)
-class BenchmarkCase:
-    """One thing that is timed.
-
-    Attributes:
-        loading: The model and its backend.
-        scale: As it was typed.
-        case: Sizes and batch.
-        measures: The graph alone, or a picture from array to array.
-    """
-
-    loading: ModelTarget
-    scale: str
-    case: Case
-    measures: Measures
-
-    def __str__(self) -> str:
-        """Name the subject as a progress bar does."""
-        return f"{self.loading.backend} {self.scale}"
 
 
 def bench(
@@ -80,142 +72,122 @@ def bench(
     instruments: Measurement | None = None,
     *,
     start: Callable[[int], None] = lambda total: None,
-    advance: Callable[[str], None] = lambda note: None,
-) -> dict[str, Any]:
+    advance: Advance = lambda note: None,
+) -> Report:
     """Measure a bundle.
 
     Args:
-        config: What to measure.
-        instruments: What measures.
+        config: Scope and schedule.
+        instruments: Instruments, None for the real ones.
         start: Called once with the number of steps.
         advance: Called with a note after each step.
 
-    Returns:
-        The report, ready for JSON; docs/bench.md describes it.
-
     Raises:
-        UsageError: If the config contradicts itself or the checkpoint is not the bundle's.
-        ScaleError: If the model cannot produce a scale or a size.
+        UsageError: If the checkpoint is not the bundle's.
+        ScaleError: If the model does not support a scale or a size.
         BackendError: If a backend's library is not installed.
-        ProviderError: If the provider that was asked for, or the CPU, does not start.
+        ProviderError: If the chosen provider, or the CPU, does not start.
         BundleError: If the bundle holds no such model, or it is damaged.
     """
     tools = instruments or Measurement()
     bundle = Bundle.open(embedded_bundle() if config.bundle is None else config.bundle)
-    cases = benchmark_cases(bundle, config)
+    sizes = benchmark_cases(bundle, config)
     with ExitStack() as stack:
-        engines, missing = _loaded(config, tools, stack)
-        subjects, calls = _subjects(engines, cases)
-        places = {loading.place for loading in engines}
+        models, not_started = _load_models(config, tools, stack)
+        calls = _calls(models, sizes)
+        places = {target.place for target in models}
         probes = tools.probes(config.threads, places, config.device, config.precision)
-        profiled = [case for case in cases if config.stages and _profiles(engines)]
-        timed = (len(subjects) + len(probes)) * (config.pace.blocks + 1)
-        start(timed + len(profiled) + (len(subjects) if config.memory else 0))
+        on_cpu = any(_is_onnxruntime_cpu(target) for target in models)
+        profiled = sizes if config.stages and on_cpu else []
+        timed = (len(calls) + len(probes)) * (config.pace.blocks + 1)
+        start(timed + len(profiled) + (len(calls) if config.memory else 0))
         before = tools.clocks()
-        blocks = _timed(calls, probes, config.pace, tools, advance)
+        blocks = interleave(
+            {**calls, **{probe.name: probe.run for probe in probes}},
+            config.pace,
+            clock=tools.clock,
+            sleep=tools.sleep,
+            load_meter=tools.load_meter,
+            advance=lambda key: advance(str(key)),
+        )
         after = tools.clocks()
-    measured = [probe_entry(probe, blocks[probe.name]) for probe in probes]
-    rows = _rows(bundle, config, subjects, blocks, measured)
-    _add_memory(rows, subjects, config, tools, advance)
-    report: dict[str, Any] = {
-        "schema": SCHEMA,
-        "bundle": _about(bundle, config),
-        "settings": settings_of(config),
-        "machine": machine_of(before, after),
-        "probes": measured,
-        "not_started": missing,
-        "rows": rows,
-        "stages": [_stages(bundle, config, tools, *case, advance) for case in profiled],
-    }
-    if config.growth:
-        report["growth"] = growth_of(rows)
-    return report
-
-
-def _timed(
-    calls: dict[BenchmarkCase | str, Callable[[], object]],
-    probes: Sequence[Probe],
-    pace: TimingSchedule,
-    tools: Measurement,
-    advance: Callable[[str], None],
-) -> dict[BenchmarkCase | str, list[Block]]:
-    """Time the subjects and, by their names, the probes."""
-    return interleave(
-        {**calls, **{probe.name: probe.run for probe in probes}},
-        pace,
-        clock=tools.clock,
-        rest=tools.rest,
-        meter=tools.meter,
-        advance=lambda key: advance(str(key)),
+    rates = tuple(probe_entry(probe, blocks[probe.name]) for probe in probes)
+    memory = _memory(list(calls), config, tools, advance)
+    rows = _rows(bundle, config, {case: blocks[case] for case in calls}, rates, memory)
+    return Report(
+        bundle=_about(bundle, config),
+        settings=config.summary(),
+        machine={
+            **describe_machine(),
+            "clocks_before": asdict(before),
+            "clocks_after": asdict(after),
+        },
+        probes=rates,
+        not_started=not_started,
+        rows=rows,
+        stages=tuple(_stages(bundle, config, tools, *case, advance) for case in profiled),
+        growth=fit_scaling(rows) if config.growth else None,
     )
 
 
-def _loaded(
+def _load_models(
     config: BenchmarkConfig, tools: Measurement, stack: ExitStack
 ) -> tuple[dict[ModelTarget, LoadedModel], dict[str, str]]:
-    """Load every model; one that was not asked for by name may fail to start."""
-    engines: dict[ModelTarget, LoadedModel] = {}
-    missing: dict[str, str] = {}
-    for loading in loadings_of(config):
-        try:
-            engines[loading] = tools.load(loading)
-        except ProviderError as error:
-            if config.provider is not None or loading.provider == "cpu":
-                raise
-            if loading.backend != "onnxruntime":
-                raise
-            missing[loading.label] = str(error)
-            continue
-        stack.callback(engines[loading].close)
-    return engines, missing
+    """Load every model; a provider that was not chosen by name may fail to start."""
+    models: dict[ModelTarget, LoadedModel] = {}
+    not_started: dict[str, str] = {}
+    for settings in session_settings(config):
+        opened, failed = open_each_provider(
+            settings,
+            lambda one: stack.enter_context(closing(tools.load(_target(config, one)))),
+        )
+        models |= {_target(config, one): model for one, model in opened.items()}
+        not_started |= failed
+    return models, not_started
 
 
-def _subjects(
-    engines: dict[ModelTarget, LoadedModel], cases: Sequence[tuple[str, Case]]
-) -> tuple[list[BenchmarkCase], dict[BenchmarkCase | str, Callable[[], object]]]:
-    subjects = [
-        BenchmarkCase(loading, scale, case, measures)
-        for scale, case in cases
-        for loading, engine in engines.items()
-        for measures in engine.measures
+def _target(config: BenchmarkConfig, settings: SessionSettings) -> ModelTarget:
+    return ModelTarget(config.bundle, config.model, config.prior, settings)
+
+
+def _calls(models: dict[ModelTarget, LoadedModel], sizes: Sequence[tuple[str, Case]]) -> Calls:
+    cases = [
+        (model, BenchmarkCase(target, scale, case, measures))
+        for scale, case in sizes
+        for target, model in models.items()
+        for measures in model.measures
     ]
-    calls: dict[BenchmarkCase | str, Callable[[], object]] = {
-        subject: engines[subject.loading].call(subject.case, subject.measures)
-        for subject in subjects
-    }
-    return subjects, calls
+    return {case: model.call(case.case, case.measures) for model, case in cases}
 
 
 def _rows(
     bundle: Bundle,
     config: BenchmarkConfig,
-    subjects: Sequence[BenchmarkCase],
-    blocks: dict[BenchmarkCase | str, list[Block]],
-    probes: Sequence[dict[str, Any]],
-) -> list[dict[str, Any]]:
+    blocks: dict[BenchmarkCase, list[Block]],
+    probes: Sequence[ProbeEntry],
+    memory: dict[BenchmarkCase, Memory],
+) -> tuple[Row, ...]:
     name = bundle.model_name(config.precision)
     model = onnx.load_from_string(bundle.read(name))
-    work = {case: _work(bundle, model, case) for case in {s.case for s in subjects}}
-    rows = []
-    for subject in subjects:
-        rates = [
-            probe["best_per_second"]
-            for probe in probes
-            if probe["kind"] == "matmul" and probe["place"] == subject.loading.place
-        ]
-        rows.append(
-            row_entry(
-                subject.loading,
-                subject.scale,
-                subject.case,
-                subject.measures,
-                blocks[subject],
-                config.percentiles,
-                work[subject.case],
-                max(rates, default=None),
-            )
+    work = {case: _work(bundle, model, case) for case in {case.case for case in blocks}}
+    best = {
+        place: max(
+            (p.best_per_second for p in probes if (p.kind, p.place) == ("matmul", place)),
+            default=None,
         )
-    return rows
+        for place in ("cpu", "cuda")
+    }
+    return tuple(
+        row_entry(
+            case,
+            blocks[case],
+            config.percentiles,
+            work[case.case],
+            best[case.target.place],
+            memory.get(case),
+        )
+        for case in blocks
+    )
 
 
 def _work(bundle: Bundle, model: onnx.ModelProto, case: Case) -> int:
@@ -225,10 +197,8 @@ def _work(bundle: Bundle, model: onnx.ModelProto, case: Case) -> int:
     return count_macs(model, shapes, values).total * case.batch
 
 
-def _profiles(engines: dict[ModelTarget, LoadedModel]) -> bool:
-    return any(
-        loading.backend == "onnxruntime" and loading.provider == "cpu" for loading in engines
-    )
+def _is_onnxruntime_cpu(target: ModelTarget) -> bool:
+    return (target.settings.backend, target.settings.provider) == ("onnxruntime", "cpu")
 
 
 def _stages(
@@ -237,38 +207,37 @@ def _stages(
     tools: Measurement,
     scale: str,
     case: Case,
-    advance: Callable[[str], None],
-) -> dict[str, Any]:
+    advance: Advance,
+) -> StageEntry:
     model = bundle.read(bundle.model_name(config.precision))
     feeds = graph_feeds(bundle.manifest, case)
     seconds = tools.stages(model, feeds, config.threads, STAGE_RUNS)
     advance(f"stages {scale}")
     run = padded_run(bundle.manifest, case)
-    return {
-        "backend": "onnxruntime",
-        "provider": "cpu",
-        "precision": config.precision,
-        "scale": scale,
-        "lr": list(run.lr),
-        "size": list(run.out),
-        "batch": case.batch,
-        "seconds": seconds,
-    }
+    return StageEntry(
+        "onnxruntime",
+        "cpu",
+        config.precision,
+        "profile",
+        scale,
+        run.lr,
+        run.out,
+        case.batch,
+        seconds=seconds,
+    )
 
 
-def _add_memory(
-    rows: Sequence[dict[str, Any]],
-    subjects: Sequence[BenchmarkCase],
+def _memory(
+    cases: Sequence[BenchmarkCase],
     config: BenchmarkConfig,
     tools: Measurement,
-    advance: Callable[[str], None],
-) -> None:
-    for row, subject in zip(rows, subjects, strict=True):
-        row["memory"] = None
-        if config.memory:
-            found = tools.memory(subject.loading, subject.case, subject.measures)
-            row["memory"] = asdict(found)
-            advance(f"memory {subject}")
+    advance: Advance,
+) -> dict[BenchmarkCase, Memory]:
+    measured: dict[BenchmarkCase, Memory] = {}
+    for case in cases if config.memory else ():
+        measured[case] = tools.memory(case.target, case.case, case.measures)
+        advance(f"memory {case}")
+    return measured
 
 
 def _about(bundle: Bundle, config: BenchmarkConfig) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""What is timed: a bundle on a backend or its PyTorch model, at one size and scale."""
+"""Models to measure: a bundle on a backend of the runtime, or its PyTorch network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
-from flowsr_export.inputs.feeds import graph_feeds, to_uint8
-from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session
+from flowsr_export.inputs.feeds import graph_feeds
+from flowsr_export.parity.candidates import GPU_PROVIDERS, label_of
+from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
 from flowsr_runtime.backends.session import Session
 from flowsr_runtime.errors import UsageError
+from flowsr_runtime.pictures.depth import to_depth
 from flowsr_runtime.pictures.pixels import full_range
 
 if TYPE_CHECKING:
@@ -22,53 +24,48 @@ if TYPE_CHECKING:
 
     from flowsr_export.deployment.interface import Network
 
-__all__ = [
-    "TORCH_BACKENDS",
-    "LoadedModel",
-    "ModelTarget",
-    "Measures",
-    "load_engine",
-]
+__all__ = ["TORCH_BACKENDS", "LoadedModel", "Measures", "ModelTarget", "load_model"]
 
 Measures = Literal["gpu", "graph", "end-to-end"]
 TORCH_BACKENDS = ("torch", "torch-compiled", "published")
-EIGHT_BIT = 255
 COMPILED_SIZES = 256
 
 
 @dataclass(frozen=True)
 class ModelTarget:
-    """One model on one backend; what a child process needs to load it again.
+    """One model on one backend; a child process can load it again from this.
 
     Attributes:
-        bundle: Its folder, None for the built-in one.
-        model: Checkpoint of its flow, for PyTorch; None for the built-in one.
-        prior: Checkpoint of its latent module.
-        backend: A backend of the runtime, or one of `TORCH_BACKENDS`.
-        provider: What it computes with; "cpu" or "cuda" with PyTorch.
-        device: Number of the GPU.
-        threads: CPU threads.
-        precision: Which of the bundle's graphs; PyTorch has "fp32" alone.
+        bundle: Folder of the bundle, None for the built-in one.
+        model: Checkpoint of the flow, for PyTorch; None for the built-in one.
+        prior: Checkpoint of the latent module.
+        settings: Backend, provider, device, threads and precision. The backend may be one of
+            `TORCH_BACKENDS`, whose provider is "cpu" or "cuda" and whose precision is "fp32".
     """
 
     bundle: Path | None
     model: Path | None
     prior: Path | None
-    backend: str
-    provider: str
-    device: int
-    threads: int
-    precision: str
+    settings: SessionSettings
 
     @property
     def label(self) -> str:
-        """Name the loading as tables do."""
-        return f"{self.backend} {self.provider} {self.precision}"
+        """Name of the target in tables."""
+        return label_of(self.settings)
 
     @property
     def place(self) -> str:
-        """Whose matrix products its speed is held against, "cpu" or "cuda"."""
-        return "cuda" if self.provider in ("cuda", "tensorrt") else "cpu"
+        """Device type whose matrix products its speed is compared with, "cpu" or "cuda"."""
+        on_gpu = self.settings.backend in ("tensorrt", "tensorrt_rtx")
+        return "cuda" if on_gpu or self.settings.provider in GPU_PROVIDERS else "cpu"
+
+    def open_bundle(self) -> Bundle:
+        """Open the bundle.
+
+        Raises:
+            BundleError: If it is missing or damaged.
+        """
+        return Bundle.open(embedded_bundle() if self.bundle is None else self.bundle)
 
 
 class LoadedModel(Protocol):
@@ -76,20 +73,20 @@ class LoadedModel(Protocol):
 
     @property
     def measures(self) -> tuple[Measures, ...]:
-        """What can be timed of it.
+        """Ways to time it.
 
-        "gpu" is the graph with arrays that stay on the GPU, "graph" with arrays of the host
-        in and out, "end-to-end" a picture.
+        "gpu" is the graph with arrays that stay on the GPU, "graph" the graph with arrays in
+        host memory, "end-to-end" an image from array to array.
         """
 
     def call(self, case: Case, measures: Measures) -> Callable[[], object]:
-        """Return a call that makes one run; its inputs are made here, not in the call."""
+        """Return a function that makes one run; its inputs are prepared here."""
 
     def close(self) -> None:
         """Free the model."""
 
 
-def load_engine(loading: ModelTarget) -> LoadedModel:
+def load_model(target: ModelTarget) -> LoadedModel:
     """Load a model.
 
     Raises:
@@ -98,26 +95,20 @@ def load_engine(loading: ModelTarget) -> LoadedModel:
         ProviderError: If the provider or the device is missing.
         BundleError: If the bundle holds no such model or engine, or it is damaged.
     """
-    bundle = Bundle.open(embedded_bundle() if loading.bundle is None else loading.bundle)
-    if loading.backend in TORCH_BACKENDS:
-        return _TorchModel(bundle, loading)
-    session = open_session(
-        bundle,
-        backend=loading.backend,
-        provider=loading.provider,
-        device=loading.device,
-        threads=loading.threads if loading.backend == "onnxruntime" else None,
-        precision=loading.precision,
-    )
-    return _SessionModel(bundle, session, loading)
+    bundle, settings = target.open_bundle(), target.settings
+    if settings.backend in TORCH_BACKENDS:
+        return _TorchModel(bundle, target)
+    if settings.backend != "onnxruntime":
+        settings = replace(settings, threads=None)
+    return _SessionModel(bundle, settings.open(bundle), target)
 
 
 @runtime_checkable
 class _DeviceSession(Protocol):
-    """A session that takes arrays of its GPU."""
+    """A session that accepts arrays in the memory of its GPU."""
 
     def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
-        """RunSize the model and leave the pictures where they are computed."""
+        """Run the model and leave the output in GPU memory."""
 
 
 class _SessionModel:
@@ -125,12 +116,12 @@ class _SessionModel:
 
     measures: tuple[Measures, ...] = ("graph", "end-to-end")
 
-    def __init__(self, bundle: Bundle, session: Session, loading: ModelTarget) -> None:
+    def __init__(self, bundle: Bundle, session: Session, target: ModelTarget) -> None:
         self._bundle, self._session = bundle, session
-        self._gpu = f"cuda:{loading.device}"
-        if loading.place == "cuda" and _torch_has_gpu():
+        self._gpu = f"cuda:{target.settings.device}"
+        if target.place == "cuda" and _torch_has_gpu():
             self.measures = ("gpu", *self.measures)
-        # No budget: a picture is one run, so that it can be held against the graph's.
+        # Without a limit an image is one run, which can be compared with the graph's.
         self._upscaler = Upscaler(bundle, session, memory_budget=2**62)
 
     def call(self, case: Case, measures: Measures) -> Callable[[], object]:
@@ -139,26 +130,23 @@ class _SessionModel:
             return lambda: self._session.run(feeds)
         if measures == "gpu":
             return self._resident(case)
-        pictures = [
-            np.ascontiguousarray(rgb.transpose(1, 2, 0))
-            for rgb in to_uint8(sample_pictures(case))
-        ]
+        images = np.ascontiguousarray(to_depth(sample_pictures(case), 8).transpose(0, 2, 3, 1))
         temperature = TEMPERATURE if self._bundle.manifest.latents else None
 
-        def enlarge() -> None:
-            for picture in pictures:
+        def upscale() -> None:
+            for image in images:
                 self._upscaler.upscale(
-                    picture, size=case.size, temperature=temperature, warn=lambda line: None
+                    image, size=case.size, temperature=temperature, warn=lambda line: None
                 )
 
-        return enlarge
+        return upscale
 
     def _resident(self, case: Case) -> Callable[[], object]:
-        """Return a run whose pictures and latents lie on the GPU before and after it."""
+        """Return a run whose images and latents stay in GPU memory."""
         assert isinstance(self._session, _DeviceSession)
         session = self._session
         feeds = {
-            # The values of `geometry` decide shapes, which are the host's to know.
+            # The values of `geometry` decide shapes, so they are needed in host memory.
             name: array if name == "geometry" else _on_gpu(array, self._gpu)
             for name, array in graph_feeds(self._bundle.manifest, case).items()
         }
@@ -169,21 +157,25 @@ class _SessionModel:
 
 
 class _TorchModel:
-    """The model that a bundle was made of, in eager PyTorch or in the published order."""
+    """The network that a bundle was exported from, in eager, compiled or published form."""
 
-    def __init__(self, bundle: Bundle, loading: ModelTarget) -> None:
+    def __init__(self, bundle: Bundle, target: ModelTarget) -> None:
         import torch
 
         from flowsr_export.parity.reference import reference_of
 
-        if loading.precision != "fp32":
-            raise UsageError(f"{loading.backend} runs in fp32 alone, got {loading.precision}")
-        torch.set_num_threads(loading.threads)
-        place = "cpu" if loading.provider == "cpu" else f"cuda:{loading.device}"
-        network = reference_of(bundle, loading.model, loading.prior).network.to(place)
+        settings = target.settings
+        if settings.precision != "fp32":
+            raise UsageError(
+                f"precision must be fp32 with {settings.backend}, got {settings.precision}",
+                option="precision",
+            )
+        torch.set_num_threads(settings.threads or torch.get_num_threads())
+        place = "cpu" if settings.provider == "cpu" else f"cuda:{settings.device}"
+        network = reference_of(bundle, target.model, target.prior).network.to(place)
         self._place, self._manifest = place, bundle.manifest
-        self._run = _torch_call(network, loading.backend)
-        # The tensors lie where the network does.
+        self._run = _torch_call(network, settings.backend)
+        # Tensors are on the device of the network.
         self.measures: tuple[Measures, ...] = ("graph",) if place == "cpu" else ("gpu",)
 
     def call(self, case: Case, measures: Measures) -> Callable[[], object]:
@@ -196,20 +188,19 @@ class _TorchModel:
             for latent in self._manifest.latents
         ]
 
-        def enlarge() -> None:
+        def upscale() -> None:
             with torch.inference_mode():
                 self._run(rgb, case.size, latents)
             if self._place != "cpu":
                 torch.cuda.synchronize(self._place)
 
-        return enlarge
+        return upscale
 
     def close(self) -> None:
         del self._run
 
 
 def _torch_has_gpu() -> bool:
-    """Whether PyTorch can hold arrays on a GPU; the export's extra brings it."""
     import torch
 
     return torch.cuda.is_available()
@@ -224,7 +215,7 @@ def _on_gpu(array: NDArray[Any], place: str) -> Any:
 def _torch_call(
     network: Network, backend: str
 ) -> Callable[[torch.Tensor, tuple[int, int], list[torch.Tensor]], object]:
-    """Return what runs a network on a picture, an output size and latents."""
+    """Return a function of an image, an output size and latents that runs a network."""
     from flowsr_export.deployment.families import deployment_of
 
     if backend == "published":
@@ -236,10 +227,10 @@ def _torch_call(
 
 
 def _compile(network: Network) -> None:
-    """Compile each size on its own; PyTorch 2.13 fails on LINF's patches of any size."""
+    """Compile for each size separately; PyTorch 2.13 fails on LINF's patches of any size."""
     import torch._dynamo.config as settings
 
-    # Beyond eight sizes PyTorch would run the others uncompiled, and not say so.
+    # Beyond eight sizes PyTorch would silently run the others uncompiled.
     settings.recompile_limit = settings.accumulated_recompile_limit = COMPILED_SIZES
     settings.fail_on_recompile_limit_hit = True
     network.compile(dynamic=False)

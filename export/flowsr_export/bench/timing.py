@@ -1,4 +1,4 @@
-"""Timing in interleaved blocks, in random order, and what the times come to."""
+"""Time benchmark cases in interleaved blocks of random order, and summarize them."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import numpy as np
 
 from flowsr_export.machine.load import LoadMeter
 
-__all__ = ["Block", "TimingSchedule", "Summary", "interleave", "unloaded", "summarise"]
+__all__ = ["Block", "Meter", "Summary", "TimingSchedule", "interleave", "summarize", "unloaded"]
 
-# ONNX Runtime's threads spin for a while after a run; they must not disturb the next subject.
+# ONNX Runtime's threads spin for a while after a run; they must not disturb the next case.
 SETTLE_SECONDS = 0.1
-# Fewer blocks without a competing load than this, and all blocks count, marked as loaded.
-LEAST_QUIET = 3
+# With fewer blocks without a competing load than this, all blocks count, marked as loaded.
+MIN_QUIET = 3
 
 KeyT = TypeVar("KeyT")
 
 
 class Meter(Protocol):
-    """What measures the load of others."""
+    """Measures the load of other processes."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start to measure."""
 
     def stop(self) -> float | None:
-        """Return the cores that others kept busy since then."""
+        """Return the cores that others kept busy since `start`, None if unknown."""
 
 
 @dataclass(frozen=True)
 class TimingSchedule:
-    """How long to measure.
+    """Duration and order of a measurement.
 
     Attributes:
-        warm_up: Seconds of runs that are not counted, before the first block.
-        duration: Seconds of runs that are counted, over all blocks.
-        blocks: Blocks of each subject.
-        seed: Of the order of the subjects in each round.
+        warm_up: Seconds of uncounted runs before the first block.
+        duration: Seconds of counted runs, over all blocks.
+        blocks: Blocks of each case.
+        seed: Random seed for the order of the cases in each round.
     """
 
     warm_up: float = 0.2
@@ -51,12 +51,12 @@ class TimingSchedule:
 
 @dataclass(frozen=True)
 class Block:
-    """Runs of one subject that follow one another.
+    """Consecutive runs of one case.
 
     Attributes:
-        begin: Seconds since the first block began.
+        begin: Start, seconds after the first block.
         seconds: Time of each run.
-        others: Cores that other processes kept busy meanwhile, None if it is unknown.
+        others: Cores that other processes kept busy meanwhile, None if unknown.
     """
 
     begin: float
@@ -64,19 +64,19 @@ class Block:
     others: float | None
 
     def loaded(self, most: float) -> bool:
-        """Return whether others took more than `most` cores."""
+        """Return whether others used more than `most` cores."""
         return self.others is not None and self.others > most
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the times of some runs come to, in seconds.
+    """Times of some runs in seconds.
 
     Attributes:
-        percentiles: By percentile, 50 always among them.
-        mean: Mean.
+        percentiles: Times by percentile, including 50.
+        mean: Mean time.
         minimum: The fastest run.
-        runs: How many.
+        runs: Number of runs.
     """
 
     percentiles: dict[float, float]
@@ -86,44 +86,44 @@ class Summary:
 
 
 def interleave(
-    subjects: Mapping[KeyT, Callable[[], object]],
+    cases: Mapping[KeyT, Callable[[], object]],
     pace: TimingSchedule,
     *,
     clock: Callable[[], float] = time.perf_counter,
-    rest: Callable[[float], None] = time.sleep,
-    meter: Meter | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    load_meter: Meter | None = None,
     advance: Callable[[KeyT], None] = lambda key: None,
 ) -> dict[KeyT, list[Block]]:
-    """Time subjects in rounds; in each every subject has one block, in a random order.
+    """Time cases in rounds; each round has one block of every case, in random order.
 
-    What drifts, such as a clock or a temperature, then meets all of them alike. The first run
-    of a block finds the caches of another subject and is dropped where others follow.
+    Drifting clocks and temperatures then affect all cases alike. The first run of a block
+    meets the caches of another case and is dropped if others follow.
 
     Args:
-        subjects: What to run, by key.
-        pace: How long.
+        cases: Functions to time, by key.
+        pace: Duration and blocks.
         clock: Seconds from any origin.
-        rest: Waits between subjects.
-        meter: Measures the load of others; None for the machine's.
+        sleep: Waits between cases.
+        load_meter: Measures the load of other processes; None for the machine's.
         advance: Called with the key after each warm-up and each block.
 
     Returns:
-        Blocks of each subject in the order of time.
+        Blocks of each case in chronological order.
     """
-    meter = meter or LoadMeter()
-    for key, run in subjects.items():
+    meter = load_meter or LoadMeter()
+    for key, run in cases.items():
         _timed(run, pace.warm_up, clock)
         advance(key)
-    done: dict[KeyT, list[Block]] = {key: [] for key in subjects}
-    order, shuffled = list(subjects), random.Random(pace.seed)
+    done: dict[KeyT, list[Block]] = {key: [] for key in cases}
+    order, shuffled = list(cases), random.Random(pace.seed)
     origin = clock()
     for _ in range(pace.blocks):
         shuffled.shuffle(order)
         for key in order:
-            rest(SETTLE_SECONDS)
+            sleep(SETTLE_SECONDS)
             begin = clock() - origin
             meter.start()
-            times = _timed(subjects[key], pace.duration / pace.blocks, clock)
+            times = _timed(cases[key], pace.duration / pace.blocks, clock)
             others = meter.stop()
             done[key].append(Block(begin, tuple(times[1:] or times), others))
             advance(key)
@@ -131,28 +131,28 @@ def interleave(
 
 
 def unloaded(blocks: Sequence[Block], most: float) -> list[Block]:
-    """Return the blocks to count: those without a competing load, or all where these are few.
+    """Return the blocks that count: those without a competing load, or all if these are few.
 
     Args:
-        blocks: Of one subject.
-        most: Cores that others may take.
+        blocks: Blocks of one case.
+        most: Cores that others may use.
     """
     kept = [block for block in blocks if not block.loaded(most)]
-    return kept if len(kept) >= min(LEAST_QUIET, len(blocks)) else list(blocks)
+    return kept if len(kept) >= min(MIN_QUIET, len(blocks)) else list(blocks)
 
 
-def summarise(blocks: Sequence[Block], percentiles: Sequence[float]) -> Summary:
-    """Sum up the runs of some blocks.
+def summarize(blocks: Sequence[Block], percentiles: Sequence[float]) -> Summary:
+    """Summarize the runs of some blocks.
 
     Args:
         blocks: At least one.
-        percentiles: Which ones beside the median, in [0, 100].
+        percentiles: Percentiles beside the median, in [0, 100].
     """
     times = np.array([seconds for block in blocks for seconds in block.seconds])
-    wanted = sorted({50.0, *map(float, percentiles)})
-    found = np.percentile(times, wanted)
+    levels = sorted({50.0, *map(float, percentiles)})
+    values = np.percentile(times, levels)
     return Summary(
-        percentiles={p: float(value) for p, value in zip(wanted, found, strict=True)},
+        percentiles={p: float(value) for p, value in zip(levels, values, strict=True)},
         mean=float(times.mean()),
         minimum=float(times.min()),
         runs=len(times),

@@ -1,4 +1,4 @@
-"""A calibrated graph on its way into a bundle, with everything that is said of it."""
+"""Write a calibrated graph and its report into a bundle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from flowsr_export.calibration.report import frontier_picture, markdown, report_of
+from flowsr_export.calibration.report import frontier_chart, markdown, report_of
 from flowsr_export.calibration.run import Calibration
 from flowsr_runtime import Bundle, write_bundle
 from flowsr_runtime.bundle.directory import check_replaceable, extend_bundle
@@ -21,43 +21,43 @@ FOLDER = "calibration"
 
 
 def check_output_bundle(bundle: Bundle, output: Path, precision: str, force: bool) -> None:
-    """Refuse, before slow work, a place where the result cannot be written.
+    """Check before slow work that the result can be written.
 
     Args:
-        bundle: What is calibrated.
-        output: The bundle that gets the graph; it may be `bundle` itself.
+        bundle: Bundle to calibrate.
+        output: Bundle that gets the graph; it may be `bundle` itself.
         precision: "int8" or "fp8".
-        force: Replace what is there.
+        force: Replace an existing bundle or graph.
 
     Raises:
-        OutputError: If something is there and `force` is not given, or it is no bundle.
+        OutputError: If it exists and `force` is false, or is not a bundle.
     """
     if not _is_same(bundle, output):
         check_replaceable(output, force)
     elif _model_name(precision) in bundle.manifest.files and not force:
         raise OutputError(
-            f"{output} holds {_model_name(precision)} already; replace it with force (--force)"
+            f"{output} contains {_model_name(precision)}; give force to replace it",
+            option="force",
         )
 
 
 def write_calibrated(
     bundle: Bundle, output: Path, done: Calibration, *, force: bool = False
 ) -> Bundle:
-    """Write the bundle that holds the quantised graph beside the others, atomically.
+    """Write the bundle with the quantized graph beside its other graphs, atomically.
 
     Args:
-        bundle: What was calibrated.
-        output: The bundle to write; `bundle` itself gets the files and keeps its engines,
-            unless it had such a graph before: then the whole bundle is written again and
-            its engines, which are of the old files, are gone.
+        bundle: The calibrated bundle.
+        output: Bundle to write. `bundle` itself keeps its engines, unless it had such a graph
+            before: then the bundle is rewritten without the engines of the old graph.
         done: The calibration.
-        force: Replace what is there.
+        force: Replace an existing bundle or graph.
 
     Returns:
-        The bundle as it is now.
+        The new bundle.
 
     Raises:
-        OutputError: If it cannot be written; what was there is intact.
+        OutputError: If it cannot be written; an existing bundle is intact.
     """
     check_output_bundle(bundle, output, done.config.type, force)
     added, described = _files(done)
@@ -72,20 +72,20 @@ def write_calibrated(
 
 
 def _files(done: Calibration) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
-    """The files of a calibration, and what bundle.json says of them."""
-    kind = done.config.type
+    """Return the files of a calibration, and the entry of its graph in bundle.json."""
+    precision = done.config.type
     statistics = f"{FOLDER}/statistics-{done.statistics.key[:16]}.npz"
     report = report_of(done)
     files = {
-        _model_name(kind): done.content,
+        _model_name(precision): done.content,
         statistics: done.statistics.to_bytes(),
-        f"{FOLDER}/{kind}.json": (json.dumps(report, indent=1) + "\n").encode(),
-        f"{FOLDER}/{kind}.md": markdown(done).encode(),
-        f"{FOLDER}/{kind}.svg": frontier_picture(done),
+        f"{FOLDER}/{precision}.json": (json.dumps(report, indent=1) + "\n").encode(),
+        f"{FOLDER}/{precision}.md": markdown(done).encode(),
+        f"{FOLDER}/{precision}.svg": frontier_chart(done).encode(),
     }
     model = onnx.load_from_string(done.content)
     entry = {
-        "precision": kind,
+        "precision": precision,
         "opset": model.opset_import[0].version,
         "islands": [*report["excluded"], *report["left_out"]],
         "multiply_adds": {"share": report["share"], "of_weights": report["share_of_weights"]},
@@ -94,13 +94,13 @@ def _files(done: Calibration) -> tuple[dict[str, bytes], dict[str, dict[str, Any
             "samples": report["samples"],
             "statistics": statistics,
             "statistics_key": report["statistics"],
-            "report": f"{FOLDER}/{kind}.json",
-            "blocks": [block["block"] for block in report["blocks"] if block["quantised"]],
-            "corrections": [each["name"] for each in report["corrections"] if each["kept"]],
+            "report": f"{FOLDER}/{precision}.json",
+            "blocks": [block["block"] for block in report["blocks"] if block["quantized"]],
+            "corrections": [one["name"] for one in report["corrections"] if one["kept"]],
             "gates": report["gates"],
         },
     }
-    return files, {_model_name(kind): entry}
+    return files, {_model_name(precision): entry}
 
 
 def _model_name(precision: str) -> str:

@@ -1,4 +1,4 @@
-"""Calibration of a bundle: pictures, ranges, corrections, a choice of blocks, gates."""
+"""Calibrate a bundle: collect ranges, correct, choose blocks, check the gates."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from onnx import ModelProto
 from flowsr_calibration.bias import Correction, bias_corrections, with_corrections
 from flowsr_calibration.codes import EightBits, codes_of
 from flowsr_calibration.collect import TensorTap, collect, statistics_key
-from flowsr_calibration.crops import CropPlan, Pictures, find_pictures
-from flowsr_calibration.equalization import equalised, pairs_of
-from flowsr_calibration.feeds import feeds_of, scales_for
+from flowsr_calibration.crops import CropPlan, Pictures, feeds_of, find_pictures, scales_for
+from flowsr_calibration.equalization import equalize_pairs, pairs_of
 from flowsr_calibration.layers import Layer, blocks_of, layers_of
 from flowsr_calibration.panel import Agreement, HeldOutSet
-from flowsr_calibration.quantize import QuantizationForm, quantised, tensors_of
+from flowsr_calibration.quantize import QuantizationForm, quantize_layers, tensors_of
 from flowsr_calibration.ranges import Method, activation_range
 from flowsr_calibration.sensitivity import BlockLoss, Choice, choose_blocks, rank_blocks
 from flowsr_calibration.statistics import Statistics
@@ -31,28 +30,28 @@ from flowsr_runtime.bundle.manifest import Manifest
 
 __all__ = ["Calibration", "CorrectionResult", "CalibrationConfig", "calibrate"]
 
-WORK_LR = 128  # side at which shares are counted, at the largest scale of the calibration
-TUNING_CROPS = 6  # of calibration pictures: choices are made on them
-CORRECTED_CROPS = 16  # that biases are measured on
-EQUALISED_CROPS = 64  # that the ranges of an equalised graph are measured on
+WORK_LR = 128  # side for counting multiply-adds, at the largest scale of the calibration
+TUNING_CROPS = 6  # crops of calibration images for choices
+CORRECTED_CROPS = 16  # crops for measuring biases
+EQUALIZED_CROPS = 64  # crops for measuring the ranges of an equalized graph
 HELD_OUT_CROPS = 18
-LEAST_GAIN = 0.02  # dB that a correction must bring to be kept
+MIN_GAIN = 0.02  # gain of a correction that is kept, dB
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """How to calibrate.
+    """Options of a calibration.
 
     Attributes:
-        images: Folder of pictures.
+        images: Folder of images.
         type: "int8" or "fp8".
-        method: How ranges are chosen.
-        samples: Crops.
+        method: Method that chooses ranges.
+        samples: Number of crops.
         side: Low-resolution pixels a side of a crop.
-        seed: Of every draw.
-        budget: What quantisation may cost.
-        exclude: Patterns of blocks that stay float32.
-        per_tensor: One step for each weight in place of one for each output channel.
+        seed: Random seed.
+        budget: Limits on the loss of quality.
+        exclude: Regular expressions of blocks that stay float32.
+        per_tensor: One step for each weight instead of one for each output channel.
         alexnet: AlexNet's weights, for LPIPS.
         lpips_weights: LPIPS's own weights.
         threads: CPU threads, None for all cores.
@@ -76,12 +75,12 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class CorrectionResult:
-    """One correction: with all blocks quantised, PSNR without it and with it.
+    """Effect of one correction with all blocks quantized.
 
     Attributes:
-        name: What it is.
-        before: Against the float32 graph, dB.
-        after: The same with it.
+        name: Name of the correction.
+        before: PSNR against the float32 graph without it, dB.
+        after: PSNR with it, dB.
         kept: Whether it is in the result.
     """
 
@@ -93,25 +92,25 @@ class CorrectionResult:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A quantised graph and everything that is said of it.
+    """A quantized graph and its report.
 
     Attributes:
         content: The ONNX file.
-        choice: Which blocks are quantised.
-        losses: What each block costs alone, the most costly first.
-        trials: Corrections.
-        gates: Figures on held-out pictures.
+        choice: The quantized blocks.
+        losses: Error of each block alone, the largest first.
+        corrections: Corrections.
+        gates: Measurements on held-out images.
         excluded: Blocks that the config excluded.
-        statistics: What was seen of the tensors.
-        pictures: The pictures.
+        statistics: Statistics of the tensors.
+        pictures: The images.
         work: Multiply-adds of the result.
-        config: How it was made.
+        config: Options.
     """
 
     content: bytes
     choice: Choice
     losses: tuple[BlockLoss, ...]
-    trials: tuple[CorrectionResult, ...]
+    corrections: tuple[CorrectionResult, ...]
     gates: Gates
     excluded: tuple[str, ...]
     statistics: Statistics
@@ -128,22 +127,22 @@ def calibrate(
     config: CalibrationConfig,
     report: Report = lambda phase, done, total: None,
 ) -> Calibration:
-    """Quantise a bundle's float32 graph.
+    """Quantize a bundle's float32 graph.
 
     Args:
-        bundle: It needs the fp32 graph; not changed.
-        config: How.
-        report: Called with a phase, the steps of it that are done, and how many it has.
+        bundle: Bundle with an fp32 graph; not changed.
+        config: Options.
+        report: Called with a phase, its completed steps, and its total steps.
 
     Returns:
-        The graph, whether or not its gates hold.
+        The graph, even if a gate is violated.
 
     Raises:
-        PictureError: If the pictures do not suffice.
-        UsageError: If a pattern matches no block, the graph has none, or it does not take
-            pictures of the crops' side.
+        PictureError: If there are too few usable images.
+        UsageError: If a pattern matches no block, the graph has no blocks, or its inputs
+            cannot have the crops' side.
         NonFiniteError: If the float32 graph gives a value that is not finite.
-        LintError: If the result breaks a rule of deployed graphs.
+        LintError: If the result violates a rule of deployed graphs.
     """
     return _Run(bundle, config, report).run()
 
@@ -159,67 +158,64 @@ class _Run:
         self.form = QuantizationForm(config.type, config.per_tensor)
         if config.side % self.manifest.multiple:
             raise UsageError(
-                f"--crop must be a multiple of {self.manifest.multiple} for this bundle, got "
-                f"{config.side}"
+                f"side must be a multiple of {self.manifest.multiple} for this bundle, got "
+                f"{config.side}",
+                option="side",
             )
         self.plan = CropPlan(
             config.samples, config.side, scales_for(self.manifest), config.seed
         )
         self.lpips = load_lpips(config.alexnet, config.lpips_weights)
         self.ranges: dict[str, float] = {}
-        self.corrections: dict[str, Correction] = {}
-        self.trials: list[CorrectionResult] = []
+        self.bias_corrections: dict[str, Correction] = {}
+        self.results: list[CorrectionResult] = []
 
     def run(self) -> Calibration:
         config = self.config
-        self.report("look at the pictures", 0, 1)
+        self.report("read the images", 0, 1)
         pictures = find_pictures(config.images, self.plan)
         statistics = self._collected(pictures)
         self.ranges = self._ranges(statistics)
         seed = config.seed + 1
         tuning = replace(self.plan, samples=TUNING_CROPS, seed=seed)
-        panel = HeldOutSet(
-            self.content,
-            self.manifest,
-            list(tuning.crops(pictures.calibration)),
-            threads=config.threads,
-            quality=luma_quality,
-        )
+        panel = self._panel(tuning, pictures.calibration)
         self._correct(pictures, statistics, panel)
         work = work_of(self.model, self.manifest, self.plan)
         losses = self._ranked(panel, work)
         choice = self._chosen_blocks(panel, losses)
-        made = self._quantised(choice.layers)
-        require_clean(made, linf=self.manifest.family == "linf-lp")
-        content = made.SerializeToString()
-        self.report("compare held-out pictures", 0, 1)
+        model = self._quantized(choice.layers)
+        require_clean(model, linf=self.manifest.family == "linf-lp")
+        content = model.SerializeToString()
+        self.report("compare held-out images", 0, 1)
         held = replace(self.plan, samples=HELD_OUT_CROPS, seed=seed)
-        judges = HeldOutSet(
-            self.content,
-            self.manifest,
-            list(held.crops(pictures.held_out)),
-            threads=config.threads,
-            quality=luma_quality,
-        )
-        gates = gated(judges, content, config.budget, self.lpips)
+        gates = gated(self._panel(held, pictures.held_out), content, config.budget, self.lpips)
         if not choice.layers:
-            nothing = "no block can be in eight bits within the budget"
-            gates = replace(gates, missed=(*gates.missed, nothing))
+            violation = "budget must allow a block in eight bits, got none"
+            gates = replace(gates, missed=(*gates.missed, violation))
         return Calibration(
             content,
             choice,
             tuple(losses),
-            tuple(self.trials),
+            tuple(self.results),
             gates,
             self.excluded,
             statistics,
             pictures,
-            work_of(made, self.manifest, self.plan),
+            work_of(model, self.manifest, self.plan),
             config,
         )
 
+    def _panel(self, plan: CropPlan, pictures: Sequence[Path]) -> HeldOutSet:
+        return HeldOutSet(
+            self.content,
+            self.manifest,
+            list(plan.crops(pictures)),
+            threads=self.config.threads,
+            quality=luma_quality,
+        )
+
     def _collected(self, pictures: Pictures) -> Statistics:
-        """Statistics of the float32 graph, from a file if there are any."""
+        """Return the statistics of the float32 graph, from a file if possible."""
         tensors = tensors_of(self.model, self.layers)
         digest = hashlib.sha256(self.content).hexdigest()
         key = statistics_key(digest, tensors, self.plan, pictures)
@@ -232,58 +228,52 @@ class _Run:
             key=key,
             path=self.config.work / f"statistics-{key[:16]}.npz",
             channel_axes=_channel_axes(self.model, self.layers),
-            advance=self._counter("see the crops", self.plan.samples),
+            advance=self._counter("collect statistics", self.plan.samples),
         )
 
     def _correct(self, pictures: Pictures, statistics: Statistics, panel: HeldOutSet) -> None:
-        """Try each correction with every block quantised, and keep those that help."""
-        best = panel.compare(self._quantised(self.layers))
+        """Try each correction with every block quantized, and keep the useful ones."""
+        best = panel.compare(self._quantized(self.layers))
         if not self.config.per_tensor:
-            whole = panel.compare(
-                quantised(
-                    self.model,
-                    self.layers,
-                    self.ranges,
-                    QuantizationForm(self.config.type, True),
-                )
-            )
+            form = QuantizationForm(self.config.type, per_tensor=True)
+            whole = panel.compare(quantize_layers(self.model, self.layers, self.ranges, form))
             kept = best.psnr >= whole.psnr
-            self.trials.append(
-                CorrectionResult("a step for each channel", whole.psnr, best.psnr, kept)
+            self.results.append(
+                CorrectionResult("one step per channel", whole.psnr, best.psnr, kept)
             )
             if not kept:
-                self.form, best = QuantizationForm(self.config.type, True), whole
-        best = self._equalise(pictures, statistics, panel, best)
+                self.form, best = form, whole
+        best = self._equalize(pictures, statistics, panel, best)
         self._correct_biases(pictures, panel, best)
 
-    def _equalise(
+    def _equalize(
         self, pictures: Pictures, statistics: Statistics, panel: HeldOutSet, best: Agreement
     ) -> Agreement:
         pairs = pairs_of(self.model, self.layers)
         if not pairs:
             return best
         before = self.model, self.ranges
-        self.model = equalised(self.model, pairs, statistics.channels)
+        self.model = equalize_pairs(self.model, pairs, statistics.channels)
         changed = tensors_of(
             self.model, [layer for p in pairs for layer in (*p.before, p.after)]
         )
-        plan = replace(self.plan, samples=min(self.plan.samples, EQUALISED_CROPS))
-        seen = collect(
+        plan = replace(self.plan, samples=min(self.plan.samples, EQUALIZED_CROPS))
+        statistics_after = collect(
             TensorTap(self.model, changed, self.config.threads),
             self.manifest,
             plan,
             pictures.calibration,
-            key="equalised",
-            advance=self._counter("see the equalised graph", plan.samples),
+            key="equalized",
+            advance=self._counter("measure the equalized graph", plan.samples),
         )
-        self.ranges = {**self.ranges, **self._ranges(seen)}
-        found = panel.compare(self._quantised(self.layers))
-        kept = found.psnr >= best.psnr + LEAST_GAIN
-        self.trials.append(
-            CorrectionResult("cross-layer equalisation", best.psnr, found.psnr, kept)
+        self.ranges = {**self.ranges, **self._ranges(statistics_after)}
+        agreement = panel.compare(self._quantized(self.layers))
+        kept = agreement.psnr >= best.psnr + MIN_GAIN
+        self.results.append(
+            CorrectionResult("cross-layer equalization", best.psnr, agreement.psnr, kept)
         )
         if kept:
-            return found
+            return agreement
         self.model, self.ranges = before
         return best
 
@@ -291,7 +281,7 @@ class _Run:
         plan = replace(self.plan, samples=CORRECTED_CROPS, seed=self.config.seed + 2)
         crops = plan.crops(pictures.calibration)
         self.report("correct the biases", 0, 1)
-        self.corrections = bias_corrections(
+        self.bias_corrections = bias_corrections(
             self.model,
             self.layers,
             self.ranges,
@@ -299,37 +289,39 @@ class _Run:
             (feeds_of(self.manifest, crop) for crop in crops),
             self.config.threads,
         )
-        found = panel.compare(self._quantised(self.layers))
-        kept = found.psnr >= best.psnr + LEAST_GAIN
-        self.trials.append(CorrectionResult("bias correction", best.psnr, found.psnr, kept))
+        agreement = panel.compare(self._quantized(self.layers))
+        kept = agreement.psnr >= best.psnr + MIN_GAIN
+        self.results.append(
+            CorrectionResult("bias correction", best.psnr, agreement.psnr, kept)
+        )
         if not kept:
-            self.corrections = {}
+            self.bias_corrections = {}
 
     def _ranked(self, panel: HeldOutSet, work: MacCount) -> list[BlockLoss]:
         counts = {name: product.count for name, product in work.by_node.items()}
         total = len(blocks_of(self.layers))
         return rank_blocks(
             self.layers,
-            self._quantised,
+            self._quantized,
             panel,
             counts,
             work.total,
-            self._counter("quantise each block alone", total),
+            self._counter("quantize each block alone", total),
         )
 
     def _chosen_blocks(self, panel: HeldOutSet, losses: list[BlockLoss]) -> Choice:
         return choose_blocks(
             self.layers,
             losses,
-            self._quantised,
+            self._quantized,
             panel,
             self.config.budget.holds,
             self._counter("choose blocks", len(losses)),
         )
 
-    def _quantised(self, layers: Sequence[Layer]) -> ModelProto:
-        model = with_corrections(self.model, layers, self.corrections)
-        return quantised(model, layers, self.ranges, self.form)
+    def _quantized(self, layers: Sequence[Layer]) -> ModelProto:
+        model = with_corrections(self.model, layers, self.bias_corrections)
+        return quantize_layers(model, layers, self.ranges, self.form)
 
     def _ranges(self, statistics: Statistics) -> dict[str, float]:
         codes = codes_of(self.config.type)
@@ -339,7 +331,7 @@ class _Run:
         }
 
     def _counter(self, phase: str, total: int) -> Callable[[int, str], None]:
-        """Turn steps since the last call into the number of steps that are done."""
+        """Return a function that reports the total of its steps."""
         done = 0
 
         def advance(steps: int, note: str) -> None:
@@ -351,11 +343,11 @@ class _Run:
 
 
 def work_of(model: ModelProto, manifest: Manifest, plan: CropPlan) -> MacCount:
-    """Count multiply-adds at 128×128 and the largest scale that was calibrated.
+    """Count multiply-adds at 128x128 and the largest scale of the calibration.
 
     Args:
         model: A graph of the bundle.
-        manifest: The bundle's.
+        manifest: Manifest of the bundle.
         plan: The crops.
     """
     lr = (WORK_LR, WORK_LR)
@@ -368,30 +360,34 @@ def work_of(model: ModelProto, manifest: Manifest, plan: CropPlan) -> MacCount:
 
 
 def _chosen(model: ModelProto, patterns: Sequence[str]) -> tuple[list[Layer], tuple[str, ...]]:
-    """Layers that may be quantised, and blocks that a pattern excludes."""
+    """Return the layers that may be quantized, and the excluded blocks."""
     layers = layers_of(model)
     if not layers:
-        raise UsageError("the fp32 graph has no weights that name the modules of a network")
+        raise UsageError("fp32 graph must have weights with the names of modules, got none")
     names = list(blocks_of(layers))
     excluded: set[str] = set()
     for pattern in patterns:
         try:
-            found = {name for name in names if re.search(pattern, name)}
+            matches = {name for name in names if re.search(pattern, name)}
         except re.error as error:
-            raise UsageError(f"--exclude is no pattern: {pattern!r}: {error}") from error
-        if not found:
             raise UsageError(
-                f"--exclude must match a block, got {pattern!r}; blocks: {', '.join(names)}"
+                f"exclude must be regular expressions, got {pattern!r}: {error}",
+                option="exclude",
+            ) from error
+        if not matches:
+            raise UsageError(
+                f"exclude must match a block, got {pattern!r}; blocks: {', '.join(names)}",
+                option="exclude",
             )
-        excluded |= found
+        excluded |= matches
     kept = [layer for layer in layers if layer.block not in excluded]
     if not kept:
-        raise UsageError("--exclude leaves no block that could be quantised")
+        raise UsageError("exclude must leave a block, got patterns for all", option="exclude")
     return kept, tuple(name for name in names if name in excluded)
 
 
 def _channel_axes(model: ModelProto, layers: Sequence[Layer]) -> Mapping[str, int]:
-    """Axis of the channels of what equalisation looks at."""
+    """Return the channel axis of the tensors between equalized layers."""
     return {
         pair.after.input: 1 if pair.after.kind == "Conv" else 0
         for pair in pairs_of(model, layers)

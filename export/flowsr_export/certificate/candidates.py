@@ -1,9 +1,9 @@
-"""What a certificate is about: each graph of a bundle on each provider, and its rounding."""
+"""Candidates of a certificate: each graph on each provider, and the emulated half precision."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -12,47 +12,46 @@ from numpy.typing import NDArray
 from flowsr_export.certificate.cases import ADVERSARIAL, CertificateCase, Mode
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
 from flowsr_export.onnx_graph.uint8_io import Uint8Session
+from flowsr_export.parity.candidates import GPU_PROVIDERS, open_candidates
 from flowsr_export.parity.compare import Tolerance, graph_output, tolerance_for
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_export.parity.reference import restated_scale
-from flowsr_export.parity.verify import GPU_PROVIDERS
-from flowsr_runtime import (
-    Bundle,
-    MemoryBudgetError,
-    ProviderError,
-    Session,
-    SessionSettings,
-    Upscaler,
-)
+from flowsr_runtime import Bundle, MemoryBudgetError, Session, SessionSettings, Upscaler
 from flowsr_runtime.backends.onnxruntime_session import PROVIDERS, present_providers
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.geometry import Halo
+from flowsr_runtime.pictures.depth import to_depth
 from flowsr_runtime.tiling.tiles import pieces_of
 from flowsr_runtime.upscaling.upscaler import HaloName
 
-__all__ = ["Candidate", "precisions_of", "subjects_of", "tiled_output", "whole_output"]
+__all__ = [
+    "QUANTIZED",
+    "Candidate",
+    "certificate_candidates",
+    "precisions_of",
+    "tiled_output",
+    "whole_output",
+]
 
-# Tiles with their whole receptive field differ by float rounding alone, 1 is full range.
+# Tiles with their whole receptive field differ by float rounding only; 1 is full range.
 EXACT_SEAM = 1e-5
 ONE_STEP = 1
-QUANTISED = ("int8", "fp8")
-ROUNDED_HERE = "a CPU has no such products; PyTorch rounds as a GPU does in its place"
-WHOLE_ALONE = "only the bundle's graphs run in tiles; PyTorch's rounding is of whole pictures"
-NOT_ON_A_GPU = (
-    "not measured: this is the rounding that a GPU has, in PyTorch, not what a GPU gives"
-)
+QUANTIZED = ("int8", "fp8")
+EMULATED = "CPUs have no such products; PyTorch emulates the rounding of a GPU instead"
+WHOLE_ONLY = "only the bundle's graphs run in tiles; the emulation runs whole images"
+NOT_ON_A_GPU = "not measured: PyTorch emulates the rounding of a GPU, no GPU was used"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A graph on what computes it.
+    """A graph on one backend and provider.
 
     Attributes:
-        name: As tables name it.
-        precision: Of the graph.
-        file: Its ONNX file in the bundle, None for the network restated in PyTorch.
-        bundle: What the runtime is told of the graph.
-        session: Runs it.
+        name: Name in tables.
+        precision: Precision of the graph.
+        file: ONNX file in the bundle, None for the network restated in PyTorch.
+        bundle: Bundle as the runtime sees it.
+        session: Session that runs the graph.
     """
 
     name: str
@@ -61,39 +60,39 @@ class Candidate:
     bundle: Bundle
     session: Session
 
-    def kinds(self, trial: CertificateCase) -> tuple[Mode, ...]:
-        """What is compared of a trial: tiles are the runtime's, and need a graph of it."""
-        return () if trial.tiled and self.file is None else trial.kinds
+    def modes(self, case: CertificateCase) -> tuple[Mode, ...]:
+        """Return the comparisons of a case; tiles need a graph that the runtime runs."""
+        return () if case.tiled and self.file is None else case.modes
 
-    def bar_name(self, trial: CertificateCase, kind: Mode) -> str:
-        """Name the bar of a comparison."""
-        return f"{self.precision}, {kind}{', harsh' * self._is_beyond(trial)}"
+    def tolerance_name(self, case: CertificateCase, mode: Mode) -> str:
+        """Return the name of the tolerance of a comparison."""
+        return f"{self.precision}, {mode}{', adversarial' * self._is_range_only(case)}"
 
-    def bar(self, deployment: Deployment, trial: CertificateCase, kind: Mode) -> Tolerance:
-        """Largest difference that is accepted of a comparison."""
+    def tolerance(self, deployment: Deployment, case: CertificateCase, mode: Mode) -> Tolerance:
+        """Return the tolerance of a comparison."""
         io = self.bundle.manifest.io
-        if self._is_beyond(trial):
+        if self._is_range_only(case):
             return Tolerance(in_range=True)
-        bar = replace(tolerance_for(deployment, self.precision, io), in_range=True)
-        if self.precision != "fp32" or kind in ("whole", "exact tiles"):
-            return bar
-        if kind == "tiles" or io == "uint8":
+        tolerance = replace(tolerance_for(deployment, self.precision, io), in_range=True)
+        if self.precision != "fp32" or mode in ("whole", "exact tiles"):
+            return tolerance
+        if mode == "tiles" or io == "uint8":
             return Tolerance(max_steps=ONE_STEP, in_range=True)
         return Tolerance(max_abs=EXACT_SEAM, in_range=True)
 
-    def _is_beyond(self, trial: CertificateCase) -> bool:
-        """Whether eight-bit ranges, which photographs gave, meet a picture like none."""
-        return self.precision in QUANTISED and trial.picture in ADVERSARIAL
+    def _is_range_only(self, case: CertificateCase) -> bool:
+        """Return whether ranges calibrated on photographs meet an unnatural image."""
+        return self.precision in QUANTIZED and case.picture in ADVERSARIAL
 
 
 def precisions_of(bundle: Bundle) -> list[str]:
-    """Precisions of a bundle's graphs, in the order of its manifest."""
+    """Return the precisions of a bundle's graphs, in the order of its manifest."""
     files = bundle.manifest.files.items()
     models = (entry.precision for name, entry in files if name.endswith(".onnx"))
     return list(dict.fromkeys(precision for precision in models if precision is not None))
 
 
-def subjects_of(
+def certificate_candidates(
     bundle: Bundle,
     deployment: Deployment,
     settings: SessionSettings,
@@ -104,122 +103,108 @@ def subjects_of(
 
     Args:
         bundle: The bundle.
-        deployment: Its network.
-        settings: Backend, provider, device and threads; no provider stands for each of ONNX
-            Runtime's that starts.
-        precisions: Those to compare.
+        deployment: Network of the bundle.
+        settings: As for `open_candidates`.
+        precisions: Precisions to compare.
         stack: Closes the sessions.
 
     Returns:
-        The subjects, and by name what was not compared and why.
+        The candidates, and by name the reason why others are not compared.
 
     Raises:
-        ProviderError: If a provider that was asked for, or the CPU, does not start.
+        ProviderError: If the chosen provider, or the CPU, does not start.
         BundleError: If a graph cannot be loaded.
     """
-    several = settings.provider is None and settings.backend == "onnxruntime"
-    subjects: list[Candidate] = []
-    left_out: dict[str, str] = {}
-    for precision in (name for name in precisions if name in precisions_of(bundle)):
-        for provider in present_providers() if several else [settings.provider]:
-            device = settings.device if not several or provider in GPU_PROVIDERS else 0
-            requested = replace(settings, provider=provider, device=device, precision=precision)
-            label = f"{settings.backend} {provider or 'cuda'} {precision}"
-            if precision == "bf16" and provider == "cpu":
-                left_out[label] = ROUNDED_HERE
-                continue
-            try:
-                session = stack.enter_context(closing(requested.open(bundle)))
-            except ProviderError as error:
-                if not several or provider == "cpu":
-                    raise
-                left_out[label] = str(error)
-                continue
-            name = f"{session.backend} {session.provider} {precision}"
-            file = bundle.model_name(precision)
-            subjects.append(Candidate(name, precision, file, bundle, session))
-    subjects += _rounded(bundle, deployment, precisions)
-    return subjects, {**left_out, **_never_compared(settings, several, subjects)}
+    present = [name for name in precisions if name in precisions_of(bundle)]
+    sessions, not_compared = open_candidates(bundle, settings, present, stack, _unsupported)
+    candidates = [
+        Candidate(
+            f"{session.backend} {session.provider} {one.precision}",
+            one.precision,
+            bundle.model_name(one.precision),
+            bundle,
+            session,
+        )
+        for one, session in sessions.items()
+    ]
+    candidates += _emulated(bundle, deployment, precisions)
+    return candidates, {**not_compared, **_never_compared(settings, candidates)}
 
 
 def whole_output(
     deployment: Deployment,
-    subject: Candidate,
-    trial: CertificateCase,
+    candidate: Candidate,
+    case: CertificateCase,
     feeds: dict[str, NDArray[Any]],
 ) -> NDArray[Any]:
-    """Enlarge a trial's pictures at once.
+    """Upscale the images of a case at once.
 
     Returns:
         (B, 3, H, W), float32 or eight bits.
 
     Raises:
-        ParityError: If the output has another size or type than is due.
+        ParityError: If the output has a wrong size or type.
     """
-    eight_bit = subject.bundle.manifest.io == "uint8"
-    run = Uint8Session(subject.session) if eight_bit else subject.session
-    return graph_output(deployment, run, trial.case, feeds)
+    uint8_io = candidate.bundle.manifest.io == "uint8"
+    run = Uint8Session(candidate.session) if uint8_io else candidate.session
+    return graph_output(deployment, run, case.sizes, feeds)
 
 
 def tiled_output(
-    subject: Candidate,
-    trial: CertificateCase,
+    candidate: Candidate,
+    case: CertificateCase,
     rgb: NDArray[Any],
     halo: HaloName,
     temperature: float | None,
 ) -> tuple[NDArray[Any], int]:
-    """Enlarge a trial's picture in tiles, as a program does.
+    """Upscale the image of a case in tiles, as the runtime does.
 
     Args:
-        subject: What enlarges it.
-        trial: The trial; one picture.
-        rgb: The picture, (1, 3, h, w) in [0, 1].
-        halo: Which halo.
-        temperature: Of the latents, None with a learned prior.
+        candidate: The candidate.
+        case: A case with one image.
+        rgb: The image, (1, 3, h, w) in [0, 1].
+        halo: Overlap of the tiles.
+        temperature: Standard deviation of the latents, None with a learned prior.
 
     Returns:
         (1, 3, H, W), float32 and unclamped or eight bits, and the number of tiles.
 
     Raises:
-        MemoryBudgetError: If the picture is too small to be cut.
+        MemoryBudgetError: If the image is too small to be cut.
         NonFiniteError: If the model gives NaN or infinity.
     """
     image = rgb[0].transpose(1, 2, 0)
-    eight_bit = subject.bundle.manifest.io == "uint8"
-    if eight_bit:
-        image = (image * 255).round().astype("uint8")
-    upscaler, tiles = _cutting(subject, trial, halo)
+    uint8_io = candidate.bundle.manifest.io == "uint8"
+    upscaler, tiles = _tiling_upscaler(candidate, case, halo)
     output = upscaler.upscale(
-        image,
-        size=trial.case.size,
-        clamp=eight_bit,
-        seed=trial.seed,
+        to_depth(image, 8) if uint8_io else image,
+        size=case.sizes.size,
+        clamp=uint8_io,
+        seed=case.seed,
         temperature=temperature,
-        warn=lambda line: None,  # the figures hold what exploded
+        warn=lambda line: None,  # values out of range are counted elsewhere
     )
     return output.transpose(2, 0, 1)[None], tiles
 
 
-def _cutting(
-    subject: Candidate, trial: CertificateCase, name: HaloName
+def _tiling_upscaler(
+    candidate: Candidate, case: CertificateCase, name: HaloName
 ) -> tuple[Upscaler, int]:
-    """Open the runtime with a memory budget that makes it cut the picture."""
-    tiling = subject.bundle.manifest.tiling
+    """Open the runtime with a memory budget that makes it cut the image."""
+    tiling = candidate.bundle.manifest.tiling
     halo = tiling.exact if name == "exact" else tiling.halo
-    budget = _budget(subject.bundle.manifest, trial, halo)
-    upscaler = Upscaler(subject.bundle, subject.session, memory_budget=budget, halo=name)
-    tiles = len(upscaler.plan(trial.case.lr, size=trial.case.size))
+    budget = _budget(candidate.bundle.manifest, case, halo)
+    upscaler = Upscaler(candidate.bundle, candidate.session, memory_budget=budget, halo=name)
+    tiles = len(upscaler.plan(case.sizes.lr, size=case.sizes.size))
     if tiles == 1:
-        raise MemoryBudgetError(
-            f"tiles were not checked: {trial} is one tile of {budget} bytes"
-        )
+        raise MemoryBudgetError(f"tiles were not checked: {case} is one tile of {budget} bytes")
     return upscaler, tiles
 
 
-def _budget(manifest: Manifest, trial: CertificateCase, halo: Halo) -> int:
-    """Bytes that hold a quarter of the picture and its halo."""
+def _budget(manifest: Manifest, case: CertificateCase, halo: Halo) -> int:
+    """Return the bytes that a quarter of the image and its halo need."""
     sides = []
-    for source, target in zip(trial.case.lr, trial.case.size, strict=True):
+    for source, target in zip(case.sizes.lr, case.sizes.size, strict=True):
         count = min(2, -(-target // halo.align))
         pieces = pieces_of(source, target, count=count, halo=halo, fade=halo.align)
         extents = [piece.extent for piece in pieces]
@@ -229,35 +214,39 @@ def _budget(manifest: Manifest, trial: CertificateCase, halo: Halo) -> int:
     return manifest.memory.estimate(h * w, rows * columns)
 
 
-def _rounded(
+def _unsupported(settings: SessionSettings) -> str | None:
+    on_cpu = (settings.precision, settings.provider) == ("bf16", "cpu")
+    return EMULATED if on_cpu else None
+
+
+def _emulated(
     bundle: Bundle, deployment: Deployment, precisions: Sequence[str]
 ) -> list[Candidate]:
-    """The network rounded to half: to float16 in any case, to bfloat16 if the bundle is."""
-    manifest = replace(bundle.manifest, io="float32")
+    """Return the network with emulated rounding to each half precision."""
+    bare = Bundle(bundle.path, replace(bundle.manifest, io="float32"))
     scale = restated_scale(bundle, deployment)
-    subjects = []
-    for name in (name for name in precisions if name in DTYPES and name != "fp32"):
-        graph = HalfPrecisionEmulator(deployment, cast("Precision", name), scale)
-        bare = Bundle(bundle.path, manifest)
-        subjects.append(Candidate(graph.backend, name, None, bare, graph))
-    return subjects
+    names = [name for name in precisions if name in DTYPES and name != "fp32"]
+    graphs = [HalfPrecisionEmulator(deployment, cast("Precision", n), scale) for n in names]
+    return [
+        Candidate(graph.backend, name, None, bare, graph)
+        for name, graph in zip(names, graphs, strict=True)
+    ]
 
 
 def _never_compared(
-    settings: SessionSettings, several: bool, subjects: Sequence[Candidate]
+    settings: SessionSettings, candidates: Sequence[Candidate]
 ) -> dict[str, str]:
-    """Say what no subject of this certificate shows."""
-    left_out = {}
-    if any(subject.file is None for subject in subjects):
-        left_out["tiles of rounded graphs"] = WHOLE_ALONE
-    on_gpu = any(s.session.provider in GPU_PROVIDERS for s in subjects)
-    if not on_gpu:
-        left_out["half precision on a GPU"] = NOT_ON_A_GPU
+    """Return the reasons why something is not compared with any candidate."""
+    not_compared = {}
+    if any(candidate.file is None for candidate in candidates):
+        not_compared["tiles in emulated half precision"] = WHOLE_ONLY
+    if not any(candidate.session.provider in GPU_PROVIDERS for candidate in candidates):
+        not_compared["half precision on a GPU"] = NOT_ON_A_GPU
     if settings.backend == "onnxruntime":
-        left_out["TensorRT engines"] = "--backend tensorrt compares them, on their GPU"
-        absent = set(PROVIDERS) - set(present_providers())
-        for name in (name for name in PROVIDERS if several and name in absent):
-            left_out[f"onnxruntime {name}"] = "not in the installed onnxruntime"
+        not_compared["TensorRT engines"] = "backend tensorrt compares them, on their GPU"
+        if settings.provider is None:
+            for name in sorted(set(PROVIDERS) - set(present_providers())):
+                not_compared[f"onnxruntime {name}"] = "not in the installed onnxruntime"
     if settings.provider is not None:
-        left_out["other providers"] = f"--provider {settings.provider} was asked for"
-    return left_out
+        not_compared["other providers"] = f"provider {settings.provider} was chosen"
+    return not_compared

@@ -1,4 +1,4 @@
-"""What a certificate compares: pictures, sizes, scales and seeds, whole and in tiles."""
+"""Cases of a certificate: images, sizes, scales and seeds, whole and in tiles."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.geometry import Halo, output_size
+from flowsr_runtime.pictures.depth import full_scale
 
-__all__ = ["ADVERSARIAL", "PICTURES", "Mode", "CertificateCase", "picture_of", "case_list"]
+__all__ = ["ADVERSARIAL", "PICTURES", "CertificateCase", "Mode", "case_list", "picture_of"]
 
 Mode = Literal["whole", "tiles", "exact tiles", "exact seam"]
 Picture = NDArray[np.float32]
@@ -35,163 +36,163 @@ NOISE_SIZE = (14, 18)
 NOISE_SCALES = ("1.3", "3", "6.5")
 NOISE_LEVELS = 16
 SEEDS = range(5)
-HARSH_SCALES = ("2.7", "4")
+ADVERSARIAL_SCALES = ("2.7", "4")
 TILED_SCALES = ("2", "2.7", "4")
 QUICK_TILED = ("2.7",)
-# A tiled picture is wide enough that its inner seams are further from an edge than the whole
-# receptive field, in multiples of that; and never narrower than this, LR pixels.
+# Side of a tiled image in multiples of the receptive field, so that its inner seams are further
+# than that from every edge; and the minimum side, LR pixels.
 REACHES = 2.25
-LEAST_SIDE = 96
-EIGHT_BIT = 255
+MIN_SIDE = 96
+WHITE = full_scale(np.dtype(np.uint8))
 
 
 @dataclass(frozen=True)
 class CertificateCase:
-    """One picture that every subject enlarges.
+    """One image that every candidate upscales.
 
     Attributes:
         picture: A key of `PICTURES`.
-        case: Sizes and batch.
+        sizes: Sizes and batch.
         scale: Output pixels per input pixel, as WxH where the axes differ.
-        seed: Of the noise in the picture, and of the latents of a bundle without a prior.
-        tiled: Whether it is enlarged in tiles, of the default halo and of the exact one.
+        seed: Random seed for noise in the image, and for the latents without a prior.
+        tiled: Whether it is upscaled in tiles, with the default halo and with the exact one.
     """
 
     picture: str
-    case: Case
+    sizes: Case
     scale: str
     seed: int = 0
     tiled: bool = False
 
     @property
-    def kinds(self) -> tuple[Mode, ...]:
-        """What is compared of it.
+    def modes(self) -> tuple[Mode, ...]:
+        """Comparisons of the case.
 
-        "whole": the whole picture with PyTorch's. "tiles" and "exact tiles": tiles of the
-        default and of the exact halo with PyTorch's whole picture. "exact seam": these tiles
-        with the whole picture of the same subject, which leaves the seam alone.
+        "whole": the whole image with PyTorch's. "tiles" and "exact tiles": tiles with the
+        default and with the exact halo, compared with PyTorch's whole image. "exact seam":
+        exact tiles with the whole image of the same candidate, which isolates the seam.
         """
         return ("tiles", "exact tiles", "exact seam") if self.tiled else ("whole",)
 
     def __str__(self) -> str:
-        """Name the trial as messages and tables do."""
+        """Name of the case in messages and tables."""
         seed = f" {self.seed}" if "nois" in self.picture else ""
-        return f"{self.picture}{seed}, ×{self.scale}, {self.case}"
+        return f"{self.picture}{seed}, ×{self.scale}, {self.sizes}"
 
 
-def _noise(trial: CertificateCase) -> Picture:
-    rng = np.random.default_rng(trial.seed)
-    shape = (trial.case.batch, 3, *trial.case.lr)
-    return np.asarray(rng.integers(0, EIGHT_BIT + 1, shape) / EIGHT_BIT, np.float32)
+def _noise(case: CertificateCase) -> Picture:
+    rng = np.random.default_rng(case.seed)
+    shape = (case.sizes.batch, 3, *case.sizes.lr)
+    return np.asarray(rng.integers(0, WHITE + 1, shape) / WHITE, np.float32)
 
 
 def _constant(level: int) -> Callable[[CertificateCase], Picture]:
-    def filled(trial: CertificateCase) -> Picture:
-        shape = (trial.case.batch, 3, *trial.case.lr)
-        return np.full(shape, level / EIGHT_BIT, np.float32)
+    def filled(case: CertificateCase) -> Picture:
+        shape = (case.sizes.batch, 3, *case.sizes.lr)
+        return np.full(shape, level / WHITE, np.float32)
 
     return filled
 
 
-def _noisy(trial: CertificateCase) -> Picture:
-    """Photographs with noise of a few levels."""
-    rng = np.random.default_rng(trial.seed)
-    clean = np.rint(sample_pictures(trial.case) * EIGHT_BIT)
+def _noisy(case: CertificateCase) -> Picture:
+    """Return photographs with noise of a few levels."""
+    rng = np.random.default_rng(case.seed)
+    clean = np.rint(sample_pictures(case.sizes) * WHITE)
     levels = clean + rng.integers(-NOISE_LEVELS, NOISE_LEVELS + 1, clean.shape)
-    return np.asarray(np.clip(levels, 0, EIGHT_BIT) / EIGHT_BIT, np.float32)
+    return np.asarray(np.clip(levels, 0, WHITE) / WHITE, np.float32)
 
 
 def _checkerboard(dark: int, bright: int) -> Callable[[CertificateCase], Picture]:
-    def alternating(trial: CertificateCase) -> Picture:
-        picture = _constant(dark)(trial)
-        picture[..., ::2, 1::2] = picture[..., 1::2, ::2] = bright / EIGHT_BIT
+    def alternating(case: CertificateCase) -> Picture:
+        picture = _constant(dark)(case)
+        picture[..., ::2, 1::2] = picture[..., 1::2, ::2] = bright / WHITE
         return picture
 
     return alternating
 
 
-def _frame(trial: CertificateCase) -> Picture:
-    """Bright along every border, one pixel wide: an edge that a border's rule must not blur."""
-    picture = _constant(32)(trial)
-    picture[..., [0, -1], :] = picture[..., [0, -1]] = 224 / EIGHT_BIT
+def _frame(case: CertificateCase) -> Picture:
+    """Return a bright border, one pixel wide, which padding must not blur."""
+    picture = _constant(32)(case)
+    picture[..., [0, -1], :] = picture[..., [0, -1]] = 224 / WHITE
     return picture
 
 
-def _step(trial: CertificateCase) -> Picture:
-    """A red first column beside blue: sharp in colour, on one side alone."""
-    picture = _constant(0)(trial)
+def _step(case: CertificateCase) -> Picture:
+    """Return a red first column beside blue: a sharp change of color on one side."""
+    picture = _constant(0)(case)
     picture[:, 2] = 1
     picture[:, :, :, 0] = np.array([1, 0, 0], np.float32)[:, None]
     return picture
 
 
 PICTURES: dict[str, Callable[[CertificateCase], Picture]] = {
-    "photographs": lambda trial: sample_pictures(trial.case),
+    "photographs": lambda case: sample_pictures(case.sizes),
     "noisy photographs": _noisy,
     "black": _constant(0),
-    "grey": _constant(128),
-    "white": _constant(EIGHT_BIT),
+    "gray": _constant(128),
+    "white": _constant(WHITE),
     "frame": _frame,
     "faint checkerboard": _checkerboard(120, 136),
-    "checkerboard": _checkerboard(0, EIGHT_BIT),
+    "checkerboard": _checkerboard(0, WHITE),
     "step": _step,
     "noise": _noise,
 }
-"""Pictures by name; all of them hold eight-bit levels."""
+"""Images by name; all of them hold eight-bit levels."""
 
 ADVERSARIAL = ("frame", "faint checkerboard", "checkerboard", "step", "noise")
-"""Pictures like no photograph, on which a flow's own inverse may explode, in PyTorch too."""
+"""Unnatural images on which a flow's inverse may explode, in PyTorch too."""
 
-BORDERS = ("black", "grey", "white", "frame", "faint checkerboard")
+BORDERS = ("black", "gray", "white", "frame", "faint checkerboard")
 QUICK_BORDERS = ("frame",)
 FULL_RANGE = ("checkerboard", "step", "noise")
 
 
-def picture_of(trial: CertificateCase) -> Picture:
-    """Return the pictures of a trial, (B, 3, h, w) in [0, 1]."""
-    return PICTURES[trial.picture](trial)
+def picture_of(case: CertificateCase) -> Picture:
+    """Return the images of a case, (B, 3, h, w) in [0, 1]."""
+    return PICTURES[case.picture](case)
 
 
 def case_list(manifest: Manifest, *, quick: bool = False) -> list[CertificateCase]:
-    """List what is compared of a bundle.
+    """Return the cases of a bundle.
 
     Args:
-        manifest: Of the bundle; its one scale takes the place of every other.
-        quick: Take a few of each group.
+        manifest: Manifest of the bundle; a fixed scale replaces every other scale.
+        quick: Take a few cases of each group.
 
     Returns:
-        The trials, each once; tiled ones only if the graph takes tiles.
+        Distinct cases; tiled ones only if the graph supports tiles.
     """
     sizes, scales = (QUICK_SIZES, QUICK_SCALES) if quick else (SIZES, (*SCALES, UNEQUAL))
-    trials = [_trial("photographs", lr, scale, manifest) for scale in scales for lr in sizes]
+    cases = [_case("photographs", lr, scale, manifest) for scale in scales for lr in sizes]
     batched = BATCHED[:1] if quick else BATCHED
-    trials += [_trial("photographs", lr, scale, manifest, BATCH) for lr, scale in batched]
-    trials += [_trial("photographs", *pair, manifest) for pair in LARGE[: 0 if quick else None]]
-    trials += [
-        _trial(name, lr, scale, manifest)
+    cases += [_case("photographs", lr, scale, manifest, BATCH) for lr, scale in batched]
+    cases += [_case("photographs", *pair, manifest) for pair in LARGE[: 0 if quick else None]]
+    cases += [
+        _case(name, lr, scale, manifest)
         for name in (QUICK_BORDERS if quick else BORDERS)
         for scale in (QUICK_SCALES[:1] if quick else BORDER_SCALES)
         for lr in (BORDER_SIZES[:1] if quick else BORDER_SIZES)
     ]
-    trials += [
-        _trial("noisy photographs", NOISE_SIZE, scale, manifest, seed=seed)
+    cases += [
+        _case("noisy photographs", NOISE_SIZE, scale, manifest, seed=seed)
         for scale in (NOISE_SCALES[1:2] if quick else NOISE_SCALES)
         for seed in SEEDS[: 2 if quick else None]
     ]
-    trials += [
-        _trial(name, NOISE_SIZE, scale, manifest)
+    cases += [
+        _case(name, NOISE_SIZE, scale, manifest)
         for name in (FULL_RANGE[:1] if quick else FULL_RANGE)
-        for scale in (HARSH_SCALES[:1] if quick else HARSH_SCALES)
+        for scale in (ADVERSARIAL_SCALES[:1] if quick else ADVERSARIAL_SCALES)
     ]
     if not manifest.tiling.whole_only:
-        trials += [
-            _trial("photographs", _tiled_size(manifest, scale), scale, manifest, tiled=True)
+        cases += [
+            _case("photographs", _tiled_size(manifest, scale), scale, manifest, tiled=True)
             for scale in (QUICK_TILED if quick else TILED_SCALES)
         ]
-    return list(dict.fromkeys(trials))
+    return list(dict.fromkeys(cases))
 
 
-def _trial(
+def _case(
     picture: str,
     lr: tuple[int, int],
     scale: str,
@@ -214,17 +215,17 @@ def _factors(scale: str) -> tuple[Fraction, Fraction]:
 
 
 def _tiled_size(manifest: Manifest, scale: str) -> tuple[int, int]:
-    """LR size (h, w) of a tiled picture; a strip where the halo is told in LR pixels alone."""
+    """Return the LR size (h, w) of a tiled image, a strip where the halo has LR pixels only."""
     halo = manifest.tiling.exact
     factor = manifest.scale or _factors(scale)[0]
     reach, align = _reach(halo, factor), math.ceil(halo.align / factor)
-    # Two pieces, each with what it sees, its blending and its alignment, are no whole picture.
-    least = 2 * reach + 4 * align + halo.lr_align
-    side = math.ceil(max(LEAST_SIDE, REACHES * reach, least))
+    # Two tiles with their receptive fields, blending and alignment must not cover the image.
+    smallest = 2 * reach + 4 * align + halo.lr_align
+    side = math.ceil(max(MIN_SIDE, REACHES * reach, smallest))
     side = -(-side // halo.lr_align) * halo.lr_align
     return (2 * halo.lr_align, side) if halo.ratio is not None else (side, side)
 
 
 def _reach(halo: Halo, scale: Fraction) -> float:
-    """LR pixels to each side that a tile holds beyond what is kept of it."""
+    """Return the LR pixels of a halo on each side of a tile."""
     return halo.pixels + float(halo.patches * halo.patch / scale)

@@ -1,9 +1,9 @@
-"""The certificate of a bundle: every comparison with PyTorch, its verdict, the worst cases."""
+"""Certify a bundle: every comparison with PyTorch, the verdict, and the worst cases."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from flowsr_export.certificate.candidates import (
     Candidate,
+    certificate_candidates,
     precisions_of,
-    subjects_of,
     tiled_output,
     whole_output,
 )
@@ -28,29 +28,20 @@ from flowsr_export.certificate.cases import (
     case_list,
     picture_of,
 )
-from flowsr_export.certificate.cross_checks import compare_backends
+from flowsr_export.certificate.cross_checks import compare_backends, compare_weights
 from flowsr_export.certificate.record import (
-    SCHEMA,
-    Outcome,
-    backend_record,
-    bars_of,
-    check_record,
-    described,
-    expected_keys,
-    rank,
-    round_trip_record,
-    subject_record,
-    verdict,
-    weights_record,
+    Check,
+    Record,
+    describe_bundle,
+    judge,
+    summarize_candidate,
 )
-from flowsr_export.certificate.weights import Weights, compare_weights
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.inputs.cases import TEMPERATURE
 from flowsr_export.parity.compare import figures_of, reference_output
 from flowsr_export.parity.reference import reference_of, restated_scale
-from flowsr_export.parity.session_comparison import Comparison, require_polygraphy
-from flowsr_export.parity.verify import DEFAULTS
+from flowsr_export.parity.session_comparison import require_polygraphy
 from flowsr_runtime import (
     Bundle,
     BundleError,
@@ -65,73 +56,45 @@ from flowsr_runtime.pictures.pixels import full_range
 from flowsr_runtime.tiling.exploding_inverse import find_out_of_range
 from flowsr_runtime.upscaling.upscaler import HaloName
 
-__all__ = ["Certificate", "Pictured", "certify"]
+__all__ = ["Certificate", "WorstCase", "certify"]
 
 NOT_RUN = (BundleError, MemoryBudgetError, ProviderError)
 MISSED = (NonFiniteError, ParityError)
-BACKENDS = "ONNX backends among each other"
+BACKENDS = "ONNX backends with each other"
+DEFAULTS = SessionSettings()
 
 
 @dataclass(frozen=True)
-class Pictured:
+class WorstCase:
     """The outputs of one comparison.
 
     Attributes:
-        check: Its record.
-        reference: What was compared with, (3, H, W), unclamped.
-        output: What the subject gave, (3, H, W).
+        check: The comparison.
+        reference: Reference output, (3, H, W), unclamped.
+        output: Output of the candidate, (3, H, W).
     """
 
-    check: dict[str, Any]
+    check: Check
     reference: NDArray[np.float32]
     output: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was found of a bundle.
+    """The certificate of a bundle.
 
     Attributes:
-        content: As certificate.json holds it; docs/certificate.md has the schema.
-        pictured: The worst comparison of each subject that has one, the worst of all first.
+        record: Content of certificate.json.
+        worst: Worst comparison of each candidate that has an output, the worst of all first.
     """
 
-    content: dict[str, Any]
-    pictured: list[Pictured]
+    record: Record
+    worst: list[WorstCase]
 
     @property
     def passed(self) -> bool:
-        """Whether every comparison was made and is within its bar."""
-        return bool(self.content["passed"])
-
-    def trouble(self) -> str:
-        """Say in one line what keeps a certificate from passing."""
-        totals, trip = self.content["totals"], self.content["round_trip"]
-        bad = [check for check in self.content["checks"] if check["outcome"] != "passed"]
-        parts = [
-            f"{totals['missed']} of {totals['planned']} comparisons missed their bar, "
-            f"{totals['not_run']} could not be made"
-        ]
-        if bad:
-            worst = max(bad, key=rank)
-            reason = "; ".join(worst["why"])
-            parts.append(f"{worst['subject']}, {worst['kind']}, {worst['trial']}: {reason}")
-        if not trip["passed"]:
-            parts.append(f"flow's inverse(forward(x)) must be x within {trip['bar']:g}")
-        parts += [
-            f"{entry['second']} must be {entry['first']} within {entry['limit']:g}"
-            for entry in self.content["backends"]
-            if not entry["passed"]
-        ]
-        parts += [
-            f"{len(entry['changed'])} of {entry['tensors']} weights of {entry['file']} are not "
-            f"the network's, the first is {entry['changed'][0] if entry['changed'] else None}"
-            for entry in self.content["weights"]
-            if not entry["passed"]
-        ]
-        if not any(subject["file"] for subject in self.content["subjects"]):
-            parts.append("no graph of the bundle was run")
-        return "; ".join(parts)
+        """Whether every comparison was made and is within its tolerance."""
+        return self.record.verdict.passed
 
 
 def certify(
@@ -145,187 +108,197 @@ def certify(
     start: Callable[[int], None] = lambda total: None,
     advance: Callable[[str], None] = lambda note: None,
 ) -> Certificate:
-    """Compare a bundle with PyTorch over backends, precisions, scales, sizes and pictures.
+    """Compare a bundle with PyTorch over backends, precisions, scales, sizes and images.
 
-    A missed bar does not end the run: the certificate says it.
+    A violated tolerance does not end the run; the certificate records it.
 
     Args:
         bundle: The bundle; None for the built-in one.
-        model: Checkpoint of its flow; None for the built-in one.
-        prior: Checkpoint of its latent module.
-        settings: Backend, provider, device and threads; no provider stands for each of ONNX
-            Runtime's that starts. Its precision is not looked at.
-        precision: The only one to certify; None for all of the bundle, and for what the
-            rounding of float16 does to its network.
-        quick: Take a few trials of each group.
-        start: Called once with the number of trials.
-        advance: Called with the name of each when it is done.
-
-    Returns:
-        The certificate.
+        model: Checkpoint of the flow; None for the built-in one.
+        prior: Checkpoint of the latent module.
+        settings: Backend, provider, device and threads; without a provider every one of ONNX
+            Runtime's that starts is compared. Its precision is ignored.
+        precision: The only precision to certify; None for all precisions of the bundle and
+            for an emulation of float16.
+        quick: Take a few cases of each group.
+        start: Called once with the number of cases.
+        advance: Called with the name of each case after it.
 
     Raises:
         UsageError: If the checkpoint is not the bundle's.
-        ProviderError: If a provider that was asked for, or the CPU, does not start.
+        ProviderError: If the chosen provider, or the CPU, does not start.
         BundleError: If the bundle is damaged, or lacks the precision.
         ImportError: If Polygraphy is not installed.
     """
     require_polygraphy()
+    began, made = time.perf_counter(), datetime.now(timezone.utc)
     bundle = bundle or Bundle.open(embedded_bundle())
     bundle.check_files()
     checkpoint = reference_of(bundle, model, prior)
     deployment = deployment_of(checkpoint.network)
-    trials = case_list(bundle.manifest, quick=quick)
-    run = _Run(deployment, restated_scale(bundle, deployment))
+    scale = restated_scale(bundle, deployment)
+    cases = case_list(bundle.manifest, quick=quick)
     with ExitStack() as stack:
-        names = _precisions(bundle, precision)
-        opened = subjects_of(bundle, deployment, settings, names, stack)
-        run.subjects, run.left_out = opened
-        start(len(trials))
-        for trial in trials:
-            run.take(trial)
-            advance(str(trial))
-        run.backends = compare_backends(bundle, deployment, run.subjects, trials)
-        run.weights, unlike = compare_weights(deployment, run.scale, run.subjects)
-        run.left_out.update(unlike)
-    about = described(bundle, checkpoint)
-    content = {**_found(run, trials, quick), **about, **_compared(run, trials)}
-    pictured = sorted(run.worst.values(), key=lambda p: rank(p.check), reverse=True)
-    return Certificate(content, pictured)
+        candidates, not_compared = certificate_candidates(
+            bundle, deployment, settings, _precisions(bundle, precision), stack
+        )
+        run = _Run(deployment, scale, candidates)
+        start(len(cases))
+        for case in cases:
+            run.compare(case)
+            advance(str(case))
+        backends = compare_backends(bundle, deployment, candidates, cases)
+        weights, without_weights = compare_weights(deployment, scale, candidates)
+    if not backends:
+        without_weights[BACKENDS] = "there is at most one session of ONNX Runtime"
+    planned = [
+        (candidate, case, mode)
+        for candidate in candidates
+        for case in cases
+        if str(case) not in run.exploded
+        for mode in candidate.modes(case)
+    ]
+    keys = [(candidate.name, mode, str(case)) for candidate, case, mode in planned]
+    trip = deployment.round_trip()
+    graphs = any(candidate.file for candidate in candidates)
+    record = Record(
+        made=made.isoformat(timespec="seconds"),
+        plan="quick" if quick else "full",
+        seconds=round(time.perf_counter() - began, 1),
+        verdict=judge(keys, run.checks, trip, backends, weights, graphs=graphs),
+        round_trip=trip,
+        about=describe_bundle(bundle, checkpoint),
+        not_compared={**not_compared, **without_weights},
+        exploded=run.exploded,
+        tolerances={
+            candidate.tolerance_name(case, mode): candidate.tolerance(deployment, case, mode)
+            for candidate, case, mode in planned
+        },
+        candidates=tuple(summarize_candidate(one, run.checks) for one in candidates),
+        backends=tuple(backends or ()),
+        weights=tuple(weights),
+        checks=tuple(run.checks),
+    )
+    worst = sorted(run.worst.values(), key=lambda one: one.check.rank, reverse=True)
+    return Certificate(record, worst)
 
 
 @dataclass
 class _Run:
-    """The comparisons that were made so far, and each subject's worst.
+    """The comparisons so far, and the worst of each candidate.
 
-    `exploded` holds the harsh pictures on which PyTorch itself gives values that no picture
-    holds, and says how many: rounding decides such values, and no bar fits them.
+    `exploded` holds the adversarial images on which PyTorch itself gives values far out of
+    range: rounding decides such values, so no tolerance fits them.
     """
 
     deployment: Deployment
     scale: Fraction | None
-    subjects: Sequence[Candidate] = ()
-    left_out: dict[str, str] = field(default_factory=dict)
-    backends: Sequence[Comparison] | None = None
-    weights: Sequence[Weights] = ()
-    checks: list[dict[str, Any]] = field(default_factory=list)
-    worst: dict[str, Pictured] = field(default_factory=dict)
+    candidates: Sequence[Candidate]
+    checks: list[Check] = field(default_factory=list)
+    worst: dict[str, WorstCase] = field(default_factory=dict)
     exploded: dict[str, str] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)
-    made: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
-    def due(self, trials: Sequence[CertificateCase]) -> list[CertificateCase]:
-        """Return the trials that every subject has to take."""
-        return [trial for trial in trials if str(trial) not in self.exploded]
-
-    def take(self, trial: CertificateCase) -> None:
-        """Let PyTorch and every subject enlarge the pictures of a trial."""
-        rgb = picture_of(trial)
-        feeds = self.deployment.feeds(trial.case, self.scale, rgb, trial.seed)
-        reference = reference_output(self.deployment, trial.case, feeds)
-        explosion = find_out_of_range(reference) if trial.picture in ADVERSARIAL else None
-        if explosion is not None:
-            self.exploded[str(trial)] = str(explosion)
+    def compare(self, case: CertificateCase) -> None:
+        """Upscale the images of a case with PyTorch and every candidate."""
+        rgb = picture_of(case)
+        feeds = self.deployment.feeds(case.sizes, self.scale, rgb, case.seed)
+        reference = reference_output(self.deployment, case.sizes, feeds)
+        out_of_range = find_out_of_range(reference) if case.picture in ADVERSARIAL else None
+        if out_of_range is not None:
+            self.exploded[str(case)] = str(out_of_range)
             return
-        for subject in self.subjects:
+        for candidate in self.candidates:
             tiled: dict[str, tuple[NDArray[Any], int]] = {}
-            for kind in subject.kinds(trial):
+            for mode in candidate.modes(case):
                 try:
-                    output, tiles = self._output(subject, trial, kind, rgb, feeds, tiled)
-                    against = reference
-                    if kind == "exact seam":
-                        against = full_range(self._whole(subject, trial, feeds))
+                    output, tiles = self._output(candidate, case, mode, rgb, feeds, tiled)
+                    expected = reference
+                    if mode == "exact seam":
+                        whole = whole_output(self.deployment, candidate, case, feeds)
+                        expected = full_range(whole)
                 except (*NOT_RUN, *MISSED) as error:
-                    outcome: Outcome = "not run" if isinstance(error, NOT_RUN) else "missed"
-                    why = [str(error)]
-                    self.checks.append(check_record(subject, trial, kind, outcome, why))
+                    outcome = "not run" if isinstance(error, NOT_RUN) else "missed"
+                    self._add(candidate, case, mode, outcome, (str(error),))
                     continue
-                self._judge(subject, trial, kind, against, output, tiles)
+                self._judge(candidate, case, mode, expected, output, tiles)
 
     def _output(
         self,
-        subject: Candidate,
-        trial: CertificateCase,
-        kind: Mode,
+        candidate: Candidate,
+        case: CertificateCase,
+        mode: Mode,
         rgb: NDArray[np.float32],
         feeds: dict[str, NDArray[Any]],
         tiled: dict[str, tuple[NDArray[Any], int]],
     ) -> tuple[NDArray[Any], int | None]:
-        """Enlarge as a kind says; the tiles of a halo are computed once, into `tiled`."""
-        if kind == "whole":
-            return self._whole(subject, trial, feeds), None
-        halo: HaloName = "default" if kind == "tiles" else "exact"
+        """Return an output and its number of tiles; `tiled` caches one output per halo."""
+        if mode == "whole":
+            return whole_output(self.deployment, candidate, case, feeds), None
+        halo: HaloName = "default" if mode == "tiles" else "exact"
         if halo not in tiled:
             temperature = TEMPERATURE if self.deployment.latents else None
-            tiled[halo] = tiled_output(subject, trial, rgb, halo, temperature)
+            tiled[halo] = tiled_output(candidate, case, rgb, halo, temperature)
         return tiled[halo]
-
-    def _whole(
-        self, subject: Candidate, trial: CertificateCase, feeds: dict[str, NDArray[Any]]
-    ) -> NDArray[Any]:
-        return whole_output(self.deployment, subject, trial, feeds)
 
     def _judge(
         self,
-        subject: Candidate,
-        trial: CertificateCase,
-        kind: Mode,
-        against: NDArray[np.float32],
+        candidate: Candidate,
+        case: CertificateCase,
+        mode: Mode,
+        expected: NDArray[np.float32],
         output: NDArray[Any],
         tiles: int | None,
     ) -> None:
-        """Hold an output against its bar, and keep it if it is the subject's worst."""
-        bar = subject.bar(self.deployment, trial, kind)
-        figures = figures_of(trial.case, against, output)
-        missed = figures.violations(bar)
-        shown = full_range(output)
-        place = _place(against, shown)
-        check = check_record(
-            subject,
-            trial,
-            kind,
-            "missed" if missed else "passed",
-            missed,
-            figures=figures,
-            used=figures.used(bar),
-            at=place,
+        """Compare an output, and keep it if it is the candidate's worst."""
+        tolerance = candidate.tolerance(self.deployment, case, mode)
+        stats = figures_of(case.sizes, expected, output)
+        violations = stats.violations(tolerance)
+        values = full_range(output)
+        at = _largest_difference(expected, values)
+        check = self._add(
+            candidate,
+            case,
+            mode,
+            "missed" if violations else "passed",
+            violations,
             tiles=tiles,
+            max_abs=stats.max_abs,
+            max_steps=stats.max_steps,
+            p999_steps=stats.p999_steps,
+            psnr=stats.psnr,
+            used=stats.used(tolerance),
+            at=at,
+        )
+        before = self.worst.get(candidate.name)
+        if before is None or check.rank > before.check.rank:
+            self.worst[candidate.name] = WorstCase(check, expected[at[0]], values[at[0]])
+
+    def _add(
+        self,
+        candidate: Candidate,
+        case: CertificateCase,
+        mode: Mode,
+        outcome: Any,
+        why: Iterable[str],
+        **values: Any,
+    ) -> Check:
+        check = Check(
+            candidate.name,
+            mode,
+            str(case),
+            case.picture,
+            case.seed,
+            case.scale,
+            case.sizes.lr,
+            case.sizes.size,
+            case.sizes.batch,
+            candidate.tolerance_name(case, mode),
+            outcome,
+            tuple(why),
+            **values,
         )
         self.checks.append(check)
-        before = self.worst.get(subject.name)
-        if before is None or rank(check) > rank(before.check):
-            picture = place[0]
-            self.worst[subject.name] = Pictured(check, against[picture], shown[picture])
-
-
-def _found(run: _Run, trials: Sequence[CertificateCase], quick: bool) -> dict[str, Any]:
-    """Give the verdict, and the flow's round trip that is a part of it."""
-    expected = expected_keys(run.subjects, run.due(trials))
-    trip = run.deployment.round_trip()
-    graphs = any(subject.file for subject in run.subjects)
-    judged = verdict(expected, run.checks, trip, run.backends, run.weights, graphs=graphs)
-    judged["totals"]["seconds"] = round(time.perf_counter() - run.began, 1)
-    return {
-        "schema": SCHEMA,
-        "made": run.made.isoformat(timespec="seconds"),
-        "plan": "quick" if quick else "full",
-        **judged,
-        "round_trip": round_trip_record(trip),
-    }
-
-
-def _compared(run: _Run, trials: Sequence[CertificateCase]) -> dict[str, Any]:
-    """Return what was compared, what was not, and every comparison."""
-    none = {} if run.backends else {BACKENDS: "there is one session of ONNX Runtime, or none"}
-    return {
-        "not_compared": {**run.left_out, **none},
-        "exploded": run.exploded,
-        "bars": bars_of(run.deployment, run.subjects, run.due(trials)),
-        "subjects": [subject_record(subject, run.checks) for subject in run.subjects],
-        "backends": [backend_record(entry) for entry in run.backends or ()],
-        "weights": [weights_record(entry) for entry in run.weights],
-        "checks": run.checks,
-    }
+        return check
 
 
 def _precisions(bundle: Bundle, precision: str | None) -> list[str]:
@@ -335,9 +308,12 @@ def _precisions(bundle: Bundle, precision: str | None) -> list[str]:
     return list(dict.fromkeys([*precisions_of(bundle), "fp16"]))
 
 
-def _place(reference: NDArray[np.float32], output: NDArray[np.float32]) -> list[int]:
-    """Picture, channel, row and column of the largest difference, or of the first NaN."""
+def _largest_difference(
+    reference: NDArray[np.float32], output: NDArray[np.float32]
+) -> tuple[int, int, int, int]:
+    """Return image, channel, row and column of the largest difference, or of the first NaN."""
     with np.errstate(invalid="ignore"):
         difference = np.abs(reference.astype(np.float64) - output)
     difference[~np.isfinite(difference)] = np.inf
-    return [int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)]
+    image, channel, row, column = np.unravel_index(int(difference.argmax()), difference.shape)
+    return int(image), int(channel), int(row), int(column)

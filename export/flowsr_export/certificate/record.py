@@ -1,24 +1,22 @@
-"""What a certificate says: its records, its verdict and its JSON text; docs/certificate.md."""
+"""The content of a certificate: comparisons, verdict and JSON; see docs/certificate.md."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 
 from flowsr_export.certificate.candidates import Candidate
-from flowsr_export.certificate.cases import CertificateCase, Mode
-from flowsr_export.certificate.weights import Weights
-from flowsr_export.deployment.interface import Deployment
-from flowsr_export.machine.libraries import examine
-from flowsr_export.parity.compare import ErrorStats
+from flowsr_export.certificate.cases import Mode
+from flowsr_export.certificate.cross_checks import Weights
+from flowsr_export.machine.libraries import describe_machine
+from flowsr_export.parity.compare import Tolerance
 from flowsr_export.parity.session_comparison import Comparison
 from flowsr_export.parity.verify import ROUND_TRIP_BAR
 from flowsr_lp import Checkpoint
@@ -27,119 +25,255 @@ from flowsr_runtime.bundle.directory import MANIFEST_NAME
 
 __all__ = [
     "SCHEMA",
+    "CandidateSummary",
+    "Check",
     "Outcome",
-    "as_json",
-    "backend_record",
-    "bars_of",
-    "check_record",
-    "described",
-    "expected_keys",
-    "key_of",
-    "rank",
-    "round_trip_record",
-    "subject_record",
-    "verdict",
-    "weights_record",
+    "Record",
+    "Totals",
+    "Verdict",
+    "describe_bundle",
+    "judge",
+    "summarize_candidate",
 ]
 
 SCHEMA = 1
-DIGITS = 6  # of a figure; more would be noise of the machine
+DIGITS = 6  # significant digits in JSON; more would be noise of the machine
 
 Outcome = Literal["passed", "missed", "not run"]
-Record = dict[str, Any]
 Key = tuple[str, str, str]
 
 
-def check_record(
-    subject: Candidate,
-    trial: CertificateCase,
-    kind: Mode,
-    outcome: Outcome,
-    why: Sequence[str] = (),
-    *,
-    figures: ErrorStats | None = None,
-    used: float = math.inf,
-    at: Sequence[int] | None = None,
-    tiles: int | None = None,
-) -> Record:
-    """Return one comparison as the certificate holds it.
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
 
-    Args:
-        subject: What was compared.
-        trial: The picture.
-        kind: Of the comparison.
-        outcome: Whether it is within its bar.
-        why: What it missed, or why it did not run.
-        figures: How far the outputs are apart; None if there is no output.
-        used: Share of the bar that is used up.
-        at: Picture, channel, row and column of the largest difference.
-        tiles: Number of tiles.
+    Attributes:
+        candidate: Name of the candidate.
+        mode: Kind of comparison.
+        case: Name of the case.
+        picture: Name of the image.
+        seed: Random seed of the case.
+        scale: Scale of the case.
+        lr: Low-resolution size (h, w).
+        size: Output size (H, W).
+        batch: Images at once.
+        tolerance: Name of the tolerance.
+        outcome: Whether the comparison is within its tolerance.
+        why: Violations, or the reason why it did not run.
+        tiles: Number of tiles, None for a whole image.
+        max_abs: Largest difference, 1 is full range; None like the others without an output.
+        max_steps: Largest difference of eight-bit images.
+        p999_steps: 99.9th percentile of the difference in eight-bit steps.
+        psnr: PSNR between the outputs, dB.
+        used: Fraction of the tolerance that is used.
+        at: Image, channel, row and column of the largest difference.
     """
-    found = {} if figures is None else figures.as_dict()
-    return {
-        "subject": subject.name,
-        "kind": kind,
-        "trial": str(trial),
-        "picture": trial.picture,
-        "seed": trial.seed,
-        "scale": trial.scale,
-        "lr": list(trial.case.lr),
-        "size": list(trial.case.size),
-        "batch": trial.case.batch,
-        "tiles": tiles,
-        "bar": subject.bar_name(trial, kind),
-        **{name: _number(found.get(name)) for name in ("max_abs", "p999_steps", "psnr")},
-        "max_steps": found.get("max_steps"),
-        "equal": figures is not None and figures.max_abs == 0,
-        "used": _number(used),
-        "at": None if at is None else [int(place) for place in at],
-        "outcome": outcome,
-        "why": list(why),
-    }
+
+    candidate: str
+    mode: Mode
+    case: str
+    picture: str
+    seed: int
+    scale: str
+    lr: tuple[int, int]
+    size: tuple[int, int]
+    batch: int
+    tolerance: str
+    outcome: Outcome
+    why: tuple[str, ...] = ()
+    tiles: int | None = None
+    max_abs: float | None = None
+    max_steps: int | None = None
+    p999_steps: float | None = None
+    psnr: float | None = None
+    used: float = math.inf
+    at: tuple[int, int, int, int] | None = None
+
+    @property
+    def key(self) -> Key:
+        """Identity of the comparison in the plan."""
+        return self.candidate, self.mode, self.case
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Order of comparisons from the best to the worst."""
+        used = self.used if math.isfinite(self.used) else math.inf
+        return self.outcome != "passed", used
 
 
-def key_of(record: Mapping[str, Any]) -> Key:
-    """Return what makes a comparison the one that was planned."""
-    return record["subject"], record["kind"], record["trial"]
+@dataclass(frozen=True)
+class CandidateSummary:
+    """A candidate and the summary of its comparisons.
+
+    Attributes:
+        name: Name of the candidate.
+        backend: Backend.
+        provider: Provider.
+        precision: Precision of its graph.
+        file: ONNX file, None for an emulation.
+        comparisons: Number of comparisons.
+        passed: Comparisons within their tolerances.
+        max_steps: Largest difference in eight-bit steps.
+        used: Largest fraction of a tolerance that is used, None without a comparison.
+        worst: Mode and case of that comparison.
+    """
+
+    name: str
+    backend: str
+    provider: str
+    precision: str
+    file: str | None
+    comparisons: int
+    passed: int
+    max_steps: int | None
+    used: float | None
+    worst: str | None
 
 
-def expected_keys(
-    subjects: Iterable[Candidate], trials: Sequence[CertificateCase]
-) -> list[Key]:
-    """Return the key of every comparison that is due."""
-    return [
-        (subject.name, kind, str(trial))
-        for subject in subjects
-        for trial in trials
-        for kind in subject.kinds(trial)
-    ]
+@dataclass(frozen=True)
+class Totals:
+    """Numbers of comparisons.
+
+    Attributes:
+        planned: Comparisons with PyTorch that are due.
+        passed: Comparisons within their tolerances.
+        missed: Comparisons beyond their tolerances.
+        not_run: Comparisons that could not be made.
+        backends: Comparisons of ONNX backends with each other.
+        backends_passed: Those that passed.
+    """
+
+    planned: int
+    passed: int
+    missed: int
+    not_run: int
+    backends: int
+    backends_passed: int
 
 
-def verdict(
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on a bundle.
+
+    Attributes:
+        passed: Whether every comparison was made and passed.
+        complete: Whether every planned comparison was made.
+        totals: Numbers of comparisons.
+    """
+
+    passed: bool
+    complete: bool
+    totals: Totals
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything that certificate.json holds.
+
+    Attributes:
+        made: Date and time, ISO 8601.
+        plan: "quick" or "full".
+        seconds: Duration.
+        verdict: Verdict and totals.
+        round_trip: Largest relative error of the flow's inverse(forward(x)).
+        about: Bundle, checkpoint, reference and machine.
+        not_compared: Reasons by name.
+        exploded: Cases on which PyTorch itself gives values far out of range.
+        tolerances: Tolerances by name.
+        candidates: Candidates and their summaries.
+        backends: Comparisons of ONNX backends with each other.
+        weights: Comparisons of weights.
+        checks: Every comparison with PyTorch.
+    """
+
+    made: str
+    plan: str
+    seconds: float
+    verdict: Verdict
+    round_trip: float
+    about: dict[str, Any]
+    not_compared: dict[str, str]
+    exploded: dict[str, str]
+    tolerances: dict[str, Tolerance]
+    candidates: tuple[CandidateSummary, ...]
+    backends: tuple[Comparison, ...]
+    weights: tuple[Weights, ...]
+    checks: tuple[Check, ...]
+
+    def trouble(self) -> str:
+        """Return in one line everything that keeps the certificate from passing."""
+        totals = self.verdict.totals
+        parts = [
+            f"{totals.missed} of {totals.planned} comparisons exceeded their tolerance, "
+            f"{totals.not_run} could not be made"
+        ]
+        failed = [check for check in self.checks if check.outcome != "passed"]
+        if failed:
+            worst = max(failed, key=lambda check: check.rank)
+            why = "; ".join(worst.why)
+            parts.append(f"{worst.candidate}, {worst.mode}, {worst.case}: {why}")
+        if not self.round_trip <= ROUND_TRIP_BAR:
+            parts.append(f"flow's inverse(forward(x)) must be x within {ROUND_TRIP_BAR:g}")
+        parts += [
+            f"{entry.second} must be {entry.first} within {entry.tolerance.limit:g}"
+            for entry in self.backends
+            if not entry.passed
+        ]
+        parts += [
+            f"{len(entry.changed)} of {entry.tensors} weights of {entry.file} are not the "
+            f"network's, the first is {next(iter(entry.changed), None)}"
+            for entry in self.weights
+            if not entry.passed
+        ]
+        if not any(candidate.file for candidate in self.candidates):
+            parts.append("no graph of the bundle was run")
+        return "; ".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record for JSON: rounded, and null for values that are not finite."""
+        fields = asdict(self)
+        verdict, trip, about = (fields.pop(key) for key in ("verdict", "round_trip", "about"))
+        fields["weights"] = [{**asdict(w), "passed": w.passed} for w in self.weights]
+        passed = self.round_trip <= ROUND_TRIP_BAR
+        round_trip = {"relative_error": trip, "tolerance": ROUND_TRIP_BAR, "passed": passed}
+        plain = {"schema": SCHEMA, **verdict, "round_trip": round_trip, **about, **fields}
+        return {name: _plain(value) for name, value in plain.items()}
+
+    def as_json(self, command: str) -> str:
+        """Return certificate.json, each element of a list on one line."""
+        lines = []
+        for name, value in {"command": command, **self.as_dict()}.items():
+            if isinstance(value, list) and value:
+                items = ",\n".join(f"  {json.dumps(item, allow_nan=False)}" for item in value)
+                text = f"[\n{items}\n ]"
+            else:
+                text = json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
+            lines.append(f" {json.dumps(name)}: {text}")
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def judge(
     expected: Sequence[Key],
-    checks: Sequence[Mapping[str, Any]],
+    checks: Sequence[Check],
     round_trip: float,
     backends: Sequence[Comparison] | None,
     weights: Sequence[Weights] = (),
     *,
     graphs: bool = True,
-) -> Record:
-    """Judge a certificate; what is missing or has no figure counts against it.
+) -> Verdict:
+    """Judge a certificate; missing comparisons and values count against it.
 
     Args:
-        expected: The comparisons that are due.
-        checks: Those that were made.
+        expected: Keys of the planned comparisons.
+        checks: The comparisons.
         round_trip: Largest relative error of the flow's inverse(forward(x)).
-        backends: What Polygraphy compared; None if there was nothing for it.
-        weights: What was found of the files' weights.
+        backends: Polygraphy's comparisons; None if there was nothing to compare.
+        weights: Comparisons of weights.
         graphs: Whether a graph of the bundle ran at all.
-
-    Returns:
-        `passed`, `complete` and `totals`.
     """
-    made = Counter(key_of(check) for check in checks if _was_made(check))
-    outcomes = Counter(str(check["outcome"]) for check in checks)
-    missing = sum((Counter(expected) - made).values())
+    done = Counter(check.key for check in checks if check.outcome != "not run")
+    outcomes = Counter(check.outcome for check in checks)
+    missing = sum((Counter(expected) - done).values())
     complete = graphs and bool(expected) and missing == 0 and len(checks) == len(expected)
     passed = (
         complete
@@ -149,87 +283,40 @@ def verdict(
         and all(comparison.passed for comparison in backends or ())
         and all(entry.passed for entry in weights)
     )
-    return {
-        "passed": passed,
-        "complete": complete,
-        "totals": {
-            "planned": len(expected),
-            "passed": outcomes["passed"],
-            "missed": outcomes["missed"],
-            "not_run": len(expected) - outcomes["passed"] - outcomes["missed"],
-            "backends": len(backends or ()),
-            "backends_passed": sum(comparison.passed for comparison in backends or ()),
-        },
-    }
+    totals = Totals(
+        planned=len(expected),
+        passed=outcomes["passed"],
+        missed=outcomes["missed"],
+        not_run=len(expected) - outcomes["passed"] - outcomes["missed"],
+        backends=len(backends or ()),
+        backends_passed=sum(comparison.passed for comparison in backends or ()),
+    )
+    return Verdict(passed, complete, totals)
 
 
-def rank(check: Mapping[str, Any]) -> tuple[bool, float]:
-    """Order comparisons by how bad they are; without a share it is the worst."""
-    used = check["used"]
-    return check["outcome"] != "passed", float("inf") if used is None else used
+def summarize_candidate(candidate: Candidate, checks: Sequence[Check]) -> CandidateSummary:
+    """Summarize the comparisons of a candidate."""
+    own = [check for check in checks if check.candidate == candidate.name]
+    worst = max(own, key=lambda check: check.rank, default=None)
+    return CandidateSummary(
+        candidate.name,
+        candidate.session.backend,
+        candidate.session.provider,
+        candidate.precision,
+        candidate.file,
+        comparisons=len(own),
+        passed=sum(check.outcome == "passed" for check in own),
+        max_steps=max(
+            (check.max_steps for check in own if check.max_steps is not None), default=None
+        ),
+        used=None if worst is None else worst.used,
+        worst=None if worst is None else f"{worst.mode}, {worst.case}",
+    )
 
 
-def subject_record(subject: Candidate, checks: Sequence[Mapping[str, Any]]) -> Record:
-    """Return what a subject is, and the figures of all its comparisons."""
-    own = [check for check in checks if check["subject"] == subject.name]
-    worst = max(own, key=rank, default=None)
-    steps = [check["max_steps"] for check in own if check["max_steps"] is not None]
-    return {
-        "name": subject.name,
-        "backend": subject.session.backend,
-        "provider": subject.session.provider,
-        "precision": subject.precision,
-        "file": subject.file,
-        "comparisons": len(own),
-        "passed": sum(check["outcome"] == "passed" for check in own),
-        "max_steps": max(steps, default=None),
-        "worst": worst and {key: worst[key] for key in ("kind", "trial", "max_abs", "used")},
-    }
-
-
-def backend_record(entry: Comparison) -> Record:
-    """Return what Polygraphy found of two sessions."""
-    return {
-        "first": entry.first,
-        "second": entry.second,
-        "runs": entry.runs,
-        **asdict(entry.tolerance),
-        "max_abs": _number(entry.max_abs),
-        "mean_abs": _number(entry.mean_abs),
-        "passed": entry.passed,
-    }
-
-
-def weights_record(entry: Weights) -> Record:
-    """Return what was found of the weights of a file."""
-    return {**asdict(entry), "changed": list(entry.changed), "passed": entry.passed}
-
-
-def bars_of(
-    deployment: Deployment, subjects: Iterable[Candidate], trials: Sequence[CertificateCase]
-) -> dict[str, Record]:
-    """Return the bars by the names that the comparisons give them."""
-    return {
-        subject.bar_name(trial, kind): asdict(subject.bar(deployment, trial, kind))
-        for subject in subjects
-        for trial in trials
-        for kind in subject.kinds(trial)
-    }
-
-
-def round_trip_record(round_trip: float) -> Record:
-    """Return the largest relative error of the flow's inverse(forward(x)) and its verdict."""
-    return {
-        "relative_error": _number(round_trip),
-        "bar": ROUND_TRIP_BAR,
-        "passed": round_trip <= ROUND_TRIP_BAR,
-    }
-
-
-def described(bundle: Bundle, checkpoint: Checkpoint) -> Record:
-    """Say what was certified, against what, and on which machine."""
+def describe_bundle(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the bundle, its checkpoint, the reference and the machine."""
     manifest = bundle.manifest
-    found = examine()
     text = (bundle.path / MANIFEST_NAME).read_bytes()
     return {
         "bundle": {
@@ -246,41 +333,16 @@ def described(bundle: Bundle, checkpoint: Checkpoint) -> Record:
             "prior_sha256": checkpoint.prior_sha256,
         },
         "reference": f"PyTorch {torch.__version__}, eager, float32, cpu",
-        "machine": {
-            **asdict(found.device),
-            "instruction_sets": list(found.device.instruction_sets),
-            "gpus": [asdict(gpu) for gpu in found.device.gpus],
-            "python": platform.python_version(),
-            "flowsr": found.version,
-            "libraries": {part.name: part.version for part in found.parts if part.version},
-        },
+        "machine": describe_machine(),
     }
 
 
-def as_json(content: Mapping[str, Any]) -> str:
-    """Return a certificate as JSON, each record of a list on one line."""
-    return f"{{\n{_members(content)}\n}}\n"
-
-
-def _members(content: Mapping[str, Any]) -> str:
-    lines = []
-    for name, value in content.items():
-        if isinstance(value, list) and value:
-            items = ",\n".join(f"  {json.dumps(item, allow_nan=False)}" for item in value)
-            text = f"[\n{items}\n ]"
-        else:
-            text = json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
-        lines.append(f" {json.dumps(name)}: {text}")
-    return ",\n".join(lines)
-
-
-def _was_made(check: Mapping[str, Any]) -> bool:
-    """Whether a comparison was made."""
-    return bool(check["outcome"] != "not run")
-
-
-def _number(value: float | None) -> float | None:
-    """Round a figure; what is not a number is null."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f"{value:.{DIGITS}g}")
+def _plain(value: Any) -> Any:
+    """Return a value for JSON: lists, rounded floats, and null for NaN and infinity."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value

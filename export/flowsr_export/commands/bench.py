@@ -236,16 +236,17 @@ def run_command(config: BenchmarkConfig, output: Path, force: bool, as_json: boo
 
     # Import matplotlib first: a missing library must not be found after a long run.
     import flowsr_export.bench.charts  # noqa: F401
-    from flowsr_export.bench.report import as_markdown, report_paths, write_report
+    from flowsr_export.bench.report import SUFFIXES, as_markdown, write_report
     from flowsr_export.bench.run import bench
+    from flowsr_export.reports.files import report_paths
 
-    report_paths(output, force=force)
+    report_paths(output, SUFFIXES, force=force)
     with counted_progress("bench") as (start, advance):
         report = bench(config, start=start, advance=advance)
     line = shlex.join(["flowsr-export", *sys.argv[1:]])
     paths = write_report(report, output, line, force=force)
     if as_json:
-        click.echo(json.dumps({"files": [str(path) for path in paths], **report}))
+        click.echo(json.dumps({"files": [str(path) for path in paths], **report.as_dict()}))
         return
     click.echo(as_markdown(report, line))
     click.echo(f"written: {', '.join(str(path) for path in paths)}")
@@ -255,17 +256,11 @@ def _print_comparison(comparison: Comparison) -> None:
     for note in comparison.notes:
         click.echo(f"the two runs differ in {note}")
     for verdict in comparison.verdicts:
-        row = verdict.row
-        (h, w), (height, width) = row["lr"], row["size"]
-        name = f"{row['backend']} {row['provider']} {row['precision']} {row['measures']}"
         interval = f"{verdict.ratio:.3f}"
         if verdict.low is not None and verdict.high is not None:
             interval += f" ({verdict.low:.3f} to {verdict.high:.3f})"
         note = f"  {verdict.note}" if verdict.note else ""
-        click.echo(
-            f"{verdict.word:13} {interval:26} {name}, ×{row['scale']}, "
-            f"{w}x{h} to {width}x{height}{note}"
-        )
+        click.echo(f"{verdict.word:13} {interval:26} {verdict.row}{note}")
     for report, names in (("first", comparison.only_first), ("second", comparison.only_second)):
         for name in names:
             click.echo(f"only in the {report}: {name}")

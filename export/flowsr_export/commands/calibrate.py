@@ -190,12 +190,12 @@ def _print(path: Path, calibration: Calibration) -> None:
         f"against float32, the least {gates.worst:.2f} ({gates.worst_crop})"
     )
     lpips = "not measured" if gates.lpips_loss is None else f"{gates.lpips_loss:+.4f}"
-    shift = max(gates.colour_shift, key=abs)
+    shift = max(gates.color_shift, key=abs)
     click.echo(
         f"against the originals: luma PSNR falls by {gates.psnr_loss:.3f} dB, LPIPS {lpips}; "
         f"largest shift of a channel {shift:+.3f} steps"
     )
-    for trial in calibration.trials:
+    for trial in calibration.corrections:
         kept = "kept" if trial.kept else "not kept"
         click.echo(f"{trial.name}: {trial.before:.2f} to {trial.after:.2f} dB, {kept}")
     for line in calibration.pictures.skipped:

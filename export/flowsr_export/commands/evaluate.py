@@ -23,7 +23,6 @@ from flowsr_export.options.shared import (
     json_option,
     memory_budget_option,
     number_option,
-    packs,
     seed_option,
     value_option,
 )
@@ -31,7 +30,7 @@ from flowsr_export.options.values import parse_scales
 
 if TYPE_CHECKING:
     from flowsr_export.evaluation.metric_set import MetricSet
-    from flowsr_export.evaluation.model import EvaluatedModel, EvaluatedModelConfig
+    from flowsr_export.evaluation.model import EvaluatedModel
     from flowsr_export.evaluation.run import Result, Row
 
 __all__ = ["command"]
@@ -94,22 +93,17 @@ def parse_plain_scales(value: str) -> tuple[str, ...]:
 @number_option("--samples", POSITIVE, 1, "Number of noise samples to average over.")
 @seed_option("Random seed of the first sample.")
 @evaluation_options
-@packs(
-    "flowsr_export.evaluation.model:EvaluatedModelConfig",
-    bundle_argument,
-    click.option("--model", type=FILE, help="Checkpoint of a flow, for --backend torch."),
-    click.option("--prior", type=FILE, help="Checkpoint of its learned prior."),
-    click.option(
-        "--temperature",
-        type=float,
-        help="Standard deviation of the noise, for bundles without a learned prior.",
-    ),
-    flag("--truncate", "Truncate values to 8 bits, as SRFlow's released script does."),
-    memory_budget_option,
-    halo_option,
-    name="config",
-    takes=("settings",),
+@bundle_argument
+@click.option("--model", type=FILE, help="Checkpoint of a flow, for --backend torch.")
+@click.option("--prior", type=FILE, help="Checkpoint of its learned prior.")
+@click.option(
+    "--temperature",
+    type=float,
+    help="Standard deviation of the noise, for bundles without a learned prior.",
 )
+@flag("--truncate", "Truncate values to 8 bits, as SRFlow's released script does.")
+@memory_budget_option
+@halo_option
 @click.option(
     "-o",
     "--output",
@@ -118,9 +112,7 @@ def parse_plain_scales(value: str) -> tuple[str, ...]:
 )
 @force_option
 @json_option
-def command(
-    config: EvaluatedModelConfig, output: Path | None, force: bool, as_json: bool, **asked: Any
-) -> None:
+def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> None:
     """Measure the quality of BUNDLE, or of the built-in model, on images with originals.
 
     Each original is reduced, upscaled and compared by the published protocols: PSNR, SSIM,
@@ -135,7 +127,7 @@ def command(
       flowsr-export evaluate flow.bundle --hr DIV2K --temperature 0.8 --samples 5 --metric psnr
     """
     from flowsr_export.evaluation.metric_set import DEFAULT_METRICS, MetricSet
-    from flowsr_export.evaluation.model import open_subject
+    from flowsr_export.evaluation.model import open_model
     from flowsr_export.evaluation.report import as_json as as_object
     from flowsr_export.evaluation.report import as_markdown, report_paths, write_report
     from flowsr_export.evaluation.sheet import sheet_of
@@ -148,9 +140,18 @@ def command(
         alexnet=asked["alexnet"],
         linear=asked["linear"],
     )
-    with open_subject(config) as model:
+    with open_model(
+        asked["settings"],
+        asked["bundle"],
+        asked["model"],
+        asked["prior"],
+        temperature=asked["temperature"],
+        truncate=asked["truncate"],
+        memory_budget=asked["memory_budget"],
+        halo=asked["halo"],
+    ) as model:
         rows, shown = _evaluated(asked, metric_set, model)
-    about = _about(asked, config, model)
+    about = _about(asked, model)
     if paths:
         write_report(rows, about, sheet_of(shown), paths)
     for row in rows:
@@ -171,7 +172,7 @@ def _evaluated(
 ) -> tuple[list[Row], list[Result]]:
     """Evaluate with a bar; return all rows, and the results that the sheet shows."""
     from flowsr_export.evaluation.dataset import find_pairs
-    from flowsr_export.evaluation.methods import Bicubic
+    from flowsr_export.evaluation.model import BICUBIC
     from flowsr_export.evaluation.run import check_pairs, evaluate
     from flowsr_export.evaluation.sheet import chosen
 
@@ -180,8 +181,8 @@ def _evaluated(
     pairs = find_pairs(asked["hr"], asked["lr"], asked["scales"])
     with progress("reading", len(pairs)) as bar:
         check_pairs(pairs, metric_set, lambda note: bar.advance(1, note))
-    baselines = [Bicubic()] if asked["baseline"] == "bicubic" else []
-    methods = [*baselines, model.method]
+    baselines = [BICUBIC] if asked["baseline"] == "bicubic" else []
+    methods = [*baselines, model]
     on_sheet = {(pair.dataset, pair.name, pair.scale) for pair in chosen(pairs)}
     rows, shown = [], []
     with progress("evaluate", len(pairs) * len(methods)) as bar:
@@ -200,9 +201,7 @@ def _evaluated(
     return rows, shown
 
 
-def _about(
-    asked: dict[str, Any], config: EvaluatedModelConfig, model: EvaluatedModel
-) -> dict[str, Any]:
+def _about(asked: dict[str, Any], model: EvaluatedModel) -> dict[str, Any]:
     """Describe the model, the settings and the libraries for the report."""
     from importlib.metadata import version
 
@@ -214,13 +213,13 @@ def _about(
             "lr": [str(folder) for folder in asked["lr"]],
             "scales": list(asked["scales"]),
             "shave": asked["shave"],
-            "backend": config.settings.backend,
+            "backend": asked["settings"].backend,
             "provider": model.provider,
-            "precision": config.settings.precision,
-            "temperature": config.temperature,
+            "precision": asked["settings"].precision,
+            "temperature": asked["temperature"],
             "samples": asked["samples"],
             "seed": asked["seed"],
-            "truncate": config.truncate,
+            "truncate": asked["truncate"],
         },
         "libraries": {"flowsr-lp": version("flowsr-lp"), **model.libraries},
     }

@@ -185,46 +185,19 @@ def _print(done: Verification) -> None:
 
 def _write(done: Certificate, folder: Path, force: bool, as_json: bool) -> None:
     """Write a certificate, print its summary, and raise if it failed."""
-    from flowsr_export.certificate.page import write_certificate
+    from flowsr_export.certificate.page import summary_lines, write_certificate
     from flowsr_runtime import ParityError
 
     line = shlex.join(["flowsr-export", *sys.argv[1:]])
     paths = write_certificate(done, folder, line, force=force)
     if as_json:
         files = [str(path) for path in paths]
-        click.echo(json.dumps({"files": files, "command": line, **done.content}))
+        click.echo(json.dumps({"files": files, "command": line, **done.record.as_dict()}))
     else:
-        _print_certificate(done)
+        click.echo("\n".join(summary_lines(done.record)))
         click.echo(f"written: {', '.join(str(path) for path in paths)}")
     if not done.passed:
-        raise ParityError(f"the certificate failed, see {paths[1]}: {done.trouble()}")
-
-
-def _print_certificate(done: Certificate) -> None:
-    click.echo(
-        f"{'against PyTorch float32':32}{'comparisons':>12}{'passed':>8}{'of tolerance':>14}"
-    )
-    for subject in done.content["subjects"]:
-        used = (subject["worst"] or {}).get("used")
-        counts = f"{subject['comparisons']:12d}{subject['passed']:8d}"
-        click.echo(
-            f"{subject['name']:32}{counts}{'none' if used is None else f'{used:.3g}':>14}"
-        )
-    for entry in done.content["backends"]:
-        word = "within" if entry["passed"] else "not within"
-        click.echo(f"{entry['second']} against {entry['first']}: {word} {entry['limit']:.3g}")
-    for entry in done.content["weights"]:
-        count = f"{entry['tensors']} tensors, {len(entry['changed'])} changed"
-        click.echo(f"weights of {entry['file']}: {count}")
-    for name, reason in done.content["not_compared"].items():
-        click.echo(f"not compared, {name}: {reason}")
-    for name, reason in done.content["exploded"].items():
-        click.echo(f"not compared, {name}: PyTorch itself explodes, {reason}")
-    totals = done.content["totals"]
-    click.echo(
-        f"{totals['passed']} of {totals['planned']} comparisons within tolerance, in "
-        f"{totals['seconds']:g} s"
-    )
+        raise ParityError(f"the certificate failed, see {paths[1]}: {done.record.trouble()}")
 
 
 def _locate(

@@ -1,4 +1,4 @@
-"""Which pictures are evaluated: originals, their small partners, and the published crops."""
+"""Image pairs for an evaluation: originals and their low-resolution partners."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_export.evaluation.imresize import matlab_bicubic
+from flowsr_export.evaluation.imresize import WHITE, matlab_bicubic
 from flowsr_runtime import output_size, read_picture
 from flowsr_runtime.errors import PictureError, UsageError
-from flowsr_runtime.geometry import exact_scale
+from flowsr_runtime.geometry import exact_scale, size_text
+from flowsr_runtime.pictures.depth import depth_text
 from flowsr_runtime.pictures.files import SUFFIXES
 
 __all__ = ["Pair", "find_pairs"]
@@ -24,7 +25,6 @@ Picture = NDArray[np.uint8]
 
 ORIGINAL = re.compile(r"[_-](HR|GT)$", re.IGNORECASE)
 SCALE_FOLDER = re.compile(r"x\d+(\.\d+)?$", re.IGNORECASE)
-OPAQUE = 255
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Pair:
     """One original at one scale.
 
     Attributes:
-        dataset: Name of its set.
-        name: Its file's, without the suffix, `_HR` and `_GT`.
-        scale: Output pixels per input pixel, as it was typed.
-        hr: The original's file.
-        lr: Its small partner's, None to shrink the original.
+        dataset: Name of the set.
+        name: Name of the file without its suffix, `_HR` and `_GT`.
+        scale: Scale as it was typed.
+        hr: File of the original.
+        lr: File of the low-resolution partner, None to downscale the original.
     """
 
     dataset: str
@@ -46,28 +46,29 @@ class Pair:
     lr: Path | None
 
     def __str__(self) -> str:
-        """Name the pair as messages do."""
+        """Name of the pair in messages."""
         return f"{self.dataset} {self.name} ×{self.scale}"
 
     def read(self) -> tuple[Picture, Picture]:
         """Read the original and the input.
 
-        The rule of LINF's and LIIF's evaluation: the input has floor(side / scale) pixels a
-        side, and the original is cut, at the bottom and on the right, to what they enlarge to.
+        As in LINF's and LIIF's evaluation, the input has floor(side / scale) pixels a side, and
+        the original is cropped at the bottom and on the right to the upscaled size.
 
         Returns:
-            The original as cut, (H, W, 3) uint8, and the input, (h, w, 3) uint8: the
-            partner, or the original shrunk by MATLAB's bicubic.
+            The cropped original, (H, W, 3) uint8, and the input, (h, w, 3) uint8: the partner,
+            or the original downscaled by MATLAB's bicubic.
 
         Raises:
-            PictureError: If a file cannot be read, is not opaque or not of eight bits, the
-                original is smaller than the scale, or the partner is not of that size.
+            PictureError: If a file cannot be read, is transparent or deeper than eight bits,
+                the original is smaller than the scale, or the partner has another size.
         """
         original, scale = _opaque(self.hr), exact_scale(self.scale)
-        height, width = original.shape[:2]
+        height, width = original.shape[0], original.shape[1]
+        at_scale = f"{self.hr}, {size_text((height, width))}, at ×{self.scale}"
         low_size = math.floor(height / scale), math.floor(width / scale)
         if min(low_size) < 1:
-            raise PictureError(f"{self.hr}, {width}x{height}, is too small for ×{self.scale}")
+            raise PictureError(f"{at_scale} must have a low-resolution pixel a side, got none")
         rows, columns = (output_size(side, scale) for side in low_size)
         original = np.ascontiguousarray(original[:rows, :columns])
         if self.lr is None:
@@ -75,8 +76,8 @@ class Pair:
         low = _opaque(self.lr)
         if low.shape[:2] != low_size:
             raise PictureError(
-                f"{self.lr} is {low.shape[1]}x{low.shape[0]}; {self.hr}, {width}x{height}, "
-                f"at ×{self.scale} needs {low_size[1]}x{low_size[0]}"
+                f"{self.lr} must be {size_text(low_size)} for {at_scale}, got "
+                f"{size_text((low.shape[0], low.shape[1]))}"
             )
         return original, low
 
@@ -84,18 +85,18 @@ class Pair:
 def find_pairs(hr: Sequence[Path], lr: Sequence[Path], scales: Sequence[str]) -> list[Pair]:
     """Find the originals of every set and their partners at every scale.
 
-    A set is a folder of pictures, or one with a folder `x4` (`X4`) for each scale. Of a folder
-    that holds files called `NAME_HR` or `NAME_GT` these are the originals, else all its
-    pictures. The partner of `NAME_HR` or `NAME` is `NAME`, `NAME_LR`, `NAMEx4`, `NAME_x4`,
-    `NAME_LRx4`, `NAME_LR_x4` or `NAME_LRBI_x4`, whatever its suffix and case.
+    A set is a folder of images, or of one folder `x4` (`X4`) for each scale. The originals are
+    the files `NAME_HR` or `NAME_GT` if there are any, else all images. The partner of `NAME_HR`
+    or `NAME` is `NAME`, `NAME_LR`, `NAMEx4`, `NAME_x4`, `NAME_LRx4`, `NAME_LR_x4` or
+    `NAME_LRBI_x4`, with any suffix and case.
 
     Args:
         hr: Folders of originals, one for each set.
-        lr: Folders of their partners in the same order; none to shrink the originals.
-        scales: Output pixels per input pixel, as they were typed.
+        lr: Folders of their partners in the same order; empty to downscale the originals.
+        scales: Scales as they were typed.
 
     Returns:
-        The pairs, by set, scale and name.
+        The pairs, ordered by set, scale and name.
 
     Raises:
         UsageError: If there is not one folder of partners for each set, or two sets have
@@ -104,11 +105,13 @@ def find_pairs(hr: Sequence[Path], lr: Sequence[Path], scales: Sequence[str]) ->
             partner is missing or not the only one.
     """
     if lr and len(lr) != len(hr):
-        raise UsageError(f"give one --lr for each --hr, got {len(lr)} for {len(hr)}")
+        raise UsageError(
+            f"lr must have one folder for each of hr, got {len(lr)} for {len(hr)}", option="lr"
+        )
     names = [_set_name(folder) for folder in hr]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"two sets are called {name}; rename a folder")
+            raise UsageError(f"names of sets must differ, got {name} twice; rename a folder")
     pairs = []
     for (name, folder, partners), scale in itertools.product(
         itertools.zip_longest(names, hr, lr), scales
@@ -121,7 +124,7 @@ def find_pairs(hr: Sequence[Path], lr: Sequence[Path], scales: Sequence[str]) ->
 
 
 def _set_name(folder: Path) -> str:
-    """Return a folder's name, or its parent's where it is called after a scale."""
+    """Return the name of a folder, or of its parent if it is named after a scale."""
     folder = folder.absolute()
     return folder.parent.name if SCALE_FOLDER.fullmatch(folder.name) else folder.name
 
@@ -138,18 +141,18 @@ def _pictures(folder: Path) -> list[Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise PictureError(f"folder {folder} cannot be read: {error.strerror}") from error
-    found = [path for path in entries if path.suffix.lower() in SUFFIXES]
-    if not found:
-        raise PictureError(f"folder {folder} holds no picture")
-    return found
+    images = [path for path in entries if path.suffix.lower() in SUFFIXES]
+    if not images:
+        raise PictureError(f"folder {folder} contains no image")
+    return images
 
 
 def _originals(folder: Path) -> list[Path]:
-    found = _pictures(folder)
-    marked = [path for path in found if ORIGINAL.search(path.stem)] or found
+    images = _pictures(folder)
+    marked = [path for path in images if ORIGINAL.search(path.stem)] or images
     for path, after in itertools.pairwise(sorted(marked, key=_name_of)):
         if _name_of(path) == _name_of(after):
-            raise PictureError(f"{path} and {after} are two originals of one name")
+            raise PictureError(f"{path} and {after} must have different names")
     return marked
 
 
@@ -158,30 +161,32 @@ def _name_of(original: Path) -> str:
 
 
 def _partner(original: Path, small: Sequence[Path], folder: Path, scale: str) -> Path:
-    """Return the one picture that is the original's partner."""
+    """Return the partner of an original."""
     name = _name_of(original)
     bases = {original.stem, name}
     ends = ["", "_LR", f"x{scale}", f"_x{scale}"]
     ends += [f"_LRx{scale}", f"_LR_x{scale}", f"_LRBI_x{scale}"]
-    wanted = {f"{base}{end}".lower() for base in bases for end in ends}
-    found = [path for path in small if path.stem.lower() in wanted and path != original]
-    if not found:
+    names = {f"{base}{end}".lower() for base in bases for end in ends}
+    partners = [path for path in small if path.stem.lower() in names and path != original]
+    if not partners:
         raise PictureError(
-            f"{original} has no partner at ×{scale} in {folder}; it would be called "
-            f"{name}_LR or {name}x{scale}"
+            f"{original} has no partner at ×{scale} in {folder}, such as {name}_LR or "
+            f"{name}x{scale}"
         )
-    if len(found) > 1:
+    if len(partners) > 1:
         raise PictureError(
-            f"{original} has several partners at ×{scale}: "
-            f"{', '.join(str(path) for path in found)}"
+            f"{original} must have one partner at ×{scale}, got "
+            f"{', '.join(str(path) for path in partners)}"
         )
-    return found[0]
+    return partners[0]
 
 
 def _opaque(path: Path) -> Picture:
     picture = read_picture(path)
     if picture.depth != 8:
-        raise PictureError(f"{path} has more than 8 bits per channel; convert it to 8 bits")
-    if picture.alpha is not None and picture.alpha.min() < OPAQUE:
-        raise PictureError(f"{path} is not opaque; it cannot be compared")
+        raise PictureError(
+            f"{path} must have 8 bits per channel, got {depth_text(picture.depth)}; convert it"
+        )
+    if picture.alpha is not None and picture.alpha.min() < WHITE:
+        raise PictureError(f"{path} must be opaque, got a transparent pixel")
     return np.asarray(picture.rgb, np.uint8)

@@ -1,4 +1,4 @@
-"""Bicubic resizing as MATLAB's imresize does it: what super-resolution is measured with."""
+"""Bicubic resizing like MATLAB's imresize, which super-resolution benchmarks use."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_runtime.errors import ShapeError
+from flowsr_runtime.geometry import size_text
+from flowsr_runtime.pictures.depth import full_scale
 
-__all__ = ["matlab_bicubic"]
+__all__ = ["WHITE", "matlab_bicubic"]
 
 KERNEL_WIDTH = 4.0  # pixels that Keys' cubic spans
-EIGHT_BIT = 255
+WHITE = full_scale(np.dtype(np.uint8))
 
 
 def matlab_bicubic(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a picture as `imresize(picture, [H W], 'bicubic')` does in MATLAB.
+    """Resize an image like `imresize(image, [H W], 'bicubic')` in MATLAB.
 
-    Keys' kernel at a = -0.5 (IEEE Trans. ASSP 29, 1981), stretched by the ratio where the
-    picture shrinks; borders reflected, the edge pixel twice; the axis that shrinks most
+    Keys' kernel with a = -0.5 (IEEE Trans. ASSP 29, 1981), stretched by the ratio when
+    downscaling; borders reflected with the edge pixel repeated; the axis with the smaller ratio
     first; rounded to eight bits after each axis.
 
     Args:
-        picture: RGB picture, (h, w, 3) uint8.
+        picture: RGB image, (h, w, 3) uint8.
         size: Output size (H, W), both at least 1.
 
     Returns:
-        RGB picture, (H, W, 3) uint8.
+        RGB image, (H, W, 3) uint8.
 
     Raises:
         ShapeError: If `picture` is not (h, w, 3) uint8, or a side of `size` is below 1.
@@ -35,7 +37,7 @@ def matlab_bicubic(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray
             f"picture must be (h, w, 3) uint8, got {picture.shape} {picture.dtype}"
         )
     if min(size) < 1:
-        raise ShapeError(f"size must be at least 1x1, got {size[0]}x{size[1]}")
+        raise ShapeError(f"size must be at least 1x1, got {size_text(size)}")
     axes = sorted((0, 1), key=lambda axis: size[axis] / picture.shape[axis])
     for axis in axes:
         picture = _resized(picture, size[axis], axis)
@@ -51,18 +53,18 @@ def _resized(picture: NDArray[np.uint8], target: int, axis: int) -> NDArray[np.u
     per_row = (slice(None), None, None) if axis == 0 else (None, slice(None), None)
     for index, weight in zip(indices.T, weights.T, strict=True):
         total += weight[per_row] * np.take(picture, index, axis)
-    return np.asarray(np.floor(np.clip(total, 0, EIGHT_BIT) + 0.5), np.uint8)
+    return np.asarray(np.floor(np.clip(total, 0, WHITE) + 0.5), np.uint8)
 
 
 def _taps(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Which pixels each output pixel reads, and with what weights: (target, taps) each."""
+    """Return the input pixels of each output pixel and their weights, (target, taps) each."""
     scale = target / source
     shrink = min(scale, 1.0)
     width = KERNEL_WIDTH / shrink
-    centres = (np.arange(target) + 0.5) / scale - 0.5
-    first = np.floor(centres - width / 2).astype(np.intp)
+    centers = (np.arange(target) + 0.5) / scale - 0.5
+    first = np.floor(centers - width / 2).astype(np.intp)
     indices = first[:, None] + np.arange(int(np.ceil(width)) + 2)
-    weights = _cubic(shrink * (centres[:, None] - indices))
+    weights = _cubic(shrink * (centers[:, None] - indices))
     weights /= weights.sum(1, keepdims=True)
     reached = np.flatnonzero(weights.any(0))
     mirrored = np.concatenate((np.arange(source), np.arange(source)[::-1]))

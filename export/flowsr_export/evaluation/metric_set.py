@@ -1,4 +1,4 @@
-"""The figures that an evaluation computes, with the published borders left out."""
+"""The metrics of an evaluation, without the borders that publications shave."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_export.evaluation import metrics as figures_of
+from flowsr_export.evaluation import metrics as functions
 from flowsr_export.evaluation.metrics import METRICS, SSIM_WINDOW
 from flowsr_runtime.errors import MetricError, UsageError
 from flowsr_runtime.geometry import exact_scale
+from flowsr_runtime.pictures.pixels import full_range
 
 if TYPE_CHECKING:
     import torch
@@ -28,17 +29,17 @@ Picture = NDArray[np.uint8]
 DEFAULT_METRICS = ("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr")
 OF_SAMPLES = ("diversity", "diversity-score")
 PERCEPTUAL = ("lpips", "diversity-score")
-DIV2K_SHAVE = 6  # pixels that LIIF and LINF leave out beyond the scale, in RGB
+DIV2K_SHAVE = 6  # pixels that LIIF and LINF shave beyond the scale, in RGB
 
 
 @dataclass(frozen=True)
 class MetricSet:
-    """The figures that are computed.
+    """The metrics to compute.
 
     Attributes:
         metrics: Keys of `METRICS`.
-        shave: Pixels left out on every side, None for the published rules.
-        lpips: The perceptual distance, None if no figure needs it.
+        shave: Pixels to shave on every side, None for the published rules.
+        lpips: Perceptual distance, None if no metric needs it.
     """
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
@@ -54,37 +55,40 @@ class MetricSet:
         alexnet: Path | None = None,
         linear: Path | None = None,
     ) -> MetricSet:
-        """Load what the figures need.
+        """Load the weights that the metrics need.
 
         Args:
             metrics: Keys of `METRICS`.
-            shave: Pixels left out on every side, None for the published rules.
+            shave: Pixels to shave on every side, None for the published rules.
             alexnet: AlexNet's weights, for LPIPS.
             linear: LPIPS's own weights.
 
         Raises:
-            UsageError: If a figure is unknown, or LPIPS is asked for without its weights.
+            UsageError: If a metric is unknown, or LPIPS lacks its weights.
             CheckpointError: If a file of weights is missing, damaged or another.
         """
         if not metrics or set(metrics) - set(METRICS):
             got = ", ".join(metrics) or "none"
-            raise UsageError(f"metrics must be among {', '.join(METRICS)}, got {got}")
+            raise UsageError(
+                f"metrics must be among {', '.join(METRICS)}, got {got}", option="metrics"
+            )
         perceptual = [name for name in PERCEPTUAL if name in metrics]
         ordered = tuple(name for name in METRICS if name in metrics)
         if not perceptual:
             return cls(ordered, shave)
         if alexnet is None or linear is None:
             raise UsageError(
-                f"{perceptual[0]} needs weights: give --alexnet (torchvision's "
-                "alexnet-owt-7be5be79.pth) and --lpips-weights (alex.pth of LPIPS v0.1), or "
-                f"name the other figures with --metric"
+                f"{perceptual[0]} needs alexnet (torchvision's alexnet-owt-7be5be79.pth) and "
+                f"lpips_weights (alex.pth of LPIPS v0.1), got {alexnet} and {linear}; give "
+                "both, or choose other metrics",
+                option="metrics",
             )
         from flowsr_lp.perceptual import LPIPS
 
         return cls(ordered, shave, LPIPS(alexnet, linear))
 
     def borders(self, scale: str) -> tuple[int, int]:
-        """Return the pixels shaved from RGB and from luma; a scale counts rounded up."""
+        """Return the pixels to shave from RGB and from luma; the scale is rounded up."""
         whole = math.ceil(exact_scale(scale))
         return (
             whole + DIV2K_SHAVE if self.shave is None else self.shave,
@@ -92,7 +96,7 @@ class MetricSet:
         )
 
     def smallest(self, scale: str) -> int:
-        """Return the pixels a side that an original needs for every figure."""
+        """Return the pixels a side that an original needs for every metric."""
         rgb, luma = self.borders(scale)
         needs = {
             "psnr": 2 * rgb + 1,
@@ -106,55 +110,57 @@ class MetricSet:
     def measure(
         self, outputs: Sequence[Picture], original: Picture, low: Picture, scale: str
     ) -> tuple[dict[str, float], tuple[dict[str, float], ...]]:
-        """Compute every figure.
+        """Compute every metric.
 
         Args:
             outputs: Samples, each (H, W, 3) uint8.
             original: (H, W, 3) uint8.
-            low: What they were made from, (h, w, 3) uint8.
+            low: Input of the outputs, (h, w, 3) uint8.
             scale: Output pixels per input pixel.
 
         Returns:
-            The figures, means over the samples where they are of one; and those of each.
+            Values, averaged over the samples, and the values of each sample.
 
         Raises:
-            MetricError: If a figure is not finite.
+            MetricError: If a value is not finite.
         """
-        each = tuple(self._of_one(output, original, low, scale) for output in outputs)
-        figures = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+        samples = tuple(self._of_one(output, original, low, scale) for output in outputs)
+        figures = {
+            name: float(np.mean([sample[name] for sample in samples])) for name in samples[0]
+        }
         figures |= self._of_all(outputs, original)
         for name, value in figures.items():
             if not math.isfinite(value):
-                why = "; the two pictures are equal" if value == math.inf else ""
-                raise MetricError(f"{name} is {value}{why}")
-        return {name: figures[name] for name in self.metrics}, each
+                why = "; the two images are equal" if value == math.inf else ""
+                raise MetricError(f"{name} must be finite, got {value}{why}")
+        return {name: figures[name] for name in self.metrics}, samples
 
     def _of_one(
         self, output: Picture, original: Picture, low: Picture, scale: str
     ) -> dict[str, float]:
         rgb, luma = self.borders(scale)
         compute: dict[str, Callable[[], float]] = {
-            "psnr": lambda: figures_of.psnr(output, original, rgb),
-            "psnr-y": lambda: figures_of.psnr_y(output, original, luma),
-            "ssim": lambda: figures_of.ssim(output, original, self.shave or 0),
-            "ssim-y": lambda: figures_of.ssim_y(output, original, luma),
+            "psnr": lambda: functions.psnr(output, original, rgb),
+            "psnr-y": lambda: functions.psnr_y(output, original, luma),
+            "ssim": lambda: functions.ssim(output, original, self.shave or 0),
+            "ssim-y": lambda: functions.ssim_y(output, original, luma),
             "lpips": lambda: self._lpips(output, original),
-            "lr-psnr": lambda: figures_of.lr_psnr(output, low),
+            "lr-psnr": lambda: functions.lr_psnr(output, low),
         }
         return {name: compute[name]() for name in self.metrics if name in compute}
 
     def _of_all(self, outputs: Sequence[Picture], original: Picture) -> dict[str, float]:
-        """Figures of all samples; one picture, which no seed changes, has no diversity."""
-        wanted = [name for name in OF_SAMPLES if name in self.metrics]
+        """Return the metrics that compare samples; a single sample has no diversity."""
+        names = [name for name in OF_SAMPLES if name in self.metrics]
         if len(outputs) == 1:
-            return dict.fromkeys(wanted, 0.0)
-        found = {}
-        if "diversity" in wanted:
-            found["diversity"] = figures_of.diversity(outputs)
-        if "diversity-score" in wanted:
+            return dict.fromkeys(names, 0.0)
+        figures = {}
+        if "diversity" in names:
+            figures["diversity"] = functions.diversity(outputs)
+        if "diversity-score" in names:
             maps = [self._lpips_map(output, original) for output in outputs]
-            found["diversity-score"] = figures_of.diversity_score(maps)
-        return found
+            figures["diversity-score"] = functions.diversity_score(maps)
+        return figures
 
     def _lpips(self, output: Picture, original: Picture) -> float:
         import torch
@@ -168,11 +174,11 @@ class MetricSet:
 
         assert self.lpips is not None
         with torch.inference_mode():
-            found = self.lpips.spatial(_tensor(output), _tensor(original))
-        return np.asarray(found[0, 0].numpy(), np.float32)
+            distances = self.lpips.spatial(_tensor(output), _tensor(original))
+        return np.asarray(distances[0, 0].numpy(), np.float32)
 
 
 def _tensor(picture: Picture) -> torch.Tensor:
     import torch
 
-    return torch.from_numpy(picture.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+    return torch.from_numpy(full_range(picture.transpose(2, 0, 1)[None]))

@@ -1,4 +1,4 @@
-"""Figures of quality as the papers define them; docs/evaluate.md has the sources."""
+"""Image quality metrics as the papers define them; docs/evaluate.md has the sources."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_export.evaluation.imresize import matlab_bicubic
+from flowsr_export.evaluation.imresize import WHITE, matlab_bicubic
 from flowsr_runtime.errors import ShapeError
+from flowsr_runtime.geometry import size_text
 
 __all__ = [
     "METRICS",
     "SSIM_WINDOW",
     "Metric",
+    "decibels",
     "diversity",
     "diversity_score",
     "lr_psnr",
@@ -28,13 +30,13 @@ __all__ = [
 
 Picture = NDArray[np.uint8]
 
-PEAK = 255.0
+PEAK = float(WHITE)
 # ITU-R BT.601 studio swing: 8-bit RGB to Y in [16, 235], as MATLAB's rgb2ycbcr, not rounded.
 LUMA_OFFSET = 16.0
-LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966]) / 255
+LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966]) / PEAK
 
 SSIM_WINDOW = 11
-"""Side in pixels of the window of SSIM, the smallest picture that it takes."""
+"""Side of SSIM's window, which is also the smallest side of an image, pixels."""
 
 # Wang et al., "Image quality assessment" (IEEE TIP 13, 2004), section III.C.
 SSIM_SIGMA = 1.5
@@ -43,15 +45,15 @@ SSIM_C1, SSIM_C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 @dataclass(frozen=True)
 class Metric:
-    """What tables say of a figure.
+    """Description of a metric in tables.
 
     Attributes:
-        what: Its meaning and unit.
+        meaning: Definition and unit.
         digits: Decimals in tables.
-        better: "higher" or "lower"; "neither" where it only describes.
+        better: "higher", "lower" or "neither".
     """
 
-    what: str
+    meaning: str
     digits: int
     better: str
 
@@ -59,57 +61,57 @@ class Metric:
 METRICS = {
     "psnr": Metric("dB, RGB, the border shaved by the scale and 6 more", 2, "higher"),
     "psnr-y": Metric("dB, luma, the border shaved by the scale", 2, "higher"),
-    "ssim": Metric("mean of R, G and B, whole pictures", 4, "higher"),
+    "ssim": Metric("mean of R, G and B, whole images", 4, "higher"),
     "ssim-y": Metric("luma, the border shaved by the scale", 4, "higher"),
-    "lpips": Metric("LPIPS v0.1 with AlexNet, whole pictures", 3, "lower"),
-    "lr-psnr": Metric("dB, RGB, output shrunk by bicubic against the input", 2, "higher"),
-    "diversity": Metric("eight-bit steps, deviation over the samples", 3, "neither"),
-    "diversity-score": Metric("%, LPIPS of the best of each pixel below the best", 2, "higher"),
+    "lpips": Metric("LPIPS v0.1 with AlexNet, whole images", 3, "lower"),
+    "lr-psnr": Metric("dB, RGB, output downscaled by bicubic against the input", 2, "higher"),
+    "diversity": Metric("eight-bit steps, standard deviation over the samples", 3, "neither"),
+    "diversity-score": Metric("%, LPIPS reduced by the best sample per pixel", 2, "higher"),
 }
-"""Every figure by name, in the order of tables."""
+"""Every metric by name, in the order of tables."""
 
 
 def luma(rgb: Picture) -> NDArray[np.float64]:
-    """Return the luma of a picture (H, W, 3) uint8: Y of Y'CbCr in [16, 235], (H, W)."""
+    """Return the luma of an image (H, W, 3) uint8: Y of Y'CbCr in [16, 235], (H, W)."""
     return LUMA_OFFSET + rgb.astype(np.float64) @ LUMA_WEIGHTS
 
 
 def psnr(a: Picture, b: Picture, shave: int) -> float:
-    """Return the PSNR of two RGB pictures.
+    """Return the PSNR of two RGB images.
 
     Args:
-        a: Picture, (H, W, 3) uint8.
-        b: Picture of the same size.
-        shave: Pixels left out on every side.
+        a: RGB image, (H, W, 3) uint8.
+        b: RGB image of the same size.
+        shave: Pixels to shave on every side.
 
     Returns:
-        Decibels against 255 over all values; infinite for equal pictures.
+        Decibels relative to 255 over all values; infinite for equal images.
 
     Raises:
         ShapeError: If the sizes differ or nothing is left between the borders.
     """
-    return _decibels(*_inner(a, b, shave, least=1))
+    return decibels(*_inner(a, b, shave, least=1))
 
 
 def psnr_y(a: Picture, b: Picture, shave: int) -> float:
-    """Return the PSNR of the luma of two pictures; as `psnr`."""
+    """Return the PSNR of the luma of two images; see `psnr`."""
     a, b = _inner(a, b, shave, least=1)
-    return _decibels(luma(a), luma(b))
+    return decibels(luma(a), luma(b))
 
 
 def ssim(a: Picture, b: Picture, shave: int) -> float:
-    """Return the mean over R, G and B of the SSIM of two pictures.
+    """Return the mean over R, G and B of the SSIM of two images.
 
-    Wang et al. 2004 as their MATLAB code computes it: a Gaussian window of 11 pixels,
-    sigma 1.5, where it lies inside the picture; K1 = 0.01, K2 = 0.03, L = 255.
+    Wang et al. 2004 as in their MATLAB code: a Gaussian window of 11 pixels, sigma 1.5,
+    at positions inside the image; K1 = 0.01, K2 = 0.03, L = 255.
 
     Args:
-        a: Picture, (H, W, 3) uint8.
-        b: Picture of the same size.
-        shave: Pixels left out on every side.
+        a: RGB image, (H, W, 3) uint8.
+        b: RGB image of the same size.
+        shave: Pixels to shave on every side.
 
     Returns:
-        At most 1, which equal pictures have.
+        At most 1, for equal images.
 
     Raises:
         ShapeError: If the sizes differ, or less than the window is left between the borders.
@@ -122,32 +124,32 @@ def ssim(a: Picture, b: Picture, shave: int) -> float:
 
 
 def ssim_y(a: Picture, b: Picture, shave: int) -> float:
-    """Return the SSIM of the luma of two pictures; as `ssim`."""
+    """Return the SSIM of the luma of two images; see `ssim`."""
     a, b = _inner(a, b, shave, least=SSIM_WINDOW)
     return _ssim(luma(a), luma(b))
 
 
 def lr_psnr(output: Picture, low: Picture) -> float:
-    """Return how well an output agrees with the input that it was made from.
+    """Return the consistency of an output with its input.
 
     Args:
-        output: RGB picture, (H, W, 3) uint8.
+        output: RGB image, (H, W, 3) uint8.
         low: The input, (h, w, 3) uint8.
 
     Returns:
-        PSNR in dB between `low` and the output shrunk by MATLAB's bicubic to (h, w).
+        PSNR in dB between `low` and the output downscaled by MATLAB's bicubic to (h, w).
     """
     return psnr(matlab_bicubic(output, (low.shape[0], low.shape[1])), low, 0)
 
 
 def diversity(samples: Sequence[Picture]) -> float:
-    """Return how much samples of one picture differ.
+    """Return the diversity of samples of one image.
 
     Args:
-        samples: Two or more pictures, each (H, W, 3) uint8.
+        samples: Two or more images, each (H, W, 3) uint8.
 
     Returns:
-        Standard deviation over the samples (unbiased, as LINF's evaluation has it) in
+        Standard deviation over the samples (unbiased, as in LINF's evaluation) in
         eight-bit steps, mean over pixels and channels.
 
     Raises:
@@ -167,11 +169,11 @@ def diversity_score(distances: Sequence[NDArray[np.float32]]) -> float:
     """Return the diversity score of the NTIRE 2021 challenge on learning the SR space.
 
     Args:
-        distances: Of each of two or more samples its LPIPS to the original by pixel, (H, W).
+        distances: LPIPS map to the original for each of two or more samples, (H, W).
 
     Returns:
-        By how many percent of the best sample's mean distance the mean of each pixel's best
-        distance lies below it: 0 for equal samples; NaN if the best distance is 0.
+        Reduction of the best sample's mean distance, in percent, if every pixel came from its
+        best sample: 0 for equal samples; NaN if the best distance is 0.
 
     Raises:
         ShapeError: If there is one sample, or their sizes differ.
@@ -183,20 +185,21 @@ def diversity_score(distances: Sequence[NDArray[np.float32]]) -> float:
 
 
 def _inner(a: Picture, b: Picture, shave: int, least: int) -> tuple[Picture, Picture]:
-    """Leave the border out."""
+    """Return two images without their borders."""
     if a.shape != b.shape:
-        raise ShapeError(f"pictures must have one size, got {a.shape} and {b.shape}")
+        raise ShapeError(f"images must have one size, got {a.shape} and {b.shape}")
     height, width = a.shape[0] - 2 * shave, a.shape[1] - 2 * shave
     if min(height, width) < least:
         raise ShapeError(
-            f"a picture of {a.shape[1]}x{a.shape[0]} has less than {least} pixels a side "
-            f"between borders of {shave}"
+            f"image must have at least {least} pixels a side between borders of {shave}, got "
+            f"{size_text((a.shape[0], a.shape[1]))}"
         )
     inside = (slice(shave, shave + height), slice(shave, shave + width))
     return a[inside], b[inside]
 
 
-def _decibels(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+def decibels(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    """Return the PSNR of two arrays with levels in [0, 255], dB; infinite if they are equal."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
 
@@ -225,4 +228,4 @@ def _windowed(plane: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _check_samples(shapes: Sequence[tuple[int, ...]]) -> None:
     if len(shapes) < 2 or len(set(shapes)) != 1:
-        raise ShapeError(f"diversity needs two samples or more of one size, got {shapes}")
+        raise ShapeError(f"samples must be at least two of one size, got {shapes}")

@@ -1,185 +1,338 @@
-"""The model that is evaluated: a bundle on a backend, or a checkpoint in PyTorch."""
+"""Models to evaluate: bicubic, a bundle on a backend, or a checkpoint in PyTorch."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from flowsr_export.evaluation.methods import BundleMethod, Method, TorchMethod
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsr_export.evaluation.imresize import matlab_bicubic
 from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
-from flowsr_runtime.errors import UsageError
+from flowsr_runtime.errors import NonFiniteError, ScaleError, UsageError
 from flowsr_runtime.geometry import exact_scale
+from flowsr_runtime.pictures.pixels import full_range, store
+from flowsr_runtime.tiling.noise import check_noise
 
-__all__ = ["TORCH", "EvaluatedModel", "EvaluatedModelConfig", "open_subject"]
+if TYPE_CHECKING:
+    from flowsr_export.deployment.interface import Network
+    from flowsr_runtime.bundle.manifest import Latent
 
+__all__ = [
+    "BICUBIC",
+    "NAME",
+    "TORCH",
+    "EvaluatedModel",
+    "Upscaled",
+    "bundle_model",
+    "open_model",
+    "torch_model",
+]
+
+Picture = NDArray[np.uint8]
+
+NAME = "flowsr-lp"
 HASHES = ("model_sha256", "prior_sha256")
 
 TORCH = "torch"
-"""The backend that runs checkpoints, beside those of the runtime."""
+"""Backend that runs checkpoints, beside those of the runtime."""
 
 
 @dataclass(frozen=True)
-class EvaluatedModelConfig:
-    """Which model, and on what.
+class Upscaled:
+    """One result.
 
     Attributes:
-        settings: As for a session; the backend may be `TORCH`.
-        bundle: Its folder, None for the built-in one, or with PyTorch for `model` alone.
-        model: Checkpoint of its flow, for PyTorch; None for the built-in one.
-        prior: Checkpoint of its latent module.
-        temperature: Of the noise; None with a learned prior.
-        truncate: Cut values down to eight bits in place of rounding them.
-        memory_budget: Bytes of activations of one run of a bundle; None for what it states.
-        halo: Overlap of its tiles.
+        picture: RGB image, (H, W, 3) uint8.
+        warning: One line if values are far out of range, else None.
     """
 
-    settings: SessionSettings
-    bundle: Path | None = None
-    model: Path | None = None
-    prior: Path | None = None
-    temperature: float | None = None
-    truncate: bool = False
-    memory_budget: int | None = None
-    halo: Literal["default", "exact"] = "default"
+    picture: Picture
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model that is open.
+    """An open model, or another method of upscaling.
 
     Attributes:
-        method: What enlarges pictures.
-        scale: Its only scale, None for any.
-        provider: What it computes with.
-        about: What it is, for the report: `what`, `family`, hashes.
-        libraries: Versions of what runs it.
+        name: Name in tables.
+        upscale: Upscales an image (h, w, 3) uint8 to a size (H, W) with a random seed.
+        is_random: Whether another seed gives another image.
+        scale: The only supported scale, None for any.
+        provider: Device type or provider.
+        about: Description for the report: `what`, `family`, hashes.
+        libraries: Versions of the libraries that run it.
     """
 
-    method: Method
-    scale: str | None
-    provider: str
-    about: dict[str, Any]
-    libraries: dict[str, str]
+    name: str
+    upscale: Callable[[Picture, tuple[int, int], int], Upscaled]
+    is_random: bool = False
+    scale: str | None = None
+    provider: str = "cpu"
+    about: dict[str, Any] = field(default_factory=dict)
+    libraries: dict[str, str] = field(default_factory=dict)
 
     def check_scales(self, scales: tuple[str, ...]) -> None:
         """Check scales before anything is computed.
 
         Raises:
             ScaleError: If one is not a number of at least 1.
-            UsageError: If the model has another scale only.
+            UsageError: If the model does not support one.
         """
         for scale in scales:
             exact = exact_scale(scale)
             if self.scale is not None and exact != exact_scale(self.scale):
-                raise UsageError(f"this model enlarges {self.scale} times only, got {scale}")
+                raise UsageError(
+                    f"this model only supports scale {self.scale}, got {scale}", option="scale"
+                )
+
+
+BICUBIC = EvaluatedModel("bicubic", lambda low, size, seed: Upscaled(matlab_bicubic(low, size)))
+"""MATLAB's bicubic interpolation."""
 
 
 @contextmanager
-def open_subject(config: EvaluatedModelConfig) -> Iterator[EvaluatedModel]:
-    """Open the model and close it afterwards.
+def open_model(
+    settings: SessionSettings,
+    bundle: Path | None = None,
+    model: Path | None = None,
+    prior: Path | None = None,
+    *,
+    temperature: float | None = None,
+    truncate: bool = False,
+    memory_budget: int | None = None,
+    halo: Literal["default", "exact"] = "default",
+) -> Iterator[EvaluatedModel]:
+    """Open a model and close it afterwards.
 
     Args:
-        config: Which model, and on what.
+        settings: Session settings; the backend may be `TORCH`.
+        bundle: Folder of the bundle; None for the built-in one, or with PyTorch for `model`.
+        model: Checkpoint of the flow, for PyTorch; None for the built-in one.
+        prior: Checkpoint of the latent module.
+        temperature: Standard deviation of the noise; None with a learned prior.
+        truncate: Truncate values to eight bits instead of rounding them.
+        memory_budget: Bytes of activations of one run of a bundle; None for the bundle's own.
+        halo: Overlap of the tiles of a bundle.
 
     Yields:
         The model.
 
     Raises:
-        UsageError: If the options do not go together, or the checkpoint is not the bundle's.
+        UsageError: If arguments exclude each other, or the checkpoint is not the bundle's.
         CheckpointError: If a checkpoint is damaged.
         BackendError: If the backend's library is not installed.
         ProviderError: If the provider or the device is missing.
         BundleError: If the bundle is missing, damaged or lacks the graph.
     """
-    if config.settings.backend == TORCH:
-        yield _torch_subject(config)
+    if settings.backend == TORCH:
+        if memory_budget is not None or halo != "default":
+            raise UsageError(
+                f"memory_budget and halo are for bundles, got backend {TORCH}", option="backend"
+            )
+        yield _open_checkpoint(settings, bundle, model, prior, temperature, truncate)
         return
-    if config.model is not None or config.prior is not None:
-        raise UsageError(f"--model and --prior are for --backend {TORCH}")
-    bundle = Bundle.open(config.bundle or embedded_bundle())
-    session = config.settings.open(bundle)
-    with Upscaler(
-        bundle, session, memory_budget=config.memory_budget, halo=config.halo
-    ) as upscaler:
-        method = BundleMethod(upscaler, config.temperature, config.truncate)
-        scale = bundle.manifest.scale
-        yield EvaluatedModel(
-            method,
-            None if scale is None else str(scale),
-            session.provider,
-            _about_bundle(bundle, config),
-            _libraries(session.backend),
+    if model is not None or prior is not None:
+        raise UsageError(
+            f"model and prior need backend {TORCH}, got {settings.backend}", option="model"
+        )
+    opened = Bundle.open(bundle or embedded_bundle())
+    session = settings.open(opened)
+    with Upscaler(opened, session, memory_budget=memory_budget, halo=halo) as upscaler:
+        name = opened.model_name(settings.precision)
+        stated = opened.manifest.raw.get("model")
+        hashes = {key: stated.get(key) for key in HASHES} if isinstance(stated, dict) else {}
+        about = {
+            "what": f"{name} of {'built-in bundle' if bundle is None else bundle}",
+            "family": opened.manifest.family,
+            "graph_sha256": opened.manifest.files[name].sha256,
+            **hashes,
+        }
+        yield bundle_model(
+            upscaler,
+            temperature,
+            truncate,
+            provider=session.provider,
+            about=about,
+            libraries=_libraries(session.backend),
         )
 
 
-def _about_bundle(bundle: Bundle, config: EvaluatedModelConfig) -> dict[str, Any]:
-    name = bundle.model_name(config.settings.precision)
-    stated = bundle.manifest.raw.get("model")
-    hashes = {key: stated.get(key) for key in HASHES} if isinstance(stated, dict) else {}
-    where = "built-in bundle" if config.bundle is None else str(config.bundle)
-    return {
-        "what": f"{name} of {where}",
-        "family": bundle.manifest.family,
-        "graph_sha256": bundle.manifest.files[name].sha256,
-        **hashes,
-    }
+def bundle_model(
+    upscaler: Upscaler,
+    temperature: float | None = None,
+    truncate: bool = False,
+    *,
+    provider: str = "cpu",
+    about: dict[str, Any] | None = None,
+    libraries: dict[str, str] | None = None,
+) -> EvaluatedModel:
+    """Return an open bundle as a model; see `open_model`.
+
+    Raises:
+        UsageError: If the bundle needs a temperature or takes none.
+    """
+    manifest = upscaler.bundle.manifest
+    _check_temperature(manifest.latents, temperature)
+
+    def upscale(low: Picture, size: tuple[int, int], seed: int) -> Upscaled:
+        lines: list[str] = []
+        picture = upscaler.upscale(
+            low,
+            size=size,
+            seed=seed,
+            temperature=temperature,
+            truncate=truncate,
+            warn=lines.append,
+        )
+        return Upscaled(picture, "; ".join(lines) or None)
+
+    return EvaluatedModel(
+        NAME,
+        upscale,
+        is_random=bool(manifest.latents) and temperature != 0,
+        scale=None if manifest.scale is None else str(manifest.scale),
+        provider=provider,
+        about=about or {},
+        libraries=libraries or {},
+    )
 
 
-def _libraries(backend: str) -> dict[str, str]:
-    """Return the version of what runs a bundle, which is imported by now."""
-    return {backend: str(sys.modules[backend].__version__)} if backend in sys.modules else {}
+def torch_model(
+    network: Network,
+    *,
+    place: str = "cpu",
+    temperature: float | None = None,
+    truncate: bool = False,
+    about: dict[str, Any] | None = None,
+) -> EvaluatedModel:
+    """Return a network in eager PyTorch, with the noise of the runtime, as a model.
 
+    Args:
+        network: LINF-LP or SRFlow-LP.
+        place: PyTorch's device, such as "cuda:0".
+        temperature: Standard deviation of the noise; None with a learned prior.
+        truncate: Truncate values to eight bits instead of rounding them.
+        about: Description for the report.
 
-def _torch_subject(config: EvaluatedModelConfig) -> EvaluatedModel:
+    Raises:
+        UsageError: If the network needs a temperature or takes none.
+    """
     import torch
 
     from flowsr_export.deployment.families import deployment_of
+    from flowsr_export.inputs.cases import Case, latents_for
+
+    deployment = deployment_of(network.to(place))
+    _check_temperature(deployment.latents, temperature)
+
+    def upscale(low: Picture, size: tuple[int, int], seed: int) -> Upscaled:
+        case = Case((low.shape[0], low.shape[1]), size)
+        scale = deployment.scale
+        if scale is not None and size != tuple(int(side * scale) for side in case.lr):
+            raise ScaleError(f"this model only supports scale {float(scale):g}, got {case}")
+        rgb = torch.from_numpy(full_range(low.transpose(2, 0, 1)[None])).to(place)
+        latents = latents_for(
+            deployment.latents,
+            deployment.padded_size(case),
+            batch=1,
+            seed=seed,
+            temperature=temperature or 0.0,
+        )
+        noise = [torch.from_numpy(latent).to(place) for latent in latents.values()]
+        with torch.inference_mode():
+            output = deployment.reference(rgb, size, noise or None)[0].cpu().numpy()
+        if not np.isfinite(output).all():
+            raise NonFiniteError("the model gives NaN or infinity")
+        picture = np.empty((*size, 3), np.uint8)
+        store(output.transpose(1, 2, 0).copy(), picture, clamp=True, truncate=truncate)
+        return Upscaled(picture)
+
+    return EvaluatedModel(
+        NAME,
+        upscale,
+        is_random=bool(deployment.latents) and temperature != 0,
+        scale=None if deployment.scale is None else str(deployment.scale),
+        provider=place,
+        about={"family": deployment.family, **(about or {})},
+        libraries={"torch": torch.__version__},
+    )
+
+
+def _open_checkpoint(
+    settings: SessionSettings,
+    bundle: Path | None,
+    model: Path | None,
+    prior: Path | None,
+    temperature: float | None,
+    truncate: bool,
+) -> EvaluatedModel:
+    import torch
+
     from flowsr_export.parity.reference import reference_of
     from flowsr_lp import embedded_checkpoint, load_checkpoint
 
-    place = _place(config)
-    if config.prior is not None and config.model is None:
-        raise UsageError("--prior needs --model")
-    if config.settings.threads is not None:
-        torch.set_num_threads(config.settings.threads)
-    if config.bundle is not None:
-        checkpoint = reference_of(Bundle.open(config.bundle), config.model, config.prior)
-    elif config.model is not None:
-        checkpoint = load_checkpoint(config.model, config.prior)
+    place = _place(settings)
+    if prior is not None and model is None:
+        raise UsageError("prior needs model, got a prior alone", option="prior")
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if bundle is not None:
+        checkpoint = reference_of(Bundle.open(bundle), model, prior)
+    elif model is not None:
+        checkpoint = load_checkpoint(model, prior)
     else:
         checkpoint = load_checkpoint(*embedded_checkpoint())
-    deployment = deployment_of(checkpoint.network)
-    method = TorchMethod(
-        checkpoint.network,
-        place=place,
-        temperature=config.temperature,
-        truncate=config.truncate,
-    )
     about = {
-        "what": "built-in checkpoint" if config.model is None else str(config.model),
-        "family": deployment.family,
+        "what": "built-in checkpoint" if model is None else str(model),
         "model_sha256": checkpoint.model_sha256,
         "prior_sha256": checkpoint.prior_sha256,
     }
-    scale = None if deployment.scale is None else str(deployment.scale)
-    return EvaluatedModel(method, scale, place, about, {"torch": torch.__version__})
+    return torch_model(
+        checkpoint.network,
+        place=place,
+        temperature=temperature,
+        truncate=truncate,
+        about=about,
+    )
 
 
-def _place(config: EvaluatedModelConfig) -> str:
-    """Return PyTorch's device; refuse what only a bundle can be asked."""
-    settings = config.settings
-    plain = SessionSettings(TORCH, settings.provider, settings.device, settings.threads)
-    if settings != plain or config.memory_budget is not None or config.halo != "default":
+def _place(settings: SessionSettings) -> str:
+    """Return PyTorch's device; refuse settings that only bundles have."""
+    if settings != SessionSettings(TORCH, settings.provider, settings.device, settings.threads):
         raise UsageError(
-            f"--backend {TORCH} runs whole pictures in fp32; it takes no --precision, "
-            "--workers, --cuda-graphs, --memory-budget or --halo"
+            f"precision must be fp32 and workers and CUDA graphs unset with backend {TORCH}",
+            option="backend",
         )
     if settings.provider not in (None, "cpu", "cuda"):
         raise UsageError(
-            f"provider must be cpu or cuda with {TORCH}, got {settings.provider!r}"
+            f"provider must be cpu or cuda with backend {TORCH}, got {settings.provider!r}",
+            option="provider",
         )
     return f"cuda:{settings.device}" if settings.provider == "cuda" else "cpu"
+
+
+def _libraries(backend: str) -> dict[str, str]:
+    """Return the version of the library that runs a bundle."""
+    return {backend: str(sys.modules[backend].__version__)} if backend in sys.modules else {}
+
+
+def _check_temperature(latents: Sequence[Latent], temperature: float | None) -> None:
+    """Check that a temperature is given if and only if a model has latent inputs."""
+    if latents and temperature is None:
+        raise UsageError(
+            "temperature is needed by a model without a learned prior (0 gives the mode)",
+            option="temperature",
+        )
+    if temperature is not None and not latents:
+        raise UsageError(
+            f"temperature needs a model without a learned prior, got {temperature:g}",
+            option="temperature",
+        )
+    check_noise(0, temperature or 0.0)

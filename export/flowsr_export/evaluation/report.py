@@ -1,4 +1,4 @@
-"""An evaluation as CSV, JSON and a Markdown table, written beside its sheet."""
+"""Write an evaluation as CSV, JSON and a Markdown table beside its contact sheet."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from PIL import Image
 
 from flowsr_export.evaluation.metrics import METRICS
 from flowsr_export.evaluation.run import Row
+from flowsr_export.reports.files import report_paths as paths_for
+from flowsr_export.reports.files import write_files
+from flowsr_export.reports.table import markdown_rows
 from flowsr_runtime import write_picture
-from flowsr_runtime.atomic import replace_file
-from flowsr_runtime.errors import OutputError
 
 __all__ = [
-    "SUFFIXES",
     "Mean",
     "as_csv",
     "as_json",
@@ -37,14 +37,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Mean:
-    """Means over the pictures of a set.
+    """Means over the images of a set.
 
     Attributes:
         dataset: Name of the set.
-        scale: Output pixels per input pixel.
-        method: What enlarged them.
-        pictures: How many there were.
-        figures: Each figure's mean.
+        scale: Scale as it was typed.
+        method: Name of the model.
+        pictures: Number of images.
+        figures: Mean of each metric.
     """
 
     dataset: str
@@ -55,7 +55,7 @@ class Mean:
 
 
 def means_of(rows: Sequence[Row]) -> list[Mean]:
-    """Average over the pictures of each set, scale and method, in the order of the rows."""
+    """Average over the images of each set, scale and model, in the order of the rows."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.dataset, row.scale, row.method), []).append(row)
@@ -73,16 +73,16 @@ def means_of(rows: Sequence[Row]) -> list[Mean]:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Return one line for each row, every figure in full precision."""
+    """Return one line for each row, with values in full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     sizes = ("lr_width", "lr_height", "width", "height")
-    about = ("set", "picture", "scale", "method", *sizes, "samples", "seconds")
-    writer.writerow([*about, *rows[0].figures])
+    identity = ("set", "picture", "scale", "method", *sizes, "samples", "seconds")
+    writer.writerow([*identity, *rows[0].figures])
     for row in rows:
         sides = (*row.lr[::-1], *row.size[::-1])
-        what = (row.dataset, row.picture, row.scale, row.method, *sides, len(row.samples))
-        writer.writerow([*what, f"{row.seconds:.4f}", *map(repr, row.figures.values())])
+        cells = (row.dataset, row.picture, row.scale, row.method, *sides, len(row.samples))
+        writer.writerow([*cells, f"{row.seconds:.4f}", *map(repr, row.figures.values())])
     return text.getvalue()
 
 
@@ -90,7 +90,7 @@ def as_json(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the whole evaluation; docs/evaluate.md has the schema.
 
     Args:
-        rows: Every picture, scale and method.
+        rows: Rows of every image, scale and model.
         about: Command, bundle, settings and versions.
     """
     return {
@@ -102,109 +102,84 @@ def as_json(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_markdown(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
-    """Return the means as a table, and what the figures are.
+    """Return the means as a table, and the definitions of the metrics.
 
     Args:
-        rows: Every picture, scale and method.
+        rows: Rows of every image, scale and model.
         about: Command, bundle, settings and versions.
     """
     names = list(rows[0].figures)
     lines = ["# flowsr-export evaluate", "", f"`{about['command']}`", "", _setting(about), ""]
-    lines += [*_table(names, means_of(rows)), ""]
-    lines += [f"- {name}: {METRICS[name].what}; {_direction(name)}." for name in names]
+    cells = [
+        [mean.dataset, f"×{mean.scale}", mean.method, str(mean.pictures)]
+        + [f"{mean.figures[name]:.{METRICS[name].digits}f}" for name in names]
+        for mean in means_of(rows)
+    ]
+    lines += markdown_rows(["set", "scale", "method", "pictures", *names], cells)
+    lines.append("")
+    lines += [f"- {name}: {METRICS[name].meaning}; {_direction(name)}." for name in names]
     shave = about["settings"]["shave"]
     if shave is not None:
-        lines.append(f"- Borders of {shave} pixels were left out in place of those above.")
+        lines.append(f"- Borders of {shave} pixels were shaved instead of those above.")
     for row in rows:
-        what = f"{row.dataset} {row.picture} ×{row.scale}, {row.method}"
-        lines += [f"- Warning, {what}: {line}." for line in row.warnings]
+        label = f"{row.dataset} {row.picture} ×{row.scale}, {row.method}"
+        lines += [f"- Warning, {label}: {line}." for line in row.warnings]
     return "\n".join(lines) + "\n"
-
-
-def _table(names: Sequence[str], means: Sequence[Mean]) -> list[str]:
-    lines = [f"| set | scale | method | pictures | {' | '.join(names)} |"]
-    lines.append("| --- " * (4 + len(names)) + "|")
-    for mean in means:
-        cells = [f"{mean.figures[name]:.{METRICS[name].digits}f}" for name in names]
-        what = (mean.dataset, f"×{mean.scale}", mean.method, str(mean.pictures))
-        lines.append(f"| {' | '.join((*what, *cells))} |")
-    return lines
 
 
 def report_paths(output: Path, *, force: bool) -> list[Path]:
     """Return the files of a report and make their folder, before slow work.
 
     Args:
-        output: A folder that is there, which gets `evaluation.csv` and so on; else the name
-            of the files without their suffix, or with one of them.
-        force: Overwrite what is there.
+        output: An existing folder, which gets `evaluation.csv` and so on; else the path of the
+            files with or without a suffix.
+        force: Overwrite existing files.
 
     Raises:
-        OutputError: If a file is there already and must not be overwritten, or the folder
-            cannot be made.
+        OutputError: If a file exists and `force` is false, or the folder cannot be made.
     """
-    stem = output / NAME if output.is_dir() else output
-    stem = stem.with_suffix("") if stem.suffix in SUFFIXES else stem
-    paths = [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
-    for path in paths:
-        if path.exists() and not force:
-            raise OutputError(f"{path} exists; replace it with force (--force)")
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"folder {stem.parent} cannot be made: {error.strerror or error}"
-        ) from error
-    return paths
+    return paths_for(output, SUFFIXES, force=force, name=NAME)
 
 
 def write_report(
     rows: Sequence[Row], about: Mapping[str, Any], sheet: Image.Image, paths: Sequence[Path]
 ) -> None:
-    """Write the files of a report, each of them whole or not at all.
+    """Write the files of a report, each of them completely or not at all.
 
     Args:
-        rows: Every picture, scale and method.
+        rows: Rows of every image, scale and model.
         about: Command, bundle, settings and versions.
-        sheet: Pictures side by side.
-        paths: As `report_paths` returned them; what is there is replaced.
+        sheet: Contact sheet.
+        paths: Files from `report_paths`; existing ones are replaced.
 
     Raises:
-        OutputError: If one cannot be written.
+        OutputError: If a file cannot be written.
     """
-    texts = (
-        as_csv(rows),
-        json.dumps(as_json(rows, about), indent=1) + "\n",
-        as_markdown(rows, about),
-    )
-    for path, text in zip(paths, texts, strict=False):
-        try:
-            replace_file(path, text.encode("utf-8"))
-        except OSError as error:
-            why = error.strerror or error
-            raise OutputError(f"{path} cannot be written: {why}") from error
+    document = json.dumps(as_json(rows, about), indent=1) + "\n"
+    texts = as_csv(rows), document, as_markdown(rows, about)
+    write_files(dict(zip(paths, texts, strict=False)))
     write_picture(paths[-1], np.asarray(sheet), force=True)
 
 
 def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
-    """Call the set by the word that users know; Python has another use for it."""
+    """Rename the key `dataset` to `set`, which is a built-in name in Python."""
     return {"set" if key == "dataset" else key: value for key, value in entry.items()}
 
 
 def _setting(about: Mapping[str, Any]) -> str:
     settings = about["settings"]
-    what = [about["model"]["what"]]
-    what.append(f"{settings['backend']} {settings['provider']} {settings['precision']}")
+    parts = [about["model"]["what"]]
+    parts.append(f"{settings['backend']} {settings['provider']} {settings['precision']}")
     if settings["temperature"] is not None:
-        what.append(
+        parts.append(
             f"temperature {settings['temperature']:g}, {settings['samples']} samples from "
             f"seed {settings['seed']}"
         )
-    what.append("inputs given" if settings["lr"] else "inputs by MATLAB's bicubic")
+    parts.append("inputs given" if settings["lr"] else "inputs by MATLAB's bicubic")
     libraries = ", ".join(f"{name} {v}" for name, v in about["libraries"].items())
-    return f"{'; '.join(what)}; {libraries}."
+    return f"{'; '.join(parts)}; {libraries}."
 
 
 def _direction(name: str) -> str:
     better = METRICS[name].better
-    return "it only describes" if better == "neither" else f"{better} is better"
+    return "only descriptive" if better == "neither" else f"{better} is better"

@@ -1,4 +1,4 @@
-"""Evaluate methods on pictures: every picture, scale and sample, figure by figure."""
+"""Evaluate models on image pairs: every image, scale and sample, with every metric."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.evaluation.dataset import Pair
-from flowsr_export.evaluation.methods import Enlarged, Method
 from flowsr_export.evaluation.metric_set import OF_SAMPLES, MetricSet
+from flowsr_export.evaluation.model import EvaluatedModel
 from flowsr_runtime.errors import FlowsrError, PictureError, UsageError
+from flowsr_runtime.geometry import size_text
 
 __all__ = ["Result", "Row", "check_pairs", "evaluate"]
 
@@ -21,20 +22,20 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Row:
-    """One picture, scale and method.
+    """Measurements of one image, scale and model.
 
     Attributes:
         dataset: Name of the set.
-        picture: Name of the picture.
-        scale: Output pixels per input pixel, as it was typed.
-        method: What enlarged it.
+        picture: Name of the image.
+        scale: Scale as it was typed.
+        method: Name of the model.
         lr: Input size (h, w).
         size: Output size (H, W).
-        seconds: Time of one enlargement, mean over the samples.
-        figures: Each figure, mean over the samples.
-        samples: The figures of each sample, in the order of the seeds; without those that
-            are of all samples together.
-        warnings: One line for each sample whose values lay far out of range.
+        seconds: Time of one upscaling, mean over the samples.
+        figures: Value of each metric, mean over the samples.
+        samples: Values of each sample in the order of the seeds, without the metrics that
+            compare all samples.
+        warnings: One line for each sample with values far out of range.
     """
 
     dataset: str
@@ -51,12 +52,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """A row and the pictures that it is about.
+    """A row and its images.
 
     Attributes:
-        row: The figures.
+        row: The measurements.
         output: The first sample, (H, W, 3) uint8.
-        original: What it was compared with, (H, W, 3) uint8.
+        original: The original, (H, W, 3) uint8.
     """
 
     row: Row
@@ -69,83 +70,89 @@ def check_pairs(
     metric_set: MetricSet,
     advance: Callable[[str], None] = lambda note: None,
 ) -> None:
-    """Read every picture once, so that a bad one does not end a long run.
+    """Read every image once, before a bad one can end a long run.
 
     Args:
-        pairs: What is to be evaluated.
-        metric_set: With which figures.
-        advance: Called with each pair's name when it was read.
+        pairs: Image pairs.
+        metric_set: Metrics.
+        advance: Called with the name of each pair after it.
 
     Raises:
-        PictureError: If a file cannot be read, sizes do not go together, or an original is
-            too small for a figure.
+        PictureError: If a file cannot be read, the sizes of a pair do not fit, or an original
+            is too small for a metric.
     """
     for pair in pairs:
         original, _ = pair.read()
         least = metric_set.smallest(pair.scale)
-        if min(original.shape[:2]) < least:
+        size = original.shape[0], original.shape[1]
+        if min(size) < least:
             raise PictureError(
-                f"{pair.hr} at ×{pair.scale} is {original.shape[1]}x{original.shape[0]}; "
-                f"for {', '.join(metric_set.metrics)} {least} pixels a side are needed"
+                f"{pair.hr} must have at least {least} pixels a side at ×{pair.scale} for "
+                f"{', '.join(metric_set.metrics)}, got {size_text(size)}"
             )
         advance(str(pair))
 
 
 def evaluate(
     pairs: Sequence[Pair],
-    methods: Sequence[Method],
+    models: Sequence[EvaluatedModel],
     metric_set: MetricSet,
     *,
     samples: int = 1,
     seed: int = 0,
     advance: Callable[[str], None] = lambda note: None,
 ) -> Iterator[Result]:
-    """Enlarge every picture with every method and compare it with its original.
+    """Upscale every image with every model and compare it with its original.
 
     Args:
-        pairs: Originals and inputs.
-        methods: What enlarges them.
-        metric_set: With which figures they are compared.
-        samples: Pictures of each method that has noise.
-        seed: Of the first sample; the others follow it by one.
-        advance: Called with each pair's name after each method.
+        pairs: Image pairs.
+        models: Models.
+        metric_set: Metrics.
+        samples: Samples of each model with noise.
+        seed: Random seed of the first sample; each further sample adds one.
+        advance: Called with the name of each pair after each model.
 
     Yields:
-        One result for each pair and method.
+        One result for each pair and model.
 
     Raises:
-        UsageError: If a method has no noise and more than one sample is asked of all, or
-            diversity of one sample.
-        FlowsrError: What a picture's enlargement or a figure fails with, the pair named.
+        UsageError: If several samples are requested and no model has noise, or diversity is
+            requested with one sample.
+        FlowsrError: If an upscaling or a metric fails; the message names the pair.
     """
-    _check_samples(methods, metric_set, samples)
+    _check_samples(models, metric_set, samples)
     for pair in pairs:
         original, low = pair.read()
-        for method in methods:
+        for model in models:
             try:
-                result = _result(pair, method, metric_set, original, low, samples, seed)
+                result = _result(pair, model, metric_set, original, low, samples, seed)
             except FlowsrError as error:
-                raise type(error)(f"{pair}, {method.name}: {error}") from error
+                raise type(error)(f"{pair}, {model.name}: {error}") from error
             advance(str(pair))
             yield result
 
 
-def _check_samples(methods: Sequence[Method], metric_set: MetricSet, samples: int) -> None:
+def _check_samples(
+    models: Sequence[EvaluatedModel], metric_set: MetricSet, samples: int
+) -> None:
     if samples < 1:
-        raise UsageError(f"samples must be at least 1, got {samples}")
-    noisy = any(method.samples for method in methods)
-    if samples > 1 and not noisy:
+        raise UsageError(f"samples must be at least 1, got {samples}", option="samples")
+    if samples > 1 and not any(model.is_random for model in models):
         raise UsageError(
-            "samples need noise: a bundle without a learned prior and a temperature above 0"
+            f"samples must be 1 without noise, got {samples}; noise needs a bundle without a "
+            "learned prior and a temperature above 0",
+            option="samples",
         )
-    wanted = [name for name in OF_SAMPLES if name in metric_set.metrics]
-    if wanted and samples < 2:
-        raise UsageError(f"{wanted[0]} needs two samples or more (--samples), got {samples}")
+    diversity = [name for name in OF_SAMPLES if name in metric_set.metrics]
+    if diversity and samples < 2:
+        raise UsageError(
+            f"samples must be at least 2 for {diversity[0]}, got {samples}", option="samples"
+        )
 
 
 def _result(
     pair: Pair,
-    method: Method,
+    model: EvaluatedModel,
     metric_set: MetricSet,
     original: Picture,
     low: Picture,
@@ -153,23 +160,23 @@ def _result(
     seed: int,
 ) -> Result:
     size = original.shape[0], original.shape[1]
-    done: list[Enlarged] = []
+    count = samples if model.is_random else 1
     began = time.perf_counter()
-    for number in range(samples if method.samples else 1):
-        done.append(method.enlarge(low, size, seed + number))
-    seconds = (time.perf_counter() - began) / len(done)
-    figures, each = metric_set.measure([one.picture for one in done], original, low, pair.scale)
-    warnings = tuple(one.warning for one in done if one.warning is not None)
+    outputs = [model.upscale(low, size, seed + number) for number in range(count)]
+    seconds = (time.perf_counter() - began) / count
+    figures, per_sample = metric_set.measure(
+        [output.picture for output in outputs], original, low, pair.scale
+    )
     row = Row(
         dataset=pair.dataset,
         picture=pair.name,
         scale=pair.scale,
-        method=method.name,
+        method=model.name,
         lr=(low.shape[0], low.shape[1]),
         size=size,
         seconds=seconds,
         figures=figures,
-        samples=each,
-        warnings=warnings,
+        samples=per_sample,
+        warnings=tuple(o.warning for o in outputs if o.warning is not None),
     )
-    return Result(row, done[0].picture, original)
+    return Result(row, outputs[0].picture, original)

@@ -1,4 +1,4 @@
-"""The sheet of an evaluation: a few pictures, each method beside the original, with figures."""
+"""Contact sheet of an evaluation: a few images, each model beside the original."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from flowsr_export.evaluation.dataset import Pair
 from flowsr_export.evaluation.metrics import METRICS, luma
 from flowsr_export.evaluation.run import Result
 from flowsr_export.reports.contact_sheet import Box, Panel, Row, draw_sheet
-from flowsr_runtime.geometry import exact_scale
+from flowsr_runtime.geometry import exact_scale, size_text
 
 __all__ = ["chosen", "sheet_of"]
 
 PICTURES = 4
 DETAIL_PIXELS = 60  # a side, in pixels of the original
-SHOWN = (("psnr-y", "psnr"), ("lpips", "ssim-y", "ssim"))  # the first of each that there is
+SHOWN = (("psnr-y", "psnr"), ("lpips", "ssim-y", "ssim"))  # the first available of each
 
 
 def chosen(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return at most four pairs at the largest scale, spread over all that there are."""
+    """Return at most four pairs at the largest scale, spread evenly over all of them."""
     largest = max(exact_scale(pair.scale) for pair in pairs)
-    there = [pair for pair in pairs if exact_scale(pair.scale) == largest]
-    count = min(PICTURES, len(there))
-    return [there[place * len(there) // count] for place in range(count)]
+    candidates = [pair for pair in pairs if exact_scale(pair.scale) == largest]
+    count = min(PICTURES, len(candidates))
+    return [candidates[place * len(candidates) // count] for place in range(count)]
 
 
 def sheet_of(results: Sequence[Result]) -> Image.Image:
     """Draw the results of some pairs.
 
     Args:
-        results: Those of the pairs, one of each method, the methods of a pair together.
+        results: One result for each pair and model, with the results of a pair together.
 
     Returns:
-        The sheet, RGB: of each pair the middle square of every method's picture, and two
-        details of it and of the original, where the original has most of them.
+        RGB sheet: for each pair the central square of every model's output, and the two most
+        detailed parts of it and of the original.
     """
     pairs: dict[tuple[str, str], list[Result]] = {}
     for result in results:
@@ -52,18 +52,18 @@ def _row(results: Sequence[Result]) -> Row:
         Panel(r.row.method, _figure(r.row.figures), Image.fromarray(_square(r.output)), True)
         for r in results
     ]
-    (h, w), (height, width) = row.lr, row.size
+    sizes = f"{size_text(row.lr)} to {size_text(row.size)}"
     return Row(
         # The letter x: Pillow's default font has no multiplication sign.
         title=f"x{row.scale}",
-        note=f"{row.dataset} {row.picture}, {w}x{h} to {width}x{height} pixels",
+        note=f"{row.dataset} {row.picture}, {sizes} pixels",
         panels=[*panels, Panel("original", "", Image.fromarray(original), whole=False)],
         details=_details(original),
     )
 
 
 def _square(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Cut the largest square from the middle."""
+    """Return the largest central square."""
     height, width = picture.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -71,13 +71,13 @@ def _square(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _figure(figures: Mapping[str, float]) -> str:
-    found = [next((name for name in names if name in figures), None) for names in SHOWN]
-    names = [name for name in found if name is not None]
+    available = [[name for name in names if name in figures][:1] for names in SHOWN]
+    names = [name for first in available for name in first]
     return ", ".join(f"{name} {figures[name]:.{METRICS[name].digits}f}" for name in names)
 
 
 def _details(square: NDArray[np.uint8]) -> list[Box]:
-    """Return the two boxes, apart from each other, with the steepest changes of luma."""
+    """Return the two disjoint boxes with the steepest changes of luma."""
     whole = square.shape[0]
     side = max(min(DETAIL_PIXELS, whole // 3), 1)
     plane = luma(square)
@@ -92,6 +92,6 @@ def _details(square: NDArray[np.uint8]) -> list[Box]:
 
 
 def _within(sums: NDArray[np.float64], top: int, left: int, side: int) -> float:
-    """Sum over a box from sums that run from the first corner; the last line has no change."""
+    """Return the sum over a box from cumulative sums; the last line has no change."""
     bottom, right = (min(at + side, sums.shape[0] - 1) for at in (top, left))
     return float(sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left])

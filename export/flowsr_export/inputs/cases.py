@@ -1,4 +1,4 @@
-"""What an exported graph is compared on: sizes, and crops of the shipped photographs."""
+"""Test cases for an exported graph: sizes, crops of the shipped photographs, and latents."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from PIL import Image
 
 from flowsr_runtime import output_size
 from flowsr_runtime.bundle.manifest import Latent
+from flowsr_runtime.geometry import size_text
+from flowsr_runtime.pictures.depth import to_depth
 from flowsr_runtime.tiling.noise import latent as draw_latent
 
 __all__ = ["TEMPERATURE", "Case", "Scale", "cases_of", "latents_for", "sample_pictures"]
 
 PICTURES = Path(__file__).parent / "pictures"
-CROP_ORIGIN = 64  # row and column of the photographs at which every crop begins
-EIGHT_BIT = 255
-TEMPERATURE = 0.5  # of the latents that a model without a learned prior is compared with
+CROP_ORIGIN = 64  # row and column of the photographs at which every crop starts
+TEMPERATURE = 0.5  # of the latents in comparisons of models without a learned prior
 Scale = Fraction | tuple[Fraction, Fraction]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison.
+    """Sizes of one comparison.
 
     Attributes:
         lr: Low-resolution size (h, w).
         size: Output size (H, W).
-        batch: Pictures at once.
+        batch: Images at once.
     """
 
     lr: tuple[int, int]
@@ -39,9 +40,8 @@ class Case:
     batch: int = 1
 
     def __str__(self) -> str:
-        """Name the case as messages and tables do."""
-        (h, w), (out_h, out_w) = self.lr, self.size
-        return f"{w}x{h} to {out_w}x{out_h}, batch {self.batch}"
+        """Name of the case in messages and tables."""
+        return f"{size_text(self.lr)} to {size_text(self.size)}, batch {self.batch}"
 
 
 def cases_of(sizes: Iterable[tuple[int, int]], scales: Iterable[Scale]) -> list[Case]:
@@ -55,7 +55,7 @@ def cases_of(sizes: Iterable[tuple[int, int]], scales: Iterable[Scale]) -> list[
 
 
 def sample_pictures(case: Case) -> NDArray[np.float32]:
-    """Crops of the shipped photographs, (B, 3, h, w) in [0, 1]; they repeat beyond an edge."""
+    """Return crops of the shipped photographs, (B, 3, h, w) in [0, 1], repeated at edges."""
     paths = sorted(PICTURES.glob("*.png"))
     crops = []
     for i in range(case.batch):
@@ -67,7 +67,7 @@ def sample_pictures(case: Case) -> NDArray[np.float32]:
         )
         crops.append(photo[np.ix_(rows, cols)])
     rgb = np.stack(crops).transpose(0, 3, 1, 2)
-    return np.asarray(rgb / EIGHT_BIT, np.float32)
+    return to_depth(rgb, "float")
 
 
 def latents_for(
@@ -77,17 +77,17 @@ def latents_for(
     seed: int = 0,
     temperature: float = TEMPERATURE,
 ) -> dict[str, NDArray[np.float32]]:
-    """Draw the latents of a whole output of `size` (H, W), the same for every picture.
+    """Draw the latents of a whole output, the same for every image.
 
     Args:
-        latents: Inputs of noise.
+        latents: Latent inputs of the graph.
         size: Output size (H, W).
-        batch: Pictures at once.
-        seed: Seed of the noise.
-        temperature: Its standard deviation.
+        batch: Images at once.
+        seed: Random seed for the noise.
+        temperature: Standard deviation of the noise.
 
     Returns:
-        By name, (B, D, rows, columns).
+        Latents by name, (B, D, rows, columns).
     """
     drawn = {}
     for stream, latent in enumerate(latents):

@@ -8,34 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.inputs.cases import Case, latents_for, sample_pictures
-from flowsr_export.inputs.run_sizes import RunSize
+from flowsr_export.inputs.run_sizes import RunSize, padded_run_size
 from flowsr_runtime.bundle.manifest import Manifest
-from flowsr_runtime.geometry import output_size
+from flowsr_runtime.pictures.depth import to_depth
 
-__all__ = ["graph_feeds", "padded_run", "to_uint8"]
-
-EIGHT_BIT = 255
+__all__ = ["graph_feeds", "padded_run"]
 
 
 def padded_run(manifest: Manifest, case: Case) -> RunSize:
-    """Return the sizes that the graph takes for a whole picture."""
-    if manifest.scale is None:
-        return RunSize(case.lr, case.size)
-    h, w = (-(-n // manifest.multiple) * manifest.multiple for n in case.lr)
-    return RunSize((h, w), (output_size(h, manifest.scale), output_size(w, manifest.scale)))
+    """Return the sizes that the graph takes for a whole image."""
+    return padded_run_size(manifest, case.lr, case.size)
 
 
 def graph_feeds(manifest: Manifest, case: Case) -> dict[str, NDArray[Any]]:
-    """Inputs of the graph for a case: photographs, and noise of seed 0 without a prior."""
+    """Return the inputs of the graph: photographs, and without a prior noise of seed 0."""
     run = padded_run(manifest, case)
-    right = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(run.lr, case.lr, strict=True))]
-    rgb = np.pad(sample_pictures(case), right, mode="reflect")
-    feeds: dict[str, NDArray[Any]] = {"input": to_uint8(rgb) if manifest.io == "uint8" else rgb}
+    padding = [(0, 0), (0, 0), *((0, n - m) for n, m in zip(run.lr, case.lr, strict=True))]
+    rgb = np.pad(sample_pictures(case), padding, mode="reflect")
+    feeds: dict[str, NDArray[Any]] = {
+        "input": to_depth(rgb, 8) if manifest.io == "uint8" else rgb
+    }
     if manifest.geometry:
         feeds["geometry"] = np.array(run.feeds(manifest)["geometry"], np.int64)
     return feeds | latents_for(manifest.latents, run.out, case.batch)
-
-
-def to_uint8(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Round values in [0, 1] to eight bits."""
-    return np.rint(rgb * EIGHT_BIT).astype(np.uint8)

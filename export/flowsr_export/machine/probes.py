@@ -1,4 +1,4 @@
-"""What the machine can do: matrix products and copies, timed in the same run."""
+"""Matrix products and copies that show the speed of the machine in the same run."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["GEMM_SIDE", "Probe", "onnxruntime_gemm", "probes_of", "torch_gemm"]
 
 GEMM_SIDE = 2048
 GPU_GEMM_SIDE = 8192
-COPIED_BYTES = 1 << 28  # more than the caches of a processor hold
+COPIED_BYTES = 1 << 28  # larger than the caches of a processor
 TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One thing that the machine can do.
+    """One operation whose speed is measured.
 
     Attributes:
-        name: What runs it, and in which precision.
-        kind: A matrix product, or a copy.
+        name: Library and precision.
+        kind: Matrix product or copy.
         place: "cpu" or "cuda".
         amount: Multiply-adds, or bytes read and written, of one run.
-        run: Runs it once.
+        run: Run the operation once.
     """
 
     name: str
@@ -40,16 +40,16 @@ class Probe:
 
 
 def probes_of(threads: int, places: set[str], device: int, precision: str) -> list[Probe]:
-    """Return the probes of the places that something is measured on.
+    """Return the probes for the devices that a benchmark uses.
 
     Args:
         threads: CPU threads.
-        places: "cpu", "cuda" or both; a GPU needs a PyTorch that knows it.
-        device: Number of the GPU.
-        precision: Of the products on the GPU; those on the CPU are in float32.
+        places: "cpu", "cuda" or both; a GPU needs PyTorch with CUDA.
+        device: GPU index.
+        precision: Precision of the products on the GPU; the CPU computes in float32.
 
     Returns:
-        Products by two libraries and a copy on the CPU, a product and a copy on the GPU.
+        Products with two libraries and a copy on the CPU, a product and a copy on the GPU.
     """
     probes = []
     if "cpu" in places:
@@ -74,7 +74,7 @@ def probes_of(threads: int, places: set[str], device: int, precision: str) -> li
 def torch_gemm(
     place: str = "cpu", precision: str = "fp32", side: int = GEMM_SIDE
 ) -> Callable[[], object]:
-    """Return a call that multiplies two square matrices with PyTorch."""
+    """Return a function that multiplies two square matrices with PyTorch."""
     dtype = TORCH_TYPES.get(precision, torch.float32)
     a, b = torch.rand(2, side, side, device=place).to(dtype).unbind()
     out = torch.empty_like(a)
@@ -82,7 +82,7 @@ def torch_gemm(
 
 
 def onnxruntime_gemm(threads: int) -> Callable[[], object]:
-    """Return a call that multiplies by a constant square matrix with ONNX Runtime."""
+    """Return a function that multiplies by a constant matrix with ONNX Runtime."""
     a, b = np.random.default_rng(0).random((2, GEMM_SIDE, GEMM_SIDE), np.float32)
     shape = [GEMM_SIDE, GEMM_SIDE]
     graph = helper.make_graph(
@@ -111,7 +111,7 @@ def _copy(place: str) -> Callable[[], object]:
 
 
 def _waiting(place: str, run: Callable[[], object]) -> Callable[[], object]:
-    """Return `run`, followed by a wait for the GPU where it is one."""
+    """Return `run`, followed on a GPU by a wait for it."""
     if place == "cpu":
         return run
 

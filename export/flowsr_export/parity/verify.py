@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,24 +11,22 @@ from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.inputs.cases import Case
 from flowsr_export.onnx_graph.uint8_io import Uint8Session
+from flowsr_export.parity.candidates import open_candidates
 from flowsr_export.parity.compare import ErrorStats, compare, tolerance_for
 from flowsr_export.parity.reference import reference_of, restated_scale
 from flowsr_runtime import (
     Bundle,
     ParityError,
-    ProviderError,
     Session,
     SessionSettings,
     embedded_bundle,
 )
-from flowsr_runtime.backends.onnxruntime_session import present_providers
 
 __all__ = ["ROUND_TRIP_BAR", "Verification", "verify"]
 
 # Largest relative error of decode(encode(x)) against x, float32.
 ROUND_TRIP_BAR = 1e-4
 DEFAULTS = SessionSettings()
-GPU_PROVIDERS = ("cuda", "tensorrt")  # other providers have a single device
 
 
 @dataclass(frozen=True)
@@ -77,22 +76,15 @@ def verify(
     bundle = bundle or Bundle.open(embedded_bundle())
     deployment, trip = _sound(bundle, model, prior)
     cases = deployment.verify_cases(restated_scale(bundle, deployment))
-    several = settings.provider is None and settings.backend == "onnxruntime"
-    names = present_providers() if several else [settings.provider]
-    start(len(cases) * len(names))
-    runs: dict[str, list[ErrorStats]] = {}
-    not_started: dict[str, str] = {}
-    for name in names:
-        device = settings.device if not several or name in GPU_PROVIDERS else 0
-        try:
-            session = replace(settings, provider=name, device=device).open(bundle)
-        except ProviderError as error:
-            if name is None or name == "cpu" or not several:
-                raise
-            not_started[name] = str(error)
-            continue
-        label = f"{session.backend} {session.provider}"
-        runs[label] = _compared(deployment, session, cases, bundle, settings.precision, advance)
+    with ExitStack() as stack:
+        sessions, not_started = open_candidates(bundle, settings, [settings.precision], stack)
+        start(len(cases) * len(sessions))
+        runs = {
+            f"{session.backend} {session.provider}": _compared(
+                deployment, session, cases, bundle, settings.precision, advance
+            )
+            for session in sessions.values()
+        }
     return Verification(bundle, settings.precision, trip, runs, not_started)
 
 
@@ -104,14 +96,11 @@ def _compared(
     precision: str,
     advance: Callable[[str], None],
 ) -> list[ErrorStats]:
-    """Compare one session with PyTorch and close it."""
+    """Compare one session with PyTorch."""
     io, scale = bundle.manifest.io, restated_scale(bundle, deployment)
-    try:
-        tolerance = replace(tolerance_for(deployment, precision, io), in_range=True)
-        run = Uint8Session(session) if io == "uint8" else session
-        return compare(deployment, run, cases, scale, tolerance, advance)
-    finally:
-        session.close()
+    tolerance = replace(tolerance_for(deployment, precision, io), in_range=True)
+    run = Uint8Session(session) if io == "uint8" else session
+    return compare(deployment, run, cases, scale, tolerance, advance)
 
 
 def _sound(bundle: Bundle, model: Path | None, prior: Path | None) -> tuple[Deployment, float]:

@@ -1,4 +1,4 @@
-"""Draw a comparison sheet: whole pictures side by side, and the same details of each."""
+"""Contact sheet: whole images side by side, and the same details of each."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Panel:
-    """One rendition of a picture.
+    """One version of an image.
 
     Attributes:
-        label: What it is.
-        figure: What was measured of it, shown under the whole picture.
-        picture: RGB picture; all panels of a row have one size.
-        whole: Whether to show all of it, beside its details.
+        label: Name.
+        figure: Measurement below the whole image.
+        picture: RGB image; all panels of a row have one size.
+        whole: Whether to show the whole image beside its details.
     """
 
     label: str
@@ -50,10 +50,10 @@ class Row:
     """One comparison.
 
     Attributes:
-        title: What was done, in a few words.
+        title: Short title.
         note: Sizes and timing.
-        panels: The renditions.
-        details: Two boxes (left, top, right, bottom), square, in pixels of the pictures.
+        panels: Versions of the image.
+        details: Two square boxes (left, top, right, bottom), in pixels of the images.
     """
 
     title: str
@@ -63,13 +63,13 @@ class Row:
 
 
 def draw_sheet(rows: Sequence[Row]) -> Image.Image:
-    """Draw the rows under one another.
+    """Draw the rows below each other.
 
     Args:
-        rows: What to compare; each with the same number of panels.
+        rows: Comparisons with equal numbers of panels.
 
     Returns:
-        The sheet, RGB.
+        RGB sheet.
     """
     height = LABEL + PANEL + LABEL
     sheet = Image.new("RGB", _sheet_size(rows, height), BACKGROUND)
@@ -106,27 +106,27 @@ def _draw_row(sheet: Image.Image, row: Row, top: int) -> None:
             left += PANEL + GAP
     left += GAP
     for panel in row.panels:
-        for place, (box, colour) in enumerate(zip(row.details, MARKS, strict=True)):
-            detail = _detail(panel.picture, box, colour)
+        for place, (box, color) in enumerate(zip(row.details, MARKS, strict=True)):
+            detail = _detail(panel.picture, box, color)
             sheet.paste(detail, (left, pictures + place * (DETAIL + GAP)))
         draw.text((left, labels), panel.label, INK, small, anchor="lm")
         left += DETAIL + GAP
 
 
 def _marked(picture: Image.Image, details: Sequence[Box]) -> Image.Image:
-    """Return the picture at panel size with a frame around each detail."""
+    """Return an image at panel size with a frame around each detail."""
     shown = picture.resize((PANEL, PANEL), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(shown)
     factor = PANEL / picture.width
-    for box, colour in zip(details, MARKS, strict=True):
-        draw.rectangle([round(edge * factor) for edge in box], outline=colour, width=MARK_WIDTH)
+    for box, color in zip(details, MARKS, strict=True):
+        draw.rectangle([round(edge * factor) for edge in box], outline=color, width=MARK_WIDTH)
     return shown
 
 
-def _detail(picture: Image.Image, box: Box, colour: tuple[int, int, int]) -> Image.Image:
-    """Return a detail, its pixels enlarged as they are, in a frame of its mark's colour."""
+def _detail(picture: Image.Image, box: Box, color: tuple[int, int, int]) -> Image.Image:
+    """Return a detail with magnified pixels, in a frame of its mark's color."""
     inner = DETAIL - 2 * MARK_WIDTH
-    framed = Image.new("RGB", (DETAIL, DETAIL), colour)
+    framed = Image.new("RGB", (DETAIL, DETAIL), color)
     detail = picture.crop(box).resize((inner, inner), Image.Resampling.NEAREST)
     framed.paste(detail, (MARK_WIDTH, MARK_WIDTH))
     return framed

@@ -1,46 +1,49 @@
-"""Tables of a report as Markdown and as HTML, and the head of its page."""
+"""Tables of text as Markdown, and how their cells show numbers."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-__all__ = ["HEAD", "Table"]
-
-HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>flowsr-export bench</title>
-<style>
-body { font: 15px/1.5 sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; }
-td, th { border-bottom: 1px solid #ddd; padding: .2rem .6rem; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
-svg { max-width: 100%; height: auto; }
-</style></head><body>
-"""
+__all__ = ["Table", "markdown_rows", "mebibytes", "three_digits"]
 
 
+@dataclass
 class Table:
-    """Rows of texts under a heading."""
+    """Rows of text under a heading.
 
-    def __init__(self, title: str, columns: Sequence[str], note: str = "") -> None:
-        """Begin a table."""
-        self.title, self.columns, self.note = title, list(columns), note
-        self.rows: list[list[str]] = []
+    Attributes:
+        title: Heading.
+        columns: Names of the columns.
+        note: Explanation between heading and table.
+        rows: Cells of each row.
+    """
+
+    title: str
+    columns: Sequence[str]
+    note: str = ""
+    rows: list[list[str]] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """Return it as Markdown."""
+        """Return heading, note and table as Markdown."""
         lines = [f"## {self.title}", ""] + ([self.note, ""] if self.note else [])
-        for cells in (self.columns, ["---"] * len(self.columns), *self.rows):
-            lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-        return "\n".join(lines)
+        return "\n".join([*lines, *markdown_rows(self.columns, self.rows)])
 
-    def html(self) -> str:
-        """Return it as HTML."""
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.columns)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n"
-            for row in self.rows
-        )
-        note = f"<p>{html.escape(self.note)}</p>\n" if self.note else ""
-        title = f"<h2>{html.escape(self.title)}</h2>\n{note}"
-        return f"{title}<table><tr>{head}</tr>\n{body}</table>\n"
+
+def markdown_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table; a bar within a cell becomes a slash."""
+    return [
+        f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+        for cells in (columns, ["---"] * len(columns), *rows)
+    ]
+
+
+def mebibytes(size: int | None) -> str:
+    """Return a number of bytes as text, such as "12 MiB"."""
+    return "unknown" if size is None else f"{size / 2**20:.0f} MiB"
+
+
+def three_digits(value: float | None) -> str:
+    """Return a number with three significant digits, "none" if it is missing or not finite."""
+    return "none" if value is None or not math.isfinite(value) else f"{value:.3g}"

@@ -1,9 +1,13 @@
-"""Clocks, sessions and reports for the tests of the benchmark; nothing here takes time."""
+"""Fake clocks, models and reports for the tests of the benchmark."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from flowsr_export.bench.compare import SavedReport, read_report
+from flowsr_export.bench.entries import BlockEntry, Report, Row, StageEntry
 from flowsr_export.bench.memory import Memory
 from flowsr_export.bench.run import Measurement
 from flowsr_export.bench.targets import Measures, ModelTarget
@@ -11,7 +15,7 @@ from flowsr_export.inputs.cases import Case
 from flowsr_export.machine.load import Clocks
 from flowsr_export.machine.probes import Probe
 
-__all__ = ["FakeEngine", "FakeMeter", "FakeTime", "instruments", "report", "row"]
+__all__ = ["FakeModel", "FakeMeter", "FakeTime", "instruments", "report", "row", "saved"]
 
 CLOCKS = Clocks((2000.0,), None, None, ())
 
@@ -31,7 +35,7 @@ class FakeTime:
 
 @dataclass
 class FakeMeter:
-    """Says that others keep `cores` busy."""
+    """Reports that other processes keep `cores` busy."""
 
     cores: float | None = 0.0
 
@@ -43,10 +47,10 @@ class FakeMeter:
 
 
 @dataclass
-class FakeEngine:
+class FakeModel:
     """A model whose run takes one microsecond per output pixel."""
 
-    loading: ModelTarget
+    target: ModelTarget
     time: FakeTime
     closed: list[ModelTarget] = field(default_factory=list)
     measures: tuple[Measures, ...] = ("graph", "end-to-end")
@@ -56,87 +60,72 @@ class FakeEngine:
         return lambda: self.time.pass_by(seconds)
 
     def close(self) -> None:
-        self.closed.append(self.loading)
+        self.closed.append(self.target)
 
 
 def instruments(time: FakeTime, **changes: Any) -> Measurement:
-    """Return instruments that measure nothing real."""
+    """Return fake instruments."""
     gemm = Probe("gemm", "matmul", "cpu", 10**9, lambda: time.pass_by(0.01))
     fakes: dict[str, Any] = {
         "clock": time,
-        "rest": time.pass_by,
-        "meter": FakeMeter(),
+        "sleep": time.pass_by,
+        "load_meter": FakeMeter(),
         "clocks": lambda: CLOCKS,
-        "load": lambda loading: FakeEngine(loading, time),
+        "load": lambda target: FakeModel(target, time),
         "probes": lambda threads, places, device, precision: [gemm],
-        "memory": lambda loading, case, measures: Memory(3 << 20, 1 << 20),
+        "memory": lambda target, case, measures: Memory(3 << 20, 1 << 20),
         "stages": lambda model, feeds, threads, runs: {"encoder": 0.002, "fold": 0.001},
     }
     return Measurement(**{**fakes, **changes})
 
 
-def row(
-    medians: list[float], scale: str = "2", side: int = 8, **changes: Any
-) -> dict[str, Any]:
+def row(medians: list[float], scale: str = "2", side: int = 8, **changes: Any) -> Row:
     """Return a row of a report with one run in each block."""
-    blocks = [{"begin": 0.0, "seconds": [m], "others": 0.0, "loaded": False} for m in medians]
-    seconds = {"p50": medians[0], "p99": medians[0], "mean": medians[0], "minimum": medians[0]}
     size = int(side * float(scale))
-    return {
-        "backend": "onnxruntime",
-        "provider": "cpu",
-        "device": 0,
-        "precision": "fp32",
-        "measures": "graph",
-        "scale": scale,
-        "lr": [side, side],
-        "size": [size, size],
+    values: dict[str, Any] = {
+        **{"backend": "onnxruntime", "provider": "cpu", "device": 0, "precision": "fp32"},
+        **{"measures": "graph", "scale": scale, "lr": (side, side), "size": (size, size)},
         "batch": 1,
-        "seconds": seconds,
+        "seconds": dict.fromkeys(("p50", "p99", "mean", "minimum"), medians[0]),
         "runs": len(medians),
         "megapixels_per_second": 1.0,
         "multiply_adds": 1000,
         "efficiency": 0.5,
         "load": "quiet",
         "loaded_blocks": 0,
-        "memory": {
-            "host_bytes": 3 << 20,
-            "libraries_bytes": 1 << 20,
-            "device_bytes": None,
-            "trouble": None,
-        },
-        "blocks": blocks,
-        **changes,
+        "memory": Memory(3 << 20, 1 << 20),
+        "blocks": tuple(BlockEntry(0.0, (m,), 0.0, False) for m in medians),
     }
+    return Row(**values | changes)
 
 
-def report(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+def report(rows: list[Row], **changes: Any) -> Report:
     """Return a report with some rows."""
     clocks = {"cpu_mhz": [2000.0], "cpu_throttled": None, "temperature": None, "gpus": []}
     machine = {"cpu": "a processor", "cores": 2, "gpus": [], "libraries": {"onnxruntime": "1"}}
-    stages = {key: rows[0][key] for key in ("scale", "lr", "size", "batch", "precision")}
-    stages |= {"backend": "onnxruntime", "provider": "cpu", "seconds": {"encoder": 0.01}}
-    return {
-        "schema": 1,
+    first = rows[0]
+    sizes = first.scale, first.lr, first.size, first.batch
+    profile = StageEntry("onnxruntime", "cpu", "fp32", "profile", *sizes, {"encoder": 0.01})
+    values: dict[str, Any] = {
         "bundle": {
-            "path": "built-in",
-            "family": "linf-lp",
-            "graph": "model.fp32.onnx",
+            **{"path": "built-in", "family": "linf-lp", "graph": "model.fp32.onnx"},
             "sha256": "ab",
         },
         "settings": {
-            "threads": 2,
-            "warm_up_seconds": 0.2,
-            "duration_seconds": 3.0,
-            "blocks": 10,
-            "seed": 0,
-            "batch": 1,
-            "percentiles": [99.0],
+            **{"threads": 2, "warm_up_seconds": 0.2, "duration_seconds": 3.0, "blocks": 10},
+            **{"seed": 0, "batch": 1, "percentiles": [99.0]},
         },
         "machine": {**machine, "clocks_before": clocks, "clocks_after": clocks},
-        "probes": [],
+        "probes": (),
         "not_started": {},
-        "rows": rows,
-        "stages": [stages],
-        **changes,
+        "rows": tuple(rows),
+        "stages": (profile,),
     }
+    return Report(**values | changes)
+
+
+def saved(report: Report, folder: Path) -> SavedReport:
+    """Write a report's JSON and read it for a comparison."""
+    path = folder / "report.json"
+    path.write_text(json.dumps(report.as_dict()), encoding="utf-8")
+    return read_report(path)

@@ -1,4 +1,4 @@
-"""A whole benchmark on fake clocks: what is measured, and what its report says."""
+"""A whole benchmark on fake clocks, and its report."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from flowsr_export.bench.plan import BenchmarkConfig, benchmark_cases, loadings_of
+from flowsr_export.bench.entries import Row
+from flowsr_export.bench.plan import BenchmarkConfig, benchmark_cases, session_settings
 from flowsr_export.bench.run import bench
 from flowsr_export.bench.targets import LoadedModel, ModelTarget
 from flowsr_export.bench.timing import TimingSchedule
-from flowsr_runtime import Bundle, ProviderError, ScaleError, UsageError
-from tests.flowsr_export.bench.benchmarks import FakeEngine, FakeMeter, FakeTime, instruments
+from flowsr_runtime import Bundle, ProviderError, ScaleError
+from tests.flowsr_export.bench.benchmarks import FakeMeter, FakeModel, FakeTime, instruments
 
 
 def config(bundle: Path, **changes: Any) -> BenchmarkConfig:
@@ -27,45 +28,47 @@ def config(bundle: Path, **changes: Any) -> BenchmarkConfig:
 
 def test_a_row_for_each_scale_and_measure(bundle: Path) -> None:
     report = bench(config(bundle), instruments(FakeTime()))
-    rows = [(row["measures"], row["scale"], row["size"]) for row in report["rows"]]
+    rows = [(row.measures, row.scale, row.size) for row in report.rows]
     assert rows == [
-        ("graph", "2", [16, 20]),
-        ("end-to-end", "2", [16, 20]),
-        ("graph", "4", [32, 40]),
-        ("end-to-end", "4", [32, 40]),
+        ("graph", "2", (16, 20)),
+        ("end-to-end", "2", (16, 20)),
+        ("graph", "4", (32, 40)),
+        ("end-to-end", "4", (32, 40)),
     ]
 
 
 def test_the_report_is_json(bundle: Path) -> None:
     report = bench(config(bundle, growth=True), instruments(FakeTime()))
-    assert json.loads(json.dumps(report))["rows"] == report["rows"]
+    document = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+    assert [Row.from_json(entry) for entry in document["rows"]] == list(report.rows)
+    assert document["schema"] == 1
 
 
 def test_times_are_those_of_the_clock(bundle: Path) -> None:
     report = bench(config(bundle), instruments(FakeTime()))
-    row = report["rows"][0]
-    assert row["seconds"] == {
+    row = report.rows[0]
+    assert row.seconds == {
         name: pytest.approx(320e-6) for name in ("p50", "p90", "p95", "p99", "mean", "minimum")
     }
-    assert row["megapixels_per_second"] == pytest.approx(1.0)
+    assert row.megapixels_per_second == pytest.approx(1.0)
 
 
 def test_efficiency_is_a_share_of_the_machines_rate(bundle: Path) -> None:
-    row = bench(config(bundle), instruments(FakeTime()))["rows"][0]
+    row = bench(config(bundle), instruments(FakeTime())).rows[0]
     rate = 10**9 / 0.01
-    assert row["efficiency"] == pytest.approx(row["multiply_adds"] / 320e-6 / rate)
+    assert row.efficiency == pytest.approx(row.multiply_adds / 320e-6 / rate)
 
 
 def test_without_a_probe_there_is_no_efficiency(bundle: Path) -> None:
     report = bench(config(bundle), instruments(FakeTime(), probes=lambda *arguments: []))
-    assert [row["efficiency"] for row in report["rows"]] == [None] * 4
+    assert [row.efficiency for row in report.rows] == [None] * 4
 
 
 def test_a_competing_load_is_marked(bundle: Path) -> None:
-    report = bench(config(bundle), instruments(FakeTime(), meter=FakeMeter(64.0)))
-    assert {(row["load"], row["loaded_blocks"]) for row in report["rows"]} == {("loaded", 5)}
-    quiet = bench(config(bundle), instruments(FakeTime(), meter=FakeMeter(None)))
-    assert {row["load"] for row in quiet["rows"]} == {"unknown"}
+    report = bench(config(bundle), instruments(FakeTime(), load_meter=FakeMeter(64.0)))
+    assert {(row.load, row.loaded_blocks) for row in report.rows} == {("loaded", 5)}
+    quiet = bench(config(bundle), instruments(FakeTime(), load_meter=FakeMeter(None)))
+    assert {row.load for row in quiet.rows} == {"unknown"}
 
 
 def test_every_step_is_told(bundle: Path) -> None:
@@ -78,25 +81,25 @@ def test_every_step_is_told(bundle: Path) -> None:
 def test_models_are_closed(bundle: Path) -> None:
     closed: list[ModelTarget] = []
     time = FakeTime()
-    load = instruments(time, load=lambda loading: FakeEngine(loading, time, closed))
+    load = instruments(time, load=lambda target: FakeModel(target, time, closed))
     bench(config(bundle), load)
-    assert [loading.label for loading in closed] == ["onnxruntime cpu fp32"]
+    assert [target.label for target in closed] == ["onnxruntime cpu fp32"]
 
 
 def test_a_provider_that_does_not_start_is_stated(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "flowsr_runtime.backends.onnxruntime_session.present_providers", lambda: ["cpu", "cuda"]
+        "flowsr_export.parity.candidates.present_providers", lambda: ["cpu", "cuda"]
     )
     time = FakeTime()
 
-    def load(loading: ModelTarget) -> LoadedModel:
-        assert loading.provider in ("cpu", "cuda")
-        return FakeEngine(loading, time) if loading.provider == "cpu" else refuse()
+    def load(target: ModelTarget) -> LoadedModel:
+        assert target.settings.provider in ("cpu", "cuda")
+        return FakeModel(target, time) if target.settings.provider == "cpu" else refuse()
 
     report = bench(config(bundle, provider=None), instruments(time, load=load))
-    assert report["not_started"] == {"onnxruntime cuda fp32": "no such device"}
+    assert report.not_started == {"onnxruntime cuda fp32": "no such device"}
     with pytest.raises(ProviderError, match="no such device"):
         bench(config(bundle, provider="cuda"), instruments(time, load=load))
 
@@ -108,16 +111,17 @@ def refuse() -> LoadedModel:
 def test_growth_is_fitted_when_asked(bundle: Path) -> None:
     sides = ((8, 8), (16, 16), (24, 24))
     report = bench(config(bundle, lr_sizes=sides, growth=True), instruments(FakeTime()))
-    fit = report["growth"][0]
-    assert fit["seconds_per_output_pixel"] == pytest.approx(1e-6)
-    assert fit["seconds_per_input_pixel"] == pytest.approx(0, abs=1e-12)
+    assert report.growth is not None
+    fit = report.growth[0]
+    assert fit.seconds_per_output_pixel == pytest.approx(1e-6)
+    assert fit.seconds_per_input_pixel == pytest.approx(0, abs=1e-12)
 
 
 def test_a_bundle_of_one_scale_has_its_own(fourfold: Path) -> None:
     opened = Bundle.open(fourfold)
     (found,) = benchmark_cases(opened, config(fourfold, scales=()))
     assert (found[0], found[1].size) == ("4", (32, 40))
-    with pytest.raises(ScaleError, match="4 times only"):
+    with pytest.raises(ScaleError, match="scale 4, got 2x2"):
         benchmark_cases(opened, config(fourfold, scales=("2",)))
 
 
@@ -125,10 +129,10 @@ def test_an_output_size_finds_its_input(bundle: Path, fourfold: Path) -> None:
     opened = Bundle.open(bundle)
     cases = [case for _, case in benchmark_cases(opened, config(bundle, output_size=(37, 41)))]
     assert [(case.lr, case.size) for case in cases] == [
-        ((18, 20), (37, 41)),
+        ((19, 21), (37, 41)),
         ((9, 10), (37, 41)),
     ]
-    with pytest.raises(UsageError, match="no picture becomes 41x37 at 4"):
+    with pytest.raises(ScaleError, match="4, got 41x37"):
         benchmark_cases(
             Bundle.open(fourfold), config(fourfold, scales=(), output_size=(37, 41))
         )
@@ -139,9 +143,12 @@ def test_scales_may_differ_by_axis(bundle: Path) -> None:
     assert (found[0], found[1].size) == ("2x3", (24, 20))
 
 
-def test_pytorch_runs_in_float32_on_the_side_of_its_provider(bundle: Path) -> None:
-    asked = config(
-        bundle, backends=("torch", "onnxruntime"), provider="tensorrt", precision="fp16"
-    )
-    found = [(one.backend, one.provider, one.precision) for one in loadings_of(asked)]
-    assert found == [("torch", "cuda", "fp32"), ("onnxruntime", "tensorrt", "fp16")]
+def test_pytorch_runs_in_float32_on_the_device_of_its_provider(bundle: Path) -> None:
+    backends = ("torch", "onnxruntime", "tensorrt")
+    both = config(bundle, backends=backends, provider="tensorrt", precision="fp16", device=1)
+    settings = session_settings(both)
+    assert [(one.backend, one.provider, one.precision, one.device) for one in settings] == [
+        ("torch", "cuda", "fp32", 1),
+        ("onnxruntime", "tensorrt", "fp16", 1),
+        ("tensorrt", "cuda", "fp16", 1),
+    ]

@@ -1,4 +1,4 @@
-"""What is timed really runs: the graph, a picture, PyTorch and the published order."""
+"""Every target runs: the graph, an image, PyTorch and the published order."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,48 +10,47 @@ import pytest
 import torch._dynamo.config as dynamo
 
 from flowsr_export.bench.memory import Memory, measure_memory
-from flowsr_export.bench.targets import Measures, ModelTarget, load_engine
+from flowsr_export.bench.targets import Measures, ModelTarget, load_model
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.feeds import graph_feeds, padded_run
 from flowsr_export.machine.probes import probes_of
 from flowsr_export.onnx_graph.uint8_io import with_uint8_io
-from flowsr_runtime import Bundle, BundleError, UsageError, write_bundle
+from flowsr_runtime import Bundle, BundleError, SessionSettings, UsageError, write_bundle
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from tests.flowsr_export.conftest import Exported, resizing_graph, small_manifest
 
 CASE = Case((8, 9), (20, 22), batch=2)
 
 
-def loading(bundle: Path, backend: str = "onnxruntime", precision: str = "fp32") -> ModelTarget:
-    return ModelTarget(bundle, None, None, backend, "cpu", 0, 1, precision)
+def target(bundle: Path, backend: str = "onnxruntime", precision: str = "fp32") -> ModelTarget:
+    return ModelTarget(bundle, None, None, SessionSettings(backend, "cpu", 0, 1, precision))
 
 
-def torch_loading(exported: Exported, backend: str) -> ModelTarget:
-    return ModelTarget(
-        exported.bundle, exported.model, exported.prior, backend, "cpu", 0, 1, "fp32"
-    )
+def torch_target(exported: Exported, backend: str) -> ModelTarget:
+    settings = SessionSettings(backend, "cpu", threads=1)
+    return ModelTarget(exported.bundle, exported.model, exported.prior, settings)
 
 
 def test_the_graph_runs(exported: Exported) -> None:
-    engine = load_engine(loading(exported.bundle))
-    output = engine.call(CASE, "graph")()
+    model = load_model(target(exported.bundle))
+    output = model.call(CASE, "graph")()
     assert isinstance(output, np.ndarray)
     assert output.shape == (2, 3, 20, 22)
-    engine.close()
+    model.close()
 
 
 def test_a_picture_runs_from_end_to_end(fourfold: Path) -> None:
-    engine = load_engine(loading(fourfold))
-    assert engine.call(Case((7, 9), (28, 36)), "end-to-end")() is None
-    engine.close()
+    model = load_model(target(fourfold))
+    assert model.call(Case((7, 9), (28, 36)), "end-to-end")() is None
+    model.close()
 
 
 @pytest.fixture
 def eight_bit(tmp_path: Path) -> Path:
     """A bundle whose graph takes and gives pictures of eight bits."""
-    model = with_uint8_io(onnx.load_from_string(resizing_graph()))
+    graph = with_uint8_io(onnx.load_from_string(resizing_graph()))
     picture = {**small_manifest()["picture"], "io": "uint8"}
-    files = {"model.fp32.onnx": model.SerializeToString()}
+    files = {"model.fp32.onnx": graph.SerializeToString()}
     return write_bundle(tmp_path / "eight", small_manifest(picture=picture), files).path
 
 
@@ -67,17 +66,17 @@ def test_a_graph_of_eight_bits_runs(
         return run(self, feeds)
 
     monkeypatch.setattr(OnnxRuntimeSession, "run", watched)
-    engine = load_engine(loading(eight_bit))
-    engine.call(Case((8, 9), (20, 22)), measures)()
-    engine.close()
+    model = load_model(target(eight_bit))
+    model.call(Case((8, 9), (20, 22)), measures)()
+    model.close()
     assert seen == [np.dtype(np.uint8)]
 
 
 @pytest.mark.parametrize("backend", ["torch", "published"])
 def test_pytorch_runs(exported: Exported, backend: str) -> None:
-    engine = load_engine(torch_loading(exported, backend))
-    assert engine.call(Case((8, 9), (20, 22)), "graph")() is None
-    engine.close()
+    model = load_model(torch_target(exported, backend))
+    assert model.call(Case((8, 9), (20, 22)), "graph")() is None
+    model.close()
 
 
 def test_compiled_pytorch_never_runs_uncompiled(
@@ -86,19 +85,19 @@ def test_compiled_pytorch_never_runs_uncompiled(
     monkeypatch.setattr(dynamo, "fail_on_recompile_limit_hit", False)
     monkeypatch.setattr(dynamo, "recompile_limit", 8)
     monkeypatch.setattr("torch.nn.Module.compile", lambda self, **options: None)
-    load_engine(torch_loading(exported, "torch-compiled"))
+    load_model(torch_target(exported, "torch-compiled"))
     assert dynamo.fail_on_recompile_limit_hit
     assert dynamo.recompile_limit > 100
 
 
 def test_pytorch_has_one_precision(exported: Exported) -> None:
-    with pytest.raises(UsageError, match="torch runs in fp32 alone, got fp16"):
-        load_engine(loading(exported.bundle, "torch", "fp16"))
+    with pytest.raises(UsageError, match="fp32 with torch, got fp16"):
+        load_model(target(exported.bundle, "torch", "fp16"))
 
 
 def test_a_graph_that_the_bundle_lacks_is_refused(bundle: Path) -> None:
     with pytest.raises(BundleError, match="int8"):
-        load_engine(loading(bundle, precision="int8"))
+        load_model(target(bundle, precision="int8"))
 
 
 def test_on_a_gpu_arrays_can_stay_there(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,20 +106,20 @@ def test_on_a_gpu_arrays_can_stay_there(bundle: Path, monkeypatch: pytest.Monkey
         run_device=seen.append, limits=None, provider="tensorrt", close=lambda: None
     )
     module = "flowsr_export.bench.targets"
-    monkeypatch.setattr(f"{module}.open_session", lambda *arguments, **options: session)
+    monkeypatch.setattr(SessionSettings, "open", lambda settings, bundle: session)
     monkeypatch.setattr(f"{module}._torch_has_gpu", lambda: True)
     monkeypatch.setattr(f"{module}._on_gpu", lambda array, place: f"{array.shape} on {place}")
-    on_gpu = ModelTarget(bundle, None, None, "tensorrt", "cuda", 1, 1, "fp32")
-    engine = load_engine(on_gpu)
-    assert engine.measures == ("gpu", "graph", "end-to-end")
-    engine.call(Case((8, 9), (16, 18)), "gpu")()
+    on_gpu = ModelTarget(bundle, None, None, SessionSettings("tensorrt", "cuda", 1))
+    model = load_model(on_gpu)
+    assert model.measures == ("gpu", "graph", "end-to-end")
+    model.call(Case((8, 9), (16, 18)), "gpu")()
     assert seen[0]["input"] == "(1, 3, 8, 9) on cuda:1"
     assert isinstance(seen[0]["geometry"], np.ndarray)
 
 
 def test_on_the_cpu_there_is_no_gpu_to_measure(exported: Exported) -> None:
-    assert load_engine(loading(exported.bundle)).measures == ("graph", "end-to-end")
-    assert load_engine(torch_loading(exported, "torch")).measures == ("graph",)
+    assert load_model(target(exported.bundle)).measures == ("graph", "end-to-end")
+    assert load_model(torch_target(exported, "torch")).measures == ("graph",)
 
 
 def test_odd_sides_are_padded_as_the_graph_wants(fourfold: Path) -> None:
@@ -132,7 +131,7 @@ def test_odd_sides_are_padded_as_the_graph_wants(fourfold: Path) -> None:
 
 
 def test_memory_is_that_of_a_process_of_its_own(bundle: Path) -> None:
-    memory = measure_memory(loading(bundle), Case((8, 8), (16, 16)), "graph")
+    memory = measure_memory(target(bundle), Case((8, 8), (16, 16)), "graph")
     assert memory.trouble is None
     assert memory.host_bytes is not None
     assert memory.libraries_bytes is not None
@@ -140,7 +139,7 @@ def test_memory_is_that_of_a_process_of_its_own(bundle: Path) -> None:
 
 
 def test_a_model_that_does_not_load_has_no_memory(bundle: Path) -> None:
-    broken = loading(bundle, precision="int8")
+    broken = target(bundle, precision="int8")
     memory = measure_memory(broken, Case((8, 8), (16, 16)), "graph")
     assert (memory.host_bytes, memory.device_bytes) == (None, None)
     assert "int8" in str(memory.trouble)

@@ -1,10 +1,10 @@
-"""Interleaved blocks: order, warm-up, which runs count."""
+"""Interleaved blocks: order, warm-up, and the runs that count."""
 
 from functools import partial
 
 import pytest
 
-from flowsr_export.bench.timing import Block, TimingSchedule, interleave, summarise, unloaded
+from flowsr_export.bench.timing import Block, TimingSchedule, interleave, summarize, unloaded
 from tests.flowsr_export.bench.benchmarks import FakeMeter, FakeTime
 
 
@@ -23,8 +23,8 @@ def timed(
         {name: partial(run, values) for name, values in left.items()},
         pace,
         clock=time,
-        rest=time.pass_by,
-        meter=FakeMeter(0.5),
+        sleep=time.pass_by,
+        load_meter=FakeMeter(0.5),
         advance=seen.append,
     )
     return done, seen
@@ -78,6 +78,6 @@ def test_loaded_blocks_do_not_count_while_three_are_quiet() -> None:
 
 
 def test_a_summary_holds_the_median_and_what_was_asked_for() -> None:
-    summary = summarise([Block(0.0, (1.0, 2.0), 0.0), Block(0.0, (3.0, 4.0, 5.0), 0.0)], [75])
+    summary = summarize([Block(0.0, (1.0, 2.0), 0.0), Block(0.0, (3.0, 4.0, 5.0), 0.0)], [75])
     assert summary.percentiles == {50.0: 3.0, 75.0: 4.0}
     assert (summary.mean, summary.minimum, summary.runs) == (3.0, 1.0, 5)

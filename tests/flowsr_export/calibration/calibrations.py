@@ -10,7 +10,7 @@ from flowsr_export.calibration.run import Calibration, CalibrationConfig, calibr
 from flowsr_runtime import Bundle, write_bundle
 from tests.flowsr_calibration.graphs import network, photograph, small_manifest
 
-__all__ = ["calibrated", "made_bundle", "photographs_in", "wish_for"]
+__all__ = ["calibrated", "made_bundle", "photographs_in", "config_for"]
 
 
 def made_bundle(place: Path) -> Bundle:
@@ -27,7 +27,7 @@ def photographs_in(folder: Path, count: int = 6) -> Path:
     return folder
 
 
-def wish_for(folder: Path, **changes: object) -> CalibrationConfig:
+def config_for(folder: Path, **changes: object) -> CalibrationConfig:
     """Return a small config that a network of random weights can fulfil."""
     usual = {
         "images": folder / "photos",
@@ -46,4 +46,4 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Calibr
     folder = tmp_path_factory.mktemp("calibrated")
     photographs_in(folder / "photos")
     bundle = made_bundle(folder / "small.bundle")
-    return bundle, calibrate(bundle, wish_for(folder))
+    return bundle, calibrate(bundle, config_for(folder))

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowsr_export.bench.targets import ModelTarget, load_engine
+from flowsr_export.bench.targets import ModelTarget, load_model
 from flowsr_export.calibration.bundle import write_calibrated
 from flowsr_export.calibration.run import Calibration
 from flowsr_export.inputs.cases import Case
-from flowsr_runtime import Bundle, OutputError, Upscaler
+from flowsr_runtime import Bundle, OutputError, SessionSettings, Upscaler
 from tests.flowsr_calibration.graphs import photograph
 from tests.flowsr_export.calibration.calibrations import calibrated as calibrated
 from tests.flowsr_export.calibration.calibrations import made_bundle
@@ -66,7 +66,7 @@ def test_a_graph_that_is_there_is_replaced_with_force_alone(
 ) -> None:
     done = calibrated[1]
     made = write_calibrated(made_bundle(tmp_path / "own"), tmp_path / "own", done)
-    with pytest.raises(OutputError, match=r"holds model.int8.onnx already; replace it"):
+    with pytest.raises(OutputError, match=r"model.int8.onnx"):
         write_calibrated(made, made.path, done)
     other = replace(done, statistics=replace(done.statistics, key="f" * 64))
     again = write_calibrated(made, made.path, other, force=True)
@@ -76,17 +76,18 @@ def test_a_graph_that_is_there_is_replaced_with_force_alone(
 
 def test_another_bundle_is_not_overwritten(calibrated: Calibrated, tmp_path: Path) -> None:
     made_bundle(tmp_path / "other")
-    with pytest.raises(OutputError, match="exists"):
+    with pytest.raises(OutputError, match="other exists"):
         write_calibrated(calibrated[0], tmp_path / "other", calibrated[1])
 
 
 def test_a_benchmark_runs_the_graph(calibrated: Calibrated, tmp_path: Path) -> None:
     made = write_calibrated(calibrated[0], tmp_path / "made", calibrated[1])
-    loading = ModelTarget(made.path, None, None, "onnxruntime", "cpu", 0, 1, "int8")
-    engine, case = load_engine(loading), Case((16, 16), (32, 32))
+    settings = SessionSettings("onnxruntime", "cpu", threads=1, precision="int8")
+    target = ModelTarget(made.path, None, None, settings)
+    engine, case = load_model(target), Case((16, 16), (32, 32))
     results = [engine.call(case, measures)() for measures in engine.measures]
     engine.close()
-    assert loading.label == "onnxruntime cpu int8"
+    assert target.label == "onnxruntime cpu int8"
     assert isinstance(results[0], np.ndarray)
     assert results[0].shape == (1, 3, 32, 32)
 

@@ -1,7 +1,7 @@
 import json
 from dataclasses import replace
 
-from flowsr_export.calibration.report import frontier_picture, markdown, report_of
+from flowsr_export.calibration.report import frontier_chart, markdown, report_of
 from flowsr_export.calibration.run import Calibration
 from flowsr_runtime import Bundle
 from tests.flowsr_export.calibration.calibrations import calibrated as calibrated
@@ -20,7 +20,7 @@ def test_the_report_is_json_with_every_figure(calibrated: Calibrated) -> None:
 
 def test_the_tables_name_gates_corrections_and_blocks(calibrated: Calibrated) -> None:
     text = markdown(calibrated[1])
-    assert "| rise of LPIPS | not measured |" in text
+    assert "| increase of LPIPS | not measured |" in text
     assert "| conditioner.first | " in text
     assert text.count(" | yes |") + text.count(" | no |") == 3
 
@@ -33,7 +33,7 @@ def test_what_was_skipped_is_named(calibrated: Calibrated) -> None:
 
 def test_the_picture_is_the_same_for_the_same_figures(calibrated: Calibrated) -> None:
     done = calibrated[1]
-    first = frontier_picture(done)
-    assert first == frontier_picture(done)
-    assert b"<svg" in first
-    assert b"multiply-adds in int8, %" in first
+    first = frontier_chart(done)
+    assert first == frontier_chart(done)
+    assert first.startswith("<svg")
+    assert "multiply-adds in int8, %" in first

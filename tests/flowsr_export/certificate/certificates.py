@@ -1,14 +1,24 @@
-"""Bundles that are wrong on purpose, and certificates that are made up."""
+"""Damaged bundles, and fake certificates."""
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from flowsr_export.certificate.certify import Certificate, Pictured
+from flowsr_export.certificate.certify import Certificate, WorstCase
+from flowsr_export.certificate.cross_checks import Weights
+from flowsr_export.certificate.record import (
+    Check,
+    Record,
+    judge,
+    summarize_candidate,
+)
+from flowsr_export.parity.compare import Tolerance
+from flowsr_export.parity.session_comparison import Comparison, MetricLimit
 from flowsr_runtime import Bundle, embedded_bundle, write_bundle
 
 __all__ = ["altered", "certificate", "check", "one_percent", "swapped_slots"]
@@ -54,83 +64,52 @@ def swapped_slots(model: onnx.ModelProto) -> str:
     raise AssertionError("the graph stacks no neighbours")
 
 
-def check(**changes: Any) -> dict[str, Any]:
-    """Return the record of a comparison that passed."""
-    return {
-        "subject": "onnxruntime cpu fp32",
-        "kind": "whole",
-        "trial": "photographs, ×2, 4x3 to 8x6, batch 1",
-        "tiles": None,
-        "bar": "fp32, whole",
-        "max_abs": 1e-6,
-        "p999_steps": 1e-4,
-        "psnr": 140.0,
-        "max_steps": 0,
-        "equal": False,
-        "used": 0.01,
-        "at": [0, 1, 2, 3],
-        "outcome": "passed",
-        "why": [],
-        **changes,
-    }
+GRAPH = "onnxruntime cpu fp32"
 
 
-def certificate(pictured: list[Pictured] | None = None, **changes: Any) -> Certificate:
-    """Return a certificate of one comparison, by default one that passed."""
-    checks = changes.pop("checks", [check()])
-    worst = {"kind": "whole", "trial": "photographs", "max_abs": 1e-6, "used": 0.01}
-    content = {
-        "schema": 1,
-        "made": "2026-01-02T03:04:05+00:00",
-        "plan": "quick",
-        "passed": True,
-        "complete": True,
-        "totals": {"planned": 1, "passed": 1, "missed": 0, "not_run": 0, "seconds": 1.5},
-        "bundle": {"path": "built in", "family": "linf-lp", "scale": "any"},
-        "checkpoint": {"model_sha256": "aa", "prior_sha256": "bb"},
-        "reference": "PyTorch, eager, float32, cpu",
-        "machine": {"cpu": "a CPU", "cores": 2, "libraries": {"torch": "2.13.0"}},
-        "round_trip": {"relative_error": 1e-6, "bar": 1e-4, "passed": True},
-        "not_compared": {"half precision on a GPU": "not measured"},
-        "exploded": {"noise 0": "2 of 9 values lie outside"},
-        "bars": {"fp32, whole": {"max_abs": 1e-4, "max_steps": 1, "p999_steps": None}},
-        "subjects": [
-            {
-                "name": "onnxruntime cpu fp32",
-                "file": "model.fp32.onnx",
-                "comparisons": 1,
-                "passed": 1,
-                "max_steps": 0,
-                "worst": worst,
-            }
-        ],
-        "backends": [
-            {
-                "first": "onnxruntime cpu fp32",
-                "second": "onnxruntime cpu fp32, not optimised",
-                "runs": 2,
-                "statistic": "max",
-                "limit": 1e-4,
-                "max_abs": 1e-6,
-                "mean_abs": 1e-7,
-                "passed": True,
-            }
-        ],
-        "weights": [
-            {
-                "file": "model.fp32.onnx",
-                "tensors": 2,
-                "values": 9,
-                "limit": 1e-6,
-                "changed": [],
-                "passed": True,
-            }
-        ],
-        "checks": checks,
-        **changes,
+def check(**changes: Any) -> Check:
+    """Return a comparison that passed."""
+    values: dict[str, Any] = {
+        **{"candidate": GRAPH, "mode": "whole", "case": "photographs, ×2", "seed": 0},
+        **{"picture": "photographs", "scale": "2", "lr": (3, 4), "size": (6, 8), "batch": 1},
+        **{"tolerance": "fp32, whole", "outcome": "passed", "max_abs": 1e-6, "max_steps": 0},
+        **{"p999_steps": 1e-4, "psnr": 140.0, "used": 0.01, "at": (0, 1, 2, 3)},
     }
-    content["bars"]["fp32, whole"].setdefault("psnr", None)
-    if pictured is None:
+    return Check(**values | changes)
+
+
+def certificate(
+    checks: tuple[Check, ...] = (check(),), worst: list[WorstCase] | None = None
+) -> Certificate:
+    """Return a certificate of some comparisons, by default of one that passed."""
+    session = SimpleNamespace(backend="onnxruntime", provider="cpu")
+    candidate: Any = SimpleNamespace(
+        name=GRAPH, precision="fp32", file="model.fp32.onnx", session=session
+    )
+    limit = MetricLimit("max", 1e-4)
+    backends = (Comparison(GRAPH, f"{GRAPH}, not optimized", 2, limit, 1e-6, 1e-7, True),)
+    weights = (Weights("model.fp32.onnx", 2, 9, 1e-6, ()),)
+    record = Record(
+        made="2026-01-02T03:04:05+00:00",
+        plan="quick",
+        seconds=1.5,
+        verdict=judge([one.key for one in checks], checks, 1e-6, backends, weights),
+        round_trip=1e-6,
+        about={
+            "bundle": {"path": "built in", "family": "linf-lp", "scale": "any"},
+            "checkpoint": {"model_sha256": "aa", "prior_sha256": "bb"},
+            "reference": "PyTorch, eager, float32, cpu",
+            "machine": {"cpu": "a CPU", "cores": 2, "libraries": {"torch": "2.13.0"}},
+        },
+        not_compared={"half precision on a GPU": "not measured"},
+        exploded={"noise 0": "2 of 9 values lie outside"},
+        tolerances={"fp32, whole": Tolerance(max_abs=1e-4, max_steps=1)},
+        candidates=(summarize_candidate(candidate, checks),),
+        backends=backends,
+        weights=weights,
+        checks=checks,
+    )
+    if worst is None:
         zero = np.zeros((3, 6, 8), np.float32)
-        pictured = [Pictured(checks[0], zero, zero + np.float32(0.001))]
-    return Certificate(content, pictured)
+        worst = [WorstCase(checks[0], zero, zero + np.float32(0.001))]
+    return Certificate(record, worst)

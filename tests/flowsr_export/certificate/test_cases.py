@@ -1,4 +1,4 @@
-"""What a certificate compares."""
+"""The cases of a certificate."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -14,7 +14,7 @@ from flowsr_runtime.bundle.manifest import Manifest
 from tests.flowsr_export.conftest import fourfold_manifest
 from tests.flowsr_export.networks import small
 
-ISSUED_SCALES = {"1.3", "2", "2.7", "3", "4", "6.5", "8", "12"}
+REQUIRED_SCALES = {"1.3", "2", "2.7", "3", "4", "6.5", "8", "12"}
 
 
 def manifest() -> Manifest:
@@ -28,29 +28,29 @@ def fixed(scale: str, *, whole_only: bool) -> Manifest:
 
 
 def test_every_scale_meets_every_size() -> None:
-    trials = case_list(manifest())
-    photographs = {(t.scale, t.case.lr) for t in trials if t.picture == "photographs"}
+    cases = case_list(manifest())
+    photographs = {(t.scale, t.sizes.lr) for t in cases if t.picture == "photographs"}
     sizes = {(1, 1), (1, 19), (31, 1), (16, 24), (15, 21), (23, 37)}
-    assert {(scale, size) for scale in ISSUED_SCALES for size in sizes} <= photographs
+    assert {(scale, size) for scale in REQUIRED_SCALES for size in sizes} <= photographs
 
 
 def test_scales_that_differ_per_axis_are_among_them() -> None:
-    trials = case_list(manifest())
-    assert Case((16, 24), (43, 86)) in {t.case for t in trials if t.scale == "3.6x2.7"}
+    cases = case_list(manifest())
+    assert Case((16, 24), (43, 86)) in {t.sizes for t in cases if t.scale == "3.6x2.7"}
 
 
 def test_borders_seeds_batches_large_and_tiled_pictures_are_among_them() -> None:
-    trials = case_list(manifest())
-    assert {t.picture for t in trials} == set(PICTURES)
-    assert {t.seed for t in trials if t.picture == "noisy photographs"} == set(range(5))
-    assert {t.case.batch for t in trials} == {1, 3}
-    assert max(t.case.size[0] * t.case.size[1] for t in trials) >= 384 * 512
-    assert {t.scale for t in trials if t.tiled} == {"2", "2.7", "4"}
+    cases = case_list(manifest())
+    assert {t.picture for t in cases} == set(PICTURES)
+    assert {t.seed for t in cases if t.picture == "noisy photographs"} == set(range(5))
+    assert {t.sizes.batch for t in cases} == {1, 3}
+    assert max(t.sizes.size[0] * t.sizes.size[1] for t in cases) >= 384 * 512
+    assert {t.scale for t in cases if t.tiled} == {"2", "2.7", "4"}
 
 
 def test_a_trial_is_planned_once() -> None:
-    trials = case_list(manifest())
-    assert len({str(t) for t in trials if not t.tiled}) == sum(not t.tiled for t in trials)
+    cases = case_list(manifest())
+    assert len({str(t) for t in cases if not t.tiled}) == sum(not t.tiled for t in cases)
 
 
 def test_the_quick_plan_is_a_part_of_the_full_one() -> None:
@@ -63,15 +63,15 @@ def test_a_tiled_picture_is_wider_than_what_a_tile_sees() -> None:
     halo = deployment_of(small()).exact_halo()
     own = manifest()
     tiling = replace(own.tiling, exact=halo)
-    for trial in (t for t in case_list(replace(own, tiling=tiling)) if t.tiled):
-        reach = halo.pixels + halo.patches * halo.patch / float(trial.scale)
-        assert min(trial.case.lr) > 2 * reach
+    for case in (t for t in case_list(replace(own, tiling=tiling)) if t.tiled):
+        reach = halo.pixels + halo.patches * halo.patch / float(case.scale)
+        assert min(case.sizes.lr) > 2 * reach
 
 
 def test_a_graph_of_one_scale_is_compared_at_that_scale() -> None:
-    trials = case_list(fixed("3", whole_only=True))
-    assert {t.scale for t in trials} == {"3"}
-    assert all(3 * n == m for t in trials for n, m in zip(t.case.lr, t.case.size, strict=True))
+    cases = case_list(fixed("3", whole_only=True))
+    assert {t.scale for t in cases} == {"3"}
+    assert all(3 * n == m for t in cases for n, m in zip(t.sizes.lr, t.sizes.size, strict=True))
 
 
 def test_a_graph_of_whole_pictures_has_no_tiled_trial() -> None:
@@ -80,9 +80,9 @@ def test_a_graph_of_whole_pictures_has_no_tiled_trial() -> None:
 
 
 def test_a_graph_whose_window_is_its_tile_is_cut_along_a_strip() -> None:
-    trials = case_list(Manifest.parse({**fourfold_manifest(), "files": {}}))
-    (tiled,) = (t for t in trials if t.tiled)
-    assert tiled.case.lr == (32, 144)
+    cases = case_list(Manifest.parse({**fourfold_manifest(), "files": {}}))
+    (tiled,) = (t for t in cases if t.tiled)
+    assert tiled.sizes.lr == (32, 144)
 
 
 @pytest.mark.parametrize("name", PICTURES)

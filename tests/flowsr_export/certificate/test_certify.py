@@ -10,13 +10,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from flowsr_export.certificate import candidates as certificate_subjects
 from flowsr_export.certificate.candidates import Candidate
 from flowsr_export.certificate.cases import CertificateCase, case_list
 from flowsr_export.certificate.certify import Certificate, certify
-from flowsr_export.certificate.certify import certify as library
-from flowsr_export.certificate.record import as_json, verdict
-from flowsr_export.certificate.weights import Weights
+from flowsr_export.certificate.cross_checks import Weights
+from flowsr_export.certificate.record import Check, judge
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity.compare import HALF_BAR, QUANTISED_BAR, Tolerance
@@ -31,8 +29,15 @@ from flowsr_runtime import (
     embedded_bundle,
 )
 from flowsr_runtime.bundle.manifest import Manifest
-from tests.flowsr_export.certificate.certificates import altered, one_percent, swapped_slots
+from tests.flowsr_export.certificate.certificates import (
+    altered,
+    check,
+    one_percent,
+    swapped_slots,
+)
 
+CERTIFY = "flowsr_export.certificate.certify"
+CANDIDATES = "flowsr_export.parity.candidates"
 SETTINGS = SessionSettings(threads=1)
 SMALL = CertificateCase("photographs", Case((23, 37), (46, 74)), "2")
 GRAPH, ROUNDED = "onnxruntime cpu fp32", "PyTorch float16 graph"
@@ -48,8 +53,8 @@ def green() -> Certificate:
 
 @pytest.fixture
 def single(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan of one small trial."""
-    monkeypatch.setattr(library, "planned", lambda manifest, *, quick: [SMALL])
+    """A plan of one small case."""
+    monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: [SMALL])
 
 
 @pytest.fixture
@@ -57,9 +62,9 @@ def untiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan without its tiled pictures, which cost the most."""
 
     def whole(manifest: Manifest, *, quick: bool) -> list[CertificateCase]:
-        return [trial for trial in case_list(manifest, quick=quick) if not trial.tiled]
+        return [case for case in case_list(manifest, quick=quick) if not case.tiled]
 
-    monkeypatch.setattr(library, "planned", whole)
+    monkeypatch.setattr(f"{CERTIFY}.case_list", whole)
 
 
 @pytest.fixture
@@ -67,93 +72,91 @@ def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's tiled pictures, and one that is not."""
 
     def cut(manifest: Manifest, *, quick: bool) -> list[CertificateCase]:
-        return [SMALL, *(trial for trial in case_list(manifest, quick=quick) if trial.tiled)]
+        return [SMALL, *(case for case in case_list(manifest, quick=quick) if case.tiled)]
 
-    monkeypatch.setattr(library, "planned", cut)
+    monkeypatch.setattr(f"{CERTIFY}.case_list", cut)
 
 
-def record(key: tuple[str, str, str], outcome: str = "passed") -> dict[str, Any]:
-    return dict(zip(("subject", "kind", "trial"), key, strict=True)) | {"outcome": outcome}
+def record(key: tuple[str, str, str], outcome: str = "passed") -> Check:
+    candidate, mode, case = key
+    return check(candidate=candidate, mode=mode, case=case, outcome=outcome)
 
 
 def test_the_shipped_model_is_certified(green: Certificate) -> None:
-    assert green.passed, green.trouble()
-    assert green.content["complete"]
-    assert [s["name"] for s in green.content["subjects"]] == [GRAPH, ROUNDED]
+    assert green.passed, green.record.trouble()
+    assert green.record.verdict.complete
+    assert [s.name for s in green.record.candidates] == [GRAPH, ROUNDED]
 
 
 def test_every_planned_comparison_is_in_it(green: Certificate) -> None:
-    trials = case_list(Bundle.open(embedded_bundle()).manifest, quick=True)
-    due = {(str(trial), kind) for trial in trials for kind in trial.kinds}
-    due -= {(name, "whole") for name in green.content["exploded"]}
+    cases = case_list(Bundle.open(embedded_bundle()).manifest, quick=True)
+    due = {(str(case), mode) for case in cases for mode in case.modes}
+    due -= {(name, "whole") for name in green.record.exploded}
     graph, rounded = (
-        {(c["trial"], c["kind"]) for c in green.content["checks"] if c["subject"] == name}
+        {(c.case, c.mode) for c in green.record.checks if c.candidate == name}
         for name in (GRAPH, ROUNDED)
     )
     assert graph == due
-    assert rounded == {(trial, kind) for trial, kind in due if kind == "whole"}
-    assert len(green.content["checks"]) == len(graph) + len(rounded)
+    assert rounded == {(case, mode) for case, mode in due if mode == "whole"}
+    assert len(green.record.checks) == len(graph) + len(rounded)
 
 
-def test_a_harsh_picture_on_which_pytorch_explodes_is_named(green: Certificate) -> None:
-    (what,) = green.content["exploded"].values()
-    assert "lie outside [-1, 2]" in what
-    assert all(name.startswith("checkerboard") for name in green.content["exploded"])
+def test_an_adversarial_image_on_which_pytorch_explodes_is_named(green: Certificate) -> None:
+    (values,) = green.record.exploded.values()
+    assert "lie outside [-1, 2]" in values
+    assert all(name.startswith("checkerboard") for name in green.record.exploded)
 
 
-def test_it_says_what_was_certified(green: Certificate) -> None:
-    content = green.content
-    bundle = Bundle.open(embedded_bundle())
-    files = bundle.manifest.files
-    assert (
-        content["bundle"]["files"]["model.fp32.onnx"]["sha256"]
-        == files["model.fp32.onnx"].sha256
-    )
-    assert content["checkpoint"]["model_sha256"] == bundle.manifest.raw["model"]["model_sha256"]
-    assert content["machine"]["libraries"]["onnxruntime"]
-    assert "half precision on a GPU" in content["not_compared"]
-    assert "onnxruntime cuda" in content["not_compared"]
-    assert {c["bar"] for c in content["checks"]} == set(content["bars"])
+def test_the_bundle_the_machine_and_the_tolerances_are_stated(green: Certificate) -> None:
+    about, record = green.record.about, green.record
+    manifest = Bundle.open(embedded_bundle()).manifest
+    name = "model.fp32.onnx"
+    assert about["bundle"]["files"][name]["sha256"] == manifest.files[name].sha256
+    assert about["checkpoint"]["model_sha256"] == manifest.raw["model"]["model_sha256"]
+    assert about["machine"]["libraries"]["onnxruntime"]
+    assert {"half precision on a GPU", "onnxruntime cuda"} <= set(record.not_compared)
+    assert {c.tolerance for c in record.checks} == set(record.tolerances)
 
 
-def test_it_is_json_without_numbers_that_json_lacks(green: Certificate) -> None:
-    text = as_json(green.content)
-    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == green.content
+def test_its_json_has_finite_numbers_only(green: Certificate) -> None:
+    text = green.record.as_json("a command")
+    content = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert content == {"command": "a command", **green.record.as_dict()}
 
 
 def test_tiles_are_within_a_step_and_exact_ones_within_rounding(green: Certificate) -> None:
-    checks = [c for c in green.content["checks"] if c["subject"] == GRAPH]
-    found = {c["kind"]: c for c in checks}
-    assert found["tiles"]["tiles"] >= 4
-    assert found["tiles"]["max_steps"] <= 1
-    assert found["exact tiles"]["max_abs"] <= 1e-5
-    assert found["exact seam"]["max_abs"] <= 1e-5
+    checks = {c.mode: c for c in green.record.checks if c.candidate == GRAPH}
+    assert (checks["tiles"].tiles or 0) >= 4
+    assert (checks["tiles"].max_steps or 0) <= 1
+    assert (checks["exact tiles"].max_abs or 0) <= 1e-5
+    assert (checks["exact seam"].max_abs or 0) <= 1e-5
 
 
-def test_polygraphy_compares_the_graph_with_its_optimised_self(green: Certificate) -> None:
-    (entry,) = green.content["backends"]
-    assert entry["second"] == "onnxruntime cpu fp32, not optimised"
-    assert entry["runs"] == 2
-    assert 0 < entry["max_abs"] <= entry["limit"] == 1e-4
+def test_polygraphy_compares_the_graph_with_its_optimized_self(green: Certificate) -> None:
+    (entry,) = green.record.backends
+    assert entry.second == "onnxruntime cpu fp32, not optimized"
+    assert entry.runs == 2
+    assert 0 < entry.max_abs <= entry.tolerance.limit == 1e-4
 
 
-def test_the_worst_of_each_subject_is_kept(green: Certificate) -> None:
-    names = [pictured.check["subject"] for pictured in green.pictured]
-    assert sorted(names) == sorted(s["name"] for s in green.content["subjects"])
-    worst = green.pictured[0]
-    _, channel, row, column = worst.check["at"]
+def test_the_worst_of_each_candidate_is_kept(green: Certificate) -> None:
+    names = [one.check.candidate for one in green.worst]
+    assert sorted(names) == sorted(s.name for s in green.record.candidates)
+    worst = green.worst[0]
+    assert worst.check.at is not None
+    _, channel, row, column = worst.check.at
     difference = np.abs(worst.reference.astype(np.float64) - worst.output)
     assert difference[channel, row, column] == difference.max()
-    assert worst.check["max_abs"] == pytest.approx(difference.max(), rel=1e-5)
+    assert worst.check.max_abs == pytest.approx(difference.max(), rel=1e-5)
 
 
 @pytest.mark.usefixtures("untiled")
 def test_a_weight_that_is_one_percent_off_is_caught(tmp_path: Path) -> None:
     done = certify(altered(tmp_path / "off", one_percent), settings=SETTINGS, quick=True)
-    assert done.content["complete"]
+    assert done.record.verdict.complete
     assert not done.passed
-    assert "max error must be at most 0.0001" in done.trouble()
-    assert "1 of 126 weights of model.fp32.onnx are not the network's" in done.trouble()
+    assert "at most 0.0001" in done.record.trouble()
+    assert "1 of 126 weights of model.fp32.onnx are not the network's" in done.record.trouble()
 
 
 @pytest.mark.usefixtures("single")
@@ -162,16 +165,16 @@ def test_a_weight_that_outputs_hardly_show_is_caught(tmp_path: Path) -> None:
         one_percent(model, "decode_maps.6.bias")
 
     done = certify(altered(tmp_path / "off", change), settings=SETTINGS, precision="fp32")
-    assert {check["outcome"] for check in done.content["checks"]} == {"passed"}
+    assert {check.outcome for check in done.record.checks} == {"passed"}
     assert not done.passed
-    assert done.content["weights"][0]["changed"] == ["decode_maps.6.bias"]
+    assert done.record.weights[0].changed == ("decode_maps.6.bias",)
 
 
 @pytest.mark.usefixtures("untiled")
 def test_swapped_neighbour_slots_are_caught(tmp_path: Path) -> None:
     done = certify(altered(tmp_path / "swapped", swapped_slots), settings=SETTINGS, quick=True)
     assert not done.passed
-    assert done.content["totals"]["missed"] > 0
+    assert done.record.verdict.totals.missed > 0
 
 
 @pytest.mark.usefixtures("tiled")
@@ -179,7 +182,7 @@ def test_tiles_without_a_halo_are_caught(tmp_path: Path) -> None:
     none = {"halo_patches": 0, "halo_pixels": 0}
     done = certify(altered(tmp_path / "bare", tiling=none), settings=SETTINGS, quick=True)
     assert not done.passed
-    missed = {(c["kind"], c["outcome"]) for c in done.content["checks"]}
+    missed = {(c.mode, c.outcome) for c in done.record.checks}
     assert ("tiles", "missed") in missed
     assert ("whole", "missed") not in missed
 
@@ -193,12 +196,12 @@ def test_nan_anywhere_is_caught(tmp_path: Path) -> None:
         bias.CopyFrom(numpy_helper.from_array(values, bias.name))
 
     done = certify(altered(tmp_path / "nan", spoil), settings=SETTINGS, precision="fp32")
-    (check,) = done.content["checks"]
+    (check,) = done.record.checks
     assert not done.passed
-    assert check["max_abs"] is check["used"] is None
-    assert "are NaN or infinite" in done.trouble()
-    assert not done.content["backends"][0]["passed"]
-    assert done.pictured[0].check == check
+    assert str(check.max_abs) == "nan"
+    assert "are NaN or infinite" in done.record.trouble()
+    assert not done.record.backends[0].passed
+    assert done.worst[0].check == check
 
 
 def test_a_comparison_that_cannot_be_made_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,36 +209,36 @@ def test_a_comparison_that_cannot_be_made_is_no_pass(monkeypatch: pytest.MonkeyP
         raise MemoryBudgetError("no memory")
 
     tiled = CertificateCase("photographs", Case((23, 37), (46, 74)), "2", tiled=True)
-    monkeypatch.setattr(library, "planned", lambda manifest, *, quick: [SMALL, tiled])
-    monkeypatch.setattr(library, "tiled_output", refuse)
+    monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: [SMALL, tiled])
+    monkeypatch.setattr(f"{CERTIFY}.tiled_output", refuse)
     done = certify(settings=SETTINGS, precision="fp32")
     assert not done.passed
-    assert not done.content["complete"]
-    assert done.content["totals"]["not_run"] == 3
-    assert "3 could not be made" in done.trouble()
-    assert "no memory" in done.trouble()
+    assert not done.record.verdict.complete
+    assert done.record.verdict.totals.not_run == 3
+    assert "3 could not be made" in done.record.trouble()
+    assert "no memory" in done.record.trouble()
 
 
 def test_a_picture_that_cannot_be_cut_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     tiled = CertificateCase("photographs", Case((5, 6), (10, 12)), "2", tiled=True)
-    monkeypatch.setattr(library, "planned", lambda manifest, *, quick: [SMALL, tiled])
+    monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: [SMALL, tiled])
     done = certify(settings=SETTINGS, precision="fp32")
-    assert not done.content["complete"]
-    assert "tiles were not checked" in done.trouble()
+    assert not done.record.verdict.complete
+    assert "tiles were not checked" in done.record.trouble()
 
 
 @pytest.mark.usefixtures("single")
 def test_one_precision_leaves_the_rounding_out() -> None:
     done = certify(settings=SETTINGS, precision="fp32")
     assert done.passed
-    assert [s["name"] for s in done.content["subjects"]] == [GRAPH]
+    assert [s.name for s in done.record.candidates] == [GRAPH]
 
 
 @pytest.mark.usefixtures("single")
 def test_a_provider_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certificate_subjects, "present_providers", lambda: ["cpu", "cuda"])
+    monkeypatch.setattr(f"{CANDIDATES}.present_providers", lambda: ["cpu", "cuda"])
     done = certify(settings=SETTINGS)
-    assert "provider cuda" in done.content["not_compared"]["onnxruntime cuda fp32"]
+    assert "provider cuda" in done.record.not_compared["onnxruntime cuda fp32"]
     with pytest.raises(ProviderError, match="provider cuda"):
         certify(settings=SessionSettings(provider="cuda"))
 
@@ -247,92 +250,74 @@ def test_a_flow_that_does_not_come_back_is_no_pass(monkeypatch: pytest.MonkeyPat
     )
     done = certify(settings=SETTINGS, precision="fp32")
     assert not done.passed
-    assert done.content["round_trip"]["relative_error"] is None
-    assert "inverse(forward(x))" in done.trouble()
+    assert done.record.as_dict()["round_trip"]["relative_error"] is None
+    assert "inverse(forward(x))" in done.record.trouble()
 
 
 def test_eight_bit_products_are_held_to_the_range_alone_on_harsh_pictures() -> None:
     bundle = Bundle.open(embedded_bundle())
     deployment = deployment_of(reference_of(bundle, None, None).network)
     graph = HalfPrecisionEmulator(deployment, "fp32", None)
-    frame = CertificateCase("frame", SMALL.case, "2")
+    frame = CertificateCase("frame", SMALL.sizes, "2")
     int8 = Candidate("int8", "int8", "model.int8.onnx", bundle, graph)
     half = replace(int8, precision="fp16")
-    assert int8.bar(deployment, SMALL, "whole") == replace(QUANTISED_BAR, in_range=True)
-    assert int8.bar(deployment, frame, "whole") == Tolerance(in_range=True)
-    assert half.bar(deployment, frame, "whole") == replace(HALF_BAR, in_range=True)
-    names = {int8.bar_name(trial, "whole") for trial in (SMALL, frame)}
-    assert names == {"int8, whole", "int8, whole, harsh"}
+    assert int8.tolerance(deployment, SMALL, "whole") == replace(QUANTISED_BAR, in_range=True)
+    assert int8.tolerance(deployment, frame, "whole") == Tolerance(in_range=True)
+    assert half.tolerance(deployment, frame, "whole") == replace(HALF_BAR, in_range=True)
+    names = {int8.tolerance_name(case, "whole") for case in (SMALL, frame)}
+    assert names == {"int8, whole", "int8, whole, adversarial"}
 
 
-def test_all_that_is_due_and_passed_is_a_pass() -> None:
-    done = verdict(KEYS, [record(key) for key in KEYS], 1e-6, COMPARED)
-    assert done["passed"]
-    assert done["complete"]
+PASSED = [record(key) for key in KEYS]
 
 
 @pytest.mark.parametrize(
-    "checks",
+    ("keys", "checks"),
     [
-        [],
-        [record(KEYS[0])],
-        [record(KEYS[0]), record(KEYS[0])],
-        [record(KEYS[0]), record(KEYS[1], "not run")],
+        (KEYS, []),
+        (KEYS, PASSED[:1]),
+        (KEYS, [PASSED[0], PASSED[0]]),
+        (KEYS, [PASSED[0], record(KEYS[1], "not run")]),
+        ([], []),
     ],
-    ids=["none", "one missing", "one twice", "one not run"],
+    ids=["none", "one missing", "one twice", "one not run", "nothing due"],
 )
-def test_a_missing_comparison_is_no_pass(checks: list[dict[str, Any]]) -> None:
-    done = verdict(KEYS, checks, 1e-6, COMPARED)
-    assert not done["complete"]
-    assert not done["passed"]
+def test_a_missing_comparison_is_incomplete(keys: list[Any], checks: list[Check]) -> None:
+    verdict = judge(keys, checks, 1e-6, COMPARED)
+    assert (verdict.complete, verdict.passed) == (False, False)
 
 
-def test_a_missed_bar_is_complete_but_no_pass() -> None:
-    done = verdict(KEYS, [record(KEYS[0]), record(KEYS[1], "missed")], 1e-6, COMPARED)
-    assert done["complete"]
-    assert not done["passed"]
+@pytest.mark.parametrize(
+    ("changes", "passed"),
+    [
+        ({}, True),
+        ({"backends": None}, True),
+        ({"checks": [PASSED[0], record(KEYS[1], "missed")]}, False),
+        ({"round_trip": 1e-3}, False),
+        ({"round_trip": float("nan")}, False),
+        ({"backends": []}, False),
+        ({"backends": [replace(COMPARED[0], passed=False)]}, False),
+        ({"weights": [Weights("model.fp32.onnx", 0, 9, 1e-6, ())]}, False),
+        ({"weights": [Weights("model.fp32.onnx", 3, 9, 1e-6, ("a.bias",))]}, False),
+    ],
+)
+def test_everything_has_to_pass(changes: dict[str, Any], passed: bool) -> None:
+    usual: dict[str, Any] = {"checks": PASSED, "round_trip": 1e-6, "backends": COMPARED}
+    verdict = judge(KEYS, **usual | changes)
+    assert (verdict.complete, verdict.passed) == (True, passed)
 
 
-def test_nothing_due_is_no_pass() -> None:
-    assert not verdict([], [], 1e-6, COMPARED)["complete"]
-
-
-@pytest.mark.parametrize("trip", [1e-3, float("nan")])
-def test_a_round_trip_beyond_its_bar_is_no_pass(trip: float) -> None:
-    assert not verdict(KEYS, [record(key) for key in KEYS], trip, COMPARED)["passed"]
-
-
-def test_backends_that_were_not_compared_are_no_pass() -> None:
-    assert not verdict(KEYS, [record(key) for key in KEYS], 1e-6, [])["passed"]
-
-
-def test_backends_that_differ_are_no_pass() -> None:
-    differing = [*COMPARED, replace(COMPARED[0], passed=False)]
-    assert not verdict(KEYS, [record(key) for key in KEYS], 1e-6, differing)["passed"]
-
-
-@pytest.mark.parametrize(("tensors", "changed"), [(0, ()), (3, ("a.bias",))])
-def test_weights_that_are_not_the_networks_are_no_pass(
-    tensors: int, changed: tuple[str, ...]
-) -> None:
-    weights = [Weights("model.fp32.onnx", tensors, 9, 1e-6, changed)]
-    checks = [record(key) for key in KEYS]
-    assert not verdict(KEYS, checks, 1e-6, COMPARED, weights)["passed"]
-
-
-def test_a_bundle_none_of_whose_graphs_ran_is_no_pass() -> None:
-    checks = [record(key) for key in KEYS]
-    assert verdict(KEYS, checks, 1e-6, None)["passed"]
-    assert not verdict(KEYS, checks, 1e-6, None, graphs=False)["complete"]
+def test_without_a_graph_a_certificate_is_incomplete() -> None:
+    assert not judge(KEYS, PASSED, 1e-6, None, graphs=False).complete
 
 
 @pytest.mark.usefixtures("single")
 def test_a_bundle_that_no_cpu_runs_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_precisions", lambda bundle, precision: ["bf16"])
+    monkeypatch.setattr(f"{CERTIFY}._precisions", lambda bundle, precision: ["bf16"])
     done = certify(settings=SETTINGS)
-    assert [s["file"] for s in done.content["subjects"]] == [None]
-    assert done.content["backends"] == []
-    assert "no graph of the bundle was run" in done.trouble()
+    assert [s.file for s in done.record.candidates] == [None]
+    assert done.record.backends == ()
+    assert "no graph of the bundle was run" in done.record.trouble()
     assert not done.passed
 
 
@@ -351,7 +336,7 @@ def test_the_graphs_of_engines_are_compared_on_the_cpu(monkeypatch: pytest.Monke
     engine = Engine(HalfPrecisionEmulator(deployment, "fp32", None))
     monkeypatch.setattr(SessionSettings, "open", lambda settings, bundle: engine)
     done = certify(settings=SessionSettings("tensorrt"), precision="fp32")
-    assert done.passed, done.trouble()
-    assert [s["name"] for s in done.content["subjects"]] == ["tensorrt cuda fp32"]
-    assert done.content["backends"][0]["first"] == "onnxruntime cpu fp32"
-    assert "half precision on a GPU" not in done.content["not_compared"]
+    assert done.passed, done.record.trouble()
+    assert [s.name for s in done.record.candidates] == ["tensorrt cuda fp32"]
+    assert done.record.backends[0].first == "onnxruntime cpu fp32"
+    assert "half precision on a GPU" not in done.record.not_compared

@@ -1,8 +1,9 @@
-"""The two files of a certificate."""
+"""The two files of a certificate, and its summary."""
 
 import base64
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,69 +12,67 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_export.certificate.certify import Pictured
+from flowsr_export.certificate.certify import Certificate, WorstCase
 from flowsr_export.certificate.page import (
     amplification,
-    as_html,
-    certificate_paths,
+    page_of,
+    summary_lines,
     write_certificate,
 )
 from flowsr_runtime.errors import OutputError
-from tests.flowsr_export.certificate.certificates import certificate, check
+from tests.flowsr_export.certificate.certificates import GRAPH, certificate, check
 
 RNG = np.random.default_rng(5)
 
 
+def html(certificate: Certificate) -> str:
+    return page_of(certificate, "x").html()
+
+
 def pictures_in(page: str) -> list[NDArray[np.uint8]]:
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in found]
+    images = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in images]
 
 
-def test_the_page_needs_no_other_file() -> None:
-    page = as_html(certificate(), "verify <x>")
-    assert "verify &lt;x&gt;" in page
-    assert page.count("src=") == page.count('src="data:image/png;base64,') == 6
-    assert "<link" not in page
-    assert "<script" not in page
-
-
-def test_the_page_says_the_verdict_and_what_was_not_compared() -> None:
-    page = as_html(certificate(), "x")
-    assert 'Parity certificate: <span class="green">passed</span>' in page
+def test_the_page_shows_the_verdict_and_the_worst_case() -> None:
+    page = html(certificate())
+    assert '<span class="passed">passed</span>' in page
     assert "Not compared, half precision on a GPU: not measured." in page
     assert "2.13.0" in page
+    assert len(pictures_in(page)) == 6
 
 
-def test_the_page_of_a_failure_says_why() -> None:
-    bad = check(outcome="missed", why=["max error must be at most 0.0001, got 0.5"], used=5e3)
-    page = as_html(
-        certificate(
-            checks=[bad],
-            passed=False,
-            totals={"planned": 1, "passed": 0, "missed": 1, "not_run": 0, "seconds": 1.0},
-        ),
-        "x",
-    )
-    assert '<span class="red">failed</span>' in page
-    assert "1 of 1 comparisons missed their bar" in page
-    assert "max error must be at most 0.0001, got 0.5" in page
+def test_the_page_of_a_failure_states_the_reason() -> None:
+    bad = check(outcome="missed", why=("max error must be at most 0.0001, got 0.5",), used=5e3)
+    page = html(certificate((bad,)))
+    assert '<span class="failed">failed</span>' in page
+    assert "1 of 1 comparisons exceeded their tolerance" in page
+    assert "at most 0.0001, got 0.5" in page
 
 
-def test_a_comparison_without_figures_is_shown() -> None:
-    fields = ("max_abs", "p999_steps", "psnr", "max_steps", "used", "at")
-    none = dict.fromkeys(fields)
-    bad = check(outcome="not run", why=["no memory"], **none)
-    page = as_html(certificate([], checks=[bad], passed=False), "x")
-    assert "No comparison gave a picture." in page
+def test_a_comparison_without_an_output_is_shown() -> None:
+    names = ("max_abs", "p999_steps", "psnr", "max_steps", "at")
+    bad = check(outcome="not run", why=("no memory",), used=math.inf, **dict.fromkeys(names))
+    page = html(certificate((bad,), []))
+    assert "No comparison gave an image." in page
     assert "not run; no memory" in page
+
+
+def test_the_summary_has_a_line_for_each_part() -> None:
+    lines = summary_lines(certificate().record)
+    assert lines[1].split() == [*GRAPH.split(), "1", "1", "0.01"]
+    assert f"{GRAPH}, not optimized against {GRAPH}: within 0.0001" in lines
+    assert "weights of model.fp32.onnx: 2 tensors, 0 changed" in lines
+    assert "not compared, half precision on a GPU: not measured" in lines
+    assert lines[-1].startswith("1 of 1 comparisons within")
 
 
 def test_reference_result_and_difference_are_pictured_and_the_place_marked() -> None:
     reference = RNG.random((3, 40, 50), np.float32)
     output = reference.copy()
     output[1, 30, 44] += np.float32(0.01)
-    bad = check(at=[0, 1, 30, 44], max_abs=0.01, used=100.0)
-    page = as_html(certificate([Pictured(bad, reference, output)], checks=[bad]), "x")
+    bad = check(at=(0, 1, 30, 44), max_abs=0.01, used=100.0)
+    page = html(certificate((bad,), [WorstCase(bad, reference, output)]))
     assert "row 30, column 44, green, marked" in page
     assert "difference, ×64" in page
     whole, _, difference, detail, _, amplified = pictures_in(page)
@@ -91,8 +90,8 @@ def test_a_single_wrong_pixel_of_a_large_picture_is_seen() -> None:
     reference = np.zeros((3, 500, 333), np.float32)
     output = reference.copy()
     output[0, 401, 7] = 1
-    bad = check(at=[0, 0, 401, 7], max_abs=1.0, used=1e4)
-    page = as_html(certificate([Pictured(bad, reference, output)], checks=[bad]), "x")
+    bad = check(at=(0, 0, 401, 7), max_abs=1.0, used=1e4)
+    page = html(certificate((bad,), [WorstCase(bad, reference, output)]))
     difference = pictures_in(page)[2]
     assert max(difference.shape) <= 160
     assert (255, 0, 0) in {tuple(p) for p in difference.reshape(-1, 3)}
@@ -102,9 +101,9 @@ def test_what_is_no_number_is_magenta() -> None:
     reference = np.zeros((3, 6, 8), np.float32)
     output = reference.copy()
     output[0, 2, 3] = np.nan
-    bad = check(at=[0, 0, 2, 3], max_abs=None, used=None)
-    page = as_html(certificate([Pictured(bad, reference, output)], checks=[bad]), "x")
-    assert "no number" in page
+    bad = check(at=(0, 0, 2, 3), max_abs=math.nan, used=math.inf)
+    page = html(certificate((bad,), [WorstCase(bad, reference, output)]))
+    assert "none of its tolerance" in page
     for picture in pictures_in(page)[1:3]:
         assert (255, 0, 255) in {tuple(p) for p in picture.reshape(-1, 3)}
 
@@ -120,21 +119,11 @@ def test_differences_are_amplified_to_nearly_full_range(largest: float, factor: 
 def test_both_files_are_written(tmp_path: Path) -> None:
     paths = write_certificate(certificate(), tmp_path / "new" / "folder", "a command")
     assert [path.name for path in paths] == ["certificate.json", "certificate.html"]
-    read = json.loads(paths[0].read_text(encoding="utf-8"))
-    assert read == {"command": "a command", **certificate().content}
+    content = json.loads(paths[0].read_text(encoding="utf-8"))
+    assert content == {"command": "a command", **certificate().record.as_dict()}
 
 
-def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+def test_existing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "certificate.html").write_text("old", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"certificate\.html exists"):
-        certificate_paths(tmp_path, force=False)
-    with pytest.raises(OutputError, match=r"certificate\.html exists"):
+    with pytest.raises(OutputError, match=r"certificate\.html"):
         write_certificate(certificate(), tmp_path, "x")
-    write_certificate(certificate(), tmp_path, "x", force=True)
-    assert (tmp_path / "certificate.html").read_text(encoding="utf-8") != "old"
-
-
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_certificate(certificate(), tmp_path / "file", "x")

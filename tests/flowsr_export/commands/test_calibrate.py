@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from PIL import Image
 
 from flowsr_runtime import Bundle, write_picture
 from tests.flowsr_calibration.graphs import photograph
@@ -47,7 +46,7 @@ def test_json_is_one_object(run: Run, small: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """No shift of a channel is small enough."""
-    monkeypatch.setattr("flowsr_export.calibration.gates.MOST_COLOUR_SHIFT", 0.0)
+    monkeypatch.setattr("flowsr_export.calibration.gates.MAX_COLOR_SHIFT", 0.0)
 
 
 @pytest.mark.usefixtures("strict")
@@ -96,22 +95,7 @@ def test_an_empty_folder_ends_with_one_line(run: Run, small: Path, tmp_path: Pat
     (tmp_path / "photos").mkdir()
     done = calibrate(run, small, tmp_path / "photos")
     assert done.exit_code == 1
-    assert done.stderr.startswith(f"flowsr-export: no picture in {tmp_path / 'photos'}")
-
-
-def test_one_grey_picture_ends_with_one_line(run: Run, small: Path, tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    Image.new("L", (64, 64), 128).save(tmp_path / "photos" / "grey.png")
-    done = calibrate(run, small, tmp_path / "photos")
-    assert done.exit_code == 1
-    assert "has 0 that can be used" in done.stderr
-    assert done.stderr.endswith("grey.png is flat: it has no texture\n")
-
-
-def test_too_few_pictures_end_with_one_line(run: Run, small: Path, tmp_path: Path) -> None:
-    done = calibrate(run, small, photographs_in(tmp_path / "photos", count=3))
-    assert done.exit_code == 1
-    assert "calibration needs at least 4 pictures" in done.stderr
+    assert done.stderr.startswith(f"flowsr-export: folder {tmp_path / 'photos'}")
 
 
 def test_corrupt_files_among_good_ones_are_named(run: Run, small: Path, tmp_path: Path) -> None:

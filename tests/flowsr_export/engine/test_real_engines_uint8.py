@@ -12,7 +12,7 @@ from flowsr_export.calibration.run import calibrate
 from flowsr_export.engine.build import EngineRequest, SizeSpec
 from flowsr_export.engine.builder import Settings
 from flowsr_export.engine.library import Library
-from tests.flowsr_export.calibration.calibrations import made_bundle, photographs_in, wish_for
+from tests.flowsr_export.calibration.calibrations import config_for, made_bundle, photographs_in
 from tests.flowsr_export.engine.engines import make_engine
 
 ADA = Settings(compute_capabilities=("8.9",))
@@ -31,7 +31,7 @@ def test_the_calibrated_file_builds_and_its_engine_multiplies_eight_bits(
 ) -> None:
     photographs_in(tmp_path / "photos")
     source = made_bundle(tmp_path / "b")
-    done = calibrate(source, wish_for(tmp_path, type=kind, budget=Budget(20.0)))
+    done = calibrate(source, config_for(tmp_path, type=kind, budget=Budget(20.0)))
     bundle = write_calibrated(source, source.path, done)
     result = make_engine(bundle, rtx, EngineRequest(kind, SMALL, ADA))
     assert result.audit is not None

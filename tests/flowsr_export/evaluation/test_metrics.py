@@ -9,7 +9,6 @@ from PIL import Image
 
 from flowsr_export.evaluation.imresize import matlab_bicubic
 from flowsr_export.evaluation.metrics import (
-    METRICS,
     diversity,
     diversity_score,
     lr_psnr,
@@ -117,14 +116,11 @@ def test_ssim_is_one_of_equal_pictures_alone() -> None:
 def test_ssim_needs_a_window_between_the_borders() -> None:
     original, enlarged = pair()
     assert 0 < ssim(original, enlarged, 10) < 1  # 12 rows are left
-    with pytest.raises(ShapeError, match=r"40x32 has less than 11 pixels a side .* of 11"):
+    with pytest.raises(ShapeError, match=r"11 pixels a side between borders of 11, got 40x32"):
         ssim(original, enlarged, 11)
-    with pytest.raises(ShapeError, match="has less than 1 pixels a side between borders of 16"):
+    with pytest.raises(ShapeError, match="1 pixels a side between borders of 16"):
         psnr(original, enlarged, 16)
-
-
-def test_pictures_of_two_sizes_are_refused() -> None:
-    with pytest.raises(ShapeError, match=r"must have one size, got \(12, 12, 3\) and \(13"):
+    with pytest.raises(ShapeError, match=r"one size, got \(12, 12, 3\) and \(13"):
         psnr_y(gray(0), gray(0, 13), 0)
 
 
@@ -156,15 +152,9 @@ def test_the_score_is_what_the_best_of_each_pixel_gains() -> None:
     assert math.isnan(diversity_score([0 * left, right]))
 
 
-@pytest.mark.parametrize("figure", [diversity, diversity_score])
-def test_diversity_needs_samples(figure: object) -> None:
-    assert callable(figure)
-    with pytest.raises(ShapeError, match="needs two samples or more of one size"):
-        figure([gray(1)])
-    with pytest.raises(ShapeError, match="needs two samples or more of one size"):
-        figure([gray(1), gray(1, 13)])
-
-
-def test_every_figure_says_what_it_is() -> None:
-    assert all(metric.what and metric.digits > 1 for metric in METRICS.values())
-    assert {metric.better for metric in METRICS.values()} == {"higher", "lower", "neither"}
+@pytest.mark.parametrize("samples", [[gray(1)], [gray(1), gray(1, 13)]])
+def test_diversity_needs_samples_of_one_size(samples: list[NDArray[np.uint8]]) -> None:
+    with pytest.raises(ShapeError, match="samples must be at least two"):
+        diversity(samples)
+    with pytest.raises(ShapeError, match="samples must be at least two"):
+        diversity_score([sample.astype(np.float32) for sample in samples])

@@ -1,4 +1,4 @@
-"""The report: every figure in CSV and JSON, means in Markdown, nothing overwritten."""
+"""The report: every value in CSV and JSON, means in Markdown."""
 
 import csv
 import json
@@ -58,12 +58,12 @@ def test_csv_has_a_line_for_each_row() -> None:
 
 
 def test_json_holds_rows_means_and_how_they_came_about() -> None:
-    found = json.loads(json.dumps(as_json(ROWS, about())))
-    assert found["schema"] == 1
-    assert found["command"].startswith("flowsr-export evaluate")
-    assert [mean["figures"]["lpips"] for mean in found["means"]] == [0.5, 0.1875]
-    assert found["means"][0]["set"] == found["rows"][0]["set"] == "Set5"
-    assert found["rows"][0]["samples"] == [ROW.figures]
+    content = json.loads(json.dumps(as_json(ROWS, about())))
+    assert content["schema"] == 1
+    assert content["command"].startswith("flowsr-export evaluate")
+    assert [mean["figures"]["lpips"] for mean in content["means"]] == [0.5, 0.1875]
+    assert content["means"][0]["set"] == content["rows"][0]["set"] == "Set5"
+    assert content["rows"][0]["samples"] == [ROW.figures]
 
 
 def test_the_table_has_a_line_for_each_set_scale_and_method() -> None:
@@ -82,7 +82,7 @@ def test_the_table_says_what_was_not_as_usual() -> None:
     rows = [replace(ROW, warnings=("the inverse of the flow may have exploded",))]
     text = as_markdown(rows, about(temperature=0.8, samples=5, seed=3, shave=0, lr=["LR"]))
     assert "temperature 0.8, 5 samples from seed 3; inputs given" in text
-    assert "- Borders of 0 pixels were left out" in text
+    assert "- Borders of 0 pixels were shaved" in text
     assert "- Warning, Set5 bird ×4, bicubic: the inverse of the flow may have" in text
 
 
@@ -97,30 +97,7 @@ def test_a_report_is_four_files(tmp_path: Path) -> None:
         assert sheet.size == (4, 3)
 
 
-def test_a_folder_gets_files_of_a_fixed_name(tmp_path: Path) -> None:
-    assert report_paths(tmp_path, force=False)[0] == tmp_path / "evaluation.csv"
-
-
-def test_a_name_may_hold_points(tmp_path: Path) -> None:
-    assert report_paths(tmp_path / "x2.7", force=False)[2] == tmp_path / "x2.7.md"
-
-
-def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
-    (tmp_path / "a.md").write_text("mine")
-    with pytest.raises(OutputError, match=r"a\.md exists; replace it with force"):
-        report_paths(tmp_path / "a", force=False)
-    write_report(ROWS, about(), SHEET, report_paths(tmp_path / "a", force=True))
-    assert (tmp_path / "a.md").read_text(encoding="utf-8") == as_markdown(ROWS, about())
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"folder .*/file cannot be made: File exists"):
-        report_paths(tmp_path / "file" / "a", force=False)
-
-
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    paths = report_paths(tmp_path / "a", force=False)
-    paths[1].mkdir()
-    with pytest.raises(OutputError, match=r"a\.json cannot be written: "):
-        write_report(ROWS, about(), SHEET, paths)
+def test_existing_files_are_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.png").touch()
+    with pytest.raises(OutputError, match=r"evaluation\.png"):
+        report_paths(tmp_path, force=False)

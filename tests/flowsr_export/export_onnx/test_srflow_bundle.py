@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_calibration.collect import TensorTap
-from flowsr_calibration.crops import CropPlan
-from flowsr_calibration.feeds import feeds_of
+from flowsr_calibration.crops import CropPlan, feeds_of
 from flowsr_calibration.layers import layers_of
 from flowsr_calibration.panel import HeldOutSet
-from flowsr_calibration.quantize import QuantizationForm, quantised, tensors_of
+from flowsr_calibration.quantize import QuantizationForm, quantize_layers, tensors_of
 from flowsr_export.cli import main
 from flowsr_export.onnx_graph.lint import lint
 from flowsr_lp import SrflowLP, save_weights
@@ -261,7 +260,7 @@ def test_the_tiles_of_a_sampled_bundle_see_the_noise_of_the_whole(exploding: Srf
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-4)
 
 
-def test_what_reads_features_alone_is_quantised_and_the_flow_is_not(
+def test_what_reads_features_alone_is_quantized_and_the_flow_is_not(
     srflow: Srflow, tmp_path: Path
 ) -> None:
     bundle = Bundle.open(srflow.bundle)
@@ -286,7 +285,7 @@ def test_eight_bits_are_close_to_float32(kind: Any, srflow: Srflow, tmp_path: Pa
         feeds_of(bundle.manifest, crops[0])
     )
     ranges = {name: float(np.abs(values).max()) for name, values in seen.items()}
-    made = quantised(graph, layers, ranges, QuantizationForm(kind))
+    made = quantize_layers(graph, layers, ranges, QuantizationForm(kind))
     assert lint(made, linf=False) == []
     found = HeldOutSet(bundle.model_bytes(), bundle.manifest, crops, threads=1).compare(made)
     assert 30 < found.psnr < 90

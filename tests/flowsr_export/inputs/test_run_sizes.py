@@ -70,12 +70,12 @@ def test_a_graph_of_whole_pictures_is_not_cut() -> None:
 
 @pytest.mark.parametrize("manifest", [FIXED, SRFLOW])
 def test_another_scale_than_the_models_is_refused(manifest: Manifest) -> None:
-    with pytest.raises(ScaleError, match="enlarges 4 times only, got 2x2"):
+    with pytest.raises(ScaleError, match="scale 4, got 2x2"):
         run_sizes_for(manifest, pictures=[(10, 10)], scales=["2"], budget=ROOMY)
 
 
 def test_an_output_that_no_picture_gives_is_refused() -> None:
-    with pytest.raises(ScaleError, match="no picture becomes 1921x1080 at 4; 480x270 becomes"):
+    with pytest.raises(ScaleError, match="4, got 1921x1080; "):
         run_sizes_for(FIXED, sizes=[(1080, 1921)], budget=ROOMY)
 
 

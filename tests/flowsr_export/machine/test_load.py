@@ -1,54 +1,48 @@
-"""The load of others and the clocks, read from files like the kernel's."""
+"""The load of other processes and the clocks, from values that the tests set."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from flowsr_export.machine import load
 from flowsr_export.machine.load import LoadMeter, read_clocks
 
 
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="ascii")
-
-
-def test_what_others_compute_is_what_is_busy_beside_this_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_load_of_others_excludes_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([0.0, 10.0, 20.0])
-    monkeypatch.setattr("flowsr_export.machine.load.time.monotonic", lambda: next(moments))
-    monkeypatch.setattr("flowsr_export.machine.load.os.sysconf", lambda name: 100)
-    write(tmp_path / "stat", "cpu  100 0 0 5000 7 0 0 0 0 0\ncpu0 1 1\n")
-    meter = LoadMeter(tmp_path)
+    before = SimpleNamespace(user=1.0, nice=0.0, system=0.0, idle=50.0, guest=1.0)
+    after = SimpleNamespace(user=8.0, nice=1.0, system=1.0, idle=90.0, guest=8.0, steal=1.0)
+    totals = iter([before, before, after])
+    monkeypatch.setattr("time.monotonic", lambda: next(moments))
+    monkeypatch.setattr("psutil.cpu_times", lambda: next(totals))
+    meter = LoadMeter()
     meter.start()
-    write(tmp_path / "stat", "cpu  800 100 100 9000 7 50 50 0 0 0\ncpu0 1 1\n")
     assert meter.stop() == pytest.approx(1.0, abs=0.05)
 
 
-def test_without_the_kernels_file_the_load_is_unknown(tmp_path: Path) -> None:
-    meter = LoadMeter(tmp_path)
-    meter.start()
-    assert meter.stop() is None
+def test_without_elapsed_time_the_load_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    assert LoadMeter().stop() is None
 
 
-def test_clocks_come_from_the_frequency_files(
+def test_clocks_and_temperatures_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowsr_export.machine.load.shutil.which", lambda name: None)
-    cpu = tmp_path / "devices/system/cpu/cpu0"
-    write(cpu / "cpufreq/scaling_cur_freq", "3200000\n")
-    write(cpu / "thermal_throttle/core_throttle_count", "4\n")
-    write(tmp_path / "class/thermal/thermal_zone0/temp", "61500\n")
-    clocks = read_clocks(tmp_path, tmp_path)
-    assert clocks.cpu_mhz == (3200.0,)
-    assert (clocks.cpu_throttled, clocks.temperature, clocks.gpus) == (4, 61.5, ())
+    sensors = {"a": [SimpleNamespace(current=50.0)], "b": [SimpleNamespace(current=61.5)]}
+    frequency = [SimpleNamespace(current=3200.0)]
+    monkeypatch.setattr("psutil.cpu_freq", lambda percpu: frequency)
+    monkeypatch.setattr("psutil.sensors_temperatures", lambda: sensors)
+    monkeypatch.setattr(load, "gpu_clocks", lambda: ())
+    for cpu, count in (("cpu0", "4\n"), ("cpu1", "1\n")):
+        folder = tmp_path / "devices/system/cpu" / cpu / "thermal_throttle"
+        folder.mkdir(parents=True)
+        (folder / "core_throttle_count").write_text(count, encoding="ascii")
+    assert read_clocks(tmp_path) == load.Clocks((3200.0,), 5, 61.5, ())
 
 
-def test_without_them_clocks_come_from_cpuinfo(tmp_path: Path) -> None:
-    write(tmp_path / "cpuinfo", "processor : 0\ncpu MHz : 2596.138\n")
-    assert read_clocks(tmp_path, tmp_path).cpu_mhz == (2596.138,)
-
-
-def test_clocks_that_nobody_tells_are_empty(tmp_path: Path) -> None:
-    clocks = read_clocks(tmp_path, tmp_path)
+def test_unknown_clocks_are_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_freq", lambda percpu: None)
+    monkeypatch.setattr("psutil.sensors_temperatures", dict)
+    clocks = read_clocks(tmp_path)
     assert (clocks.cpu_mhz, clocks.cpu_throttled, clocks.temperature) == ((), None, None)

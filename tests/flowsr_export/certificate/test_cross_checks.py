@@ -1,4 +1,4 @@
-"""The weights of a bundle's graphs against the network's."""
+"""The weights of a bundle's graphs compared with the network's."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from flowsr_export.certificate.candidates import Candidate
-from flowsr_export.certificate.weights import Weights, compare_weights
+from flowsr_export.certificate.cross_checks import Weights, compare_weights
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
@@ -23,11 +23,11 @@ def deployment() -> Deployment:
     return deployment_of(reference_of(Bundle.open(embedded_bundle()), None, None).network)
 
 
-def found(deployment: Deployment, bundle: Bundle, scale: Fraction | None = None) -> Weights:
+def compared(deployment: Deployment, bundle: Bundle, scale: Fraction | None = None) -> Weights:
     graph = HalfPrecisionEmulator(deployment, "fp32", None)
     subject = Candidate("any", "fp32", "model.fp32.onnx", bundle, graph)
-    (weights,), left_out = compare_weights(deployment, scale, [subject, subject])
-    assert left_out == {}
+    (weights,), not_compared = compare_weights(deployment, scale, [subject, subject])
+    assert not_compared == {}
     return weights
 
 
@@ -44,7 +44,7 @@ def one_value(name: str, factor: float) -> Change:
 
 
 def test_the_shipped_weights_are_the_networks(deployment: Deployment) -> None:
-    weights = found(deployment, Bundle.open(embedded_bundle()))
+    weights = compared(deployment, Bundle.open(embedded_bundle()))
     assert weights.passed
     assert weights.tensors == 126
     assert weights.values > 800_000
@@ -57,7 +57,7 @@ def test_the_shipped_weights_are_the_networks(deployment: Deployment) -> None:
 def test_a_single_value_that_is_one_percent_off_is_named(
     deployment: Deployment, tmp_path: Path, name: str
 ) -> None:
-    weights = found(deployment, altered(tmp_path / "off", one_value(name, 1.01)))
+    weights = compared(deployment, altered(tmp_path / "off", one_value(name, 1.01)))
     assert weights.changed == (name,)
     assert not weights.passed
 
@@ -66,27 +66,29 @@ def test_a_weight_of_an_older_name_is_found_by_its_values(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     old = "prior.prior.up_layers.0.conv.double_conv.3.bias"
-    changed = found(deployment, altered(tmp_path / "a", lambda model: one_percent(model, old)))
+    changed = compared(
+        deployment, altered(tmp_path / "a", lambda model: one_percent(model, old))
+    )
     assert changed.changed == (old,)
 
 
 def test_a_value_that_is_no_number_is_named(deployment: Deployment, tmp_path: Path) -> None:
     bundle = altered(tmp_path / "nan", one_value("conditioner.bias", float("nan")))
-    assert found(deployment, bundle).changed == ("conditioner.bias",)
+    assert compared(deployment, bundle).changed == ("conditioner.bias",)
 
 
 def test_a_file_without_a_weight_is_no_pass(deployment: Deployment, tmp_path: Path) -> None:
     def unnamed(model: onnx.ModelProto) -> None:
         del model.graph.initializer[:]
 
-    weights = found(deployment, altered(tmp_path / "none", unnamed))
+    weights = compared(deployment, altered(tmp_path / "none", unnamed))
     assert (weights.tensors, weights.passed) == (0, False)
 
 
-def test_quantised_weights_are_left_out_with_the_reason(deployment: Deployment) -> None:
+def test_quantised_weights_are_not_compared_with_the_reason(deployment: Deployment) -> None:
     bundle = Bundle.open(embedded_bundle())
     graph = HalfPrecisionEmulator(deployment, "fp32", None)
     subject = Candidate("any", "int8", "model.int8.onnx", bundle, graph)
-    weights, left_out = compare_weights(deployment, None, [subject])
+    weights, not_compared = compare_weights(deployment, None, [subject])
     assert weights == []
-    assert "quantised" in left_out["weights of model.int8.onnx"]
+    assert "quantized" in not_compared["weights of model.int8.onnx"]
