@@ -92,9 +92,7 @@ def test_another_scale_than_the_models_is_refused_with_the_remedy(
     fourfold: Path, photo: Path, tmp_path: Path, run: Run
 ) -> None:
     done = run("upscale", fourfold, photo, "-o", tmp_path / "o.png", "--scale", "3")
-    assert_refused(
-        done, 2, "scale 4, got 18x15 for 6x5; resample=True"
-    )
+    assert_refused(done, 2, "scale 4, got 18x15 for 6x5; resample=True")
     assert not (tmp_path / "o.png").exists()
 
 
