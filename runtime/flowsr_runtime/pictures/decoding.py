@@ -9,9 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from flowsr_runtime.errors import MemoryBudgetError, PictureError
-from flowsr_runtime.pictures.avif import avif_bit_depth
 from flowsr_runtime.pictures.formats import Mode, kind_of, open_image
-from flowsr_runtime.pictures.high_bit_depth import bits_of, deep_pixels, is_read_whole
+from flowsr_runtime.pictures.high_bit_depth import (
+    avif_bit_depth,
+    bits_of,
+    deep_pixels,
+    is_read_whole,
+)
 from flowsr_runtime.pictures.metadata import (
     Source,
     orientation_of,

@@ -1,7 +1,8 @@
-"""Load 16-bit and float pictures without Pillow's reduction to 8 bits."""
+"""Find and load pictures of more than 8 bits, which Pillow reduces to 8."""
 
+import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import ExifTags, ImageFile
 
 from flowsr_runtime.pictures.formats import Mode
 
-__all__ = ["bits_of", "deep_pixels", "is_read_whole"]
+__all__ = ["avif_bit_depth", "bits_of", "deep_pixels", "is_read_whole"]
 
 _BASE: Final = ExifTags.Base
 _UNSIGNED, _FLOAT = 1, 3  # TIFF's sample formats
@@ -20,6 +21,11 @@ _UNSIGNED, _FLOAT = 1, 3  # TIFF's sample formats
 _OTHER_HALF: Final = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _CUT: Final = ("RGB;16", "RGBA;16", "RGBX;16")
 _WHOLE: Final = ("I;16", "F;32")
+
+# Boxes that lead to the codec's configurations; `meta` starts with a version and flags.
+_PATH: Final = (b"meta", b"iprp", b"ipco")
+_CONFIGURATION: Final = b"av1C"
+_HIGH, _TWELVE = 0x40, 0x20  # flags in the third byte of a configuration
 
 
 def bits_of(image: ImageFile.ImageFile) -> int:
@@ -88,6 +94,25 @@ def deep_pixels(
     return high, mode
 
 
+def avif_bit_depth(data: bytes) -> int:
+    """Return the bits per channel of an AVIF.
+
+    Args:
+        data: The file's content.
+
+    Returns:
+        8, 10 or 12; 8 if the file has no configuration, which Pillow then refuses.
+    """
+    region = memoryview(data)
+    for step in _PATH:
+        inside = next((content for name, content in _boxes(region) if name == step), None)
+        if inside is None:
+            return 8
+        region = inside[4:] if step == b"meta" else inside
+    flags = [content[2] for name, content in _boxes(region) if name == _CONFIGURATION]
+    return max((_bits(flag) for flag in flags), default=8)
+
+
 def _packings(image: ImageFile.ImageFile) -> list[str]:
     args = [tile.args for tile in image.tile]
     return [str(packing[0] if isinstance(packing, tuple) else packing) for packing in args]
@@ -104,3 +129,24 @@ def _loaded_as(image: ImageFile.ImageFile, mode: str, packing: str) -> NDArray[A
     ]
     image.load()
     return np.asarray(image)
+
+
+def _bits(flags: int) -> int:
+    if not flags & _HIGH:
+        return 8
+    return 12 if flags & _TWELVE else 10
+
+
+def _boxes(region: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Iterate over names and contents of boxes (ISO/IEC 14496-12, section 4.2)."""
+    at = 0
+    while at + 8 <= len(region):
+        size, name = struct.unpack_from(">I4s", region, at)
+        head = 8
+        if size == 1 and at + 16 <= len(region):
+            head, size = 16, struct.unpack_from(">Q", region, at + 8)[0]
+        end = len(region) if size == 0 else at + size
+        if end < at + head or end > len(region):
+            return
+        yield name, region[at + head : end]
+        at = end

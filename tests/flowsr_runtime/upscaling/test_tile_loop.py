@@ -96,13 +96,6 @@ def test_tiles_see_the_noise_of_the_whole(bundles: Bundles) -> None:
     assert np.abs(whole - plain).max() > 0.5
 
 
-def test_temperature_zero_gives_the_mode(bundles: Bundles) -> None:
-    image = picture(13, 8)
-    mode = Upscaler.open(bundles["sampled"]).upscale(image, temperature=0)
-    plain = Upscaler.open(bundles["fourfold"]).upscale(image)
-    np.testing.assert_array_equal(mode, plain)
-
-
 def test_each_latent_has_its_grid_and_noise(bundles: Bundles) -> None:
     session = Recorder()
     Upscaler(bundles["sampled"], session).upscale(picture(15, 20), temperature=1)
@@ -126,22 +119,6 @@ def test_a_tile_knows_where_it_lies_in_the_padded_picture(bundles: Bundles) -> N
         assert (top, left) == (4 * lr_top, 4 * lr_left)
         assert fed["input"].shape == (1, 3, rows // 4, columns // 4)
         assert lr_top % 16 == lr_left % 16 == 0
-
-
-def test_a_model_of_whole_pictures_is_not_cut(bundles: Bundles) -> None:
-    whole = bundles["fourfold-whole"]
-    upscaler = Upscaler.open(whole, memory_budget=SMALL_BUDGET)
-    with pytest.raises(MemoryBudgetError, match="whole pictures only"):
-        upscaler.upscale(picture(75, 71))
-    assert Upscaler.open(whole).upscale(picture(75, 71)).shape == (300, 284, 3)
-
-
-def test_its_own_scale_may_be_given_or_not(bundles: Bundles) -> None:
-    upscaler, image = Upscaler.open(bundles["fourfold"]), picture(7, 10)
-    plain = upscaler.upscale(image)
-    np.testing.assert_array_equal(upscaler.upscale(image, 4), plain)
-    np.testing.assert_array_equal(upscaler.upscale(image, (4, "4.0")), plain)
-    np.testing.assert_array_equal(upscaler.upscale(image, size=(28, 40)), plain)
 
 
 @pytest.mark.parametrize("size", [(7, 10), (20, 31), (28, 41), (99, 10)])
