@@ -72,7 +72,7 @@ def test_what_is_there_is_not_overwritten_and_no_time_is_lost(
     made_bundle(tmp_path / "made.bundle")
     done = calibrate(run, small, tmp_path / "photos")
     assert done.exit_code == 1
-    assert "exists; replace it with force" in done.stderr
+    assert "made.bundle exists" in done.stderr
 
 
 def test_a_missing_library_is_named_before_the_slow_work(
