@@ -1,4 +1,4 @@
-"""What the tests of the evaluation share: narrow LPIPS weights, a bundle with noise, rows."""
+"""Narrow LPIPS weights, a bundle with noise, and rows for the tests of the evaluation."""
 
 from dataclasses import replace
 from pathlib import Path
