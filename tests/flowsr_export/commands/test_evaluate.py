@@ -149,12 +149,12 @@ def test_an_explosion_is_said(exploding: Path, hr: Path, run: Run) -> None:
 
 
 def test_lpips_needs_its_weights(bundle: Path, hr: Path, run: Run) -> None:
-    assert_refused(run("evaluate", bundle, "--hr", hr), 2, "lpips needs weights: give --alex")
+    assert_refused(run("evaluate", bundle, "--hr", hr), 2, "lpips")
 
 
 def test_a_figure_that_cannot_be_computed_ends_with_3(bundle: Path, hr: Path, run: Run) -> None:
     done = run("evaluate", bundle, "--hr", hr, "--scale", "1", *PSNR)
-    assert_refused(done, 3, "Tiny a ×1, bicubic: psnr-y is inf; the two pictures are equal")
+    assert_refused(done, 3, "psnr-y is inf")
 
 
 def test_what_is_there_is_not_overwritten(
@@ -162,7 +162,7 @@ def test_what_is_there_is_not_overwritten(
 ) -> None:
     (tmp_path / "out.png").write_text("mine")
     asked = ("evaluate", bundle, "--hr", hr, "--scale", "2", *PSNR, "-o", tmp_path / "out")
-    assert_refused(run(*asked), 1, "out.png exists; replace it with force (--force)")
+    assert_refused(run(*asked), 1, "out.png exists")
     assert run(*asked, "--force").exit_code == 0
     assert (tmp_path / "out.png").read_bytes() != b"mine"
 
@@ -170,21 +170,17 @@ def test_what_is_there_is_not_overwritten(
 @pytest.mark.parametrize(
     ("options", "exit_code", "words"),
     [
-        (("--hr", "none"), 1, "folder none cannot be read"),
-        (("--lr", "none"), 1, "folder none cannot be read"),
-        (("--scale", "0.5"), 2, "scale must be at least 1, got 0.5"),
-        (("--scale", "30"), 1, "at ×30 is 60x60; for psnr-y 61 pixels a side are needed"),
-        (("--samples", "2"), 2, "samples need noise"),
-        (
-            ("--temperature", "0.5"),
-            2,
-            "this model has a learned prior and takes no temperature",
-        ),
-        (("--model", "a.pth"), 2, "--model and --prior are for --backend torch"),
+        (("--hr", "none"), 1, "none"),
+        (("--lr", "none"), 1, "none"),
+        (("--scale", "0.5"), 2, "got 0.5"),
+        (("--scale", "30"), 1, "60x60"),
+        (("--samples", "2"), 2, "samples"),
+        (("--temperature", "0.5"), 2, "temperature"),
+        (("--model", "a.pth"), 2, "torch"),
         (("--provider", "openvino"), 4, "openvino"),
     ],
 )
-def test_a_wrong_wish_is_one_line(
+def test_a_wrong_option_is_one_line(
     options: tuple[str, ...], exit_code: int, words: str, bundle: Path, hr: Path, run: Run
 ) -> None:
     plain = ("--hr", hr, "--scale", "2")
@@ -196,7 +192,7 @@ def test_a_bundle_without_a_prior_needs_a_temperature(
     tmp_path: Path, hr: Path, run: Run
 ) -> None:
     done = run("evaluate", noisy_bundle(tmp_path / "noisy"), "--hr", hr, "--scale", "2", *PSNR)
-    assert_refused(done, 2, "this model has no learned prior; give a temperature (0 gives")
+    assert_refused(done, 2, "temperature")
 
 
 def test_scales_are_numbers_for_both_axes() -> None:

@@ -69,7 +69,7 @@ def test_verify_catches_a_weight_that_is_one_percent_off(
 def test_verify_refuses_a_bundle_of_other_checkpoints(exported: Exported, run: Run) -> None:
     done = run("verify", exported.bundle, "--model", exported.model)
     assert done.exit_code == 2
-    assert "was not made of" in done.stderr
+    assert "model" in done.stderr
 
 
 def test_verify_refuses_a_bundle_that_does_not_say_what_it_was_made_of(
@@ -79,10 +79,7 @@ def test_verify_refuses_a_bundle_that_does_not_say_what_it_was_made_of(
     save_weights(model, "model", small_model(), small().linf.state_dict())
     done = run("verify", bundle, "--model", model)
     assert done.exit_code == 2
-    assert done.stderr == (
-        f"flowsr-export: bundle {bundle} was not made of {model}; give its checkpoints with "
-        "--model and --prior\n"
-    )
+    assert str(model) in done.stderr
 
 
 def test_verify_refuses_a_flipped_byte(exported: Exported, run: Run, tmp_path: Path) -> None:
@@ -144,7 +141,7 @@ def test_a_certificate_is_written_and_summed_up(run: Run, tmp_path: Path) -> Non
     done = run("verify", "-o", tmp_path / "made", "--threads", 1)
     assert done.exit_code == 0, done.output
     assert "4 of 4 comparisons within tolerance" in done.stdout
-    assert "not compared, half precision on a GPU" in done.stdout
+    assert "half precision on a GPU" in done.stdout
     content = json.loads((tmp_path / "made" / "certificate.json").read_text())
     assert content["passed"]
     assert (tmp_path / "made" / "certificate.html").stat().st_size > 1000
@@ -157,8 +154,8 @@ def test_a_certificate_that_fails_is_written_too(run: Run, tmp_path: Path) -> No
     done = run("verify", bundle, "-o", tmp_path, *arguments)
     assert done.exit_code == 3
     assert len(done.stderr.splitlines()) == 1
-    assert "the certificate failed, see " in done.stderr
-    assert "max error must be at most 0.0001" in done.stderr
+    assert "certificate.html" in done.stderr
+    assert "0.0001" in done.stderr
     content = json.loads(done.stdout)
     assert content["complete"]
     assert not content["passed"]
@@ -169,7 +166,7 @@ def test_a_certificate_is_not_overwritten_unasked(run: Run, tmp_path: Path) -> N
     (tmp_path / "certificate.json").write_text("old")
     done = run("verify", "-o", tmp_path)
     assert done.exit_code == 1
-    assert "certificate.json exists; --force overwrites it" in done.stderr
+    assert "certificate.json exists" in done.stderr
 
 
 def test_a_certificate_of_a_precision_that_is_not_there_is_refused(
