@@ -57,6 +57,7 @@ EXTRAS = {
     "onnxscript": "export",
     "polygraphy": "export",
     "prometheus_client": "serve",
+    "pydantic": "serve",
     "safetensors": "export",
     "torch": "export",
     "uvicorn": "serve",
