@@ -1,4 +1,4 @@
-"""A bundle with an engine on a machine with TensorRT, simulated by the doubles."""
+"""A machine with TensorRT and a bundle with an engine, all of it played by the doubles."""
 
 import importlib
 import importlib.util
@@ -78,7 +78,7 @@ class Rig:
         module: The double of the library.
         cuda: The double of CUDA's runtime.
         bundle: The bundle.
-        store: Engines of the bundle.
+        store: Its engines.
         backend: Name of the library.
     """
 
@@ -127,7 +127,7 @@ class Rig:
 
 
 def real_session(bundle: Bundle, gpu: Device, **options: Any) -> TensorrtSession:
-    """Build an engine with the installed library for this machine's GPU, and open it."""
+    """Build an engine with the library that is installed for the GPU that is there, open it."""
     found = [importlib.util.find_spec(name) for name in FLAVOURS]
     names = [name for name, spec in zip(FLAVOURS, found, strict=True) if spec is not None]
     module = importlib.import_module(names[0])

@@ -1,4 +1,4 @@
-"""The runtime double loads the engines that TensorRT loads, and runs complete contexts."""
+"""The double of the runtime loads what TensorRT loads, and runs what is wholly set."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Base classes for subclasses of a program, and objects with a fixed set of attributes."""
+"""What a program derives from, and objects that take no new attributes."""
 
 import sys
 from typing import Any, TypeAlias
@@ -63,7 +63,7 @@ class IOutputAllocator(Base):
 
 
 class Log:
-    """Messages of the double to a program's logger."""
+    """What the double says to a program's logger."""
 
     def __init__(self, logger: ILogger) -> None:
         if not isinstance(logger, ILogger):

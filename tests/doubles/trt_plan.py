@@ -1,4 +1,4 @@
-"""Plan of the double: build settings and target devices, with the ONNX file."""
+"""A plan of the double: what was built, for which devices, with the ONNX file inside."""
 
 import json
 import zlib
@@ -11,7 +11,7 @@ MAGIC = b"double-of-a-plan"
 
 @dataclass
 class Plan:
-    """Facts about an engine.
+    """What an engine knows of itself.
 
     Attributes:
         flavour: "tensorrt" or "tensorrt_rtx".

@@ -1,4 +1,4 @@
-"""Runtime, engine and inspector doubles."""
+"""Runtime, engine and inspector of the double: what loads, and what is refused."""
 
 import json
 from typing import Any
@@ -70,7 +70,7 @@ class Runtime(Closed):
 
 
 class Engine(Closed):
-    """Inputs and outputs of a plan, by name."""
+    """What a plan holds, by name."""
 
     def __init__(
         self, plan: Plan, log: Log, names: dict[str, Any], variant: Variant, cuda: FakeCuda
@@ -166,7 +166,7 @@ class Engine(Closed):
 
 
 class RuntimeConfig(Closed):
-    """Memory strategy of contexts."""
+    """How contexts get their memory."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
