@@ -76,6 +76,8 @@ def test_every_command_line_in_the_readme_parses(line: str) -> None:
     context = click.Context(main)
     while isinstance(command, click.Group) and not words[0].startswith("-"):
         found = command.get_command(context, words[0])
+        if found is None:  # a group with a default command
+            found, words = command.get_command(context, "run"), ["run", *words]
         assert found is not None
         command, words = found, words[1:]
     assert words == ["--help"] or command.make_context(command.name, words)

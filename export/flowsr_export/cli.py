@@ -59,6 +59,7 @@ EXTRAS = {
     "polygraphy": "export",
     "prometheus_client": "serve",
     "psutil": "bench",
+    "pydantic": "serve",
     "safetensors": "export",
     "torch": "export",
     "uvicorn": "serve",

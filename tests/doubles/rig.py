@@ -78,7 +78,7 @@ class Rig:
         module: The double of the library.
         cuda: The double of CUDA's runtime.
         bundle: The bundle.
-        store: Engines of the bundle.
+        store: Its engines.
         backend: Name of the library.
     """
 

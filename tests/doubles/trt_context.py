@@ -1,4 +1,4 @@
-"""Execution context double: required settings, and the run."""
+"""Execution context of the double: what has to be set before it runs, and the run itself."""
 
 import threading
 from typing import Any

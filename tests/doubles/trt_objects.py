@@ -63,7 +63,7 @@ class IOutputAllocator(Base):
 
 
 class Log:
-    """Messages of the double to a program's logger."""
+    """What the double says to a program's logger."""
 
     def __init__(self, logger: ILogger) -> None:
         if not isinstance(logger, ILogger):

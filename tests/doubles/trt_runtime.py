@@ -1,4 +1,4 @@
-"""Runtime, engine and inspector doubles."""
+"""Runtime, engine and inspector of the double: what loads, and what is refused."""
 
 import json
 from typing import Any

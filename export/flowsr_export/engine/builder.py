@@ -145,9 +145,8 @@ def build_plan(
         try:
             builder = library.module.Builder(logger)
         except (TypeError, RuntimeError) as error:  # how the bindings report a null pointer
-            raise error_from_log(
-                [*messages.errors, str(error)], messages.warnings, context
-            ) from error
+            errors = [*messages.errors, str(error)]
+            raise error_from_log(errors, messages.warnings, context) from error
         network = _parsed(library, builder, logger, model)
         config = _configured(library, builder, settings)
         for profile in profiles:

@@ -77,17 +77,17 @@ def upscale_all(
         FlowsrError: If an error does not concern a single image, such as a damaged bundle.
     """
     began = time.perf_counter()
-    line = _Line(upscalers, request, advance)
+    pipeline = _Pipeline(upscalers, request, advance)
     threads = len(upscalers) + AROUND if overlap else 1
     with ThreadPoolExecutor(threads, thread_name_prefix="flowsr-picture") as pool:
-        futures = [pool.submit(line.run, job) for job in jobs]
+        futures = [pool.submit(pipeline.run, job) for job in jobs]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            line.stop()
+            pipeline.stop()
             pool.shutdown(cancel_futures=True)
-    if line.reason is not None:
-        raise line.reason
+    if pipeline.error is not None:
+        raise pipeline.error
     outcomes = [future.result() for future in futures]
     done = tuple(outcome for outcome in outcomes if isinstance(outcome, Done))
     failures = tuple(outcome for outcome in outcomes if isinstance(outcome, Failure))
@@ -109,24 +109,24 @@ def upscale_file(job: Job, upscaler: Upscaler, request: Request) -> Done:
     Raises:
         FlowsrError: If the image cannot be read, upscaled or written.
     """
-    line = _Line([upscaler], request, lambda steps, note: None)
-    return line.upscale(job, lambda done, tiles: None)
+    pipeline = _Pipeline([upscaler], request, lambda steps, note: None)
+    return pipeline.upscale(job, lambda done, tiles: None)
 
 
-class _Line:
+class _Pipeline:
     """One reader, one writer and several upscalers, shared by the threads of a batch."""
 
     def __init__(
         self, upscalers: Sequence[Upscaler], request: Request, advance: Advance
     ) -> None:
-        self.reason: BaseException | None = None
+        self.error: BaseException | None = None
         self._free: SimpleQueue[Upscaler] = SimpleQueue()
         for upscaler in upscalers:
             self._free.put(upscaler)
         self._any = upscalers[0]
         self._request = request
         self._advance = advance
-        self._advanceing, self._reading, self._writing = Lock(), Lock(), Lock()
+        self._advancing, self._reading, self._writing = Lock(), Lock(), Lock()
         self._stopped = Event()
 
     def stop(self) -> None:
@@ -143,7 +143,7 @@ class _Line:
         except CancelledError:  # another image has stopped the batch
             raise
         except BaseException as error:
-            self.reason = self.reason or error
+            self.error = self.error or error
             self.stop()
             raise
         finally:
@@ -187,7 +187,7 @@ class _Line:
             raise CancelledError("the batch was stopped")
 
     def _advance_safely(self, steps: int, note: str) -> None:
-        with self._advanceing:
+        with self._advancing:
             self._advance(steps, note)
 
 

@@ -180,7 +180,7 @@ def test_what_is_there_is_not_overwritten(
         (("--provider", "openvino"), 4, "openvino"),
     ],
 )
-def test_a_wrong_wish_is_one_line(
+def test_a_wrong_option_is_one_line(
     options: tuple[str, ...], exit_code: int, words: str, bundle: Path, hr: Path, run: Run
 ) -> None:
     plain = ("--hr", hr, "--scale", "2")

@@ -11,7 +11,7 @@ from PIL import Image
 import flowsr_export.upscale.pipeline
 from flowsr_export.upscale import jobs as jobs_module
 from flowsr_export.upscale.jobs import Job, Request, plan
-from flowsr_export.upscale.pipeline import STEPS, _Line, upscale_all, upscale_file
+from flowsr_export.upscale.pipeline import STEPS, _Pipeline, upscale_all, upscale_file
 from flowsr_runtime import Upscaler, read_picture, write_picture
 from flowsr_runtime.errors import PictureError, UsageError
 
@@ -232,7 +232,7 @@ def test_an_interruption_ends_after_the_file_that_is_being_written(
     upscaler: Upscaler, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, stopped = threading.Event(), threading.Event()
-    stop = _Line.stop
+    stop = _Pipeline.stop
 
     def write(*words: Any, **options: Any) -> None:
         begun.set()
@@ -243,13 +243,13 @@ def test_an_interruption_ends_after_the_file_that_is_being_written(
         assert begun.wait(SECONDS)
         raise KeyboardInterrupt("by hand")
 
-    def tell_that_it_stopped(line: _Line) -> None:
+    def tell_that_it_stopped(line: _Pipeline) -> None:
         stop(line)
         stopped.set()
 
     monkeypatch.setattr(flowsr_export.upscale.pipeline, "write_picture", write)
     monkeypatch.setattr(flowsr_export.upscale.pipeline, "wait", interrupt)
-    monkeypatch.setattr(_Line, "stop", tell_that_it_stopped)
+    monkeypatch.setattr(_Pipeline, "stop", tell_that_it_stopped)
     with pytest.raises(KeyboardInterrupt, match="by hand"):
         upscale_all(jobs, [upscaler], TWICE, ignore)
     (there,) = [job for job in jobs if job.target.exists()]
