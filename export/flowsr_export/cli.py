@@ -51,7 +51,7 @@ INTERRUPTED = 130
 # Optional libraries and the extra that installs each.
 EXTRAS = {
     "fastapi": "serve",
-    "jinja2": "export",
+    "jinja2": "bench",
     "matplotlib": "bench",
     "onnx": "export",
     "onnxruntime": "cpu",

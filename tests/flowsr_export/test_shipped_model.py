@@ -133,7 +133,7 @@ def test_exact_tiles_that_were_halved_are_the_whole_picture() -> None:
         expected = whole.upscale(rgb, 3)
         result = less.upscale(rgb, 3, warn=lines.append)
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
-    assert [line[:35] for line in lines] == ["out of memory with tiles of 288x768"]
+    assert [line[:35] for line in lines] == ["out of memory with tiles of 768x288"]
 
 
 # The process states its own peak: what a parent is told of a child counts the fork too.

@@ -167,7 +167,7 @@ def test_its_certificate_holds_tiles_and_odd_sizes(
     done = run("verify", srflow.bundle, *srflow.files, *options)
     assert done.exit_code == 0, done.output
     checks = json.loads(done.stdout)["checks"]
-    assert {c["kind"] for c in checks} == {"whole", "tiles", "exact tiles", "exact seam"}
+    assert {c["mode"] for c in checks} == {"whole", "tiles", "exact tiles", "exact seam"}
     assert {n % 2 for c in checks for n in c["lr"]} == {0, 1}
 
 
@@ -177,7 +177,7 @@ def test_another_scale_is_refused_with_the_remedy(
     target = photo.parent / "large.png"
     done = run("upscale", srflow.bundle, photo, "-o", target, "--scale", 3)
     assert done.exit_code == 2
-    assert "enlarges 4 times only" in done.stderr
+    assert "only supports scale 4" in done.stderr
     assert "--resample" in done.stderr
     assert not target.exists()
 
@@ -214,7 +214,7 @@ def test_a_scale_that_is_not_the_networks_is_refused(
     target = tmp_path / "x.bundle"
     done = run("export-onnx", *srflow.files, "-o", target, "--scale", "3")
     assert done.exit_code == 2
-    assert "this network enlarges 4 times only, got 3" in done.stderr
+    assert "scale must be 4, the only scale of this network, got 3 (--scale)" in done.stderr
     assert not target.exists()
 
 
@@ -225,7 +225,7 @@ def test_verify_refuses_a_flow_that_explodes_and_says_where(
     done = run("verify", exploding.bundle, *exploding.files, "--threads", 1)
     assert done.exit_code == 3
     assert len(done.stderr.splitlines()) == 1
-    assert "the flow explodes" in done.stderr
+    assert "inverse explodes" in done.stderr
     assert "lie outside [-1, 2], in output rows" in done.stderr
 
 

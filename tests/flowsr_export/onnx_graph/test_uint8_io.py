@@ -143,7 +143,7 @@ def test_verify_compares_in_steps(eight: Path, exported: Exported, run: Run) -> 
 
 
 def test_inspect_says_what_cannot_be_seen(eight: Path, run: Run) -> None:
-    assert "uint8, rounded in the graph; values of an exploding" in run("inspect", eight).output
+    assert "uint8, rounded in the graph" in run("inspect", eight).output
 
 
 def test_tensorrt_for_rtx_builds_it(eight: Path) -> None:
@@ -156,7 +156,7 @@ def test_bfloat16_has_no_graph_of_eight_bits(run: Run, tmp_path: Path) -> None:
     words = ("--precision", "bf16", "--io", "uint8")
     done = run("export-onnx", "-o", tmp_path / "never.bundle", *words)
     assert done.exit_code == 2
-    assert "io uint8 is for fp32 and fp16" in done.stderr
+    assert "io uint8 needs fp32 or fp16, got bf16" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,7 +205,7 @@ def test_an_exploding_reference_is_found_behind_eight_bits() -> None:
         for parameter in network.linf.parameters():
             parameter.mul_(40)
     run = Uint8Session(Rounded(network))
-    with pytest.raises(ParityError, match="the flow explodes"):
+    with pytest.raises(ParityError, match="inverse explodes"):
         compare(deployment_of(network), run, [CASE], None, Tolerance(in_range=True))
 
 

@@ -47,7 +47,7 @@ def test_a_dry_run_says_tiles_and_memory_and_writes_nothing(
     done = run("upscale", bundle, photo, tmp_path / "none.png", "-o", tmp_path / "o", *options)
     assert done.exit_code == 1
     assert re.fullmatch(
-        r".*o/photo\.png  240x200  1 tile of 2\d0x2\d0  0\.\d\d GiB, 0\.00 per run\n",
+        r".*o/photo\.png  240x200  1 tile of 240x200  \d\.\d\d GiB, 0\.00 per run\n",
         done.stdout,
     )
     assert "none.png does not exist" in done.stderr
@@ -82,8 +82,8 @@ def test_memory_that_runs_out_is_one_line_and_the_picture_is_written(
     (enlarged,) = json.loads(done.stdout)["done"]
     assert done.exit_code == 0
     assert enlarged["warning"] == (
-        "out of memory with tiles of 200x240 output pixels, going on with 108x132 from row 0; "
-        "out of memory with tiles of 108x132 output pixels, going on with 60x72 from row 0"
+        "out of memory with tiles of 240x200 output pixels, going on with 132x108 from row 0; "
+        "out of memory with tiles of 132x108 output pixels, going on with 72x60 from row 0"
     )
     assert done.stderr == f"flowsr-export: {photo}: {enlarged['warning']}\n"
     assert size_of(tmp_path / "o.png") == (240, 200)
