@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -17,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flowsr_export.inputs.cases import PICTURES
 from flowsr_export.options.values import parse_memory
+from flowsr_export.reports.table import markdown_rows
 from flowsr_runtime import Upscaler
 from flowsr_runtime.tiling.tiles import Plan
 
@@ -25,7 +26,7 @@ __all__ = ["Row", "main", "mosaic", "table", "work_of"]
 
 GIB = 1 << 30
 HALOS = ("default", "exact")
-HEADER = "| halo | allowed | planned | peak | tiles | largest | work | time | CPU | MP/s |"
+COLUMNS = ("halo", "allowed", "planned", "peak", "tiles", "largest", "work", "time", "CPU")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ def mosaic(side: int) -> NDArray[np.uint8]:
     Returns:
         RGB image, (side, side, 3) uint8.
     """
-    folder = files("flowsr_export.inputs").joinpath("pictures")
-    paths = sorted(str(path) for path in folder.iterdir() if path.name.endswith("_256.png"))
+    paths = sorted(PICTURES.glob("*_256.png"))
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     count = -(-side // 256)
     rows = []
@@ -88,16 +88,13 @@ def work_of(plan: Plan) -> float:
 
 def table(rows: list[Row]) -> str:
     """Return a Markdown table."""
-    lines = [HEADER, "|" + " --- |" * (HEADER.count("|") - 1)]
+    cells = []
     for row in rows:
-        memory = " | ".join(
-            f"{bytes_ / GIB:.2f} GiB" for bytes_ in (row.allowed, row.planned, row.peak)
-        )
-        lines.append(
-            f"| {row.halo} | {memory} | {row.tiles} | {row.largest} | {row.work:.2f} | "
-            f"{row.seconds:.1f} s | {row.cpu:.1f} s | {row.rate:.2f} |"
-        )
-    return "\n".join(lines)
+        memory = [f"{size / GIB:.2f} GiB" for size in (row.allowed, row.planned, row.peak)]
+        tiles = [str(row.tiles), row.largest, f"{row.work:.2f}"]
+        times = [f"{row.seconds:.1f} s", f"{row.cpu:.1f} s", f"{row.rate:.2f}"]
+        cells.append([row.halo, *memory, *tiles, *times])
+    return "\n".join(markdown_rows([*COLUMNS, "MP/s"], cells))
 
 
 def _run(source: Path, side: int, scale: str, halo: str, allowed: int) -> Row:
@@ -136,13 +133,10 @@ def _cpu_of_children() -> float:
 @click.option("--max-memory", "budgets", multiple=True, type=parse_memory, required=True)
 def main(side: int, scale: str, halos: tuple[str, ...], budgets: tuple[int, ...]) -> None:
     """Upscale a mosaic of photographs in a separate process for each row; print a table."""
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "small.png"
         Image.fromarray(mosaic(side)).save(source)
-        for halo in halos:
-            for allowed in budgets:
-                rows.append(_run(source, side, scale, halo, allowed))
+        rows = [_run(source, side, scale, halo, most) for halo in halos for most in budgets]
     click.echo(table(rows))
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import click
 import numpy as np
+import psutil
 
 from benchmarks.serve_requests import Attack, attacks, picture_file, request_for
 
@@ -52,10 +53,7 @@ class Server:
 
     def resident(self) -> int:
         """Return the resident memory in bytes."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        found = re.search(r"VmRSS:\s+(\d+) kB", text)
-        assert found is not None
-        return int(found[1]) * 1024
+        return int(psutil.Process(self.process.pid).memory_info().rss)
 
 
 @dataclass
@@ -151,15 +149,7 @@ async def burst(port: int, count: int, side: int) -> Load:
 
 
 async def soak(port: int, count: int) -> Load:
-    """Upscale many small images, one after another.
-
-    Args:
-        port: Port of the server.
-        count: Number of images.
-
-    Returns:
-        Outcomes of the requests.
-    """
+    """Upscale small images, one after another; see `burst`."""
     result = Load()
     request = request_for(picture_file(16), "scale=2")
     for _ in range(count):

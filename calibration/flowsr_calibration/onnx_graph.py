@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 __all__ = ["OnnxGraph", "attribute", "with_nodes", "with_opset", "without_dead_nodes"]
 
@@ -52,8 +52,7 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """Return a node's attribute: a number or a list of numbers."""
     for entry in node.attribute:
         if entry.name == name:
-            values = {1: entry.f, 2: entry.i, 6: list(entry.floats), 7: list(entry.ints)}
-            return values[entry.type]
+            return helper.get_attribute_value(entry)
     return default
 
 

@@ -4,7 +4,7 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper
 
-from flowsr_calibration.codes import FP8, INT8, codes_of, zero_code
+from flowsr_calibration.codes import FP8, INT8, zero_code
 
 RNG = np.random.default_rng(0)
 # Exact in float32; both libraries round other numbers twice.
@@ -48,7 +48,3 @@ def test_int8_is_symmetric_and_ties_go_to_even() -> None:
     values = np.array([0.5, 1.5, -2.5, 126.7, 1000.0, -1000.0])
     np.testing.assert_array_equal(INT8.rounded(values, np.ones(1)), [0, 2, -2, 127, 127, -127])
     assert INT8.encode(values, np.ones(1)) == bytes([0, 2, 254, 127, 127, 129])
-
-
-def test_types_are_found_by_name() -> None:
-    assert (codes_of("int8"), codes_of("fp8")) == (INT8, FP8)

@@ -67,16 +67,8 @@ class BenchmarkCase:
     def key(self) -> RowKey:
         """Identity of the row."""
         settings, case = self.target.settings, self.case
-        return RowKey(
-            settings.backend,
-            settings.provider or "cuda",
-            settings.precision,
-            self.measures,
-            self.scale,
-            case.lr,
-            case.size,
-            case.batch,
-        )
+        backend = settings.backend, settings.provider or "cuda", settings.precision
+        return RowKey(*backend, self.measures, self.scale, case.lr, case.size, case.batch)
 
 
 @dataclass(frozen=True)
@@ -185,21 +177,13 @@ class Row(Timed, RowKey):
 
         Raises:
             KeyError: If a field is missing.
+            TypeError: If a field of a block is missing.
         """
         values = {field.name: entry[field.name] for field in fields(cls)}
-        memory = values["memory"]
-        values |= {
-            "lr": tuple(values["lr"]),
-            "size": tuple(values["size"]),
-            "memory": None if memory is None else Memory(**memory),
-            "blocks": tuple(
-                BlockEntry(
-                    block["begin"], tuple(block["seconds"]), block["others"], block["loaded"]
-                )
-                for block in values["blocks"]
-            ),
-        }
-        return cls(**values)
+        blocks = [{**block, "seconds": tuple(block["seconds"])} for block in values["blocks"]]
+        values["blocks"] = tuple(BlockEntry(**block) for block in blocks)
+        values["memory"] = values["memory"] and Memory(**values["memory"])
+        return cls(**values | {name: tuple(values[name]) for name in ("lr", "size")})
 
 
 @dataclass(frozen=True)
@@ -337,7 +321,7 @@ def row_entry(
     median = summary.percentiles[50.0]
     key = case.key
     return Row(
-        **{field.name: getattr(key, field.name) for field in fields(RowKey)},
+        **vars(key),
         device=case.target.settings.device,
         seconds={
             **{f"p{p:g}": round(s, DIGITS) for p, s in summary.percentiles.items()},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,14 +103,6 @@ def load_model(target: ModelTarget) -> LoadedModel:
     return _SessionModel(bundle, settings.open(bundle), target)
 
 
-@runtime_checkable
-class _DeviceSession(Protocol):
-    """A session that accepts arrays in the memory of its GPU."""
-
-    def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
-        """Run the model and leave the output in GPU memory."""
-
-
 class _SessionModel:
     """A bundle on a backend of the runtime."""
 
@@ -143,8 +135,7 @@ class _SessionModel:
 
     def _resident(self, case: Case) -> Callable[[], object]:
         """Return a run whose images and latents stay in GPU memory."""
-        assert isinstance(self._session, _DeviceSession)
-        session = self._session
+        session: Any = self._session  # those of GPUs have `run_device`
         feeds = {
             # The values of `geometry` decide shapes, so they are needed in host memory.
             name: array if name == "geometry" else _on_gpu(array, self._gpu)

@@ -6,13 +6,13 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from flowsr_export.machine.load import LoadMeter
 
-__all__ = ["Block", "Meter", "Summary", "TimingSchedule", "interleave", "summarize", "unloaded"]
+__all__ = ["Block", "Summary", "TimingSchedule", "interleave", "summarize", "unloaded"]
 
 # ONNX Runtime's threads spin for a while after a run; they must not disturb the next case.
 SETTLE_SECONDS = 0.1
@@ -20,16 +20,6 @@ SETTLE_SECONDS = 0.1
 MIN_QUIET = 3
 
 KeyT = TypeVar("KeyT")
-
-
-class Meter(Protocol):
-    """Measures the load of other processes."""
-
-    def start(self) -> None:
-        """Start to measure."""
-
-    def stop(self) -> float | None:
-        """Return the cores that others kept busy since `start`, None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,7 @@ def interleave(
     *,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-    load_meter: Meter | None = None,
+    load_meter: LoadMeter | None = None,
     advance: Callable[[KeyT], None] = lambda key: None,
 ) -> dict[KeyT, list[Block]]:
     """Time cases in rounds; each round has one block of every case, in random order.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -21,22 +21,12 @@ __all__ = ["ADVERSARIAL", "PICTURES", "CertificateCase", "Mode", "case_list", "p
 Mode = Literal["whole", "tiles", "exact tiles", "exact seam"]
 Picture = NDArray[np.float32]
 
-SCALES = ("1.3", "2", "2.7", "3", "4", "6.5", "8", "12")
-UNEQUAL = "3.6x2.7"  # columns by rows
-QUICK_SCALES = ("2.7", "4")
+SCALES = ("1.3", "2", "2.7", "3", "4", "6.5", "8", "12", "3.6x2.7")  # columns by rows
 # One pixel, one-pixel rows and columns, even, odd, prime.
 SIZES = ((1, 1), (1, 19), (31, 1), (16, 24), (15, 21), (23, 37))
-QUICK_SIZES = ((1, 1), (1, 19), (16, 24), (23, 37))
-LARGE = (((96, 128), "4"), ((160, 144), "2"), ((256, 1), "2"), ((5, 256), "2"))
-BATCHED = (((16, 24), "2.7"), ((23, 37), "4"))
 BATCH = 3
-BORDER_SIZES = ((12, 17), (1, 8))
-BORDER_SCALES = ("2", "2.7", "4")
-NOISE_SIZE = (14, 18)
-NOISE_SCALES = ("1.3", "3", "6.5")
+NOISE_SIZES = ((14, 18),)
 NOISE_LEVELS = 16
-SEEDS = range(5)
-ADVERSARIAL_SCALES = ("2.7", "4")
 TILED_SCALES = ("2", "2.7", "4")
 QUICK_TILED = ("2.7",)
 # Side of a tiled image in multiples of the receptive field, so that its inner seams are further
@@ -143,9 +133,29 @@ PICTURES: dict[str, Callable[[CertificateCase], Picture]] = {
 ADVERSARIAL = ("frame", "faint checkerboard", "checkerboard", "step", "noise")
 """Unnatural images on which a flow's inverse may explode, in PyTorch too."""
 
-BORDERS = ("black", "gray", "white", "frame", "faint checkerboard")
-QUICK_BORDERS = ("frame",)
-FULL_RANGE = ("checkerboard", "step", "noise")
+NOISY = ("noisy photographs",)
+PHOTOGRAPHS = ("photographs",)
+FLAT = ("black", "gray", "white", "frame", "faint checkerboard")
+UNNATURAL = ("checkerboard", "step", "noise")
+Group = tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[str, ...], int, Iterable[int]]
+# Groups of cases: images, low-resolution sizes, scales, batch, seeds.
+GROUPS: tuple[Group, ...] = (
+    (PHOTOGRAPHS, SIZES, SCALES, 1, [0]),
+    (PHOTOGRAPHS, ((16, 24),), ("2.7",), BATCH, [0]),
+    (PHOTOGRAPHS, ((23, 37),), ("4",), BATCH, [0]),
+    (PHOTOGRAPHS, ((96, 128),), ("4",), 1, [0]),
+    (PHOTOGRAPHS, ((160, 144), (256, 1), (5, 256)), ("2",), 1, [0]),
+    (FLAT, ((12, 17), (1, 8)), ("2", "2.7", "4"), 1, [0]),
+    (NOISY, NOISE_SIZES, ("1.3", "3", "6.5"), 1, range(5)),
+    (UNNATURAL, NOISE_SIZES, ("2.7", "4"), 1, [0]),
+)
+QUICK_GROUPS: tuple[Group, ...] = (
+    (PHOTOGRAPHS, ((1, 1), (1, 19), (16, 24), (23, 37)), ("2.7", "4"), 1, [0]),
+    (PHOTOGRAPHS, ((16, 24),), ("2.7",), BATCH, [0]),
+    (("frame",), ((12, 17),), ("2.7",), 1, [0]),
+    (NOISY, NOISE_SIZES, ("3",), 1, range(2)),
+    (("checkerboard",), NOISE_SIZES, ("2.7",), 1, [0]),
+)
 
 
 def picture_of(case: CertificateCase) -> Picture:
@@ -163,26 +173,13 @@ def case_list(manifest: Manifest, *, quick: bool = False) -> list[CertificateCas
     Returns:
         Distinct cases; tiled ones only if the graph supports tiles.
     """
-    sizes, scales = (QUICK_SIZES, QUICK_SCALES) if quick else (SIZES, (*SCALES, UNEQUAL))
-    cases = [_case("photographs", lr, scale, manifest) for scale in scales for lr in sizes]
-    batched = BATCHED[:1] if quick else BATCHED
-    cases += [_case("photographs", lr, scale, manifest, BATCH) for lr, scale in batched]
-    cases += [_case("photographs", *pair, manifest) for pair in LARGE[: 0 if quick else None]]
-    cases += [
-        _case(name, lr, scale, manifest)
-        for name in (QUICK_BORDERS if quick else BORDERS)
-        for scale in (QUICK_SCALES[:1] if quick else BORDER_SCALES)
-        for lr in (BORDER_SIZES[:1] if quick else BORDER_SIZES)
-    ]
-    cases += [
-        _case("noisy photographs", NOISE_SIZE, scale, manifest, seed=seed)
-        for scale in (NOISE_SCALES[1:2] if quick else NOISE_SCALES)
-        for seed in SEEDS[: 2 if quick else None]
-    ]
-    cases += [
-        _case(name, NOISE_SIZE, scale, manifest)
-        for name in (FULL_RANGE[:1] if quick else FULL_RANGE)
-        for scale in (ADVERSARIAL_SCALES[:1] if quick else ADVERSARIAL_SCALES)
+    cases = [
+        _case(name, lr, scale, manifest, batch, seed=seed)
+        for names, sizes, scales, batch, seeds in (QUICK_GROUPS if quick else GROUPS)
+        for name in names
+        for scale in scales
+        for lr in sizes
+        for seed in seeds
     ]
     if not manifest.tiling.whole_only:
         cases += [

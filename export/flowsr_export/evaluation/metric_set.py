@@ -18,8 +18,6 @@ from flowsr_runtime.geometry import exact_scale
 from flowsr_runtime.pictures.pixels import full_range
 
 if TYPE_CHECKING:
-    import torch
-
     from flowsr_lp.perceptual import LPIPS
 
 __all__ = ["DEFAULT_METRICS", "OF_SAMPLES", "MetricSet"]
@@ -144,7 +142,7 @@ class MetricSet:
             "psnr-y": lambda: functions.psnr_y(output, original, luma),
             "ssim": lambda: functions.ssim(output, original, self.shave or 0),
             "ssim-y": lambda: functions.ssim_y(output, original, luma),
-            "lpips": lambda: self._lpips(output, original),
+            "lpips": lambda: float(self._lpips(output, original)),
             "lr-psnr": lambda: functions.lr_psnr(output, low),
         }
         return {name: compute[name]() for name in self.metrics if name in compute}
@@ -158,27 +156,21 @@ class MetricSet:
         if "diversity" in names:
             figures["diversity"] = functions.diversity(outputs)
         if "diversity-score" in names:
-            maps = [self._lpips_map(output, original) for output in outputs]
+            maps = [self._lpips(output, original, spatial=True) for output in outputs]
             figures["diversity-score"] = functions.diversity_score(maps)
         return figures
 
-    def _lpips(self, output: Picture, original: Picture) -> float:
+    def _lpips(
+        self, output: Picture, original: Picture, *, spatial: bool = False
+    ) -> NDArray[np.float32]:
+        """Return LPIPS, (), or its map, (H, W)."""
         import torch
 
         assert self.lpips is not None
+        a, b = (
+            torch.from_numpy(full_range(picture.transpose(2, 0, 1)[None]))
+            for picture in (output, original)
+        )
         with torch.inference_mode():
-            return float(self.lpips(_tensor(output), _tensor(original)))
-
-    def _lpips_map(self, output: Picture, original: Picture) -> NDArray[np.float32]:
-        import torch
-
-        assert self.lpips is not None
-        with torch.inference_mode():
-            distances = self.lpips.spatial(_tensor(output), _tensor(original))
-        return np.asarray(distances[0, 0].numpy(), np.float32)
-
-
-def _tensor(picture: Picture) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(full_range(picture.transpose(2, 0, 1)[None]))
+            distances = self.lpips.spatial(a, b) if spatial else self.lpips(a, b)
+        return np.asarray(distances.squeeze().numpy(), np.float32)

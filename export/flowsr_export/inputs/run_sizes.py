@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import (
@@ -75,11 +78,18 @@ class RunSize:
         """
         feeds: dict[str, tuple[int, ...]] = {"input": (1, CHANNELS, *self.lr)}
         if manifest.geometry:
-            values = Window.whole(self.lr, self.out).geometry()
-            feeds["geometry"] = tuple(int(value) for value in values)
+            feeds["geometry"] = tuple(Window.whole(self.lr, self.out).geometry().tolist())
         for latent in manifest.latents:
             feeds[latent.name] = (1, latent.channels, *latent.grid(self.out))
         return feeds
+
+    def shapes(
+        self, manifest: Manifest
+    ) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[np.int64]]]:
+        """Return the shapes of `input` and the latents, and the values of `geometry` if any."""
+        feeds = self.feeds(manifest)
+        values = {name: np.array(feeds.pop(name)) for name in {"geometry"} & feeds.keys()}
+        return feeds, values
 
 
 def union(runs: Iterable[RunSize]) -> RunSize:
@@ -136,11 +146,8 @@ def run_sizes_for(
         )
         for tile in planner.plan(budget).tiles():
             rows, columns = tile.window.rows, tile.window.columns
-            lr_size, out_size = (
-                (rows.lr_size, columns.lr_size),
-                (rows.out_size, columns.out_size),
-            )
-            runs[RunSize(lr_size, out_size)] = None
+            size = (rows.lr_size, columns.lr_size), (rows.out_size, columns.out_size)
+            runs[RunSize(*size)] = None
     return list(runs)
 
 

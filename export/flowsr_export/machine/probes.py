@@ -54,10 +54,9 @@ def probes_of(threads: int, places: set[str], device: int, precision: str) -> li
     probes = []
     if "cpu" in places:
         amount = GEMM_SIDE**3
+        run = onnxruntime_gemm(threads)
         probes += [
-            Probe(
-                "ONNX Runtime MatMul fp32", "matmul", "cpu", amount, onnxruntime_gemm(threads)
-            ),
+            Probe("ONNX Runtime MatMul fp32", "matmul", "cpu", amount, run),
             Probe("torch.mm fp32", "matmul", "cpu", amount, torch_gemm()),
             Probe("torch copy", "copy", "cpu", 2 * COPIED_BYTES, _copy("cpu")),
         ]

@@ -12,7 +12,7 @@ from flowsr_export.bench.memory import Memory
 from flowsr_export.bench.run import Measurement
 from flowsr_export.bench.targets import Measures, ModelTarget
 from flowsr_export.inputs.cases import Case
-from flowsr_export.machine.load import Clocks
+from flowsr_export.machine.load import Clocks, LoadMeter
 from flowsr_export.machine.probes import Probe
 
 __all__ = ["FakeModel", "FakeMeter", "FakeTime", "instruments", "report", "row", "saved"]
@@ -34,7 +34,7 @@ class FakeTime:
 
 
 @dataclass
-class FakeMeter:
+class FakeMeter(LoadMeter):
     """Reports that other processes keep `cores` busy."""
 
     cores: float | None = 0.0

@@ -28,7 +28,6 @@ from flowsr_runtime import (
     SessionSettings,
     embedded_bundle,
 )
-from flowsr_runtime.bundle.manifest import Manifest
 from tests.flowsr_export.certificate.certificates import (
     altered,
     check,
@@ -40,6 +39,7 @@ CERTIFY = "flowsr_export.certificate.certify"
 CANDIDATES = "flowsr_export.parity.candidates"
 SETTINGS = SessionSettings(threads=1)
 SMALL = CertificateCase("photographs", Case((23, 37), (46, 74)), "2")
+QUICK = case_list(Bundle.open(embedded_bundle()).manifest, quick=True)
 GRAPH, ROUNDED = "onnxruntime cpu fp32", "PyTorch float16 graph"
 KEYS = [("a", "whole", "one"), ("a", "whole", "two")]
 COMPARED = [Comparison("a", "b", 1, MetricLimit("max", 1e-4), 0.0, 0.0, True)]
@@ -59,22 +59,16 @@ def single(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def untiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan without its tiled pictures, which cost the most."""
-
-    def whole(manifest: Manifest, *, quick: bool) -> list[CertificateCase]:
-        return [case for case in case_list(manifest, quick=quick) if not case.tiled]
-
-    monkeypatch.setattr(f"{CERTIFY}.case_list", whole)
+    """The quick plan without its tiled pictures, which cost the most."""
+    cases = [case for case in QUICK if not case.tiled]
+    monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: cases)
 
 
 @pytest.fixture
 def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan's tiled pictures, and one that is not."""
-
-    def cut(manifest: Manifest, *, quick: bool) -> list[CertificateCase]:
-        return [SMALL, *(case for case in case_list(manifest, quick=quick) if case.tiled)]
-
-    monkeypatch.setattr(f"{CERTIFY}.case_list", cut)
+    """The quick plan's tiled pictures, and one that is not."""
+    cases = [SMALL, *(case for case in QUICK if case.tiled)]
+    monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: cases)
 
 
 def record(key: tuple[str, str, str], outcome: str = "passed") -> Check:
@@ -89,8 +83,7 @@ def test_the_shipped_model_is_certified(green: Certificate) -> None:
 
 
 def test_every_planned_comparison_is_in_it(green: Certificate) -> None:
-    cases = case_list(Bundle.open(embedded_bundle()).manifest, quick=True)
-    due = {(str(case), mode) for case in cases for mode in case.modes}
+    due = {(str(case), mode) for case in QUICK for mode in case.modes}
     due -= {(name, "whole") for name in green.record.exploded}
     graph, rounded = (
         {(c.case, c.mode) for c in green.record.checks if c.candidate == name}

@@ -19,7 +19,6 @@ from flowsr_export.certificate.page import (
     summary_lines,
     write_certificate,
 )
-from flowsr_runtime.errors import OutputError
 from tests.flowsr_export.certificate.certificates import GRAPH, certificate, check
 
 RNG = np.random.default_rng(5)
@@ -121,9 +120,3 @@ def test_both_files_are_written(tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["certificate.json", "certificate.html"]
     content = json.loads(paths[0].read_text(encoding="utf-8"))
     assert content == {"command": "a command", **certificate().record.as_dict()}
-
-
-def test_existing_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "certificate.html").write_text("old", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"certificate\.html"):
-        write_certificate(certificate(), tmp_path, "x")

@@ -112,11 +112,6 @@ def test_a_bundle_with_noise_has_samples(tmp_path: Path) -> None:
     assert not np.array_equal(first, other)
 
 
-def test_an_exploded_picture_has_a_warning(exploding: Path) -> None:
-    with Upscaler.open(exploding, threads=1) as upscaler:
-        assert "exploded" in str(bundle_model(upscaler).upscale(LOW, (36, 48), 0).warning)
-
-
 def test_truncation_is_the_models(fourfold: Path) -> None:
     with Upscaler.open(fourfold, threads=1) as upscaler:
         cut = bundle_model(upscaler, truncate=True).upscale(LOW, (36, 48), 0).picture
