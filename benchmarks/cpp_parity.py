@@ -115,7 +115,9 @@ def compare(
         budget = _budget(library, bundle, case)
         if budget is None:
             continue
-        crop = _crop(image, case.size)
+        (h, w), left = case.size, CROP_ORIGIN
+        top = min(CROP_ORIGIN, len(image) - h)
+        crop = image[top : top + h, left : left + w]
         with (
             Upscaler.open(bundle, memory_budget=budget) as python,
             library.open(bundle.path, backend=backend, memory_budget=budget) as other,
@@ -136,11 +138,6 @@ def markdown(rows: dict[str, list[Figures]]) -> str:
         counts = [str(len(figures)), str(tiles), worst, str(steps)]
         cells.append([name, *counts, f"{unequal} of {values}"])
     return "\n".join(markdown_rows([*columns, "unequal values"], cells))
-
-
-def _crop(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    top, left = min(CROP_ORIGIN, len(image) - size[0]), CROP_ORIGIN
-    return image[top : top + size[0], left : left + size[1]]
 
 
 def _budget(library: CppLibrary, bundle: Bundle, case: Case) -> int | None:

@@ -181,7 +181,8 @@ class IslandGraph(LinfGraph):
         other = offset.flip(-1).abs()
         total = other.sum(-1, keepdim=True)
         weight = torch.where(total == 0, 0.5, other / total.clamp(min=1e-3))
-        inside = torch.minimum((index - axis.lr_origin).clamp(min=0), _last(axis.lr_count))
+        last = torch.as_tensor(axis.lr_count) - 1
+        inside = torch.minimum((index - axis.lr_origin).clamp(min=0), last)
         return inside, offset.float(), weight.float()
 
     def _half_pixel_matrix(
@@ -327,10 +328,6 @@ def _ratio(axis: Axis) -> Tensor:
 
 def _pairs(row: Tensor, col: Tensor, width: int) -> Tensor:
     return (row[:, None, :, None] * width + col[None, :, None, :]).reshape(-1)
-
-
-def _last(count: int) -> Tensor:
-    return torch.as_tensor(count) - 1
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from flowsr_calibration.codes import codes_of, zero_code
 from flowsr_calibration.collect import TensorTap
 from flowsr_calibration.layers import Layer
-from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes, with_opset
+from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes
 from flowsr_calibration.quantize import QuantizationForm
 from flowsr_calibration.ranges import weight_scales
 
@@ -129,9 +129,8 @@ def _errors_graph(
         helper.make_tensor_value_info(_error(layer), TensorProto.FLOAT, None)
         for layer in layers
     )
-    result = with_nodes(wider, nodes, constants)
-    result.graph.initializer.append(zero_code("bias.zero", codes))
-    return with_opset(result, codes.opset)
+    zero = zero_code("bias.zero", codes)
+    return with_nodes(wider, nodes, constants, [zero], opset=codes.opset)
 
 
 def _twin(node: NodeProto, layer: Layer) -> list[NodeProto]:

@@ -13,8 +13,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_runtime.atomic import replace_file
-
 __all__ = ["BINS", "Histogram", "Statistics", "load_statistics"]
 
 BINS: Final = 2048
@@ -95,17 +93,6 @@ class Statistics:
                 before = self.channels.get(name)
                 self.channels[name] = largest if before is None else np.maximum(before, largest)
         self.done += 1
-
-    def save(self, path: Path) -> None:
-        """Write a file, atomically.
-
-        Args:
-            path: File to write or to replace.
-
-        Raises:
-            OSError: If it cannot be written; an existing file is intact.
-        """
-        replace_file(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """Return the content of a file in NumPy's .npz format, reproducible byte for byte."""

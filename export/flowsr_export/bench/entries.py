@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flowsr_export.bench.memory import Memory
 from flowsr_export.bench.targets import Measures, ModelTarget
-from flowsr_export.bench.timing import Block, Summary, summarize, unloaded
+from flowsr_export.bench.timing import Block, summarize, unloaded
 from flowsr_export.inputs.cases import Case
 from flowsr_export.machine.load import LOADED_SHARE
 from flowsr_export.machine.probes import Probe
@@ -317,36 +317,33 @@ def row_entry(
         rate: Multiply-adds per second of the machine, None if unknown.
         memory: Peak memory, None if it was not measured.
     """
-    summary = summarize(unloaded(blocks, other_cores_limit()), percentiles)
-    median = summary.percentiles[50.0]
-    key = case.key
+    kept = unloaded(blocks, other_cores_limit())
+    seconds = summarize(kept, percentiles)
+    key, median = case.key, seconds["p50"]
     return Row(
         **vars(key),
         device=case.target.settings.device,
-        seconds={
-            **{f"p{p:g}": round(s, DIGITS) for p, s in summary.percentiles.items()},
-            "mean": round(summary.mean, DIGITS),
-            "minimum": round(summary.minimum, DIGITS),
-        },
+        seconds={name: round(value, DIGITS) for name, value in seconds.items()},
         megapixels_per_second=key.pixels[1] / 1e6 / median,
         multiply_adds=work,
         efficiency=None if rate is None else work / median / rate,
         memory=memory,
-        **_timed(summary, blocks),
+        **_timed(kept, blocks),
     )
 
 
 def probe_entry(probe: Probe, blocks: Sequence[Block]) -> ProbeEntry:
     """Summarize the blocks of a probe."""
-    summary = summarize(unloaded(blocks, other_cores_limit()), [])
+    kept = unloaded(blocks, other_cores_limit())
+    seconds = summarize(kept, [])
     return ProbeEntry(
         name=probe.name,
         kind=probe.kind,
         place=probe.place,
         unit="multiply-adds" if probe.kind == "matmul" else "bytes",
-        best_per_second=probe.amount / summary.minimum,
-        median_per_second=probe.amount / summary.percentiles[50.0],
-        **_timed(summary, blocks),
+        best_per_second=probe.amount / seconds["minimum"],
+        median_per_second=probe.amount / seconds["p50"],
+        **_timed(kept, blocks),
     )
 
 
@@ -403,8 +400,8 @@ def _least_squares(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return best
 
 
-def _timed(summary: Summary, blocks: Sequence[Block]) -> dict[str, Any]:
-    """Return the fields of `Timed`."""
+def _timed(kept: Sequence[Block], blocks: Sequence[Block]) -> dict[str, Any]:
+    """Return the fields of `Timed` from the blocks that count, and all of them."""
     limit = other_cores_limit()
     entries = tuple(
         BlockEntry(
@@ -416,7 +413,8 @@ def _timed(summary: Summary, blocks: Sequence[Block]) -> dict[str, Any]:
         for block in blocks
     )
     loaded = sum(entry.loaded for entry in entries)
-    load: Load = "quiet" if len(unloaded(blocks, limit)) == len(blocks) - loaded else "loaded"
+    load: Load = "quiet" if len(kept) == len(blocks) - loaded else "loaded"
     if all(block.others is None for block in blocks):
         load = "unknown"
-    return {"runs": summary.runs, "load": load, "loaded_blocks": loaded, "blocks": entries}
+    runs = sum(len(block.seconds) for block in kept)
+    return {"runs": runs, "load": load, "loaded_blocks": loaded, "blocks": entries}

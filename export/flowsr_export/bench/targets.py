@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
 from flowsr_export.inputs.feeds import graph_feeds
-from flowsr_export.parity.candidates import GPU_PROVIDERS, label_of
+from flowsr_export.parity.candidates import GPU_PROVIDERS
 from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
 from flowsr_runtime.backends.session import Session
 from flowsr_runtime.errors import UsageError
@@ -47,11 +47,6 @@ class ModelTarget:
     model: Path | None
     prior: Path | None
     settings: SessionSettings
-
-    @property
-    def label(self) -> str:
-        """Name of the target in tables."""
-        return label_of(self.settings)
 
     @property
     def place(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from flowsr_export.machine.load import LoadMeter
 
-__all__ = ["Block", "Summary", "TimingSchedule", "interleave", "summarize", "unloaded"]
+__all__ = ["Block", "TimingSchedule", "interleave", "summarize", "unloaded"]
 
 # ONNX Runtime's threads spin for a while after a run; they must not disturb the next case.
 SETTLE_SECONDS = 0.1
@@ -56,23 +56,6 @@ class Block:
     def loaded(self, most: float) -> bool:
         """Return whether others used more than `most` cores."""
         return self.others is not None and self.others > most
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Times of some runs in seconds.
-
-    Attributes:
-        percentiles: Times by percentile, including 50.
-        mean: Mean time.
-        minimum: The fastest run.
-        runs: Number of runs.
-    """
-
-    percentiles: dict[float, float]
-    mean: float
-    minimum: float
-    runs: int
 
 
 def interleave(
@@ -131,22 +114,21 @@ def unloaded(blocks: Sequence[Block], most: float) -> list[Block]:
     return kept if len(kept) >= min(MIN_QUIET, len(blocks)) else list(blocks)
 
 
-def summarize(blocks: Sequence[Block], percentiles: Sequence[float]) -> Summary:
+def summarize(blocks: Sequence[Block], percentiles: Sequence[float]) -> dict[str, float]:
     """Summarize the runs of some blocks.
 
     Args:
         blocks: At least one.
         percentiles: Percentiles beside the median, in [0, 100].
+
+    Returns:
+        Seconds of a run: "p50" and the other percentiles, "mean" and "minimum".
     """
     times = np.array([seconds for block in blocks for seconds in block.seconds])
     levels = sorted({50.0, *map(float, percentiles)})
-    values = np.percentile(times, levels)
-    return Summary(
-        percentiles={p: float(value) for p, value in zip(levels, values, strict=True)},
-        mean=float(times.mean()),
-        minimum=float(times.min()),
-        runs=len(times),
-    )
+    named = zip(levels, np.percentile(times, levels).tolist(), strict=True)
+    extremes = {"mean": float(times.mean()), "minimum": float(times.min())}
+    return {f"p{level:g}": value for level, value in named} | extremes
 
 
 def _timed(

@@ -47,8 +47,7 @@ class Budget:
         the calibration images is a margin for unseen images.
         """
         enough = self.least_db is None or agreement.worst >= self.least_db
-        loss = agreement.quality_loss
-        return enough and loss is not None and loss <= self.loss and not agreement.non_finite
+        return enough and agreement.quality_loss <= self.loss and not agreement.non_finite
 
     @property
     def loss(self) -> float:
@@ -122,19 +121,18 @@ def gated(panel: HeldOutSet, model: bytes, budget: Budget, lpips: LPIPS | None) 
     """
     outputs = panel.outputs(model)
     agreement = panel.compared(outputs)
-    loss = math.nan if agreement.quality_loss is None else agreement.quality_loss
     distance = None if lpips is None else math.nan
     if lpips is not None and not agreement.non_finite:
         before, after = (_distance(lpips, o, panel.crops) for o in (panel.references, outputs))
         distance = after - before
-    missed = _violations(agreement, loss, distance, budget)
+    missed = _violations(agreement, distance, budget)
     return Gates(
         crops=len(panel.crops),
         pictures=len({crop.picture for crop in panel.crops}),
         psnr=agreement.psnr,
         worst=agreement.worst,
         worst_crop=agreement.worst_crop,
-        psnr_loss=loss,
+        psnr_loss=agreement.quality_loss,
         lpips_loss=distance,
         color_shift=agreement.color_shift,
         non_finite=agreement.non_finite,
@@ -142,11 +140,9 @@ def gated(panel: HeldOutSet, model: bytes, budget: Budget, lpips: LPIPS | None) 
     )
 
 
-def _violations(
-    agreement: Agreement, loss: float, distance: float | None, budget: Budget
-) -> list[str]:
+def _violations(agreement: Agreement, distance: float | None, budget: Budget) -> list[str]:
     """Return the violated gates; NaN violates its gate."""
-    missed = []
+    missed, loss = [], agreement.quality_loss
     if agreement.non_finite:
         missed.append(f"values must be finite, got {agreement.non_finite} that are not")
     if budget.least_db is not None and not agreement.psnr >= budget.least_db:

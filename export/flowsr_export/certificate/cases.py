@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_runtime.bundle.manifest import Manifest
-from flowsr_runtime.geometry import Halo, output_size
+from flowsr_runtime.geometry import output_size
 from flowsr_runtime.pictures.depth import full_scale
 
 __all__ = ["ADVERSARIAL", "PICTURES", "CertificateCase", "Mode", "case_list", "picture_of"]
@@ -215,14 +215,10 @@ def _tiled_size(manifest: Manifest, scale: str) -> tuple[int, int]:
     """Return the LR size (h, w) of a tiled image, a strip where the halo has LR pixels only."""
     halo = manifest.tiling.exact
     factor = manifest.scale or _factors(scale)[0]
-    reach, align = _reach(halo, factor), math.ceil(halo.align / factor)
+    reach = halo.pixels + float(halo.patches * halo.patch / factor)
+    align = math.ceil(halo.align / factor)
     # Two tiles with their receptive fields, blending and alignment must not cover the image.
     smallest = 2 * reach + 4 * align + halo.lr_align
     side = math.ceil(max(MIN_SIDE, REACHES * reach, smallest))
     side = -(-side // halo.lr_align) * halo.lr_align
     return (2 * halo.lr_align, side) if halo.ratio is not None else (side, side)
-
-
-def _reach(halo: Halo, scale: Fraction) -> float:
-    """Return the LR pixels of a halo on each side of a tile."""
-    return halo.pixels + float(halo.patches * halo.patch / scale)

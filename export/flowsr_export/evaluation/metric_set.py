@@ -75,12 +75,9 @@ class MetricSet:
         if not perceptual:
             return cls(ordered, shave)
         if alexnet is None or linear is None:
-            raise UsageError(
-                f"{perceptual[0]} needs alexnet (torchvision's alexnet-owt-7be5be79.pth) and "
-                f"lpips_weights (alex.pth of LPIPS v0.1), got {alexnet} and {linear}; give "
-                "both, or choose other metrics",
-                option="metrics",
-            )
+            files = "alexnet (alexnet-owt-7be5be79.pth) and lpips_weights (alex.pth, v0.1)"
+            wrong = f"{perceptual[0]} needs {files}, got {alexnet} and {linear}"
+            raise UsageError(wrong, option="metrics")
         from flowsr_lp.perceptual import LPIPS
 
         return cls(ordered, shave, LPIPS(alexnet, linear))

@@ -192,11 +192,9 @@ def scales_of(manifest: Manifest, scales: Sequence[Scale]) -> list[tuple[Fractio
         return exact or [(exact_scale(DEFAULT_SCALE),) * 2]
     for pair in exact:
         if pair != (fixed, fixed):
-            raise ScaleError(
-                f"this model only supports scale {float(fixed):g}, got "
-                f"{float(pair[1]):g}x{float(pair[0]):g}",
-                option="scale",
-            )
+            got = f"{float(pair[1]):g}x{float(pair[0]):g}"
+            wrong = f"this model only supports scale {float(fixed):g}, got {got}"
+            raise ScaleError(wrong, option="scale")
     return [(fixed, fixed)]
 
 
@@ -214,11 +212,9 @@ def low_resolution_size(
     )
     height, width = (output_size(n, axis) for n, axis in zip(lr, scale, strict=True))
     if manifest.scale is not None and (height, width) != tuple(out):
-        raise ScaleError(
-            f"output size must be a multiple of scale {float(scale[0]):g}, got "
-            f"{size_text(out)}; {width}x{height} is the nearest",
-            option="output_size",
-        )
+        wrong = f"output size must be a multiple of scale {float(scale[0]):g}, got "
+        nearest = f"{size_text(out)}; {width}x{height} is the nearest"
+        raise ScaleError(wrong + nearest, option="output_size")
     size_for((lr[0], lr[1]), scale=None, size=out)
     return lr[0], lr[1]
 

@@ -74,7 +74,7 @@ def test_models_are_closed(bundle: Path) -> None:
     time = FakeTime()
     load = instruments(time, load=lambda target: FakeModel(target, time, closed))
     bench(config(bundle), load)
-    assert [target.label for target in closed] == ["onnxruntime cpu fp32"]
+    assert [target.settings.provider for target in closed] == ["cpu"]
 
 
 def test_a_provider_that_does_not_start_is_stated(

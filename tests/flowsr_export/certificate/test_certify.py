@@ -23,7 +23,6 @@ from flowsr_export.parity.reference import reference_of
 from flowsr_export.parity.session_comparison import Comparison, MetricLimit
 from flowsr_runtime import (
     Bundle,
-    MemoryBudgetError,
     ProviderError,
     SessionSettings,
     embedded_bundle,
@@ -152,17 +151,6 @@ def test_a_weight_that_is_one_percent_off_is_caught(tmp_path: Path) -> None:
     assert "1 of 126 weights of model.fp32.onnx are not the network's" in done.record.trouble()
 
 
-@pytest.mark.usefixtures("single")
-def test_a_weight_that_outputs_hardly_show_is_caught(tmp_path: Path) -> None:
-    def change(model: onnx.ModelProto) -> None:
-        one_percent(model, "decode_maps.6.bias")
-
-    done = certify(altered(tmp_path / "off", change), settings=SETTINGS, precision="fp32")
-    assert {check.outcome for check in done.record.checks} == {"passed"}
-    assert not done.passed
-    assert done.record.weights[0].changed == ("decode_maps.6.bias",)
-
-
 @pytest.mark.usefixtures("untiled")
 def test_swapped_neighbour_slots_are_caught(tmp_path: Path) -> None:
     done = certify(altered(tmp_path / "swapped", swapped_slots), settings=SETTINGS, quick=True)
@@ -197,26 +185,13 @@ def test_nan_anywhere_is_caught(tmp_path: Path) -> None:
     assert done.worst[0].check == check
 
 
-def test_a_comparison_that_cannot_be_made_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> None:
-        raise MemoryBudgetError("no memory")
-
-    tiled = CertificateCase("photographs", Case((23, 37), (46, 74)), "2", tiled=True)
-    monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: [SMALL, tiled])
-    monkeypatch.setattr(f"{CERTIFY}.tiled_output", refuse)
-    done = certify(settings=SETTINGS, precision="fp32")
-    assert not done.passed
-    assert not done.record.verdict.complete
-    assert done.record.verdict.totals.not_run == 3
-    assert "3 could not be made" in done.record.trouble()
-    assert "no memory" in done.record.trouble()
-
-
 def test_a_picture_that_cannot_be_cut_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     tiled = CertificateCase("photographs", Case((5, 6), (10, 12)), "2", tiled=True)
     monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: [SMALL, tiled])
     done = certify(settings=SETTINGS, precision="fp32")
-    assert not done.record.verdict.complete
+    assert (done.passed, done.record.verdict.complete) == (False, False)
+    assert done.record.verdict.totals.not_run == 3
+    assert "3 could not be made" in done.record.trouble()
     assert "tiles were not checked" in done.record.trouble()
 
 
@@ -298,10 +273,6 @@ def test_everything_has_to_pass(changes: dict[str, Any], passed: bool) -> None:
     usual: dict[str, Any] = {"checks": PASSED, "round_trip": 1e-6, "backends": COMPARED}
     verdict = judge(KEYS, **usual | changes)
     assert (verdict.complete, verdict.passed) == (True, passed)
-
-
-def test_without_a_graph_a_certificate_is_incomplete() -> None:
-    assert not judge(KEYS, PASSED, 1e-6, None, graphs=False).complete
 
 
 @pytest.mark.usefixtures("single")
