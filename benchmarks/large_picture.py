@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -22,40 +21,13 @@ from flowsr_export.reports.table import markdown_rows
 from flowsr_runtime import Upscaler
 from flowsr_runtime.tiling.tiles import Plan
 
-__all__ = ["Row", "main", "mosaic", "table", "work_of"]
+__all__ = ["main", "mosaic", "work_of"]
 
 GIB = 1 << 30
 HALOS = ("default", "exact")
+# Memory limit, planned and measured peak; tiles, and the largest without its halo; pixels of
+# the tiles with their halos over those of the image; time and CPU time of the whole command.
 COLUMNS = ("halo", "allowed", "planned", "peak", "tiles", "largest", "work", "time", "CPU")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run.
-
-    Attributes:
-        halo: "default" or "exact".
-        allowed: Memory limit, bytes.
-        planned: Peak memory of the plan, bytes.
-        peak: Largest resident size of the process, bytes.
-        tiles: Number of tiles.
-        largest: Output pixels of the largest tile without its halo.
-        work: Output pixels of all tiles with halos over those of the image.
-        seconds: Time of the whole command, including reading and writing.
-        cpu: CPU time of all cores, seconds; other processes hardly affect it.
-        rate: Output megapixels per second.
-    """
-
-    halo: str
-    allowed: int
-    planned: int
-    peak: int
-    tiles: int
-    largest: str
-    work: float
-    seconds: float
-    cpu: float
-    rate: float
 
 
 def mosaic(side: int) -> NDArray[np.uint8]:
@@ -86,18 +58,8 @@ def work_of(plan: Plan) -> float:
     return tiles / (windows[0].rows.target * windows[0].columns.target)
 
 
-def table(rows: list[Row]) -> str:
-    """Return a Markdown table."""
-    cells = []
-    for row in rows:
-        memory = [f"{size / GIB:.2f} GiB" for size in (row.allowed, row.planned, row.peak)]
-        tiles = [str(row.tiles), row.largest, f"{row.work:.2f}"]
-        times = [f"{row.seconds:.1f} s", f"{row.cpu:.1f} s", f"{row.rate:.2f}"]
-        cells.append([row.halo, *memory, *tiles, *times])
-    return "\n".join(markdown_rows([*COLUMNS, "MP/s"], cells))
-
-
-def _run(source: Path, side: int, scale: str, halo: str, allowed: int) -> Row:
+def _run(source: Path, side: int, scale: str, halo: str, allowed: int) -> list[str]:
+    """Upscale in a separate process, and return the cells of a table's row."""
     with Upscaler.open(max_memory=allowed, halo=halo) as upscaler:  # type: ignore[arg-type]
         plan = upscaler.plan((side, side), scale)
     words = ["upscale", str(source), "-o", str(source.with_name("large.png")), "--force"]
@@ -107,18 +69,14 @@ def _run(source: Path, side: int, scale: str, halo: str, allowed: int) -> Row:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     cpu = _cpu_of_children() - before
     report = json.loads(done.stdout)
-    return Row(
+    sizes = allowed, plan.peak_bytes, report["peak_bytes"]
+    return [
         halo,
-        allowed,
-        plan.peak_bytes,
-        report["peak_bytes"],
-        len(plan),
-        plan.largest,
-        work_of(plan),
-        report["seconds"],
-        cpu,
-        report["megapixels_per_second"],
-    )
+        *(f"{size / GIB:.2f} GiB" for size in sizes),
+        *(str(len(plan)), plan.largest, f"{work_of(plan):.2f}"),
+        *(f"{report['seconds']:.1f} s", f"{cpu:.1f} s"),
+        f"{report['megapixels_per_second']:.2f}",
+    ]
 
 
 def _cpu_of_children() -> float:
@@ -137,7 +95,7 @@ def main(side: int, scale: str, halos: tuple[str, ...], budgets: tuple[int, ...]
         source = Path(folder) / "small.png"
         Image.fromarray(mosaic(side)).save(source)
         rows = [_run(source, side, scale, halo, most) for halo in halos for most in budgets]
-    click.echo(table(rows))
+    click.echo("\n".join(markdown_rows([*COLUMNS, "MP/s"], rows)))
 
 
 if __name__ == "__main__":

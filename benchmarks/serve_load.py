@@ -70,10 +70,6 @@ class Load:
     lost: int = 0
     retry: Counter[str] = field(default_factory=Counter)
 
-    def note(self, status: int, seconds: float) -> None:
-        """Record a response."""
-        self.seconds.setdefault(status, []).append(seconds)
-
     def quantile(self, status: int, share: float) -> float:
         """Return a quantile of the seconds of a status, nan without such a response."""
         values = self.seconds.get(status)
@@ -189,7 +185,7 @@ async def _timed(port: int, request: bytes, result: Load) -> int:
         writer.write(request)
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
         status = int(head.split(b" ", 2)[1])
-        result.note(status, time.perf_counter() - began)
+        result.seconds.setdefault(status, []).append(time.perf_counter() - began)
         found = re.search(rb"retry-after: (\d+)", head, re.IGNORECASE)
         if found is not None:
             result.retry[found[1].decode()] += 1

@@ -142,17 +142,15 @@ def _twin(node: NodeProto, layer: Layer) -> list[NodeProto]:
     twin = NodeProto()
     twin.CopyFrom(node)
     twin.name, twin.output[0] = result, result
-    twin.input[0 if layer.kind == "Gemm" else 1] = f"{layer.weight}.twin"
-    twin.input[1 if layer.kind == "Gemm" else 0] = coded
-    axes = f"axes.{layer.kind}"
+    inputs = [coded, f"{layer.weight}.twin"]
+    twin.input[:2] = inputs[::-1] if layer.kind == "Gemm" else inputs
+    axes, error = f"axes.{layer.kind}", _error(layer)
     return [
         helper.make_node("QuantizeLinear", [layer.input, *step], [code], name=code),
         helper.make_node("DequantizeLinear", [code, *step], [coded], name=coded),
         twin,
         helper.make_node("Sub", [layer.output, result], [less], name=less),
-        helper.make_node(
-            "ReduceMean", [less, axes], [_error(layer)], name=_error(layer), keepdims=0
-        ),
+        helper.make_node("ReduceMean", [less, axes], [error], name=error, keepdims=0),
     ]
 
 

@@ -7,10 +7,8 @@ import pytest
 
 from benchmarks.soak import (
     Agreement,
-    Growth,
     agreement,
     growth,
-    table,
 )
 from flowsr_runtime import Upscaler
 
@@ -36,12 +34,3 @@ def test_memory_is_read_over_the_calls(upscaler: Upscaler) -> None:
     assert grown.calls == 30
     assert 0 < grown.begin <= grown.peak
     assert grown.share == pytest.approx(grown.end / grown.begin - 1)
-
-
-def test_the_table_has_every_figure() -> None:
-    mib = 2**20
-    shown = table(
-        Growth(10_000, 123.4, 100 * mib, 101 * mib, 120 * mib, 0.01), Agreement(8, 200, 0)
-    )
-    for words in ("10000 in 123 s", "100.0 MiB", "+1.00 %", "120.0 MiB", "8 threads × 200"):
-        assert words in shown

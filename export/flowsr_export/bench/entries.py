@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,14 +13,12 @@ from flowsr_export.bench.memory import Memory
 from flowsr_export.bench.targets import Measures, ModelTarget
 from flowsr_export.bench.timing import Block, summarize, unloaded
 from flowsr_export.inputs.cases import Case
-from flowsr_export.machine.load import LOADED_SHARE
 from flowsr_export.machine.probes import Probe
 from flowsr_runtime.geometry import size_text
 
 __all__ = [
     "SCHEMA",
     "BenchmarkCase",
-    "BlockEntry",
     "ProbeEntry",
     "Report",
     "Row",
@@ -29,7 +26,6 @@ __all__ = [
     "ScalingFit",
     "StageEntry",
     "fit_scaling",
-    "other_cores_limit",
     "probe_entry",
     "row_entry",
 ]
@@ -118,23 +114,6 @@ class RowKey:
 
 
 @dataclass(frozen=True)
-class BlockEntry:
-    """One block of runs.
-
-    Attributes:
-        begin: Start, seconds after the first block.
-        seconds: Time of each run.
-        others: Cores that other processes kept busy, None if unknown.
-        loaded: Whether that was too many.
-    """
-
-    begin: float
-    seconds: tuple[float, ...]
-    others: float | None
-    loaded: bool
-
-
-@dataclass(frozen=True)
 class Timed:
     """Blocks of runs and their load.
 
@@ -148,7 +127,7 @@ class Timed:
     runs: int
     load: Load
     loaded_blocks: int
-    blocks: tuple[BlockEntry, ...]
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True)
@@ -181,7 +160,7 @@ class Row(Timed, RowKey):
         """
         values = {field.name: entry[field.name] for field in fields(cls)}
         blocks = [{**block, "seconds": tuple(block["seconds"])} for block in values["blocks"]]
-        values["blocks"] = tuple(BlockEntry(**block) for block in blocks)
+        values["blocks"] = tuple(Block(**block) for block in blocks)
         values["memory"] = values["memory"] and Memory(**values["memory"])
         return cls(**values | {name: tuple(values[name]) for name in ("lr", "size")})
 
@@ -294,11 +273,6 @@ class Report:
         return report
 
 
-def other_cores_limit() -> float:
-    """Return the cores that other processes may use before a block counts as loaded."""
-    return LOADED_SHARE * (os.cpu_count() or 1)
-
-
 def row_entry(
     case: BenchmarkCase,
     blocks: Sequence[Block],
@@ -317,7 +291,7 @@ def row_entry(
         rate: Multiply-adds per second of the machine, None if unknown.
         memory: Peak memory, None if it was not measured.
     """
-    kept = unloaded(blocks, other_cores_limit())
+    kept = unloaded(blocks)
     seconds = summarize(kept, percentiles)
     key, median = case.key, seconds["p50"]
     return Row(
@@ -334,7 +308,7 @@ def row_entry(
 
 def probe_entry(probe: Probe, blocks: Sequence[Block]) -> ProbeEntry:
     """Summarize the blocks of a probe."""
-    kept = unloaded(blocks, other_cores_limit())
+    kept = unloaded(blocks)
     seconds = summarize(kept, [])
     return ProbeEntry(
         name=probe.name,
@@ -402,13 +376,12 @@ def _least_squares(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _timed(kept: Sequence[Block], blocks: Sequence[Block]) -> dict[str, Any]:
     """Return the fields of `Timed` from the blocks that count, and all of them."""
-    limit = other_cores_limit()
     entries = tuple(
-        BlockEntry(
-            round(block.begin, DIGITS),
-            tuple(round(seconds, DIGITS) for seconds in block.seconds),
-            None if block.others is None else round(block.others, 3),
-            block.loaded(limit),
+        replace(
+            block,
+            begin=round(block.begin, DIGITS),
+            seconds=tuple(round(seconds, DIGITS) for seconds in block.seconds),
+            others=None if block.others is None else round(block.others, 3),
         )
         for block in blocks
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from flowsr_export.machine.load import LoadMeter
+from flowsr_export.machine.load import LOADED_SHARE, LoadMeter
 
 __all__ = ["Block", "TimingSchedule", "interleave", "summarize", "unloaded"]
 
@@ -47,15 +48,13 @@ class Block:
         begin: Start, seconds after the first block.
         seconds: Time of each run.
         others: Cores that other processes kept busy meanwhile, None if unknown.
+        loaded: Whether that was too many.
     """
 
     begin: float
     seconds: tuple[float, ...]
     others: float | None
-
-    def loaded(self, most: float) -> bool:
-        """Return whether others used more than `most` cores."""
-        return self.others is not None and self.others > most
+    loaded: bool = False
 
 
 def interleave(
@@ -83,7 +82,7 @@ def interleave(
     Returns:
         Blocks of each case in chronological order.
     """
-    meter = load_meter or LoadMeter()
+    meter, limit = load_meter or LoadMeter(), LOADED_SHARE * (os.cpu_count() or 1)
     for key, run in cases.items():
         _timed(run, pace.warm_up, clock)
         advance(key)
@@ -98,19 +97,19 @@ def interleave(
             meter.start()
             times = _timed(cases[key], pace.duration / pace.blocks, clock)
             others = meter.stop()
-            done[key].append(Block(begin, tuple(times[1:] or times), others))
+            loaded = others is not None and others > limit
+            done[key].append(Block(begin, tuple(times[1:] or times), others, loaded))
             advance(key)
     return done
 
 
-def unloaded(blocks: Sequence[Block], most: float) -> list[Block]:
+def unloaded(blocks: Sequence[Block]) -> list[Block]:
     """Return the blocks that count: those without a competing load, or all if these are few.
 
     Args:
         blocks: Blocks of one case.
-        most: Cores that others may use.
     """
-    kept = [block for block in blocks if not block.loaded(most)]
+    kept = [block for block in blocks if not block.loaded]
     return kept if len(kept) >= min(MIN_QUIET, len(blocks)) else list(blocks)
 
 

@@ -73,13 +73,10 @@ def markdown(done: Calibration) -> str:
         [c.name, f"{c.before:.2f} dB", f"{c.after:.2f} dB", "yes" if c.kept else "no"]
         for c in done.corrections
     ]
-    blocks = [
-        [
-            *(loss.block, f"{loss.psnr:.2f} dB", f"{loss.worst:.2f} dB", f"{loss.share:.2%}"),
-            "float32" if loss.block in left_out else target,
-        ]
-        for loss in done.losses
-    ]
+    blocks = []
+    for loss in done.losses:
+        values = [f"{loss.psnr:.2f} dB", f"{loss.worst:.2f} dB", f"{loss.share:.2%}"]
+        blocks.append([loss.block, *values, "float32" if loss.block in left_out else target])
     kept = "Corrections with every block quantized", ["correction", "without", "with", "kept"]
     columns = ["block", "PSNR", "lowest", "multiply-adds", "in the result"]
     tables = (

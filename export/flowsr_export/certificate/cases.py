@@ -76,12 +76,8 @@ def _noise(case: CertificateCase) -> Picture:
     return np.asarray(rng.integers(0, WHITE + 1, shape) / WHITE, np.float32)
 
 
-def _constant(level: int) -> Callable[[CertificateCase], Picture]:
-    def filled(case: CertificateCase) -> Picture:
-        shape = (case.sizes.batch, 3, *case.sizes.lr)
-        return np.full(shape, level / WHITE, np.float32)
-
-    return filled
+def _constant(case: CertificateCase, level: int) -> Picture:
+    return np.full((case.sizes.batch, 3, *case.sizes.lr), level / WHITE, np.float32)
 
 
 def _noisy(case: CertificateCase) -> Picture:
@@ -92,25 +88,22 @@ def _noisy(case: CertificateCase) -> Picture:
     return np.asarray(np.clip(levels, 0, WHITE) / WHITE, np.float32)
 
 
-def _checkerboard(dark: int, bright: int) -> Callable[[CertificateCase], Picture]:
-    def alternating(case: CertificateCase) -> Picture:
-        picture = _constant(dark)(case)
-        picture[..., ::2, 1::2] = picture[..., 1::2, ::2] = bright / WHITE
-        return picture
-
-    return alternating
+def _checkerboard(case: CertificateCase, dark: int, bright: int) -> Picture:
+    picture = _constant(case, dark)
+    picture[..., ::2, 1::2] = picture[..., 1::2, ::2] = bright / WHITE
+    return picture
 
 
 def _frame(case: CertificateCase) -> Picture:
     """Return a bright border, one pixel wide, which padding must not blur."""
-    picture = _constant(32)(case)
+    picture = _constant(case, 32)
     picture[..., [0, -1], :] = picture[..., [0, -1]] = 224 / WHITE
     return picture
 
 
 def _step(case: CertificateCase) -> Picture:
     """Return a red first column beside blue: a sharp change of color on one side."""
-    picture = _constant(0)(case)
+    picture = _constant(case, 0)
     picture[:, 2] = 1
     picture[:, :, :, 0] = np.array([1, 0, 0], np.float32)[:, None]
     return picture
@@ -119,12 +112,12 @@ def _step(case: CertificateCase) -> Picture:
 PICTURES: dict[str, Callable[[CertificateCase], Picture]] = {
     "photographs": lambda case: sample_pictures(case.sizes),
     "noisy photographs": _noisy,
-    "black": _constant(0),
-    "gray": _constant(128),
-    "white": _constant(WHITE),
+    "black": lambda case: _constant(case, 0),
+    "gray": lambda case: _constant(case, 128),
+    "white": lambda case: _constant(case, WHITE),
     "frame": _frame,
-    "faint checkerboard": _checkerboard(120, 136),
-    "checkerboard": _checkerboard(0, WHITE),
+    "faint checkerboard": lambda case: _checkerboard(case, 120, 136),
+    "checkerboard": lambda case: _checkerboard(case, 0, WHITE),
     "step": _step,
     "noise": _noise,
 }

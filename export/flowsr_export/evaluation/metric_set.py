@@ -67,9 +67,8 @@ class MetricSet:
         """
         if not metrics or set(metrics) - set(METRICS):
             got = ", ".join(metrics) or "none"
-            raise UsageError(
-                f"metrics must be among {', '.join(METRICS)}, got {got}", option="metrics"
-            )
+            wrong = f"metrics must be among {', '.join(METRICS)}, got {got}"
+            raise UsageError(wrong, option="metrics")
         perceptual = [name for name in PERCEPTUAL if name in metrics]
         ordered = tuple(name for name in METRICS if name in metrics)
         if not perceptual:
@@ -84,11 +83,10 @@ class MetricSet:
 
     def borders(self, scale: str) -> tuple[int, int]:
         """Return the pixels to shave from RGB and from luma; the scale is rounded up."""
+        if self.shave is not None:
+            return self.shave, self.shave
         whole = math.ceil(exact_scale(scale))
-        return (
-            whole + DIV2K_SHAVE if self.shave is None else self.shave,
-            whole if self.shave is None else self.shave,
-        )
+        return whole + DIV2K_SHAVE, whole
 
     def smallest(self, scale: str) -> int:
         """Return the pixels a side that an original needs for every metric."""

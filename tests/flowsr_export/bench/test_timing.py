@@ -71,10 +71,9 @@ def test_a_block_knows_what_others_computed() -> None:
 
 
 def test_loaded_blocks_do_not_count_while_three_are_quiet() -> None:
-    calm, busy = Block(0.0, (1.0,), 0.0), Block(0.0, (2.0,), 1.5)
-    assert unloaded([calm, busy, calm, calm], 0.1) == [calm] * 3
-    assert unloaded([calm, busy, calm], 0.1) == [calm, busy, calm]
-    assert unloaded([Block(0.0, (1.0,), None)], 0.1) == [Block(0.0, (1.0,), None)]
+    calm, busy = Block(0.0, (1.0,), 0.0), Block(0.0, (2.0,), 1.5, loaded=True)
+    assert unloaded([calm, busy, calm, calm]) == [calm] * 3
+    assert unloaded([calm, busy, calm]) == [calm, busy, calm]
 
 
 def test_a_summary_holds_the_median_and_what_was_asked_for() -> None:

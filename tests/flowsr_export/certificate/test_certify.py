@@ -31,7 +31,6 @@ from tests.flowsr_export.certificate.certificates import (
     altered,
     check,
     one_percent,
-    swapped_slots,
 )
 
 CERTIFY = "flowsr_export.certificate.certify"
@@ -53,20 +52,11 @@ def green() -> Certificate:
 @pytest.fixture
 def single(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan of one small case."""
-    monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: [SMALL])
+    take(monkeypatch, SMALL)
 
 
-@pytest.fixture
-def untiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The quick plan without its tiled pictures, which cost the most."""
-    cases = [case for case in QUICK if not case.tiled]
-    monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: cases)
-
-
-@pytest.fixture
-def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The quick plan's tiled pictures, and one that is not."""
-    cases = [SMALL, *(case for case in QUICK if case.tiled)]
+def take(monkeypatch: pytest.MonkeyPatch, *cases: CertificateCase) -> None:
+    """Replace the plan."""
     monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: cases)
 
 
@@ -142,8 +132,10 @@ def test_the_worst_of_each_candidate_is_kept(green: Certificate) -> None:
     assert worst.check.max_abs == pytest.approx(difference.max(), rel=1e-5)
 
 
-@pytest.mark.usefixtures("untiled")
-def test_a_weight_that_is_one_percent_off_is_caught(tmp_path: Path) -> None:
+def test_a_weight_that_is_one_percent_off_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(monkeypatch, *(case for case in QUICK if not case.tiled))
     done = certify(altered(tmp_path / "off", one_percent), settings=SETTINGS, quick=True)
     assert done.record.verdict.complete
     assert not done.passed
@@ -151,15 +143,10 @@ def test_a_weight_that_is_one_percent_off_is_caught(tmp_path: Path) -> None:
     assert "1 of 126 weights of model.fp32.onnx are not the network's" in done.record.trouble()
 
 
-@pytest.mark.usefixtures("untiled")
-def test_swapped_neighbour_slots_are_caught(tmp_path: Path) -> None:
-    done = certify(altered(tmp_path / "swapped", swapped_slots), settings=SETTINGS, quick=True)
-    assert not done.passed
-    assert done.record.verdict.totals.missed > 0
-
-
-@pytest.mark.usefixtures("tiled")
-def test_tiles_without_a_halo_are_caught(tmp_path: Path) -> None:
+def test_tiles_without_a_halo_are_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(monkeypatch, SMALL, *(case for case in QUICK if case.tiled))
     none = {"halo_patches": 0, "halo_pixels": 0}
     done = certify(altered(tmp_path / "bare", tiling=none), settings=SETTINGS, quick=True)
     assert not done.passed
@@ -187,7 +174,7 @@ def test_nan_anywhere_is_caught(tmp_path: Path) -> None:
 
 def test_a_picture_that_cannot_be_cut_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     tiled = CertificateCase("photographs", Case((5, 6), (10, 12)), "2", tiled=True)
-    monkeypatch.setattr(f"{CERTIFY}.case_list", lambda manifest, *, quick: [SMALL, tiled])
+    take(monkeypatch, SMALL, tiled)
     done = certify(settings=SETTINGS, precision="fp32")
     assert (done.passed, done.record.verdict.complete) == (False, False)
     assert done.record.verdict.totals.not_run == 3

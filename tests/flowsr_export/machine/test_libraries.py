@@ -13,7 +13,6 @@ from flowsr_export.machine.libraries import LIBRARIES, find_library
 Run = Callable[..., Result]
 
 TENSORRT = next(library for library in LIBRARIES if library.module == "tensorrt")
-NUMPY = next(library for library in LIBRARIES if library.module == "numpy")
 ONNXRUNTIME = next(library for library in LIBRARIES if library.module == "onnxruntime")
 
 
