@@ -22,6 +22,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from flowsr_export.reports.table import markdown_rows
 from flowsr_runtime import Bundle, MemoryBudgetError, Upscaler, embedded_bundle, read_picture
 from flowsr_runtime.pictures.pixels import full_range
 from tests.flowsr_runtime.cpp.library import (
@@ -114,7 +115,9 @@ def compare(
         budget = _budget(library, bundle, case)
         if budget is None:
             continue
-        crop = _crop(image, case.size)
+        (h, w), left = case.size, CROP_ORIGIN
+        top = min(CROP_ORIGIN, len(image) - h)
+        crop = image[top : top + h, left : left + w]
         with (
             Upscaler.open(bundle, memory_budget=budget) as python,
             library.open(bundle.path, backend=backend, memory_budget=budget) as other,
@@ -124,26 +127,17 @@ def compare(
 
 def markdown(rows: dict[str, list[Figures]]) -> str:
     """Return a table with the largest differences of each model."""
-    lines = [
-        "| model | cases | most tiles | worst of full range | worst step | unequal values |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = ["model", "cases", "most tiles", "worst of full range", "worst step"]
+    cells = []
     for name, figures in rows.items():
         differences = [one.max_abs for one in figures if one.max_abs is not None]
         worst = f"{max(differences):.2g}" if differences else "eight bits"
-        unequal, values = (
-            sum(getattr(one, field) for one in figures) for field in ("unequal", "values")
-        )
-        lines.append(
-            f"| {name} | {len(figures)} | {max(one.tiles for one in figures)} | {worst} | "
-            f"{max(one.max_steps for one in figures)} | {unequal} of {values} |"
-        )
-    return "\n".join(lines)
-
-
-def _crop(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    top, left = min(CROP_ORIGIN, len(image) - size[0]), CROP_ORIGIN
-    return image[top : top + size[0], left : left + size[1]]
+        tiles, steps = max(one.tiles for one in figures), max(one.max_steps for one in figures)
+        unequal = sum(one.unequal for one in figures)
+        values = sum(one.values for one in figures)
+        counts = [str(len(figures)), str(tiles), worst, str(steps)]
+        cells.append([name, *counts, f"{unequal} of {values}"])
+    return "\n".join(markdown_rows([*columns, "unequal values"], cells))
 
 
 def _budget(library: CppLibrary, bundle: Bundle, case: Case) -> int | None:

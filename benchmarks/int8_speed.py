@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -106,15 +106,15 @@ def markdown(timings: list[Timing]) -> str:
 
 def _kernels(path: Path) -> dict[str, float]:
     """Return milliseconds by operator, from the best run of each node."""
-    best: dict[str, tuple[str, float]] = {}
+    best: dict[tuple[str, str], float] = {}
     for event in json.loads(path.read_text(encoding="utf-8")):
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
-            op, before = best.get(event["name"], (event["args"]["op_name"], np.inf))
-            best[event["name"]] = (op, min(before, event["dur"] / 1e3))
-    totals: Counter[str] = Counter()
-    for op, ms in best.values():
-        totals[op] += ms  # type: ignore[assignment]  # a Counter of milliseconds
-    return {name: float(ms) for name, ms in totals.most_common()}
+            key = event["args"]["op_name"], event["name"]
+            best[key] = min(best.get(key, np.inf), event["dur"] / 1e3)
+    totals: dict[str, float] = defaultdict(float)
+    for (op, _), ms in best.items():
+        totals[op] += ms
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
 
 @click.command()

@@ -8,8 +8,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -17,44 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flowsr_export.inputs.cases import PICTURES
 from flowsr_export.options.values import parse_memory
+from flowsr_export.reports.table import markdown_rows
 from flowsr_runtime import Upscaler
 from flowsr_runtime.tiling.tiles import Plan
 
-__all__ = ["Row", "main", "mosaic", "table", "work_of"]
+__all__ = ["main", "mosaic", "work_of"]
 
 GIB = 1 << 30
 HALOS = ("default", "exact")
-HEADER = "| halo | allowed | planned | peak | tiles | largest | work | time | CPU | MP/s |"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run.
-
-    Attributes:
-        halo: "default" or "exact".
-        allowed: Memory limit, bytes.
-        planned: Peak memory of the plan, bytes.
-        peak: Largest resident size of the process, bytes.
-        tiles: Number of tiles.
-        largest: Output pixels of the largest tile without its halo.
-        work: Output pixels of all tiles with halos over those of the image.
-        seconds: Time of the whole command, including reading and writing.
-        cpu: CPU time of all cores, seconds; other processes hardly affect it.
-        rate: Output megapixels per second.
-    """
-
-    halo: str
-    allowed: int
-    planned: int
-    peak: int
-    tiles: int
-    largest: str
-    work: float
-    seconds: float
-    cpu: float
-    rate: float
+# Memory limit, planned and measured peak; tiles, and the largest without its halo; pixels of
+# the tiles with their halos over those of the image; time and CPU time of the whole command.
+COLUMNS = ("halo", "allowed", "planned", "peak", "tiles", "largest", "work", "time", "CPU")
 
 
 def mosaic(side: int) -> NDArray[np.uint8]:
@@ -66,8 +39,7 @@ def mosaic(side: int) -> NDArray[np.uint8]:
     Returns:
         RGB image, (side, side, 3) uint8.
     """
-    folder = files("flowsr_export.inputs").joinpath("pictures")
-    paths = sorted(str(path) for path in folder.iterdir() if path.name.endswith("_256.png"))
+    paths = sorted(PICTURES.glob("*_256.png"))
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     count = -(-side // 256)
     rows = []
@@ -86,21 +58,8 @@ def work_of(plan: Plan) -> float:
     return tiles / (windows[0].rows.target * windows[0].columns.target)
 
 
-def table(rows: list[Row]) -> str:
-    """Return a Markdown table."""
-    lines = [HEADER, "|" + " --- |" * (HEADER.count("|") - 1)]
-    for row in rows:
-        memory = " | ".join(
-            f"{bytes_ / GIB:.2f} GiB" for bytes_ in (row.allowed, row.planned, row.peak)
-        )
-        lines.append(
-            f"| {row.halo} | {memory} | {row.tiles} | {row.largest} | {row.work:.2f} | "
-            f"{row.seconds:.1f} s | {row.cpu:.1f} s | {row.rate:.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def _run(source: Path, side: int, scale: str, halo: str, allowed: int) -> Row:
+def _run(source: Path, side: int, scale: str, halo: str, allowed: int) -> list[str]:
+    """Upscale in a separate process, and return the cells of a table's row."""
     with Upscaler.open(max_memory=allowed, halo=halo) as upscaler:  # type: ignore[arg-type]
         plan = upscaler.plan((side, side), scale)
     words = ["upscale", str(source), "-o", str(source.with_name("large.png")), "--force"]
@@ -110,18 +69,14 @@ def _run(source: Path, side: int, scale: str, halo: str, allowed: int) -> Row:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     cpu = _cpu_of_children() - before
     report = json.loads(done.stdout)
-    return Row(
+    sizes = allowed, plan.peak_bytes, report["peak_bytes"]
+    return [
         halo,
-        allowed,
-        plan.peak_bytes,
-        report["peak_bytes"],
-        len(plan),
-        plan.largest,
-        work_of(plan),
-        report["seconds"],
-        cpu,
-        report["megapixels_per_second"],
-    )
+        *(f"{size / GIB:.2f} GiB" for size in sizes),
+        *(str(len(plan)), plan.largest, f"{work_of(plan):.2f}"),
+        *(f"{report['seconds']:.1f} s", f"{cpu:.1f} s"),
+        f"{report['megapixels_per_second']:.2f}",
+    ]
 
 
 def _cpu_of_children() -> float:
@@ -136,14 +91,11 @@ def _cpu_of_children() -> float:
 @click.option("--max-memory", "budgets", multiple=True, type=parse_memory, required=True)
 def main(side: int, scale: str, halos: tuple[str, ...], budgets: tuple[int, ...]) -> None:
     """Upscale a mosaic of photographs in a separate process for each row; print a table."""
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "small.png"
         Image.fromarray(mosaic(side)).save(source)
-        for halo in halos:
-            for allowed in budgets:
-                rows.append(_run(source, side, scale, halo, allowed))
-    click.echo(table(rows))
+        rows = [_run(source, side, scale, halo, most) for halo in halos for most in budgets]
+    click.echo("\n".join(markdown_rows([*COLUMNS, "MP/s"], rows)))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ Example:
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from flowsr_calibration.panel import psnr
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
 from flowsr_export.graph import linf as linf_graph
@@ -33,6 +32,7 @@ from flowsr_export.graph.axis import Axis, half_pixel_matrix, low_pass_matrix
 from flowsr_export.graph.linf import LinfGraph
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
+from flowsr_export.reports.table import markdown_rows
 from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import output_size
 
@@ -84,13 +84,13 @@ class IslandGraph(LinfGraph):
 
     def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
         """Upscale a tile; see `LinfGraph`."""
-        with ExitStack() as stack:
-            if "geometry" in self.switched:
-                for name, other in (
-                    ("neighbours", self._neighbours),
-                    ("half_pixel_matrix", self._half_pixel_matrix),
-                ):
-                    stack.enter_context(mock.patch.object(linf_graph, name, other))
+        if "geometry" not in self.switched:
+            return super().forward(input, geometry, latent)
+        others: dict[str, Any] = {
+            "neighbours": self._neighbours,
+            "half_pixel_matrix": self._half_pixel_matrix,
+        }
+        with mock.patch.multiple(linf_graph, **others):
             return super().forward(input, geometry, latent)
 
     def patches(self, rgb: Tensor, row: Axis, col: Axis, latent: Tensor | None) -> Tensor:
@@ -157,18 +157,13 @@ class IslandGraph(LinfGraph):
     def _resized(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
         if "resizing" not in self.switched:
             return super()._resized(x, row, col)
-        made: Any
-        with ExitStack() as stack:
-            for name, made in (
-                ("half_pixel_matrix", half_pixel_matrix),
-                ("low_pass_matrix", low_pass_matrix),
-            ):
-                stack.enter_context(mock.patch.object(linf_graph, name, self._rounded(made)))
+        rounded: dict[str, Any] = {
+            make.__name__: lambda *parts, make=make: make(*parts).to(self.dtype)
+            for make in (half_pixel_matrix, low_pass_matrix)
+        }
+        with mock.patch.multiple(linf_graph, **rounded):
             base, residual = super()._resized(x.to(self.dtype), row, col)
         return base.float(), residual.float()
-
-    def _rounded(self, make: Any) -> Any:
-        return lambda *parts: make(*parts).to(self.dtype)
 
     def _positions(self, index: Tensor, ratio: Tensor) -> Tensor:
         """Return the position of an index center on the other grid, in half precision."""
@@ -186,7 +181,8 @@ class IslandGraph(LinfGraph):
         other = offset.flip(-1).abs()
         total = other.sum(-1, keepdim=True)
         weight = torch.where(total == 0, 0.5, other / total.clamp(min=1e-3))
-        inside = torch.minimum((index - axis.lr_origin).clamp(min=0), _last(axis.lr_count))
+        last = torch.as_tensor(axis.lr_count) - 1
+        inside = torch.minimum((index - axis.lr_origin).clamp(min=0), last)
         return inside, offset.float(), weight.float()
 
     def _half_pixel_matrix(
@@ -272,7 +268,7 @@ def figures_of(
         precision=precision,
         island=named,
         scale=scale,
-        psnr=min(_psnr(row) for row in errors),
+        psnr=min(psnr(float(np.mean(row**2))) for row in errors),
         p999_steps=float(np.percentile(errors, 99.9, axis=1).max()) * EIGHT_BIT,
         max_steps=float(errors.max()) * EIGHT_BIT,
     )
@@ -280,19 +276,13 @@ def figures_of(
 
 def markdown(rows: list[Figures], title: str, scales: Sequence[str] = SCALES) -> str:
     """Return a table with one row for each island and one column for each scale."""
-    lines = [
-        f"| {title} | {' | '.join(f'×{scale}' for scale in scales)} |",
-        "| --- " * (1 + len(scales)) + "|",
-    ]
-    for name in dict.fromkeys((row.precision, row.island) for row in rows):
-        cells = [
-            f"{row.psnr:.1f} dB, {row.p999_steps:.2f}, {row.max_steps:.1f}"
-            for row in rows
-            if (row.precision, row.island) == name
-        ]
-        label = name[0] if title == "precision" else name[1]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        label = row.precision if title == "precision" else row.island
+        values = f"{row.psnr:.1f} dB, {row.p999_steps:.2f}, {row.max_steps:.1f}"
+        cells.setdefault((row.precision, row.island), [label]).append(values)
+    columns = [title, *(f"×{scale}" for scale in scales)]
+    return "\n".join(markdown_rows(columns, cells.values()))
 
 
 @click.command()
@@ -306,20 +296,20 @@ def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -
     network = load_checkpoint(*files).network
     assert isinstance(network, LinfLP)
     exact = exact_outputs(network, lr)
-    precisions: list[Figures] = []
-    half: tuple[Precision, ...] = ("fp16", "bf16")
-    for precision in half:
-        precisions += figures(network, precision, frozenset(), "none", exact)
-    switched = list(figures(network, "fp16", frozenset(), "none, as deployed", exact))
-    for island in ISLANDS:
-        switched += figures(network, "fp16", frozenset({island}), island, exact)
-    switched += figures(network, "fp16", frozenset(ISLANDS), "all of them", exact)
+    none: frozenset[str] = frozenset()
+    precisions = [*figures(network, "fp16", none, "none", exact)]
+    precisions += figures(network, "bf16", none, "none", exact)
+    islands = {name: frozenset({name}) for name in ISLANDS}
+    rows = {"none, as deployed": none, **islands, "all of them": frozenset(ISLANDS)}
+    switched: list[Figures] = []
+    for name, island in rows.items():
+        switched += figures(network, "fp16", island, name, exact)
     click.echo(markdown(precisions, "precision"))
     click.echo()
     click.echo(markdown(switched, "also in float16"))
     if report is not None:
-        rows = [asdict(row) for row in (*precisions, *switched)]
-        report.write_text(json.dumps(rows, indent=1) + "\n")
+        plain = [asdict(row) for row in (*precisions, *switched)]
+        report.write_text(json.dumps(plain, indent=1) + "\n")
 
 
 def outputs(
@@ -331,11 +321,6 @@ def outputs(
     return run.run(deployment.feeds(case, None))
 
 
-def _psnr(errors: NDArray[np.float64]) -> float:
-    mse = float(np.mean(errors**2))
-    return math.inf if mse == 0 else -10 * math.log10(mse)
-
-
 def _ratio(axis: Axis) -> Tensor:
     lr, out = torch.as_tensor(axis.low_res), torch.as_tensor(axis.output)
     return 2 * lr.float() / out.float()
@@ -343,10 +328,6 @@ def _ratio(axis: Axis) -> Tensor:
 
 def _pairs(row: Tensor, col: Tensor, width: int) -> Tensor:
     return (row[:, None, :, None] * width + col[None, :, None, :]).reshape(-1)
-
-
-def _last(count: int) -> Tensor:
-    return torch.as_tensor(count) - 1
 
 
 if __name__ == "__main__":

@@ -37,9 +37,10 @@ HALF = torch.float16
 class HalfLayer(nn.Module):
     """A float32 layer with operands and output in float16."""
 
-    def __init__(self, layer: nn.Conv2d) -> None:
-        """Copy `layer`."""
+    def __init__(self, layer: nn.Module) -> None:
+        """Copy `layer`, a convolution."""
         super().__init__()
+        assert isinstance(layer, nn.Conv2d)
         self.in_channels = layer.in_channels
         self.layer = copy.deepcopy(layer).to(HALF)
 
@@ -76,23 +77,18 @@ def _halved(condition: Condition) -> Condition:
 def _switch_nets(level: LevelGraph) -> None:
     for step in level.steps:
         for name in ("own", "middle", "last"):
-            setattr(step, name, _half(step.get_submodule(name)))
+            setattr(step, name, HalfLayer(step.get_submodule(name)))
 
 
 def _switch_maps(level: LevelGraph) -> None:
-    level.forward_maps = nn.ModuleList(_half(layer) for layer in level.forward_maps)
-    level.inverse_maps = nn.ModuleList(_half(layer) for layer in level.inverse_maps)
+    level.forward_maps = nn.ModuleList(map(HalfLayer, level.forward_maps))
+    level.inverse_maps = nn.ModuleList(map(HalfLayer, level.inverse_maps))
     if level.split is not None:
-        level.split = _half(level.split)  # type: ignore[assignment]
+        level.split = HalfLayer(level.split)  # type: ignore[assignment]
 
 
 def _switch_flow(level: LevelGraph) -> None:
     level.__class__ = HalfFlow
-
-
-def _half(layer: nn.Module) -> HalfLayer:
-    assert isinstance(layer, nn.Conv2d)
-    return HalfLayer(layer)
 
 
 # Functions that switch parts of a level to float16.
@@ -134,11 +130,7 @@ def island_figures(network: SrflowLP, lr: int) -> list[Figures]:
 
 
 @click.command()
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="SRFlow checkpoint.",
-)
+@click.option("--model", type=click.Path(path_type=Path), help="SRFlow checkpoint.")
 @click.option("--prior", type=click.Path(path_type=Path), help="Its latent module.")
 @click.option("--lr", type=int, default=32, show_default=True, help="Pixels a side.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the values.")

@@ -27,6 +27,7 @@ from typing import Any
 
 import click
 import numpy as np
+import psutil
 
 from benchmarks.serve_requests import Attack, attacks, picture_file, request_for
 
@@ -52,10 +53,7 @@ class Server:
 
     def resident(self) -> int:
         """Return the resident memory in bytes."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        found = re.search(r"VmRSS:\s+(\d+) kB", text)
-        assert found is not None
-        return int(found[1]) * 1024
+        return int(psutil.Process(self.process.pid).memory_info().rss)
 
 
 @dataclass
@@ -71,10 +69,6 @@ class Load:
     seconds: dict[int, list[float]] = field(default_factory=dict)
     lost: int = 0
     retry: Counter[str] = field(default_factory=Counter)
-
-    def note(self, status: int, seconds: float) -> None:
-        """Record a response."""
-        self.seconds.setdefault(status, []).append(seconds)
 
     def quantile(self, status: int, share: float) -> float:
         """Return a quantile of the seconds of a status, nan without such a response."""
@@ -151,15 +145,7 @@ async def burst(port: int, count: int, side: int) -> Load:
 
 
 async def soak(port: int, count: int) -> Load:
-    """Upscale many small images, one after another.
-
-    Args:
-        port: Port of the server.
-        count: Number of images.
-
-    Returns:
-        Outcomes of the requests.
-    """
+    """Upscale small images, one after another; see `burst`."""
     result = Load()
     request = request_for(picture_file(16), "scale=2")
     for _ in range(count):
@@ -199,7 +185,7 @@ async def _timed(port: int, request: bytes, result: Load) -> int:
         writer.write(request)
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
         status = int(head.split(b" ", 2)[1])
-        result.note(status, time.perf_counter() - began)
+        result.seconds.setdefault(status, []).append(time.perf_counter() - began)
         found = re.search(rb"retry-after: (\d+)", head, re.IGNORECASE)
         if found is not None:
             result.retry[found[1].decode()] += 1

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,8 +22,10 @@ from typing import Any
 
 import click
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
+from flowsr_export.reports.table import markdown_rows
 from flowsr_runtime import Upscaler, UpscalerPool, encode_picture, read_picture
 
 __all__ = ["Agreement", "Growth", "agreement", "growth", "pictures", "table"]
@@ -128,7 +129,7 @@ def growth(upscaler: Upscaler, calls: int, workers: int = 2) -> Growth:
             encode_picture(large, kind, like=picture)
             if (call + 1) % max(1, calls // SAMPLES) == 0:
                 gc.collect()
-                readings.append(resident())
+                readings.append(psutil.Process().memory_info().rss)
     seconds = time.perf_counter() - began
     settled = readings[int(len(readings) * SETTLED) :]
     tenth = max(1, len(settled) // 10)
@@ -159,16 +160,10 @@ def agreement(upscaler: Upscaler, threads: int, calls: int) -> Agreement:
     return Agreement(threads, calls, different)
 
 
-def resident() -> int:
-    """Return the resident memory of this process in bytes (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def table(grown: Growth, agreed: Agreement) -> str:
     """Return a Markdown table."""
     mib = 2**20
-    rows: Sequence[tuple[str, str]] = (
+    rows = (
         ("calls: read, upscale, encode", f"{grown.calls} in {grown.seconds:.0f} s"),
         ("resident memory when settled", f"{grown.begin / mib:.1f} MiB"),
         ("at the end", f"{grown.end / mib:.1f} MiB"),
@@ -179,8 +174,7 @@ def table(grown: Growth, agreed: Agreement) -> str:
             f"{agreed.different} differ (tolerance: 0)",
         ),
     )
-    lines = ["| quantity | measured |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows)]
-    return "\n".join(lines)
+    return "\n".join(markdown_rows(("quantity", "measured"), rows))
 
 
 @click.command()

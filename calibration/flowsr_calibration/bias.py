@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from flowsr_calibration.codes import codes_of, zero_code
 from flowsr_calibration.collect import TensorTap
 from flowsr_calibration.layers import Layer
-from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes, with_opset
+from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes
 from flowsr_calibration.quantize import QuantizationForm
 from flowsr_calibration.ranges import weight_scales
 
@@ -129,9 +129,8 @@ def _errors_graph(
         helper.make_tensor_value_info(_error(layer), TensorProto.FLOAT, None)
         for layer in layers
     )
-    result = with_nodes(wider, nodes, constants)
-    result.graph.initializer.append(zero_code("bias.zero", codes))
-    return with_opset(result, codes.opset)
+    zero = zero_code("bias.zero", codes)
+    return with_nodes(wider, nodes, constants, [zero], opset=codes.opset)
 
 
 def _twin(node: NodeProto, layer: Layer) -> list[NodeProto]:
@@ -143,17 +142,15 @@ def _twin(node: NodeProto, layer: Layer) -> list[NodeProto]:
     twin = NodeProto()
     twin.CopyFrom(node)
     twin.name, twin.output[0] = result, result
-    twin.input[0 if layer.kind == "Gemm" else 1] = f"{layer.weight}.twin"
-    twin.input[1 if layer.kind == "Gemm" else 0] = coded
-    axes = f"axes.{layer.kind}"
+    inputs = [coded, f"{layer.weight}.twin"]
+    twin.input[:2] = inputs[::-1] if layer.kind == "Gemm" else inputs
+    axes, error = f"axes.{layer.kind}", _error(layer)
     return [
         helper.make_node("QuantizeLinear", [layer.input, *step], [code], name=code),
         helper.make_node("DequantizeLinear", [code, *step], [coded], name=coded),
         twin,
         helper.make_node("Sub", [layer.output, result], [less], name=less),
-        helper.make_node(
-            "ReduceMean", [less, axes], [_error(layer)], name=_error(layer), keepdims=0
-        ),
+        helper.make_node("ReduceMean", [less, axes], [error], name=error, keepdims=0),
     ]
 
 

@@ -14,8 +14,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from flowsr_calibration.crops import Crop, CropPlan, Pictures, feeds_of
+from flowsr_calibration.crops import CropPlan, Pictures, feeds_of
 from flowsr_calibration.statistics import Statistics, load_statistics
+from flowsr_runtime.atomic import replace_file
 from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import NonFiniteError
@@ -61,9 +62,8 @@ class TensorTap:
         Raises:
             NonFiniteError: If one contains a value that is not finite.
         """
-        results = dict(
-            zip(self._names, self._session.run(self._names, dict(feeds)), strict=True)
-        )
+        outputs = self._session.run(self._names, dict(feeds))
+        results = dict(zip(self._names, outputs, strict=True))
         for name, values in results.items():
             if not np.isfinite(values).all():
                 raise NonFiniteError(f"tensor {name} of the float32 graph must be finite")
@@ -122,14 +122,10 @@ def collect(
     saved = time.monotonic()
     for crop in plan.crops(pictures, statistics.done):
         statistics.add(tap.run(feeds_of(manifest, crop)), channel_axes or {})
-        advance(1, _name(crop))
+        advance(1, f"{crop.picture.name} ×{crop.scale}")
         if path is not None and time.monotonic() - saved > SAVE_SECONDS:
-            statistics.save(path)
+            replace_file(path, statistics.to_bytes())
             saved = time.monotonic()
     if path is not None:
-        statistics.save(path)
+        replace_file(path, statistics.to_bytes())
     return statistics
-
-
-def _name(crop: Crop) -> str:
-    return f"{crop.picture.name} ×{crop.scale}"

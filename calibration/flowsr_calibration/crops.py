@@ -20,7 +20,7 @@ from flowsr_runtime.geometry import size_text
 from flowsr_runtime.pictures.depth import to_depth
 from flowsr_runtime.pictures.files import SUFFIXES
 from flowsr_runtime.pictures.pixels import full_range
-from flowsr_runtime.tiling.noise import latent as draw_latent
+from flowsr_runtime.tiling.graph_inputs import graph_inputs
 
 __all__ = [
     "MIN_PICTURES",
@@ -102,8 +102,7 @@ class CropPlan:
         if self.samples < 1 or self.side < 1 or not self.scales:
             raise UsageError(
                 "samples and side must be at least 1 and scales not empty, got "
-                f"{self.samples}, "
-                f"{self.side} and {len(self.scales)}"
+                f"{self.samples}, {self.side} and {len(self.scales)}"
             )
 
     @property
@@ -198,27 +197,17 @@ def feeds_of(manifest: Manifest, crop: Crop) -> dict[str, NDArray[Any]]:
     Returns:
         `input` (1, 3, n, n), `geometry` (10,) int64, latents (1, D, rows, columns).
     """
-    picture = crop.low.transpose(2, 0, 1)[None]
-    feeds: dict[str, NDArray[Any]] = {"input": np.ascontiguousarray(picture)}
-    if manifest.io == "float32":
-        feeds["input"] = full_range(feeds["input"])
+    picture = np.ascontiguousarray(crop.low.transpose(2, 0, 1)[None])
     lr = (crop.low.shape[0], crop.low.shape[1])
     size = (output_size(lr[0], crop.scale), output_size(lr[1], crop.scale))
-    if manifest.geometry:
-        feeds["geometry"] = Window.whole(lr, size).geometry()
-    for stream, latent in enumerate(manifest.latents):
-        rows, columns = latent.grid(size)
-        feeds[latent.name] = draw_latent(
-            crop.index,
-            top=0,
-            left=0,
-            rows=rows,
-            columns=columns,
-            channels=latent.channels,
-            temperature=TEMPERATURE,
-            stream=stream,
-        )
-    return feeds
+    return graph_inputs(
+        full_range(picture) if manifest.io == "float32" else picture,
+        Window.whole(lr, size),
+        latents=manifest.latents,
+        geometry=manifest.geometry,
+        seed=crop.index,
+        temperature=TEMPERATURE,
+    )
 
 
 def _split(
@@ -260,6 +249,4 @@ def _texture(rgb: NDArray[np.uint8]) -> float:
     luma = rgb.astype(np.float32) @ LUMA
     if min(luma.shape) < 2:
         return 0.0
-    return (
-        float(np.abs(np.diff(luma, axis=0)).mean() + np.abs(np.diff(luma, axis=1)).mean()) / 2
-    )
+    return float(np.mean([np.abs(np.diff(luma, axis=axis)).mean() for axis in (0, 1)]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,18 +65,7 @@ def layers_of(model: ModelProto) -> list[Layer]:
     Returns:
         The layers in order of execution; empty if no weight names a module.
     """
-    return list(_iterate(OnnxGraph(model)))
-
-
-def blocks_of(layers: list[Layer]) -> dict[str, list[Layer]]:
-    """Group layers by block, in order of execution."""
-    blocks: dict[str, list[Layer]] = {}
-    for layer in layers:
-        blocks.setdefault(layer.block, []).append(layer)
-    return blocks
-
-
-def _iterate(graph: OnnxGraph) -> Iterator[Layer]:
+    graph, layers = OnnxGraph(model), []
     for node in graph.nodes:
         kind: Kind
         if node.op_type == "Conv" and _is_network(node.input[1]):
@@ -87,7 +75,7 @@ def _iterate(graph: OnnxGraph) -> Iterator[Layer]:
         else:
             continue
         third = node.input[2] if len(node.input) > 2 else ""
-        yield Layer(
+        layer = Layer(
             node=node.name or node.output[0],
             kind=kind,
             weight=weight,
@@ -98,6 +86,16 @@ def _iterate(graph: OnnxGraph) -> Iterator[Layer]:
             output=node.output[0],
             groups=int(attribute(node, "group", 1)),
         )
+        layers.append(layer)
+    return layers
+
+
+def blocks_of(layers: list[Layer]) -> dict[str, list[Layer]]:
+    """Group layers by block, in order of execution."""
+    blocks: dict[str, list[Layer]] = {}
+    for layer in layers:
+        blocks.setdefault(layer.block, []).append(layer)
+    return blocks
 
 
 def _untransposed(graph: OnnxGraph, name: str) -> str:

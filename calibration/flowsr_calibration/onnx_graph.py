@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-__all__ = ["OnnxGraph", "attribute", "with_nodes", "with_opset", "without_dead_nodes"]
+__all__ = ["OnnxGraph", "attribute", "with_nodes"]
 
 
 class OnnxGraph:
@@ -52,13 +52,17 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """Return a node's attribute: a number or a list of numbers."""
     for entry in node.attribute:
         if entry.name == name:
-            values = {1: entry.f, 2: entry.i, 6: list(entry.floats), 7: list(entry.ints)}
-            return values[entry.type]
+            return helper.get_attribute_value(entry)
     return default
 
 
 def with_nodes(
-    model: ModelProto, nodes: Iterable[NodeProto], constants: dict[str, NDArray[Any]]
+    model: ModelProto,
+    nodes: Iterable[NodeProto],
+    constants: Mapping[str, NDArray[Any]],
+    stored: Iterable[TensorProto] = (),
+    *,
+    opset: int = 0,
 ) -> ModelProto:
     """Copy a model with other nodes and with added or replaced constants.
 
@@ -66,44 +70,29 @@ def with_nodes(
         model: The model; not changed.
         nodes: All nodes of the copy, in order of execution.
         constants: Tensors to store, by name.
+        stored: Further tensors to store, of types that NumPy lacks.
+        opset: Least operator set of the copy.
 
     Returns:
-        The copy, without unused nodes and constants.
+        The copy, without nodes and constants that its outputs do not need.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
-    kept = [t for t in copy.graph.initializer if t.name not in constants]
-    del copy.graph.initializer[:]
-    copy.graph.initializer.extend(kept)
-    copy.graph.initializer.extend(
-        numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-        for name, array in constants.items()
-    )
-    return without_dead_nodes(copy)
-
-
-def without_dead_nodes(model: ModelProto) -> ModelProto:
-    """Remove nodes and constants that the outputs do not need from a model, in place."""
     needed = {value.name for value in model.graph.output}
-    kept = []
-    for node in reversed(model.graph.node):
+    kept: list[NodeProto] = []
+    for node in reversed(list(nodes)):
         if not needed.isdisjoint(node.output):
             kept.append(node)
             needed.update(node.input)
-    alive = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    nodes = kept[::-1]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(alive)
-    return model
-
-
-def with_opset(model: ModelProto, least: int) -> ModelProto:
-    """Raise the operator set of a model to at least `least`, in place."""
-    for entry in model.opset_import:
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name not in constants]
+    tensors += [
+        numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+        for name, array in constants.items()
+    ]
+    del copy.graph.node[:], copy.graph.initializer[:]
+    copy.graph.node.extend(kept[::-1])
+    copy.graph.initializer.extend(t for t in (*tensors, *stored) if t.name in needed)
+    for entry in copy.opset_import:
         if entry.domain in ("", "ai.onnx"):
-            entry.version = max(entry.version, least)
-    return model
+            entry.version = max(entry.version, opset)
+    return copy

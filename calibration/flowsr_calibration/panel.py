@@ -34,7 +34,7 @@ class Agreement:
         worst_crop: Image and scale of that crop.
         color_shift: Mean difference of each channel, eight-bit steps.
         non_finite: Number of values that are not finite.
-        quality_loss: Mean decrease of the quality against the originals, None without a metric.
+        quality_loss: Mean decrease of the quality against the originals, NaN without a metric.
     """
 
     psnr: float
@@ -42,7 +42,7 @@ class Agreement:
     worst_crop: str
     color_shift: tuple[float, float, float]
     non_finite: int
-    quality_loss: float | None = None
+    quality_loss: float = math.nan
 
 
 class HeldOutSet:
@@ -55,7 +55,7 @@ class HeldOutSet:
         crops: Sequence[Crop],
         *,
         threads: int | None = None,
-        quality: Quality | None = None,
+        quality: Quality = lambda output, original: math.nan,
     ) -> None:
         """Run the float32 graph.
 
@@ -70,7 +70,7 @@ class HeldOutSet:
         self._manifest, self._threads, self._quality = manifest, threads, quality
         self._feeds = [feeds_of(manifest, crop) for crop in crops]
         self.references = self.outputs(model)
-        self._qualities = self._measured(self.references)
+        self._reference_quality = self._mean_quality(self.references)
 
     def outputs(self, model: bytes | ModelProto) -> list[NDArray[np.float32]]:
         """Run a graph on every crop with ONNX Runtime's CPU provider.
@@ -113,10 +113,6 @@ class HeldOutSet:
         sizes = np.array([error.size for error in errors], np.float64)
         shifts = np.stack([error.mean(axis=(0, 2, 3)) for error in errors])
         red, green, blue = (shifts * sizes[:, None]).sum(axis=0) / sizes.sum() * STEPS
-        before, after = self._qualities, self._measured(outputs)
-        loss = None
-        if before is not None and after is not None:
-            loss = float(np.mean(before) - np.mean(after))
         crop = self.crops[worst]
         return Agreement(
             psnr=psnr(float(np.dot(means, sizes) / sizes.sum())),
@@ -124,16 +120,13 @@ class HeldOutSet:
             worst_crop=f"{crop.picture.name} ×{crop.scale}",
             color_shift=(float(red), float(green), float(blue)),
             non_finite=0,
-            quality_loss=loss,
+            quality_loss=self._reference_quality - self._mean_quality(outputs),
         )
 
-    def _measured(self, outputs: Sequence[NDArray[np.float32]]) -> list[float] | None:
-        if self._quality is None:
-            return None
-        return [
-            self._quality(eight_bit(output), crop.high)
-            for output, crop in zip(outputs, self.crops, strict=True)
-        ]
+    def _mean_quality(self, outputs: Sequence[NDArray[np.float32]]) -> float:
+        pairs = zip(outputs, self.crops, strict=True)
+        values = [self._quality(eight_bit(output), crop.high) for output, crop in pairs]
+        return float(np.mean(values))
 
 
 def psnr(mean_square: float) -> float:

@@ -24,7 +24,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from flowsr_calibration.codes import EightBitFormat, EightBits, codes_of, zero_code
 from flowsr_calibration.layers import Layer
-from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes, with_opset
+from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes
 from flowsr_calibration.ranges import weight_scales
 
 __all__ = ["QuantizationForm", "quantize_layers", "tensors_of"]
@@ -90,9 +90,8 @@ def quantize_layers(
             writer.convolution(node, layer)
         else:
             writer.product(node, layer)
-    result = with_nodes(model, writer.nodes, writer.constants)
-    result.graph.initializer.extend(writer.stored)
-    return with_opset(result, writer.codes.opset) if layers else result
+    opset = writer.codes.opset if layers else 0
+    return with_nodes(model, writer.nodes, writer.constants, writer.stored, opset=opset)
 
 
 @dataclass
@@ -152,7 +151,8 @@ class _Writer:
         """Write W X + C as its transpose, (M, O), with pixels as rows."""
         name = layer.output
         source = layer.source
-        rows = self.row_major.get(layer.input) or self._rows(layer, source)
+        was_row_major = source != layer.input and layer.input not in self.row_major
+        rows = source if was_row_major else self._row_major(layer.input)
         quantized_rows = self.pair(rows, self.ranges[source])
         self.add("Gemm", [quantized_rows, self.weight(layer)], f"{name}.product", transB=1)
         third = node.input[2] if len(node.input) > 2 else ""
@@ -203,11 +203,8 @@ class _Writer:
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> None:
         """Write a new node."""
-        self.nodes.append(
-            helper.make_node(
-                op_type, inputs, [output], name=f"eight_bit_{output}", **attributes
-            )
-        )
+        name = f"eight_bit_{output}"
+        self.nodes.append(helper.make_node(op_type, inputs, [output], name=name, **attributes))
 
     def emit(self, node: NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Write a node with other tensors."""
@@ -218,14 +215,12 @@ class _Writer:
         copy.output.extend(outputs)
         self.nodes.append(copy)
 
-    def _rows(self, layer: Layer, source: str) -> str:
-        """Return the input of a product with pixels as rows."""
-        if source != layer.input:
-            return source
-        rows = f"{layer.input}.rows"
-        self.add("Transpose", [layer.input], rows, perm=[1, 0])
-        self.row_major[layer.input] = rows
-        return rows
+    def _row_major(self, name: str) -> str:
+        """Return a matrix with pixels as rows."""
+        if name not in self.row_major:
+            self.add("Transpose", [name], f"{name}.rows", perm=[1, 0])
+            self.row_major[name] = f"{name}.rows"
+        return self.row_major[name]
 
     def _addend(self, third: str) -> str:
         """Return the addend of a product with pixels as rows."""
@@ -233,11 +228,7 @@ class _Writer:
             flat = f"{third}.row"
             self.constants[flat] = self.graph.value(third).reshape(-1)
             return flat
-        if third not in self.row_major:
-            rows = f"{third}.rows"
-            self.add("Transpose", [third], rows, perm=[1, 0])
-            self.row_major[third] = rows
-        return self.row_major[third]
+        return self._row_major(third)
 
     def _relu(self, node: NodeProto) -> NodeProto:
         """Return a node, or a LeakyRelu of slope zero for a Relu before codes.

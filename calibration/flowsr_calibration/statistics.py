@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-
-from flowsr_runtime.atomic import replace_file
 
 __all__ = ["BINS", "Histogram", "Statistics", "load_statistics"]
 
@@ -96,31 +94,18 @@ class Statistics:
                 self.channels[name] = largest if before is None else np.maximum(before, largest)
         self.done += 1
 
-    def save(self, path: Path) -> None:
-        """Write a file, atomically.
-
-        Args:
-            path: File to write or to replace.
-
-        Raises:
-            OSError: If it cannot be written; an existing file is intact.
-        """
-        replace_file(path, self.to_bytes())
-
     def to_bytes(self) -> bytes:
         """Return the content of a file in NumPy's .npz format, reproducible byte for byte."""
         names = list(self.histograms)
-        about = {"key": self.key, "done": self.done, "tensors": names}
+        about: dict[str, Any] = {"key": self.key, "done": self.done, "tensors": names}
         channels = list(self.channels)
+        about |= {"channels": channels}
+        histograms = self.histograms.values()
         arrays: dict[str, NDArray[Any]] = {
-            "about": np.frombuffer(
-                json.dumps(about | {"channels": channels}).encode(), np.uint8
-            ),
-            "counts": np.stack([h.counts for h in self.histograms.values()])
-            if names
-            else np.zeros((0, BINS), np.int64),
-            "limits": np.array([h.limit for h in self.histograms.values()]),
-            "largest": np.array([h.largest for h in self.histograms.values()]),
+            "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
+            "counts": np.array([h.counts for h in histograms], np.int64).reshape(-1, BINS),
+            "limits": np.array([h.limit for h in histograms]),
+            "largest": np.array([h.largest for h in histograms]),
         }
         arrays.update({f"channels{i}": self.channels[name] for i, name in enumerate(channels)})
         return _archive(arrays)
@@ -143,16 +128,10 @@ def load_statistics(path: Path, key: str) -> Statistics | None:
             about = json.loads(stored["about"].tobytes())
             if about["key"] != key:
                 return None
-            rows: Iterable[Any] = zip(
-                about["tensors"],
-                stored["counts"],
-                stored["limits"],
-                stored["largest"],
-                strict=True,
-            )
+            rows = zip(*(stored[one] for one in ("counts", "limits", "largest")), strict=True)
             histograms = {
                 name: Histogram(counts, float(limit), float(largest))
-                for name, counts, limit, largest in rows
+                for name, (counts, limit, largest) in zip(about["tensors"], rows, strict=True)
             }
             channels = {
                 name: stored[f"channels{i}"] for i, name in enumerate(about["channels"])

@@ -57,12 +57,6 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_shell_can_read_it() -> None:
-    done = subprocess.run(["bash", "-n", str(SCRIPT)], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert os.access(SCRIPT, os.X_OK)
-
-
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 def test_every_command_of_ours_parses(flavour: str) -> None:
     lines = commands("flowsr-export", "--flavour", flavour)

@@ -1,9 +1,9 @@
-"""The picture, the work and the table of the benchmark of large pictures."""
+"""The picture and the work of the benchmark of large pictures."""
 
 import numpy as np
 import pytest
 
-from benchmarks.large_picture import Row, mosaic, table, work_of
+from benchmarks.large_picture import mosaic, work_of
 from flowsr_runtime import Upscaler
 
 
@@ -21,13 +21,3 @@ def test_the_work_of_one_tile_is_that_of_the_whole() -> None:
     with Upscaler.open(threads=1) as upscaler:
         assert work_of(upscaler.plan((64, 48), 4)) == 1
         assert 1 < work_of(upscaler.plan((1024, 1024), 4)) < 2
-
-
-def test_the_table_has_a_line_for_each_run() -> None:
-    gib = 1 << 30
-    row = Row("exact", 2 * gib, 3 * gib // 2, gib, 77, "752x1176", 1.552, 200.04, 310.06, 0.335)
-    line = (
-        "| exact | 2.00 GiB | 1.50 GiB | 1.00 GiB | 77 | 752x1176 | 1.55 "
-        "| 200.0 s | 310.1 s | 0.34 |"
-    )
-    assert table([row, row]).splitlines()[2:] == [line, line]

@@ -29,12 +29,6 @@ def test_malformed_requests_are_refused_and_the_server_lives() -> None:
     assert list(after.seconds) == [200]
 
 
-def test_there_are_attacks_of_every_kind() -> None:
-    kinds = Counter(attack.kind for attack in attacks(36))
-    assert len(kinds) == 18
-    assert set(kinds.values()) == {2}
-
-
 def test_the_report_has_a_row_for_each_status_and_kind() -> None:
     full = Load({200: [0.5, 0.7], 429: [0.001]}, lost=1)
     text = markdown(full, Load(), {"a bomb": Counter({"413": 3})}, {"alive": True})

@@ -46,7 +46,6 @@ def network(seed: int = 0) -> ModelProto:
     """Return a graph that doubles a picture: convolutions, products, a map of the flow."""
     constants: dict[str, NDArray[Any]] = _weights(np.random.default_rng(seed))
     constants["flat"] = np.array([WIDTH, -1])
-    constants["grid"] = np.array([1, OUTPUTS, 0, 0])
 
     def conv(source: str, name: str, output: str) -> onnx.NodeProto:
         inputs = [source, f"{name}.weight", f"{name}.bias"]
@@ -82,7 +81,6 @@ def network(seed: int = 0) -> ModelProto:
         node("DepthToSpace", ["laid_out"], "output", blocksize=2, mode="CRD"),
     ]
     constants["lead"] = np.array([1, OUTPUTS])
-    del constants["grid"]
     graph = helper.make_graph(
         nodes,
         "network",

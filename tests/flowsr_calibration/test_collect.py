@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from flowsr_calibration.collect import TensorTap, collect, statistics_key
@@ -37,10 +36,12 @@ def test_a_value_that_is_not_finite_is_refused(model: ModelProto) -> None:
         TensorTap(broken, NAMES, 1).run(FEEDS)
 
 
-def test_every_crop_is_seen_and_progress_told(bundle: Bundle, folder: Path) -> None:
+def test_every_crop_is_seen_and_progress_told(
+    model: ModelProto, bundle: Bundle, folder: Path
+) -> None:
     steps: list[int] = []
     found = collect(
-        TensorTap(_model(bundle), NAMES, 1),
+        TensorTap(model, NAMES, 1),
         bundle.manifest,
         PLAN,
         sorted(folder.iterdir()),
@@ -54,10 +55,14 @@ def test_every_crop_is_seen_and_progress_told(bundle: Bundle, folder: Path) -> N
 
 
 def test_a_run_that_was_interrupted_goes_on(
-    bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: ModelProto,
+    bundle: Bundle,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("flowsr_calibration.collect.SAVE_SECONDS", -1.0)
-    tap, paths = TensorTap(_model(bundle), NAMES, 1), sorted(folder.iterdir())
+    tap, paths = TensorTap(model, NAMES, 1), sorted(folder.iterdir())
 
     def interrupted(self: CropPlan, pictures: Any, begin: int = 0) -> Iterator[Crop]:
         yield from list(whole(self, pictures, begin))[:4]
@@ -76,15 +81,6 @@ def test_a_run_that_was_interrupted_goes_on(
     assert resumed.to_bytes() == fresh.to_bytes()
 
 
-def test_statistics_that_are_there_need_no_run(
-    bundle: Bundle, folder: Path, tmp_path: Path
-) -> None:
-    tap, paths = TensorTap(_model(bundle), NAMES, 1), sorted(folder.iterdir())
-    first = collect(tap, bundle.manifest, PLAN, paths, key="k", path=tmp_path / "s.npz")
-    again = collect(_Dead(), bundle.manifest, PLAN, paths, key="k", path=tmp_path / "s.npz")
-    assert again.to_bytes() == first.to_bytes()
-
-
 def test_the_key_names_pictures_crops_and_graph(folder: Path) -> None:
     pictures = find_pictures(folder, PLAN)
     keys = {
@@ -96,19 +92,3 @@ def test_the_key_names_pictures_crops_and_graph(folder: Path) -> None:
     (folder / "0.png").write_bytes((folder / "1.png").read_bytes())
     keys.add(statistics_key("a", NAMES, PLAN, find_pictures(folder, PLAN)))
     assert len(keys) == 5
-
-
-class _Dead(TensorTap):
-    """A graph that must not run."""
-
-    def __init__(self) -> None:
-        pass
-
-    def run(self, feeds: Any) -> dict[str, NDArray[np.float32]]:
-        raise AssertionError("the graph ran")
-
-
-def _model(bundle: Bundle) -> ModelProto:
-    made = ModelProto()
-    made.ParseFromString(bundle.model_bytes("fp32"))
-    return made

@@ -101,7 +101,7 @@ def test_a_plan_without_crops_is_refused(samples: int, side: int) -> None:
 
 def test_a_graph_of_one_scale_takes_the_picture_alone(bundle: Bundle) -> None:
     feeds = feeds_of(bundle.manifest, CROP)
-    assert list(feeds) == ["input"]
+    assert (list(feeds), scales_for(bundle.manifest)) == (["input"], (Fraction(2),))
     np.testing.assert_allclose(feeds["input"][0, 1], CROP.low[..., 1] / 255, rtol=1e-6)
 
 
@@ -125,7 +125,3 @@ def test_latents_are_drawn_from_the_number_of_the_crop(bundle: Bundle) -> None:
     assert first.shape == (1, 12, 12, 12)
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
-
-
-def test_a_bundle_of_one_scale_is_calibrated_at_it(bundle: Bundle) -> None:
-    assert scales_for(bundle.manifest) == (Fraction(2),)

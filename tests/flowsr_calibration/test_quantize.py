@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from flowsr_calibration.codes import EightBits
 from flowsr_calibration.collect import TensorTap
 from flowsr_calibration.layers import Layer, layers_of
 from flowsr_calibration.onnx_graph import OnnxGraph
@@ -75,9 +74,13 @@ def test_eight_bits_are_close_to_float(model: ModelProto, form: QuantizationForm
     assert 30 < decibels(run(made(model, form)), run(model)) < 70
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_kernels_compute_what_the_file_says(model: ModelProto, kind: EightBits) -> None:
-    graph = made(model, QuantizationForm(kind))
+@pytest.fixture(params=["int8", "fp8"])
+def graph(model: ModelProto, request: pytest.FixtureRequest) -> ModelProto:
+    """The network in each eight-bit type."""
+    return made(model, QuantizationForm(request.param))
+
+
+def test_kernels_compute_what_the_file_says(graph: ModelProto) -> None:
     assert decibels(run(graph, ALL), run(graph, NONE)) > 55
 
 
@@ -99,18 +102,12 @@ def test_a_weight_has_a_step_for_each_output_or_one(model: ModelProto) -> None:
     assert (each.value(name).shape, one.value(name).shape) == ((8,), ())
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_the_file_keeps_the_rules_of_deployed_graphs(
-    model: ModelProto, kind: EightBits
-) -> None:
-    graph = made(model, QuantizationForm(kind))
+def test_the_file_keeps_the_rules_of_deployed_graphs(graph: ModelProto) -> None:
     onnx.checker.check_model(graph, full_check=True)
     assert lint(graph, linf=False) == []
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_zero_points_are_zero_and_biases_stay_float(model: ModelProto, kind: EightBits) -> None:
-    graph = made(model, QuantizationForm(kind))
+def test_zero_points_are_zero_and_biases_stay_float(graph: ModelProto) -> None:
     stored = {tensor.name: tensor for tensor in graph.graph.initializer}
     zeros = [t for name, t in stored.items() if name.endswith((".zeros", "zero.code"))]
     biases = [t for name, t in stored.items() if name.endswith((".bias", "bias.row"))]

@@ -29,9 +29,11 @@ def draw_charts(report: Report) -> dict[str, str]:
     if report.stages:
         charts["Stages of one run"] = partial(_stages, report.stages)
     if any(row.efficiency is not None for row in rows):
-        charts["Share of the machine's matrix products"] = partial(_efficiency, rows)
+        charts["Share of the machine's matrix products"] = partial(
+            _points, rows, lambda row: row.efficiency, "share of the matmul rate"
+        )
     if any(_memory_mib(row) is not None for row in rows):
-        charts["Peak memory"] = partial(_memory, rows)
+        charts["Peak memory"] = partial(_points, rows, _memory_mib, "MiB above the libraries")
     return {title: draw_svg(draw) for title, draw in charts.items()}
 
 
@@ -82,24 +84,16 @@ def _stages(entries: Sequence[StageEntry], axes: Axes) -> None:
     _finish(axes)
 
 
-def _efficiency(rows: Sequence[Row], axes: Axes) -> None:
-    _points(rows, axes, lambda row: row.efficiency)
-    axes.set(ylabel="share of the matmul rate")
-
-
-def _memory(rows: Sequence[Row], axes: Axes) -> None:
-    _points(rows, axes, _memory_mib)
-    axes.set(ylabel="MiB above the libraries")
-
-
-def _points(rows: Sequence[Row], axes: Axes, value_of: Callable[[Row], float | None]) -> None:
+def _points(
+    rows: Sequence[Row], value_of: Callable[[Row], float | None], label: str, axes: Axes
+) -> None:
     """Draw one line for each series that has values, from zero."""
     for name, group in _series(rows).items():
         known = [(_megapixels(row), value_of(row)) for row in group]
         points = [(x, y) for x, y in known if y is not None]
         if points:
             axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=name)
-    axes.set(xscale="log", xlabel="output megapixels")
+    axes.set(xscale="log", xlabel="output megapixels", ylabel=label)
     axes.set_ylim(bottom=0)
     _finish(axes)
 

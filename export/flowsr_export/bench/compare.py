@@ -20,7 +20,6 @@ __all__ = [
     "Verdict",
     "check",
     "compare",
-    "differences",
     "read_report",
 ]
 
@@ -134,6 +133,7 @@ def compare(
         raise UsageError("the two reports have no row in common")
     level = 1 - (1 - CONFIDENCE) / len(shared)
     random = np.random.default_rng(seed)
+    a, b = first.environment, second.environment
     verdicts = [
         _verdict(first.rows[key], second.rows[key], threshold, level, random) for key in shared
     ]
@@ -141,7 +141,7 @@ def compare(
         verdicts,
         [str(key) for key in first.rows if key not in second.rows],
         [str(key) for key in second.rows if key not in first.rows],
-        differences(first, second),
+        [name for name in a if a[name] != b[name]],
     )
 
 
@@ -158,12 +158,6 @@ def check(comparison: Comparison, threshold: float) -> None:
             f"{len(slower)} of {len(comparison.verdicts)} rows became slower by more than "
             f"{threshold:.0%}; {worst.row} takes {worst.ratio:.2f} times as long"
         )
-
-
-def differences(first: SavedReport, second: SavedReport) -> list[str]:
-    """Return the names of the properties in which the environments of two reports differ."""
-    a, b = first.environment, second.environment
-    return [name for name in a if a[name] != b[name]]
 
 
 def _verdict(

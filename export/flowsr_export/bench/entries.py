@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,16 +11,14 @@ from numpy.typing import NDArray
 
 from flowsr_export.bench.memory import Memory
 from flowsr_export.bench.targets import Measures, ModelTarget
-from flowsr_export.bench.timing import Block, Summary, summarize, unloaded
+from flowsr_export.bench.timing import Block, summarize, unloaded
 from flowsr_export.inputs.cases import Case
-from flowsr_export.machine.load import LOADED_SHARE
 from flowsr_export.machine.probes import Probe
 from flowsr_runtime.geometry import size_text
 
 __all__ = [
     "SCHEMA",
     "BenchmarkCase",
-    "BlockEntry",
     "ProbeEntry",
     "Report",
     "Row",
@@ -29,7 +26,6 @@ __all__ = [
     "ScalingFit",
     "StageEntry",
     "fit_scaling",
-    "other_cores_limit",
     "probe_entry",
     "row_entry",
 ]
@@ -67,16 +63,8 @@ class BenchmarkCase:
     def key(self) -> RowKey:
         """Identity of the row."""
         settings, case = self.target.settings, self.case
-        return RowKey(
-            settings.backend,
-            settings.provider or "cuda",
-            settings.precision,
-            self.measures,
-            self.scale,
-            case.lr,
-            case.size,
-            case.batch,
-        )
+        backend = settings.backend, settings.provider or "cuda", settings.precision
+        return RowKey(*backend, self.measures, self.scale, case.lr, case.size, case.batch)
 
 
 @dataclass(frozen=True)
@@ -126,23 +114,6 @@ class RowKey:
 
 
 @dataclass(frozen=True)
-class BlockEntry:
-    """One block of runs.
-
-    Attributes:
-        begin: Start, seconds after the first block.
-        seconds: Time of each run.
-        others: Cores that other processes kept busy, None if unknown.
-        loaded: Whether that was too many.
-    """
-
-    begin: float
-    seconds: tuple[float, ...]
-    others: float | None
-    loaded: bool
-
-
-@dataclass(frozen=True)
 class Timed:
     """Blocks of runs and their load.
 
@@ -156,7 +127,7 @@ class Timed:
     runs: int
     load: Load
     loaded_blocks: int
-    blocks: tuple[BlockEntry, ...]
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True)
@@ -185,21 +156,13 @@ class Row(Timed, RowKey):
 
         Raises:
             KeyError: If a field is missing.
+            TypeError: If a field of a block is missing.
         """
         values = {field.name: entry[field.name] for field in fields(cls)}
-        memory = values["memory"]
-        values |= {
-            "lr": tuple(values["lr"]),
-            "size": tuple(values["size"]),
-            "memory": None if memory is None else Memory(**memory),
-            "blocks": tuple(
-                BlockEntry(
-                    block["begin"], tuple(block["seconds"]), block["others"], block["loaded"]
-                )
-                for block in values["blocks"]
-            ),
-        }
-        return cls(**values)
+        blocks = [{**block, "seconds": tuple(block["seconds"])} for block in values["blocks"]]
+        values["blocks"] = tuple(Block(**block) for block in blocks)
+        values["memory"] = values["memory"] and Memory(**values["memory"])
+        return cls(**values | {name: tuple(values[name]) for name in ("lr", "size")})
 
 
 @dataclass(frozen=True)
@@ -310,11 +273,6 @@ class Report:
         return report
 
 
-def other_cores_limit() -> float:
-    """Return the cores that other processes may use before a block counts as loaded."""
-    return LOADED_SHARE * (os.cpu_count() or 1)
-
-
 def row_entry(
     case: BenchmarkCase,
     blocks: Sequence[Block],
@@ -333,36 +291,33 @@ def row_entry(
         rate: Multiply-adds per second of the machine, None if unknown.
         memory: Peak memory, None if it was not measured.
     """
-    summary = summarize(unloaded(blocks, other_cores_limit()), percentiles)
-    median = summary.percentiles[50.0]
-    key = case.key
+    kept = unloaded(blocks)
+    seconds = summarize(kept, percentiles)
+    key, median = case.key, seconds["p50"]
     return Row(
-        **{field.name: getattr(key, field.name) for field in fields(RowKey)},
+        **vars(key),
         device=case.target.settings.device,
-        seconds={
-            **{f"p{p:g}": round(s, DIGITS) for p, s in summary.percentiles.items()},
-            "mean": round(summary.mean, DIGITS),
-            "minimum": round(summary.minimum, DIGITS),
-        },
+        seconds={name: round(value, DIGITS) for name, value in seconds.items()},
         megapixels_per_second=key.pixels[1] / 1e6 / median,
         multiply_adds=work,
         efficiency=None if rate is None else work / median / rate,
         memory=memory,
-        **_timed(summary, blocks),
+        **_timed(kept, blocks),
     )
 
 
 def probe_entry(probe: Probe, blocks: Sequence[Block]) -> ProbeEntry:
     """Summarize the blocks of a probe."""
-    summary = summarize(unloaded(blocks, other_cores_limit()), [])
+    kept = unloaded(blocks)
+    seconds = summarize(kept, [])
     return ProbeEntry(
         name=probe.name,
         kind=probe.kind,
         place=probe.place,
         unit="multiply-adds" if probe.kind == "matmul" else "bytes",
-        best_per_second=probe.amount / summary.minimum,
-        median_per_second=probe.amount / summary.percentiles[50.0],
-        **_timed(summary, blocks),
+        best_per_second=probe.amount / seconds["minimum"],
+        median_per_second=probe.amount / seconds["p50"],
+        **_timed(kept, blocks),
     )
 
 
@@ -419,20 +374,20 @@ def _least_squares(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return best
 
 
-def _timed(summary: Summary, blocks: Sequence[Block]) -> dict[str, Any]:
-    """Return the fields of `Timed`."""
-    limit = other_cores_limit()
+def _timed(kept: Sequence[Block], blocks: Sequence[Block]) -> dict[str, Any]:
+    """Return the fields of `Timed` from the blocks that count, and all of them."""
     entries = tuple(
-        BlockEntry(
-            round(block.begin, DIGITS),
-            tuple(round(seconds, DIGITS) for seconds in block.seconds),
-            None if block.others is None else round(block.others, 3),
-            block.loaded(limit),
+        replace(
+            block,
+            begin=round(block.begin, DIGITS),
+            seconds=tuple(round(seconds, DIGITS) for seconds in block.seconds),
+            others=None if block.others is None else round(block.others, 3),
         )
         for block in blocks
     )
     loaded = sum(entry.loaded for entry in entries)
-    load: Load = "quiet" if len(unloaded(blocks, limit)) == len(blocks) - loaded else "loaded"
+    load: Load = "quiet" if len(kept) == len(blocks) - loaded else "loaded"
     if all(block.others is None for block in blocks):
         load = "unknown"
-    return {"runs": summary.runs, "load": load, "loaded_blocks": loaded, "blocks": entries}
+    runs = sum(len(block.seconds) for block in kept)
+    return {"runs": runs, "load": load, "loaded_blocks": loaded, "blocks": entries}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,26 +98,17 @@ def benchmark_cases(bundle: Bundle, config: BenchmarkConfig) -> list[tuple[str, 
 
 def session_settings(config: BenchmarkConfig) -> list[SessionSettings]:
     """Return the settings of each backend; without a provider every one is to be tried."""
-    return [
-        one for backend in dict.fromkeys(config.backends) for one in _settings(backend, config)
-    ]
-
-
-def _settings(backend: str, config: BenchmarkConfig) -> Sequence[SessionSettings]:
-    providers = [config.provider if backend == "onnxruntime" else "cuda"]
-    precision = config.precision
-    if backend in TORCH_BACKENDS:
-        providers, precision = _torch_providers(config.provider), "fp32"
-    return [
-        SessionSettings(
-            backend,
-            provider,
-            0 if provider in ("cpu", "openvino") else config.device,
-            config.threads,
-            precision,
-        )
-        for provider in providers
-    ]
+    settings = []
+    for backend in dict.fromkeys(config.backends):
+        providers = [config.provider if backend == "onnxruntime" else "cuda"]
+        precision = config.precision
+        if backend in TORCH_BACKENDS:
+            providers, precision = _torch_providers(config.provider), "fp32"
+        for provider in providers:
+            device = 0 if provider in ("cpu", "openvino") else config.device
+            one = SessionSettings(backend, provider, device, config.threads, precision)
+            settings.append(one)
+    return settings
 
 
 def _torch_providers(provider: str | None) -> list[str | None]:

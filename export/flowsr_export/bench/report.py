@@ -112,21 +112,13 @@ def _latency(report: Report) -> Table:
         "Milliseconds. gpu: the model alone, arrays in GPU memory; graph: the model alone, "
         "arrays in host memory; end-to-end: an eight-bit image from array to array."
     )
-    return Table(
-        "Latency",
-        ["row", *names, "output MP/s", "runs", "load"],
-        note,
-        [
-            [
-                str(row),
-                *(f"{1e3 * row.seconds[name]:.4g}" for name in names),
-                f"{row.megapixels_per_second:.3g}",
-                str(row.runs),
-                row.load + (f", {row.loaded_blocks} blocks" if row.loaded_blocks else ""),
-            ]
-            for row in report.rows
-        ],
-    )
+    table = Table("Latency", ["row", *names, "output MP/s", "runs", "load"], note)
+    for row in report.rows:
+        times = [f"{1e3 * row.seconds[name]:.4g}" for name in names]
+        load = row.load + (f", {row.loaded_blocks} blocks" if row.loaded_blocks else "")
+        rate = f"{row.megapixels_per_second:.3g}"
+        table.rows.append([str(row), *times, rate, str(row.runs), load])
+    return table
 
 
 def _cost(report: Report) -> Table:

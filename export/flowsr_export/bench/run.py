@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx
@@ -24,11 +24,12 @@ from flowsr_export.bench.memory import Memory, measure_memory
 from flowsr_export.bench.plan import BenchmarkConfig, benchmark_cases, session_settings
 from flowsr_export.bench.stage_profile import stage_seconds
 from flowsr_export.bench.targets import LoadedModel, Measures, ModelTarget, load_model
-from flowsr_export.bench.timing import Block, Meter, interleave
+from flowsr_export.bench.timing import Block, interleave
 from flowsr_export.inputs.cases import Case
-from flowsr_export.inputs.feeds import graph_feeds, padded_run
+from flowsr_export.inputs.feeds import graph_feeds
+from flowsr_export.inputs.run_sizes import padded_run_size
 from flowsr_export.machine.libraries import describe_machine
-from flowsr_export.machine.load import Clocks, read_clocks
+from flowsr_export.machine.load import Clocks, LoadMeter, read_clocks
 from flowsr_export.machine.probes import Probe, probes_of
 from flowsr_export.onnx_graph.multiply_adds import count_macs
 from flowsr_export.parity.candidates import open_each_provider
@@ -59,7 +60,7 @@ class Measurement:
 
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
-    load_meter: Meter | None = None
+    load_meter: LoadMeter | None = None
     clocks: Callable[[], Clocks] = read_clocks
     load: Callable[[ModelTarget], LoadedModel] = load_model
     probes: Callable[[int, set[str], int, str], list[Probe]] = probes_of
@@ -97,11 +98,11 @@ def bench(
         calls = _calls(models, sizes)
         places = {target.place for target in models}
         probes = tools.probes(config.threads, places, config.device, config.precision)
-        on_cpu = any(_is_onnxruntime_cpu(target) for target in models)
-        profiled = sizes if config.stages and on_cpu else []
+        backends = {(target.settings.backend, target.settings.provider) for target in models}
+        profiled = sizes if config.stages and ("onnxruntime", "cpu") in backends else []
         timed = (len(calls) + len(probes)) * (config.pace.blocks + 1)
         start(timed + len(profiled) + (len(calls) if config.memory else 0))
-        before = tools.clocks()
+        clocks = {"clocks_before": asdict(tools.clocks())}
         blocks = interleave(
             {**calls, **{probe.name: probe.run for probe in probes}},
             config.pace,
@@ -110,18 +111,17 @@ def bench(
             load_meter=tools.load_meter,
             advance=lambda key: advance(str(key)),
         )
-        after = tools.clocks()
+        clocks["clocks_after"] = asdict(tools.clocks())
     rates = tuple(probe_entry(probe, blocks[probe.name]) for probe in probes)
-    memory = _memory(list(calls), config, tools, advance)
+    memory: dict[BenchmarkCase, Memory] = {}
+    for one in calls if config.memory else ():
+        memory[one] = tools.memory(one.target, one.case, one.measures)
+        advance(f"memory {one}")
     rows = _rows(bundle, config, {case: blocks[case] for case in calls}, rates, memory)
     return Report(
         bundle=_about(bundle, config),
         settings=config.summary(),
-        machine={
-            **describe_machine(),
-            "clocks_before": asdict(before),
-            "clocks_after": asdict(after),
-        },
+        machine={**describe_machine(), **clocks},
         probes=rates,
         not_started=not_started,
         rows=rows,
@@ -167,23 +167,19 @@ def _rows(
     probes: Sequence[ProbeEntry],
     memory: dict[BenchmarkCase, Memory],
 ) -> tuple[Row, ...]:
-    name = bundle.model_name(config.precision)
-    model = onnx.load_from_string(bundle.read(name))
+    model = onnx.load_from_string(bundle.model_bytes(config.precision))
     work = {case: _work(bundle, model, case) for case in {case.case for case in blocks}}
-    best = {
-        place: max(
-            (p.best_per_second for p in probes if (p.kind, p.place) == ("matmul", place)),
-            default=None,
-        )
-        for place in ("cpu", "cuda")
-    }
+    best: dict[str, float] = {}
+    for probe in probes:
+        if probe.kind == "matmul":
+            best[probe.place] = max(probe.best_per_second, best.get(probe.place, 0.0))
     return tuple(
         row_entry(
             case,
             blocks[case],
             config.percentiles,
             work[case.case],
-            best[case.target.place],
+            best.get(case.target.place),
             memory.get(case),
         )
         for case in blocks
@@ -191,14 +187,8 @@ def _rows(
 
 
 def _work(bundle: Bundle, model: onnx.ModelProto, case: Case) -> int:
-    feeds = graph_feeds(bundle.manifest, replace(case, batch=1))
-    shapes = {name: x.shape for name, x in feeds.items() if name != "geometry"}
-    values = {name: x for name, x in feeds.items() if name == "geometry"}
-    return count_macs(model, shapes, values).total * case.batch
-
-
-def _is_onnxruntime_cpu(target: ModelTarget) -> bool:
-    return (target.settings.backend, target.settings.provider) == ("onnxruntime", "cpu")
+    run = padded_run_size(bundle.manifest, case.lr, case.size)
+    return count_macs(model, *run.shapes(bundle.manifest)).total * case.batch
 
 
 def _stages(
@@ -209,35 +199,13 @@ def _stages(
     case: Case,
     advance: Advance,
 ) -> StageEntry:
-    model = bundle.read(bundle.model_name(config.precision))
+    model = bundle.model_bytes(config.precision)
     feeds = graph_feeds(bundle.manifest, case)
     seconds = tools.stages(model, feeds, config.threads, STAGE_RUNS)
     advance(f"stages {scale}")
-    run = padded_run(bundle.manifest, case)
-    return StageEntry(
-        "onnxruntime",
-        "cpu",
-        config.precision,
-        "profile",
-        scale,
-        run.lr,
-        run.out,
-        case.batch,
-        seconds=seconds,
-    )
-
-
-def _memory(
-    cases: Sequence[BenchmarkCase],
-    config: BenchmarkConfig,
-    tools: Measurement,
-    advance: Advance,
-) -> dict[BenchmarkCase, Memory]:
-    measured: dict[BenchmarkCase, Memory] = {}
-    for case in cases if config.memory else ():
-        measured[case] = tools.memory(case.target, case.case, case.measures)
-        advance(f"memory {case}")
-    return measured
+    run = padded_run_size(bundle.manifest, case.lr, case.size)
+    backend = "onnxruntime", "cpu", config.precision
+    return StageEntry(*backend, "profile", scale, run.lr, run.out, case.batch, seconds)
 
 
 def _about(bundle: Bundle, config: BenchmarkConfig) -> dict[str, Any]:

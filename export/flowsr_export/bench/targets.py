@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
 from flowsr_export.inputs.feeds import graph_feeds
-from flowsr_export.parity.candidates import GPU_PROVIDERS, label_of
+from flowsr_export.parity.candidates import GPU_PROVIDERS
 from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
 from flowsr_runtime.backends.session import Session
 from flowsr_runtime.errors import UsageError
@@ -47,11 +47,6 @@ class ModelTarget:
     model: Path | None
     prior: Path | None
     settings: SessionSettings
-
-    @property
-    def label(self) -> str:
-        """Name of the target in tables."""
-        return label_of(self.settings)
 
     @property
     def place(self) -> str:
@@ -103,14 +98,6 @@ def load_model(target: ModelTarget) -> LoadedModel:
     return _SessionModel(bundle, settings.open(bundle), target)
 
 
-@runtime_checkable
-class _DeviceSession(Protocol):
-    """A session that accepts arrays in the memory of its GPU."""
-
-    def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
-        """Run the model and leave the output in GPU memory."""
-
-
 class _SessionModel:
     """A bundle on a backend of the runtime."""
 
@@ -143,8 +130,7 @@ class _SessionModel:
 
     def _resident(self, case: Case) -> Callable[[], object]:
         """Return a run whose images and latents stay in GPU memory."""
-        assert isinstance(self._session, _DeviceSession)
-        session = self._session
+        session: Any = self._session  # those of GPUs have `run_device`
         feeds = {
             # The values of `geometry` decide shapes, so they are needed in host memory.
             name: array if name == "geometry" else _on_gpu(array, self._gpu)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from flowsr_export.machine.load import LoadMeter
+from flowsr_export.machine.load import LOADED_SHARE, LoadMeter
 
-__all__ = ["Block", "Meter", "Summary", "TimingSchedule", "interleave", "summarize", "unloaded"]
+__all__ = ["Block", "TimingSchedule", "interleave", "summarize", "unloaded"]
 
 # ONNX Runtime's threads spin for a while after a run; they must not disturb the next case.
 SETTLE_SECONDS = 0.1
@@ -20,16 +21,6 @@ SETTLE_SECONDS = 0.1
 MIN_QUIET = 3
 
 KeyT = TypeVar("KeyT")
-
-
-class Meter(Protocol):
-    """Measures the load of other processes."""
-
-    def start(self) -> None:
-        """Start to measure."""
-
-    def stop(self) -> float | None:
-        """Return the cores that others kept busy since `start`, None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -57,32 +48,13 @@ class Block:
         begin: Start, seconds after the first block.
         seconds: Time of each run.
         others: Cores that other processes kept busy meanwhile, None if unknown.
+        loaded: Whether that was too many.
     """
 
     begin: float
     seconds: tuple[float, ...]
     others: float | None
-
-    def loaded(self, most: float) -> bool:
-        """Return whether others used more than `most` cores."""
-        return self.others is not None and self.others > most
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Times of some runs in seconds.
-
-    Attributes:
-        percentiles: Times by percentile, including 50.
-        mean: Mean time.
-        minimum: The fastest run.
-        runs: Number of runs.
-    """
-
-    percentiles: dict[float, float]
-    mean: float
-    minimum: float
-    runs: int
+    loaded: bool = False
 
 
 def interleave(
@@ -91,7 +63,7 @@ def interleave(
     *,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-    load_meter: Meter | None = None,
+    load_meter: LoadMeter | None = None,
     advance: Callable[[KeyT], None] = lambda key: None,
 ) -> dict[KeyT, list[Block]]:
     """Time cases in rounds; each round has one block of every case, in random order.
@@ -110,7 +82,7 @@ def interleave(
     Returns:
         Blocks of each case in chronological order.
     """
-    meter = load_meter or LoadMeter()
+    meter, limit = load_meter or LoadMeter(), LOADED_SHARE * (os.cpu_count() or 1)
     for key, run in cases.items():
         _timed(run, pace.warm_up, clock)
         advance(key)
@@ -125,38 +97,37 @@ def interleave(
             meter.start()
             times = _timed(cases[key], pace.duration / pace.blocks, clock)
             others = meter.stop()
-            done[key].append(Block(begin, tuple(times[1:] or times), others))
+            loaded = others is not None and others > limit
+            done[key].append(Block(begin, tuple(times[1:] or times), others, loaded))
             advance(key)
     return done
 
 
-def unloaded(blocks: Sequence[Block], most: float) -> list[Block]:
+def unloaded(blocks: Sequence[Block]) -> list[Block]:
     """Return the blocks that count: those without a competing load, or all if these are few.
 
     Args:
         blocks: Blocks of one case.
-        most: Cores that others may use.
     """
-    kept = [block for block in blocks if not block.loaded(most)]
+    kept = [block for block in blocks if not block.loaded]
     return kept if len(kept) >= min(MIN_QUIET, len(blocks)) else list(blocks)
 
 
-def summarize(blocks: Sequence[Block], percentiles: Sequence[float]) -> Summary:
+def summarize(blocks: Sequence[Block], percentiles: Sequence[float]) -> dict[str, float]:
     """Summarize the runs of some blocks.
 
     Args:
         blocks: At least one.
         percentiles: Percentiles beside the median, in [0, 100].
+
+    Returns:
+        Seconds of a run: "p50" and the other percentiles, "mean" and "minimum".
     """
     times = np.array([seconds for block in blocks for seconds in block.seconds])
     levels = sorted({50.0, *map(float, percentiles)})
-    values = np.percentile(times, levels)
-    return Summary(
-        percentiles={p: float(value) for p, value in zip(levels, values, strict=True)},
-        mean=float(times.mean()),
-        minimum=float(times.min()),
-        runs=len(times),
-    )
+    named = zip(levels, np.percentile(times, levels).tolist(), strict=True)
+    extremes = {"mean": float(times.mean()), "minimum": float(times.min())}
+    return {f"p{level:g}": value for level, value in named} | extremes
 
 
 def _timed(

@@ -32,13 +32,11 @@ def check_output_bundle(bundle: Bundle, output: Path, precision: str, force: boo
     Raises:
         OutputError: If it exists and `force` is false, or is not a bundle.
     """
+    name = _model_name(precision)
     if not _is_same(bundle, output):
         check_replaceable(output, force)
-    elif _model_name(precision) in bundle.manifest.files and not force:
-        raise OutputError(
-            f"{output} contains {_model_name(precision)}; give force to replace it",
-            option="force",
-        )
+    elif name in bundle.manifest.files and not force:
+        raise OutputError(f"{output} contains {name}; give force to replace it", option="force")
 
 
 def write_calibrated(

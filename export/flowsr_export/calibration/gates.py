@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,7 @@ class Budget:
         the calibration images is a margin for unseen images.
         """
         enough = self.least_db is None or agreement.worst >= self.least_db
-        loss = agreement.quality_loss
-        return enough and loss is not None and loss <= self.loss and not agreement.non_finite
+        return enough and agreement.quality_loss <= self.loss and not agreement.non_finite
 
     @property
     def loss(self) -> float:
@@ -84,13 +83,6 @@ class Gates:
     non_finite: int
     missed: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the measurements for JSON, with null for values that are not finite."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        } | {"color_shift": [n if math.isfinite(n) else None for n in self.color_shift]}
-
 
 def luma_quality(output: NDArray[np.uint8], original: NDArray[np.uint8]) -> float:
     """Return the luma PSNR of an output against its original, (H, W, 3) uint8, in dB."""
@@ -113,10 +105,8 @@ def load_lpips(alexnet: Path | None, linear: Path | None) -> LPIPS | None:
     if alexnet is None and linear is None:
         return None
     if alexnet is None or linear is None:
-        raise UsageError(
-            f"alexnet and lpips_weights must be given together, got {alexnet} and {linear}",
-            option="alexnet" if alexnet is None else "lpips_weights",
-        )
+        wrong = f"alexnet and lpips_weights must be given together, got {alexnet} and {linear}"
+        raise UsageError(wrong, option="alexnet" if alexnet is None else "lpips_weights")
     return LPIPS(alexnet, linear)
 
 
@@ -131,22 +121,18 @@ def gated(panel: HeldOutSet, model: bytes, budget: Budget, lpips: LPIPS | None) 
     """
     outputs = panel.outputs(model)
     agreement = panel.compared(outputs)
-    loss = math.nan if agreement.quality_loss is None else agreement.quality_loss
-    distance = None
+    distance = None if lpips is None else math.nan
     if lpips is not None and not agreement.non_finite:
-        distance = _distance(lpips, outputs, panel.crops) - _distance(
-            lpips, panel.references, panel.crops
-        )
-    elif lpips is not None:
-        distance = math.nan
-    missed = _violations(agreement, loss, distance, budget)
+        before, after = (_distance(lpips, o, panel.crops) for o in (panel.references, outputs))
+        distance = after - before
+    missed = _violations(agreement, distance, budget)
     return Gates(
         crops=len(panel.crops),
         pictures=len({crop.picture for crop in panel.crops}),
         psnr=agreement.psnr,
         worst=agreement.worst,
         worst_crop=agreement.worst_crop,
-        psnr_loss=loss,
+        psnr_loss=agreement.quality_loss,
         lpips_loss=distance,
         color_shift=agreement.color_shift,
         non_finite=agreement.non_finite,
@@ -154,11 +140,9 @@ def gated(panel: HeldOutSet, model: bytes, budget: Budget, lpips: LPIPS | None) 
     )
 
 
-def _violations(
-    agreement: Agreement, loss: float, distance: float | None, budget: Budget
-) -> list[str]:
+def _violations(agreement: Agreement, distance: float | None, budget: Budget) -> list[str]:
     """Return the violated gates; NaN violates its gate."""
-    missed = []
+    missed, loss = [], agreement.quality_loss
     if agreement.non_finite:
         missed.append(f"values must be finite, got {agreement.non_finite} that are not")
     if budget.least_db is not None and not agreement.psnr >= budget.least_db:

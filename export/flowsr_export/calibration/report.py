@@ -6,12 +6,11 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from flowsr_export.reports.table import Table
+from flowsr_export.reports.table import Table, finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from flowsr_calibration.panel import Agreement
     from flowsr_export.calibration.run import Calibration
 
 __all__ = ["frontier_chart", "markdown", "report_of"]
@@ -20,7 +19,7 @@ __all__ = ["frontier_chart", "markdown", "report_of"]
 def report_of(done: Calibration) -> dict[str, Any]:
     """Return everything about a calibration, for JSON."""
     config, choice = done.config, done.choice
-    return {
+    report = {
         "schema": 1,
         "type": config.type,
         "method": config.method,
@@ -31,39 +30,30 @@ def report_of(done: Calibration) -> dict[str, Any]:
         "pictures": {
             "calibration": len(done.pictures.calibration),
             "held_out": len(done.pictures.held_out),
-            "skipped": list(done.pictures.skipped),
+            "skipped": done.pictures.skipped,
         },
         "budget": asdict(config.budget),
         "share": done.work.share(config.type),
         "share_of_weights": _share_of_weights(done),
-        "left_out": list(choice.point.left_out),
-        "excluded": list(done.excluded),
+        "left_out": choice.point.left_out,
+        "excluded": done.excluded,
         "blocks": [
-            {
-                "block": loss.block,
-                "multiply_adds": loss.multiply_adds,
-                "share": loss.share,
-                "psnr": _finite(loss.psnr),
-                "worst": _finite(loss.worst),
-                "quantized": loss.block not in choice.point.left_out,
-            }
+            {**asdict(loss), "quantized": loss.block not in choice.point.left_out}
             for loss in done.losses
         ],
         "frontier": [
             {
-                "left_out": list(point.left_out),
-                "share": point.share,
-                "holds": point.holds,
-                **_agreement(point.agreement),
+                **{"left_out": point.left_out, "share": point.share, "holds": point.holds},
+                "psnr": point.agreement.psnr,
+                "worst": point.agreement.worst,
+                "psnr_loss": point.agreement.quality_loss,
             }
             for point in choice.tried
         ],
-        "corrections": [
-            {**asdict(one), "before": _finite(one.before), "after": _finite(one.after)}
-            for one in done.corrections
-        ],
-        "gates": done.gates.as_dict(),
+        "corrections": [asdict(one) for one in done.corrections],
+        "gates": asdict(done.gates),
     }
+    return dict(finite(report))
 
 
 def markdown(done: Calibration) -> str:
@@ -83,25 +73,16 @@ def markdown(done: Calibration) -> str:
         [c.name, f"{c.before:.2f} dB", f"{c.after:.2f} dB", "yes" if c.kept else "no"]
         for c in done.corrections
     ]
-    blocks = [
-        [
-            *(loss.block, f"{loss.psnr:.2f} dB", f"{loss.worst:.2f} dB", f"{loss.share:.2%}"),
-            "float32" if loss.block in left_out else target,
-        ]
-        for loss in done.losses
-    ]
+    blocks = []
+    for loss in done.losses:
+        values = [f"{loss.psnr:.2f} dB", f"{loss.worst:.2f} dB", f"{loss.share:.2%}"]
+        blocks.append([loss.block, *values, "float32" if loss.block in left_out else target])
+    kept = "Corrections with every block quantized", ["correction", "without", "with", "kept"]
+    columns = ["block", "PSNR", "lowest", "multiply-adds", "in the result"]
     tables = (
         Table("Gates on held-out images", ["gate", "measured"], rows=gate_rows),
-        Table(
-            "Corrections with every block quantized",
-            ["correction", "without", "with", "kept"],
-            rows=corrections,
-        ),
-        Table(
-            "Blocks quantized alone",
-            ["block", "PSNR", "lowest", "multiply-adds", "in the result"],
-            rows=blocks,
-        ),
+        Table(*kept, rows=corrections),
+        Table("Blocks quantized alone", columns, rows=blocks),
     )
     parts = [
         f"# Calibration to {target}",
@@ -135,12 +116,8 @@ def _draw_frontier(done: Calibration, axes: Axes) -> None:
         ("all crops", "o", [one.agreement.psnr for one in tried]),
         ("lowest of a crop", "x", [one.agreement.worst for one in tried]),
     ):
-        pairs = [
-            (100 * one.share, value)
-            for one, value in zip(tried, values, strict=True)
-            if math.isfinite(value)
-        ]
-        x, y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        # matplotlib draws no value that is not finite.
+        x, y = [100 * one.share for one in tried], finite(values)
         axes.plot(x, y, marker=marker, markersize=5, linewidth=0, label=label)
     if math.isfinite(point.agreement.psnr):
         position = (100 * point.share, point.agreement.psnr)
@@ -159,15 +136,3 @@ def _share_of_weights(done: Calibration) -> float:
     total = sum(product.count for product in products)
     ours = sum(product.count for product in products if product.type == done.config.type)
     return ours / total if total else 0.0
-
-
-def _agreement(agreement: Agreement) -> dict[str, Any]:
-    return {
-        "psnr": _finite(agreement.psnr),
-        "worst": _finite(agreement.worst),
-        "psnr_loss": agreement.quality_loss,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

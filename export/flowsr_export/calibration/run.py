@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from flowsr_calibration.ranges import Method, activation_range
 from flowsr_calibration.sensitivity import BlockLoss, Choice, choose_blocks, rank_blocks
 from flowsr_calibration.statistics import Statistics
 from flowsr_export.calibration.gates import Budget, Gates, gated, load_lpips, luma_quality
+from flowsr_export.inputs.run_sizes import RunSize
 from flowsr_export.onnx_graph.lint import require_clean
 from flowsr_export.onnx_graph.multiply_adds import MacCount, count_macs
-from flowsr_runtime import Bundle, UsageError, Window, output_size
+from flowsr_runtime import Bundle, UsageError, output_size
 from flowsr_runtime.bundle.manifest import Manifest
 
 __all__ = ["Calibration", "CorrectionResult", "CalibrationConfig", "calibrate"]
@@ -156,15 +157,11 @@ class _Run:
         self.model = onnx.load_from_string(self.content)
         self.layers, self.excluded = _chosen(self.model, config.exclude)
         self.form = QuantizationForm(config.type, config.per_tensor)
-        if config.side % self.manifest.multiple:
-            raise UsageError(
-                f"side must be a multiple of {self.manifest.multiple} for this bundle, got "
-                f"{config.side}",
-                option="side",
-            )
-        self.plan = CropPlan(
-            config.samples, config.side, scales_for(self.manifest), config.seed
-        )
+        step, scales = self.manifest.multiple, scales_for(self.manifest)
+        if config.side % step:
+            wrong = f"side must be a multiple of {step} for this bundle, got {config.side}"
+            raise UsageError(wrong, option="side")
+        self.plan = CropPlan(config.samples, config.side, scales, config.seed)
         self.lpips = load_lpips(config.alexnet, config.lpips_weights)
         self.ranges: dict[str, float] = {}
         self.bias_corrections: dict[str, Correction] = {}
@@ -181,8 +178,22 @@ class _Run:
         panel = self._panel(tuning, pictures.calibration)
         self._correct(pictures, statistics, panel)
         work = work_of(self.model, self.manifest, self.plan)
-        losses = self._ranked(panel, work)
-        choice = self._chosen_blocks(panel, losses)
+        losses = rank_blocks(
+            self.layers,
+            self._quantized,
+            panel,
+            {name: product.count for name, product in work.by_node.items()},
+            work.total,
+            self._counter("quantize each block alone", len(blocks_of(self.layers))),
+        )
+        choice = choose_blocks(
+            self.layers,
+            losses,
+            self._quantized,
+            panel,
+            config.budget.holds,
+            self._counter("choose blocks", len(losses)),
+        )
         model = self._quantized(choice.layers)
         require_clean(model, linf=self.manifest.family == "linf-lp")
         content = model.SerializeToString()
@@ -220,6 +231,8 @@ class _Run:
         digest = hashlib.sha256(self.content).hexdigest()
         key = statistics_key(digest, tensors, self.plan, pictures)
         self.config.work.mkdir(parents=True, exist_ok=True)
+        # Equalization needs the channels of the tensors between its pairs.
+        readers = [pair.after for pair in pairs_of(self.model, self.layers)]
         return collect(
             TensorTap(self.model, tensors, self.config.threads),
             self.manifest,
@@ -227,7 +240,7 @@ class _Run:
             pictures.calibration,
             key=key,
             path=self.config.work / f"statistics-{key[:16]}.npz",
-            channel_axes=_channel_axes(self.model, self.layers),
+            channel_axes={one.input: 1 if one.kind == "Conv" else 0 for one in readers},
             advance=self._counter("collect statistics", self.plan.samples),
         )
 
@@ -237,11 +250,7 @@ class _Run:
         if not self.config.per_tensor:
             form = QuantizationForm(self.config.type, per_tensor=True)
             whole = panel.compare(quantize_layers(self.model, self.layers, self.ranges, form))
-            kept = best.psnr >= whole.psnr
-            self.results.append(
-                CorrectionResult("one step per channel", whole.psnr, best.psnr, kept)
-            )
-            if not kept:
+            if not self._helps("one step per channel", whole, best, 0.0):
                 self.form, best = form, whole
         best = self._equalize(pictures, statistics, panel, best)
         self._correct_biases(pictures, panel, best)
@@ -268,11 +277,7 @@ class _Run:
         )
         self.ranges = {**self.ranges, **self._ranges(statistics_after)}
         agreement = panel.compare(self._quantized(self.layers))
-        kept = agreement.psnr >= best.psnr + MIN_GAIN
-        self.results.append(
-            CorrectionResult("cross-layer equalization", best.psnr, agreement.psnr, kept)
-        )
-        if kept:
+        if self._helps("cross-layer equalization", best, agreement):
             return agreement
         self.model, self.ranges = before
         return best
@@ -290,34 +295,16 @@ class _Run:
             self.config.threads,
         )
         agreement = panel.compare(self._quantized(self.layers))
-        kept = agreement.psnr >= best.psnr + MIN_GAIN
-        self.results.append(
-            CorrectionResult("bias correction", best.psnr, agreement.psnr, kept)
-        )
-        if not kept:
+        if not self._helps("bias correction", best, agreement):
             self.bias_corrections = {}
 
-    def _ranked(self, panel: HeldOutSet, work: MacCount) -> list[BlockLoss]:
-        counts = {name: product.count for name, product in work.by_node.items()}
-        total = len(blocks_of(self.layers))
-        return rank_blocks(
-            self.layers,
-            self._quantized,
-            panel,
-            counts,
-            work.total,
-            self._counter("quantize each block alone", total),
-        )
-
-    def _chosen_blocks(self, panel: HeldOutSet, losses: list[BlockLoss]) -> Choice:
-        return choose_blocks(
-            self.layers,
-            losses,
-            self._quantized,
-            panel,
-            self.config.budget.holds,
-            self._counter("choose blocks", len(losses)),
-        )
+    def _helps(
+        self, name: str, before: Agreement, after: Agreement, gain: float = MIN_GAIN
+    ) -> bool:
+        """Record the effect of a correction, and return whether it gains enough dB."""
+        kept = after.psnr >= before.psnr + gain
+        self.results.append(CorrectionResult(name, before.psnr, after.psnr, kept))
+        return kept
 
     def _quantized(self, layers: Sequence[Layer]) -> ModelProto:
         model = with_corrections(self.model, layers, self.bias_corrections)
@@ -350,13 +337,8 @@ def work_of(model: ModelProto, manifest: Manifest, plan: CropPlan) -> MacCount:
         manifest: Manifest of the bundle.
         plan: The crops.
     """
-    lr = (WORK_LR, WORK_LR)
-    size = (output_size(WORK_LR, plan.scales[-1]), output_size(WORK_LR, plan.scales[-1]))
-    shapes: dict[str, tuple[int, ...]] = {"input": (1, 3, *lr)}
-    for latent in manifest.latents:
-        shapes[latent.name] = (1, latent.channels, *latent.grid(size))
-    values = {"geometry": Window.whole(lr, size).geometry()} if manifest.geometry else None
-    return count_macs(model, shapes, values)
+    side = output_size(WORK_LR, plan.scales[-1])
+    return count_macs(model, *RunSize((WORK_LR, WORK_LR), (side, side)).shapes(manifest))
 
 
 def _chosen(model: ModelProto, patterns: Sequence[str]) -> tuple[list[Layer], tuple[str, ...]]:
@@ -370,25 +352,13 @@ def _chosen(model: ModelProto, patterns: Sequence[str]) -> tuple[list[Layer], tu
         try:
             matches = {name for name in names if re.search(pattern, name)}
         except re.error as error:
-            raise UsageError(
-                f"exclude must be regular expressions, got {pattern!r}: {error}",
-                option="exclude",
-            ) from error
+            wrong = f"exclude must be regular expressions, got {pattern!r}: {error}"
+            raise UsageError(wrong, option="exclude") from error
         if not matches:
-            raise UsageError(
-                f"exclude must match a block, got {pattern!r}; blocks: {', '.join(names)}",
-                option="exclude",
-            )
+            wrong = f"exclude must match a block, got {pattern!r}; blocks: {', '.join(names)}"
+            raise UsageError(wrong, option="exclude")
         excluded |= matches
     kept = [layer for layer in layers if layer.block not in excluded]
     if not kept:
         raise UsageError("exclude must leave a block, got patterns for all", option="exclude")
     return kept, tuple(name for name in names if name in excluded)
-
-
-def _channel_axes(model: ModelProto, layers: Sequence[Layer]) -> Mapping[str, int]:
-    """Return the channel axis of the tensors between equalized layers."""
-    return {
-        pair.after.input: 1 if pair.after.kind == "Conv" else 0
-        for pair in pairs_of(model, layers)
-    }

@@ -117,16 +117,11 @@ def certificate_candidates(
     """
     present = [name for name in precisions if name in precisions_of(bundle)]
     sessions, not_compared = open_candidates(bundle, settings, present, stack, _unsupported)
-    candidates = [
-        Candidate(
-            f"{session.backend} {session.provider} {one.precision}",
-            one.precision,
-            bundle.model_name(one.precision),
-            bundle,
-            session,
-        )
-        for one, session in sessions.items()
-    ]
+    candidates = []
+    for one, session in sessions.items():
+        name = f"{session.backend} {session.provider} {one.precision}"
+        file = bundle.model_name(one.precision)
+        candidates.append(Candidate(name, one.precision, file, bundle, session))
     candidates += _emulated(bundle, deployment, precisions)
     return candidates, {**not_compared, **_never_compared(settings, candidates)}
 
@@ -154,8 +149,8 @@ def tiled_output(
     candidate: Candidate,
     case: CertificateCase,
     rgb: NDArray[Any],
-    halo: HaloName,
     temperature: float | None,
+    halo: HaloName,
 ) -> tuple[NDArray[Any], int]:
     """Upscale the image of a case in tiles, as the runtime does.
 
@@ -163,8 +158,8 @@ def tiled_output(
         candidate: The candidate.
         case: A case with one image.
         rgb: The image, (1, 3, h, w) in [0, 1].
-        halo: Overlap of the tiles.
         temperature: Standard deviation of the latents, None with a learned prior.
+        halo: Overlap of the tiles.
 
     Returns:
         (1, 3, H, W), float32 and unclamped or eight bits, and the number of tiles.
@@ -225,12 +220,9 @@ def _emulated(
     """Return the network with emulated rounding to each half precision."""
     bare = Bundle(bundle.path, replace(bundle.manifest, io="float32"))
     scale = restated_scale(bundle, deployment)
-    names = [name for name in precisions if name in DTYPES and name != "fp32"]
-    graphs = [HalfPrecisionEmulator(deployment, cast("Precision", n), scale) for n in names]
-    return [
-        Candidate(graph.backend, name, None, bare, graph)
-        for name, graph in zip(names, graphs, strict=True)
-    ]
+    halves = [cast("Precision", one) for one in precisions if one in DTYPES and one != "fp32"]
+    graphs = {name: HalfPrecisionEmulator(deployment, name, scale) for name in halves}
+    return [Candidate(run.backend, name, None, bare, run) for name, run in graphs.items()]
 
 
 def _never_compared(

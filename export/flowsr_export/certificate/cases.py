@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_runtime.bundle.manifest import Manifest
-from flowsr_runtime.geometry import Halo, output_size
+from flowsr_runtime.geometry import output_size
 from flowsr_runtime.pictures.depth import full_scale
 
 __all__ = ["ADVERSARIAL", "PICTURES", "CertificateCase", "Mode", "case_list", "picture_of"]
@@ -21,22 +21,12 @@ __all__ = ["ADVERSARIAL", "PICTURES", "CertificateCase", "Mode", "case_list", "p
 Mode = Literal["whole", "tiles", "exact tiles", "exact seam"]
 Picture = NDArray[np.float32]
 
-SCALES = ("1.3", "2", "2.7", "3", "4", "6.5", "8", "12")
-UNEQUAL = "3.6x2.7"  # columns by rows
-QUICK_SCALES = ("2.7", "4")
+SCALES = ("1.3", "2", "2.7", "3", "4", "6.5", "8", "12", "3.6x2.7")  # columns by rows
 # One pixel, one-pixel rows and columns, even, odd, prime.
 SIZES = ((1, 1), (1, 19), (31, 1), (16, 24), (15, 21), (23, 37))
-QUICK_SIZES = ((1, 1), (1, 19), (16, 24), (23, 37))
-LARGE = (((96, 128), "4"), ((160, 144), "2"), ((256, 1), "2"), ((5, 256), "2"))
-BATCHED = (((16, 24), "2.7"), ((23, 37), "4"))
 BATCH = 3
-BORDER_SIZES = ((12, 17), (1, 8))
-BORDER_SCALES = ("2", "2.7", "4")
-NOISE_SIZE = (14, 18)
-NOISE_SCALES = ("1.3", "3", "6.5")
+NOISE_SIZES = ((14, 18),)
 NOISE_LEVELS = 16
-SEEDS = range(5)
-ADVERSARIAL_SCALES = ("2.7", "4")
 TILED_SCALES = ("2", "2.7", "4")
 QUICK_TILED = ("2.7",)
 # Side of a tiled image in multiples of the receptive field, so that its inner seams are further
@@ -86,12 +76,8 @@ def _noise(case: CertificateCase) -> Picture:
     return np.asarray(rng.integers(0, WHITE + 1, shape) / WHITE, np.float32)
 
 
-def _constant(level: int) -> Callable[[CertificateCase], Picture]:
-    def filled(case: CertificateCase) -> Picture:
-        shape = (case.sizes.batch, 3, *case.sizes.lr)
-        return np.full(shape, level / WHITE, np.float32)
-
-    return filled
+def _constant(case: CertificateCase, level: int) -> Picture:
+    return np.full((case.sizes.batch, 3, *case.sizes.lr), level / WHITE, np.float32)
 
 
 def _noisy(case: CertificateCase) -> Picture:
@@ -102,25 +88,22 @@ def _noisy(case: CertificateCase) -> Picture:
     return np.asarray(np.clip(levels, 0, WHITE) / WHITE, np.float32)
 
 
-def _checkerboard(dark: int, bright: int) -> Callable[[CertificateCase], Picture]:
-    def alternating(case: CertificateCase) -> Picture:
-        picture = _constant(dark)(case)
-        picture[..., ::2, 1::2] = picture[..., 1::2, ::2] = bright / WHITE
-        return picture
-
-    return alternating
+def _checkerboard(case: CertificateCase, dark: int, bright: int) -> Picture:
+    picture = _constant(case, dark)
+    picture[..., ::2, 1::2] = picture[..., 1::2, ::2] = bright / WHITE
+    return picture
 
 
 def _frame(case: CertificateCase) -> Picture:
     """Return a bright border, one pixel wide, which padding must not blur."""
-    picture = _constant(32)(case)
+    picture = _constant(case, 32)
     picture[..., [0, -1], :] = picture[..., [0, -1]] = 224 / WHITE
     return picture
 
 
 def _step(case: CertificateCase) -> Picture:
     """Return a red first column beside blue: a sharp change of color on one side."""
-    picture = _constant(0)(case)
+    picture = _constant(case, 0)
     picture[:, 2] = 1
     picture[:, :, :, 0] = np.array([1, 0, 0], np.float32)[:, None]
     return picture
@@ -129,12 +112,12 @@ def _step(case: CertificateCase) -> Picture:
 PICTURES: dict[str, Callable[[CertificateCase], Picture]] = {
     "photographs": lambda case: sample_pictures(case.sizes),
     "noisy photographs": _noisy,
-    "black": _constant(0),
-    "gray": _constant(128),
-    "white": _constant(WHITE),
+    "black": lambda case: _constant(case, 0),
+    "gray": lambda case: _constant(case, 128),
+    "white": lambda case: _constant(case, WHITE),
     "frame": _frame,
-    "faint checkerboard": _checkerboard(120, 136),
-    "checkerboard": _checkerboard(0, WHITE),
+    "faint checkerboard": lambda case: _checkerboard(case, 120, 136),
+    "checkerboard": lambda case: _checkerboard(case, 0, WHITE),
     "step": _step,
     "noise": _noise,
 }
@@ -143,9 +126,29 @@ PICTURES: dict[str, Callable[[CertificateCase], Picture]] = {
 ADVERSARIAL = ("frame", "faint checkerboard", "checkerboard", "step", "noise")
 """Unnatural images on which a flow's inverse may explode, in PyTorch too."""
 
-BORDERS = ("black", "gray", "white", "frame", "faint checkerboard")
-QUICK_BORDERS = ("frame",)
-FULL_RANGE = ("checkerboard", "step", "noise")
+NOISY = ("noisy photographs",)
+PHOTOGRAPHS = ("photographs",)
+FLAT = ("black", "gray", "white", "frame", "faint checkerboard")
+UNNATURAL = ("checkerboard", "step", "noise")
+Group = tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[str, ...], int, Iterable[int]]
+# Groups of cases: images, low-resolution sizes, scales, batch, seeds.
+GROUPS: tuple[Group, ...] = (
+    (PHOTOGRAPHS, SIZES, SCALES, 1, [0]),
+    (PHOTOGRAPHS, ((16, 24),), ("2.7",), BATCH, [0]),
+    (PHOTOGRAPHS, ((23, 37),), ("4",), BATCH, [0]),
+    (PHOTOGRAPHS, ((96, 128),), ("4",), 1, [0]),
+    (PHOTOGRAPHS, ((160, 144), (256, 1), (5, 256)), ("2",), 1, [0]),
+    (FLAT, ((12, 17), (1, 8)), ("2", "2.7", "4"), 1, [0]),
+    (NOISY, NOISE_SIZES, ("1.3", "3", "6.5"), 1, range(5)),
+    (UNNATURAL, NOISE_SIZES, ("2.7", "4"), 1, [0]),
+)
+QUICK_GROUPS: tuple[Group, ...] = (
+    (PHOTOGRAPHS, ((1, 1), (1, 19), (16, 24), (23, 37)), ("2.7", "4"), 1, [0]),
+    (PHOTOGRAPHS, ((16, 24),), ("2.7",), BATCH, [0]),
+    (("frame",), ((12, 17),), ("2.7",), 1, [0]),
+    (NOISY, NOISE_SIZES, ("3",), 1, range(2)),
+    (("checkerboard",), NOISE_SIZES, ("2.7",), 1, [0]),
+)
 
 
 def picture_of(case: CertificateCase) -> Picture:
@@ -163,26 +166,13 @@ def case_list(manifest: Manifest, *, quick: bool = False) -> list[CertificateCas
     Returns:
         Distinct cases; tiled ones only if the graph supports tiles.
     """
-    sizes, scales = (QUICK_SIZES, QUICK_SCALES) if quick else (SIZES, (*SCALES, UNEQUAL))
-    cases = [_case("photographs", lr, scale, manifest) for scale in scales for lr in sizes]
-    batched = BATCHED[:1] if quick else BATCHED
-    cases += [_case("photographs", lr, scale, manifest, BATCH) for lr, scale in batched]
-    cases += [_case("photographs", *pair, manifest) for pair in LARGE[: 0 if quick else None]]
-    cases += [
-        _case(name, lr, scale, manifest)
-        for name in (QUICK_BORDERS if quick else BORDERS)
-        for scale in (QUICK_SCALES[:1] if quick else BORDER_SCALES)
-        for lr in (BORDER_SIZES[:1] if quick else BORDER_SIZES)
-    ]
-    cases += [
-        _case("noisy photographs", NOISE_SIZE, scale, manifest, seed=seed)
-        for scale in (NOISE_SCALES[1:2] if quick else NOISE_SCALES)
-        for seed in SEEDS[: 2 if quick else None]
-    ]
-    cases += [
-        _case(name, NOISE_SIZE, scale, manifest)
-        for name in (FULL_RANGE[:1] if quick else FULL_RANGE)
-        for scale in (ADVERSARIAL_SCALES[:1] if quick else ADVERSARIAL_SCALES)
+    cases = [
+        _case(name, lr, scale, manifest, batch, seed=seed)
+        for names, sizes, scales, batch, seeds in (QUICK_GROUPS if quick else GROUPS)
+        for name in names
+        for scale in scales
+        for lr in sizes
+        for seed in seeds
     ]
     if not manifest.tiling.whole_only:
         cases += [
@@ -218,14 +208,10 @@ def _tiled_size(manifest: Manifest, scale: str) -> tuple[int, int]:
     """Return the LR size (h, w) of a tiled image, a strip where the halo has LR pixels only."""
     halo = manifest.tiling.exact
     factor = manifest.scale or _factors(scale)[0]
-    reach, align = _reach(halo, factor), math.ceil(halo.align / factor)
+    reach = halo.pixels + float(halo.patches * halo.patch / factor)
+    align = math.ceil(halo.align / factor)
     # Two tiles with their receptive fields, blending and alignment must not cover the image.
     smallest = 2 * reach + 4 * align + halo.lr_align
     side = math.ceil(max(MIN_SIDE, REACHES * reach, smallest))
     side = -(-side // halo.lr_align) * halo.lr_align
     return (2 * halo.lr_align, side) if halo.ratio is not None else (side, side)
-
-
-def _reach(halo: Halo, scale: Fraction) -> float:
-    """Return the LR pixels of a halo on each side of a tile."""
-    return halo.pixels + float(halo.patches * halo.patch / scale)

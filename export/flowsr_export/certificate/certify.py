@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from fractions import Fraction
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from flowsr_export.certificate.cases import (
     case_list,
     picture_of,
 )
-from flowsr_export.certificate.cross_checks import compare_backends, compare_weights
+from flowsr_export.certificate.cross_checks import Weights, compare_backends, compare_weights
 from flowsr_export.certificate.record import (
     Check,
+    Outcome,
     Record,
     describe_bundle,
     judge,
@@ -41,7 +43,7 @@ from flowsr_export.deployment.interface import Deployment
 from flowsr_export.inputs.cases import TEMPERATURE
 from flowsr_export.parity.compare import figures_of, reference_output
 from flowsr_export.parity.reference import reference_of, restated_scale
-from flowsr_export.parity.session_comparison import require_polygraphy
+from flowsr_export.parity.session_comparison import Comparison, require_polygraphy
 from flowsr_runtime import (
     Bundle,
     BundleError,
@@ -54,13 +56,13 @@ from flowsr_runtime import (
 )
 from flowsr_runtime.pictures.pixels import full_range
 from flowsr_runtime.tiling.exploding_inverse import find_out_of_range
-from flowsr_runtime.upscaling.upscaler import HaloName
 
 __all__ = ["Certificate", "WorstCase", "certify"]
 
 NOT_RUN = (BundleError, MemoryBudgetError, ProviderError)
 MISSED = (NonFiniteError, ParityError)
 BACKENDS = "ONNX backends with each other"
+STATISTICS = ("max_abs", "max_steps", "p999_steps", "psnr")
 DEFAULTS = SessionSettings()
 
 
@@ -136,48 +138,24 @@ def certify(
     bundle.check_files()
     checkpoint = reference_of(bundle, model, prior)
     deployment = deployment_of(checkpoint.network)
-    scale = restated_scale(bundle, deployment)
     cases = case_list(bundle.manifest, quick=quick)
     with ExitStack() as stack:
         candidates, not_compared = certificate_candidates(
             bundle, deployment, settings, _precisions(bundle, precision), stack
         )
-        run = _Run(deployment, scale, candidates)
+        run = _Run(deployment, restated_scale(bundle, deployment), candidates, not_compared)
         start(len(cases))
         for case in cases:
             run.compare(case)
             advance(str(case))
-        backends = compare_backends(bundle, deployment, candidates, cases)
-        weights, without_weights = compare_weights(deployment, scale, candidates)
-    if not backends:
-        without_weights[BACKENDS] = "there is at most one session of ONNX Runtime"
-    planned = [
-        (candidate, case, mode)
-        for candidate in candidates
-        for case in cases
-        if str(case) not in run.exploded
-        for mode in candidate.modes(case)
-    ]
-    keys = [(candidate.name, mode, str(case)) for candidate, case, mode in planned]
-    trip = deployment.round_trip()
-    graphs = any(candidate.file for candidate in candidates)
+        run.cross_check(bundle, cases)
+    results = run.results(cases)
     record = Record(
         made=made.isoformat(timespec="seconds"),
         plan="quick" if quick else "full",
         seconds=round(time.perf_counter() - began, 1),
-        verdict=judge(keys, run.checks, trip, backends, weights, graphs=graphs),
-        round_trip=trip,
         about=describe_bundle(bundle, checkpoint),
-        not_compared={**not_compared, **without_weights},
-        exploded=run.exploded,
-        tolerances={
-            candidate.tolerance_name(case, mode): candidate.tolerance(deployment, case, mode)
-            for candidate, case, mode in planned
-        },
-        candidates=tuple(summarize_candidate(one, run.checks) for one in candidates),
-        backends=tuple(backends or ()),
-        weights=tuple(weights),
-        checks=tuple(run.checks),
+        **results,
     )
     worst = sorted(run.worst.values(), key=lambda one: one.check.rank, reverse=True)
     return Certificate(record, worst)
@@ -194,9 +172,12 @@ class _Run:
     deployment: Deployment
     scale: Fraction | None
     candidates: Sequence[Candidate]
+    not_compared: dict[str, str]
     checks: list[Check] = field(default_factory=list)
     worst: dict[str, WorstCase] = field(default_factory=dict)
     exploded: dict[str, str] = field(default_factory=dict)
+    backends: Sequence[Comparison] | None = None
+    weights: Sequence[Weights] = ()
 
     def compare(self, case: CertificateCase) -> None:
         """Upscale the images of a case with PyTorch and every candidate."""
@@ -207,96 +188,99 @@ class _Run:
         if out_of_range is not None:
             self.exploded[str(case)] = str(out_of_range)
             return
+        temperature = TEMPERATURE if self.deployment.latents else None
         for candidate in self.candidates:
-            tiled: dict[str, tuple[NDArray[Any], int]] = {}
+            whole = partial(whole_output, self.deployment, candidate, case, feeds)
+            tiled = cache(partial(tiled_output, candidate, case, rgb, temperature))
             for mode in candidate.modes(case):
+                expected, tiles = reference, None
                 try:
-                    output, tiles = self._output(candidate, case, mode, rgb, feeds, tiled)
-                    expected = reference
+                    if mode == "whole":
+                        output = whole()
+                    else:
+                        output, tiles = tiled("default" if mode == "tiles" else "exact")
                     if mode == "exact seam":
-                        whole = whole_output(self.deployment, candidate, case, feeds)
-                        expected = full_range(whole)
+                        expected = full_range(whole())
                 except (*NOT_RUN, *MISSED) as error:
-                    outcome = "not run" if isinstance(error, NOT_RUN) else "missed"
-                    self._add(candidate, case, mode, outcome, (str(error),))
-                    continue
-                self._judge(candidate, case, mode, expected, output, tiles)
+                    outcome: Outcome = "not run" if isinstance(error, NOT_RUN) else "missed"
+                    self._add(candidate, case, mode, outcome=outcome, why=(str(error),))
+                else:
+                    self._judge(candidate, case, mode, tiles, expected, output)
 
-    def _output(
-        self,
-        candidate: Candidate,
-        case: CertificateCase,
-        mode: Mode,
-        rgb: NDArray[np.float32],
-        feeds: dict[str, NDArray[Any]],
-        tiled: dict[str, tuple[NDArray[Any], int]],
-    ) -> tuple[NDArray[Any], int | None]:
-        """Return an output and its number of tiles; `tiled` caches one output per halo."""
-        if mode == "whole":
-            return whole_output(self.deployment, candidate, case, feeds), None
-        halo: HaloName = "default" if mode == "tiles" else "exact"
-        if halo not in tiled:
-            temperature = TEMPERATURE if self.deployment.latents else None
-            tiled[halo] = tiled_output(candidate, case, rgb, halo, temperature)
-        return tiled[halo]
+    def cross_check(self, bundle: Bundle, cases: Sequence[CertificateCase]) -> None:
+        """Compare backends with each other, and weights with the network's."""
+        self.backends = compare_backends(bundle, self.deployment, self.candidates, cases)
+        self.weights, reasons = compare_weights(self.deployment, self.scale, self.candidates)
+        self.not_compared |= reasons
+        if not self.backends:
+            self.not_compared[BACKENDS] = "there is at most one session of ONNX Runtime"
+
+    def results(self, cases: Sequence[CertificateCase]) -> dict[str, Any]:
+        """Return the fields of a record that hold comparisons and their verdict."""
+        planned = [
+            (candidate, case, mode)
+            for candidate in self.candidates
+            for case in cases
+            if str(case) not in self.exploded
+            for mode in candidate.modes(case)
+        ]
+        keys = [(candidate.name, mode, str(case)) for candidate, case, mode in planned]
+        trip, graphs = self.deployment.round_trip(), any(one.file for one in self.candidates)
+        return {
+            "verdict": judge(
+                keys, self.checks, trip, self.backends, self.weights, graphs=graphs
+            ),
+            "round_trip": trip,
+            "not_compared": self.not_compared,
+            "exploded": self.exploded,
+            "tolerances": {
+                candidate.tolerance_name(case, mode): candidate.tolerance(
+                    self.deployment, case, mode
+                )
+                for candidate, case, mode in planned
+            },
+            "candidates": tuple(summarize_candidate(c, self.checks) for c in self.candidates),
+            "backends": tuple(self.backends or ()),
+            "weights": tuple(self.weights),
+            "checks": tuple(self.checks),
+        }
 
     def _judge(
         self,
         candidate: Candidate,
         case: CertificateCase,
         mode: Mode,
+        tiles: int | None,
         expected: NDArray[np.float32],
         output: NDArray[Any],
-        tiles: int | None,
     ) -> None:
         """Compare an output, and keep it if it is the candidate's worst."""
         tolerance = candidate.tolerance(self.deployment, case, mode)
         stats = figures_of(case.sizes, expected, output)
-        violations = stats.violations(tolerance)
         values = full_range(output)
-        at = _largest_difference(expected, values)
         check = self._add(
             candidate,
             case,
             mode,
-            "missed" if violations else "passed",
-            violations,
+            outcome="missed" if stats.violations(tolerance) else "passed",
+            why=tuple(stats.violations(tolerance)),
             tiles=tiles,
-            max_abs=stats.max_abs,
-            max_steps=stats.max_steps,
-            p999_steps=stats.p999_steps,
-            psnr=stats.psnr,
             used=stats.used(tolerance),
-            at=at,
+            at=_largest_difference(expected, values),
+            **{name: getattr(stats, name) for name in STATISTICS},
         )
         before = self.worst.get(candidate.name)
-        if before is None or check.rank > before.check.rank:
-            self.worst[candidate.name] = WorstCase(check, expected[at[0]], values[at[0]])
+        if check.at and (before is None or check.rank > before.check.rank):
+            image = check.at[0]
+            self.worst[candidate.name] = WorstCase(check, expected[image], values[image])
 
     def _add(
-        self,
-        candidate: Candidate,
-        case: CertificateCase,
-        mode: Mode,
-        outcome: Any,
-        why: Iterable[str],
-        **values: Any,
+        self, candidate: Candidate, case: CertificateCase, mode: Mode, **values: Any
     ) -> Check:
-        check = Check(
-            candidate.name,
-            mode,
-            str(case),
-            case.picture,
-            case.seed,
-            case.scale,
-            case.sizes.lr,
-            case.sizes.size,
-            case.sizes.batch,
-            candidate.tolerance_name(case, mode),
-            outcome,
-            tuple(why),
-            **values,
-        )
+        sizes = case.sizes.lr, case.sizes.size, case.sizes.batch
+        about = str(case), case.picture, case.seed, case.scale, *sizes
+        tolerance = candidate.tolerance_name(case, mode)
+        check = Check(candidate.name, mode, *about, tolerance, **values)
         self.checks.append(check)
         return check
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -133,11 +132,10 @@ def compare_weights(
     not_compared: dict[str, str] = {}
     for name, candidate in files.items():
         if candidate.precision in QUANTIZED:
-            reason = "they were equalized, corrected and quantized"
-            not_compared[f"weights of {name}"] = reason
+            not_compared[f"weights of {name}"] = "equalized, corrected and quantized"
             continue
         graph = deployment.graph(DTYPES[candidate.precision], scale)
-        own = {key: _floats(value) for key, value in graph.state_dict().items()}
+        own = {key: x.detach().float().numpy() for key, x in graph.state_dict().items()}
         compared.append(_compare_file(name, candidate, own))
     return compared, not_compared
 
@@ -171,19 +169,14 @@ def _compare_file(name: str, candidate: Candidate, own: Mapping[str, NDArray[Any
     changed = [
         key
         for key, value in stored.items()
-        if not any(_is_same(other, value, limit) for other in _named(own, key, value.shape))
+        # An older version may have named it otherwise; then its shape identifies it.
+        if not any(
+            _is_same(other, value, limit)
+            for other in ([own[key]] if key in own else own.values())
+        )
     ]
     values = sum(value.size for value in stored.values())
     return Weights(name, len(stored), values, limit, tuple(changed))
-
-
-def _named(
-    own: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]
-) -> list[NDArray[Any]]:
-    """Return the weight of a name, or all of its shape if an older version named it."""
-    if name in own:
-        return [own[name]]
-    return [value for value in own.values() if value.shape == shape]
 
 
 def _is_same(own: NDArray[Any], stored: NDArray[Any], limit: float) -> bool:
@@ -194,8 +187,3 @@ def _is_same(own: NDArray[Any], stored: NDArray[Any], limit: float) -> bool:
     return bool(
         np.all(np.abs(wide - stored.astype(np.float64)) <= limit * np.abs(wide) + floor)
     )
-
-
-def _floats(value: torch.Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = value.detach().float().numpy()
-    return array

@@ -95,11 +95,11 @@ def summary_lines(record: Record) -> list[str]:
         f"{one.name:32}{one.comparisons:12d}{one.passed:8d}{three_digits(one.used):>14}"
         for one in record.candidates
     ]
-    for entry in record.backends:
-        word = "within" if entry.passed else "not within"
-        lines.append(
-            f"{entry.second} against {entry.first}: {word} {entry.tolerance.limit:.3g}"
-        )
+    lines += [
+        f"{entry.second} against {entry.first}: {'' if entry.passed else 'not '}within "
+        f"{entry.tolerance.limit:.3g}"
+        for entry in record.backends
+    ]
     for weights in record.weights:
         counts = f"{weights.tensors} tensors, {len(weights.changed)} changed"
         lines.append(f"weights of {weights.file}: {counts}")
@@ -226,18 +226,11 @@ def _detail(levels: NDArray[np.uint8], at: tuple[int, int]) -> Image.Image:
 
 def _candidates(record: Record) -> Table:
     columns = ["candidate", "comparisons", "passed", "largest of tolerance", "steps", "worst"]
-    rows = [
-        [
-            one.name,
-            str(one.comparisons),
-            str(one.passed),
-            three_digits(one.used),
-            str(one.max_steps),
-            one.worst or "none",
-        ]
-        for one in record.candidates
-    ]
-    return Table("Candidates compared with PyTorch", columns, rows=rows)
+    table = Table("Candidates compared with PyTorch", columns)
+    for one in record.candidates:
+        counts = [str(one.comparisons), str(one.passed), three_digits(one.used)]
+        table.rows.append([one.name, *counts, str(one.max_steps), one.worst or "none"])
+    return table
 
 
 def _tolerances(record: Record) -> Table:
@@ -254,14 +247,10 @@ def _backends(record: Record) -> Table:
     columns = ["compared", "with", "runs", "statistic", "limit", "max", "mean", "verdict"]
     table = Table("ONNX backends compared with each other, by Polygraphy", columns)
     for entry in record.backends:
+        compared = [entry.second, entry.first, str(entry.runs), entry.tolerance.statistic]
         values = entry.tolerance.limit, entry.max_abs, entry.mean_abs
-        table.rows.append(
-            [
-                *(entry.second, entry.first, str(entry.runs), entry.tolerance.statistic),
-                *map(three_digits, values),
-                "passed" if entry.passed else "missed",
-            ]
-        )
+        verdict = "passed" if entry.passed else "missed"
+        table.rows.append([*compared, *map(three_digits, values), verdict])
     return table
 
 
@@ -280,16 +269,9 @@ def _checks(record: Record) -> Table:
     columns += ["of tolerance", "outcome"]
     table = Table("Every comparison", columns)
     for check in sorted(record.checks, key=lambda check: check.outcome == "passed"):
-        table.rows.append(
-            [
-                f"{check.mode}, {check.case}",
-                check.candidate,
-                str(check.tiles or ""),
-                three_digits(check.max_abs),
-                str(check.max_steps),
-                "equal" if check.max_abs == 0 else three_digits(check.psnr),
-                three_digits(check.used),
-                "; ".join([check.outcome, *check.why]),
-            ]
-        )
+        compared = [f"{check.mode}, {check.case}", check.candidate, str(check.tiles or "")]
+        psnr = "equal" if check.max_abs == 0 else three_digits(check.psnr)
+        values = [three_digits(check.max_abs), str(check.max_steps), psnr]
+        outcome = "; ".join([check.outcome, *check.why])
+        table.rows.append([*compared, *values, three_digits(check.used), outcome])
     return table

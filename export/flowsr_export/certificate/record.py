@@ -19,6 +19,7 @@ from flowsr_export.machine.libraries import describe_machine
 from flowsr_export.parity.compare import Tolerance
 from flowsr_export.parity.session_comparison import Comparison
 from flowsr_export.parity.verify import ROUND_TRIP_BAR
+from flowsr_export.reports.table import finite
 from flowsr_lp import Checkpoint
 from flowsr_runtime import Bundle, embedded_bundle
 from flowsr_runtime.bundle.directory import MANIFEST_NAME
@@ -237,7 +238,7 @@ class Record:
         passed = self.round_trip <= ROUND_TRIP_BAR
         round_trip = {"relative_error": trip, "tolerance": ROUND_TRIP_BAR, "passed": passed}
         plain = {"schema": SCHEMA, **verdict, "round_trip": round_trip, **about, **fields}
-        return {name: _plain(value) for name, value in plain.items()}
+        return dict(finite(plain, DIGITS))
 
     def as_json(self, command: str) -> str:
         """Return certificate.json, each element of a list on one line."""
@@ -298,6 +299,7 @@ def summarize_candidate(candidate: Candidate, checks: Sequence[Check]) -> Candid
     """Summarize the comparisons of a candidate."""
     own = [check for check in checks if check.candidate == candidate.name]
     worst = max(own, key=lambda check: check.rank, default=None)
+    steps = [check.max_steps for check in own if check.max_steps is not None]
     return CandidateSummary(
         candidate.name,
         candidate.session.backend,
@@ -306,9 +308,7 @@ def summarize_candidate(candidate: Candidate, checks: Sequence[Check]) -> Candid
         candidate.file,
         comparisons=len(own),
         passed=sum(check.outcome == "passed" for check in own),
-        max_steps=max(
-            (check.max_steps for check in own if check.max_steps is not None), default=None
-        ),
+        max_steps=max(steps, default=None),
         used=None if worst is None else worst.used,
         worst=None if worst is None else f"{worst.mode}, {worst.case}",
     )
@@ -329,20 +329,8 @@ def describe_bundle(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, Any]:
             "files": {name: asdict(entry) for name, entry in manifest.files.items()},
         },
         "checkpoint": {
-            "model_sha256": checkpoint.model_sha256,
-            "prior_sha256": checkpoint.prior_sha256,
+            name: getattr(checkpoint, name) for name in ("model_sha256", "prior_sha256")
         },
         "reference": f"PyTorch {torch.__version__}, eager, float32, cpu",
         "machine": describe_machine(),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return a value for JSON: lists, rounded floats, and null for NaN and infinity."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-    return value

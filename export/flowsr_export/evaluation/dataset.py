@@ -75,10 +75,9 @@ class Pair:
             return original, matlab_bicubic(original, low_size)
         low = _opaque(self.lr)
         if low.shape[:2] != low_size:
-            raise PictureError(
-                f"{self.lr} must be {size_text(low_size)} for {at_scale}, got "
-                f"{size_text((low.shape[0], low.shape[1]))}"
-            )
+            got = size_text((low.shape[0], low.shape[1]))
+            needed = f"must be {size_text(low_size)} for {at_scale}"
+            raise PictureError(f"{self.lr} {needed}, got {got}")
         return original, low
 
 
@@ -169,15 +168,11 @@ def _partner(original: Path, small: Sequence[Path], folder: Path, scale: str) ->
     names = {f"{base}{end}".lower() for base in bases for end in ends}
     partners = [path for path in small if path.stem.lower() in names and path != original]
     if not partners:
-        raise PictureError(
-            f"{original} has no partner at ×{scale} in {folder}, such as {name}_LR or "
-            f"{name}x{scale}"
-        )
+        such = f"such as {name}_LR or {name}x{scale}"
+        raise PictureError(f"{original} has no partner at ×{scale} in {folder}, {such}")
     if len(partners) > 1:
-        raise PictureError(
-            f"{original} must have one partner at ×{scale}, got "
-            f"{', '.join(str(path) for path in partners)}"
-        )
+        got = ", ".join(str(path) for path in partners)
+        raise PictureError(f"{original} must have one partner at ×{scale}, got {got}")
     return partners[0]
 
 

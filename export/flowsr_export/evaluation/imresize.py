@@ -47,13 +47,12 @@ def matlab_bicubic(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray
 def _resized(picture: NDArray[np.uint8], target: int, axis: int) -> NDArray[np.uint8]:
     """Resize one axis and round."""
     indices, weights = _taps(picture.shape[axis], target)
-    shape = list(picture.shape)
-    shape[axis] = target
-    total = np.zeros(shape)
-    per_row = (slice(None), None, None) if axis == 0 else (None, slice(None), None)
+    lines = np.moveaxis(picture, axis, 0)
+    total = np.zeros((target, *lines.shape[1:]))
     for index, weight in zip(indices.T, weights.T, strict=True):
-        total += weight[per_row] * np.take(picture, index, axis)
-    return np.asarray(np.floor(np.clip(total, 0, WHITE) + 0.5), np.uint8)
+        total += weight[:, None, None] * lines[index]
+    rounded = np.floor(np.clip(total, 0, WHITE) + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(rounded, 0, axis))
 
 
 def _taps(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

@@ -18,8 +18,6 @@ from flowsr_runtime.geometry import exact_scale
 from flowsr_runtime.pictures.pixels import full_range
 
 if TYPE_CHECKING:
-    import torch
-
     from flowsr_lp.perceptual import LPIPS
 
 __all__ = ["DEFAULT_METRICS", "OF_SAMPLES", "MetricSet"]
@@ -69,31 +67,26 @@ class MetricSet:
         """
         if not metrics or set(metrics) - set(METRICS):
             got = ", ".join(metrics) or "none"
-            raise UsageError(
-                f"metrics must be among {', '.join(METRICS)}, got {got}", option="metrics"
-            )
+            wrong = f"metrics must be among {', '.join(METRICS)}, got {got}"
+            raise UsageError(wrong, option="metrics")
         perceptual = [name for name in PERCEPTUAL if name in metrics]
         ordered = tuple(name for name in METRICS if name in metrics)
         if not perceptual:
             return cls(ordered, shave)
         if alexnet is None or linear is None:
-            raise UsageError(
-                f"{perceptual[0]} needs alexnet (torchvision's alexnet-owt-7be5be79.pth) and "
-                f"lpips_weights (alex.pth of LPIPS v0.1), got {alexnet} and {linear}; give "
-                "both, or choose other metrics",
-                option="metrics",
-            )
+            files = "alexnet (alexnet-owt-7be5be79.pth) and lpips_weights (alex.pth, v0.1)"
+            wrong = f"{perceptual[0]} needs {files}, got {alexnet} and {linear}"
+            raise UsageError(wrong, option="metrics")
         from flowsr_lp.perceptual import LPIPS
 
         return cls(ordered, shave, LPIPS(alexnet, linear))
 
     def borders(self, scale: str) -> tuple[int, int]:
         """Return the pixels to shave from RGB and from luma; the scale is rounded up."""
+        if self.shave is not None:
+            return self.shave, self.shave
         whole = math.ceil(exact_scale(scale))
-        return (
-            whole + DIV2K_SHAVE if self.shave is None else self.shave,
-            whole if self.shave is None else self.shave,
-        )
+        return whole + DIV2K_SHAVE, whole
 
     def smallest(self, scale: str) -> int:
         """Return the pixels a side that an original needs for every metric."""
@@ -144,7 +137,7 @@ class MetricSet:
             "psnr-y": lambda: functions.psnr_y(output, original, luma),
             "ssim": lambda: functions.ssim(output, original, self.shave or 0),
             "ssim-y": lambda: functions.ssim_y(output, original, luma),
-            "lpips": lambda: self._lpips(output, original),
+            "lpips": lambda: float(self._lpips(output, original)),
             "lr-psnr": lambda: functions.lr_psnr(output, low),
         }
         return {name: compute[name]() for name in self.metrics if name in compute}
@@ -158,27 +151,21 @@ class MetricSet:
         if "diversity" in names:
             figures["diversity"] = functions.diversity(outputs)
         if "diversity-score" in names:
-            maps = [self._lpips_map(output, original) for output in outputs]
+            maps = [self._lpips(output, original, spatial=True) for output in outputs]
             figures["diversity-score"] = functions.diversity_score(maps)
         return figures
 
-    def _lpips(self, output: Picture, original: Picture) -> float:
+    def _lpips(
+        self, output: Picture, original: Picture, *, spatial: bool = False
+    ) -> NDArray[np.float32]:
+        """Return LPIPS, (), or its map, (H, W)."""
         import torch
 
         assert self.lpips is not None
+        a, b = (
+            torch.from_numpy(full_range(picture.transpose(2, 0, 1)[None]))
+            for picture in (output, original)
+        )
         with torch.inference_mode():
-            return float(self.lpips(_tensor(output), _tensor(original)))
-
-    def _lpips_map(self, output: Picture, original: Picture) -> NDArray[np.float32]:
-        import torch
-
-        assert self.lpips is not None
-        with torch.inference_mode():
-            distances = self.lpips.spatial(_tensor(output), _tensor(original))
-        return np.asarray(distances[0, 0].numpy(), np.float32)
-
-
-def _tensor(picture: Picture) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(full_range(picture.transpose(2, 0, 1)[None]))
+            distances = self.lpips.spatial(a, b) if spatial else self.lpips(a, b)
+        return np.asarray(distances.squeeze().numpy(), np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from flowsr_export.evaluation.imresize import matlab_bicubic
 from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
 from flowsr_runtime.errors import NonFiniteError, ScaleError, UsageError
-from flowsr_runtime.geometry import exact_scale
+from flowsr_runtime.geometry import Window, exact_scale
 from flowsr_runtime.pictures.pixels import full_range, store
+from flowsr_runtime.tiling.graph_inputs import graph_inputs
 from flowsr_runtime.tiling.noise import check_noise
 
 if TYPE_CHECKING:
@@ -133,45 +134,25 @@ def open_model(
     """
     if settings.backend == TORCH:
         if memory_budget is not None or halo != "default":
-            raise UsageError(
-                f"memory_budget and halo are for bundles, got backend {TORCH}", option="backend"
-            )
+            raise UsageError("memory_budget and halo are for bundles", option="backend")
         yield _open_checkpoint(settings, bundle, model, prior, temperature, truncate)
         return
     if model is not None or prior is not None:
-        raise UsageError(
-            f"model and prior need backend {TORCH}, got {settings.backend}", option="model"
-        )
+        wrong = f"model and prior need backend {TORCH}, got {settings.backend}"
+        raise UsageError(wrong, option="model")
     opened = Bundle.open(bundle or embedded_bundle())
     session = settings.open(opened)
     with Upscaler(opened, session, memory_budget=memory_budget, halo=halo) as upscaler:
-        name = opened.model_name(settings.precision)
-        stated = opened.manifest.raw.get("model")
-        hashes = {key: stated.get(key) for key in HASHES} if isinstance(stated, dict) else {}
-        about = {
-            "what": f"{name} of {'built-in bundle' if bundle is None else bundle}",
-            "family": opened.manifest.family,
-            "graph_sha256": opened.manifest.files[name].sha256,
-            **hashes,
-        }
-        yield bundle_model(
-            upscaler,
-            temperature,
-            truncate,
+        yield replace(
+            bundle_model(upscaler, temperature, truncate),
             provider=session.provider,
-            about=about,
+            about=_about(opened, settings.precision, bundle),
             libraries=_libraries(session.backend),
         )
 
 
 def bundle_model(
-    upscaler: Upscaler,
-    temperature: float | None = None,
-    truncate: bool = False,
-    *,
-    provider: str = "cpu",
-    about: dict[str, Any] | None = None,
-    libraries: dict[str, str] | None = None,
+    upscaler: Upscaler, temperature: float | None = None, truncate: bool = False
 ) -> EvaluatedModel:
     """Return an open bundle as a model; see `open_model`.
 
@@ -183,13 +164,9 @@ def bundle_model(
 
     def upscale(low: Picture, size: tuple[int, int], seed: int) -> Upscaled:
         lines: list[str] = []
+        noise: dict[str, Any] = {"seed": seed, "temperature": temperature}
         picture = upscaler.upscale(
-            low,
-            size=size,
-            seed=seed,
-            temperature=temperature,
-            truncate=truncate,
-            warn=lines.append,
+            low, size=size, truncate=truncate, warn=lines.append, **noise
         )
         return Upscaled(picture, "; ".join(lines) or None)
 
@@ -198,9 +175,6 @@ def bundle_model(
         upscale,
         is_random=bool(manifest.latents) and temperature != 0,
         scale=None if manifest.scale is None else str(manifest.scale),
-        provider=provider,
-        about=about or {},
-        libraries=libraries or {},
     )
 
 
@@ -210,7 +184,6 @@ def torch_model(
     place: str = "cpu",
     temperature: float | None = None,
     truncate: bool = False,
-    about: dict[str, Any] | None = None,
 ) -> EvaluatedModel:
     """Return a network in eager PyTorch, with the noise of the runtime, as a model.
 
@@ -219,7 +192,6 @@ def torch_model(
         place: PyTorch's device, such as "cuda:0".
         temperature: Standard deviation of the noise; None with a learned prior.
         truncate: Truncate values to eight bits instead of rounding them.
-        about: Description for the report.
 
     Raises:
         UsageError: If the network needs a temperature or takes none.
@@ -227,7 +199,7 @@ def torch_model(
     import torch
 
     from flowsr_export.deployment.families import deployment_of
-    from flowsr_export.inputs.cases import Case, latents_for
+    from flowsr_export.inputs.cases import Case
 
     deployment = deployment_of(network.to(place))
     _check_temperature(deployment.latents, temperature)
@@ -238,14 +210,15 @@ def torch_model(
         if scale is not None and size != tuple(int(side * scale) for side in case.lr):
             raise ScaleError(f"this model only supports scale {float(scale):g}, got {case}")
         rgb = torch.from_numpy(full_range(low.transpose(2, 0, 1)[None])).to(place)
-        latents = latents_for(
-            deployment.latents,
-            deployment.padded_size(case),
-            batch=1,
+        inputs = graph_inputs(
+            low[None],
+            Window.whole(deployment.padded(case.lr), deployment.padded_size(case)),
+            latents=deployment.latents,
+            geometry=False,
             seed=seed,
             temperature=temperature or 0.0,
         )
-        noise = [torch.from_numpy(latent).to(place) for latent in latents.values()]
+        noise = [torch.from_numpy(inputs[one.name]).to(place) for one in deployment.latents]
         with torch.inference_mode():
             output = deployment.reference(rgb, size, noise or None)[0].cpu().numpy()
         if not np.isfinite(output).all():
@@ -260,7 +233,7 @@ def torch_model(
         is_random=bool(deployment.latents) and temperature != 0,
         scale=None if deployment.scale is None else str(deployment.scale),
         provider=place,
-        about={"family": deployment.family, **(about or {})},
+        about={"family": deployment.family},
         libraries={"torch": torch.__version__},
     )
 
@@ -285,37 +258,38 @@ def _open_checkpoint(
         torch.set_num_threads(settings.threads)
     if bundle is not None:
         checkpoint = reference_of(Bundle.open(bundle), model, prior)
-    elif model is not None:
-        checkpoint = load_checkpoint(model, prior)
     else:
-        checkpoint = load_checkpoint(*embedded_checkpoint())
-    about = {
-        "what": "built-in checkpoint" if model is None else str(model),
-        "model_sha256": checkpoint.model_sha256,
-        "prior_sha256": checkpoint.prior_sha256,
-    }
-    return torch_model(
-        checkpoint.network,
-        place=place,
-        temperature=temperature,
-        truncate=truncate,
-        about=about,
+        checkpoint = load_checkpoint(*((model, prior) if model else embedded_checkpoint()))
+    opened = torch_model(
+        checkpoint.network, place=place, temperature=temperature, truncate=truncate
     )
+    what = "built-in checkpoint" if model is None else str(model)
+    hashes = {key: getattr(checkpoint, key) for key in HASHES}
+    return replace(opened, about={**opened.about, "what": what, **hashes})
 
 
 def _place(settings: SessionSettings) -> str:
     """Return PyTorch's device; refuse settings that only bundles have."""
     if settings != SessionSettings(TORCH, settings.provider, settings.device, settings.threads):
-        raise UsageError(
-            f"precision must be fp32 and workers and CUDA graphs unset with backend {TORCH}",
-            option="backend",
-        )
+        wrong = f"precision must be fp32 and workers and CUDA graphs unset with backend {TORCH}"
+        raise UsageError(wrong, option="backend")
     if settings.provider not in (None, "cpu", "cuda"):
-        raise UsageError(
-            f"provider must be cpu or cuda with backend {TORCH}, got {settings.provider!r}",
-            option="provider",
-        )
+        wrong = f"provider must be cpu or cuda with backend {TORCH}, got {settings.provider!r}"
+        raise UsageError(wrong, option="provider")
     return f"cuda:{settings.device}" if settings.provider == "cuda" else "cpu"
+
+
+def _about(bundle: Bundle, precision: str, path: Path | None) -> dict[str, Any]:
+    """Describe a bundle at a path, None for the built-in one, for the report."""
+    name = bundle.model_name(precision)
+    stated = bundle.manifest.raw.get("model")
+    hashes = {key: stated.get(key) for key in HASHES} if isinstance(stated, dict) else {}
+    return {
+        "what": f"{name} of {'built-in bundle' if path is None else path}",
+        "family": bundle.manifest.family,
+        "graph_sha256": bundle.manifest.files[name].sha256,
+        **hashes,
+    }
 
 
 def _libraries(backend: str) -> dict[str, str]:
@@ -326,13 +300,9 @@ def _libraries(backend: str) -> dict[str, str]:
 def _check_temperature(latents: Sequence[Latent], temperature: float | None) -> None:
     """Check that a temperature is given if and only if a model has latent inputs."""
     if latents and temperature is None:
-        raise UsageError(
-            "temperature is needed by a model without a learned prior (0 gives the mode)",
-            option="temperature",
-        )
+        wrong = "temperature is needed by a model without a learned prior (0 gives the mode)"
+        raise UsageError(wrong, option="temperature")
     if temperature is not None and not latents:
-        raise UsageError(
-            f"temperature needs a model without a learned prior, got {temperature:g}",
-            option="temperature",
-        )
+        wrong = f"temperature needs a model without a learned prior, got {temperature:g}"
+        raise UsageError(wrong, option="temperature")
     check_noise(0, temperature or 0.0)

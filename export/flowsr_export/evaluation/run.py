@@ -145,9 +145,8 @@ def _check_samples(
         )
     diversity = [name for name in OF_SAMPLES if name in metric_set.metrics]
     if diversity and samples < 2:
-        raise UsageError(
-            f"samples must be at least 2 for {diversity[0]}, got {samples}", option="samples"
-        )
+        wrong = f"samples must be at least 2 for {diversity[0]}, got {samples}"
+        raise UsageError(wrong, option="samples")
 
 
 def _result(

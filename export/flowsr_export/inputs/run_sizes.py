@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import (
@@ -75,11 +78,18 @@ class RunSize:
         """
         feeds: dict[str, tuple[int, ...]] = {"input": (1, CHANNELS, *self.lr)}
         if manifest.geometry:
-            values = Window.whole(self.lr, self.out).geometry()
-            feeds["geometry"] = tuple(int(value) for value in values)
+            feeds["geometry"] = tuple(Window.whole(self.lr, self.out).geometry().tolist())
         for latent in manifest.latents:
             feeds[latent.name] = (1, latent.channels, *latent.grid(self.out))
         return feeds
+
+    def shapes(
+        self, manifest: Manifest
+    ) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[np.int64]]]:
+        """Return the shapes of `input` and the latents, and the values of `geometry` if any."""
+        feeds = self.feeds(manifest)
+        values = {name: np.array(feeds.pop(name)) for name in {"geometry"} & feeds.keys()}
+        return feeds, values
 
 
 def union(runs: Iterable[RunSize]) -> RunSize:
@@ -136,11 +146,8 @@ def run_sizes_for(
         )
         for tile in planner.plan(budget).tiles():
             rows, columns = tile.window.rows, tile.window.columns
-            lr_size, out_size = (
-                (rows.lr_size, columns.lr_size),
-                (rows.out_size, columns.out_size),
-            )
-            runs[RunSize(lr_size, out_size)] = None
+            size = (rows.lr_size, columns.lr_size), (rows.out_size, columns.out_size)
+            runs[RunSize(*size)] = None
     return list(runs)
 
 
@@ -185,11 +192,9 @@ def scales_of(manifest: Manifest, scales: Sequence[Scale]) -> list[tuple[Fractio
         return exact or [(exact_scale(DEFAULT_SCALE),) * 2]
     for pair in exact:
         if pair != (fixed, fixed):
-            raise ScaleError(
-                f"this model only supports scale {float(fixed):g}, got "
-                f"{float(pair[1]):g}x{float(pair[0]):g}",
-                option="scale",
-            )
+            got = f"{float(pair[1]):g}x{float(pair[0]):g}"
+            wrong = f"this model only supports scale {float(fixed):g}, got {got}"
+            raise ScaleError(wrong, option="scale")
     return [(fixed, fixed)]
 
 
@@ -207,11 +212,9 @@ def low_resolution_size(
     )
     height, width = (output_size(n, axis) for n, axis in zip(lr, scale, strict=True))
     if manifest.scale is not None and (height, width) != tuple(out):
-        raise ScaleError(
-            f"output size must be a multiple of scale {float(scale[0]):g}, got "
-            f"{size_text(out)}; {width}x{height} is the nearest",
-            option="output_size",
-        )
+        wrong = f"output size must be a multiple of scale {float(scale[0]):g}, got "
+        nearest = f"{size_text(out)}; {width}x{height} is the nearest"
+        raise ScaleError(wrong + nearest, option="output_size")
     size_for((lr[0], lr[1]), scale=None, size=out)
     return lr[0], lr[1]
 

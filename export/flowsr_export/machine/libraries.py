@@ -6,7 +6,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import platform
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flowsr_export.machine.hardware import Device, read_device
@@ -23,8 +24,8 @@ class _Library:
         distributions: Package names that provide it.
         gives: Use of the library in this toolkit.
         remedy: Command that installs it.
-        attribute: An attribute of the real module, which a stub of the same name lacks.
-        imported: Whether to check it by importing it; importing the others takes seconds.
+        attribute: An attribute of the real module, which a stub of the same name lacks; None
+            for the libraries that are not imported, because that takes seconds.
     """
 
     module: str
@@ -32,7 +33,6 @@ class _Library:
     gives: str
     remedy: str
     attribute: str | None = None
-    imported: bool = False
 
 
 BASE = "pip install flowsr-lp"
@@ -51,7 +51,6 @@ LIBRARIES = (
         "upscale, demo, export-onnx and verify: running a bundle",
         CPU,
         "InferenceSession",
-        imported=True,
     ),
     _Library("torch", ("torch",), "export-onnx, verify and train: the reference model", EXPORT),
     _Library("onnx", ("onnx",), "export-onnx: checking and storing a graph", EXPORT),
@@ -70,7 +69,6 @@ LIBRARIES = (
         "build-engine and its engines, on the GPU of this machine",
         "pip install 'flowsr-lp[tensorrt]'",
         "Builder",
-        imported=True,
     ),
     _Library(
         "tensorrt_rtx",
@@ -78,7 +76,6 @@ LIBRARIES = (
         "build-engine without a GPU, and its engines on GeForce and RTX",
         "pip install 'flowsr-lp[tensorrt-rtx]'",
         "Builder",
-        imported=True,
     ),
     _Library(
         "openvino",
@@ -151,27 +148,24 @@ def describe_machine() -> dict[str, Any]:
 
 def find_library(library: _Library) -> Part:
     """Check one library; a broken or empty one counts as missing and has its reason."""
-    name, gives, remedy = library.module, library.gives, library.remedy
-    if importlib.util.find_spec(name) is None:
-        return Part(name, None, gives, remedy)
-    version = _version_of(library.distributions) or "unknown version"
-    if not library.imported:
-        return Part(name, version, gives, remedy)
+    missing = Part(library.module, None, library.gives, library.remedy)
+    if importlib.util.find_spec(library.module) is None:
+        return missing
+    part = replace(missing, version=_version_of(library.distributions) or "unknown version")
+    if library.attribute is None:
+        return part
     try:
-        module = importlib.import_module(name)
+        module = importlib.import_module(library.module)
     except (ImportError, OSError, RuntimeError) as error:
-        return Part(name, None, gives, remedy, " ".join(str(error).split()))
-    if library.attribute is not None and not hasattr(module, library.attribute):
+        return replace(missing, trouble=" ".join(str(error).split()))
+    if not hasattr(module, library.attribute):
         trouble = f"a package of that name is installed but has no {library.attribute}"
-        return Part(name, None, gives, remedy, trouble)
-    providers = tuple(getattr(module, "get_available_providers", list)())
-    return Part(name, version, gives, remedy, None, providers)
+        return replace(missing, trouble=trouble)
+    return replace(part, providers=tuple(getattr(module, "get_available_providers", list)()))
 
 
 def _version_of(distributions: tuple[str, ...]) -> str | None:
     for name in distributions:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return None

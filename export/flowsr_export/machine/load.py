@@ -24,7 +24,7 @@ class LoadMeter:
 
     def __init__(self) -> None:
         """Start to measure."""
-        self._busy, self._own, self._at = _core_seconds()
+        self.start()
 
     def start(self) -> None:
         """Start again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 __all__ = ["Panel", "Row", "draw_sheet"]
 
@@ -126,7 +126,5 @@ def _marked(picture: Image.Image, details: Sequence[Box]) -> Image.Image:
 def _detail(picture: Image.Image, box: Box, color: tuple[int, int, int]) -> Image.Image:
     """Return a detail with magnified pixels, in a frame of its mark's color."""
     inner = DETAIL - 2 * MARK_WIDTH
-    framed = Image.new("RGB", (DETAIL, DETAIL), color)
     detail = picture.crop(box).resize((inner, inner), Image.Resampling.NEAREST)
-    framed.paste(detail, (MARK_WIDTH, MARK_WIDTH))
-    return framed
+    return ImageOps.expand(detail, MARK_WIDTH, color)

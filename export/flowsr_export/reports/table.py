@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["Table", "markdown_rows", "mebibytes", "three_digits"]
+__all__ = ["Table", "finite", "markdown_rows", "mebibytes", "three_digits"]
 
 
 @dataclass
@@ -47,3 +48,20 @@ def mebibytes(size: int | None) -> str:
 def three_digits(value: float | None) -> str:
     """Return a number with three significant digits, "none" if it is missing or not finite."""
     return "none" if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
+def finite(value: Any, digits: int | None = None) -> Any:
+    """Return a value for JSON: lists, and None for NaN and infinity.
+
+    Args:
+        value: Dictionaries, lists and tuples of plain values.
+        digits: Significant digits of floats, None for all.
+    """
+    if isinstance(value, dict):
+        return {name: finite(item, digits) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item, digits) for item in value]
+    if not isinstance(value, float):
+        return value
+    rounded = value if digits is None else float(f"{value:.{digits}g}")
+    return rounded if math.isfinite(value) else None

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from flowsr_export.bench.compare import SavedReport, read_report
-from flowsr_export.bench.entries import BlockEntry, Report, Row, StageEntry
+from flowsr_export.bench.entries import Report, Row, StageEntry
 from flowsr_export.bench.memory import Memory
 from flowsr_export.bench.run import Measurement
 from flowsr_export.bench.targets import Measures, ModelTarget
+from flowsr_export.bench.timing import Block
 from flowsr_export.inputs.cases import Case
-from flowsr_export.machine.load import Clocks
+from flowsr_export.machine.load import Clocks, LoadMeter
 from flowsr_export.machine.probes import Probe
 
 __all__ = ["FakeModel", "FakeMeter", "FakeTime", "instruments", "report", "row", "saved"]
@@ -34,7 +35,7 @@ class FakeTime:
 
 
 @dataclass
-class FakeMeter:
+class FakeMeter(LoadMeter):
     """Reports that other processes keep `cores` busy."""
 
     cores: float | None = 0.0
@@ -94,7 +95,7 @@ def row(medians: list[float], scale: str = "2", side: int = 8, **changes: Any) -
         "load": "quiet",
         "loaded_blocks": 0,
         "memory": Memory(3 << 20, 1 << 20),
-        "blocks": tuple(BlockEntry(0.0, (m,), 0.0, False) for m in medians),
+        "blocks": tuple(Block(0.0, (m,), 0.0) for m in medians),
     }
     return Row(**values | changes)
 

@@ -61,11 +61,6 @@ def test_a_machine_against_itself_is_no_change_in_19_of_20(noise: float) -> None
     assert changed <= 2
 
 
-def test_a_machine_without_noise_is_equal_to_itself() -> None:
-    same = report([row([0.01] * BLOCKS)])
-    assert [v.word for v in compared(same, same).verdicts] == ["equal"]
-
-
 @pytest.mark.parametrize(("factor", "word"), [(1.2, "worse"), (0.8, "better")])
 def test_a_change_of_a_fifth_is_found(factor: float, word: str) -> None:
     random = np.random.default_rng(3)

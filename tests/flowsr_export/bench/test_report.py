@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import pytest
-
 from flowsr_export.bench.charts import draw_charts
 from flowsr_export.bench.entries import Departure, Report, ScalingFit
 from flowsr_export.bench.report import as_markdown, scaling_lines, write_report
-from flowsr_runtime.errors import OutputError
 from tests.flowsr_export.bench.benchmarks import report, row
 
 
@@ -71,9 +68,3 @@ def test_three_files_are_written(tmp_path: Path) -> None:
     page = paths[2].read_text(encoding="utf-8")
     assert page.count("<svg") == 4
     assert "a &lt;command&gt;" in page
-
-
-def test_existing_files_are_refused_before_the_run(tmp_path: Path) -> None:
-    (tmp_path / "report.md").write_text("old", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"report\.md"):
-        write_report(measured(), tmp_path / "report", "x")

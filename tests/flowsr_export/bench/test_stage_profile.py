@@ -2,7 +2,7 @@
 
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from flowsr_export.bench.stage_profile import stage_seconds
 from flowsr_export.deployment.families import deployment_of
@@ -38,12 +38,9 @@ def chain(*weights: str) -> onnx.ModelProto:
         "chain",
         [value("input", TensorProto.FLOAT, [1])],
         [value("output", TensorProto.FLOAT, [1])],
-        [numpy_helper.from_array(numpy_helper.to_array(ONE), name) for name in set(weights)],
+        [helper.make_tensor(name, TensorProto.FLOAT, [1], [1.0]) for name in set(weights)],
     )
     return helper.make_model(graph)
-
-
-ONE = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
 
 
 def test_stages_follow_the_weights() -> None:

@@ -2,14 +2,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from flowsr_export.bench.targets import ModelTarget, load_model
 from flowsr_export.calibration.bundle import write_calibrated
 from flowsr_export.calibration.run import Calibration
-from flowsr_export.inputs.cases import Case
-from flowsr_runtime import Bundle, OutputError, SessionSettings, Upscaler
+from flowsr_runtime import Bundle, OutputError, Upscaler
 from tests.flowsr_calibration.graphs import photograph
 from tests.flowsr_export.calibration.calibrations import calibrated as calibrated
 from tests.flowsr_export.calibration.calibrations import made_bundle
@@ -17,11 +14,16 @@ from tests.flowsr_export.calibration.calibrations import made_bundle
 Calibrated = tuple[Bundle, Calibration]
 
 
+@pytest.fixture
+def made(calibrated: Calibrated, tmp_path: Path) -> Bundle:
+    """The bundle with both graphs."""
+    return write_calibrated(calibrated[0], tmp_path / "made", calibrated[1])
+
+
 def test_a_new_bundle_holds_both_graphs_and_what_was_found(
-    calibrated: Calibrated, tmp_path: Path
+    calibrated: Calibrated, made: Bundle
 ) -> None:
     source, done = calibrated
-    made = write_calibrated(source, tmp_path / "made", done)
     made.check_files()
     assert made.model_bytes("int8") == done.content
     assert made.model_bytes("fp32") == source.model_bytes("fp32")
@@ -36,12 +38,10 @@ def test_a_new_bundle_holds_both_graphs_and_what_was_found(
 
 
 def test_the_manifest_states_how_the_graph_was_made(
-    calibrated: Calibrated, tmp_path: Path
+    calibrated: Calibrated, made: Bundle
 ) -> None:
-    source, done = calibrated
-    raw = json.loads(
-        (write_calibrated(source, tmp_path / "made", done).path / "bundle.json").read_text()
-    )
+    done = calibrated[1]
+    raw = json.loads((made.path / "bundle.json").read_text())
     stated = raw["files"]["model.int8.onnx"]["quantization"]
     assert (stated["method"], stated["samples"]) == ("mse", 6)
     assert stated["statistics"] in raw["files"]
@@ -80,20 +80,7 @@ def test_another_bundle_is_not_overwritten(calibrated: Calibrated, tmp_path: Pat
         write_calibrated(calibrated[0], tmp_path / "other", calibrated[1])
 
 
-def test_a_benchmark_runs_the_graph(calibrated: Calibrated, tmp_path: Path) -> None:
-    made = write_calibrated(calibrated[0], tmp_path / "made", calibrated[1])
-    settings = SessionSettings("onnxruntime", "cpu", threads=1, precision="int8")
-    target = ModelTarget(made.path, None, None, settings)
-    engine, case = load_model(target), Case((16, 16), (32, 32))
-    results = [engine.call(case, measures)() for measures in engine.measures]
-    engine.close()
-    assert target.label == "onnxruntime cpu int8"
-    assert isinstance(results[0], np.ndarray)
-    assert results[0].shape == (1, 3, 32, 32)
-
-
-def test_an_upscaler_runs_the_graph(calibrated: Calibrated, tmp_path: Path) -> None:
-    made = write_calibrated(calibrated[0], tmp_path / "made", calibrated[1])
+def test_an_upscaler_runs_the_graph(made: Bundle) -> None:
     picture = photograph(0, 20)
     with Upscaler.open(made, precision="int8") as ours, Upscaler.open(made) as float32:
         difference = ours.upscale(picture).astype(int) - float32.upscale(picture)

@@ -50,7 +50,7 @@ def test_a_good_graph_misses_nothing() -> None:
         ({"psnr": 37.9}, "at least 38 dB, got 37.90 (lowest of a crop 41.00, a.png ×2)"),
         ({"psnr": math.nan}, "at least 38 dB, got nan"),
         ({"quality_loss": 0.11}, "by at most 0.1 dB, got 0.110"),
-        ({"quality_loss": None}, "by at most 0.1 dB, got nan"),
+        ({"quality_loss": math.nan}, "by at most 0.1 dB, got nan"),
         ({"color_shift": (0.1, -0.26, 0.0)}, "at most 0.25 eight-bit steps, got -0.260"),
         ({"color_shift": (0.1, math.nan, 0.0)}, "eight-bit steps, got nan"),
         ({"non_finite": 7}, "got 7"),
@@ -74,7 +74,7 @@ def test_a_budget_limits_the_loss_or_the_decibels() -> None:
     assert missed(replace(GOOD, psnr=20.0), budget) == ""
     assert "at most 0.05 dB" in missed(replace(GOOD, quality_loss=0.06), budget)
     assert budget.holds(replace(GOOD, worst=20.0))
-    assert not budget.holds(replace(GOOD, quality_loss=None))
+    assert not budget.holds(replace(GOOD, quality_loss=math.nan))
     assert not Budget().holds(replace(GOOD, non_finite=1))
     assert not Budget().holds(replace(GOOD, worst=math.nan))
 

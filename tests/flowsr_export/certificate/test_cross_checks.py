@@ -1,6 +1,5 @@
 """The weights of a bundle's graphs compared with the network's."""
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +22,10 @@ def deployment() -> Deployment:
     return deployment_of(reference_of(Bundle.open(embedded_bundle()), None, None).network)
 
 
-def compared(deployment: Deployment, bundle: Bundle, scale: Fraction | None = None) -> Weights:
+def compared(deployment: Deployment, bundle: Bundle) -> Weights:
     graph = HalfPrecisionEmulator(deployment, "fp32", None)
     subject = Candidate("any", "fp32", "model.fp32.onnx", bundle, graph)
-    (weights,), not_compared = compare_weights(deployment, scale, [subject, subject])
+    (weights,), not_compared = compare_weights(deployment, None, [subject, subject])
     assert not_compared == {}
     return weights
 

@@ -19,10 +19,19 @@ from flowsr_export.certificate.page import (
     summary_lines,
     write_certificate,
 )
-from flowsr_runtime.errors import OutputError
 from tests.flowsr_export.certificate.certificates import GRAPH, certificate, check
 
 RNG = np.random.default_rng(5)
+
+
+def page_of_difference(
+    reference: NDArray[np.float32], at: tuple[int, int, int], added: float
+) -> str:
+    """Return the page of an output that differs in one channel of one pixel."""
+    output = reference.copy()
+    output[at] += np.float32(added)
+    bad = check(at=(0, *at), max_abs=added, used=100.0 if math.isfinite(added) else math.inf)
+    return html(certificate((bad,), [WorstCase(bad, reference, output)]))
 
 
 def html(certificate: Certificate) -> str:
@@ -68,11 +77,7 @@ def test_the_summary_has_a_line_for_each_part() -> None:
 
 
 def test_reference_result_and_difference_are_pictured_and_the_place_marked() -> None:
-    reference = RNG.random((3, 40, 50), np.float32)
-    output = reference.copy()
-    output[1, 30, 44] += np.float32(0.01)
-    bad = check(at=(0, 1, 30, 44), max_abs=0.01, used=100.0)
-    page = html(certificate((bad,), [WorstCase(bad, reference, output)]))
+    page = page_of_difference(RNG.random((3, 40, 50), np.float32), (1, 30, 44), 0.01)
     assert "row 30, column 44, green, marked" in page
     assert "difference, ×64" in page
     whole, _, difference, detail, _, amplified = pictures_in(page)
@@ -87,22 +92,14 @@ MARK = (255, 196, 61)
 
 
 def test_a_single_wrong_pixel_of_a_large_picture_is_seen() -> None:
-    reference = np.zeros((3, 500, 333), np.float32)
-    output = reference.copy()
-    output[0, 401, 7] = 1
-    bad = check(at=(0, 0, 401, 7), max_abs=1.0, used=1e4)
-    page = html(certificate((bad,), [WorstCase(bad, reference, output)]))
+    page = page_of_difference(np.zeros((3, 500, 333), np.float32), (0, 401, 7), 1.0)
     difference = pictures_in(page)[2]
     assert max(difference.shape) <= 160
     assert (255, 0, 0) in {tuple(p) for p in difference.reshape(-1, 3)}
 
 
 def test_what_is_no_number_is_magenta() -> None:
-    reference = np.zeros((3, 6, 8), np.float32)
-    output = reference.copy()
-    output[0, 2, 3] = np.nan
-    bad = check(at=(0, 0, 2, 3), max_abs=math.nan, used=math.inf)
-    page = html(certificate((bad,), [WorstCase(bad, reference, output)]))
+    page = page_of_difference(np.zeros((3, 6, 8), np.float32), (0, 2, 3), math.nan)
     assert "none of its tolerance" in page
     for picture in pictures_in(page)[1:3]:
         assert (255, 0, 255) in {tuple(p) for p in picture.reshape(-1, 3)}
@@ -121,9 +118,3 @@ def test_both_files_are_written(tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["certificate.json", "certificate.html"]
     content = json.loads(paths[0].read_text(encoding="utf-8"))
     assert content == {"command": "a command", **certificate().record.as_dict()}
-
-
-def test_existing_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "certificate.html").write_text("old", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"certificate\.html"):
-        write_certificate(certificate(), tmp_path, "x")

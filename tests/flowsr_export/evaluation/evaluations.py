@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import onnx.parser
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -36,6 +35,19 @@ ROWS = [
     replace(ROW, picture="baby", method="flowsr-lp", figures={"psnr-y": 31.0, "lpips": 0.25}),
 ]
 
+NOISY = """<ir_version: 8, opset_import: ["" : 18]>
+noisy (float[1, 3, h, w] input, int64[10] geometry, float[1, 27, r, c] latent)
+  => (float[1, 3, H, W] output)
+<int64[1] begin = {8}, int64[1] end = {10}, int64[2] batch = {1, 3},
+ int64[2] corner = {0, 0}, int64[2] plane = {2, 3}> {
+  window = Slice (geometry, begin, end)
+  sizes = Concat <axis = 0> (batch, window)
+  base = Resize <mode = "linear"> (input, , , sizes)
+  folded = DepthToSpace <blocksize = 3, mode = "CRD"> (latent)
+  noise = Slice (folded, corner, window, plane)
+  output = Add (base, noise)
+}"""
+
 
 def lpips_weights(folder: Path) -> tuple[Path, Path]:
     """Write weights of AlexNet's layers with few channels, and LPIPS's for them."""
@@ -55,27 +67,7 @@ def folder_of(folder: Path, *names: str, height: int = 64, width: int = 72) -> P
 
 def noisy_bundle(folder: Path) -> Path:
     """Write a bundle without a prior: linear interpolation, and the latent added to it."""
-    constants = {"begin": [8], "end": [10], "batch": [1, 3], "corner": [0, 0], "plane": [2, 3]}
-    graph = helper.make_graph(
-        [
-            helper.make_node("Slice", ["geometry", "begin", "end"], ["window"]),
-            helper.make_node("Concat", ["batch", "window"], ["sizes"], axis=0),
-            helper.make_node("Resize", ["input", "", "", "sizes"], ["base"], mode="linear"),
-            helper.make_node("DepthToSpace", ["latent"], ["folded"], blocksize=3, mode="CRD"),
-            helper.make_node("Slice", ["folded", "corner", "window", "plane"], ["noise"]),
-            helper.make_node("Add", ["base", "noise"], ["output"]),
-        ],
-        "noisy",
-        [
-            helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"]),
-            helper.make_tensor_value_info("geometry", TensorProto.INT64, [10]),
-            helper.make_tensor_value_info("latent", TensorProto.FLOAT, [1, 27, "r", "c"]),
-        ],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, "H", "W"])],
-        [numpy_helper.from_array(np.array(v), name) for name, v in constants.items()],
-    )
-    opset = [helper.make_opsetid("", 18)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    model = onnx.parser.parse_model(NOISY)
     manifest = small_manifest(latents=[{"name": "latent", "channels": 27, "patch": 3}])
     files = {"model.fp32.onnx": bytes(model.SerializeToString())}
     return write_bundle(folder, manifest, files).path

@@ -100,18 +100,16 @@ def test_ambiguous_and_missing_folders_are_refused(hr: Path, tmp_path: Path) -> 
         find_pairs([hr], [], ["4"])
 
 
-def test_an_original_is_cut_to_a_multiple_of_the_scale(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scale", "size", "low_size"), [("4", (24, 36), (6, 9)), ("2.7", (27, 38), (10, 14))]
+)
+def test_an_original_is_cut_to_what_the_input_enlarges_to(
+    scale: str, size: tuple[int, int], low_size: tuple[int, int], tmp_path: Path
+) -> None:
     file = save(tmp_path / "a.png", 27, 38)
-    original, low = Pair("Set", "a", "4", file, None).read()
-    assert np.array_equal(original, picture(27, 38, "a")[:24, :36])
-    assert np.array_equal(low, matlab_bicubic(original, (6, 9)))
-
-
-def test_a_real_scale_cuts_to_what_the_input_enlarges_to(tmp_path: Path) -> None:
-    file = save(tmp_path / "a.png", 27, 38)
-    original, low = Pair("Set", "a", "2.7", file, None).read()
-    assert low.shape == (10, 14, 3)  # floor(27 / 2.7), floor(38 / 2.7)
-    assert original.shape == (27, 38, 3)  # round(10 * 2.7), round(14 * 2.7)
+    original, low = Pair("Set", "a", scale, file, None).read()
+    assert np.array_equal(original, picture(27, 38, "a")[: size[0], : size[1]])
+    assert np.array_equal(low, matlab_bicubic(original, low_size))
 
 
 def test_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:

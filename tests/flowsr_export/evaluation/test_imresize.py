@@ -88,24 +88,6 @@ def test_one_row_is_the_definition(target: int) -> None:
     assert found[0, :, 0].tolist() == written_out(SOURCE[0], target)
 
 
-def test_columns_are_resized_as_rows_are() -> None:
-    image = picture(20, 20)
-    across = matlab_bicubic(image, (20, 7))
-    down = matlab_bicubic(np.ascontiguousarray(image.transpose(1, 0, 2)), (7, 20))
-    assert np.array_equal(across, down.transpose(1, 0, 2))
-
-
-def test_the_same_size_changes_nothing() -> None:
-    image = picture(9, 14)
-    assert np.array_equal(matlab_bicubic(image, (9, 14)), image)
-
-
-@pytest.mark.parametrize("size", [(3, 5), (12, 16), (31, 40)])
-def test_one_colour_stays(size: tuple[int, int]) -> None:
-    image = np.full((12, 16, 3), 177, np.uint8)
-    assert np.array_equal(matlab_bicubic(image, size), np.full((*size, 3), 177))
-
-
 def test_the_axis_that_shrinks_most_is_rounded_first() -> None:
     image = picture(16, 16, "order")
     rows_first = matlab_bicubic(matlab_bicubic(image, (4, 16)), (4, 8))

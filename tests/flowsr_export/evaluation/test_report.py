@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from flowsr_export.evaluation.report import (
@@ -17,7 +16,6 @@ from flowsr_export.evaluation.report import (
     report_paths,
     write_report,
 )
-from flowsr_runtime.errors import OutputError
 from tests.flowsr_export.evaluation.evaluations import ROW, ROWS
 
 SHEET = Image.new("RGB", (4, 3), (1, 2, 3))
@@ -95,9 +93,3 @@ def test_a_report_is_four_files(tmp_path: Path) -> None:
     )
     with Image.open(paths[3]) as sheet:
         assert sheet.size == (4, 3)
-
-
-def test_existing_files_are_refused_before_the_run(tmp_path: Path) -> None:
-    (tmp_path / "evaluation.png").touch()
-    with pytest.raises(OutputError, match=r"evaluation\.png"):
-        report_paths(tmp_path, force=False)

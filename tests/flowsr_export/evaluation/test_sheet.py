@@ -44,13 +44,6 @@ def test_methods_stand_beside_the_original() -> None:
     assert share_of(sheet, (100, 100, 100)) > 3 * share_of(sheet, (200, 200, 200)) > 0
 
 
-def test_each_pair_has_a_row_of_its_own() -> None:
-    flat = np.full((90, 120, 3), 200, np.uint8)
-    one = sheet_of([result(flat)])
-    other = replace(result(flat), row=replace(ROW, picture="baby"))
-    assert sheet_of([result(flat), other]).height > 1.8 * one.height
-
-
 def test_details_are_where_the_original_changes() -> None:
     original = np.full((256, 256, 3), 90, np.uint8)
     original[8:40:2, 8:40] = 255

@@ -43,16 +43,17 @@ def test_the_processor_and_the_memory_are_read(machine: Path) -> None:
     assert device.gpus == ()
 
 
-def test_limits_of_a_container_count(machine: Path) -> None:
-    (machine / "memory.max").write_text("4000000000\n")
+@pytest.mark.parametrize(
+    ("limit", "memory"),
+    [("4000000000", (4000000000, 3000000000)), ("max", (16384000000, 8192000000))],
+)
+def test_limits_of_a_container_count(
+    machine: Path, limit: str, memory: tuple[int, int]
+) -> None:
+    (machine / "memory.max").write_text(f"{limit}\n")
     (machine / "memory.current").write_text("1000000000\n")
     device = look(machine)
-    assert (device.memory_bytes, device.available_bytes) == (4000000000, 3000000000)
-
-
-def test_a_container_without_limits_changes_nothing(machine: Path) -> None:
-    (machine / "memory.max").write_text("max\n")
-    assert look(machine).memory_bytes == 16384000000
+    assert (device.memory_bytes, device.available_bytes) == memory
 
 
 def test_a_machine_that_tells_nothing_is_borne(tmp_path: Path, machine: Path) -> None:
