@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_export.reports.contact_sheet import Box, Panel, Row, draw_sheet
+from flowsr_export.reports.files import prepare_files, write_files
 from flowsr_runtime import Upscaler, write_picture
-from flowsr_runtime.atomic import replace_file
-from flowsr_runtime.errors import OutputError, PictureError
+from flowsr_runtime.errors import PictureError
 
 __all__ = ["PICTURES", "Comparison", "demonstrate"]
 
@@ -91,7 +91,7 @@ def demonstrate(
         OutputError: If a file exists and `force` is not set, or cannot be written.
     """
     sheet_path, json_path = directory / "demo.png", directory / "demo.json"
-    _prepare(directory, (sheet_path, json_path), force)
+    prepare_files([sheet_path, json_path], force=force)
     compared = [
         _compare(upscaler, name, scale, original, small)
         for name, (scale, original, small) in zip(pictures, SCALES, strict=True)
@@ -103,22 +103,8 @@ def demonstrate(
         "comparisons": [asdict(comparison) for comparison in comparisons],
     }
     write_picture(sheet_path, np.asarray(sheet), force=force)
-    try:
-        replace_file(json_path, (json.dumps(document, indent=2) + "\n").encode())
-    except OSError as error:
-        raise OutputError(f"{json_path} cannot be written: {error.strerror}") from error
+    write_files({json_path: json.dumps(document, indent=2) + "\n"})
     return comparisons
-
-
-def _prepare(directory: Path, files: tuple[Path, ...], force: bool) -> None:
-    """Create the folder and check the files before slow work."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"folder {directory} cannot be made: {error.strerror}") from error
-    for path in files:
-        if path.exists() and not force:
-            raise OutputError(f"{path} exists; replace it with force", option="force")
 
 
 def _compare(

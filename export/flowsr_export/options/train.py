@@ -22,10 +22,25 @@ from flowsr_export.options.values import parse_blocks, parse_range
 if TYPE_CHECKING:
     from flowsr_lp.training.run import Loop
 
-__all__ = ["WEIGHT", "given", "linf_options", "loop_options", "srflow_options"]
+__all__ = [
+    "WEIGHT",
+    "given",
+    "linf_options",
+    "loop_options",
+    "penalty_options",
+    "srflow_options",
+]
 
 ENCODERS = ["edsr-baseline", "edsr", "rdn", "rrdb"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
+PENALTIES = {
+    "phase": "the mesh of patches in the error",
+    "shift": "the L1 loss between outputs with shifted patches",
+    "out_of_range": "values out of range",
+    "rescaled": "the L1 loss between the output, shrunk back, and the input",
+    "gain": "the gain of the flow's inverse",
+}
+SHARE = click.FloatRange(min=0, max=1)
 WEIGHT = click.FloatRange(min=0)
 
 
@@ -40,12 +55,27 @@ def _size(name: str, help_text: str, default: int | None = None) -> Option:
 
 
 def _loop(
-    steps: int, learning_rate: float, ema_decay: float, save_every: int, seed: int, **data: Any
+    steps: int,
+    learning_rate: float,
+    ema_decay: float,
+    save_every: int,
+    seed: int,
+    synthetic: float,
+    fonts: Path | None,
+    gray: float,
+    color: float,
+    **data: Any,
 ) -> Loop:
+    from flowsr_lp.training.crops import Augmentation
     from flowsr_lp.training.linf import Settings
     from flowsr_lp.training.run import Loop
 
-    return Loop(settings=Settings(steps, learning_rate, ema_decay, save_every, seed), **data)
+    paths = tuple(sorted(fonts.glob("*.ttf"))) if fonts else ()
+    if fonts and not paths:
+        raise click.UsageError(f"--fonts must be a folder with .ttf files, got {fonts}")
+    settings = Settings(steps, learning_rate, ema_decay, save_every, seed)
+    augmentation = Augmentation(synthetic, paths, gray, color)
+    return Loop(settings=settings, augmentation=augmentation, **data)
 
 
 def loop_options(learning_rate: float, batch: int) -> Option:
@@ -74,6 +104,14 @@ def loop_options(learning_rate: float, batch: int) -> Option:
             help="Range of the scale drawn for each step (LINF).",
             show_default="1,4; SRFlow's own",
         ),
+        number_option("--synthetic", SHARE, 0.0, "Share of the crops that are drawn (LINF)."),
+        click.option(
+            "--fonts", type=FOLDER, help="Folder of .ttf fonts for the drawn text (LINF)."
+        ),
+        number_option("--gray", SHARE, 0.0, "Share of the other crops made gray (LINF)."),
+        number_option(
+            "--color", SHARE, 0.0, "Share of the other crops with changed colors (LINF)."
+        ),
         number_option(
             "--learning-rate",
             click.FloatRange(min=0, min_open=True),
@@ -95,6 +133,21 @@ def loop_options(learning_rate: float, batch: int) -> Option:
         choice_option("--device", ["cpu", "cuda"], "Device to train on."),
         name="loop",
     )
+
+
+def penalty_options(*names: str) -> Option:
+    """Return a decorator that adds the weights of some penalties, packed as `penalties`."""
+    weights = (
+        number_option(
+            f"--{name.removeprefix('out_of_')}-weight",
+            WEIGHT,
+            0.0,
+            f"Weight of {PENALTIES[name]} (LINF).",
+            argument=name,
+        )
+        for name in names
+    )
+    return packs("flowsr_lp.training.penalties:Penalties", *weights, name="penalties")
 
 
 linf_options = packs(

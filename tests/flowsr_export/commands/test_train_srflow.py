@@ -113,6 +113,8 @@ def test_a_run_of_srflow_goes_on(srflow: Run, tmp_path: Path) -> None:
         (("--blocks", "1"), 2, "--blocks must be from 0 to 0, got 1"),
         (("--blocks", "a"), 2, "got 'a'"),
         (("--pixel-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+        (("--range-weight", "1"), 2, "is for LINF, not SRFlow (--range-weight)"),
+        (("--gray", "0.5"), 2, "is for LINF, not SRFlow (--gray)"),
     ],
 )
 def test_an_srflow_that_makes_no_sense_is_refused(
@@ -137,6 +139,7 @@ def test_the_blocks_of_a_trunk_that_was_not_released_are_asked_for(
         (("--batch", "1"), 2, "batch must be at least 2 for crops this small, got 1"),
         (("--blocks", "1"), 1, "states that blocks 0 are stacked, got 1"),
         (("--latent-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+        (("--phase-weight", "1"), 2, "is for LINF, not SRFlow (--phase-weight)"),
     ],
 )
 def test_a_prior_of_an_srflow_that_makes_no_sense_is_refused(
