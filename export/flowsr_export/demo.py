@@ -23,22 +23,15 @@ from flowsr_runtime.errors import PictureError
 __all__ = ["PICTURES", "Comparison", "demonstrate"]
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """Centers of two details of a photograph, as shares of its width and height."""
-
-    first: tuple[float, float]
-    second: tuple[float, float]
-
-
+# Centers of two details of each photograph, as shares of its width and height.
 PICTURES = {
-    "bridge": _Shown((0.72, 0.42), (0.30, 0.62)),
-    "chelsea": _Shown((0.32, 0.37), (0.66, 0.88)),
-    "citrus": _Shown((0.68, 0.32), (0.24, 0.52)),
-    "coffee": _Shown((0.80, 0.82), (0.52, 0.40)),
-    "honeybee": _Shown((0.76, 0.16), (0.42, 0.66)),
-    "picos": _Shown((0.40, 0.22), (0.84, 0.46)),
-    "stream": _Shown((0.68, 0.42), (0.76, 0.70)),
+    "bridge": ((0.72, 0.42), (0.30, 0.62)),
+    "chelsea": ((0.32, 0.37), (0.66, 0.88)),
+    "citrus": ((0.68, 0.32), (0.24, 0.52)),
+    "coffee": ((0.80, 0.82), (0.52, 0.40)),
+    "honeybee": ((0.76, 0.16), (0.42, 0.66)),
+    "picos": ((0.40, 0.22), (0.84, 0.46)),
+    "stream": ((0.68, 0.42), (0.76, 0.70)),
 }
 
 DETAIL_PIXELS = 60
@@ -134,7 +127,7 @@ def _compare(
             Panel("flowsr-lp", f"{comparison.psnr_flowsr:.2f} dB", ours, whole=True),
             Panel("original", "", original, whole=False),
         ],
-        details=[_box(center, side) for center in _centers(name)],
+        details=[_box(center, side) for center in PICTURES[name]],
     )
     return comparison, row
 
@@ -171,10 +164,6 @@ def _psnr(picture: Image.Image, original: Image.Image) -> float:
     difference = np.asarray(picture, np.float64) - np.asarray(original, np.float64)
     error = float(np.mean(difference**2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
-
-
-def _centers(name: str) -> tuple[tuple[float, float], tuple[float, float]]:
-    return PICTURES[name].first, PICTURES[name].second
 
 
 def _box(center: tuple[float, float], side: int) -> Box:

@@ -25,6 +25,11 @@ QUEUE_DELAY = 2000
 WARM_SIDE = 64
 """Side in pixels of the warm-up image."""
 
+BACKENDS = {
+    "tensorrt": {"platform": "tensorrt_plan", "default_model_filename": "model.plan"},
+    "onnxruntime": {"platform": "onnxruntime_onnx", "default_model_filename": "model.onnx"},
+    "python": {"backend": "python", "default_model_filename": "model.py"},
+}
 TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
@@ -100,24 +105,20 @@ def config_of(
     types = {tensor["name"]: tensor["data_type"] for tensor in inputs}
     config: dict[str, Any] = {
         "name": options.name,
-        **_backend(options),
+        **BACKENDS[options.backend],
         "max_batch_size": batch,
+        "input": inputs,
+        "output": [_output(manifest, options, batch)],
+        "instance_group": [_instances(options, profiles)],
     }
-    config["input"] = inputs
-    config["output"] = [_output(manifest, options, batch)]
-    config["instance_group"] = [_instances(options, profiles)]
     if batch:
-        queue = {"max_queue_size": options.max_queue} if options.max_queue else {}
-        config["dynamic_batching"] = {
-            "max_queue_delay_microseconds": QUEUE_DELAY,
-            **({"default_queue_policy": queue} if queue else {}),
-        }
+        queue: dict[str, Any] = {"max_queue_delay_microseconds": QUEUE_DELAY}
+        if options.max_queue:
+            queue["default_queue_policy"] = {"max_queue_size": options.max_queue}
+        config["dynamic_batching"] = queue
     config |= _optimization(options)
     config["model_warmup"] = [_warm_up(request, types) for request in warm]
-    parameters = _parameters(options)
-    if parameters:
-        config["parameters"] = parameters
-    return config
+    return config | {"parameters": _parameters(options)}
 
 
 def warm_ups(
@@ -180,14 +181,6 @@ def _max_batch(
         return 0
     limits = [profile["input"].max[0] for profile in profiles if "input" in profile]
     return min([options.max_batch, *limits])
-
-
-def _backend(options: TritonModelConfig) -> dict[str, str]:
-    if options.backend == "tensorrt":
-        return {"platform": "tensorrt_plan", "default_model_filename": "model.plan"}
-    if options.backend == "onnxruntime":
-        return {"platform": "onnxruntime_onnx", "default_model_filename": "model.onnx"}
-    return {"backend": "python", "default_model_filename": "model.py"}
 
 
 def _inputs(manifest: Manifest, options: TritonModelConfig, batch: int) -> list[dict[str, Any]]:
@@ -277,9 +270,8 @@ def check_options(options: TritonModelConfig) -> None:
         UsageError: If a setting is for another backend.
     """
     if options.backend == "tensorrt" and options.provider != "cpu":
-        raise UsageError(
-            f"provider is for onnxruntime and python, got {options.provider}", option="provider"
-        )
+        message = f"provider is for onnxruntime and python, got {options.provider}"
+        raise UsageError(message, option="provider")
     tiling = {"memory_budget": options.memory_budget, "halo": options.halo}
     for name, value in tiling.items():
         if options.backend != "python" and value not in (None, "default"):

@@ -130,7 +130,6 @@ def _engine(bundle: Bundle, options: TritonModelConfig) -> EngineEntry:
         return next(iter(engines.values()))
     entry = engines.get(options.engine.removesuffix(".engine").removeprefix("engines/"))
     if entry is None:
-        raise UsageError(
-            f"engine must be one of {names}, got {options.engine!r}", option="engine"
-        )
+        message = f"engine must be one of {names}, got {options.engine!r}"
+        raise UsageError(message, option="engine")
     return entry
