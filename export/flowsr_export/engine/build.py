@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -156,12 +156,10 @@ class EngineResult:
     Attributes:
         entry: Description of the engine.
         built: Output of the build; None if the engine existed.
-        audit: Precision that it computes in; None if the engine existed.
     """
 
     entry: EngineEntry
     built: Built | None
-    audit: PrecisionAudit | None
 
 
 def profiles_of(manifest: Manifest, sizes: SizeSpec) -> list[Profile]:
@@ -283,10 +281,10 @@ def build_engine(
     plan.check()
     assert plan.key is not None
     if plan.existing is not None:
-        return EngineResult(plan.existing, None, None)
+        return EngineResult(plan.existing, None)
     built, audit = _build(bundle, plan, log, report)
     facts = _facts(built, audit, plan)
-    return EngineResult(EngineStore(bundle.path).add(plan.key, built.plan, facts), built, audit)
+    return EngineResult(EngineStore(bundle.path).add(plan.key, built.plan, facts), built)
 
 
 def _key(
@@ -366,6 +364,8 @@ def _intact(store: EngineStore, key: EngineKey) -> EngineEntry | None:
 
 
 def _facts(built: Built, audit: PrecisionAudit, plan: EnginePlan) -> Mapping[str, Any]:
+    precision = asdict(audit)
+    del precision["precision"]  # the key has it
     return {
         "tool": version("flowsr-lp"),
         "build_seconds": round(built.seconds, 3),
@@ -376,12 +376,6 @@ def _facts(built: Built, audit: PrecisionAudit, plan: EnginePlan) -> Mapping[str
             {"name": t.name, "input": t.is_input, "dtype": t.dtype, "shape": list(t.shape)}
             for t in built.tensors
         ],
-        "precision": {
-            "least": audit.least,
-            "onnx": dict(audit.onnx),
-            "engine": None if audit.engine is None else dict(audit.engine),
-            "everything": dict(audit.everything),
-            "layers": None if audit.layers is None else dict(audit.layers),
-        },
+        "precision": precision,
         "warnings": list(built.warnings),
     }

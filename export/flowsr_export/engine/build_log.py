@@ -137,22 +137,14 @@ class BuildProgress:
         Args:
             trt: The module `tensorrt` or `tensorrt_rtx`.
         """
-        progress = self
 
         class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # it comes with the module
+            phase_start = staticmethod(self.start)
+            step_complete = staticmethod(self.step)
+            phase_finish = staticmethod(self.finish)
+
             def __init__(self) -> None:
                 trt.IProgressMonitor.__init__(self)
-
-            def phase_start(
-                self, phase_name: str, parent_phase: str | None, num_steps: int
-            ) -> None:
-                progress.start(phase_name, parent_phase, num_steps)
-
-            def step_complete(self, phase_name: str, step: int) -> bool:
-                return progress.step(phase_name, step)
-
-            def phase_finish(self, phase_name: str) -> None:
-                progress.finish(phase_name)
 
         return Monitor()
 

@@ -172,18 +172,12 @@ def check_settings(library: Library, settings: Settings) -> None:
     Raises:
         UsageError: If a setting is for the other library.
     """
-    if not library.is_rtx:
-        return
-    if settings.version_compatible:
-        raise UsageError(
-            "version_compatible is for tensorrt: tensorrt_rtx has no lean runtime to embed",
-            option="version_compatible",
-        )
-    if settings.timing_cache is not None:
-        raise UsageError(
-            "timing_cache is for tensorrt: tensorrt_rtx measures no kernels while it builds",
-            option="timing_cache",
-        )
+    if library.is_rtx and settings.version_compatible:
+        message = "version_compatible is for tensorrt: tensorrt_rtx has no lean runtime"
+        raise UsageError(message, option="version_compatible")
+    if library.is_rtx and settings.timing_cache is not None:
+        message = "timing_cache is for tensorrt: tensorrt_rtx measures no kernels"
+        raise UsageError(message, option="timing_cache")
 
 
 def _parsed(library: Library, builder: Any, logger: Any, model: bytes) -> Any:
@@ -220,10 +214,8 @@ def _configured(library: Library, builder: Any, settings: Settings) -> Any:
         data = settings.timing_cache.read_bytes() if exists else b""
         cache = config.create_timing_cache(data)
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-            raise UsageError(
-                f"timing_cache must be of this GPU and {library}, got {settings.timing_cache}",
-                option="timing_cache",
-            )
+            rule = f"must be of this GPU and {library}, got {settings.timing_cache}"
+            raise UsageError(f"timing_cache {rule}", option="timing_cache")
     return config
 
 
@@ -314,19 +306,14 @@ def _keep_timings(config: Any, path: Path | None) -> None:
 
 def _problems(parser: Any) -> list[dict[str, str]]:
     """Return node, operator and reason of each parser error, empty where unavailable."""
-    problems = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        problem = {
+    calls = {"node": "node_name", "op": "node_operator", "reason": "desc"}
+    return [
+        {
             name: str(getattr(error, call)()) if hasattr(error, call) else ""
-            for name, call in (
-                ("node", "node_name"),
-                ("op", "node_operator"),
-                ("reason", "desc"),
-            )
+            for name, call in calls.items()
         }
-        problems.append(problem)
-    return problems
+        for error in map(parser.get_error, range(parser.num_errors))
+    ]
 
 
 def _tensors(network: Any) -> tuple[Tensor, ...]:

@@ -106,7 +106,6 @@ def match_engines(
     flavour: TensorrtVariant,
     precision: str,
     compute_capability: str | None = None,
-    device: int = 0,
 ) -> Match:
     """Find the engines that load on a GPU, and the reasons why the others do not.
 
@@ -115,7 +114,6 @@ def match_engines(
         flavour: TensorRT variant.
         precision: Precision of the graph.
         compute_capability: Compute capability of another machine's GPU; None for this one's.
-        device: Index of this machine's GPU.
 
     Raises:
         BackendError: If the library is not installed.
@@ -123,14 +121,12 @@ def match_engines(
         BundleError: If the bundle has no graph of the precision.
         IntegrityError: If a description is damaged.
     """
-    gpu = device_here(device)
+    gpu = device_here(0)
     library = load_library(flavour, gpu)
     if compute_capability is None:
         if gpu is None:
-            raise ProviderError(
-                "compute_capability must be given on a machine without a GPU",
-                option="compute_capability",
-            )
+            message = "compute_capability must be given on a machine without a GPU"
+            raise ProviderError(message, option="compute_capability")
         compute_capability = gpu.compute_capability
     name = None if gpu is None else gpu.name
     digest = bundle.manifest.files[bundle.model_name(precision)].sha256

@@ -182,9 +182,8 @@ def _partition(
 def _check(manifest: Manifest, given: Shapes, names: set[str]) -> None:
     inputs = ", ".join(sorted(manifest.inputs))
     if "input" not in names or not names <= manifest.inputs:
-        raise UsageError(
-            f"shapes must be of {inputs}, including input, got {', '.join(sorted(names))}"
-        )
+        given_names = ", ".join(sorted(names))
+        raise UsageError(f"shapes must be of {inputs}, including input, got {given_names}")
     if set(given) != names:
         raise UsageError(
             f"minimum, optimal and maximum shapes must be of the same inputs, got "

@@ -105,11 +105,8 @@ class TargetBundle:
         if has_graph(bundle, precision):
             return bundle
         if precision in QUANTIZED:
-            raise BundleError(
-                f"{bundle.path} holds no {precision} graph; calibrate the bundle with "
-                f"precision {precision} first",
-                option="precision",
-            )
+            message = f"{bundle.path} holds no {precision} graph; calibrate the bundle first"
+            raise BundleError(message, option="precision")
         from flowsr_export.export_onnx.bundle import add_precision
         from flowsr_export.parity.reference import reference_of
 
@@ -135,11 +132,8 @@ class TargetBundle:
         output = Bundle.open(self.output)
         expected = self._draft("fp32") if self._is_made else self._source.manifest
         if _identity(output.manifest) != _identity(expected):
-            raise OutputError(
-                f"bundle {self.output} holds another model; replace it with force, or choose "
-                "another output",
-                option="force",
-            )
+            message = f"bundle {self.output} holds another model; replace it with force"
+            raise OutputError(message, option="force")
         return output
 
     def _copied(self) -> Bundle:

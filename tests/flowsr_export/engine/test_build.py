@@ -153,7 +153,7 @@ def test_an_engine_that_lost_the_precision_is_not_kept(
     ten = library("tensorrt-10")
     weak = ten.module.Builder.create_network
     monkeypatch.setattr(ten.module.Builder, "create_network", lambda self, flags: weak(self))
-    assert make_engine(both, wide, request(), L4).audit is not None
+    assert make_engine(both, wide, request(), L4).built is not None
     with pytest.raises(PrecisionError, match=r"engine has 0.0% of its multiply-adds"):
         make_engine(both, ten, request(), L4)
     assert [entry.key.version for entry in EngineStore(both.path).entries()] == [wide.version]
