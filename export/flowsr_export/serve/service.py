@@ -163,10 +163,11 @@ class Service:
 
     def _target(self, picture: Picture, parameters: UpscaleParameters) -> tuple[int, int]:
         """Return the size (H, W) of a result; refuse one that is too large or unsupported."""
-        source = (picture.rgb.shape[0], picture.rgb.shape[1])
         upscaler = self.pool.upscaler
-        size, resample = parameters.size, parameters.resample
-        height, width = upscaler.target(source, parameters.scale, size=size, resample=resample)
+        scale, size, resample = parameters.scale, parameters.size, parameters.resample
+        height, width = upscaler.target(
+            picture.size, parameters.scale, size=size, resample=resample
+        )
         if height * width > self.limits.max_output_pixels:
             most = f"at most {self.limits.max_output_pixels} pixels"
             raise HttpError(413, f"a result must have {most}, got {width}x{height}")
@@ -178,7 +179,7 @@ class Service:
             icc=picture.icc,
         )
         try:
-            upscaler.plan(source, parameters.scale, size=size, resample=resample)
+            upscaler.plan(picture.size, scale, size=size, resample=resample)
         except BundleError as error:  # no engine accepts this size; another size may fit
             raise HttpError(422, str(error)) from error
         return height, width

@@ -154,14 +154,14 @@ class _Pipeline:
         request = self._request
         with self._reading:
             self._check()
-            image = prepare(job, self._any, request)
+            picture, size = prepare(job, self._any, request)
         warnings: list[str] = []
         upscaler = self._free.get()
         try:
             self._check()
             began = time.perf_counter()
             large = upscaler.upscale(
-                image.picture.pixels,
+                picture.pixels,
                 scale=request.scale,
                 size=request.size,
                 resample=request.resample,
@@ -178,9 +178,9 @@ class _Pipeline:
         with self._writing:
             self._check()
             write_picture(
-                job.target, large, like=image.picture, force=request.force, depth=request.depth
+                job.target, large, like=picture, force=request.force, depth=request.depth
             )
-        return Done(job.source, job.target, *image.target, seconds, "; ".join(warnings) or None)
+        return Done(job.source, job.target, *size, seconds, "; ".join(warnings) or None)
 
     def _check(self) -> None:
         if self._stopped.is_set():
