@@ -73,12 +73,8 @@ def prune_command(
     from flowsr_export.engine.listing import prune_engines
     from flowsr_runtime import Bundle
 
-    removals = prune_engines(
-        Bundle.open(bundle),
-        everything=everything,
-        other_versions=other_versions,
-        dry_run=dry_run,
-    )
+    choice = {"everything": everything, "other_versions": other_versions, "dry_run": dry_run}
+    removals = prune_engines(Bundle.open(bundle), **choice)
     if as_json:
         rows = [
             {"name": file.name, "reason": file.reason, "bytes": file.size} for file in removals
@@ -105,14 +101,14 @@ def _record(listed: Listed) -> dict[str, Any]:
 
 
 def _text(listed: Listed) -> str:
+    from flowsr_export.engine.library import Target
+
     entry, key = listed.entry, listed.entry.key
-    devices = ", ".join(key.compute_capability) or "8.0 and above"
-    gpu = f" {key.gpu_name}" if key.gpu_name else ""
-    profiles = "1 profile" if len(key.profiles) == 1 else f"{len(key.profiles)} profiles"
+    target = Target(key.compute_capability, key.gpu_name)
+    profiles = f"{len(key.profiles)} profile{'s' * (len(key.profiles) > 1)}"
     return (
         f"{_state(listed):8}{entry.name}  {entry.size / 1e6:.2f} MB\n"
-        f"        {key.flavour} {key.version}, {key.precision}, compute capability {devices}"
-        f"{gpu}, {profiles}"
+        f"        {key.flavour} {key.version}, {key.precision}, {target}, {profiles}"
     )
 
 

@@ -165,9 +165,7 @@ class Service:
         """Return the size (H, W) of a result; refuse one that is too large or unsupported."""
         upscaler = self.pool.upscaler
         scale, size, resample = parameters.scale, parameters.size, parameters.resample
-        height, width = upscaler.target(
-            picture.size, parameters.scale, size=size, resample=resample
-        )
+        height, width = upscaler.target(picture.size, scale, size=size, resample=resample)
         if height * width > self.limits.max_output_pixels:
             most = f"at most {self.limits.max_output_pixels} pixels"
             raise HttpError(413, f"a result must have {most}, got {width}x{height}")
