@@ -56,20 +56,6 @@ def test_a_bad_picture_does_not_stop_the_others(upscaler: Upscaler, tmp_path: Pa
     assert report.exit_code == 1
 
 
-def test_failures_with_one_code_keep_it(upscaler: Upscaler, tmp_path: Path) -> None:
-    sources = [save(tmp_path / "a.png"), save(tmp_path / "b.png")]
-    smaller = Request(scale=None, size=(2, 2))
-    report = upscale_all(plan(sources, tmp_path / "out"), [upscaler], smaller, ignore)
-    assert report.exit_code == 2
-
-
-def test_failures_with_several_codes_end_with_1(upscaler: Upscaler, tmp_path: Path) -> None:
-    sources = [save(tmp_path / "a.png"), tmp_path / "none.png"]
-    smaller = Request(scale=None, size=(2, 2))
-    report = upscale_all(plan(sources, tmp_path / "out"), [upscaler], smaller, ignore)
-    assert report.exit_code == 1
-
-
 def test_every_reason_names_its_picture(upscaler: Upscaler, tmp_path: Path) -> None:
     sources = [save(tmp_path / "a.png"), tmp_path / "none.png"]
     smaller = Request(scale=None, size=(2, 2))
