@@ -166,8 +166,8 @@ def _reporter(
 
 def _plan_record(plan: EnginePlan) -> dict[str, Any]:
     return {
-        "library": plan.library_text,
-        "target": plan.target_text,
+        "library": str(plan.library or "none"),
+        "target": str(plan.target or "not known"),
         "profiles": [
             {name: asdict(bounds) for name, bounds in profile.items()}
             for profile in plan.profiles
@@ -182,7 +182,7 @@ def _plan_record(plan: EnginePlan) -> dict[str, Any]:
 
 
 def _plan_text(plan: EnginePlan) -> str:
-    lines = [f"library    {plan.library_text}", f"target     {plan.target_text}"]
+    lines = [f"library    {plan.library or 'none'}", f"target     {plan.target or 'not known'}"]
     for index, profile in enumerate(plan.profiles):
         estimate = mebibytes(plan.estimates[index])
         lines += [f"profile {index}  {estimate} of activations (estimate)", *_ranges(profile)]

@@ -144,10 +144,7 @@ def summary(manifest: Manifest) -> list[tuple[str, str]]:
     scale, multiple = manifest.scale, manifest.multiple
     rows = [
         ("family", manifest.family),
-        (
-            "scale",
-            "any from 1, per axis" if scale is None else FIXED_SCALE.format(float(scale)),
-        ),
+        ("scale", FIXED_SCALE.format(float(scale)) if scale else "any from 1, per axis"),
         ("images", IMAGES[manifest.io]),
         ("inputs", ", ".join(sorted(manifest.inputs))),
         ("latents", _latents(manifest.latents)),

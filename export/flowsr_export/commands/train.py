@@ -35,7 +35,6 @@ __all__ = ["command"]
 
 Report = Callable[[int, int, dict[str, float]], None]
 
-PRIORS = ["unet", "edsr-baseline-latent"]
 # Losses of single batches depend on the drawn scale; the bar shows their running mean.
 SMOOTHING = 0.98
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowsr_export.options.progress import progress
-from flowsr_export.options.shared import FILE, flag, json_option, open_bundle, packs
+from flowsr_export.options.session import session_options
+from flowsr_export.options.shared import FILE, flag, json_option, open_bundle
 from flowsr_export.options.upscale import cluster_options, machine_options, request_options
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ GIB = 1 << 30
     help="Output file, or output folder for several images.",
 )
 @request_options
+@session_options
 @machine_options
-@packs(dict, name="machine", takes=("settings", "devices", "max_memory", "halo"))
 @cluster_options
 @flag("--dry-run", "Print tiles and memory of each image without writing anything.")
 @json_option

@@ -95,7 +95,8 @@ def command(
     """
     from flowsr_runtime import Bundle, UsageError
 
-    asked = _asked(context)
+    typed = ParameterSource.COMMANDLINE
+    asked = {name for name in context.params if context.get_parameter_source(name) == typed}
     _check_options(asked)
     other = locate or bisect
     if other is not None:
@@ -116,12 +117,6 @@ def command(
         work = partial(certify, opened, model, prior, settings, precision=only, quick=quick)
         done = work(start=start, advance=advance)
     _write(done, certificate, force, as_json)
-
-
-def _asked(context: click.Context) -> set[str]:
-    """Return the names of the options on the command line."""
-    typed = ParameterSource.COMMANDLINE
-    return {name for name in context.params if context.get_parameter_source(name) == typed}
 
 
 def _check_options(asked: set[str]) -> None:

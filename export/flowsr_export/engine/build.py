@@ -123,16 +123,6 @@ class EnginePlan:
     existing: EngineEntry | None = None
 
     @property
-    def library_text(self) -> str:
-        """Name and version of the library, or "none"."""
-        return "none" if self.library is None else str(self.library)
-
-    @property
-    def target_text(self) -> str:
-        """The GPUs, or "not known"."""
-        return "not known" if self.target is None else str(self.target)
-
-    @property
     def unknown(self) -> tuple[str, ...]:
         """Reasons why the key is not known."""
         missing = f"the {self.request.precision} graph: it is not exported yet"
@@ -372,10 +362,7 @@ def _facts(built: Built, audit: PrecisionAudit, plan: EnginePlan) -> Mapping[str
         "scratch_bytes": list(built.scratch),
         "estimated_bytes": list(plan.estimates),
         "driver": None if plan.device is None else plan.device.driver,
-        "tensors": [
-            {"name": t.name, "input": t.is_input, "dtype": t.dtype, "shape": list(t.shape)}
-            for t in built.tensors
-        ],
+        "tensors": list(built.tensors),
         "precision": precision,
         "warnings": list(built.warnings),
     }

@@ -21,7 +21,7 @@ from flowsr_runtime.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from flowsr_runtime.cuda.device import Device
 
-__all__ = ["Built", "Settings", "Tensor", "build_plan", "check_settings"]
+__all__ = ["Built", "Settings", "build_plan", "check_settings"]
 
 TICK_SECONDS = 0.2  # between two progress reports
 HARDWARE = {
@@ -67,23 +67,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """An input or output of an engine.
-
-    Attributes:
-        name: Name of the tensor.
-        is_input: Whether it is an input.
-        dtype: TensorRT's name of the type, such as "FLOAT".
-        shape: Sizes, -1 for a dynamic one.
-    """
-
-    name: str
-    is_input: bool
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Built:
     """Output of a build.
 
@@ -91,7 +74,8 @@ class Built:
         plan: Serialized engine, which trtexec and C++ load too.
         seconds: Build time.
         scratch: Activation memory of each profile in bytes; empty if the log lacks it.
-        tensors: Inputs, then outputs.
+        tensors: Inputs, then outputs, as JSON: "name", "input", "dtype" such as "FLOAT" and
+            "shape" with -1 for a dynamic side.
         layers: The builder's list of layers as text; empty if it gave none.
         warnings: Warnings of the builder.
     """
@@ -99,7 +83,7 @@ class Built:
     plan: bytes
     seconds: float
     scratch: tuple[int, ...]
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[dict[str, Any], ...]
     layers: str
     warnings: tuple[str, ...]
 
@@ -316,10 +300,10 @@ def _problems(parser: Any) -> list[dict[str, str]]:
     ]
 
 
-def _tensors(network: Any) -> tuple[Tensor, ...]:
-    inputs = [(network.get_input(i), True) for i in range(network.num_inputs)]
-    outputs = [(network.get_output(i), False) for i in range(network.num_outputs)]
+def _tensors(network: Any) -> tuple[dict[str, Any], ...]:
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
     return tuple(
-        Tensor(tensor.name, is_input, tensor.dtype.name, tuple(tensor.shape))
-        for tensor, is_input in (*inputs, *outputs)
+        {"name": t.name, "input": t in inputs, "dtype": t.dtype.name, "shape": [*t.shape]}
+        for t in (*inputs, *outputs)
     )

@@ -189,7 +189,7 @@ def test_a_plan_needs_neither_library_nor_gpu_nor_graph(
 
     monkeypatch.setattr(engine_module, "load_library", missing)
     plan = plan_engine(both.manifest, None, "tensorrt", request())
-    assert (plan.library_text, plan.target_text, plan.key) == ("none", "not known", None)
+    assert (plan.library, plan.target, plan.key) == (None, None, None)
     assert plan.needs_export
     assert [reason.split()[0] for reason in plan.unknown] == ["tensorrt", "the"]
     assert len(plan.profiles) == len(plan.estimates) == 1
