@@ -80,10 +80,7 @@ def upscale(
 
 
 def feeds_of(
-    pixels: NDArray[np.uint8],
-    scale: Fraction,
-    inputs: dict[str, Any],
-    temperature: float = 0.0,
+    pixels: NDArray[np.uint8], scale: Fraction, inputs: dict[str, Any], temperature: float = 0.0
 ) -> dict[str, NDArray[Any]]:
     """Return the values of a model's inputs.
 

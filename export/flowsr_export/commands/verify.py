@@ -16,13 +16,7 @@ from click.core import ParameterSource
 
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.session import verification_options
-from flowsr_export.options.shared import (
-    FILE,
-    bundle_argument,
-    flag,
-    force_option,
-    json_option,
-)
+from flowsr_export.options.shared import FILE, bundle_argument, flag, force_option, json_option
 
 if TYPE_CHECKING:
     from flowsr_export.certificate.certify import Certificate

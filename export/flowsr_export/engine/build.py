@@ -301,10 +301,7 @@ def _key(
 
 
 def _build(
-    bundle: Bundle,
-    plan: EnginePlan,
-    log: Path | None,
-    report: Callable[[float, str], None],
+    bundle: Bundle, plan: EnginePlan, log: Path | None, report: Callable[[float, str], None]
 ) -> tuple[Built, PrecisionAudit]:
     """Build the plan, and audit its precision before and after."""
     import onnx

@@ -100,9 +100,7 @@ def profile_of(
 
 
 def explicit_profile(
-    manifest: Manifest,
-    bounds: tuple[Shapes, Shapes, Shapes],
-    scales: Sequence[Scale] = (),
+    manifest: Manifest, bounds: tuple[Shapes, Shapes, Shapes], scales: Sequence[Scale] = ()
 ) -> Profile:
     """Return a profile from explicit shapes; `geometry` and latents are optional.
 

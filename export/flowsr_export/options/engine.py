@@ -119,9 +119,7 @@ builder_options = packs(
     ),
     flag("--tf32", "Allow TF32 in float32 products: faster, with a 10-bit mantissa."),
     click.option(
-        "--timing-cache",
-        type=FILE,
-        help="Timing cache file, read and updated (tensorrt).",
+        "--timing-cache", type=FILE, help="Timing cache file, read and updated (tensorrt)."
     ),
     flag(
         "--version-compatible",

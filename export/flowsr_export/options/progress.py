@@ -68,9 +68,7 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Progress]:
 
 
 @contextmanager
-def counted_progress(
-    label: str,
-) -> Iterator[tuple[Callable[..., None], Callable[..., None]]]:
+def counted_progress(label: str) -> Iterator[tuple[Callable[..., None], Callable[..., None]]]:
     """Show a bar whose total becomes known during the work.
 
     Args:

@@ -65,9 +65,7 @@ request_options = packs(
 machine_options = packs(
     dict,
     value_option(
-        parse_devices,
-        "--devices",
-        help="GPU indices to use concurrently, instead of --device.",
+        parse_devices, "--devices", help="GPU indices to use concurrently, instead of --device."
     ),
     value_option(
         parse_memory,

@@ -17,16 +17,7 @@ from flowsr_runtime.errors import (
 from flowsr_runtime.pictures.depth import Depth
 from flowsr_runtime.pictures.files import SUFFIXES, Picture
 
-__all__ = [
-    "Done",
-    "Failure",
-    "Job",
-    "Report",
-    "Request",
-    "failure_of",
-    "plan",
-    "prepare",
-]
+__all__ = ["Done", "Failure", "Job", "Report", "Request", "failure_of", "plan", "prepare"]
 
 FAILURE = 1
 

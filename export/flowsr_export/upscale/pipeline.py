@@ -8,15 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from threading import Event, Lock
 
-from flowsr_export.upscale.jobs import (
-    Done,
-    Failure,
-    Job,
-    Report,
-    Request,
-    failure_of,
-    prepare,
-)
+from flowsr_export.upscale.jobs import Done, Failure, Job, Report, Request, failure_of, prepare
 from flowsr_runtime import Upscaler, write_picture
 from flowsr_runtime.errors import (
     CancelledError,
@@ -31,14 +23,7 @@ from flowsr_runtime.tiling.memory import peak_bytes
 __all__ = ["IMAGE_ERRORS", "STEPS", "upscale_all", "upscale_file"]
 
 # Errors that concern one image; any other error stops the batch.
-IMAGE_ERRORS = (
-    MemoryError,
-    NonFiniteError,
-    OutputError,
-    PictureError,
-    ScaleError,
-    ShapeError,
-)
+IMAGE_ERRORS = (MemoryError, NonFiniteError, OutputError, PictureError, ScaleError, ShapeError)
 
 STEPS = 1000
 """Progress steps per image, independent of its number of tiles."""
