@@ -1,5 +1,4 @@
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ from flowsr_export.parity import candidates
 from flowsr_export.parity.verify import ROUND_TRIP_BAR
 from flowsr_lp import save_weights
 from flowsr_runtime import Bundle, embedded_bundle, write_bundle
-from flowsr_runtime.backends.onnxruntime_session import present_providers
 from tests.flowsr_export.certificate.certificates import altered, one_percent
 from tests.flowsr_export.conftest import Exported
 from tests.flowsr_export.networks import small, small_model
@@ -82,16 +80,6 @@ def test_verify_refuses_a_bundle_that_does_not_say_what_it_was_made_of(
     assert str(model) in done.stderr
 
 
-def test_verify_refuses_a_flipped_byte(exported: Exported, run: Run, tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(exported.bundle, tmp_path / "copy.bundle"))
-    data = bytearray((bundle / "model.fp32.onnx").read_bytes())
-    data[len(data) // 2] ^= 1
-    (bundle / "model.fp32.onnx").write_bytes(data)
-    done = run("verify", bundle, *checkpoints(exported))
-    assert done.exit_code == 5
-    assert "model.fp32.onnx" in done.stderr
-
-
 def test_verify_refuses_a_provider_that_is_not_there(exported: Exported, run: Run) -> None:
     done = run("verify", exported.bundle, *checkpoints(exported), "--provider", "cuda")
     assert done.exit_code == 4
@@ -122,10 +110,6 @@ def test_a_provider_that_does_not_start_is_named_and_the_others_compared(
         "not compared, onnxruntime cuda fp32: provider cuda is not in the installed"
         in done.stdout
     )
-
-
-def test_the_cpu_provider_is_present() -> None:
-    assert "cpu" in present_providers()
 
 
 @pytest.fixture
