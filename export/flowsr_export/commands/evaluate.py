@@ -191,6 +191,7 @@ def _about(asked: dict[str, Any], model: EvaluatedModel) -> dict[str, Any]:
     """Describe the model, the settings and the libraries for the report."""
     from importlib.metadata import version
 
+    plain = ("shave", "temperature", "samples", "seed", "truncate")
     return {
         "command": shlex.join(["flowsr-export", *sys.argv[1:]]),
         "model": model.about,
@@ -198,14 +199,10 @@ def _about(asked: dict[str, Any], model: EvaluatedModel) -> dict[str, Any]:
             "hr": [str(folder) for folder in asked["hr"]],
             "lr": [str(folder) for folder in asked["lr"]],
             "scales": list(asked["scales"]),
-            "shave": asked["shave"],
             "backend": asked["settings"].backend,
             "provider": model.provider,
             "precision": asked["settings"].precision,
-            "temperature": asked["temperature"],
-            "samples": asked["samples"],
-            "seed": asked["seed"],
-            "truncate": asked["truncate"],
+            **{name: asked[name] for name in plain},
         },
         "libraries": {"flowsr-lp": version("flowsr-lp"), **model.libraries},
     }

@@ -103,9 +103,7 @@ def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
 
     if as_json:
         content = {
-            "library": match.library,
-            "compute_capability": match.compute_capability,
-            "precision": match.precision,
+            **vars(match),
             "loads": [entry.name for entry in match.loads],
             "differences": [dataclasses.asdict(field) for field in match.differences],
         }
@@ -118,9 +116,10 @@ def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
             for field in (field for field in match.differences if field.name == name):
                 click.echo(f"  {field.field:20}is {field.found}, must be {field.wanted}")
     if not match.loads:
+        place = f"{match.library} on compute capability {match.compute_capability}"
         raise BundleError(
-            f"no {match.precision} engine of {bundle.path} loads in {match.library} on compute "
-            f"capability {match.compute_capability}; build one with flowsr-export build-engine"
+            f"no {match.precision} engine of {bundle.path} loads in {place}; build one with "
+            "flowsr-export build-engine"
         )
 
 

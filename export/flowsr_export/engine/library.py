@@ -147,11 +147,8 @@ def target_of(
             raise UsageError(message, option="hardware_compatibility")
         known = library.capabilities()
         if TURING in capabilities and len(set(capabilities)) > 1:
-            raise UsageError(
-                f"compute capability {TURING} needs a separate engine, because its float32 "
-                f"products are rewritten; got {', '.join(capabilities)}",
-                option="compute_capabilities",
-            )
+            message = f"{TURING} needs an engine of its own, got {', '.join(capabilities)}"
+            raise UsageError(message, option="compute_capabilities")
         for capability in capabilities:
             if capability not in known:
                 rule = f"builds for compute capability {', '.join(known)}, got {capability}"
@@ -162,11 +159,9 @@ def target_of(
         message = f"{library} builds on the target GPU; tensorrt_rtx builds without one"
         raise ProviderError(message, option="flavour")
     if set(capabilities) - {device.compute_capability}:
-        raise ProviderError(
-            f"{library} builds for this machine's GPU, {device.name} "
-            f"({device.compute_capability}), got {', '.join(capabilities)}",
-            option="compute_capabilities",
-        )
+        here = f"{device.name} ({device.compute_capability})"
+        message = f"{library} builds for {here}, got {', '.join(capabilities)}"
+        raise ProviderError(message, option="compute_capabilities")
     if hardware_compatibility == "ampere-plus":
         return Target((), None)
     same = hardware_compatibility == "same-compute-capability"
