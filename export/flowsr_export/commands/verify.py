@@ -160,9 +160,8 @@ def _as_dict(done: Verification) -> dict[str, Any]:
 def _print(done: Verification) -> None:
     for backend, figures in done.runs.items():
         click.echo(f"{done.bundle.path}  {backend}  {done.precision}  against PyTorch float32")
-        click.echo(
-            f"{'case':36}{'max error':>11}{'steps':>7}{'p99.9 steps':>13}{'PSNR dB':>10}"
-        )
+        head = f"{'case':36}{'max error':>11}{'steps':>7}{'p99.9 steps':>13}{'PSNR dB':>10}"
+        click.echo(head)
         for f in figures:
             size = f"{f.max_abs:11.1e}{f.max_steps:7d}{f.p999_steps:13.4f}{f.psnr:10.1f}"
             click.echo(f"{f.case!s:36}{size}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flowsr_export.engine.library import TensorrtVariant, device_here, load_library
@@ -153,10 +154,8 @@ def _versions() -> dict[str, str]:
     versions: dict[str, str] = {}
     flavours: tuple[TensorrtVariant, ...] = ("tensorrt", "tensorrt_rtx")
     for flavour in flavours:
-        try:
+        with suppress(BackendError):
             versions[flavour] = load_library(flavour).version
-        except BackendError:
-            continue
     return versions
 
 

@@ -101,7 +101,8 @@ class TargetBundle:
         """
         bundle = self._kept
         if bundle is None:
-            bundle = self._made(precision, report) if self._is_made else self._copied()
+            assert self.output is not None
+            bundle = self._made(self.output, precision, report)
         if has_graph(bundle, precision):
             return bundle
         if precision in QUANTIZED:
@@ -136,19 +137,18 @@ class TargetBundle:
             raise OutputError(message, option="force")
         return output
 
-    def _copied(self) -> Bundle:
+    def _made(
+        self, output: Path, precision: Precision, report: Callable[[str], None]
+    ) -> Bundle:
+        """Copy the source, or make a bundle from the checkpoints."""
+        if self._is_made:
+            from flowsr_export.export_onnx.bundle import build_bundle
+
+            request = self._request(precision)
+            return build_bundle(self._checkpoint, output, request, self.force, report)[0]
         source = self._source
-        assert self.output is not None
         files = {name: source.read(name) for name in source.manifest.files}
-        return write_bundle(self.output, source.manifest.raw, files, force=self.force)
-
-    def _made(self, precision: Precision, report: Callable[[str], None]) -> Bundle:
-        from flowsr_export.export_onnx.bundle import build_bundle
-
-        assert self.output is not None
-        checkpoint, request = self._checkpoint, self._request(precision)
-        bundle, _ = build_bundle(checkpoint, self.output, request, self.force, report)
-        return bundle
+        return write_bundle(output, source.manifest.raw, files, force=self.force)
 
     def _draft(self, precision: Precision) -> Manifest:
         from flowsr_export.export_onnx.manifest import draft_manifest

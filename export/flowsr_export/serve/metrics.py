@@ -26,40 +26,40 @@ class ServeMetrics:
             used: Returns their current number.
             held: Returns the bytes of the bodies in memory.
         """
-        self._registry = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
         for name, about, value in (
             ("flowsr_places", "Maximum number of images at once.", lambda: places),
             ("flowsr_places_taken", "Images received, processed or waiting.", used),
             ("flowsr_body_bytes", "Bytes of request bodies in memory.", held),
         ):
-            Gauge(name, about, registry=self._registry).set_function(value)
+            Gauge(name, about, registry=registry).set_function(value)
         self.answers = Counter(
             "flowsr_answers",
             "Responses to upscale requests, by HTTP status.",
             ["status"],
-            registry=self._registry,
+            registry=registry,
         )
         self.seconds = Histogram(
             "flowsr_answer_seconds",
             "Time from a request's head to its response, by HTTP status.",
             ["status"],
             buckets=SECONDS,
-            registry=self._registry,
+            registry=registry,
         )
         self.stages = Histogram(
             "flowsr_stage_seconds",
             "Time of a stage: receive, decode, enlarge (queueing included), encode.",
             ["stage"],
             buckets=SECONDS,
-            registry=self._registry,
+            registry=registry,
         )
         self.pixels = Counter(
-            "flowsr_output_pixels", "Pixels of the results.", registry=self._registry
+            "flowsr_output_pixels", "Pixels of the results.", registry=registry
         )
         self.abandoned = Counter(
             "flowsr_abandoned",
             "Requests whose client left before the response.",
-            registry=self._registry,
+            registry=registry,
         )
 
     def answered(self, status: int, seconds: float) -> None:

@@ -120,9 +120,18 @@ class _Pipeline:
 
     def run(self, job: Job) -> Done | Failure:
         """Process one image and return its outcome."""
-        bar = _PictureBar(job.source.name, self._advance_safely)
+        reached = 0
+
+        def reach(steps: int) -> None:
+            """Advance to a step; after tiles are halved, the next ones may be behind it."""
+            nonlocal reached
+            with self._advancing:
+                self._advance(max(steps - reached, 0), job.source.name)
+            reached = max(steps, reached)
+
+        reach(0)
         try:
-            return self.upscale(job, bar.after_tile)
+            return self.upscale(job, lambda done, tiles: reach(STEPS * done // tiles))
         except IMAGE_ERRORS as error:
             return failure_of(job, error)
         except CancelledError:  # another image has stopped the batch
@@ -132,7 +141,7 @@ class _Pipeline:
             self.stop()
             raise
         finally:
-            bar.reach(STEPS)
+            reach(STEPS)
 
     def upscale(self, job: Job, after_tile: Callable[[int, int], None]) -> Done:
         """Read, upscale and write one image."""
@@ -170,26 +179,3 @@ class _Pipeline:
     def _check(self) -> None:
         if self._stopped.is_set():
             raise CancelledError("the batch was stopped")
-
-    def _advance_safely(self, steps: int, note: str) -> None:
-        with self._advancing:
-            self._advance(steps, note)
-
-
-class _PictureBar:
-    """Progress of one image."""
-
-    def __init__(self, name: str, advance: Advance) -> None:
-        self._name = name
-        self._advance = advance
-        self._steps = 0
-        advance(0, name)
-
-    def reach(self, steps: int) -> None:
-        """Advance to a step; after tiles are halved, the next ones may be behind it."""
-        if steps > self._steps:
-            self._advance(steps - self._steps, self._name)
-            self._steps = steps
-
-    def after_tile(self, done: int, tiles: int) -> None:
-        self.reach(STEPS * done // tiles)
