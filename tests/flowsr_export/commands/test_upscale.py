@@ -55,10 +55,7 @@ def upscale_fixed(fourfold: Path, photo: Path, large: Path, run: Run) -> Run:
         (("--scale", "2.7"), (16, 14)),
         (("--scale", "2x3"), (12, 15)),
         (("--size", "19x11"), (19, 11)),
-        (
-            ("--scale", "4", "--max-memory", "1G", "--halo", "exact", "--threads", "1"),
-            (24, 20),
-        ),
+        (("--scale", "4", "--max-memory", "1G", "--halo", "exact", "--threads", "1"), (24, 20)),
     ],
 )
 def test_scales_and_sizes_are_width_and_height(

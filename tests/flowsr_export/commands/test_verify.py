@@ -23,12 +23,15 @@ from tests.flowsr_export.networks import small, small_model
 Run = Callable[..., Result]
 
 
-def checkpoints(exported: Exported) -> tuple[Any, ...]:
-    return "--model", exported.model, "--prior", exported.prior
+@pytest.fixture
+def verify(exported: Exported, run: Run) -> Run:
+    """Verify a bundle, by default the exported one, against its checkpoints."""
+    files = ("--model", exported.model, "--prior", exported.prior, "--threads", 1)
+    return lambda *options, bundle=exported.bundle: run("verify", bundle, *files, *options)
 
 
-def test_verify_reports_every_case(exported: Exported, run: Run) -> None:
-    done = run("verify", exported.bundle, *checkpoints(exported), "--threads", 1, "--json")
+def test_verify_reports_every_case(verify: Run) -> None:
+    done = verify("--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert report["not_started"] == {}
@@ -55,10 +58,9 @@ def first_weight_off(model: onnx.ModelProto) -> None:
 
 
 def test_verify_catches_a_weight_that_is_one_percent_off(
-    exported: Exported, run: Run, tmp_path: Path
+    exported: Exported, verify: Run, tmp_path: Path
 ) -> None:
-    bundle = changed(exported, tmp_path / "off.bundle", first_weight_off)
-    done = run("verify", bundle, *checkpoints(exported), "--threads", 1)
+    done = verify(bundle=changed(exported, tmp_path / "off.bundle", first_weight_off))
     assert done.exit_code == 3
     assert len(done.stderr.splitlines()) == 1
     assert "differs from PyTorch at" in done.stderr
@@ -80,17 +82,17 @@ def test_verify_refuses_a_bundle_that_does_not_say_what_it_was_made_of(
     assert str(model) in done.stderr
 
 
-def test_verify_refuses_a_provider_that_is_not_there(exported: Exported, run: Run) -> None:
-    done = run("verify", exported.bundle, *checkpoints(exported), "--provider", "cuda")
+def test_verify_refuses_a_provider_that_is_not_there(verify: Run) -> None:
+    done = verify("--provider", "cuda")
     assert done.exit_code == 4
     assert "pip install" in done.stderr
 
 
 def test_a_flow_that_does_not_come_back_is_refused(
-    exported: Exported, run: Run, monkeypatch: pytest.MonkeyPatch
+    verify: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LinfDeployment, "round_trip", lambda _: float("nan"))
-    done = run("verify", exported.bundle, *checkpoints(exported))
+    done = verify()
     assert done.exit_code == 3
     assert r"inverse(forward(x)) must be x" in done.stderr
 
@@ -100,10 +102,10 @@ def test_the_round_trip_of_a_sound_flow_is_float_rounding() -> None:
 
 
 def test_a_provider_that_does_not_start_is_named_and_the_others_compared(
-    exported: Exported, run: Run, monkeypatch: pytest.MonkeyPatch
+    verify: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates, "present_providers", lambda: ["cpu", "cuda"])
-    done = run("verify", exported.bundle, *checkpoints(exported), "--threads", 1)
+    done = verify()
     assert done.exit_code == 0, done.output
     assert "onnxruntime cpu" in done.stdout
     assert (

@@ -166,11 +166,6 @@ def test_a_build_that_fails_leaves_the_bundle_as_it_was(both: Bundle, tmp_path: 
     assert sorted(both.path.rglob("*")) == before
 
 
-def test_what_cannot_be_built_is_refused_first(both: Bundle) -> None:
-    with pytest.raises(ProviderError, match=r"builds for compute capability .* got 9.0"):
-        make_engine(both, library("tensorrt-rtx"), request(compute_capabilities=("9.0",)))
-
-
 def test_a_plan_is_what_is_built(both: Bundle) -> None:
     rtx = library("tensorrt-rtx")
     plan = plan_engine(both.manifest, both, rtx, request())
