@@ -168,14 +168,11 @@ def _plan_record(plan: EnginePlan) -> dict[str, Any]:
     return {
         "library": str(plan.library or "none"),
         "target": str(plan.target or "not known"),
-        "profiles": [
-            {name: asdict(bounds) for name, bounds in profile.items()}
-            for profile in plan.profiles
-        ],
+        "profiles": [{name: asdict(r) for name, r in p.items()} for p in plan.profiles],
         "estimated_bytes": list(plan.estimates),
-        "key": None if plan.key is None else plan.key.fields(),
-        "digest": None if plan.key is None else plan.key.digest(),
-        "engine": None if plan.key is None else plan.key.file_name(),
+        "key": plan.key and plan.key.fields(),
+        "digest": plan.key and plan.key.digest(),
+        "engine": plan.key and plan.key.file_name(),
         "there": plan.existing is not None,
         "unknown": list(plan.unknown),
     }

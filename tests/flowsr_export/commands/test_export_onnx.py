@@ -234,9 +234,3 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(
     assert done.exit_code == 1
     assert "x.bundle cannot be written: " in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def test_a_bundle_that_is_there_is_not_replaced(exported: Exported, run: Run) -> None:
-    done = run("export-onnx", "--model", exported.model, "-o", exported.bundle)
-    assert done.exit_code == 1
-    assert "exists" in done.stderr

@@ -72,15 +72,6 @@ def test_the_command_trains_as_the_library_does(
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
-def test_the_same_command_goes_on_with_a_run(flow: Run, tmp_path: Path) -> None:
-    flow()
-    whole = (tmp_path / "flow" / "model.safetensors").read_bytes()
-    (tmp_path / "flow" / "model.safetensors").unlink()
-    again = flow()
-    assert again.stderr == "resumed at step 4 of 4\n"
-    assert (tmp_path / "flow" / "model.safetensors").read_bytes() == whole
-
-
 def test_an_interrupted_run_is_resumed_to_the_same_weights(
     flow: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
