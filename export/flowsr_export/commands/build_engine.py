@@ -192,17 +192,11 @@ def _plan_text(plan: EnginePlan) -> str:
 
 
 def _result_record(result: EngineResult, bundle: Bundle) -> dict[str, Any]:
-    entry = result.entry
-    return {
-        "path": str(bundle.path),
-        "engine": entry.name,
-        "reused": result.built is None,
-        "sha256": entry.sha256,
-        "bytes": entry.size,
-        "digest": entry.key.digest(),
-        "key": entry.key.fields(),
-        "facts": dict(entry.facts),
-    }
+    from flowsr_export.engine.listing import record_of
+
+    entry, reused = result.entry, result.built is None
+    more = {"path": str(bundle.path), "reused": reused, "digest": entry.key.digest()}
+    return {**more, **record_of(entry)}
 
 
 def _result_text(result: EngineResult, bundle: Bundle) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -40,12 +40,13 @@ def list_command(bundle: Path, as_json: bool) -> None:
     Example:
       flowsr-export engines list edsr.bundle
     """
-    from flowsr_export.engine.listing import list_engines
+    from flowsr_export.engine.listing import list_engines, record_of
     from flowsr_runtime import Bundle, IntegrityError
 
     listed = list_engines(Bundle.open(bundle))
     if as_json:
-        click.echo(json.dumps([_record(engine) for engine in listed], indent=1))
+        rows = [{**record_of(engine.entry), "state": _state(engine)} for engine in listed]
+        click.echo(json.dumps(rows, indent=1))
     else:
         click.echo("\n".join(_text(engine) for engine in listed) or "no engine")
     damaged = [engine.trouble for engine in listed if engine.trouble is not None]
@@ -86,18 +87,6 @@ def prune_command(
         click.echo(f"{word} {file.name}  {file.size / 1e6:.2f} MB, {file.reason}")
     total = sum(file.size for file in removals)
     click.echo(f"{word} {len(removals)} files, {total / 1e6:.2f} MB")
-
-
-def _record(listed: Listed) -> dict[str, Any]:
-    entry = listed.entry
-    return {
-        "engine": entry.name,
-        "bytes": entry.size,
-        "sha256": entry.sha256,
-        "state": _state(listed),
-        "key": entry.key.fields(),
-        "facts": dict(entry.facts),
-    }
 
 
 def _text(listed: Listed) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from flowsr_export.engine.library import TensorrtVariant, device_here, load_library
 from flowsr_runtime import Bundle
@@ -17,7 +18,7 @@ from flowsr_runtime.bundle.engine_store import (
 )
 from flowsr_runtime.errors import BackendError, IntegrityError, ProviderError
 
-__all__ = ["Listed", "Match", "list_engines", "match_engines", "prune_engines"]
+__all__ = ["Listed", "Match", "list_engines", "match_engines", "prune_engines", "record_of"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ class Match:
     precision: str
     loads: Sequence[EngineEntry]
     differences: Sequence[Difference]
+
+
+def record_of(entry: EngineEntry) -> dict[str, Any]:
+    """Return an engine's description as JSON values."""
+    return {
+        "engine": entry.name,
+        "bytes": entry.size,
+        "sha256": entry.sha256,
+        "key": entry.key.fields(),
+        "facts": dict(entry.facts),
+    }
 
 
 def list_engines(bundle: Bundle) -> list[Listed]:
