@@ -12,6 +12,7 @@ size, the bare graph float pixels and a geometry.
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -63,11 +64,11 @@ def upscale(
     Returns:
         RGB image, (H, W, 3) uint8.
     """
-    library = client_of(protocol)
+    library = importlib.import_module(f"tritonclient.{protocol}")
     client = library.InferenceServerClient(url)
-    inputs = {
-        tensor["name"]: tensor for tensor in metadata_of(client, model, protocol)["inputs"]
-    }
+    as_json = {"as_json": True} if protocol == "grpc" else {}
+    metadata = client.get_model_metadata(model, **as_json)
+    inputs = {tensor["name"]: tensor for tensor in metadata["inputs"]}
     tensors = []
     for name, values in feeds_of(pixels, scale, inputs, temperature).items():
         tensor = library.InferInput(name, list(values.shape), inputs[name]["datatype"])
@@ -78,27 +79,8 @@ def upscale(
     return picture_of(output)
 
 
-def client_of(protocol: str) -> Any:
-    """Return the tritonclient module of a protocol."""
-    if protocol == "http":
-        import tritonclient.http as library
-    else:
-        import tritonclient.grpc as library
-    return library
-
-
-def metadata_of(client: Any, model: str, protocol: str) -> Any:
-    """Return the metadata of a model, in the same form for both protocols."""
-    if protocol == "http":
-        return client.get_model_metadata(model)
-    return client.get_model_metadata(model, as_json=True)
-
-
 def feeds_of(
-    pixels: NDArray[np.uint8],
-    scale: Fraction,
-    inputs: dict[str, Any],
-    temperature: float = 0.0,
+    pixels: NDArray[np.uint8], scale: Fraction, inputs: dict[str, Any], temperature: float = 0.0
 ) -> dict[str, NDArray[Any]]:
     """Return the values of a model's inputs.
 

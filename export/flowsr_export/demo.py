@@ -16,29 +16,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_export.reports.contact_sheet import Box, Panel, Row, draw_sheet
+from flowsr_export.reports.files import prepare_files, write_files
 from flowsr_runtime import Upscaler, write_picture
-from flowsr_runtime.atomic import replace_file
-from flowsr_runtime.errors import OutputError, PictureError
+from flowsr_runtime.errors import PictureError
 
 __all__ = ["PICTURES", "Comparison", "demonstrate"]
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """Centers of two details of a photograph, as shares of its width and height."""
-
-    first: tuple[float, float]
-    second: tuple[float, float]
-
-
+# Centers of two details of each photograph, as shares of its width and height.
 PICTURES = {
-    "bridge": _Shown((0.72, 0.42), (0.30, 0.62)),
-    "chelsea": _Shown((0.32, 0.37), (0.66, 0.88)),
-    "citrus": _Shown((0.68, 0.32), (0.24, 0.52)),
-    "coffee": _Shown((0.80, 0.82), (0.52, 0.40)),
-    "honeybee": _Shown((0.76, 0.16), (0.42, 0.66)),
-    "picos": _Shown((0.40, 0.22), (0.84, 0.46)),
-    "stream": _Shown((0.68, 0.42), (0.76, 0.70)),
+    "bridge": ((0.72, 0.42), (0.30, 0.62)),
+    "chelsea": ((0.32, 0.37), (0.66, 0.88)),
+    "citrus": ((0.68, 0.32), (0.24, 0.52)),
+    "coffee": ((0.80, 0.82), (0.52, 0.40)),
+    "honeybee": ((0.76, 0.16), (0.42, 0.66)),
+    "picos": ((0.40, 0.22), (0.84, 0.46)),
+    "stream": ((0.68, 0.42), (0.76, 0.70)),
 }
 
 DETAIL_PIXELS = 60
@@ -91,7 +84,7 @@ def demonstrate(
         OutputError: If a file exists and `force` is not set, or cannot be written.
     """
     sheet_path, json_path = directory / "demo.png", directory / "demo.json"
-    _prepare(directory, (sheet_path, json_path), force)
+    prepare_files([sheet_path, json_path], force=force)
     compared = [
         _compare(upscaler, name, scale, original, small)
         for name, (scale, original, small) in zip(pictures, SCALES, strict=True)
@@ -103,22 +96,8 @@ def demonstrate(
         "comparisons": [asdict(comparison) for comparison in comparisons],
     }
     write_picture(sheet_path, np.asarray(sheet), force=force)
-    try:
-        replace_file(json_path, (json.dumps(document, indent=2) + "\n").encode())
-    except OSError as error:
-        raise OutputError(f"{json_path} cannot be written: {error.strerror}") from error
+    write_files({json_path: json.dumps(document, indent=2) + "\n"})
     return comparisons
-
-
-def _prepare(directory: Path, files: tuple[Path, ...], force: bool) -> None:
-    """Create the folder and check the files before slow work."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"folder {directory} cannot be made: {error.strerror}") from error
-    for path in files:
-        if path.exists() and not force:
-            raise OutputError(f"{path} exists; replace it with force", option="force")
 
 
 def _compare(
@@ -148,7 +127,7 @@ def _compare(
             Panel("flowsr-lp", f"{comparison.psnr_flowsr:.2f} dB", ours, whole=True),
             Panel("original", "", original, whole=False),
         ],
-        details=[_box(center, side) for center in _centers(name)],
+        details=[_box(center, side) for center in PICTURES[name]],
     )
     return comparison, row
 
@@ -185,10 +164,6 @@ def _psnr(picture: Image.Image, original: Image.Image) -> float:
     difference = np.asarray(picture, np.float64) - np.asarray(original, np.float64)
     error = float(np.mean(difference**2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
-
-
-def _centers(name: str) -> tuple[tuple[float, float], tuple[float, float]]:
-    return PICTURES[name].first, PICTURES[name].second
 
 
 def _box(center: tuple[float, float], side: int) -> Box:

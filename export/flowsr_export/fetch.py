@@ -89,9 +89,7 @@ def fetch(
         if path.is_file() and blob_id(path) == RELEASES[name]:
             return Fetched(path, path.stat().st_size, "present")
         if os.path.lexists(path):
-            raise CheckpointError(
-                f"{path} is not the released file; move it away and fetch again"
-            )
+            raise CheckpointError(f"{path} is not the released file; move it away first")
         directory.mkdir(parents=True, exist_ok=True)
         resumed = _download(url, part, start, advance)
         if blob_id(part) != RELEASES[name]:

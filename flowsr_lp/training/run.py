@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +26,9 @@ from flowsr_lp import (
 )
 from flowsr_lp.linf.prior import EdsrLatent, Prior
 from flowsr_lp.perceptual import VggLoss
-from flowsr_lp.training.crops import Crops, load_pictures
+from flowsr_lp.training.crops import Augmentation, Crops, load_pictures
 from flowsr_lp.training.linf import FlowLoss, PriorLoss, Settings, steps_done, train
+from flowsr_lp.training.penalties import Penalties
 from flowsr_lp.training.srflow import SrflowFlowLoss, SrflowPriorLoss, fit_norms
 from flowsr_runtime.errors import OutputError, ProviderError, UsageError
 
@@ -51,6 +52,7 @@ class Loop:
             one that it has for SRFlow.
         threads: CPU threads; PyTorch's choice when None.
         device: Device to train on.
+        augmentation: Changes to the crops beyond flips (LINF).
         start: Weights to begin with, of the same architecture; new ones when None.
     """
 
@@ -62,6 +64,7 @@ class Loop:
     scales: tuple[float, float] | None
     threads: int | None
     device: Literal["cpu", "cuda"]
+    augmentation: Augmentation
     start: Path | None = None
 
     @property
@@ -91,6 +94,7 @@ class PriorRecipe:
         perceptual_weight: Weight of the distance of the features.
         latent_weight: Weight of the L1 between latents.
         pixel_weight: Weight of the L1 between pixels.
+        penalties: Weights of the penalties on artifacts (LINF).
     """
 
     name: str
@@ -99,16 +103,22 @@ class PriorRecipe:
     perceptual_weight: float
     latent_weight: float
     pixel_weight: float
+    penalties: Penalties
 
 
 def train_flow(
-    spec: dict[str, Any], pixel_weight: float, loop: Loop, started: Callable[[int], Report]
+    spec: dict[str, Any],
+    pixel_weight: float,
+    penalties: Penalties,
+    loop: Loop,
+    started: Callable[[int], Report],
 ) -> Path:
     """Train a flow by likelihood and write `model.safetensors` into the run's folder.
 
     Args:
         spec: `{"name": "linf" | "linf-patch" | "srflow", "args": {...}}`.
         pixel_weight: Weight of the L1 between the flow's mode and the truth.
+        penalties: Weights of the penalties on artifacts (LINF).
         loop: Settings of the run.
         started: Called with the first step; returns the callback for every step.
 
@@ -123,13 +133,19 @@ def train_flow(
     first = steps_done(loop.output)
     torch.manual_seed(loop.settings.seed)
     flow = srflow_from_spec(spec) if spec["name"] == "srflow" else linf_from_spec(spec)
+    _check_linf_only(flow, penalties, loop.augmentation)
     loop = _at_own_scale(loop, flow)
     if loop.start is not None:
         source = load_checkpoint(loop.start, blocks=spec["args"].get("blocks")).network
         _begin(flow, _flow_of(source), loop.start)
     crops = _crops(loop)
-    recipe = {"model": spec, "pixel_weight": pixel_weight, **_describe(loop, crops)}
-    objective = _flow_loss(flow, pixel_weight)
+    recipe = {
+        "model": spec,
+        "pixel_weight": pixel_weight,
+        "penalties": asdict(penalties),
+        **_describe(loop, crops),
+    }
+    objective = _flow_loss(flow, pixel_weight, penalties)
     if isinstance(flow, SRFlow) and first == 0 and loop.start is None:
         objective.to(device)
         low, high = crops.batch_at(0)
@@ -169,6 +185,7 @@ def train_prior(
     first = steps_done(loop.output)
     checkpoint = load_checkpoint(model, blocks=blocks)
     flow = _flow_of(checkpoint.network)
+    _check_linf_only(flow, recipe.penalties, loop.augmentation)
     loop = _at_own_scale(loop, flow)
     torch.manual_seed(loop.settings.seed)
     spec, prior = _new_prior(recipe, flow)
@@ -188,6 +205,7 @@ def train_prior(
         "model_sha256": checkpoint.model_sha256,
         "vgg_layers": list(recipe.vgg_layers),
         "weights": list(objective.weights),
+        "penalties": asdict(recipe.penalties),
         **_describe(loop, crops),
     }
     report = started(first)
@@ -229,13 +247,22 @@ def _at_own_scale(loop: Loop, flow: LINF | SRFlow) -> Loop:
     return replace(loop, scales=(flow.scale, flow.scale))
 
 
+def _check_linf_only(flow: LINF | SRFlow, *settings: Penalties | Augmentation) -> None:
+    """Refuse settings for an SRFlow network that only the training of LINF has."""
+    for name, value in (field for each in settings for field in asdict(each).items()):
+        if value and isinstance(flow, SRFlow):
+            raise UsageError(f"{name} is for LINF, not SRFlow", option=name)
+
+
 def _flow_of(network: LinfLP | SrflowLP) -> LINF | SRFlow:
     return network.linf if isinstance(network, LinfLP) else network.srflow
 
 
-def _flow_loss(flow: LINF | SRFlow, pixel_weight: float) -> FlowLoss | SrflowFlowLoss:
+def _flow_loss(
+    flow: LINF | SRFlow, pixel_weight: float, penalties: Penalties
+) -> FlowLoss | SrflowFlowLoss:
     if isinstance(flow, LINF):
-        return FlowLoss(flow, pixel_weight)
+        return FlowLoss(flow, pixel_weight, penalties)
     return SrflowFlowLoss(flow, pixel_weight)
 
 
@@ -262,14 +289,15 @@ def _prior_loss(
     weights = (recipe.perceptual_weight, recipe.latent_weight, recipe.pixel_weight)
     if isinstance(flow, LINF):
         assert not isinstance(prior, SrflowPrior)
-        return PriorLoss(LinfLP(flow, prior), perceptual, *weights)
+        return PriorLoss(LinfLP(flow, prior), perceptual, *weights, recipe.penalties)
     assert isinstance(prior, SrflowPrior)
     return SrflowPriorLoss(SrflowLP(flow, prior), perceptual, *weights)
 
 
 def _crops(loop: Loop) -> Crops:
     pictures = load_pictures(loop.pictures, loop.largest_crop)
-    return Crops(pictures, loop.batch, loop.lr_size, loop.range, loop.settings.seed)
+    seed, augmentation = loop.settings.seed, loop.augmentation
+    return Crops(pictures, loop.batch, loop.lr_size, loop.range, seed, augmentation)
 
 
 def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
@@ -278,6 +306,10 @@ def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
         "lr_size": loop.lr_size,
         "scales": list(loop.range),
         "pictures": len(crops.pictures),
+        "augmentation": {
+            **asdict(loop.augmentation),
+            "fonts": [font.name for font in loop.augmentation.fonts],
+        },
         **({} if loop.start is None else {"start": _sha256(loop.start)}),
     }
 

@@ -4,10 +4,8 @@ from typing import Any
 
 from tests.doubles.trt_plan import Plan
 
-__all__ = ["GEOMETRY", "INPUT", "Recorder", "build", "changed", "recorder"]
+__all__ = ["Recorder", "build", "changed", "recorder"]
 
-INPUT = ((1, 3, 1, 1), (1, 3, 16, 16), (2, 3, 64, 64))
-GEOMETRY = ((1,) * 4 + (0,) * 4 + (1,) * 2, (16,) * 10, (4096,) * 10)
 Profile = dict[str, tuple[Any, Any, Any]]
 
 

@@ -7,7 +7,7 @@ from tests.doubles.cuda_runtime import FakeCuda
 from tests.doubles.trt_builder import IHostMemory, Network, OnnxParser, builder_class
 from tests.doubles.trt_context import ExecutionContext
 from tests.doubles.trt_names import VARIANTS, DataType, Dims, enumerations, nptype
-from tests.doubles.trt_objects import ILogger, IOutputAllocator, IProgressMonitor, Logger
+from tests.doubles.trt_objects import ILogger, IOutputAllocator, IProgressMonitor
 from tests.doubles.trt_runtime import (
     Engine,
     RtxRuntimeConfig,
@@ -43,7 +43,6 @@ def fake_tensorrt(variant: str, cuda: FakeCuda | None = None) -> Any:
         "INetworkDefinition": Network,
         "IOutputAllocator": IOutputAllocator,
         "IProgressMonitor": IProgressMonitor,
-        "Logger": Logger,
         "OnnxParser": OnnxParser,
         "Runtime": runtime_class(names, chosen, machine),
         "nptype": nptype,

@@ -1,11 +1,10 @@
 """Base classes of the library, and objects that refuse new attributes."""
 
-import sys
 from typing import Any, TypeAlias
 
 from tests.doubles.trt_names import Severity
 
-__all__ = ["Closed", "ILogger", "IOutputAllocator", "IProgressMonitor", "Log", "Logger"]
+__all__ = ["Closed", "ILogger", "IOutputAllocator", "IProgressMonitor", "Log"]
 
 
 class Bound(type):
@@ -35,16 +34,6 @@ class ILogger(Base):
 
     def log(self, severity: Severity, msg: str) -> None:
         raise NotImplementedError("log() must be overridden")
-
-
-class Logger(ILogger):
-    def __init__(self, min_severity: Severity = Severity.WARNING) -> None:
-        ILogger.__init__(self)
-        self.min_severity = min_severity
-
-    def log(self, severity: Severity, msg: str) -> None:
-        if severity <= self.min_severity:
-            sys.stderr.write(f"[TRT] [{severity.name[0]}] {msg}\n")
 
 
 class IProgressMonitor(Base):

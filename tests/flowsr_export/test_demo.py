@@ -5,13 +5,11 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-import pytest
 from click.testing import Result
 from PIL import Image
 
 from flowsr_export.demo import PICTURES, demonstrate
 from flowsr_runtime import Upscaler
-from flowsr_runtime.errors import OutputError
 
 Run = Callable[..., Result]
 
@@ -43,12 +41,6 @@ def test_nothing_is_overwritten_without_force(bundle: Path, tmp_path: Path, run:
     assert done.exit_code == 1
     assert "demo.json exists" in done.stderr
     assert (tmp_path / "demo.json").read_text() == "mine"
-
-
-def test_a_folder_that_cannot_be_made_is_named(bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with Upscaler.open(bundle) as upscaler, pytest.raises(OutputError, match="cannot be made"):
-        demonstrate(upscaler, tmp_path / "file", ("coffee", "coffee"))
 
 
 def test_every_shipped_photograph_has_its_licence_line() -> None:

@@ -118,8 +118,6 @@ def _config(
     lr_size: tuple[tuple[int, int], ...],
     output_size: tuple[int, int] | None,
     sweep: bool,
-    model: Path | None,
-    prior: Path | None,
     warm_up: float,
     duration: float,
     blocks: int,
@@ -134,14 +132,12 @@ def _config(
 
     if output_size is not None and (lr_size or sweep):
         raise UsageError("give either --output-size, or --lr-size and --sweep")
-    if prior is not None and model is None:
+    if fields["prior"] is not None and fields["model"] is None:
         raise UsageError("--prior needs --model")
     default_sizes = tuple((side, side) for side in SWEPT_SIDES) if sweep else ((128, 128),)
     return BenchmarkConfig(
         threads=threads or usable_cores(),
         scales=scales or (),
-        model=model,
-        prior=prior,
         lr_sizes=lr_size or default_sizes,
         output_size=output_size,
         pace=TimingSchedule(warm_up, duration, blocks, seed),

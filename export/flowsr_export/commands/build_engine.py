@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +26,7 @@ from flowsr_export.options.shared import (
     value_option,
 )
 from flowsr_export.options.values import exact_scale_type
+from flowsr_export.reports.table import mebibytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,22 +166,22 @@ def _reporter(
 
 def _plan_record(plan: EnginePlan) -> dict[str, Any]:
     return {
-        "library": plan.library_text,
-        "target": plan.target_text,
-        "profiles": [_fields(profile) for profile in plan.profiles],
+        "library": str(plan.library or "none"),
+        "target": str(plan.target or "not known"),
+        "profiles": [{name: asdict(r) for name, r in p.items()} for p in plan.profiles],
         "estimated_bytes": list(plan.estimates),
-        "key": None if plan.key is None else plan.key.fields(),
-        "digest": None if plan.key is None else plan.key.digest(),
-        "engine": None if plan.key is None else plan.key.file_name(),
+        "key": plan.key and plan.key.fields(),
+        "digest": plan.key and plan.key.digest(),
+        "engine": plan.key and plan.key.file_name(),
         "there": plan.existing is not None,
         "unknown": list(plan.unknown),
     }
 
 
 def _plan_text(plan: EnginePlan) -> str:
-    lines = [f"library    {plan.library_text}", f"target     {plan.target_text}"]
+    lines = [f"library    {plan.library or 'none'}", f"target     {plan.target or 'not known'}"]
     for index, profile in enumerate(plan.profiles):
-        estimate = _mebibytes(plan.estimates[index])
+        estimate = mebibytes(plan.estimates[index])
         lines += [f"profile {index}  {estimate} of activations (estimate)", *_ranges(profile)]
     lines += [f"not known  {reason}" for reason in plan.unknown]
     if plan.key is not None:
@@ -190,17 +192,11 @@ def _plan_text(plan: EnginePlan) -> str:
 
 
 def _result_record(result: EngineResult, bundle: Bundle) -> dict[str, Any]:
-    entry = result.entry
-    return {
-        "path": str(bundle.path),
-        "engine": entry.name,
-        "reused": result.built is None,
-        "sha256": entry.sha256,
-        "bytes": entry.size,
-        "digest": entry.key.digest(),
-        "key": entry.key.fields(),
-        "facts": dict(entry.facts),
-    }
+    from flowsr_export.engine.listing import record_of
+
+    entry, reused = result.entry, result.built is None
+    more = {"path": str(bundle.path), "reused": reused, "digest": entry.key.digest()}
+    return {**more, **record_of(entry)}
 
 
 def _result_text(result: EngineResult, bundle: Bundle) -> str:
@@ -215,8 +211,7 @@ def _result_text(result: EngineResult, bundle: Bundle) -> str:
         lines.append(f"{direction}     {tensor['name']} {tensor['dtype'].lower()} {shape}")
     scratch = facts["scratch_bytes"] or [None] * len(entry.key.profiles)
     for index, profile in enumerate(entry.key.profiles):
-        memory = "not stated" if scratch[index] is None else _mebibytes(scratch[index])
-        estimate = _mebibytes(facts["estimated_bytes"][index])
+        memory, estimate = mebibytes(scratch[index]), mebibytes(facts["estimated_bytes"][index])
         lines.append(f"profile {index}  {memory} of activations (estimate {estimate})")
         lines += _ranges(profile)
     return "\n".join([*lines, *_precision(entry.key.precision, facts["precision"])])
@@ -245,14 +240,3 @@ def _ranges(profile: Profile) -> list[str]:
             name, values = "window", [value[8:] for value in values]
         rows.append(f"  {name:9}{' … '.join('x'.join(map(str, value)) for value in values)}")
     return rows
-
-
-def _fields(profile: Profile) -> dict[str, Any]:
-    return {
-        name: {"min": list(bounds.min), "opt": list(bounds.opt), "max": list(bounds.max)}
-        for name, bounds in profile.items()
-    }
-
-
-def _mebibytes(size: float) -> str:
-    return f"{size / (1 << 20):.0f} MiB"

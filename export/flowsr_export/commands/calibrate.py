@@ -116,10 +116,7 @@ def _config(
 @force_option
 @json_option
 def command(
-    bundle: Path | None,
-    request: tuple[CalibrationConfig, Path],
-    force: bool,
-    as_json: bool,
+    bundle: Path | None, request: tuple[CalibrationConfig, Path], force: bool, as_json: bool
 ) -> None:
     """Quantize BUNDLE, or the built-in model, to eight bits within a quality budget.
 

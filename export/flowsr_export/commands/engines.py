@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -40,12 +40,13 @@ def list_command(bundle: Path, as_json: bool) -> None:
     Example:
       flowsr-export engines list edsr.bundle
     """
-    from flowsr_export.engine.listing import list_engines
+    from flowsr_export.engine.listing import list_engines, record_of
     from flowsr_runtime import Bundle, IntegrityError
 
     listed = list_engines(Bundle.open(bundle))
     if as_json:
-        click.echo(json.dumps([_record(engine) for engine in listed], indent=1))
+        rows = [{**record_of(engine.entry), "state": _state(engine)} for engine in listed]
+        click.echo(json.dumps(rows, indent=1))
     else:
         click.echo("\n".join(_text(engine) for engine in listed) or "no engine")
     damaged = [engine.trouble for engine in listed if engine.trouble is not None]
@@ -73,12 +74,8 @@ def prune_command(
     from flowsr_export.engine.listing import prune_engines
     from flowsr_runtime import Bundle
 
-    removals = prune_engines(
-        Bundle.open(bundle),
-        everything=everything,
-        other_versions=other_versions,
-        dry_run=dry_run,
-    )
+    choice = {"everything": everything, "other_versions": other_versions, "dry_run": dry_run}
+    removals = prune_engines(Bundle.open(bundle), **choice)
     if as_json:
         rows = [
             {"name": file.name, "reason": file.reason, "bytes": file.size} for file in removals
@@ -92,27 +89,15 @@ def prune_command(
     click.echo(f"{word} {len(removals)} files, {total / 1e6:.2f} MB")
 
 
-def _record(listed: Listed) -> dict[str, Any]:
-    entry = listed.entry
-    return {
-        "engine": entry.name,
-        "bytes": entry.size,
-        "sha256": entry.sha256,
-        "state": _state(listed),
-        "key": entry.key.fields(),
-        "facts": dict(entry.facts),
-    }
-
-
 def _text(listed: Listed) -> str:
+    from flowsr_export.engine.library import Target
+
     entry, key = listed.entry, listed.entry.key
-    devices = ", ".join(key.compute_capability) or "8.0 and above"
-    gpu = f" {key.gpu_name}" if key.gpu_name else ""
-    profiles = "1 profile" if len(key.profiles) == 1 else f"{len(key.profiles)} profiles"
+    target = Target(key.compute_capability, key.gpu_name)
+    profiles = f"{len(key.profiles)} profile{'s' * (len(key.profiles) > 1)}"
     return (
         f"{_state(listed):8}{entry.name}  {entry.size / 1e6:.2f} MB\n"
-        f"        {key.flavour} {key.version}, {key.precision}, compute capability {devices}"
-        f"{gpu}, {profiles}"
+        f"        {key.flavour} {key.version}, {key.precision}, {target}, {profiles}"
     )
 
 

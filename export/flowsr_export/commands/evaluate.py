@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,22 +135,12 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
 
     paths = [] if output is None else report_paths(output, force=force)
     defaults = DEFAULT_METRICS if asked["samples"] == 1 else (*DEFAULT_METRICS, "diversity")
-    metric_set = MetricSet.open(
-        asked["metrics"] or defaults,
-        shave=asked["shave"],
-        alexnet=asked["alexnet"],
-        linear=asked["linear"],
-    )
-    with open_model(
-        asked["settings"],
-        asked["bundle"],
-        asked["model"],
-        asked["prior"],
-        temperature=asked["temperature"],
-        truncate=asked["truncate"],
-        memory_budget=asked["memory_budget"],
-        halo=asked["halo"],
-    ) as model:
+    options = {name: asked[name] for name in ("shave", "alexnet", "linear")}
+    metric_set = MetricSet.open(asked["metrics"] or defaults, **options)
+    names = ("temperature", "truncate", "memory_budget", "halo")
+    options = {name: asked[name] for name in names}
+    checkpoint = asked["model"], asked["prior"]
+    with open_model(asked["settings"], asked["bundle"], *checkpoint, **options) as model:
         rows, shown = _evaluated(asked, metric_set, model)
     about = _about(asked, model)
     if paths:
@@ -180,20 +171,15 @@ def _evaluated(
     model.check_scales(asked["scales"])
     pairs = find_pairs(asked["hr"], asked["lr"], asked["scales"])
     with progress("reading", len(pairs)) as bar:
-        check_pairs(pairs, metric_set, lambda note: bar.advance(1, note))
+        check_pairs(pairs, metric_set, partial(bar.advance, 1))
     baselines = [BICUBIC] if asked["baseline"] == "bicubic" else []
     methods = [*baselines, model]
     on_sheet = {(pair.dataset, pair.name, pair.scale) for pair in chosen(pairs)}
     rows, shown = [], []
     with progress("evaluate", len(pairs) * len(methods)) as bar:
-        for result in evaluate(
-            pairs,
-            methods,
-            metric_set,
-            samples=asked["samples"],
-            seed=asked["seed"],
-            advance=lambda note: bar.advance(1, note),
-        ):
+        noise = {"samples": asked["samples"], "seed": asked["seed"]}
+        advance = partial(bar.advance, 1)
+        for result in evaluate(pairs, methods, metric_set, **noise, advance=advance):
             row = result.row
             rows.append(row)
             if (row.dataset, row.picture, row.scale) in on_sheet:
@@ -205,6 +191,7 @@ def _about(asked: dict[str, Any], model: EvaluatedModel) -> dict[str, Any]:
     """Describe the model, the settings and the libraries for the report."""
     from importlib.metadata import version
 
+    plain = ("shave", "temperature", "samples", "seed", "truncate")
     return {
         "command": shlex.join(["flowsr-export", *sys.argv[1:]]),
         "model": model.about,
@@ -212,14 +199,10 @@ def _about(asked: dict[str, Any], model: EvaluatedModel) -> dict[str, Any]:
             "hr": [str(folder) for folder in asked["hr"]],
             "lr": [str(folder) for folder in asked["lr"]],
             "scales": list(asked["scales"]),
-            "shave": asked["shave"],
             "backend": asked["settings"].backend,
             "provider": model.provider,
             "precision": asked["settings"].precision,
-            "temperature": asked["temperature"],
-            "samples": asked["samples"],
-            "seed": asked["seed"],
-            "truncate": asked["truncate"],
+            **{name: asked[name] for name in plain},
         },
         "libraries": {"flowsr-lp": version("flowsr-lp"), **model.libraries},
     }

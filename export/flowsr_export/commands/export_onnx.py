@@ -66,6 +66,12 @@ LICENSES = {
     ["float32", "uint8"],
     "Image type of the graph; with uint8 the graph converts, clamps and rounds.",
 )
+@click.option(
+    "--guard/--no-guard",
+    default=None,
+    show_default="as the checkpoint says",
+    help="Shrink patches with values out of range.",
+)
 @force_option
 @json_option
 def command(
@@ -77,6 +83,7 @@ def command(
     scale: Fraction | None,
     opset: int | None,
     io: Io,
+    guard: bool | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -115,7 +122,7 @@ def command(
         model, prior = embedded_checkpoint()
     checkpoint = load_checkpoint(model, prior, blocks)
     license_text = "Apache-2.0" if built_in else LICENSES[checkpoint.family]
-    request = Request(precision, scale, opset, license_text, io)
+    request = Request(precision, scale, opset, license_text, io, guard)
     with step_progress("export", len(STEPS)) as begin:
         bundle, stats = build_bundle(checkpoint, output, request, force, begin)
     if as_json:

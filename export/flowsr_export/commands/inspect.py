@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,13 @@ if TYPE_CHECKING:
     from flowsr_runtime.geometry import Halo
 
 __all__ = ["command"]
+
+FIXED_SCALE = "{:g} only; upscale --resample reaches other scales"
+PADDED = "any; padded to multiples of {} for the graph, then cropped"
+IMAGES = {
+    "float32": "float32 in [0, 1]",
+    "uint8": "uint8, rounded in the graph; an exploding inverse cannot be detected",
+}
 
 
 @click.command("inspect")
@@ -65,19 +71,14 @@ def command(
     if engine:
         from flowsr_export.engine.listing import match_engines
 
-        _print_match(
-            opened, match_engines(opened, flavour, precision, compute_capability), as_json
-        )
+        match = match_engines(opened, flavour, precision, compute_capability)
+        _print_match(opened, match, as_json)
         return
     problems = {name: _problem(opened, name) for name in opened.manifest.files}
     if as_json:
         files = {name: problem or "ok" for name, problem in problems.items()}
-        content = {
-            "path": str(opened.path),
-            "files": files,
-            "manifest": dict(opened.manifest.raw),
-        }
-        click.echo(json.dumps(content, indent=2))
+        content = {"path": str(opened.path), "files": files, "manifest": opened.manifest.raw}
+        click.echo(json.dumps(content, indent=2, default=dict))
     else:
         _print(opened, problems)
     damaged = [problem for problem in problems.values() if problem is not None]
@@ -102,9 +103,7 @@ def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
 
     if as_json:
         content = {
-            "library": match.library,
-            "compute_capability": match.compute_capability,
-            "precision": match.precision,
+            **vars(match),
             "loads": [entry.name for entry in match.loads],
             "differences": [dataclasses.asdict(field) for field in match.differences],
         }
@@ -117,9 +116,10 @@ def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
             for field in (field for field in match.differences if field.name == name):
                 click.echo(f"  {field.field:20}is {field.found}, must be {field.wanted}")
     if not match.loads:
+        place = f"{match.library} on compute capability {match.compute_capability}"
         raise BundleError(
-            f"no {match.precision} engine of {bundle.path} loads in {match.library} on compute "
-            f"capability {match.compute_capability}; build one with flowsr-export build-engine"
+            f"no {match.precision} engine of {bundle.path} loads in {place}; build one with "
+            "flowsr-export build-engine"
         )
 
 
@@ -140,14 +140,15 @@ def _print(bundle: Bundle, problems: Mapping[str, str | None]) -> None:
 def summary(manifest: Manifest) -> list[tuple[str, str]]:
     """Return a manifest as (heading, text) rows."""
     raw, memory = manifest.raw, manifest.memory
+    scale, multiple = manifest.scale, manifest.multiple
     rows = [
         ("family", manifest.family),
-        ("scale", _scale(manifest.scale)),
-        ("images", _images(manifest.io)),
+        ("scale", FIXED_SCALE.format(float(scale)) if scale else "any from 1, per axis"),
+        ("images", IMAGES[manifest.io]),
         ("inputs", ", ".join(sorted(manifest.inputs))),
         ("latents", _latents(manifest.latents)),
         *([("border", str(raw["border"]))] if "border" in raw else []),
-        ("sides", _sides(manifest.multiple)),
+        ("sides", "any" if multiple == 1 else PADDED.format(multiple)),
         *_tiling(manifest.tiling),
         (
             "memory",
@@ -176,29 +177,9 @@ def flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
     ]
 
 
-def _scale(fixed: Fraction | None) -> str:
-    if fixed is None:
-        return "any from 1, per axis"
-    return f"{float(fixed):g} only; upscale --resample reaches other scales"
-
-
-def _images(io: str) -> str:
-    if io == "float32":
-        return "float32 in [0, 1]"
-    return "uint8, rounded in the graph; an exploding inverse cannot be detected"
-
-
 def _latents(latents: tuple[Latent, ...]) -> str:
-    if not latents:
-        return "learned prior"
     names = [f"{x.name} {x.channels} channels of {x.patch}x{x.patch} pixels" for x in latents]
-    return f"sampled at a temperature: {', '.join(names)}"
-
-
-def _sides(multiple: int) -> str:
-    if multiple == 1:
-        return "any"
-    return f"any; padded to multiples of {multiple} for the graph, then cropped"
+    return f"sampled at a temperature: {', '.join(names)}" if names else "learned prior"
 
 
 def _tiling(tiling: Tiling) -> list[tuple[str, str]]:

@@ -23,17 +23,18 @@ from flowsr_export.options.train import (
     given,
     linf_options,
     loop_options,
+    penalty_options,
     srflow_options,
 )
 
 if TYPE_CHECKING:
+    from flowsr_lp.training.penalties import Penalties
     from flowsr_lp.training.run import Loop, PriorRecipe
 
 __all__ = ["command"]
 
 Report = Callable[[int, int, dict[str, float]], None]
 
-PRIORS = ["unet", "edsr-baseline-latent"]
 # Losses of single batches depend on the drawn scale; the bar shows their running mean.
 SMOOTHING = 0.98
 
@@ -60,12 +61,14 @@ def command() -> None:
 @number_option(
     "--pixel-weight", WEIGHT, 0.0, "Weight of the L1 loss between the flow's mode and pixels."
 )
+@penalty_options("phase", "shift", "out_of_range", "rescaled", "gain")
 @loop_options(learning_rate=4e-4, batch=16)
 def flow(
     system: str,
     linf: dict[str, Any],
     srflow: dict[str, Any],
     pixel_weight: float,
+    penalties: Penalties,
     loop: Loop,
 ) -> None:
     """Train a flow by maximum likelihood.
@@ -85,7 +88,7 @@ def flow(
     from flowsr_lp.training.run import train_flow
 
     with _progress(loop) as started:
-        path = train_flow(spec, pixel_weight, loop, started)
+        path = train_flow(spec, pixel_weight, penalties, loop, started)
     _print_result(path, loop)
 
 
@@ -116,6 +119,7 @@ def _recipe(
     required=True,
     help="ImageNet weights of VGG16: safetensors with conv1_1.weight and so on.",
 )
+@penalty_options("phase", "shift", "out_of_range", "rescaled")
 @packs(
     _recipe,
     choice_option("--prior", ["unet", "edsr-baseline-latent"], "Network of the prior."),
@@ -136,6 +140,7 @@ def _recipe(
     number_option("--latent-weight", WEIGHT, 0.0, "Weight of the L1 loss between latents."),
     number_option("--pixel-weight", WEIGHT, 0.0, "Weight of the L1 loss between pixels."),
     name="recipe",
+    takes=["penalties"],
 )
 @loop_options(learning_rate=1e-4, batch=16)
 def prior(

@@ -5,52 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowsr_export.options.progress import progress
-from flowsr_export.options.shared import FILE, flag, json_option, open_bundle, packs
+from flowsr_export.options.session import session_options
+from flowsr_export.options.shared import FILE, flag, json_option, open_bundle
 from flowsr_export.options.upscale import cluster_options, machine_options, request_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
 
     from flowsr_export.upscale.dry_run import PlannedUpscale
     from flowsr_export.upscale.jobs import Failure, Job, Report, Request
     from flowsr_export.upscale.ray import Cluster
-    from flowsr_runtime import Bundle, SessionSettings, Upscaler
+    from flowsr_runtime import Bundle
 
 __all__ = ["command"]
 
 DEFAULT = click.core.ParameterSource.DEFAULT
 GIB = 1 << 30
-
-
-@dataclasses.dataclass(frozen=True)
-class _Machine:
-    """Devices, memory and tiling of a run.
-
-    Attributes:
-        settings: Settings of a session.
-        devices: GPU indices, None for the device of the settings.
-        max_memory: Memory limit in bytes.
-        halo: Overlap of tiles.
-    """
-
-    settings: SessionSettings
-    devices: tuple[int, ...] | None
-    max_memory: int | None
-    halo: Literal["default", "exact"]
-
-    def open(self, bundle: Bundle) -> AbstractContextManager[list[Upscaler]]:
-        """Open a bundle on each device."""
-        from flowsr_export.upscale.devices import open_upscalers
-
-        return open_upscalers(
-            bundle, self.settings, self.devices, max_memory=self.max_memory, halo=self.halo
-        )
 
 
 @click.command("upscale")
@@ -63,8 +38,8 @@ class _Machine:
     help="Output file, or output folder for several images.",
 )
 @request_options
+@session_options
 @machine_options
-@packs(_Machine, name="machine", takes=("settings", "devices", "max_memory", "halo"))
 @cluster_options
 @flag("--dry-run", "Print tiles and memory of each image without writing anything.")
 @json_option
@@ -72,7 +47,7 @@ def command(
     inputs: tuple[Path, ...],
     output: Path,
     request: Request,
-    machine: _Machine,
+    machine: dict[str, Any],
     cluster: Cluster | None,
     dry_run: bool,
     as_json: bool,
@@ -96,16 +71,17 @@ def command(
     from flowsr_export.upscale.jobs import plan
 
     context = click.get_current_context()
-    if machine.devices is not None and context.get_parameter_source("device") != DEFAULT:
+    if machine["devices"] is not None and context.get_parameter_source("device") != DEFAULT:
         raise click.UsageError("give at most one of --device and --devices")
     path, images = _split(inputs)
     bundle = open_bundle(path)
     _check_size(request, bundle)
     jobs = plan(images, output, make=not dry_run)
     if dry_run:
+        from flowsr_export.upscale.devices import open_upscalers
         from flowsr_export.upscale.dry_run import plan_all
 
-        with machine.open(bundle) as upscalers:
+        with open_upscalers(bundle, **machine) as upscalers:
             exit_code = _print_plan(*plan_all(jobs, upscalers[0], request), as_json)
     else:
         report = _upscale(bundle, jobs, request, machine, cluster)
@@ -139,19 +115,19 @@ def _upscale(
     bundle: Bundle,
     jobs: Sequence[Job],
     request: Request,
-    machine: _Machine,
+    machine: dict[str, Any],
     cluster: Cluster | None,
 ) -> Report:
-    from flowsr_export.upscale.devices import is_on_host
+    from flowsr_export.upscale.devices import is_on_host, open_upscalers
     from flowsr_export.upscale.pipeline import STEPS, upscale_all
 
     if cluster is not None:
         return _upscale_on_ray(bundle, jobs, request, machine, cluster)
     with (
-        machine.open(bundle) as upscalers,
+        open_upscalers(bundle, **machine) as upscalers,
         progress("upscaling", len(jobs) * STEPS) as bar,
     ):
-        overlap = machine.max_memory is None or not is_on_host(machine.settings)
+        overlap = machine["max_memory"] is None or not is_on_host(machine["settings"])
         return upscale_all(jobs, upscalers, request, bar.advance, overlap=overlap)
 
 
@@ -159,16 +135,14 @@ def _upscale_on_ray(
     bundle: Bundle,
     jobs: Sequence[Job],
     request: Request,
-    machine: _Machine,
+    machine: dict[str, Any],
     cluster: Cluster,
 ) -> Report:
     from flowsr_export.upscale.ray import WorkerConfig, upscale_on_ray
 
-    if machine.devices is not None:
+    if machine.pop("devices") is not None:
         raise click.UsageError("--devices is not for --ray; Ray assigns a GPU to each worker")
-    config = WorkerConfig(
-        bundle.path, machine.settings, request, machine.max_memory, machine.halo
-    )
+    config = WorkerConfig(bundle.path, request=request, **machine)
     with progress("upscaling", len(jobs)) as bar:
         return upscale_on_ray(jobs, config, cluster, bar.advance)
 

@@ -16,13 +16,7 @@ from click.core import ParameterSource
 
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.session import verification_options
-from flowsr_export.options.shared import (
-    FILE,
-    bundle_argument,
-    flag,
-    force_option,
-    json_option,
-)
+from flowsr_export.options.shared import FILE, bundle_argument, flag, force_option, json_option
 
 if TYPE_CHECKING:
     from flowsr_export.certificate.certify import Certificate
@@ -95,7 +89,8 @@ def command(
     """
     from flowsr_runtime import Bundle, UsageError
 
-    asked = _asked(context)
+    typed = ParameterSource.COMMANDLINE
+    asked = {name for name in context.params if context.get_parameter_source(name) == typed}
     _check_options(asked)
     other = locate or bisect
     if other is not None:
@@ -116,12 +111,6 @@ def command(
         work = partial(certify, opened, model, prior, settings, precision=only, quick=quick)
         done = work(start=start, advance=advance)
     _write(done, certificate, force, as_json)
-
-
-def _asked(context: click.Context) -> set[str]:
-    """Return the names of the options on the command line."""
-    typed = ParameterSource.COMMANDLINE
-    return {name for name in context.params if context.get_parameter_source(name) == typed}
 
 
 def _check_options(asked: set[str]) -> None:
@@ -171,9 +160,8 @@ def _as_dict(done: Verification) -> dict[str, Any]:
 def _print(done: Verification) -> None:
     for backend, figures in done.runs.items():
         click.echo(f"{done.bundle.path}  {backend}  {done.precision}  against PyTorch float32")
-        click.echo(
-            f"{'case':36}{'max error':>11}{'steps':>7}{'p99.9 steps':>13}{'PSNR dB':>10}"
-        )
+        head = f"{'case':36}{'max error':>11}{'steps':>7}{'p99.9 steps':>13}{'PSNR dB':>10}"
+        click.echo(head)
         for f in figures:
             size = f"{f.max_abs:11.1e}{f.max_steps:7d}{f.p999_steps:13.4f}{f.psnr:10.1f}"
             click.echo(f"{f.case!s:36}{size}")

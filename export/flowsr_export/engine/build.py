@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -123,16 +123,6 @@ class EnginePlan:
     existing: EngineEntry | None = None
 
     @property
-    def library_text(self) -> str:
-        """Name and version of the library, or "none"."""
-        return "none" if self.library is None else str(self.library)
-
-    @property
-    def target_text(self) -> str:
-        """The GPUs, or "not known"."""
-        return "not known" if self.target is None else str(self.target)
-
-    @property
     def unknown(self) -> tuple[str, ...]:
         """Reasons why the key is not known."""
         missing = f"the {self.request.precision} graph: it is not exported yet"
@@ -156,12 +146,10 @@ class EngineResult:
     Attributes:
         entry: Description of the engine.
         built: Output of the build; None if the engine existed.
-        audit: Precision that it computes in; None if the engine existed.
     """
 
     entry: EngineEntry
     built: Built | None
-    audit: PrecisionAudit | None
 
 
 def profiles_of(manifest: Manifest, sizes: SizeSpec) -> list[Profile]:
@@ -283,10 +271,10 @@ def build_engine(
     plan.check()
     assert plan.key is not None
     if plan.existing is not None:
-        return EngineResult(plan.existing, None, None)
+        return EngineResult(plan.existing, None)
     built, audit = _build(bundle, plan, log, report)
     facts = _facts(built, audit, plan)
-    return EngineResult(EngineStore(bundle.path).add(plan.key, built.plan, facts), built, audit)
+    return EngineResult(EngineStore(bundle.path).add(plan.key, built.plan, facts), built)
 
 
 def _key(
@@ -313,10 +301,7 @@ def _key(
 
 
 def _build(
-    bundle: Bundle,
-    plan: EnginePlan,
-    log: Path | None,
-    report: Callable[[float, str], None],
+    bundle: Bundle, plan: EnginePlan, log: Path | None, report: Callable[[float, str], None]
 ) -> tuple[Built, PrecisionAudit]:
     """Build the plan, and audit its precision before and after."""
     import onnx
@@ -366,22 +351,15 @@ def _intact(store: EngineStore, key: EngineKey) -> EngineEntry | None:
 
 
 def _facts(built: Built, audit: PrecisionAudit, plan: EnginePlan) -> Mapping[str, Any]:
+    precision = asdict(audit)
+    del precision["precision"]  # the key has it
     return {
         "tool": version("flowsr-lp"),
         "build_seconds": round(built.seconds, 3),
         "scratch_bytes": list(built.scratch),
         "estimated_bytes": list(plan.estimates),
         "driver": None if plan.device is None else plan.device.driver,
-        "tensors": [
-            {"name": t.name, "input": t.is_input, "dtype": t.dtype, "shape": list(t.shape)}
-            for t in built.tensors
-        ],
-        "precision": {
-            "least": audit.least,
-            "onnx": dict(audit.onnx),
-            "engine": None if audit.engine is None else dict(audit.engine),
-            "everything": dict(audit.everything),
-            "layers": None if audit.layers is None else dict(audit.layers),
-        },
+        "tensors": list(built.tensors),
+        "precision": precision,
         "warnings": list(built.warnings),
     }

@@ -7,7 +7,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from flowsr_runtime.errors import OutputError
@@ -49,12 +48,7 @@ class BuildLog:
                 raise OutputError(f"log {self.path} cannot be written: {reason}") from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         with self._lock:
             file, self._file = self._file, None
         if file is not None:
@@ -137,22 +131,14 @@ class BuildProgress:
         Args:
             trt: The module `tensorrt` or `tensorrt_rtx`.
         """
-        progress = self
 
         class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # it comes with the module
+            phase_start = staticmethod(self.start)
+            step_complete = staticmethod(self.step)
+            phase_finish = staticmethod(self.finish)
+
             def __init__(self) -> None:
                 trt.IProgressMonitor.__init__(self)
-
-            def phase_start(
-                self, phase_name: str, parent_phase: str | None, num_steps: int
-            ) -> None:
-                progress.start(phase_name, parent_phase, num_steps)
-
-            def step_complete(self, phase_name: str, step: int) -> bool:
-                return progress.step(phase_name, step)
-
-            def phase_finish(self, phase_name: str) -> None:
-                progress.finish(phase_name)
 
         return Monitor()
 

@@ -21,7 +21,7 @@ from flowsr_runtime.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from flowsr_runtime.cuda.device import Device
 
-__all__ = ["Built", "Settings", "Tensor", "build_plan", "check_settings"]
+__all__ = ["Built", "Settings", "build_plan", "check_settings"]
 
 TICK_SECONDS = 0.2  # between two progress reports
 HARDWARE = {
@@ -67,23 +67,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """An input or output of an engine.
-
-    Attributes:
-        name: Name of the tensor.
-        is_input: Whether it is an input.
-        dtype: TensorRT's name of the type, such as "FLOAT".
-        shape: Sizes, -1 for a dynamic one.
-    """
-
-    name: str
-    is_input: bool
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Built:
     """Output of a build.
 
@@ -91,7 +74,8 @@ class Built:
         plan: Serialized engine, which trtexec and C++ load too.
         seconds: Build time.
         scratch: Activation memory of each profile in bytes; empty if the log lacks it.
-        tensors: Inputs, then outputs.
+        tensors: Inputs, then outputs, as JSON: "name", "input", "dtype" such as "FLOAT" and
+            "shape" with -1 for a dynamic side.
         layers: The builder's list of layers as text; empty if it gave none.
         warnings: Warnings of the builder.
     """
@@ -99,7 +83,7 @@ class Built:
     plan: bytes
     seconds: float
     scratch: tuple[int, ...]
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[dict[str, Any], ...]
     layers: str
     warnings: tuple[str, ...]
 
@@ -172,18 +156,12 @@ def check_settings(library: Library, settings: Settings) -> None:
     Raises:
         UsageError: If a setting is for the other library.
     """
-    if not library.is_rtx:
-        return
-    if settings.version_compatible:
-        raise UsageError(
-            "version_compatible is for tensorrt: tensorrt_rtx has no lean runtime to embed",
-            option="version_compatible",
-        )
-    if settings.timing_cache is not None:
-        raise UsageError(
-            "timing_cache is for tensorrt: tensorrt_rtx measures no kernels while it builds",
-            option="timing_cache",
-        )
+    if library.is_rtx and settings.version_compatible:
+        message = "version_compatible is for tensorrt: tensorrt_rtx has no lean runtime"
+        raise UsageError(message, option="version_compatible")
+    if library.is_rtx and settings.timing_cache is not None:
+        message = "timing_cache is for tensorrt: tensorrt_rtx measures no kernels"
+        raise UsageError(message, option="timing_cache")
 
 
 def _parsed(library: Library, builder: Any, logger: Any, model: bytes) -> Any:
@@ -220,10 +198,8 @@ def _configured(library: Library, builder: Any, settings: Settings) -> Any:
         data = settings.timing_cache.read_bytes() if exists else b""
         cache = config.create_timing_cache(data)
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-            raise UsageError(
-                f"timing_cache must be of this GPU and {library}, got {settings.timing_cache}",
-                option="timing_cache",
-            )
+            rule = f"must be of this GPU and {library}, got {settings.timing_cache}"
+            raise UsageError(f"timing_cache {rule}", option="timing_cache")
     return config
 
 
@@ -314,25 +290,20 @@ def _keep_timings(config: Any, path: Path | None) -> None:
 
 def _problems(parser: Any) -> list[dict[str, str]]:
     """Return node, operator and reason of each parser error, empty where unavailable."""
-    problems = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        problem = {
+    calls = {"node": "node_name", "op": "node_operator", "reason": "desc"}
+    return [
+        {
             name: str(getattr(error, call)()) if hasattr(error, call) else ""
-            for name, call in (
-                ("node", "node_name"),
-                ("op", "node_operator"),
-                ("reason", "desc"),
-            )
+            for name, call in calls.items()
         }
-        problems.append(problem)
-    return problems
+        for error in map(parser.get_error, range(parser.num_errors))
+    ]
 
 
-def _tensors(network: Any) -> tuple[Tensor, ...]:
-    inputs = [(network.get_input(i), True) for i in range(network.num_inputs)]
-    outputs = [(network.get_output(i), False) for i in range(network.num_outputs)]
+def _tensors(network: Any) -> tuple[dict[str, Any], ...]:
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
     return tuple(
-        Tensor(tensor.name, is_input, tensor.dtype.name, tuple(tensor.shape))
-        for tensor, is_input in (*inputs, *outputs)
+        {"name": t.name, "input": t in inputs, "dtype": t.dtype.name, "shape": [*t.shape]}
+        for t in (*inputs, *outputs)
     )

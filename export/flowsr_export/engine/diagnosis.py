@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from flowsr_export.reports.table import mebibytes
 from flowsr_runtime.errors import (
     BackendError,
     FlowsrError,
@@ -16,7 +17,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 
-__all__ = ["BuildContext", "error_from_log", "explain_parse", "mebibytes"]
+__all__ = ["BuildContext", "error_from_log", "explain_parse"]
 
 LONGEST = 200  # quoted characters of a message
 MIB = 1 << 20
@@ -52,13 +53,12 @@ def error_from_log(
     Returns:
         Error with one line: the cause, an amount if there is one, and a remedy.
     """
-    for pattern, make in RULES:
-        for text in errors:
-            found = pattern.search(text)
-            if found is not None:
-                return _with_log(make(found, warnings, context), context)
-    reason = _short(errors[0]) if errors else "it gave no reason"
-    return _with_log(FlowsrError(f"{context.library} cannot build: {reason}"), context)
+    error = _known_error(errors, warnings, context)
+    if error is None:
+        reason = _short(errors[0]) if errors else "it gave no reason"
+        error = FlowsrError(f"{context.library} cannot build: {reason}")
+    log = f"; log: {context.log}" if context.log else ""
+    return type(error)(f"{error}{log}", option=error.option)
 
 
 def explain_parse(problems: Sequence[Mapping[str, str]], library: str) -> LintError:
@@ -77,11 +77,6 @@ def explain_parse(problems: Sequence[Mapping[str, str]], library: str) -> LintEr
         f"{library} cannot import {'; '.join(lines) or 'the file'}{more}; export the bundle "
         "again with this version of flowsr-lp"
     )
-
-
-def mebibytes(size: float) -> str:
-    """Format an amount of memory for a message."""
-    return f"{size / MIB:.0f} MiB"
 
 
 def _memory(
@@ -103,106 +98,85 @@ def _memory(
     )
 
 
-def _profile(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
-    return UsageError(
-        f"profile does not fit the graph: {_short(found[0])}; compare it with the inputs of "
-        "the bundle"
-    )
-
-
-def _no_device(_: re.Match[str], __: Sequence[str], context: BuildContext) -> FlowsrError:
-    return ProviderError(
-        f"{context.library} finds no CUDA device or driver; tensorrt builds on the target "
-        "GPU, tensorrt_rtx builds without one",
-        option="flavour",
-    )
-
-
-def _library(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
-    return BackendError(
-        f"{context.library} lacks {found['file']}; install the complete TensorRT, or build "
-        "without version_compatible",
-        option="version_compatible",
-    )
-
-
-def _device(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
-    return ProviderError(
-        f"{context.library} does not support this GPU, or not this precision on it: "
-        f"{_short(found[0])}; build without this compute capability, or in fp16",
-        option="compute_capabilities",
-    )
-
-
-def _version(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
-    return IntegrityError(
-        f"engine is of another version than {context.library}: {_short(found[0])}; build it "
-        "again"
-    )
-
-
-def _other_gpu(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
-    return IntegrityError(
-        f"engine was built for another GPU: {_short(found[0])}; build it again"
-    )
-
-
-def _node(found: re.Match[str], _: Sequence[str], context: BuildContext) -> FlowsrError:
-    return FlowsrError(
-        f"{context.library} has no kernel for {_short(found['node'])}, although memory "
-        "is not limited; try another version of the library, or another precision"
-    )
-
-
-def _no_kernel(
-    found: re.Match[str], warnings: Sequence[str], context: BuildContext
-) -> FlowsrError:
-    """Distinguish a small workspace, which TensorRT reports as a missing implementation."""
+def _known_error(
+    errors: Sequence[str], warnings: Sequence[str], context: BuildContext
+) -> FlowsrError | None:
+    """Return the error of the first rule that a message meets."""
+    library = context.library
+    for pattern, error_type, line, option in RULES:
+        found = _search(pattern, errors)
+        if found is not None:
+            words = {name: _short(text) for name, text in found.groupdict().items()}
+            message = line.format(library=library, text=_short(found[0]), **words)
+            return error_type(message, option=option)
+    found = _search(OUT_OF_MEMORY, errors)
+    if found is not None:
+        return _memory(found, warnings, context)
+    found = _search(NO_KERNEL, errors)
+    if found is None:
+        return None
+    # TensorRT reports a small workspace as a missing implementation.
     short = any(word in text for text in warnings for word in ("nsufficient", "nsuficient"))
-    limited = context.workspace is not None or short
-    return (_memory if limited else _node)(found, warnings, context)
+    if context.workspace is not None or short:
+        return _memory(found, warnings, context)
+    return FlowsrError(
+        f"{library} has no kernel for {_short(found['node'])}, although memory is not limited; "
+        "try another version of the library, or another precision"
+    )
 
 
-Rule = tuple[
-    re.Pattern[str], Callable[[re.Match[str], Sequence[str], BuildContext], FlowsrError]
-]
+def _search(pattern: str, texts: Sequence[str]) -> re.Match[str] | None:
+    return next(filter(None, (re.search(pattern, text) for text in texts)), None)
+
+
 REQUEST_MIB = re.compile(r"request: (\d+)MB", re.IGNORECASE)
 REQUEST_BYTES = re.compile(r"[Rr]equested size (?:was|of) (\d+)|requested size of (\d+)")
-# Searched in this order: causes before their consequences.
-RULES: tuple[Rule, ...] = (
-    (re.compile(r"Unable to load library: (?P<file>[^:]+):"), _library),
+OUT_OF_MEMORY = r"(?i:within workspace limit|OutOfMemory|out of memory)"
+NO_KERNEL = r"[Cc]ould not find any implementation for node (?P<node>.+?)[.,]?\)?$"
+# Pattern, error, message and option, searched in this order: causes before consequences.
+RULES: tuple[tuple[str, type[FlowsrError], str, str | None], ...] = (
     (
-        re.compile(
-            r"(missing (values|dimensions)[^.)]*|no optimization profile has been defined|"
-            r"Invalid optimization profiles[^.]*|Dimension mismatch for tensor[^)]*|"
-            r"Number of dimensions of tensor[^)]*|[^(]*provides number of elements[^)]*|"
-            r"profile->isValid\(\))"
-        ),
-        _profile,
+        r"Unable to load library: (?P<file>[^:]+):",
+        BackendError,
+        "{library} lacks {file}; install the complete TensorRT, or build without "
+        "version_compatible",
+        "version_compatible",
     ),
     (
-        re.compile(
-            r"Cannot compile (operation|for target)[^.]*|Target GPU SM \S+ is not supp|"
-            r"[Uu]nsupported SM[^.)]*"
-        ),
-        _device,
+        r"missing (values|dimensions)[^.)]*|no optimization profile has been defined|"
+        r"Invalid optimization profiles[^.]*|Dimension mismatch for tensor[^)]*|"
+        r"Number of dimensions of tensor[^)]*|[^(]*provides number of elements[^)]*|"
+        r"profile->isValid\(\)",
+        UsageError,
+        "profile does not fit the graph: {text}; compare it with the inputs of the bundle",
+        None,
     ),
     (
-        re.compile(r"cudaError (35|100)\b|CUDA initialization failure|no CUDA-capable device"),
-        _no_device,
-    ),
-    (re.compile(r"generated on an incompatible device.*?(?=, please|\)|$)"), _other_gpu),
-    (
-        re.compile(r"Version tag does not match[^)]*|not compatible with this version[^.]*"),
-        _version,
-    ),
-    (
-        re.compile(r"within workspace limit|OutOfMemory|out of memory", re.IGNORECASE),
-        _memory,
+        r"Cannot compile (operation|for target)[^.]*|Target GPU SM \S+ is not supp|"
+        r"[Uu]nsupported SM[^.)]*",
+        ProviderError,
+        "{library} does not support this GPU, or not this precision on it: {text}; build "
+        "without this compute capability, or in fp16",
+        "compute_capabilities",
     ),
     (
-        re.compile(r"[Cc]ould not find any implementation for node (?P<node>.+?)[.,]?\)?$"),
-        _no_kernel,
+        r"cudaError (35|100)\b|CUDA initialization failure|no CUDA-capable device",
+        ProviderError,
+        "{library} finds no CUDA device or driver; tensorrt builds on the target GPU, "
+        "tensorrt_rtx builds without one",
+        "flavour",
+    ),
+    (
+        r"generated on an incompatible device.*?(?=, please|\)|$)",
+        IntegrityError,
+        "engine was built for another GPU: {text}; build it again",
+        None,
+    ),
+    (
+        r"Version tag does not match[^)]*|not compatible with this version[^.]*",
+        IntegrityError,
+        "engine is of another version than {library}: {text}; build it again",
+        None,
     ),
 )
 
@@ -214,9 +188,3 @@ def _figures(pattern: re.Pattern[str], texts: Sequence[str]) -> list[str]:
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
-
-
-def _with_log(error: FlowsrError, context: BuildContext) -> FlowsrError:
-    if not context.log:
-        return error
-    return type(error)(f"{error}; log: {context.log}", option=error.option)

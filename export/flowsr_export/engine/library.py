@@ -143,39 +143,25 @@ def target_of(
     """
     if library.is_rtx:
         if hardware_compatibility != "none":
-            raise UsageError(
-                "hardware_compatibility is for tensorrt; by default an engine of tensorrt_rtx "
-                "runs on compute capability 8.0 and above",
-                option="hardware_compatibility",
-            )
+            message = "hardware_compatibility is for tensorrt, tensorrt_rtx needs none"
+            raise UsageError(message, option="hardware_compatibility")
         known = library.capabilities()
         if TURING in capabilities and len(set(capabilities)) > 1:
-            raise UsageError(
-                f"compute capability {TURING} needs a separate engine, because its float32 "
-                f"products are rewritten; got {', '.join(capabilities)}",
-                option="compute_capabilities",
-            )
+            message = f"{TURING} needs an engine of its own, got {', '.join(capabilities)}"
+            raise UsageError(message, option="compute_capabilities")
         for capability in capabilities:
             if capability not in known:
-                raise ProviderError(
-                    f"{library} builds for compute capability {', '.join(known)}, got "
-                    f"{capability}"
-                    + ("; H100 and H200 need tensorrt" if capability == "9.0" else ""),
-                    option="compute_capabilities",
-                )
+                rule = f"builds for compute capability {', '.join(known)}, got {capability}"
+                hint = "; H100 and H200 need tensorrt" if capability == "9.0" else ""
+                raise ProviderError(f"{library} {rule}{hint}", option="compute_capabilities")
         return Target(tuple(sorted(set(capabilities), key=float)), None)
     if device is None:
-        raise ProviderError(
-            f"{library} builds on the target GPU, and this machine has none; tensorrt_rtx "
-            "builds without one",
-            option="flavour",
-        )
+        message = f"{library} builds on the target GPU; tensorrt_rtx builds without one"
+        raise ProviderError(message, option="flavour")
     if set(capabilities) - {device.compute_capability}:
-        raise ProviderError(
-            f"{library} builds for this machine's GPU, {device.name} "
-            f"({device.compute_capability}), got {', '.join(capabilities)}",
-            option="compute_capabilities",
-        )
+        here = f"{device.name} ({device.compute_capability})"
+        message = f"{library} builds for {here}, got {', '.join(capabilities)}"
+        raise ProviderError(message, option="compute_capabilities")
     if hardware_compatibility == "ampere-plus":
         return Target((), None)
     same = hardware_compatibility == "same-compute-capability"

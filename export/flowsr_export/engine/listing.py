@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from flowsr_export.engine.library import TensorrtVariant, device_here, load_library
 from flowsr_runtime import Bundle
@@ -16,7 +18,7 @@ from flowsr_runtime.bundle.engine_store import (
 )
 from flowsr_runtime.errors import BackendError, IntegrityError, ProviderError
 
-__all__ = ["Listed", "Match", "list_engines", "match_engines", "prune_engines"]
+__all__ = ["Listed", "Match", "list_engines", "match_engines", "prune_engines", "record_of"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,17 @@ class Match:
     precision: str
     loads: Sequence[EngineEntry]
     differences: Sequence[Difference]
+
+
+def record_of(entry: EngineEntry) -> dict[str, Any]:
+    """Return an engine's description as JSON values."""
+    return {
+        "engine": entry.name,
+        "bytes": entry.size,
+        "sha256": entry.sha256,
+        "key": entry.key.fields(),
+        "facts": dict(entry.facts),
+    }
 
 
 def list_engines(bundle: Bundle) -> list[Listed]:
@@ -106,7 +119,6 @@ def match_engines(
     flavour: TensorrtVariant,
     precision: str,
     compute_capability: str | None = None,
-    device: int = 0,
 ) -> Match:
     """Find the engines that load on a GPU, and the reasons why the others do not.
 
@@ -115,7 +127,6 @@ def match_engines(
         flavour: TensorRT variant.
         precision: Precision of the graph.
         compute_capability: Compute capability of another machine's GPU; None for this one's.
-        device: Index of this machine's GPU.
 
     Raises:
         BackendError: If the library is not installed.
@@ -123,14 +134,12 @@ def match_engines(
         BundleError: If the bundle has no graph of the precision.
         IntegrityError: If a description is damaged.
     """
-    gpu = device_here(device)
+    gpu = device_here(0)
     library = load_library(flavour, gpu)
     if compute_capability is None:
         if gpu is None:
-            raise ProviderError(
-                "compute_capability must be given on a machine without a GPU",
-                option="compute_capability",
-            )
+            message = "compute_capability must be given on a machine without a GPU"
+            raise ProviderError(message, option="compute_capability")
         compute_capability = gpu.compute_capability
     name = None if gpu is None else gpu.name
     digest = bundle.manifest.files[bundle.model_name(precision)].sha256
@@ -157,10 +166,8 @@ def _versions() -> dict[str, str]:
     versions: dict[str, str] = {}
     flavours: tuple[TensorrtVariant, ...] = ("tensorrt", "tensorrt_rtx")
     for flavour in flavours:
-        try:
+        with suppress(BackendError):
             versions[flavour] = load_library(flavour).version
-        except BackendError:
-            continue
     return versions
 
 

@@ -49,7 +49,7 @@ WIDEST = ("fp32", "bf16", "fp16", "fp8", "int8")
 
 NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 LINE = re.compile(
-    r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+), Inputs: (?P<inputs>.*?)"
+    r"Name: .*?, LayerType: [^,]+, Inputs: (?P<inputs>.*?)"
     r"(, Constants: (?P<constants>.*?))?, Outputs: (?P<outputs>.*)"
 )
 TENSOR = re.compile(
@@ -63,14 +63,10 @@ class Layer:
     """One layer of an engine.
 
     Attributes:
-        name: Name of the layer.
-        kind: TensorRT's name of the operation.
         type: Type of the multiplication or of the inputs, such as "fp16"; None for integers.
         nodes: Names of the ONNX nodes in the layer.
     """
 
-    name: str
-    kind: str
     type: str | None
     nodes: tuple[str, ...]
 
@@ -155,9 +151,8 @@ def audit(
         for name, each in products.items()
     )
     kinds = Counter(layer.type for layer in layers if layer.type)
-    return PrecisionAudit(
-        precision, least, stored, engine, everything, dict(sorted(kinds.items()))
-    )
+    counts = dict(sorted(kinds.items()))
+    return PrecisionAudit(precision, least, stored, engine, everything, counts)
 
 
 def require_precision(result: PrecisionAudit) -> None:
@@ -227,7 +222,7 @@ def layers_from_log(text: str) -> list[Layer]:
         constants += [((0, 0), each["type"]) for each in WEIGHTS.finditer(line)]
         inputs = [_tensor(each) for each in TENSOR.finditer(found["inputs"])]
         nodes = tuple(dict.fromkeys(NODE.findall(line)))
-        layers.append(Layer(found["name"], found["kind"], _type(inputs, constants), nodes))
+        layers.append(Layer(_type(inputs, constants), nodes))
     return layers
 
 
@@ -250,8 +245,7 @@ def layers_from_json(text: str) -> list[Layer]:
                 constants.append(((0, 0), str(raw[name].get("Type", ""))))
         inputs = [_described(each) for each in raw.get("Inputs", [])]
         nodes = tuple(dict.fromkeys(NODE.findall(str(raw.get("Metadata", "")))))
-        kind = str(raw.get("LayerType", ""))
-        layers.append(Layer(str(raw.get("Name", "")), kind, _type(inputs, constants), nodes))
+        layers.append(Layer(_type(inputs, constants), nodes))
     return layers
 
 

@@ -100,9 +100,7 @@ def profile_of(
 
 
 def explicit_profile(
-    manifest: Manifest,
-    bounds: tuple[Shapes, Shapes, Shapes],
-    scales: Sequence[Scale] = (),
+    manifest: Manifest, bounds: tuple[Shapes, Shapes, Shapes], scales: Sequence[Scale] = ()
 ) -> Profile:
     """Return a profile from explicit shapes; `geometry` and latents are optional.
 
@@ -182,14 +180,11 @@ def _partition(
 def _check(manifest: Manifest, given: Shapes, names: set[str]) -> None:
     inputs = ", ".join(sorted(manifest.inputs))
     if "input" not in names or not names <= manifest.inputs:
-        raise UsageError(
-            f"shapes must be of {inputs}, including input, got {', '.join(sorted(names))}"
-        )
+        given_names = ", ".join(sorted(names))
+        raise UsageError(f"shapes must be of {inputs}, including input, got {given_names}")
     if set(given) != names:
-        raise UsageError(
-            f"minimum, optimal and maximum shapes must be of the same inputs, got "
-            f"{', '.join(sorted(names))} and {', '.join(sorted(given)) or 'none'}"
-        )
+        both = f"{', '.join(sorted(names))} and {', '.join(sorted(given)) or 'none'}"
+        raise UsageError(f"all bounds of a profile must be of the same inputs, got {both}")
     for name, numbers in given.items():
         rank = RANKS.get(name, LATENT_RANK)
         if len(numbers) != rank or min(numbers) < (0 if name == "geometry" else 1):

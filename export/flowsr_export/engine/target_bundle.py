@@ -101,15 +101,13 @@ class TargetBundle:
         """
         bundle = self._kept
         if bundle is None:
-            bundle = self._made(precision, report) if self._is_made else self._copied()
+            assert self.output is not None
+            bundle = self._made(self.output, precision, report)
         if has_graph(bundle, precision):
             return bundle
         if precision in QUANTIZED:
-            raise BundleError(
-                f"{bundle.path} holds no {precision} graph; calibrate the bundle with "
-                f"precision {precision} first",
-                option="precision",
-            )
+            message = f"{bundle.path} holds no {precision} graph; calibrate the bundle first"
+            raise BundleError(message, option="precision")
         from flowsr_export.export_onnx.bundle import add_precision
         from flowsr_export.parity.reference import reference_of
 
@@ -135,26 +133,22 @@ class TargetBundle:
         output = Bundle.open(self.output)
         expected = self._draft("fp32") if self._is_made else self._source.manifest
         if _identity(output.manifest) != _identity(expected):
-            raise OutputError(
-                f"bundle {self.output} holds another model; replace it with force, or choose "
-                "another output",
-                option="force",
-            )
+            message = f"bundle {self.output} holds another model; replace it with force"
+            raise OutputError(message, option="force")
         return output
 
-    def _copied(self) -> Bundle:
+    def _made(
+        self, output: Path, precision: Precision, report: Callable[[str], None]
+    ) -> Bundle:
+        """Copy the source, or make a bundle from the checkpoints."""
+        if self._is_made:
+            from flowsr_export.export_onnx.bundle import build_bundle
+
+            request = self._request(precision)
+            return build_bundle(self._checkpoint, output, request, self.force, report)[0]
         source = self._source
-        assert self.output is not None
         files = {name: source.read(name) for name in source.manifest.files}
-        return write_bundle(self.output, source.manifest.raw, files, force=self.force)
-
-    def _made(self, precision: Precision, report: Callable[[str], None]) -> Bundle:
-        from flowsr_export.export_onnx.bundle import build_bundle
-
-        assert self.output is not None
-        checkpoint, request = self._checkpoint, self._request(precision)
-        bundle, _ = build_bundle(checkpoint, self.output, request, self.force, report)
-        return bundle
+        return write_bundle(output, source.manifest.raw, files, force=self.force)
 
     def _draft(self, precision: Precision) -> Manifest:
         from flowsr_export.export_onnx.manifest import draft_manifest

@@ -48,14 +48,10 @@ def _sizes(
     bounds = (min_shapes or opt_shapes, opt_shapes, max_shapes or opt_shapes)
     counts = [len(bound) for bound in bounds]
     if len(set(counts)) > 1:
-        raise click.UsageError(
-            "--min-shapes, --opt-shapes and --max-shapes must be given the same number of "
-            f"times, got {', '.join(map(str, counts))}"
-        )
-    explicit = tuple(
-        (parse_shapes(least), parse_shapes(best), parse_shapes(most))
-        for least, best, most in zip(*bounds, strict=True)
-    )
+        times = ", ".join(map(str, counts))
+        raise click.UsageError(f"bounds of shapes must be given equally often, got {times}")
+    least, best, most = ([parse_shapes(text) for text in bound] for bound in bounds)
+    explicit = tuple(zip(least, best, most, strict=True))
     return SizeSpec(explicit=explicit, **fields)
 
 
@@ -123,9 +119,7 @@ builder_options = packs(
     ),
     flag("--tf32", "Allow TF32 in float32 products: faster, with a 10-bit mantissa."),
     click.option(
-        "--timing-cache",
-        type=FILE,
-        help="Timing cache file, read and updated (tensorrt).",
+        "--timing-cache", type=FILE, help="Timing cache file, read and updated (tensorrt)."
     ),
     flag(
         "--version-compatible",

@@ -52,14 +52,13 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Progress]:
     Yields:
         The bar.
     """
-    hidden = not sys.stderr.isatty()
     with click.progressbar(
         repeat("", total),
         length=max(total, 1),
         label=label,
-        hidden=hidden,
+        hidden=not sys.stderr.isatty(),
         file=sys.stderr,
-        item_show_func=_shorten,
+        item_show_func=lambda note: note and note[-NOTE_COLUMNS:],
         update_min_steps=max(total // REDRAWS, 1),
     ) as bar:
         shown = Progress(bar)
@@ -69,9 +68,7 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Progress]:
 
 
 @contextmanager
-def counted_progress(
-    label: str,
-) -> Iterator[tuple[Callable[..., None], Callable[..., None]]]:
+def counted_progress(label: str) -> Iterator[tuple[Callable[..., None], Callable[..., None]]]:
     """Show a bar whose total becomes known during the work.
 
     Args:
@@ -113,7 +110,3 @@ def step_progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
 
         yield begin
         bar.advance(finished)
-
-
-def _shorten(note: str | None) -> str | None:
-    return None if note is None else note[-NOTE_COLUMNS:]

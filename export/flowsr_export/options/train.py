@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,16 +16,39 @@ from flowsr_export.options.shared import (
     packs,
     threads_option,
     value_option,
+    with_options,
 )
 from flowsr_export.options.values import parse_blocks, parse_range
 
-if TYPE_CHECKING:
-    from flowsr_lp.training.run import Loop
-
-__all__ = ["WEIGHT", "given", "linf_options", "loop_options", "srflow_options"]
+__all__ = [
+    "WEIGHT",
+    "given",
+    "linf_options",
+    "loop_options",
+    "penalty_options",
+    "srflow_options",
+]
 
 ENCODERS = ["edsr-baseline", "edsr", "rdn", "rrdb"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
+FOLDERS = (
+    click.option("--pictures", type=FOLDER, required=True, help="Folder of images."),
+    click.option(
+        "-o",
+        "--output",
+        type=FOLDER,
+        required=True,
+        help="Folder of the run; an interrupted run resumes.",
+    ),
+)
+PENALTIES = {
+    "phase": "the mesh of patches in the error",
+    "shift": "the L1 loss between outputs with shifted patches",
+    "out_of_range": "values out of range",
+    "rescaled": "the L1 loss between the output, shrunk back, and the input",
+    "gain": "the gain of the flow's inverse",
+}
+SHARE = click.FloatRange(min=0, max=1)
 WEIGHT = click.FloatRange(min=0)
 
 
@@ -39,13 +62,29 @@ def _size(name: str, help_text: str, default: int | None = None) -> Option:
     return click.option(name, type=POSITIVE, show_default=shown, help=help_text)
 
 
-def _loop(
-    steps: int, learning_rate: float, ema_decay: float, save_every: int, seed: int, **data: Any
-) -> Loop:
-    from flowsr_lp.training.linf import Settings
-    from flowsr_lp.training.run import Loop
+def _fonts(context: click.Context, option: click.Parameter, folder: Path | None) -> Any:
+    """Return the fonts in a folder, none without one."""
+    fonts = tuple(sorted(folder.glob("*.ttf"))) if folder else ()
+    if folder and not fonts:
+        raise click.UsageError(f"--fonts must be a folder with .ttf files, got {folder}")
+    return fonts
 
-    return Loop(settings=Settings(steps, learning_rate, ema_decay, save_every, seed), **data)
+
+AUGMENTATION = packs(
+    "flowsr_lp.training.crops:Augmentation",
+    number_option("--synthetic", SHARE, 0.0, "Share of the crops that are drawn (LINF)."),
+    click.option(
+        "--fonts",
+        type=FOLDER,
+        callback=_fonts,
+        help="Folder of .ttf fonts for the drawn text (LINF).",
+    ),
+    number_option("--gray", SHARE, 0.0, "Share of the other crops made gray (LINF)."),
+    number_option(
+        "--color", SHARE, 0.0, "Share of the other crops with changed colors (LINF)."
+    ),
+    name="augmentation",
+)
 
 
 def loop_options(learning_rate: float, batch: int) -> Option:
@@ -55,17 +94,8 @@ def loop_options(learning_rate: float, batch: int) -> Option:
         learning_rate: Default of `--learning-rate`.
         batch: Default of `--batch`.
     """
-    return packs(
-        _loop,
-        click.option("--pictures", type=FOLDER, required=True, help="Folder of images."),
-        click.option(
-            "-o",
-            "--output",
-            type=FOLDER,
-            required=True,
-            help="Folder of the run; an interrupted run resumes.",
-        ),
-        number_option("--steps", POSITIVE, 10_000, "Number of optimizer steps."),
+    loop = packs(
+        "flowsr_lp.training.run:Loop",
         number_option("--batch", POSITIVE, batch, "Number of crops per step."),
         number_option("--lr-size", POSITIVE, 32, "Side of a low-resolution crop in pixels."),
         value_option(
@@ -74,6 +104,15 @@ def loop_options(learning_rate: float, batch: int) -> Option:
             help="Range of the scale drawn for each step (LINF).",
             show_default="1,4; SRFlow's own",
         ),
+        threads_option,
+        click.option("--start", type=FILE, help="Initial weights, of the same architecture."),
+        choice_option("--device", ["cpu", "cuda"], "Device to train on."),
+        name="loop",
+        takes=["pictures", "output", "settings", "augmentation"],
+    )
+    settings = packs(
+        "flowsr_lp.training.linf:Settings",
+        number_option("--steps", POSITIVE, 10_000, "Number of optimizer steps."),
         number_option(
             "--learning-rate",
             click.FloatRange(min=0, min_open=True),
@@ -86,15 +125,27 @@ def loop_options(learning_rate: float, batch: int) -> Option:
             0.999,
             "Decay of the exponential moving average of the weights; 0 disables it.",
         ),
+        number_option("--save-every", POSITIVE, 200, "Number of steps between checkpoints."),
         number_option(
             "--seed", click.IntRange(min=0), 0, "Random seed for weights, crops and noise."
         ),
-        number_option("--save-every", POSITIVE, 200, "Number of steps between checkpoints."),
-        threads_option,
-        click.option("--start", type=FILE, help="Initial weights, of the same architecture."),
-        choice_option("--device", ["cpu", "cuda"], "Device to train on."),
-        name="loop",
     )
+    return lambda command: with_options(command, [*FOLDERS, settings, AUGMENTATION, loop])
+
+
+def penalty_options(*names: str) -> Option:
+    """Return a decorator that adds the weights of some penalties, packed as `penalties`."""
+    weights = (
+        number_option(
+            f"--{name.removeprefix('out_of_')}-weight",
+            WEIGHT,
+            0.0,
+            f"Weight of {PENALTIES[name]} (LINF).",
+            argument=name,
+        )
+        for name in names
+    )
+    return packs("flowsr_lp.training.penalties:Penalties", *weights, name="penalties")
 
 
 linf_options = packs(

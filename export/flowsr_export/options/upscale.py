@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowsr_export.options.session import session_options
 from flowsr_export.options.shared import (
     POSITIVE,
     flag,
@@ -15,12 +14,10 @@ from flowsr_export.options.shared import (
     packs,
     seed_option,
     value_option,
-    with_options,
 )
 from flowsr_export.options.values import parse_devices, parse_memory, scale_type, size_type
 
 if TYPE_CHECKING:
-    from flowsr_export.options.shared import Command
     from flowsr_export.upscale.ray import Cluster
     from flowsr_runtime.pictures.depth import Depth
 
@@ -65,27 +62,22 @@ request_options = packs(
 )
 
 
-def machine_options(command: Command) -> Command:
-    """Add the options for backend, devices, memory and tiling."""
-    return with_options(
-        command,
-        (
-            session_options,
-            value_option(
-                parse_devices,
-                "--devices",
-                help="GPU indices to use concurrently, instead of --device.",
-            ),
-            value_option(
-                parse_memory,
-                "--max-memory",
-                help="Memory limit of the process, such as 2G; on a GPU, of one run. Larger "
-                "images are tiled, and images are processed one after another.",
-                show_default="the bundle's own limit for one run, or 1G",
-            ),
-            halo_option,
-        ),
-    )
+machine_options = packs(
+    dict,
+    value_option(
+        parse_devices, "--devices", help="GPU indices to use concurrently, instead of --device."
+    ),
+    value_option(
+        parse_memory,
+        "--max-memory",
+        help="Memory limit of the process, such as 2G; on a GPU, of one run. Larger images are "
+        "tiled, and images are processed one after another.",
+        show_default="the bundle's own limit for one run, or 1G",
+    ),
+    halo_option,
+    name="machine",
+    takes=["settings"],
+)
 
 
 def _cluster(on_ray: bool, ray_address: str | None, ray_workers: int | None) -> Cluster | None:

@@ -117,9 +117,8 @@ def parse_shapes(value: str) -> dict[str, tuple[int, ...]]:
         name, _, numbers = part.strip().rpartition(":")
         sides = numbers.split("x")
         if not name or not all(side.isdecimal() for side in sides):
-            raise click.BadParameter(
-                f"expected a shape such as input:1x3x64x64, got {part.strip()!r}"
-            )
+            rule = "expected a shape such as input:1x3x64x64"
+            raise click.BadParameter(f"{rule}, got {part.strip()!r}")
         if name in shapes:
             raise click.BadParameter(f"each input must be given once, got {name} in {value!r}")
         shapes[name] = tuple(int(side) for side in sides)

@@ -53,22 +53,18 @@ def is_loopback(host: str) -> bool:
 
 
 class AdmissionSlots:
-    """Counter of the images that are received, processed or waiting."""
+    """Counter of the images that are received, processed or waiting.
+
+    Attributes:
+        capacity: Maximum number of images.
+        used: Number of slots in use.
+    """
 
     def __init__(self, capacity: int) -> None:
-        """Create free slots.
-
-        Args:
-            capacity: Maximum number of images.
-        """
+        """Create free slots."""
         self.capacity = capacity
-        self._used = 0
+        self.used = 0
         self._seconds = 0.0
-
-    @property
-    def used(self) -> int:
-        """Number of slots in use."""
-        return self._used
 
     def acquire(self) -> None:
         """Use a slot.
@@ -77,18 +73,16 @@ class AdmissionSlots:
             HttpError: 429 if all slots are in use; its Retry-After is the average time of
                 recent images, queueing included.
         """
-        if self._used >= self.capacity:
+        if self.used >= self.capacity:
             wait = math.ceil(self._seconds)
-            raise HttpError(
-                429,
-                f"all {self.capacity} places are taken; try again later",
-                {"Retry-After": str(min(max(wait, 1), MAX_RETRY_SECONDS))},
-            )
-        self._used += 1
+            headers = {"Retry-After": str(min(max(wait, 1), MAX_RETRY_SECONDS))}
+            message = f"all {self.capacity} places are taken; try again later"
+            raise HttpError(429, message, headers)
+        self.used += 1
 
     def release(self) -> None:
         """Free a slot."""
-        self._used -= 1
+        self.used -= 1
 
     def record(self, seconds: float) -> None:
         """Record the time of one image, from the queue to its result."""

@@ -167,9 +167,8 @@ def _host_check(limits: ServeLimits) -> Any:
             return
         host = _host_of(request.headers.get("host", ""))
         if host not in limits.hosts:
-            raise HttpError(
-                403, f"requests must be for {', '.join(limits.hosts)}, got {host[:80]!r}"
-            )
+            names = ", ".join(limits.hosts)
+            raise HttpError(403, f"requests must be for {names}, got {host[:80]!r}")
         if request.headers.get("sec-fetch-site") == "cross-site" and request.method == "POST":
             raise HttpError(403, "pages of other sites cannot use this server")
 

@@ -127,44 +127,42 @@ class TimeoutH11Protocol(H11Protocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Pass uvicorn's arguments on."""
         super().__init__(*arguments, **options)
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout of the first request head."""
         super().connection_made(transport)
-        self._start_head()
+        self._start("head", self.head_seconds, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timeouts."""
-        self._stop_head()
-        self._stop_stall()
+        self._stop("head")
+        self._stop("stall")
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Process bytes; a complete head ends its timeout."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_head()
-        elif self._head_timer is None and not self.transport.is_closing():
-            self._start_head()
+            self._stop("head")
+        elif "head" not in self._timers and not self.transport.is_closing():
+            self._start("head", self.head_seconds, self._head_is_late)
 
     def on_response_complete(self) -> None:
         """Leave idle time to uvicorn; the rest of a refused body has a timeout."""
-        self._stop_head()
+        self._stop("head")
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete:
-            self._start_head()
+            self._start("head", self.head_seconds, self._head_is_late)
 
     def pause_writing(self) -> None:
         """Start the stall timeout: the client reads more slowly than we write."""
         super().pause_writing()
-        self._stop_stall()
-        self._stall_timer = self.loop.call_later(self.stall_seconds, self.transport.abort)
+        self._start("stall", self.stall_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Cancel the stall timeout."""
-        self._stop_stall()
+        self._stop("stall")
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
@@ -174,21 +172,16 @@ class TimeoutH11Protocol(H11Protocol):
             self.cycle.message_event.set()
         self._refuse(400, msg)
 
-    def _start_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_seconds, self._head_is_late)
+    def _start(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        self._stop(name)
+        self._timers[name] = self.loop.call_later(seconds, call)
 
-    def _stop_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _stop_stall(self) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
+    def _stop(self, name: str) -> None:
+        if name in self._timers:
+            self._timers.pop(name).cancel()
 
     def _head_is_late(self) -> None:
-        self._head_timer = None
+        self._stop("head")
         if self.transport.is_closing():
             return
         if self.conn.trailing_data[0]:
@@ -205,10 +198,7 @@ class TimeoutH11Protocol(H11Protocol):
             (b"connection", b"close"),
         ]
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            for event in (
-                h11.Response(status_code=status, headers=headers),
-                h11.Data(data=body),
-                h11.EndOfMessage(),
-            ):
+            response = h11.Response(status_code=status, headers=headers)
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

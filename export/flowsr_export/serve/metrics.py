@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
 
 __all__ = ["CONTENT_TYPE_LATEST", "ServeMetrics"]
 
@@ -28,35 +26,40 @@ class ServeMetrics:
             used: Returns their current number.
             held: Returns the bytes of the bodies in memory.
         """
-        self._registry = CollectorRegistry()
-        self._registry.register(_Levels(places, used, held))
+        self._registry = registry = CollectorRegistry()
+        for name, about, value in (
+            ("flowsr_places", "Maximum number of images at once.", lambda: places),
+            ("flowsr_places_taken", "Images received, processed or waiting.", used),
+            ("flowsr_body_bytes", "Bytes of request bodies in memory.", held),
+        ):
+            Gauge(name, about, registry=registry).set_function(value)
         self.answers = Counter(
             "flowsr_answers",
             "Responses to upscale requests, by HTTP status.",
             ["status"],
-            registry=self._registry,
+            registry=registry,
         )
         self.seconds = Histogram(
             "flowsr_answer_seconds",
             "Time from a request's head to its response, by HTTP status.",
             ["status"],
             buckets=SECONDS,
-            registry=self._registry,
+            registry=registry,
         )
         self.stages = Histogram(
             "flowsr_stage_seconds",
             "Time of a stage: receive, decode, enlarge (queueing included), encode.",
             ["stage"],
             buckets=SECONDS,
-            registry=self._registry,
+            registry=registry,
         )
         self.pixels = Counter(
-            "flowsr_output_pixels", "Pixels of the results.", registry=self._registry
+            "flowsr_output_pixels", "Pixels of the results.", registry=registry
         )
         self.abandoned = Counter(
             "flowsr_abandoned",
             "Requests whose client left before the response.",
-            registry=self._registry,
+            registry=registry,
         )
 
     def answered(self, status: int, seconds: float) -> None:
@@ -83,18 +86,3 @@ class ServeMetrics:
     def render(self) -> bytes:
         """Return all metrics as text."""
         return generate_latest(self._registry)
-
-
-class _Levels(Collector):
-    """Current numbers of images and of bytes, read when the metrics are rendered."""
-
-    def __init__(self, places: int, used: Callable[[], int], held: Callable[[], int]) -> None:
-        self._places, self._used, self._held = places, used, held
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        for name, about, value in (
-            ("flowsr_places", "Maximum number of images at once.", self._places),
-            ("flowsr_places_taken", "Images received, processed or waiting.", self._used()),
-            ("flowsr_body_bytes", "Bytes of request bodies in memory.", self._held()),
-        ):
-            yield GaugeMetricFamily(name, about, value=value)

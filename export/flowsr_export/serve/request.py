@@ -111,13 +111,11 @@ def parse_parameters(texts: Mapping[str, str], *, fixed: bool = False) -> Upscal
     """
     for name, text in texts.items():
         if name not in PARAMETERS:
-            raise HttpError(
-                422, f"parameters must be among {', '.join(PARAMETERS)}, got {name[:40]!r}"
-            )
+            names = ", ".join(PARAMETERS)
+            raise HttpError(422, f"parameters must be among {names}, got {name[:40]!r}")
         if len(text) > MAX_LENGTH:
-            raise HttpError(
-                422, f"{name} must be at most {MAX_LENGTH} characters, got {len(text)}"
-            )
+            most = f"at most {MAX_LENGTH} characters"
+            raise HttpError(422, f"{name} must be {most}, got {len(text)}")
     sizes = [name for name in ("scale", "size") if name in texts]
     if len(sizes) > 1 or not (sizes or fixed):
         raise HttpError(422, "give exactly one of scale and size")
@@ -152,18 +150,17 @@ class Upload:
 
 
 class UploadReader:
-    """Receive bodies; limit each of them, and the bytes that all of them hold."""
+    """Receive bodies; limit each of them, and the bytes that all of them hold.
+
+    Attributes:
+        held: Bytes of the bodies in memory.
+    """
 
     def __init__(self, limits: ServeLimits) -> None:
         """Create a reader without bodies."""
         self._limits = limits
         self._most = limits.places * limits.max_body
-        self._held = 0
-
-    @property
-    def held(self) -> int:
-        """Bytes of the bodies in memory."""
-        return self._held
+        self.held = 0
 
     async def receive(self, request: Request) -> Upload:
         """Receive a body and count its bytes until `release`.
@@ -179,26 +176,35 @@ class UploadReader:
             ClientDisconnect: If the client leaves.
         """
         self._check_head(request)
-        receiver = _Receiver(self, request)
+        timeout, total = self._limits.body_timeout, 0
+
+        async def receive_counted() -> Any:
+            nonlocal total
+            message = await request.receive()
+            if message["type"] == "http.request":
+                if not message.get("more_body", False):
+                    request.scope[BODY_ENDED] = True
+                amount = len(message.get("body", b""))
+                total += amount
+                self.count(amount, total)
+            return message
+
         try:
-            data, fields = await asyncio.wait_for(receiver.parts(), self._limits.body_timeout)
+            parts = _parts(Request(request.scope, receive_counted))
+            data, fields = await asyncio.wait_for(parts, timeout)
             if not data:
                 raise HttpError(400, "the body is empty; send an image file")
-        except asyncio.TimeoutError as error:
-            self._held -= receiver.total
-            raise HttpError(
-                408,
-                f"a body must arrive within {self._limits.body_timeout:g} s",
-                {"Connection": "close"},
-            ) from error
-        except BaseException:
-            self._held -= receiver.total
+        except BaseException as error:
+            self.held -= total
+            if isinstance(error, asyncio.TimeoutError):
+                message = f"a body must arrive within {timeout:g} s"
+                raise HttpError(408, message, {"Connection": "close"}) from error
             raise
-        return Upload(data, fields, receiver.total)
+        return Upload(data, fields, total)
 
     def release(self, upload: Upload) -> None:
         """Release the bytes of an upload."""
-        self._held -= upload.size
+        self.held -= upload.size
 
     def count(self, amount: int, total: int) -> None:
         """Count received bytes; `total` includes the earlier ones of the same body.
@@ -206,10 +212,10 @@ class UploadReader:
         Raises:
             HttpError: 413 or 429 if there are too many.
         """
-        self._held += amount
+        self.held += amount
         if total > self._limits.max_body:
             raise self._too_large()
-        if self._held > self._most:
+        if self.held > self._most:
             raise HttpError(429, "too many bodies are being received", {"Retry-After": "1"})
 
     def _check_head(self, request: Request) -> None:
@@ -225,31 +231,12 @@ class UploadReader:
         return HttpError(413, f"a body must be at most {self._limits.max_body} bytes")
 
 
-class _Receiver:
-    """Receiver of one body."""
-
-    def __init__(self, reader: UploadReader, request: Request) -> None:
-        self._reader = reader
-        self._request = request
-        self.total = 0
-
-    async def parts(self) -> tuple[bytes, dict[str, str]]:
-        """Return the image file and the form fields."""
-        request = Request(self._request.scope, self._receive)
-        media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if media_type == "multipart/form-data":
-            return await _form(request)
-        return await request.body(), {}
-
-    async def _receive(self) -> Any:
-        message = await self._request.receive()
-        if message["type"] == "http.request":
-            if not message.get("more_body", False):
-                self._request.scope[BODY_ENDED] = True
-            amount = len(message.get("body", b""))
-            self.total += amount
-            self._reader.count(amount, self.total)
-        return message
+async def _parts(request: Request) -> tuple[bytes, dict[str, str]]:
+    """Return the image file and the form fields."""
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        return await _form(request)
+    return await request.body(), {}
 
 
 async def _form(request: Request) -> tuple[bytes, dict[str, str]]:

@@ -163,17 +163,12 @@ class Service:
 
     def _target(self, picture: Picture, parameters: UpscaleParameters) -> tuple[int, int]:
         """Return the size (H, W) of a result; refuse one that is too large or unsupported."""
-        source = (picture.rgb.shape[0], picture.rgb.shape[1])
         upscaler = self.pool.upscaler
-        height, width = upscaler.target(
-            source, parameters.scale, size=parameters.size, resample=parameters.resample
-        )
+        scale, size, resample = parameters.scale, parameters.size, parameters.resample
+        height, width = upscaler.target(picture.size, scale, size=size, resample=resample)
         if height * width > self.limits.max_output_pixels:
-            raise HttpError(
-                413,
-                f"a result must have at most {self.limits.max_output_pixels} pixels, "
-                f"got {width}x{height}",
-            )
+            most = f"at most {self.limits.max_output_pixels} pixels"
+            raise HttpError(413, f"a result must have {most}, got {width}x{height}")
         check_format(
             parameters.format,
             picture.mode,
@@ -182,9 +177,7 @@ class Service:
             icc=picture.icc,
         )
         try:
-            upscaler.plan(
-                source, parameters.scale, size=parameters.size, resample=parameters.resample
-            )
+            upscaler.plan(picture.size, scale, size=size, resample=resample)
         except BundleError as error:  # no engine accepts this size; another size may fit
             raise HttpError(422, str(error)) from error
         return height, width
@@ -199,10 +192,8 @@ def _decoded(data: bytes, max_pixels: int) -> Picture:
     except Exception:  # decoders raise anything; read_picture reports it
         width = height = 0
     if width * height > max_pixels:
-        raise HttpError(
-            413,
-            f"an image must have at most {max_pixels} pixels, got {width}x{height}",
-        )
+        most = f"at most {max_pixels} pixels"
+        raise HttpError(413, f"an image must have {most}, got {width}x{height}")
     return read_picture(data, max_pixels=max_pixels)
 
 

@@ -25,7 +25,12 @@ QUEUE_DELAY = 2000
 WARM_SIDE = 64
 """Side in pixels of the warm-up image."""
 
-TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
+BACKENDS = {
+    "tensorrt": {"platform": "tensorrt_plan", "default_model_filename": "model.plan"},
+    "onnxruntime": {"platform": "onnxruntime_onnx", "default_model_filename": "model.onnx"},
+    "python": {"backend": "python", "default_model_filename": "model.py"},
+}
+TYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 
 @dataclass(frozen=True)
@@ -100,24 +105,20 @@ def config_of(
     types = {tensor["name"]: tensor["data_type"] for tensor in inputs}
     config: dict[str, Any] = {
         "name": options.name,
-        **_backend(options),
+        **BACKENDS[options.backend],
         "max_batch_size": batch,
+        "input": inputs,
+        "output": [_output(manifest, options, batch)],
+        "instance_group": [_instances(options, profiles)],
     }
-    config["input"] = inputs
-    config["output"] = [_output(manifest, options, batch)]
-    config["instance_group"] = [_instances(options, profiles)]
     if batch:
-        queue = {"max_queue_size": options.max_queue} if options.max_queue else {}
-        config["dynamic_batching"] = {
-            "max_queue_delay_microseconds": QUEUE_DELAY,
-            **({"default_queue_policy": queue} if queue else {}),
-        }
+        queue: dict[str, Any] = {"max_queue_delay_microseconds": QUEUE_DELAY}
+        if options.max_queue:
+            queue["default_queue_policy"] = {"max_queue_size": options.max_queue}
+        config["dynamic_batching"] = queue
     config |= _optimization(options)
     config["model_warmup"] = [_warm_up(request, types) for request in warm]
-    parameters = _parameters(options)
-    if parameters:
-        config["parameters"] = parameters
-    return config
+    return config | {"parameters": _parameters(options)}
 
 
 def warm_ups(
@@ -182,47 +183,31 @@ def _max_batch(
     return min([options.max_batch, *limits])
 
 
-def _backend(options: TritonModelConfig) -> dict[str, str]:
-    if options.backend == "tensorrt":
-        return {"platform": "tensorrt_plan", "default_model_filename": "model.plan"}
-    if options.backend == "onnxruntime":
-        return {"platform": "onnxruntime_onnx", "default_model_filename": "model.onnx"}
-    return {"backend": "python", "default_model_filename": "model.py"}
+def _tensor(name: str, data_type: str, *dims: int) -> dict[str, Any]:
+    return {"name": name, "data_type": Word(f"TYPE_{data_type}"), "dims": list(dims)}
 
 
 def _inputs(manifest: Manifest, options: TritonModelConfig, batch: int) -> list[dict[str, Any]]:
     if options.backend == "python":
-        optional: list[dict[str, Any]] = [
-            {"name": "size", "data_type": Word("TYPE_INT64"), "dims": [2]},
-            {"name": "scale", "data_type": Word("TYPE_STRING"), "dims": [1]},
-        ]
+        optional = [_tensor("size", "INT64", 2), _tensor("scale", "STRING", 1)]
         if manifest.latents:
-            optional += [
-                {"name": "temperature", "data_type": Word("TYPE_FP32"), "dims": [1]},
-                {"name": "seed", "data_type": Word("TYPE_INT64"), "dims": [1]},
-            ]
-        picture = {"name": "input", "data_type": Word("TYPE_UINT8"), "dims": [-1, -1, 3]}
+            optional += [_tensor("temperature", "FP32", 1), _tensor("seed", "INT64", 1)]
+        picture = _tensor("input", "UINT8", -1, -1, 3)
         return [picture, *({**tensor, "optional": True} for tensor in optional)]
     head = [] if batch else [-1]
-    data_type = Word(TYPES[manifest.io])
-    inputs: list[dict[str, Any]] = [
-        {"name": "input", "data_type": data_type, "dims": [*head, 3, -1, -1]}
-    ]
+    inputs = [_tensor("input", TYPES[manifest.io], *head, 3, -1, -1)]
     if manifest.geometry:
-        geometry = {"name": "geometry", "data_type": Word("TYPE_INT64"), "dims": [10]}
         shape = {"is_shape_tensor": True} if options.backend == "tensorrt" else {}
-        inputs.append({**geometry, **shape})
+        inputs.append(_tensor("geometry", "INT64", 10) | shape)
     for latent in manifest.latents:
-        dims = [*head, latent.channels, -1, -1]
-        inputs.append({"name": latent.name, "data_type": Word("TYPE_FP32"), "dims": dims})
+        inputs.append(_tensor(latent.name, "FP32", *head, latent.channels, -1, -1))
     return inputs
 
 
 def _output(manifest: Manifest, options: TritonModelConfig, batch: int) -> dict[str, Any]:
     if options.backend == "python":
-        return {"name": "output", "data_type": Word("TYPE_UINT8"), "dims": [-1, -1, 3]}
-    dims = [*([] if batch else [-1]), 3, -1, -1]
-    return {"name": "output", "data_type": Word(TYPES[manifest.io]), "dims": dims}
+        return _tensor("output", "UINT8", -1, -1, 3)
+    return _tensor("output", TYPES[manifest.io], *([] if batch else [-1]), 3, -1, -1)
 
 
 def _instances(options: TritonModelConfig, profiles: Sequence[Profile]) -> dict[str, Any]:
@@ -277,9 +262,8 @@ def check_options(options: TritonModelConfig) -> None:
         UsageError: If a setting is for another backend.
     """
     if options.backend == "tensorrt" and options.provider != "cpu":
-        raise UsageError(
-            f"provider is for onnxruntime and python, got {options.provider}", option="provider"
-        )
+        message = f"provider is for onnxruntime and python, got {options.provider}"
+        raise UsageError(message, option="provider")
     tiling = {"memory_budget": options.memory_budget, "halo": options.halo}
     for name, value in tiling.items():
         if options.backend != "python" and value not in (None, "default"):

@@ -33,30 +33,16 @@ def text_of(fields: Fields) -> str:
 
 def _lines(fields: Fields) -> Iterator[str]:
     for name, value in fields.items():
-        if isinstance(value, Mapping):
-            yield from _block(name, value)
-        elif isinstance(value, (str, int)):
+        if isinstance(value, (str, int)):
             yield f"{name}: {_scalar(value)}"
+        elif isinstance(value, Mapping):
+            yield from (f"{name} {{", *(f"  {line}" for line in _lines(value)), "}")
         else:
-            yield from _several(name, value)
-
-
-def _several(name: str, values: Sequence[Scalar] | Sequence[Fields]) -> Iterator[str]:
-    scalars: list[str] = []
-    for value in values:
-        if isinstance(value, Mapping):
-            yield from _block(name, value)
-        else:
-            scalars.append(_scalar(value))
-    if scalars:
-        yield f"{name}: [{', '.join(scalars)}]"
-
-
-def _block(name: str, fields: Fields) -> Iterator[str]:
-    yield f"{name} {{"
-    for line in _lines(fields):
-        yield f"  {line}"
-    yield "}"
+            scalars = [_scalar(item) for item in value if not isinstance(item, Mapping)]
+            if scalars:
+                yield f"{name}: [{', '.join(scalars)}]"
+            for message in (item for item in value if isinstance(item, Mapping)):
+                yield from _lines({name: message})
 
 
 def _scalar(value: Scalar) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from flowsr_runtime import CancelledError, FlowsrError, Upscaler
+from flowsr_runtime.geometry import parse_scale
 
 __all__ = ["TritonPythonModel"]
 
@@ -58,7 +59,7 @@ class TritonPythonModel:
         seed = _values(request, "seed")
         return self._upscaler.upscale(
             np.ascontiguousarray(_values(request, "input")),
-            scale=None if scale is None else _scale(scale[0]),
+            scale=None if scale is None else parse_scale(scale[0].decode("utf-8", "replace")),
             size=None if size is None else (int(size[0]), int(size[1])),
             temperature=None if temperature is None else float(temperature[0]),
             seed=0 if seed is None else int(seed[0]),
@@ -70,12 +71,6 @@ def _values(request: Any, name: str) -> Any:
     """Return an input of a request, None if it is missing."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
-
-
-def _scale(text: bytes) -> str | tuple[str, str]:
-    """Parse one factor, or `WxH` factors as (vertical, horizontal)."""
-    factors = text.decode("utf-8", "replace").lower().split("x")
-    return (factors[1], factors[0]) if len(factors) == 2 else factors[0]
 
 
 def _failed(message: str, code: int) -> Any:

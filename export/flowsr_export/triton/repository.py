@@ -46,10 +46,8 @@ def write_repository(
     """
     check_options(options)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*", options.name) is None:
-        raise UsageError(
-            f"name must be letters, digits, dots, dashes and underscores, got {options.name!r}",
-            option="name",
-        )
+        rule = "letters, digits, dots, dashes and underscores"
+        raise UsageError(f"name must be {rule}, got {options.name!r}", option="name")
     target = Path(os.path.abspath(repository)) / options.name
     _check_replaceable(target, force)
     files = _files(bundle, options)
@@ -119,10 +117,8 @@ def _engine(bundle: Bundle, options: TritonModelConfig) -> EngineEntry:
         if entry.key.flavour == "tensorrt" and entry.key.onnx_sha256 == digest
     }
     if not engines:
-        raise BundleError(
-            f"{bundle.path} holds no {options.precision} engine of TensorRT, and Triton loads "
-            "no others; build one with flavour tensorrt on the GPU"
-        )
+        engine = f"{options.precision} engine of TensorRT"
+        raise BundleError(f"{bundle.path} holds no {engine}, and Triton loads no others")
     names = ", ".join(engines)
     if options.engine is None:
         if len(engines) > 1:
@@ -130,7 +126,6 @@ def _engine(bundle: Bundle, options: TritonModelConfig) -> EngineEntry:
         return next(iter(engines.values()))
     entry = engines.get(options.engine.removesuffix(".engine").removeprefix("engines/"))
     if entry is None:
-        raise UsageError(
-            f"engine must be one of {names}, got {options.engine!r}", option="engine"
-        )
+        message = f"engine must be one of {names}, got {options.engine!r}"
+        raise UsageError(message, option="engine")
     return entry

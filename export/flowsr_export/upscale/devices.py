@@ -56,10 +56,8 @@ def is_on_host(settings: SessionSettings) -> bool:
 
 def _on_each(settings: SessionSettings, devices: Sequence[int]) -> list[SessionSettings]:
     if is_on_host(settings):
-        raise UsageError(
-            f"devices must be GPUs, and provider {settings.provider or 'cpu'} uses none",
-            option="devices",
-        )
+        message = f"devices must be GPUs, and provider {settings.provider or 'cpu'} uses none"
+        raise UsageError(message, option="devices")
     if len(set(devices)) < len(devices):
         raise UsageError(f"devices must be distinct, got {list(devices)}", option="devices")
     return [dataclasses.replace(settings, device=device) for device in devices]

@@ -66,15 +66,13 @@ def plan_all(
 
 def _plan(job: Job, upscaler: Upscaler, request: Request) -> PlannedUpscale:
     """Plan one image; the output is checked unless its folder would be created."""
-    image = prepare(job, upscaler, request, check=job.target.parent.is_dir())
+    picture, target = prepare(job, upscaler, request, check=job.target.parent.is_dir())
     plan = upscaler.plan(
-        image.source,
+        picture.size,
         request.scale,
         size=request.size,
         resample=request.resample,
-        pixel_bytes=image.picture.rgb.itemsize * len(image.picture.mode),
+        pixel_bytes=picture.rgb.itemsize * len(picture.mode),
     )
     memory = plan.run_bytes, plan.peak_bytes
-    return PlannedUpscale(
-        job.source, job.target, *image.target, len(plan), plan.largest, *memory
-    )
+    return PlannedUpscale(job.source, job.target, *target, len(plan), plan.largest, *memory)

@@ -17,17 +17,7 @@ from flowsr_runtime.errors import (
 from flowsr_runtime.pictures.depth import Depth
 from flowsr_runtime.pictures.files import SUFFIXES, Picture
 
-__all__ = [
-    "Done",
-    "Failure",
-    "Job",
-    "Prepared",
-    "Report",
-    "Request",
-    "failure_of",
-    "plan",
-    "prepare",
-]
+__all__ = ["Done", "Failure", "Job", "Report", "Request", "failure_of", "plan", "prepare"]
 
 FAILURE = 1
 
@@ -173,9 +163,8 @@ def plan(inputs: Sequence[Path], output: Path, *, make: bool = True) -> list[Job
     taken: dict[Path, Path] = {}
     for job in jobs:
         if job.target in taken:
-            raise UsageError(
-                f"{taken[job.target]} and {job.source} have the same output {job.target}"
-            )
+            both = f"{taken[job.target]} and {job.source}"
+            raise UsageError(f"{both} have the same output {job.target}")
         taken[job.target] = job.source
     try:
         if make:
@@ -185,22 +174,9 @@ def plan(inputs: Sequence[Path], output: Path, *, make: bool = True) -> list[Job
     return jobs
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """An image that has been read and whose output has been checked.
-
-    Attributes:
-        picture: Image for the model, at the depth to write if that is finer.
-        source: Input size (h, w).
-        target: Output size (H, W).
-    """
-
-    picture: Picture
-    source: tuple[int, int]
-    target: tuple[int, int]
-
-
-def prepare(job: Job, upscaler: Upscaler, request: Request, *, check: bool = True) -> Prepared:
+def prepare(
+    job: Job, upscaler: Upscaler, request: Request, *, check: bool = True
+) -> tuple[Picture, tuple[int, int]]:
     """Read an image, and check its output before slow work.
 
     Args:
@@ -208,6 +184,9 @@ def prepare(job: Job, upscaler: Upscaler, request: Request, *, check: bool = Tru
         upscaler: Open model.
         request: Parameters.
         check: Check the output file.
+
+    Returns:
+        Image for the model, at the depth to write if that is finer, and the output size (H, W).
 
     Raises:
         FlowsrError: If the image, its size or its output is not valid.
@@ -217,13 +196,11 @@ def prepare(job: Job, upscaler: Upscaler, request: Request, *, check: bool = Tru
     picture = read_picture(job.source)
     if request.depth is not None:
         picture = picture.promote_depth(request.depth)
-    source = (picture.rgb.shape[0], picture.rgb.shape[1])
-    target = upscaler.target(
-        source, request.scale, size=request.size, resample=request.resample
-    )
+    size, resample = request.size, request.resample
+    target = upscaler.target(picture.size, request.scale, size=size, resample=resample)
     if check:
         check_output(job.target, request.force, like=picture, size=target, depth=request.depth)
-    return Prepared(picture, source, target)
+    return picture, target
 
 
 def failure_of(job: Job, error: FlowsrError | MemoryError) -> Failure:

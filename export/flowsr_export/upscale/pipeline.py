@@ -8,15 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from threading import Event, Lock
 
-from flowsr_export.upscale.jobs import (
-    Done,
-    Failure,
-    Job,
-    Report,
-    Request,
-    failure_of,
-    prepare,
-)
+from flowsr_export.upscale.jobs import Done, Failure, Job, Report, Request, failure_of, prepare
 from flowsr_runtime import Upscaler, write_picture
 from flowsr_runtime.errors import (
     CancelledError,
@@ -31,14 +23,7 @@ from flowsr_runtime.tiling.memory import peak_bytes
 __all__ = ["IMAGE_ERRORS", "STEPS", "upscale_all", "upscale_file"]
 
 # Errors that concern one image; any other error stops the batch.
-IMAGE_ERRORS = (
-    MemoryError,
-    NonFiniteError,
-    OutputError,
-    PictureError,
-    ScaleError,
-    ShapeError,
-)
+IMAGE_ERRORS = (MemoryError, NonFiniteError, OutputError, PictureError, ScaleError, ShapeError)
 
 STEPS = 1000
 """Progress steps per image, independent of its number of tiles."""
@@ -135,9 +120,18 @@ class _Pipeline:
 
     def run(self, job: Job) -> Done | Failure:
         """Process one image and return its outcome."""
-        bar = _PictureBar(job.source.name, self._advance_safely)
+        reached = 0
+
+        def reach(steps: int) -> None:
+            """Advance to a step; after tiles are halved, the next ones may be behind it."""
+            nonlocal reached
+            with self._advancing:
+                self._advance(max(steps - reached, 0), job.source.name)
+            reached = max(steps, reached)
+
+        reach(0)
         try:
-            return self.upscale(job, bar.after_tile)
+            return self.upscale(job, lambda done, tiles: reach(STEPS * done // tiles))
         except IMAGE_ERRORS as error:
             return failure_of(job, error)
         except CancelledError:  # another image has stopped the batch
@@ -147,21 +141,21 @@ class _Pipeline:
             self.stop()
             raise
         finally:
-            bar.reach(STEPS)
+            reach(STEPS)
 
     def upscale(self, job: Job, after_tile: Callable[[int, int], None]) -> Done:
         """Read, upscale and write one image."""
         request = self._request
         with self._reading:
             self._check()
-            image = prepare(job, self._any, request)
+            picture, size = prepare(job, self._any, request)
         warnings: list[str] = []
         upscaler = self._free.get()
         try:
             self._check()
             began = time.perf_counter()
             large = upscaler.upscale(
-                image.picture.pixels,
+                picture.pixels,
                 scale=request.scale,
                 size=request.size,
                 resample=request.resample,
@@ -178,33 +172,10 @@ class _Pipeline:
         with self._writing:
             self._check()
             write_picture(
-                job.target, large, like=image.picture, force=request.force, depth=request.depth
+                job.target, large, like=picture, force=request.force, depth=request.depth
             )
-        return Done(job.source, job.target, *image.target, seconds, "; ".join(warnings) or None)
+        return Done(job.source, job.target, *size, seconds, "; ".join(warnings) or None)
 
     def _check(self) -> None:
         if self._stopped.is_set():
             raise CancelledError("the batch was stopped")
-
-    def _advance_safely(self, steps: int, note: str) -> None:
-        with self._advancing:
-            self._advance(steps, note)
-
-
-class _PictureBar:
-    """Progress of one image."""
-
-    def __init__(self, name: str, advance: Advance) -> None:
-        self._name = name
-        self._advance = advance
-        self._steps = 0
-        advance(0, name)
-
-    def reach(self, steps: int) -> None:
-        """Advance to a step; after tiles are halved, the next ones may be behind it."""
-        if steps > self._steps:
-            self._advance(steps - self._steps, self._name)
-            self._steps = steps
-
-    def after_tile(self, done: int, tiles: int) -> None:
-        self.reach(STEPS * done // tiles)

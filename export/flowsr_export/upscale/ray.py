@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from flowsr_export.upscale.devices import is_on_host
 from flowsr_export.upscale.jobs import Done, Failure, Job, Report, Request, failure_of
@@ -19,10 +19,7 @@ from flowsr_export.upscale.pipeline import IMAGE_ERRORS, upscale_file
 from flowsr_runtime import Bundle, SessionSettings, Upscaler
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
 
-if TYPE_CHECKING:
-    from ray.data import Dataset
-
-__all__ = ["Cluster", "PictureMapper", "WorkerConfig", "upscale_on_ray", "upscaled_rows"]
+__all__ = ["Cluster", "PictureMapper", "WorkerConfig", "upscale_on_ray"]
 
 Row = dict[str, Any]
 
@@ -149,7 +146,7 @@ def upscale_on_ray(
     answers: list[Row] = []
     if waiting:
         with _connected(cluster):
-            for answer in upscaled_rows(waiting, config, cluster.workers, mapper):
+            for answer in _rows(waiting, config, cluster.workers, mapper):
                 answers.append(answer)
                 tell(1, Path(answer["source"]).name)
     tell(len(jobs) - len(waiting), "")
@@ -157,38 +154,11 @@ def upscale_on_ray(
     return _report(jobs, by_target, time.perf_counter() - began)
 
 
-def upscaled_rows(
-    jobs: Sequence[Job],
-    config: WorkerConfig,
-    workers: int | None = None,
-    mapper: type[PictureMapper] = PictureMapper,
+def _rows(
+    jobs: Sequence[Job], config: WorkerConfig, workers: int | None, mapper: type[PictureMapper]
 ) -> Iterator[Row]:
-    """Run the jobs on the cluster that Ray is connected to.
-
-    Args:
-        jobs: Jobs to run.
-        config: Configuration of the workers.
-        workers: Number of worker processes, None for as many as the resources allow.
-        mapper: Class that each worker runs.
-
-    Yields:
-        The mapper's row for each job, in any order.
-
-    Raises:
-        ProviderError: If Ray fails.
-    """
+    """Yield the mapper's row for each job, in any order."""
     import ray
-
-    count = min(len(jobs), workers or _room(config.resources))
-    try:
-        yield from _dataset(jobs, config, count, mapper).iter_rows()
-    except ray.exceptions.RayError as error:
-        raise ProviderError(f"ray failed: {' '.join(str(error).split())}") from error
-
-
-def _dataset(
-    jobs: Sequence[Job], config: WorkerConfig, workers: int, mapper: type[PictureMapper]
-) -> Dataset:
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -199,13 +169,18 @@ def _dataset(
         {"index": i, "source": str(job.source.absolute()), "target": str(job.target.absolute())}
         for i, job in enumerate(jobs)
     ]
+    size = min(len(jobs), workers or _room(config.resources))
     # One row per block, so that a dying worker loses one image only.
-    return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         mapper,
         fn_constructor_args=(replace(config, bundle=config.bundle.absolute()),),
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        compute=ray.data.ActorPoolStrategy(size=size),
         **config.resources,
     )
+    try:
+        yield from data.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise ProviderError(f"ray failed: {' '.join(str(error).split())}") from error
 
 
 def _room(resources: dict[str, float]) -> int:
@@ -223,9 +198,8 @@ def _connected(cluster: Cluster) -> Iterator[None]:
     try:
         import ray
     except ImportError as error:
-        raise BackendError(
-            f"ray cannot be used: {error}; pip install 'flowsr-lp[ray]'"
-        ) from error
+        message = f"ray cannot be used: {error}; pip install 'flowsr-lp[ray]'"
+        raise BackendError(message) from error
     if ray.is_initialized():
         yield
         return
@@ -237,9 +211,8 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         ray.init(address=address or "auto", **quiet)
     except ConnectionError as error:
         if address is not None:
-            raise ProviderError(
-                f"the Ray cluster at {address} cannot be joined: {error}"
-            ) from error
+            message = f"the Ray cluster at {address} cannot be joined: {error}"
+            raise ProviderError(message) from error
         ray.init(address="local", include_dashboard=False, **quiet)
     try:
         yield
@@ -251,9 +224,8 @@ def _check_reachable(address: str) -> None:
     """Refuse an address without a listener, which Ray would retry for minutes."""
     match = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
     if match is None:
-        raise UsageError(
-            f"ray_address must be HOST:PORT, got {address!r}", option="ray_address"
-        )
+        message = f"ray_address must be HOST:PORT, got {address!r}"
+        raise UsageError(message, option="ray_address")
     try:
         socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:

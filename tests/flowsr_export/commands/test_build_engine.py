@@ -102,27 +102,10 @@ def test_an_interruption_leaves_nothing(
 REFUSED = {
     "no place": (SMALL, 2, "output must be given without a bundle"),
     "prior alone": ((*SMALL, "--prior", "x"), 2, "prior needs model"),
-    "unknown GPU": (
-        ("{both}", *SMALL, "--compute-capability", "9.0"),
-        4,
-        "got 9.0",
-    ),
+    "unknown GPU": (("{both}", *SMALL, "--compute-capability", "9.0"), 4, "got 9.0"),
     "RTX with timings": (("{both}", *SMALL, "--timing-cache", "t"), 2, "(--timing-cache)"),
-    "RTX for later versions": (
-        ("{both}", *SMALL, "--version-compatible"),
-        2,
-        "version_compatible",
-    ),
-    "fixed scale of a bundle": (
-        ("{both}", *SMALL, "--fixed-scale", "2"),
-        2,
-        "fixed_scale",
-    ),
-    "eight bits of a bundle": (
-        ("{both}", *SMALL, "--io", "uint8"),
-        2,
-        "io is",
-    ),
+    "fixed scale of a bundle": (("{both}", *SMALL, "--fixed-scale", "2"), 2, "fixed_scale"),
+    "eight bits of a bundle": (("{both}", *SMALL, "--io", "uint8"), 2, "io is"),
     "scale": (("{both}", "--picture", "8x8", "--scale", "0.5"), 2, "scale must be at least 1"),
     "shape": (("{both}", "--opt-shapes", "input:3x8x8"), 2, "got 3x8x8"),
     "budget": (("{both}", *SMALL, "--memory-budget", "100"), 6, "memory_budget must be"),

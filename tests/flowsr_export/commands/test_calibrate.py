@@ -23,13 +23,20 @@ def small(tmp_path: Path) -> Path:
     return made_bundle(tmp_path / "small.bundle").path
 
 
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of photographs."""
+    return photographs_in(tmp_path / "photos")
+
+
 def calibrate(run: Run, small: Path, images: Path, *options: object) -> Result:
     place = small.with_name("made.bundle")
     return run("calibrate", small, "--images", images, *SMALL, "-o", place, *options)
 
 
-def test_a_bundle_gets_a_graph_of_eight_bits(run: Run, small: Path, tmp_path: Path) -> None:
-    images = photographs_in(tmp_path / "photos")
+def test_a_bundle_gets_a_graph_of_eight_bits(
+    run: Run, small: Path, images: Path, tmp_path: Path
+) -> None:
     done = calibrate(run, small, images, "--budget-db", "30")
     assert (done.exit_code, done.stderr) == (0, "")
     assert "multiply-adds in int8: " in done.stdout
@@ -37,8 +44,7 @@ def test_a_bundle_gets_a_graph_of_eight_bits(run: Run, small: Path, tmp_path: Pa
     assert (tmp_path / "made.bundle.calibration").is_dir()
 
 
-def test_json_is_one_object(run: Run, small: Path, tmp_path: Path) -> None:
-    images = photographs_in(tmp_path / "photos")
+def test_json_is_one_object(run: Run, small: Path, images: Path) -> None:
     done = calibrate(run, small, images, "--budget-db", "30", "--json")
     assert json.loads(done.stdout)["type"] == "int8"
 
@@ -50,8 +56,9 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("strict")
-def test_a_gate_that_is_missed_writes_nothing(run: Run, small: Path, tmp_path: Path) -> None:
-    images = photographs_in(tmp_path / "photos")
+def test_a_gate_that_is_missed_writes_nothing(
+    run: Run, small: Path, images: Path, tmp_path: Path
+) -> None:
     done = calibrate(run, small, images, "--max-psnr-loss", "0.1")
     assert done.exit_code == 3
     assert "gates are missed, nothing is written: red must shift by at most 0" in done.stderr
@@ -59,8 +66,9 @@ def test_a_gate_that_is_missed_writes_nothing(run: Run, small: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("strict")
-def test_force_writes_it_and_says_what_is_missed(run: Run, small: Path, tmp_path: Path) -> None:
-    images = photographs_in(tmp_path / "photos")
+def test_force_writes_it_and_says_what_is_missed(
+    run: Run, small: Path, images: Path, tmp_path: Path
+) -> None:
     done = calibrate(run, small, images, "--max-psnr-loss", "0.1", "--force")
     assert (done.exit_code, (tmp_path / "made.bundle").is_dir()) == (0, True)
     assert "missed: red must shift" in done.stdout
@@ -98,8 +106,7 @@ def test_an_empty_folder_ends_with_one_line(run: Run, small: Path, tmp_path: Pat
     assert done.stderr.startswith(f"flowsr-export: folder {tmp_path / 'photos'}")
 
 
-def test_corrupt_files_among_good_ones_are_named(run: Run, small: Path, tmp_path: Path) -> None:
-    images = photographs_in(tmp_path / "photos")
+def test_corrupt_files_among_good_ones_are_named(run: Run, small: Path, images: Path) -> None:
     (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:300])
     (images / "notes.jpg").write_text("not a picture")
     done = calibrate(run, small, images, "--budget-db", "30")
@@ -116,8 +123,9 @@ def test_a_folder_of_sixteen_bit_files_is_read(run: Run, small: Path, tmp_path: 
     assert (done.exit_code, "skipped" in done.stdout) == (0, False)
 
 
-def test_the_graph_upscales_and_is_inspected(run: Run, small: Path, tmp_path: Path) -> None:
-    images = photographs_in(tmp_path / "photos")
+def test_the_graph_upscales_and_is_inspected(
+    run: Run, small: Path, images: Path, tmp_path: Path
+) -> None:
     assert calibrate(run, small, images, "--budget-db", "30").exit_code == 0
     made, target = tmp_path / "made.bundle", tmp_path / "large.png"
     done = run("upscale", made, images / "0.png", "-o", target, "--precision", "int8")

@@ -148,10 +148,6 @@ def test_an_explosion_is_said(exploding: Path, hr: Path, run: Run) -> None:
     assert done.stderr.startswith("flowsr-export: Tiny a ×4: the inverse of the flow may have")
 
 
-def test_lpips_needs_its_weights(bundle: Path, hr: Path, run: Run) -> None:
-    assert_refused(run("evaluate", bundle, "--hr", hr), 2, "lpips needs alexnet")
-
-
 def test_a_figure_that_cannot_be_computed_ends_with_3(bundle: Path, hr: Path, run: Run) -> None:
     done = run("evaluate", bundle, "--hr", hr, "--scale", "1", *PSNR)
     assert_refused(done, 3, "Tiny a ×1, bicubic: psnr-y must be finite, got inf")
@@ -174,6 +170,7 @@ def test_what_is_there_is_not_overwritten(
         (("--lr", "none"), 1, "folder none cannot be read"),
         (("--scale", "0.5"), 2, "scale must be at least 1, got 0.5"),
         (("--scale", "30"), 1, "61 pixels a side at ×30 for psnr-y, got 60x60"),
+        (("--metric", "lpips"), 2, "lpips needs alexnet"),
         (("--samples", "2"), 2, "samples must be 1 without noise, got 2"),
         (("--temperature", "0.5"), 2, "prior, got 0.5"),
         (("--model", "a.pth"), 2, "torch, got onnxruntime"),
@@ -186,13 +183,6 @@ def test_a_wrong_option_is_one_line(
     plain = ("--hr", hr, "--scale", "2")
     done = run("evaluate", bundle, *plain, *PSNR, *options)
     assert_refused(done, exit_code, words)
-
-
-def test_a_bundle_without_a_prior_needs_a_temperature(
-    tmp_path: Path, hr: Path, run: Run
-) -> None:
-    done = run("evaluate", noisy_bundle(tmp_path / "noisy"), "--hr", hr, "--scale", "2", *PSNR)
-    assert_refused(done, 2, "temperature is needed")
 
 
 def test_scales_are_numbers_for_both_axes() -> None:

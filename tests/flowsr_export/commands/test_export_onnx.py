@@ -97,6 +97,13 @@ def test_a_graph_of_one_scale_without_a_prior_takes_picture_and_latent(
     assert output.shape == (27, 35, 3)
 
 
+def test_the_guard_is_in_the_manifest(exported: Exported, run: Run, tmp_path: Path) -> None:
+    bundle = tmp_path / "guarded.bundle"
+    done = run("export-onnx", "--model", exported.model, "-o", bundle, "--guard")
+    assert done.exit_code == 0, done.output
+    assert Bundle.open(bundle).manifest.raw["guard"] is True
+
+
 def test_half_precision_is_in_the_file(exported: Exported, run: Run, tmp_path: Path) -> None:
     bundle = tmp_path / "half.bundle"
     arguments = ("--model", exported.model, "--prior", exported.prior, "--precision", "fp16")
@@ -227,9 +234,3 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(
     assert done.exit_code == 1
     assert "x.bundle cannot be written: " in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def test_a_bundle_that_is_there_is_not_replaced(exported: Exported, run: Run) -> None:
-    done = run("export-onnx", "--model", exported.model, "-o", exported.bundle)
-    assert done.exit_code == 1
-    assert "exists" in done.stderr

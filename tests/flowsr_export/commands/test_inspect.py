@@ -21,11 +21,6 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(data)
 
 
-def change_manifest(bundle: Path, old: str, new: str) -> None:
-    manifest = bundle / "bundle.json"
-    manifest.write_text(manifest.read_text().replace(old, new))
-
-
 def test_nested_objects_become_dotted_rows() -> None:
     rows = flatten({"a": {"b": 1.23456789, "c": [1, 2.5]}, "d": None})
     assert rows == [("a.b", "1.23457"), ("a.c", "1, 2.5"), ("d", "None")]
@@ -71,16 +66,6 @@ def test_the_command_ends_with_5_on_a_flipped_byte(bundle: Path, run: Run) -> No
     assert done.exit_code == 5
     assert done.stderr.count("\n") == 1
     assert "DAMAGED" in done.stdout
-
-
-def test_the_command_ends_with_5_on_a_newer_schema(bundle: Path, run: Run) -> None:
-    change_manifest(bundle, '"schema": 1', '"schema": 2')
-    done = run("inspect", bundle)
-    assert done.exit_code == 5
-    assert done.stderr == (
-        "flowsr-export: bundle schema 2 is newer than this runtime reads (1); "
-        "upgrade flowsr-lp\n"
-    )
 
 
 def test_inspecting_needs_no_inference_library(bundle: Path) -> None:

@@ -72,15 +72,6 @@ def test_the_command_trains_as_the_library_does(
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
-def test_the_same_command_goes_on_with_a_run(flow: Run, tmp_path: Path) -> None:
-    flow()
-    whole = (tmp_path / "flow" / "model.safetensors").read_bytes()
-    (tmp_path / "flow" / "model.safetensors").unlink()
-    again = flow()
-    assert again.stderr == "resumed at step 4 of 4\n"
-    assert (tmp_path / "flow" / "model.safetensors").read_bytes() == whole
-
-
 def test_an_interrupted_run_is_resumed_to_the_same_weights(
     flow: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +131,8 @@ def test_another_run_in_the_folder_is_not_touched(
         (("--learning-rate", "nan"), 2, "learning_rate must be above 0 and finite, got nan"),
         (("--ema-decay", "1"), 2, "1.0 is not in the range 0<=x<1"),
         (("--pixel-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+        (("--shift-weight", "inf"), 2, "penalties must be finite and at least 0, got inf"),
+        (("--fonts", "nowhere"), 2, "--fonts must be a folder with .ttf files, got nowhere"),
         (("--hidden-dim", "7"), 2, "--hidden-dim must be even, got 7"),
         (("--encoder", "rdn"), 2, "--n-resblocks and --n-feats are for EDSR, not rdn"),
         (("--encoder", "swinir"), 2, "'swinir' is not one of"),
@@ -208,3 +201,24 @@ def test_weights_of_another_architecture_are_no_start(
     done = flow("--start", start, "-o", tmp_path / "other", "--hidden-dim", "16")
     assert done.exit_code == 2
     assert "is of another architecture" in done.stderr
+
+
+def test_penalties_and_augmentation_are_of_the_run(
+    flow: Run, prior: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "fonts").mkdir()
+    (tmp_path / "fonts" / "sans.ttf").touch()
+    weights = {"phase": 1, "shift": 2, "range": 3, "rescaled": 4}
+    options = [f"--{name}-weight={weight}" for name, weight in weights.items()]
+    crops = ("--fonts", tmp_path / "fonts", "--gray", "0.5", "--color", "0.25")
+    done = [flow(*options, *crops, "--gain-weight", "5"), prior(*options, *crops)]
+    assert [result.exit_code for result in done] == [0, 0], [r.output for r in done]
+    flow_run, prior_run = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["recipe"]
+        for name in ("flow", "prior")
+    )
+    weights["out_of_range"] = weights.pop("range")
+    assert flow_run["penalties"] == {**weights, "gain": 5}
+    assert prior_run["penalties"] == {**weights, "gain": 0}
+    augmentation = {"synthetic": 0, "fonts": ["sans.ttf"], "gray": 0.5, "color": 0.25}
+    assert flow_run["augmentation"] == prior_run["augmentation"] == augmentation

@@ -13,7 +13,7 @@ from flowsr_lp.training.crops import Crops, load_pictures
 from flowsr_lp.training.linf import Settings, train
 from flowsr_lp.training.srflow import SrflowFlowLoss, fit_norms
 from tests import stand_in
-from tests.flowsr_export.commands.trainings import LOOP, PRIOR, STILL, assert_refused
+from tests.flowsr_export.commands.trainings import LOOP, PRIOR, assert_refused
 from tests.flowsr_export.networks import small, small_model
 
 Run = Callable[..., Result]
@@ -92,14 +92,6 @@ def test_the_norms_of_an_srflow_start_from_the_first_batch(
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
-def test_a_run_of_srflow_goes_on(srflow: Run, tmp_path: Path) -> None:
-    srflow()
-    whole = (tmp_path / "flow" / "model.safetensors").read_bytes()
-    (tmp_path / "flow" / "model.safetensors").unlink()
-    assert srflow().stderr == "resumed at step 4 of 4\n"
-    assert (tmp_path / "flow" / "model.safetensors").read_bytes() == whole
-
-
 @pytest.mark.parametrize(
     ("option", "exit_code", "words"),
     [
@@ -113,6 +105,8 @@ def test_a_run_of_srflow_goes_on(srflow: Run, tmp_path: Path) -> None:
         (("--blocks", "1"), 2, "--blocks must be from 0 to 0, got 1"),
         (("--blocks", "a"), 2, "got 'a'"),
         (("--pixel-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+        (("--range-weight", "1"), 2, "is for LINF, not SRFlow (--range-weight)"),
+        (("--gray", "0.5"), 2, "is for LINF, not SRFlow (--gray)"),
     ],
 )
 def test_an_srflow_that_makes_no_sense_is_refused(
@@ -137,6 +131,7 @@ def test_the_blocks_of_a_trunk_that_was_not_released_are_asked_for(
         (("--batch", "1"), 2, "batch must be at least 2 for crops this small, got 1"),
         (("--blocks", "1"), 1, "states that blocks 0 are stacked, got 1"),
         (("--latent-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+        (("--phase-weight", "1"), 2, "is for LINF, not SRFlow (--phase-weight)"),
     ],
 )
 def test_a_prior_of_an_srflow_that_makes_no_sense_is_refused(
@@ -154,14 +149,6 @@ def test_the_prior_of_an_srflow_is_a_unet(
     kind = ("--prior", "edsr-baseline-latent", "--vgg-layer", "conv1_1", "--pictures", pictures)
     done = run("train", "prior", *files, *kind, *SRFLOW_LOOP)
     assert_refused(done, 2, "of an SRFlow model must be unet, got edsr-baseline-latent")
-
-
-def test_an_srflow_can_begin_with_weights_it_is_given(srflow: Run, tmp_path: Path) -> None:
-    srflow("--seed", 7)
-    start, again = tmp_path / "flow" / "model.safetensors", tmp_path / "again"
-    srflow("--start", start, "-o", again, *STILL)
-    first, second = load_file(start), load_file(again / "model.safetensors")
-    assert all(torch.allclose(first[name], second[name], atol=1e-9) for name in first)
 
 
 def test_weights_of_the_other_system_are_no_start(srflow: Run, tmp_path: Path) -> None:

@@ -25,54 +25,51 @@ def size_of(path: Path) -> tuple[int, int]:
 
 def assert_refused(done: Result, exit_code: int, words: str) -> None:
     """Check for one line on stderr, nothing on stdout, and the exit code."""
-    assert done.exit_code == exit_code
-    assert done.stdout == ""
+    assert (done.exit_code, done.stdout) == (exit_code, "")
     assert done.stderr.startswith("flowsr-export: ")
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
 
 
-def test_a_scale_enlarges(bundle: Path, photo: Path, tmp_path: Path, run: Run) -> None:
-    done = run("upscale", bundle, photo, "-o", tmp_path / "large.png", "--scale", "2.7")
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """The output of `upscale`."""
+    return tmp_path / "large.png"
+
+
+@pytest.fixture
+def upscale(bundle: Path, photo: Path, large: Path, run: Run) -> Run:
+    """Upscale a photo of 6x5 pixels with the bundle of any scale."""
+    return lambda *options: run("upscale", bundle, photo, "-o", large, *options)
+
+
+@pytest.fixture
+def upscale_fixed(fourfold: Path, photo: Path, large: Path, run: Run) -> Run:
+    """Upscale the photo with the bundle of scale 4."""
+    return lambda *options: run("upscale", fourfold, photo, "-o", large, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        (("--scale", "2.7"), (16, 14)),
+        (("--scale", "2x3"), (12, 15)),
+        (("--size", "19x11"), (19, 11)),
+        (("--scale", "4", "--max-memory", "1G", "--halo", "exact", "--threads", "1"), (24, 20)),
+    ],
+)
+def test_scales_and_sizes_are_width_and_height(
+    options: tuple[str, ...], size: tuple[int, int], upscale: Run, large: Path
+) -> None:
+    done = upscale(*options)
     assert done.exit_code == 0
-    assert done.stdout.startswith(f"{tmp_path / 'large.png'}  16x14  ")
-    assert size_of(tmp_path / "large.png") == (16, 14)
-
-
-def test_two_scales_are_for_width_and_height(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    run("upscale", bundle, photo, "-o", tmp_path / "large.png", "--scale", "2x3")
-    assert size_of(tmp_path / "large.png") == (12, 15)
-
-
-def test_a_size_is_width_and_height(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    run("upscale", bundle, photo, "-o", tmp_path / "large.png", "--size", "19x11")
-    assert size_of(tmp_path / "large.png") == (19, 11)
-
-
-def test_a_small_budget_and_an_exact_halo_are_taken(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    limits = ("--max-memory", "1G", "--halo", "exact", "--threads", "1")
-    done = run("upscale", bundle, photo, "-o", tmp_path / "large.png", "--scale", "4", *limits)
-    assert done.exit_code == 0
+    assert done.stdout.startswith(f"{large}  {size[0]}x{size[1]}  ")
+    assert size_of(large) == size
 
 
 def test_json_is_one_object(bundle: Path, photo: Path, tmp_path: Path, run: Run) -> None:
-    done = run(
-        "upscale",
-        bundle,
-        photo,
-        tmp_path / "none.png",
-        "-o",
-        tmp_path / "out",
-        "--scale",
-        "2",
-        "--json",
-    )
+    files = (bundle, photo, tmp_path / "none.png", "-o", tmp_path / "out")
+    done = run("upscale", *files, "--scale", "2", "--json")
     report = json.loads(done.stdout)
     assert report["done"][0]["target"] == str(tmp_path / "out" / "photo.png")
     assert (report["done"][0]["width"], report["done"][0]["height"]) == (12, 10)
@@ -80,95 +77,80 @@ def test_json_is_one_object(bundle: Path, photo: Path, tmp_path: Path, run: Run)
     assert done.exit_code == 1
 
 
-def test_a_bundle_of_one_scale_needs_no_scale(
-    fourfold: Path, photo: Path, tmp_path: Path, run: Run
+@pytest.mark.parametrize(
+    ("options", "size"), [((), (24, 20)), (("--size", "19x33", "--resample"), (19, 33))]
+)
+def test_a_bundle_of_one_scale_needs_no_scale_and_resamples(
+    options: tuple[str, ...], size: tuple[int, int], upscale_fixed: Run, large: Path
 ) -> None:
-    done = run("upscale", fourfold, photo, "-o", tmp_path / "large.png")
+    done = upscale_fixed(*options)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert size_of(tmp_path / "large.png") == (24, 20)
+    assert size_of(large) == size
 
 
 def test_another_scale_than_the_models_is_refused_with_the_remedy(
-    fourfold: Path, photo: Path, tmp_path: Path, run: Run
+    upscale_fixed: Run, large: Path
 ) -> None:
-    done = run("upscale", fourfold, photo, "-o", tmp_path / "o.png", "--scale", "3")
+    done = upscale_fixed("--scale", "3")
     assert_refused(done, 2, "scale 4, got 18x15 for 6x5; resample=True")
-    assert not (tmp_path / "o.png").exists()
+    assert not large.exists()
 
 
-def test_resample_reaches_any_size(
-    fourfold: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    options = ("--size", "19x33", "--resample")
-    done = run("upscale", fourfold, photo, "-o", tmp_path / "o.png", *options)
-    assert done.exit_code == 0
-    assert size_of(tmp_path / "o.png") == (19, 33)
-
-
-def test_resample_is_refused_where_any_scale_is_made(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    options = ("--scale", "3", "--resample")
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *options)
-    assert_refused(done, 2, "resample is for bundles of one scale")
-
-
-def test_truncate_cuts_where_rounding_goes_up(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    for name, options in (("cut.png", ("--truncate",)), ("round.png", ())):
-        run("upscale", bundle, photo, "-o", tmp_path / name, "--scale", "2.7", *options)
-    cut, rounded = (
-        np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("cut.png", "round.png")
-    )
-    assert set((rounded - cut).flatten()) == {0, 1}
+def test_truncate_cuts_where_rounding_goes_up(upscale: Run, large: Path) -> None:
+    results = []
+    for options in ((), ("--truncate", "--force")):
+        upscale("--scale", "2.7", *options)
+        results.append(np.asarray(Image.open(large)).astype(int))
+    assert set((results[0] - results[1]).flatten()) == {0, 1}
 
 
 def test_an_explosion_is_one_line_and_the_picture_is_written(
-    exploding: Path, photo: Path, tmp_path: Path, run: Run
+    exploding: Path, photo: Path, large: Path, run: Run
 ) -> None:
-    done = run("upscale", exploding, photo, "-o", tmp_path / "o.png")
-    assert done.exit_code == 0
-    assert done.stderr == (
-        f"flowsr-export: {photo}: the inverse of the flow may have exploded: 528 of 1440 "
-        "values (36.7 %) lie outside [-1, 2], in output rows 12-19, columns 0-23\n"
-    )
-    assert size_of(tmp_path / "o.png") == (24, 20)
-
-
-def test_an_explosion_is_in_the_json(
-    exploding: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    done = run("upscale", exploding, photo, "-o", tmp_path / "o.png", "--json")
+    done = run("upscale", exploding, photo, "-o", large, "--json")
     (enlarged,) = json.loads(done.stdout)["done"]
-    assert enlarged["warning"] in done.stderr
-    assert "528 of 1440 values" in enlarged["warning"]
+    assert done.exit_code == 0
+    assert "528 of 1440 values (36.7 %)" in enlarged["warning"]
+    assert done.stderr == f"flowsr-export: {photo}: {enlarged['warning']}\n"
+    assert size_of(large) == (24, 20)
 
 
-def test_a_picture_of_nan_is_not_written(photo: Path, tmp_path: Path, run: Run) -> None:
+def test_a_picture_of_nan_is_not_written(
+    photo: Path, large: Path, tmp_path: Path, run: Run
+) -> None:
     files = {"model.fp32.onnx": fourfold_graph(gain=float("nan"))}
     broken = write_bundle(tmp_path / "broken", fourfold_manifest(), files).path
-    done = run("upscale", broken, photo, "-o", tmp_path / "o.png")
+    done = run("upscale", broken, photo, "-o", large)
     assert_refused(done, 3, "photo.png: the model returned NaN or infinity: 1440 of 1440")
-    assert not (tmp_path / "o.png").exists()
+    assert not large.exists()
 
 
-def test_nothing_is_overwritten_without_force(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
+def test_nothing_is_overwritten_without_force(upscale: Run, large: Path) -> None:
+    large.write_bytes(b"old")
+    assert_refused(upscale("--scale", "2"), 1, "large.png exists")
+    assert large.read_bytes() == b"old"
+    assert upscale("--scale", "2", "--force").exit_code == 0
+    assert size_of(large) == (12, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "words"),
+    [
+        (("--scale", "0.5"), 2, "scale must be"),
+        (("--scale", "four"), 2, "scale must be"),
+        (("--size", "5x5"), 2, "at least the image's 6x5"),
+        (("--scale", "3", "--resample"), 2, "resample is for bundles of one scale"),
+        ((), 2, "give exactly one of --scale and --size"),
+        (("--scale", "2", "--size", "12x10"), 2, "give exactly one of --scale and --size"),
+        (("--scale", "2", "--precision", "fp16"), 5, "holds no fp16 model; it has fp32"),
+        (("--depth", "10"), 2, "'10' is not one of '8', '16', 'float'"),
+        (("--scale", "2", "-o", "no/o.png"), 1, "o.png cannot be written"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    options: tuple[str, ...], exit_code: int, words: str, upscale: Run
 ) -> None:
-    (tmp_path / "large.png").write_bytes(b"old")
-    done = run("upscale", bundle, photo, "-o", tmp_path / "large.png", "--scale", "2")
-    assert_refused(done, 1, "large.png exists")
-    assert (tmp_path / "large.png").read_bytes() == b"old"
-
-
-def test_force_overwrites(bundle: Path, photo: Path, tmp_path: Path, run: Run) -> None:
-    (tmp_path / "large.png").write_bytes(b"old")
-    done = run(
-        "upscale", bundle, photo, "-o", tmp_path / "large.png", "--scale", "2", "--force"
-    )
-    assert done.exit_code == 0
-    assert size_of(tmp_path / "large.png") == (12, 10)
+    assert_refused(upscale(*options), exit_code, words)
 
 
 def test_a_missing_file_is_named(bundle: Path, tmp_path: Path, run: Run) -> None:
@@ -176,145 +158,83 @@ def test_a_missing_file_is_named(bundle: Path, tmp_path: Path, run: Run) -> None
     assert_refused(done, 1, "none.png does not exist")
 
 
-@pytest.mark.parametrize("scale", ["0.5", "four"])
-def test_a_scale_that_makes_no_sense_is_refused(
-    scale: str, bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", f"--scale={scale}")
-    assert_refused(done, 2, "scale must be")
+def test_a_bundle_without_pictures_is_a_usage_error(bundle: Path, run: Run) -> None:
+    done = run("upscale", bundle, "-o", "o.png", "--scale", "2")
+    assert_refused(done, 2, "name the images after it")
 
 
-@pytest.mark.parametrize("size", ["5x5"])
-def test_a_size_below_the_picture_is_refused(
-    size: str, bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", f"--size={size}")
-    assert_refused(done, 2, "at least the image's 6x5")
-
-
-@pytest.mark.parametrize("options", [(), ("--scale", "2", "--size", "12x10")])
-def test_exactly_one_of_scale_and_size_is_needed(
-    options: tuple[str, ...], bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *options)
-    assert done.exit_code == 2
-    assert "give exactly one of --scale and --size" in done.stderr
-
-
-def test_a_bundle_without_pictures_is_a_usage_error(
-    bundle: Path, tmp_path: Path, run: Run
-) -> None:
-    done = run("upscale", bundle, "-o", tmp_path / "o.png", "--scale", "2")
-    assert done.exit_code == 2
-    assert "name the images after it" in done.stderr
-
-
-def test_a_flipped_byte_in_the_bundle_is_refused(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
+def test_a_flipped_byte_in_the_bundle_is_refused(bundle: Path, upscale: Run) -> None:
     model = bundle / "model.fp32.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"\xff")
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "2")
-    assert_refused(done, 5, "model.fp32.onnx is damaged")
+    assert_refused(upscale("--scale", "2"), 5, "model.fp32.onnx is damaged")
 
 
-def test_a_newer_bundle_is_refused(bundle: Path, photo: Path, tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "options", "exit_code", "words"),
+    [
+        ('"schema": 1', '"schema": 2', (), 5, "schema 2 is newer than this runtime reads (1)"),
+        (
+            '"base_bytes": 0',
+            '"base_bytes": 1000000000',
+            ("--max-memory", "900M"),
+            6,
+            "max_memory must be at least 1",
+        ),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    old: str,
+    new: str,
+    options: tuple[str, ...],
+    exit_code: int,
+    words: str,
+    bundle: Path,
+    upscale: Run,
+) -> None:
     manifest = bundle / "bundle.json"
-    manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "2")
-    assert_refused(done, 5, "bundle schema 2 is newer than this runtime reads (1)")
-
-
-def test_a_precision_that_the_bundle_lacks_is_refused(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    done = run(
-        "upscale",
-        bundle,
-        photo,
-        "-o",
-        tmp_path / "o.png",
-        "--scale",
-        "2",
-        "--precision",
-        "fp16",
-    )
-    assert_refused(done, 5, "holds no fp16 model; it has fp32")
-
-
-def test_an_unwritable_output_is_named(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    done = run("upscale", bundle, photo, "-o", tmp_path / "no" / "o.png", "--scale", "2")
-    assert_refused(done, 1, "o.png cannot be written")
+    manifest.write_text(manifest.read_text().replace(old, new))
+    assert_refused(upscale("--scale", "2", *options), exit_code, words)
 
 
 def test_a_full_disk_leaves_the_old_output(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    upscale: Run, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    (tmp_path / "large.png").write_bytes(b"old")
+    large.write_bytes(b"old")
     monkeypatch.setattr("flowsr_runtime.atomic.os.fsync", fail)
-    done = run(
-        "upscale", bundle, photo, "-o", tmp_path / "large.png", "--scale", "2", "--force"
-    )
+    done = upscale("--scale", "2", "--force")
     assert_refused(done, 1, "large.png cannot be written: No space left on device")
-    assert (tmp_path / "large.png").read_bytes() == b"old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert large.read_bytes() == b"old"
+    assert {path.name for path in large.parent.iterdir()} == {
         "bundle",
         "large.png",
         "photo.png",
-    ]
+    }
 
 
-def test_a_provider_that_is_not_installed_is_refused(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "missing", "extra"),
+    [
+        (("--provider", "cuda"), {}, "gpu"),
+        (("--backend", "tensorrt"), {"tensorrt": None}, "tensorrt"),
+        ((), {"onnxruntime": None}, "cpu"),
+    ],
+)
+def test_a_missing_backend_is_refused_with_the_remedy(
+    options: tuple[str, ...],
+    missing: dict[str, None],
+    extra: str,
+    upscale: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     available = "onnxruntime.get_available_providers"
     monkeypatch.setattr(available, lambda: ["CPUExecutionProvider"])
-    done = run(
-        "upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "2", "--provider", "cuda"
-    )
-    assert_refused(done, 4, "pip install 'flowsr-lp[gpu]'")
-
-
-def test_a_missing_tensorrt_is_refused(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    words = ("--scale", "2", "--backend", "tensorrt")
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
-    assert_refused(done, 4, "pip install 'flowsr-lp[tensorrt]'")
-
-
-def test_a_missing_onnxruntime_is_refused(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(
-        sys.modules, "flowsr_runtime.backends.onnxruntime_session", raising=False
-    )
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "2")
-    assert_refused(done, 4, "onnxruntime is not installed; pip install 'flowsr-lp[cpu]'")
-
-
-def test_a_budget_that_is_too_small_ends_with_6(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    manifest = bundle / "bundle.json"
-    hungry = manifest.read_text().replace('"base_bytes": 0', '"base_bytes": 1000000000')
-    manifest.write_text(hungry)
-    done = run(
-        "upscale",
-        bundle,
-        photo,
-        "-o",
-        tmp_path / "o.png",
-        "--scale",
-        "2",
-        "--max-memory",
-        "900M",
-    )
-    assert_refused(done, 6, "max_memory must be at least 1")
+    if "onnxruntime" in missing:
+        module = "flowsr_runtime.backends.onnxruntime_session"
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    done = upscale("--scale", "2", *options)
+    assert_refused(done, 4, f"pip install 'flowsr-lp[{extra}]'")

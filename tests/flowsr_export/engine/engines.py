@@ -8,12 +8,7 @@ import tensorrt_rtx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from flowsr_export.engine.build import (
-    EngineRequest,
-    EngineResult,
-    build_engine,
-    plan_engine,
-)
+from flowsr_export.engine.build import EngineRequest, EngineResult, build_engine, plan_engine
 from flowsr_export.engine.library import Library
 from flowsr_runtime import Bundle, write_bundle
 from flowsr_runtime.cuda.device import Device

@@ -70,7 +70,7 @@ def test_every_version_builds_and_says_what_it_needs(variant: str, profile: Prof
     assert len(built.plan) > 100
     assert len(built.scratch) == 2
     assert built.seconds > 0
-    assert [(t.name, t.is_input, t.dtype) for t in built.tensors] == [
+    assert [(t["name"], t["input"], t["dtype"]) for t in built.tensors] == [
         ("input", True, "FLOAT"),
         ("geometry", True, "INT64"),
         ("output", False, "FLOAT"),
@@ -148,7 +148,7 @@ def test_a_profile_without_the_geometry_is_named(profile: Profile) -> None:
 def test_a_geometry_that_decides_no_shape_needs_no_profile(profile: Profile) -> None:
     model = onnx.parser.parse_model(VALUES_ALONE).SerializeToString()
     built = build_plan(library("tensorrt-rtx"), model, [profile], Settings())
-    assert [tensor.name for tensor in built.tensors] == ["input", "geometry", "output"]
+    assert [tensor["name"] for tensor in built.tensors] == ["input", "geometry", "output"]
 
 
 def test_tensorrt_without_a_gpu_is_refused(profile: Profile) -> None:

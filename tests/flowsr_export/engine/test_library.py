@@ -7,15 +7,10 @@ from typing import Any
 import pytest
 import tensorrt_rtx
 
-from flowsr_export.engine.library import (
-    Target,
-    device_here,
-    load_library,
-    target_of,
-)
+from flowsr_export.engine.library import Target, device_here, load_library, target_of
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
-from tests.doubles.trt_module import fake_tensorrt, tensorrt_stubs
+from tests.doubles.trt_module import fake_tensorrt
 from tests.flowsr_export.engine.engines import library
 
 L4 = Device(0, "NVIDIA L4", "8.9", "13.0")
@@ -50,7 +45,7 @@ def test_nothing_installed_names_both_remedies(installed: Any) -> None:
 
 
 def test_an_empty_package_is_refused(installed: Any) -> None:
-    installed(tensorrt=tensorrt_stubs())
+    installed(tensorrt=ModuleType("tensorrt"))
     with pytest.raises(BackendError, match="tensorrt is an empty package"):
         load_library("tensorrt")
 

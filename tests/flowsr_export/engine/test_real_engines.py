@@ -45,10 +45,9 @@ def times_four(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def check_sound(result: EngineResult, bundle: Bundle) -> None:
     """An engine that is kept, computes in its precision and says what memory it takes."""
     assert result.built is not None
-    assert result.audit is not None
-    assert result.audit.engine is not None
-    assert "unknown" not in result.audit.engine
-    assert result.audit.engine[result.entry.key.precision] >= 0.95
+    shares = result.entry.facts["precision"]["engine"]
+    assert "unknown" not in shares
+    assert shares[result.entry.key.precision] >= 0.95
     assert len(result.built.scratch) == len(result.entry.key.profiles)
     assert EngineStore(bundle.path).read(result.entry) == result.built.plan
 

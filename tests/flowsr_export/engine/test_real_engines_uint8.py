@@ -34,7 +34,6 @@ def test_the_calibrated_file_builds_and_its_engine_multiplies_eight_bits(
     done = calibrate(source, config_for(tmp_path, type=kind, budget=Budget(20.0)))
     bundle = write_calibrated(source, source.path, done)
     result = make_engine(bundle, rtx, EngineRequest(kind, SMALL, ADA))
-    assert result.audit is not None
-    assert result.audit.least > 0.9
-    assert result.audit.engine is not None
-    assert result.audit.engine[kind] == pytest.approx(result.audit.onnx[kind])
+    audit = result.entry.facts["precision"]
+    assert audit["least"] > 0.9
+    assert audit["engine"][kind] == pytest.approx(audit["onnx"][kind])

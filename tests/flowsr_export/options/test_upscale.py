@@ -19,22 +19,23 @@ from tests.flowsr_export.commands.test_upscale import assert_refused, size_of
 Run = Callable[..., Result]
 
 
-def test_the_last_line_sums_up(bundle: Path, photo: Path, tmp_path: Path, run: Run) -> None:
-    done = run("upscale", bundle, photo, "-o", tmp_path / "large.png", "--scale", "2")
-    summary = done.stdout.splitlines()[-1]
+@pytest.fixture
+def upscale(bundle: Path, photo: Path, tmp_path: Path, run: Run) -> Run:
+    """Upscale a photo of 6x5 pixels into `o.png`."""
+    return lambda *options: run("upscale", bundle, photo, "-o", tmp_path / "o.png", *options)
+
+
+def test_the_last_line_sums_up(upscale: Run) -> None:
     number = r"\d+\.\d+"
     assert re.fullmatch(
         rf"1 image, 0\.0 megapixels in {number} s, {number} megapixels/s; "
         rf"{number} GiB peak memory",
-        summary,
+        upscale("--scale", "2").stdout.splitlines()[-1],
     )
 
 
-def test_the_json_has_the_rate_and_the_peak(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "20", "--json")
-    report = json.loads(done.stdout)
+def test_the_json_has_the_rate_and_the_peak(upscale: Run) -> None:
+    report = json.loads(upscale("--scale", "20", "--json").stdout)
     assert (report["pictures"], report["megapixels"]) == (1, 0.012)
     assert report["megapixels_per_second"] == pytest.approx(0.012 / report["seconds"], 1e-3)
     assert report["peak_bytes"] > 10_000_000
@@ -55,20 +56,19 @@ def test_a_dry_run_says_tiles_and_memory_and_writes_nothing(
 
 
 def test_the_memory_that_is_allowed_is_not_foreseen_to_be_exceeded(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
+    bundle: Path, upscale: Run
 ) -> None:
     manifest = bundle / "bundle.json"
     hungry = manifest.read_text().replace('"bytes_per_patch": 64', '"bytes_per_patch": 1000000')
     manifest.write_text(hungry)
-    options = ("--scale", "40", "--max-memory", "2G", "--dry-run", "--json")
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *options)
+    done = upscale("--scale", "40", "--max-memory", "2G", "--dry-run", "--json")
     (planned,) = json.loads(done.stdout)["planned"]
     assert planned["tiles"] > 1
     assert planned["run_bytes"] < planned["peak_bytes"] <= 2 << 30
 
 
 def test_memory_that_runs_out_is_one_line_and_the_picture_is_written(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    photo: Path, tmp_path: Path, upscale: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_whole = OnnxRuntimeSession.run
 
@@ -78,44 +78,45 @@ def test_memory_that_runs_out_is_one_line_and_the_picture_is_written(
         return run_whole(session, feeds)
 
     monkeypatch.setattr(OnnxRuntimeSession, "run", scarce)
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "40", "--json")
+    done = upscale("--scale", "40", "--json")
     (enlarged,) = json.loads(done.stdout)["done"]
     assert done.exit_code == 0
-    assert enlarged["warning"] == (
-        "out of memory with tiles of 240x200 output pixels, going on with 132x108 from row 0; "
-        "out of memory with tiles of 132x108 output pixels, going on with 72x60 from row 0"
-    )
+    assert re.findall(r"\d+x\d+", enlarged["warning"]) == [
+        "240x200",
+        "132x108",
+        "132x108",
+        "72x60",
+    ]
     assert done.stderr == f"flowsr-export: {photo}: {enlarged['warning']}\n"
     assert size_of(tmp_path / "o.png") == (240, 200)
 
 
 def test_memory_that_runs_out_with_the_smallest_tile_ends_with_6(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, upscale: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def scarce(session: OnnxRuntimeSession, feeds: Any) -> Any:
         raise MemoryBudgetError("cpu ran out of memory")
 
     monkeypatch.setattr(OnnxRuntimeSession, "run", scarce)
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "40")
+    done = upscale("--scale", "40")
     assert_refused(done, 6, "out of memory: cpu ran out of memory; there are no tiles smaller")
     assert not (tmp_path / "o.png").exists()
 
 
-@pytest.mark.parametrize("provider", [(), ("--provider", "cpu"), ("--provider", "openvino")])
-def test_devices_are_refused_without_gpus(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run, provider: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--devices", "0,1"), "uses none (--devices)"),
+        (("--devices", "0,1", "--provider", "openvino"), "uses none (--devices)"),
+        (("--devices", "0,1", "--device", "0"), "give at most one of --device and --devices"),
+        (("--ray-workers", "2"), "--ray-address and --ray-workers need --ray"),
+        (("--ray", "--devices", "0,1"), "--devices is not for --ray"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    options: tuple[str, ...], words: str, upscale: Run
 ) -> None:
-    words = ("--scale", "2", "--devices", "0,1", *provider)
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
-    assert_refused(done, 2, "uses none (--devices)")
-
-
-def test_a_device_and_devices_are_refused_together(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    words = ("--scale", "2", "--devices", "0,1", "--device", "0")
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
-    assert_refused(done, 2, "give at most one of --device and --devices")
+    assert_refused(upscale("--scale", "2", *options), 2, words)
 
 
 def test_memory_of_gpus_does_not_keep_them_from_working_at_once(
@@ -141,34 +142,17 @@ def test_memory_of_gpus_does_not_keep_them_from_working_at_once(
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
-def test_options_of_ray_need_ray(bundle: Path, photo: Path, tmp_path: Path, run: Run) -> None:
-    words = ("--scale", "2", "--ray-workers", "2")
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
-    assert_refused(done, 2, "--ray-address and --ray-workers need --ray")
-
-
-def test_ray_gives_each_worker_its_gpu(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run
-) -> None:
-    words = ("--scale", "2", "--ray", "--devices", "0,1")
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", *words)
-    assert_refused(done, 2, "--devices is not for --ray")
-
-
-def test_a_missing_ray_is_refused(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_ray_is_refused(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "2", "--ray")
-    assert_refused(done, 4, "pip install 'flowsr-lp[ray]'")
+    assert_refused(upscale("--scale", "2", "--ray"), 4, "pip install 'flowsr-lp[ray]'")
 
 
 def test_ray_is_not_asked_where_every_output_is_there(
-    bundle: Path, photo: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, upscale: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "o.png").write_bytes(b"there")
-    done = run("upscale", bundle, photo, "-o", tmp_path / "o.png", "--scale", "2", "--ray")
+    done = upscale("--scale", "2", "--ray")
     assert done.exit_code == 0
     assert "0 images" in done.stdout
     assert "1 skipped" in done.stdout

@@ -4,7 +4,6 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +13,13 @@ from PIL import Image
 
 from flowsr_export.serve.admission import ServeLimits
 from flowsr_export.serve.app import PAGE_FILES, PAGES, create_app
-from flowsr_runtime import (
-    Upscaler,
-    read_picture,
-)
+from flowsr_runtime import Upscaler, read_picture
 from flowsr_runtime.upscaling.pool import UpscalerPool
 from tests.flowsr_export.serve.serving import ask, counted, pixels_of, png
 from tests.stand_in import picture
 
 PIXELS = picture(9, 7, "serve")
 BODY = png(PIXELS)
-
-
-@pytest.fixture
-def upscaler(bundle: Path) -> Iterator[Upscaler]:
-    with Upscaler.open(bundle, threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture
-def app(upscaler: Upscaler) -> Iterator[FastAPI]:
-    limits = ServeLimits(max_body=100_000, max_pixels=10_000, max_output_pixels=40_000)
-    with UpscalerPool(upscaler) as pool:
-        yield create_app(pool, limits)
 
 
 def test_a_picture_comes_back_as_the_upscaler_gives_it(
@@ -109,13 +92,7 @@ REFUSED: list[tuple[str, bytes, dict[str, str], int, str]] = [
     ("scale=" + "9" * 65, BODY, {}, 422, "scale must be at most 64 characters, got 65"),
     ("size=0x5", BODY, {}, 422, "size"),
     ("size=9", BODY, {}, 422, "got '9'"),
-    (
-        "scale=2&format=exe",
-        BODY,
-        {},
-        422,
-        "got 'exe'",
-    ),
+    ("scale=2&format=exe", BODY, {}, 422, "got 'exe'"),
     ("scale=2&depth=12", BODY, {}, 422, "depth must be one of 8, 16, float, got '12'"),
     ("scale=2&resample=1", BODY, {}, 422, "resample is for bundles of one scale"),
     ("scale=2&resample=perhaps", BODY, {}, 422, "got 'perhaps'"),

@@ -36,12 +36,6 @@ def running(pool: UpscalerPool, limits: ServeLimits | None = None) -> Iterator[u
         yield server
 
 
-@pytest.fixture
-def held(bundle: Path) -> Iterator[HeldPool]:
-    with Upscaler.open(bundle, threads=1) as upscaler:
-        yield HeldPool(upscaler)
-
-
 def port_of(server: uvicorn.Server) -> int:
     return int(server.servers[0].sockets[0].getsockname()[1])
 

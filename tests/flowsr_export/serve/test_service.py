@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -27,24 +26,6 @@ SCOPE = {
     "query_string": b"scale=2",
     "headers": [],
 }
-
-
-@pytest.fixture
-def upscaler(bundle: Path) -> Iterator[Upscaler]:
-    with Upscaler.open(bundle, threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture
-def held(upscaler: Upscaler) -> HeldPool:
-    return HeldPool(upscaler)
-
-
-@pytest.fixture
-def app(upscaler: Upscaler) -> Iterator[FastAPI]:
-    limits = ServeLimits(max_body=100_000, max_pixels=10_000, max_output_pixels=40_000)
-    with UpscalerPool(upscaler) as pool:
-        yield create_app(pool, limits)
 
 
 def test_what_a_format_cannot_hold_is_refused_before_anything_is_enlarged(
@@ -124,25 +105,30 @@ def test_work_that_takes_too_long_is_cancelled(held: HeldPool) -> None:
     assert counted(app)["flowsr_places_taken"] == 0
 
 
-def test_work_is_cancelled_when_the_client_leaves(held: HeldPool) -> None:
-    app = create_app(held.as_pool)
+def sent_until_disconnected(
+    app: FastAPI, held: HeldPool, before: Callable[[], object] = lambda: None
+) -> list[Any]:
+    """Disconnect once the pool has the picture, after `before`; return what was sent."""
+    messages = [{"type": "http.request", "body": BODY, "more_body": False}]
     sent: list[Any] = []
 
-    async def leave() -> None:
-        messages = [{"type": "http.request", "body": BODY, "more_body": False}]
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await until(lambda: held.pending)
+        before()
+        return {"type": "http.disconnect"}
 
-        async def receive() -> Any:
-            if messages:
-                return messages.pop()
-            await until(lambda: held.pending)
-            return {"type": "http.disconnect"}
+    async def send(message: Any) -> None:
+        sent.append(message)
 
-        async def send(message: Any) -> None:
-            sent.append(message)
+    asyncio.run(app(SCOPE, receive, send))
+    return sent
 
-        await app(SCOPE, receive, send)
 
-    asyncio.run(leave())
+def test_work_is_cancelled_when_the_client_leaves(held: HeldPool) -> None:
+    app = create_app(held.as_pool)
+    sent_until_disconnected(app, held)
     assert held.pending[0].cancelled()
     assert counted(app)["flowsr_abandoned_total"] == 1
     assert counted(app)["flowsr_places_taken"] == 0
@@ -152,26 +138,12 @@ def test_a_server_that_ends_itself_is_not_taken_for_a_client_that_leaves(
     held: HeldPool,
 ) -> None:
     app = create_app(held.as_pool)
-    sent: list[Any] = []
 
-    async def end() -> None:
-        messages = [{"type": "http.request", "body": BODY, "more_body": False}]
+    def end() -> None:
+        app.state.service.closing = True
+        asyncio.get_running_loop().call_later(0.05, held.pending[0].set_result, PIXELS)
 
-        async def receive() -> Any:
-            if messages:
-                return messages.pop()
-            await until(lambda: held.pending)
-            app.state.service.closing = True
-            asyncio.get_running_loop().call_later(0.05, held.pending[0].set_result, PIXELS)
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await app(SCOPE, receive, send)
-
-    asyncio.run(end())
-    assert sent[0]["status"] == 200
+    assert sent_until_disconnected(app, held, end)[0]["status"] == 200
 
 
 @pytest.mark.parametrize(
