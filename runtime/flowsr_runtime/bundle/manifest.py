@@ -1,7 +1,7 @@
 """The manifest of a bundle: bundle.json, schema 1."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import PurePosixPath
@@ -154,7 +154,12 @@ class Manifest:
         """
         if not isinstance(raw, dict):
             raise BundleError("bundle.json must hold an object")
-        _check_schema(_whole(raw, "schema", least=1))
+        schema = _whole(raw, "schema", least=1)
+        if schema > SCHEMA:
+            raise BundleError(
+                f"bundle schema {schema} is newer than this runtime reads ({SCHEMA}); "
+                "upgrade flowsr-lp"
+            )
         manifest = cls(
             family=_text(raw, "family"),
             scale=_scale(raw),
@@ -180,14 +185,6 @@ class Manifest:
         """Names of the graph's inputs."""
         names = {"input", *(latent.name for latent in self.latents)}
         return frozenset(names | {"geometry"} if self.geometry else names)
-
-
-def _check_schema(schema: int) -> None:
-    if schema > SCHEMA:
-        raise BundleError(
-            f"bundle schema {schema} is newer than this runtime reads ({SCHEMA}); "
-            "upgrade flowsr-lp"
-        )
 
 
 def _check_agreement(manifest: Manifest) -> None:
@@ -234,42 +231,37 @@ def _get(raw: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _whole(raw: Mapping[str, Any], key: str, *, least: int) -> int:
+def _checked(raw: Mapping[str, Any], key: str, rule: str, holds: Callable[[Any], bool]) -> Any:
     value = _get(raw, key)
-    if type(value) is not int or value < least:
-        raise BundleError(
-            f"{key} in bundle.json must be a whole number of at least {least}, got {value!r}"
-        )
+    if not holds(value):
+        raise BundleError(f"{key} in bundle.json must be {rule}, got {value!r}")
     return value
+
+
+def _whole(raw: Mapping[str, Any], key: str, *, least: int) -> int:
+    rule = f"a whole number of at least {least}"
+    return int(_checked(raw, key, rule, lambda value: type(value) is int and value >= least))
 
 
 def _real(raw: Mapping[str, Any], key: str) -> float:
-    value = _get(raw, key)
-    if type(value) not in (int, float) or not (math.isfinite(value) and value >= 0):
-        raise BundleError(f"{key} in bundle.json must be a number of at least 0, got {value!r}")
-    return float(value)
+    def holds(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+    return float(_checked(raw, key, "a number of at least 0", holds))
 
 
 def _flag(raw: Mapping[str, Any], key: str) -> bool:
-    value = _get(raw, key)
-    if not isinstance(value, bool):
-        raise BundleError(f"{key} in bundle.json must be true or false, got {value!r}")
-    return value
+    return bool(_checked(raw, key, "true or false", lambda value: isinstance(value, bool)))
 
 
 def _text(raw: Mapping[str, Any], key: str) -> str:
-    value = _get(raw, key)
-    if not isinstance(value, str):
-        raise BundleError(f"{key} in bundle.json must be a string, got {value!r}")
-    return value
+    return str(_checked(raw, key, "a string", lambda value: isinstance(value, str)))
 
 
 def _scale(raw: Mapping[str, Any]) -> Fraction | None:
-    kind = _get(raw, "scale.kind")
-    if kind == "any":
+    kinds = ("any", "fixed")
+    if _checked(raw, "scale.kind", "any or fixed", lambda value: value in kinds) == "any":
         return None
-    if kind != "fixed":
-        raise BundleError(f"scale.kind in bundle.json must be any or fixed, got {kind!r}")
     try:
         return exact_scale(_text(raw, "scale.value"))
     except ScaleError as error:
@@ -289,9 +281,7 @@ def _budget(raw: Mapping[str, Any]) -> int | None:
 
 
 def _latents(raw: Mapping[str, Any]) -> tuple[Latent, ...]:
-    listed = _get(raw, "latents")
-    if not isinstance(listed, list):
-        raise BundleError(f"latents in bundle.json must be a list, got {listed!r}")
+    listed = _checked(raw, "latents", "a list", lambda value: isinstance(value, list))
     latents = tuple(
         Latent(
             name=_text(raw, f"latents.{i}.name"),

@@ -85,12 +85,7 @@ def _neighbors(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """Return the two input pixels around each output pixel, and the weight of the second.
 
-    Args:
-        source: Input pixels of an axis.
-        target: Output pixels of the axis.
-
-    Returns:
-        Indices of the first and the second pixel, and weights from 0 to 1, (target,) each.
+    The indices and the weights from 0 to 1 are (target,) each.
     """
     centers = (np.arange(target) + 0.5) * source / target - 0.5
     first = np.clip(np.floor(centers), 0, source - 1).astype(np.intp)
@@ -113,12 +108,7 @@ def _premultiplied_halves(
 def _pulled(colors: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mean color of the smallest block with weight around each pixel.
 
-    Args:
-        colors: Premultiplied colors, (h, w, 3).
-        weights: Alpha, (h, w, 1), not 0 everywhere.
-
-    Returns:
-        Colors, (h, w, 3) in [0, 1].
+    From premultiplied colors, (h, w, 3), and alpha, (h, w, 1), not 0 everywhere.
     """
     visible = weights > 0
     means: NDArray[np.float32] = np.divide(

@@ -1,10 +1,9 @@
 """Picture formats: their capabilities, and how to open a file."""
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from PIL import ImageFile, features
 
@@ -38,7 +37,7 @@ class Format:
 
     Attributes:
         name: Pillow's name.
-        plugin: Module of `PIL` and class that read the format.
+        plugin: Beginning of the names of Pillow's module and class that read it.
         suffixes: File suffixes in lower case.
         gray: Whether it holds gray; a gray picture becomes RGB otherwise.
         alpha: Whether it holds alpha.
@@ -51,7 +50,7 @@ class Format:
     """
 
     name: str
-    plugin: tuple[str, str]
+    plugin: str
     suffixes: tuple[str, ...]
     gray: bool = True
     alpha: bool = True
@@ -67,14 +66,14 @@ FORMATS: Final[dict[str, Format]] = {
     for item in (
         Format(
             "PNG",
-            ("PngImagePlugin", "PngImageFile"),
+            "Png",
             (".png",),
             depths=(8, 16),
             metadata=frozenset({"exif", "xmp", "dpi", "text", "chunks"}),
         ),
         Format(
             "JPEG",
-            ("JpegImagePlugin", "JpegImageFile"),
+            "Jpeg",
             (".jpg", ".jpeg"),
             alpha=False,
             metadata=frozenset({"exif", "xmp", "dpi", "comment"}),
@@ -83,7 +82,7 @@ FORMATS: Final[dict[str, Format]] = {
         ),
         Format(
             "WEBP",
-            ("WebPImagePlugin", "WebPImageFile"),
+            "WebP",
             (".webp",),
             gray=False,
             metadata=frozenset({"exif", "xmp"}),
@@ -92,14 +91,14 @@ FORMATS: Final[dict[str, Format]] = {
         ),
         Format(
             "TIFF",
-            ("TiffImagePlugin", "TiffImageFile"),
+            "Tiff",
             (".tif", ".tiff"),
             depths=(8, 16, "float"),
             metadata=frozenset({"exif", "xmp", "dpi"}),
         ),
         Format(
             "AVIF",
-            ("AvifImagePlugin", "AvifImageFile"),
+            "Avif",
             (".avif",),
             gray=False,
             metadata=frozenset({"exif", "xmp"}),
@@ -108,7 +107,7 @@ FORMATS: Final[dict[str, Format]] = {
         ),
         Format(
             "BMP",
-            ("BmpImagePlugin", "BmpImageFile"),
+            "Bmp",
             (".bmp",),
             alpha=False,
             icc=False,
@@ -226,10 +225,9 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
         raise PictureError(f"{name} is not a {READABLE} picture")
     if not _is_supported(kind):
         raise PictureError(f"{name} is {kind}, which the installed Pillow lacks; {_REMEDY}")
-    module, attribute = FORMATS[kind].plugin
-    plugin: Callable[[io.BytesIO], ImageFile.ImageFile]
-    plugin = getattr(import_module(f"PIL.{module}"), attribute)
-    return plugin(io.BytesIO(data))
+    plugin = FORMATS[kind].plugin
+    opener = getattr(import_module(f"PIL.{plugin}ImagePlugin"), f"{plugin}ImageFile")
+    return cast(ImageFile.ImageFile, opener(io.BytesIO(data)))
 
 
 def _is_supported(kind: str) -> bool:
