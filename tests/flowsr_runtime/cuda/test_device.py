@@ -50,7 +50,6 @@ def test_a_device_says_what_it_is(cuda: FakeCuda) -> None:
     device = Device.open(0)
     assert (device.index, device.name, device.compute_capability) == (0, "NVIDIA L4", "8.9")
     assert device.driver == "13.0"
-    assert device.free_memory() == 1 << 30
 
 
 def test_a_device_that_is_not_there_is_refused(cuda: FakeCuda) -> None:
