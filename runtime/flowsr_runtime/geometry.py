@@ -92,10 +92,7 @@ def exact_scale(scale: Number) -> Fraction:
     Raises:
         ScaleError: If `scale` is not a finite real of at least 1.
     """
-    real = isinstance(scale, str) or (
-        isinstance(scale, numbers.Real) and not isinstance(scale, (bool, np.bool_))
-    )
-    if not real:
+    if not isinstance(scale, (str, numbers.Real)) or isinstance(scale, (bool, np.bool_)):
         raise ScaleError(f"scale must be a number, got {scale!r}")
     if _POWER.search(str(scale)):
         raise ScaleError(f"scale must be from 1 to {MAX_SIDE}, got {scale}")

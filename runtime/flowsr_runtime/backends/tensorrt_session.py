@@ -89,15 +89,8 @@ class TensorrtSession:
             BundleError: If the bundle has no such model, or no engine of it for the device.
             IntegrityError: If an engine is damaged.
         """
-        module = load_library(backend)
-        return cls(
-            bundle,
-            module,
-            Device.open(device),
-            precision=precision,
-            workers=workers,
-            graphs=graphs,
-        )
+        module, gpu = load_library(backend), Device.open(device)
+        return cls(bundle, module, gpu, precision=precision, workers=workers, graphs=graphs)
 
     @property
     def limits(self) -> ProfileLimits:
@@ -177,13 +170,9 @@ class TensorrtSession:
     def _matching(self) -> list[EngineEntry]:
         name = self._bundle.model_name(self._precision)
         device, version = self._device, str(self._module.__version__)
+        digest, capability = self._bundle.manifest.files[name].sha256, device.compute_capability
         target = LoadTarget(
-            self._bundle.manifest.files[name].sha256,
-            self.backend,
-            version,
-            device.compute_capability,
-            self._precision,
-            device.name,
+            digest, self.backend, version, capability, self._precision, device.name
         )
         engines = self._store.matching(target)
         if not engines:

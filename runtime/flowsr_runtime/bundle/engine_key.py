@@ -47,14 +47,12 @@ class Range:
     def __post_init__(self) -> None:
         for name in ("min", "opt", "max"):
             object.__setattr__(self, name, _whole_numbers(name, getattr(self, name)))
-        ordered = all(
-            least <= best <= most
-            for least, best, most in zip(self.min, self.opt, self.max, strict=False)
-        )
-        if not (len(self.min) == len(self.opt) == len(self.max) and ordered):
+        sizes = self.min, self.opt, self.max
+        ordered = all(list(row) == sorted(row) for row in zip(*sizes, strict=False))
+        if len(set(map(len, sizes))) > 1 or not ordered:
             raise UsageError(
-                f"a range must have min <= opt <= max in every dimension, "
-                f"got {self.min}, {self.opt}, {self.max}"
+                "a range must have min <= opt <= max in every dimension, "
+                f"got {', '.join(map(str, sizes))}"
             )
 
     def covers(self, values: Sequence[int]) -> bool:

@@ -48,9 +48,8 @@ def resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
             result[part] = to_depth(band.astype(np.float32), depth_of(alpha))
         return result
     except MemoryError as error:
-        raise MemoryBudgetError(
-            f"an alpha channel of {size_text(size)} does not fit in memory"
-        ) from error
+        channel = f"an alpha channel of {size_text(size)}"
+        raise MemoryBudgetError(f"{channel} does not fit in memory") from error
 
 
 def fill_hidden(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:

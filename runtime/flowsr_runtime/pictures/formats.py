@@ -1,6 +1,7 @@
 """Picture formats: their capabilities, and how to open a file."""
 
 import io
+import re
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final, Literal, cast
@@ -121,7 +122,14 @@ SUFFIXES: Final = {
 }
 """Names of formats by lower-case suffix."""
 
-_AVIF_BRANDS: Final = (b"avif", b"avis", b"mif1", b"msf1")
+_STARTS: Final = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "WEBP": rb"RIFF....WEBP",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "AVIF": rb"....ftyp(avif|avis|mif1|msf1)",
+    "BMP": rb"BM",
+}
 
 
 def format_named(name: str) -> Format:
@@ -191,17 +199,8 @@ def check_format(
 
 def kind_of(data: bytes) -> str | None:
     """Return the format of a file by its first bytes, None for an unsupported one."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF"
-    if data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS:
-        return "AVIF"
-    return "BMP" if data.startswith(b"BM") else None
+    kinds = (name for name, start in _STARTS.items() if re.match(start, data, re.DOTALL))
+    return next(kinds, None)
 
 
 def open_image(data: bytes, name: str) -> ImageFile.ImageFile:

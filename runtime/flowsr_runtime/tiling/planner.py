@@ -144,21 +144,12 @@ class TilePlanner:
         extents = [piece.extent for piece in pieces]
         pixels = [extent.lr_size for extent in extents]
         patches = [math.ceil(extent.out_size / self.halo.patch) for extent in extents]
-        matching_profiles = (
-            frozenset({1})
-            if self.limits is None
-            else self.limits.matching_profiles(axis, extents)
-        )
+        profiles = frozenset({1})
+        if self.limits is not None:
+            profiles = self.limits.matching_profiles(axis, extents)
         core = max(piece.end - piece.begin for piece in pieces)
-        return AxisSplit(
-            pieces,
-            core,
-            max(pixels),
-            max(patches),
-            sum(pixels),
-            sum(patches),
-            matching_profiles,
-        )
+        totals = sum(pixels), sum(patches)
+        return AxisSplit(pieces, core, max(pixels), max(patches), *totals, profiles)
 
     def _fitting(
         self, rows: list[AxisSplit], columns: list[AxisSplit], budget: int
