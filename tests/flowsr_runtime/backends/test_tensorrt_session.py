@@ -14,11 +14,9 @@ from flowsr_runtime.errors import (
     BackendError,
     BundleError,
     IntegrityError,
-    ProviderError,
     UsageError,
 )
 from flowsr_runtime.upscaling.upscaler import Upscaler
-from tests.doubles.cuda_runtime import FakeCuda
 from tests.doubles.rig import SMALL, TOLERANCE, WIDE, Rig, expected, feeds_of, real_session
 from tests.doubles.trt_module import tensorrt_stubs
 
@@ -166,22 +164,6 @@ def test_a_damaged_engine_never_reaches_the_library(
     monkeypatch.setattr(rig.module, "Runtime", None)
     with pytest.raises(IntegrityError, match=r"\.engine is damaged: sha256"):
         rig.open()
-
-
-@pytest.mark.parametrize(
-    ("cuda", "message"),
-    [
-        (FakeCuda(driver=False), "no usable NVIDIA driver"),
-        (FakeCuda(), "no usable NVIDIA driver"),
-    ],
-)
-def test_a_machine_without_a_gpu_is_refused(
-    eleven: Rig, monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, message: str
-) -> None:
-    eleven.add()
-    monkeypatch.setattr("flowsr_runtime.cuda.device.cudart", cuda)
-    with pytest.raises(ProviderError, match=message):
-        eleven.open()
 
 
 def test_a_closed_session_is_refused(eleven: Rig) -> None:
