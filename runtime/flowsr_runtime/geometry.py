@@ -148,9 +148,8 @@ def size_for(
         rows, columns = _per_axis(scale)
         target = output_size(source[0], rows), output_size(source[1], columns)
     if max(target) > MAX_SIDE:
-        raise ScaleError(
-            f"output sides must be at most {MAX_SIDE} pixels, got {size_text(target)}"
-        )
+        found = size_text(target)
+        raise ScaleError(f"output sides must be at most {MAX_SIDE} pixels, got {found}")
     return target
 
 
@@ -318,7 +317,6 @@ def _checked_size(source: tuple[int, int], size: Any) -> tuple[int, int]:
     if not (isinstance(rows, whole) and isinstance(columns, whole)):
         raise ScaleError(f"size must be two whole numbers, got {rows!r} and {columns!r}")
     if rows < source[0] or columns < source[1]:
-        raise ScaleError(
-            f"size must be at least the image's {size_text(source)}, got {columns}x{rows}"
-        )
+        least = size_text(source)
+        raise ScaleError(f"size must be at least the image's {least}, got {columns}x{rows}")
     return int(rows), int(columns)

@@ -195,28 +195,20 @@ def _check_agreement(manifest: Manifest) -> None:
             "tiling.ratio and picture.multiple in bundle.json need a fixed scale, got any"
         )
     if halo.ratio not in (None, scale):
-        raise BundleError(
-            f"tiling.ratio in bundle.json must be the scale {scale}, got {halo.ratio}"
-        )
+        raise _wrong("tiling.ratio", f"the scale {scale}", halo.ratio)
     if halo.ratio is None and not manifest.geometry and not manifest.tiling.whole_only:
-        raise BundleError(
-            "tiling.whole_only in bundle.json must be true for a graph that has neither "
-            "geometry nor a ratio, got false"
-        )
+        rule = "true for a graph that has neither geometry nor a ratio"
+        raise _wrong("tiling.whole_only", rule, "false")
     if scale is None and not manifest.geometry:
-        raise BundleError("graph.geometry in bundle.json must be true for any scale, got false")
+        raise _wrong("graph.geometry", "true for any scale", "false")
     for latent in manifest.latents:
         if halo.align % latent.patch:
-            raise BundleError(
-                f"tiling.align in bundle.json must be a multiple of the patch {latent.patch} "
-                f"of {latent.name}, got {halo.align}"
-            )
+            rule = f"a multiple of the patch {latent.patch} of {latent.name}"
+            raise _wrong("tiling.align", rule, halo.align)
     step = (halo.ratio or 1) * manifest.multiple
     if halo.align % step:
-        raise BundleError(
-            f"tiling.align in bundle.json must be a multiple of {step}, the ratio times the "
-            f"picture's multiple, got {halo.align}"
-        )
+        rule = f"a multiple of {step}, the ratio times the picture's multiple"
+        raise _wrong("tiling.align", rule, halo.align)
 
 
 def _get(raw: Mapping[str, Any], key: str) -> Any:
@@ -234,8 +226,12 @@ def _get(raw: Mapping[str, Any], key: str) -> Any:
 def _checked(raw: Mapping[str, Any], key: str, rule: str, holds: Callable[[Any], bool]) -> Any:
     value = _get(raw, key)
     if not holds(value):
-        raise BundleError(f"{key} in bundle.json must be {rule}, got {value!r}")
+        raise _wrong(key, rule, repr(value))
     return value
+
+
+def _wrong(key: str, rule: str, value: object) -> BundleError:
+    return BundleError(f"{key} in bundle.json must be {rule}, got {value}")
 
 
 def _whole(raw: Mapping[str, Any], key: str, *, least: int) -> int:
@@ -302,10 +298,7 @@ def _tiling(raw: Mapping[str, Any]) -> Tiling:
     patch = _whole(raw, "tiling.patch", least=1)
     align = _whole(raw, "tiling.align", least=1)
     if align % patch:
-        raise BundleError(
-            f"tiling.align in bundle.json must be a multiple of the patch {patch}, got {align}"
-        )
-
+        raise _wrong("tiling.align", f"a multiple of the patch {patch}", align)
     ratio = None
     if _get(raw, "tiling.ratio") is not None:
         ratio = _whole(raw, "tiling.ratio", least=1)
@@ -313,9 +306,7 @@ def _tiling(raw: Mapping[str, Any]) -> Tiling:
     def halo(kind: str) -> Halo:
         patches = _whole(raw, f"tiling.{kind}_patches", least=0)
         if ratio is not None and patches:
-            raise BundleError(
-                f"tiling.{kind}_patches in bundle.json must be 0 with a ratio, got {patches}"
-            )
+            raise _wrong(f"tiling.{kind}_patches", "0 with a ratio", patches)
         return Halo(
             patch=patch,
             align=align,
@@ -351,12 +342,10 @@ def _entry(name: str, entry: object) -> FileEntry:
         raise BundleError(f"file {name} in bundle.json must be an object, got {entry!r}")
     digest, precision = entry.get("sha256"), entry.get("precision")
     if not isinstance(digest, str) or len(digest) != 64:
-        raise BundleError(f"sha256 of {name} in bundle.json must be 64 digits, got {digest!r}")
+        raise _wrong(f"sha256 of {name}", "64 digits", repr(digest))
     if precision is not None and not isinstance(precision, str):
         raise BundleError(f"precision of {name} must be a string, got {precision!r}")
     size = entry.get("bytes")
     if type(size) is not int or size < 0:
-        raise BundleError(
-            f"bytes of {name} in bundle.json must be a whole number, got {size!r}"
-        )
+        raise _wrong(f"bytes of {name}", "a whole number", repr(size))
     return FileEntry(digest.lower(), size, precision)

@@ -77,11 +77,9 @@ class TilePlanner:
             least = self._least(rows, columns)
             if least <= budget:
                 raise self._no_profile(budget)
-            raise MemoryBudgetError(
-                f"{self._name} must be at least {least} bytes for {size_text(self.source)} to "
-                f"{size_text(self.target)}, got {budget}",
-                option=self._name,
-            )
+            sizes = f"{size_text(self.source)} to {size_text(self.target)}"
+            message = f"{self._name} must be at least {least} bytes for {sizes}, got {budget}"
+            raise MemoryBudgetError(message, option=self._name)
         return self._plan_of(*min(fitting, key=lambda pair: self._work(*pair)))
 
     def smaller(self, plan: Plan, top: int) -> Plan:
