@@ -112,13 +112,6 @@ class TensorrtSession:
         with self._lock:
             return sum((engine.counters for engine in self._loaded.values()), GraphCounters())
 
-    @property
-    def why_no_graphs(self) -> str | None:
-        """Reason why no CUDA graphs are captured although requested, None if they are."""
-        with self._lock:
-            reasons = [engine.why_no_graphs for engine in self._loaded.values()]
-        return next((reason for reason in reasons if reason is not None), None)
-
     def run(self, feeds: Mapping[str, Any]) -> NDArray[Any]:
         """Run the model; see `Session.run`.
 
