@@ -66,13 +66,6 @@ def test_a_folder_without_a_manifest_is_refused(path: str) -> None:
         Bundle.open(path)
 
 
-def test_a_file_is_not_a_bundle(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"model")
-    with pytest.raises(BundleError, match=r"model\.onnx is not a directory"):
-        Bundle.open(path)
-
-
 @pytest.mark.parametrize("text", ["", "{", '{"schema": NaN}', "\ufeff{}", "[" * 100_000])
 def test_broken_json_is_refused_in_one_line(bundle: Bundle, text: str) -> None:
     (bundle.path / "bundle.json").write_text(text, encoding="utf-8")
@@ -80,10 +73,12 @@ def test_broken_json_is_refused_in_one_line(bundle: Bundle, text: str) -> None:
         Bundle.open(bundle.path)
 
 
-def test_bytes_that_are_no_text_are_refused(bundle: Bundle) -> None:
+def test_what_is_no_folder_or_no_text_is_refused(bundle: Bundle) -> None:
     (bundle.path / "bundle.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BundleError, match=r"bundle\.json cannot be read: 'utf-8' codec"):
         Bundle.open(bundle.path)
+    with pytest.raises(BundleError, match=r"bundle\.json is not a directory"):
+        Bundle.open(bundle.path / "bundle.json")
 
 
 @pytest.mark.parametrize("name", ["b", "deep/er/b"])
@@ -101,21 +96,15 @@ def test_a_place_in_folders_to_be_made_is_taken(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_precision_that_is_not_there_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="holds no int8 model; it has fp32"):
-        bundle.path_of("int8")
-
-
-def test_a_precision_that_is_there_twice_is_refused(
+def test_a_model_that_is_not_there_or_there_twice_is_refused(
     tmp_path: Path, manifest: dict[str, Any]
 ) -> None:
     manifest["files"]["other.onnx"] = {"precision": "fp32"}
     bundle = write_bundle(tmp_path / "b", manifest, {**MODEL, "other.onnx": b"other"})
+    with pytest.raises(BundleError, match="holds no int8 model; it has fp32"):
+        bundle.path_of("int8")
     with pytest.raises(BundleError, match=r"holds several fp32 models: .*other"):
         bundle.path_of()
-
-
-def test_a_file_that_is_not_listed_is_refused(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match=r"holds no bundle\.json"):
         bundle.read("bundle.json")
 
