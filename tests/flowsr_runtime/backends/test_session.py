@@ -46,6 +46,14 @@ def test_tensorrt_without_cuda_bindings_names_the_remedy(
         open_session(bundle, backend=backend)
 
 
+def test_tensorrt_that_is_not_installed_names_the_remedy(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BackendError, match="tensorrt is not installed; pip install"):
+        open_session(bundle, backend="tensorrt")
+
+
 def test_a_missing_library_names_the_remedy(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
