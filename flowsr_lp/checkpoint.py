@@ -282,8 +282,7 @@ def _named(entry: object) -> dict[str, Any] | None:
     if not isinstance(entry, dict):
         return None
     name, args = entry.get("name"), entry.get("args") or {}
-    known = isinstance(name, (str, type(None))) and isinstance(args, dict)
-    if not known:
+    if not (isinstance(name, (str, type(None))) and isinstance(args, dict)):
         return None
     guard = {"guard": True} if entry.get("guard") is True else {}
     return {"name": name, "args": args, **guard}

@@ -1,10 +1,10 @@
 """Telling a network's architecture from the tensors of its checkpoint."""
 
-__all__ = ["model_spec_from_tensors", "prior_spec_from_tensors"]
+__all__ = ["convolution", "indices", "model_spec_from_tensors", "prior_spec_from_tensors"]
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,13 @@ def model_spec_from_tensors(
     if "imnet.last.bias" not in tensors:
         raise CheckpointError(f"{path} is not {MODEL}: it lacks imnet.last.bias")
     patch = math.isqrt(tensors["imnet.last.bias"].numel() // 3)
-    hidden, _ = _convolution(tensors, "coef.weight", path, MODEL)
+    hidden, _ = convolution(tensors, "coef.weight", path, MODEL)
     args = dict((named or {}).get("args") or {})
     encoder = dict(args.get("encoder_spec") or {}) or _encoder_spec(tensors, path)
     full: dict[str, Any] = {
         "encoder_spec": {"name": encoder.get("name"), "args": dict(encoder.get("args") or {})},
-        "flow_layers": _count(tensors, r"imnet\.linears\.(\d+)\.bias"),
-        "num_layer": _count(tensors, r"layers\.(\d+)\.weight") - 1,
+        "flow_layers": len(indices(tensors, r"imnet\.linears\.(\d+)\.bias")),
+        "num_layer": len(indices(tensors, r"layers\.(\d+)\.weight")) - 1,
         "hidden_dim": hidden,
     }
     if patch > 1:
@@ -68,43 +68,53 @@ def prior_spec_from_tensors(
     Raises:
         CheckpointError: If these are not a latent module's tensors.
     """
-    growth, in_chans = _convolution(tensors, "input_proj.conv1.weight", path, PRIOR)
+    growth, in_chans = convolution(tensors, "input_proj.conv1.weight", path, PRIOR)
     args: dict[str, Any] = {"in_chans": in_chans, "dim": 2 * growth}
     if "outc.conv.weight" in tensors:
         name = "unet"
-        args["depth"] = _count(tensors, r"down_layers\.(\d+)\..*\.0\.weight")
+        args["depth"] = len(indices(tensors, r"down_layers\.(\d+)\..*\.0\.weight"))
     else:
         name = "edsr-baseline-latent"
-        args["n_resblocks"] = _count(tensors, r"body\.(\d+)\.body\.0\.weight")
+        args["n_resblocks"] = len(indices(tensors, r"body\.(\d+)\.body\.0\.weight"))
     return {"name": (named or {}).get("name") or name, "args": args}
 
 
 def _encoder_spec(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:
     def width(name: str) -> int:
-        return _convolution(tensors, f"encoder.{name}.weight", path, MODEL)[0]
+        return convolution(tensors, f"encoder.{name}.weight", path, MODEL)[0]
 
     if "encoder.conv_first.weight" in tensors:
-        blocks = _count(tensors, r"encoder\.RRDB_trunk\.(\d+)\.RDB1\.conv1\.weight")
+        blocks = len(indices(tensors, r"encoder\.RRDB_trunk\.(\d+)\.RDB1\.conv1\.weight"))
         growth = width("RRDB_trunk.0.RDB1.conv1")
         return {"name": "rrdb", "args": {"nf": width("conv_first"), "nb": blocks, "gc": growth}}
     if "encoder.SFENet1.weight" in tensors:
-        blocks = _count(tensors, r"encoder\.RDBs\.(\d+)\.LFF\.weight")
+        blocks = len(indices(tensors, r"encoder\.RDBs\.(\d+)\.LFF\.weight"))
         if blocks not in RDN_NAMES:
             raise CheckpointError(f"{path}: rdn must have 16 or 20 dense blocks, got {blocks}")
         args = {"G0": width("SFENet1"), "RDNconfig": RDN_NAMES[blocks]}
         return {"name": "rdn", "args": args}
     if "encoder.head.0.weight" in tensors:
         features = width("head.0")
-        blocks = _count(tensors, r"encoder\.body\.(\d+)\.body\.0\.weight")
+        blocks = len(indices(tensors, r"encoder\.body\.(\d+)\.body\.0\.weight"))
         name = "edsr" if features >= WIDE_EDSR else "edsr-baseline"
         return {"name": name, "args": {"n_resblocks": blocks, "n_feats": features}}
     raise CheckpointError(f"{path} has an encoder of unknown kind")
 
 
-def _convolution(
+def convolution(
     tensors: Mapping[str, Tensor], name: str, path: str | Path, what: str
 ) -> tuple[int, int]:
-    """Output and input channels of a convolution's weight."""
+    """Return the output and input channels of a convolution's weight.
+
+    Args:
+        tensors: State dict.
+        name: Name of the weight.
+        path: Source of the tensors, for messages.
+        what: Name of the network, for messages.
+
+    Raises:
+        CheckpointError: If it is missing or not a convolution's.
+    """
     if name not in tensors:
         raise CheckpointError(f"{path} is not {what}: it lacks {name}")
     shape = tuple(tensors[name].shape)
@@ -115,5 +125,6 @@ def _convolution(
     return shape[0], shape[1]
 
 
-def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    return len({m[1] for name in tensors if (m := re.fullmatch(pattern, name))})
+def indices(names: Iterable[str], pattern: str) -> list[int]:
+    """Return the numbers that the group of a pattern takes in names, in order."""
+    return sorted({int(m[1]) for name in names if (m := re.fullmatch(pattern, name))})

@@ -108,13 +108,8 @@ class LINF(nn.Module):
             features: Result of `features`, if it is known; saves the encoder a run.
         """
         query = queries((x.shape[-2], x.shape[-1]), size, self.patch_size, border, origin)
-        query = Queries(
-            query.rows,
-            query.cols,
-            query.index.to(x.device),
-            query.offset.to(x.device, x.dtype),
-            query.weight.to(x.device, x.dtype),
-        )
+        index, offset, weight = query.index.to(x.device), query.offset.to(x), query.weight.to(x)
+        query = Queries(query.rows, query.cols, index, offset, weight)
         cell = x.new_tensor([2 * x.shape[-2] / size[0], 2 * x.shape[-1] / size[1]])
         rows = self._fourier(features or self.features(x), query, cell)
         for layer in self.layers:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from flowsr_lp import LINF, LinfLP
 from flowsr_lp.linf.flow import InvertibleLinear
+from flowsr_lp.linf.model import resize
 
 __all__ = ["PublishedOrder"]
 
@@ -63,9 +64,9 @@ class PublishedOrder(nn.Module):
         x = (rgb - 0.5) / 0.5
         patch = self.linf.patch_size
         grid = query_grid(x, size, patch)
-        base = _resize(x, size)
-        low = _resize(base, (x.shape[-2], x.shape[-1]))
-        residual = _unfold(base - _resize(low, size), patch)
+        base = resize(x, size)
+        low = resize(base, (x.shape[-2], x.shape[-1]))
+        residual = _unfold(base - resize(low, size), patch)
         encoded = self.encode(residual, x, grid)
         latent = self.prior(encoded, x)
         patches = self.decode(latent, x, grid)
@@ -158,10 +159,6 @@ def _solve(z: Tensor, linear: nn.Module) -> Tensor:
     right = (z - linear.bias[:, None, None]).flatten(2)
     solved: Tensor = torch.linalg.solve(linear._weight, right)
     return solved.reshape(z.shape)
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def _padded(size: tuple[int, int], patch: int) -> tuple[int, int]:

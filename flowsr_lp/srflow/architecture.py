@@ -9,15 +9,16 @@ __all__ = [
     "unwrapped",
 ]
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from flowsr_lp.linf.architecture import convolution, indices
 from flowsr_runtime.errors import CheckpointError
 
+SRFLOW = "of SRFlow"
 WRAPPER = "module."
 FLOW = "flowUpsamplerNet.layers."
 # Stacked blocks of the released networks, by scale and number of blocks: no tensor shows them.
@@ -65,17 +66,19 @@ def srflow_spec(
     Raises:
         CheckpointError: If these are not such tensors, or the stacked blocks are not known.
     """
-    splits = _indices(tensors, rf"{FLOW}(\d+)\.conv\.weight")
-    couplings = _indices(tensors, rf"{FLOW}(\d+)\.affine\.fAffine\.0\.weight")
+    splits = indices(tensors, rf"{FLOW}(\d+)\.conv\.weight")
+    couplings = indices(tensors, rf"{FLOW}(\d+)\.affine\.fAffine\.0\.weight")
     levels = len(splits) + 2
     if not couplings or len(couplings) % levels:
         raise CheckpointError(
             f"{path} is not an SRFlow model: {len(couplings)} couplings in {levels} levels"
         )
     scale = 1 << (levels - 1)
-    nb = len(_indices(tensors, r"RRDB\.RRDB_trunk\.(\d+)\.RDB1\.conv1\.weight"))
-    nf = _sizes(tensors, "RRDB.conv_first.weight", path)[0]
-    hidden, features = _sizes(tensors, f"{FLOW}{couplings[0]}.affine.fFeatures.0.weight", path)
+    nb = len(indices(tensors, r"RRDB\.RRDB_trunk\.(\d+)\.RDB1\.conv1\.weight"))
+    nf = convolution(tensors, "RRDB.conv_first.weight", path, SRFLOW)[0]
+    hidden, features = convolution(
+        tensors, f"{FLOW}{couplings[0]}.affine.fFeatures.0.weight", path, SRFLOW
+    )
     stated = dict((named or {}).get("args") or {}).get("blocks")
     stacked = _stacked(stated, blocks, BLOCKS.get((scale, nb)), path)
     if features != nf * (1 + len(stacked)):
@@ -84,7 +87,7 @@ def srflow_spec(
             f"many of each stacked block {_listed(stacked)}"
         )
     args = {"scale": scale, "nb": nb, "K": len(couplings) // levels, "L": levels}
-    growth = _sizes(tensors, "RRDB.RRDB_trunk.0.RDB1.conv1.weight", path)[0]
+    growth = convolution(tensors, "RRDB.RRDB_trunk.0.RDB1.conv1.weight", path, SRFLOW)[0]
     widths = {"nf": nf, "gc": growth, "hidden": hidden}
     return {"name": "srflow", "args": args | {"blocks": stacked} | widths}
 
@@ -105,13 +108,15 @@ def srflow_prior_spec(
     Raises:
         CheckpointError: If these are not its tensors.
     """
-    count = len(_indices(tensors, r"input_proj(\d+)\.conv1\.weight"))
-    inputs = [_sizes(tensors, f"input_proj{i}.conv1.weight", path) for i in range(count)]
+    count = len(indices(tensors, r"input_proj(\d+)\.conv1\.weight"))
+    inputs = [
+        convolution(tensors, f"input_proj{i}.conv1.weight", path, SRFLOW) for i in range(count)
+    ]
     return {
         "name": (named or {}).get("name") or "unet",
         "args": {
             "in_chans": [channels for _, channels in inputs],
-            "depth": len(_indices(tensors, r"down_layers0\.(\d+)\..*\.0\.weight")),
+            "depth": len(indices(tensors, r"down_layers0\.(\d+)\..*\.0\.weight")),
             "dim": inputs[0][0],
         },
     }
@@ -136,22 +141,6 @@ def _stacked(
             "--blocks 1,8,15,22 or load_checkpoint(..., blocks=(1, 8, 15, 22))"
         )
     return list(stacked)
-
-
-def _indices(tensors: Iterable[str], pattern: str) -> list[int]:
-    return sorted({int(m[1]) for name in tensors if (m := re.fullmatch(pattern, name))})
-
-
-def _sizes(tensors: Mapping[str, Tensor], name: str, path: str | Path) -> tuple[int, int]:
-    """Output and input channels of a convolution's weight."""
-    if name not in tensors:
-        raise CheckpointError(f"{path} is not of SRFlow: it lacks {name}")
-    shape = tuple(tensors[name].shape)
-    if len(shape) != 4:
-        raise CheckpointError(
-            f"{path} is not of SRFlow: {name} must be a convolution's weight, got shape {shape}"
-        )
-    return shape[0], shape[1]
 
 
 def _listed(blocks: Sequence[int]) -> str:

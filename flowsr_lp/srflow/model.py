@@ -88,9 +88,8 @@ class SRFlow(nn.Module):
         """
         super().__init__()
         if LEVELS.get(scale) != L:
-            raise CheckpointError(
-                f"srflow must have 3 levels at scale 4 or 4 at scale 8, got {L} at {scale}"
-            )
+            rule = "srflow must have 3 levels at scale 4 or 4 at scale 8"
+            raise CheckpointError(f"{rule}, got {L} at {scale}")
         if not blocks or not all(0 <= index < nb for index in blocks):
             got = ", ".join(map(str, blocks)) or "none"
             raise CheckpointError(f"srflow's blocks must be from 0 to {nb - 1}, got {got}")
@@ -224,9 +223,8 @@ def srflow_from_spec(spec: Mapping[str, Any]) -> SRFlow:
         raise CheckpointError(f"srflow lacks or does not know argument {min(odd)}")
     for key in SIZES:
         if type(args[key]) is not int or args[key] < 1:
-            raise CheckpointError(
-                f"srflow: {key} must be a whole number of at least 1, got {args[key]!r}"
-            )
+            rule = "must be a whole number of at least 1"
+            raise CheckpointError(f"srflow: {key} {rule}, got {args[key]!r}")
     blocks = args["blocks"]
     if not isinstance(blocks, (list, tuple)) or not all(type(i) is int for i in blocks):
         raise CheckpointError(f"srflow: blocks must be whole numbers, got {blocks!r}")

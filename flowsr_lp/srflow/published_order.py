@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowsr_lp import SrflowLP
+from flowsr_lp.srflow.model import interpolate
 
 __all__ = ["PublishedSrflow"]
 
@@ -38,8 +39,7 @@ class PublishedSrflow(nn.Module):
         Returns:
             RGB, unclamped, (B, 3, scale · h, scale · w).
         """
-        size = [self.srflow.scale * n for n in rgb.shape[2:]]
-        enlarged = F.interpolate(rgb, size=size, mode="bilinear", align_corners=False)
+        enlarged = interpolate(rgb, self.srflow.scale)
         encoded = self.encode(enlarged, self.srflow.condition(rgb))
         return self.decode(self.prior(encoded), self.srflow.condition(rgb))
 

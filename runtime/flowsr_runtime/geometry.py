@@ -92,10 +92,7 @@ def exact_scale(scale: Number) -> Fraction:
     Raises:
         ScaleError: If `scale` is not a finite real of at least 1.
     """
-    real = isinstance(scale, str) or (
-        isinstance(scale, numbers.Real) and not isinstance(scale, (bool, np.bool_))
-    )
-    if not real:
+    if not isinstance(scale, (str, numbers.Real)) or isinstance(scale, (bool, np.bool_)):
         raise ScaleError(f"scale must be a number, got {scale!r}")
     if _POWER.search(str(scale)):
         raise ScaleError(f"scale must be from 1 to {MAX_SIDE}, got {scale}")
@@ -151,9 +148,8 @@ def size_for(
         rows, columns = _per_axis(scale)
         target = output_size(source[0], rows), output_size(source[1], columns)
     if max(target) > MAX_SIDE:
-        raise ScaleError(
-            f"output sides must be at most {MAX_SIDE} pixels, got {size_text(target)}"
-        )
+        found = size_text(target)
+        raise ScaleError(f"output sides must be at most {MAX_SIDE} pixels, got {found}")
     return target
 
 
@@ -321,7 +317,6 @@ def _checked_size(source: tuple[int, int], size: Any) -> tuple[int, int]:
     if not (isinstance(rows, whole) and isinstance(columns, whole)):
         raise ScaleError(f"size must be two whole numbers, got {rows!r} and {columns!r}")
     if rows < source[0] or columns < source[1]:
-        raise ScaleError(
-            f"size must be at least the image's {size_text(source)}, got {columns}x{rows}"
-        )
+        least = size_text(source)
+        raise ScaleError(f"size must be at least the image's {least}, got {columns}x{rows}")
     return int(rows), int(columns)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -135,17 +134,10 @@ def test_half_precision_weights_become_float32(model: Path) -> None:
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    check_refused(tmp_path / "no.pth", r"cannot read model .*no.pth: No such file or directory")
-
-
-def test_a_missing_prior_is_named(model: Path, tmp_path: Path) -> None:
-    check_refused(
-        model, r"cannot read prior .*no.pth: No such file or directory", tmp_path / "no.pth"
-    )
-
-
-def test_a_folder_is_not_a_model(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(model: Path, tmp_path: Path) -> None:
+    absent = tmp_path / "no.pth"
+    check_refused(absent, r"cannot read model .*no.pth: No such file or directory")
+    check_refused(model, r"cannot read prior .*no.pth: No such file or directory", absent)
     check_refused(tmp_path, r"cannot read model .*: Is a directory")
 
 
@@ -155,22 +147,15 @@ def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
     check_refused(tmp_path / name, r"model .* is empty \(0 bytes\)")
 
 
-def test_a_picture_is_not_a_checkpoint(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.pth", "PNG")
-    check_refused(tmp_path / "a.pth", r"model .*a.pth is not a PyTorch checkpoint")
-
-
-def test_a_picture_is_not_safetensors(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.safetensors", "PNG")
-    check_refused(
-        tmp_path / "a.safetensors", r"model .*a.safetensors is not a safetensors file"
-    )
-
-
-@pytest.mark.parametrize("content", [b"hello", b"<!doctype html>", b"\x80\x04.", b"PK\x03\x04"])
-def test_other_bytes_are_not_a_checkpoint(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.pth").write_bytes(content)
-    check_refused(tmp_path / "a.pth", r"model .*a.pth is not a PyTorch checkpoint")
+@pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n", b"\x80\x04.", b"PK\x03\x04"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.pth", "PyTorch checkpoint"), ("a.safetensors", "safetensors file")]
+)
+def test_other_bytes_are_not_a_checkpoint(
+    tmp_path: Path, content: bytes, name: str, kind: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    check_refused(tmp_path / name, rf"model .*{name} is not a {kind}")
 
 
 def test_a_truncated_file_is_refused(model: Path) -> None:
@@ -207,9 +192,51 @@ def test_code_in_a_plain_pickle_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_dict_without_a_model_is_refused(model: Path) -> None:
-    changed(model, lambda content: content.pop("model"))
-    check_refused(model, r"model .* holds neither 'model' nor a state dict")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("model"), "holds neither 'model' nor a state dict"),
+        (lambda c: c["model"].update(name="liif"), "must be linf or linf-patch, got 'liif'"),
+        (
+            lambda c: c["model"]["args"]["encoder_spec"].update(name="swinir"),
+            "encoder must be one of edsr-baseline, edsr, rdn, rrdb, got 'swinir'",
+        ),
+        (
+            lambda c: c["model"]["sd"].update({"coef.weight": torch.tensor(1.0)}),
+            r"linf.pth is not a LINF model: coef.weight must be .*, got shape \(\)",
+        ),
+        (
+            lambda c: c["model"]["sd"].update({"phase.weight": torch.zeros(9, 2)}),
+            r"phase.weight must be \(4, 2\) for the architecture .* got \(9, 2\)",
+        ),
+        (lambda c: c["model"]["sd"].pop("freq.bias"), "linf.pth lacks tensor freq.bias"),
+        (
+            lambda c: c["model"]["sd"].update(odd=torch.zeros(1)),
+            "linf.pth has an unknown tensor odd",
+        ),
+    ],
+)
+def test_a_changed_model_is_refused(model: Path, change: Change, message: str) -> None:
+    check_refused(changed(model, change), message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: c["prior_model"].update(name="swin_latent"),
+            "prior must be one of unet, edsr-baseline-latent, got 'swin_latent'",
+        ),
+        (
+            lambda c: c["prior_model"]["sd"].update({"input_proj.conv1.weight": torch.ones(9)}),
+            r"LP.pth is not a LINF-LP prior: .* weight, got shape \(9,\)",
+        ),
+    ],
+)
+def test_a_changed_prior_is_refused(
+    model: Path, prior: Path, change: Change, message: str
+) -> None:
+    check_refused(model, message, changed(prior, change))
 
 
 def test_a_tensor_is_not_a_checkpoint(tmp_path: Path) -> None:
@@ -217,11 +244,8 @@ def test_a_tensor_is_not_a_checkpoint(tmp_path: Path) -> None:
     check_refused(tmp_path / "a.pth", r"model .* holds neither 'model' nor a state dict")
 
 
-def test_a_prior_is_not_a_model(prior: Path) -> None:
+def test_a_prior_and_a_model_are_not_confused(model: Path, prior: Path) -> None:
     check_refused(prior, r"LP.pth holds a prior, not a model")
-
-
-def test_a_model_is_not_a_prior(model: Path) -> None:
     check_refused(model, r"linf.pth holds a model, not a prior", prior=model)
 
 
@@ -237,23 +261,6 @@ def test_a_prior_for_another_width_is_refused(model: Path, tmp_path: Path) -> No
     save_weights(tmp_path / "p.safetensors", "prior", {"name": "unet"}, narrow.state_dict())
     message = r"prior .*p.safetensors is for latents 3 wide, the model .*linf.pth has 27"
     check_refused(model, message, tmp_path / "p.safetensors")
-
-
-def test_an_unknown_encoder_is_named(model: Path) -> None:
-    changed(model, lambda c: c["model"]["args"]["encoder_spec"].update(name="swinir"))
-    check_refused(model, r"encoder must be one of edsr-baseline, edsr, rdn, rrdb, got 'swinir'")
-
-
-def test_an_unknown_prior_is_named(model: Path, prior: Path) -> None:
-    changed(prior, lambda content: content["prior_model"].update(name="swin_latent"))
-    check_refused(
-        model, r"prior must be one of unet, edsr-baseline-latent, got 'swin_latent'", prior
-    )
-
-
-def test_an_unknown_model_is_named(model: Path) -> None:
-    changed(model, lambda content: content["model"].update(name="liif"))
-    check_refused(model, r"model must be linf or linf-patch, got 'liif'")
 
 
 @pytest.mark.parametrize(
@@ -277,40 +284,11 @@ def test_metadata_whose_spec_has_another_form_is_refused(tmp_path: Path) -> None
     check_refused(path, r"a.safetensors describes its network in a form that is not known")
 
 
-def test_tensors_without_the_sides_they_need_are_refused(model: Path, prior: Path) -> None:
-    flat = {"input_proj.conv1.weight": torch.zeros(9)}
-    changed(prior, lambda content: content["prior_model"]["sd"].update(flat))
-    check_refused(model, r"LP.pth is not a LINF-LP prior: .* weight, got shape \(9,\)", prior)
-    scalar = {"coef.weight": torch.tensor(1.0)}
-    changed(model, lambda content: content["model"]["sd"].update(scalar))
-    check_refused(
-        model, r"linf.pth is not a LINF model: coef.weight must be .*, got shape \(\)"
-    )
-
-
 @pytest.mark.parametrize("header", ["{", "[]", '"model"', '{"kind": "model"}'])
 def test_damaged_metadata_is_refused(tmp_path: Path, header: str) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(1)}, path, {"flowsr_lp": header})
     check_refused(path, r"model .*a.safetensors has damaged metadata")
-
-
-def test_a_tensor_of_the_wrong_shape_is_named(model: Path) -> None:
-    wrong = {"phase.weight": torch.zeros(9, 2)}
-    changed(model, lambda content: content["model"]["sd"].update(wrong))
-    check_refused(
-        model, r"tensor phase.weight must be \(4, 2\) for the architecture .* got \(9, 2\)"
-    )
-
-
-def test_a_lacking_tensor_is_named(model: Path) -> None:
-    changed(model, lambda content: content["model"]["sd"].pop("freq.bias"))
-    check_refused(model, r"linf.pth lacks tensor freq.bias")
-
-
-def test_an_unknown_tensor_is_named(model: Path) -> None:
-    changed(model, lambda content: content["model"]["sd"].update(odd=torch.zeros(1)))
-    check_refused(model, r"linf.pth has an unknown tensor odd")
 
 
 def test_weights_that_cannot_be_written_say_so(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Small bundles whose right answer is known: bilinear resizing by absolute geometry."""
 
 import copy
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import onnx.parser
 import pytest
 from numpy.typing import NDArray
 
+from flowsr_runtime.backends.tensorrt_session import TensorrtSession
 from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from tests.doubles.rig import ALL, Rig
 from tests.flowsr_runtime.cpp.library import CppLibrary, shared_library
@@ -284,6 +288,44 @@ def rig(request: pytest.FixtureRequest, bundle: Bundle, monkeypatch: pytest.Monk
 def eleven(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """The same with TensorRT 11."""
     return Rig("tensorrt-11", bundle, monkeypatch)
+
+
+def session_on(rig: Rig, **options: Any) -> Iterator[TensorrtSession]:
+    """Yield a session on an engine, and check at its end that it frees everything."""
+    rig.add()
+    session = rig.open(**options)
+    yield session
+    session.close()
+    del session
+    assert rig.cuda.leaks() == {}
+
+
+@pytest.fixture
+def session(eleven: Rig) -> Iterator[TensorrtSession]:
+    """A session of TensorRT 11."""
+    yield from session_on(eleven)
+
+
+@pytest.fixture
+def graphs(eleven: Rig) -> Iterator[TensorrtSession]:
+    """A session of TensorRT 11 with CUDA graphs."""
+    yield from session_on(eleven, graphs=4)
+
+
+@pytest.fixture
+def opened(rig: Rig) -> Iterator[TensorrtSession]:
+    """A session of each version of TensorRT."""
+    yield from session_on(rig)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk without space for what is written."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
 
 
 @pytest.fixture

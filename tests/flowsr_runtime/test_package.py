@@ -28,10 +28,5 @@ def test_importing_loads_numpy_and_pillow_alone() -> None:
     assert loaded() - set(sys.stdlib_module_names) == LIGHT
 
 
-def test_all_names_are_there() -> None:
-    assert len(set(flowsr_runtime.__all__)) == len(flowsr_runtime.__all__)
-    assert all(hasattr(flowsr_runtime, name) for name in flowsr_runtime.__all__)
-
-
 def test_the_package_is_typed() -> None:
     assert (Path(flowsr_runtime.__file__).parent / "py.typed").is_file()

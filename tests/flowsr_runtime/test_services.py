@@ -1,7 +1,6 @@
 """Services: threads agree, memory stays flat, and nothing global changes."""
 
 import gc
-import io
 import json
 import os
 import re
@@ -128,14 +127,6 @@ def test_reading_in_threads_leaves_the_filters_of_warnings(
     assert list(warnings.filters) == before
 
 
-def test_closing_an_upscaler_closes_its_session_once(bundles: dict[str, Bundle]) -> None:
-    session = Doubling()
-    upscaler = Upscaler(bundles["fixed"], session)
-    upscaler.close()
-    upscaler.close()
-    assert session.closed == 1
-
-
 def test_closing_waits_for_the_calls_that_run(bundles: dict[str, Bundle]) -> None:
     session = Doubling()
     upscaler = Upscaler(bundles["fixed"], session)
@@ -149,15 +140,6 @@ def test_closing_waits_for_the_calls_that_run(bundles: dict[str, Bundle]) -> Non
     assert {str(error) for error in ended if error is not None} <= {"the upscaler is closed"}
 
 
-def test_closing_in_a_callback_ends_after_the_call(bundles: dict[str, Bundle]) -> None:
-    session = Doubling()
-    upscaler = Upscaler(bundles["fixed"], session)
-    image = np.zeros((3, 3), np.uint8)
-    result = upscaler.upscale(image, progress=lambda done, tiles: upscaler.close())
-    assert result.shape == (6, 6)
-    assert session.closed == 1
-
-
 def test_the_python_of_the_page_on_services_runs() -> None:
     page = Path(__file__).parents[2] / "docs" / "services.md"
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
@@ -166,8 +148,3 @@ def test_the_python_of_the_page_on_services_runs() -> None:
         exec(compile(block, page.name, "exec"), names)
     assert held[0]["large"].shape == (128, 96, 3)
     assert len(held) == 2
-
-
-def test_an_open_file_is_read_where_it_stands(photo: Photo) -> None:
-    file = io.BytesIO(picture_file(photo, "PNG"))
-    np.testing.assert_array_equal(read_picture(file).rgb, photo)

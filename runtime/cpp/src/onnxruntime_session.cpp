@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <mutex>
 
+#include "cores.hpp"
 #include "session.hpp"
 
 namespace flowsr::detail {

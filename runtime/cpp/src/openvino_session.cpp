@@ -6,6 +6,7 @@
 #include <limits>
 #include <mutex>
 
+#include "cores.hpp"
 #include "session.hpp"
 
 namespace flowsr::detail {

@@ -1,27 +1,12 @@
 #include "session.hpp"
 
-#include <algorithm>
 #include <cstdio>
 #include <set>
-#include <thread>
-
-#if defined(__linux__)
-#include <sched.h>
-#endif
 
 #include "geometry.hpp"
 #include "manifest.hpp"
 
 namespace flowsr {
-
-int detail::usable_cores() {
-#if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-#endif
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
 
 bool detail::says_out_of_memory(const std::string& message) {
   std::string words;

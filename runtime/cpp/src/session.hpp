@@ -57,9 +57,6 @@ std::unique_ptr<Session> open_onnxruntime(const Bundle& bundle, const Settings& 
 std::unique_ptr<Session> open_openvino(const Bundle& bundle, const Settings& settings);
 std::unique_ptr<Session> open_tensorrt(const Bundle& bundle, const Settings& settings);
 
-/// Returns the number of CPU cores that this process may use.
-int usable_cores();
-
 /// Returns whether a library's message says that memory is exhausted.
 bool says_out_of_memory(const std::string& message);
 

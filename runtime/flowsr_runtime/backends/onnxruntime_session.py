@@ -116,10 +116,9 @@ class OnnxRuntimeSession:
         self.provider = provider
         self.device = device
         if cuda_graphs and provider not in _ON_GPU:
-            raise UsageError(
-                f"cuda_graphs is for {' and '.join(_ON_GPU)}, got {cuda_graphs} with provider "
-                f"{provider}"
-            )
+            names = " and ".join(_ON_GPU)
+            given = f"got {cuda_graphs} with provider {provider}"
+            raise UsageError(f"cuda_graphs is for {names}, {given}")
         self._session: ort.InferenceSession | None = _load(
             model, provider, device, threads, name, bool(cuda_graphs), engine_cache
         )
@@ -239,14 +238,11 @@ class OnnxRuntimeSession:
     def _check_inputs(self, bundle: Bundle, path: str) -> None:
         expected = bundle.manifest.inputs
         if self.inputs != expected:
-            raise BundleError(
-                f"{path} takes {sorted(self.inputs)}, bundle.json says {sorted(expected)}"
-            )
-        expected_type, actual_type = _PICTURES[bundle.manifest.io], self.types["input"]
-        if actual_type != expected_type:
-            raise BundleError(
-                f"{path} takes images of {actual_type}, bundle.json says {expected_type}"
-            )
+            actual, stated = sorted(self.inputs), sorted(expected)
+            raise BundleError(f"{path} takes {actual}, bundle.json says {stated}")
+        taken, due = self.types["input"], _PICTURES[bundle.manifest.io]
+        if taken != due:
+            raise BundleError(f"{path} takes images of {taken}, bundle.json says {due}")
 
     def _opened(self) -> ort.InferenceSession:
         if self._session is None:
@@ -304,6 +300,7 @@ def _load(
     name_in_library = _provider_name(provider)
     if provider in _ONE_DEVICE and device != 0:
         raise UsageError(f"device must be 0 with provider {provider}, got {device}")
+    failed = f"provider {provider} did not start on device {device}"
     try:
         session = ort.InferenceSession(
             model,
@@ -315,14 +312,10 @@ def _load(
         if _is_out_of_memory(error):
             raise MemoryBudgetError(f"{name} does not fit in memory") from error
         if provider != "cpu" and not isinstance(error, _MODEL_ERRORS):
-            raise ProviderError(
-                f"provider {provider} did not start on device {device}: {_one_line(error)}"
-            ) from error
+            raise ProviderError(f"{failed}: {_one_line(error)}") from error
         raise BundleError(f"onnxruntime cannot load {name}: {_one_line(error)}") from error
     if name_in_library not in session.get_providers():
-        raise ProviderError(
-            f"provider {provider} did not start on device {device}; {_REMEDIES[provider]}"
-        )
+        raise ProviderError(f"{failed}; {_REMEDIES[provider]}")
     return session
 
 
@@ -331,14 +324,15 @@ def _provider_name(provider: str) -> str:
         raise UsageError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}")
     name = PROVIDERS[provider]
     if name not in ort.get_available_providers():
+        remedy = _REMEDIES[provider]
         raise ProviderError(
-            f"provider {provider} is not in the installed onnxruntime; {_REMEDIES[provider]}"
+            f"provider {provider} is not in the installed onnxruntime; {remedy}"
         )
     return name
 
 
 def _provider_list(
-    provider: str, device: int, graphs: bool = False, engine_cache: Path | None = None
+    provider: str, device: int, graphs: bool, engine_cache: Path | None
 ) -> list[Any]:
     at = {"device_id": str(device)}
     arena = {"arena_extend_strategy": "kSameAsRequested"}

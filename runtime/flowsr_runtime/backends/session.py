@@ -96,9 +96,8 @@ class SessionSettings:
             UsageError: If a setting is invalid, or the backend does not have it.
         """
         if self.backend not in BACKENDS:
-            raise UsageError(
-                f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}"
-            )
+            names = ", ".join(BACKENDS)
+            raise UsageError(f"backend must be one of {names}, got {self.backend!r}")
         _check_count("device", self.device, least=0)
         _check_count("cuda_graphs", self.cuda_graphs, least=0)
         for name, value in (("threads", self.threads), ("workers", self.workers)):
@@ -111,15 +110,9 @@ class SessionSettings:
                     option="provider",
                 )
             if self.threads is not None:
-                raise UsageError(
-                    f"threads is for onnxruntime, got {self.threads} with backend "
-                    f"{self.backend}"
-                )
+                raise UsageError(f"threads is for onnxruntime, got {self.threads}")
         elif self.workers is not None:
-            raise UsageError(
-                f"workers is for tensorrt, got {self.workers}; onnxruntime runs every thread "
-                "at once"
-            )
+            raise UsageError(f"workers is for tensorrt, got {self.workers}")
 
     def open(self, bundle: Bundle) -> Session:
         """Load a bundle's model.
@@ -139,8 +132,26 @@ class SessionSettings:
         self.check()
         try:
             if self.backend == "onnxruntime":
-                return _open_onnxruntime(bundle, self)
-            return _open_tensorrt(bundle, self)
+                from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
+
+                return OnnxRuntimeSession.open(
+                    bundle,
+                    provider=self.provider or "cpu",
+                    device=self.device,
+                    threads=self.threads,
+                    precision=self.precision,
+                    cuda_graphs=self.cuda_graphs,
+                )
+            from flowsr_runtime.backends.tensorrt_session import TensorrtSession
+
+            return TensorrtSession.open(
+                bundle,
+                backend=self.backend,
+                device=self.device,
+                precision=self.precision,
+                workers=_WORKERS if self.workers is None else self.workers,
+                graphs=self.cuda_graphs,
+            )
         except ImportError as error:
             if isinstance(error, BackendError):
                 raise
@@ -182,32 +193,6 @@ def open_session(
     return settings.open(bundle)
 
 
-def _open_onnxruntime(bundle: Bundle, settings: SessionSettings) -> Session:
-    from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
-
-    return OnnxRuntimeSession.open(
-        bundle,
-        provider=settings.provider or "cpu",
-        device=settings.device,
-        threads=settings.threads,
-        precision=settings.precision,
-        cuda_graphs=settings.cuda_graphs,
-    )
-
-
-def _open_tensorrt(bundle: Bundle, settings: SessionSettings) -> Session:
-    from flowsr_runtime.backends.tensorrt_session import TensorrtSession
-
-    return TensorrtSession.open(
-        bundle,
-        backend=settings.backend,
-        device=settings.device,
-        precision=settings.precision,
-        workers=_WORKERS if settings.workers is None else settings.workers,
-        graphs=settings.cuda_graphs,
-    )
-
-
 def _missing(backend: str, error: ImportError) -> BackendError:
     """Return the error for a library that cannot be imported."""
     library = _LIBRARIES.get((error.name or "").split(".")[0])
@@ -220,8 +205,7 @@ def _check_count(name: str, value: object, *, least: int) -> None:
     try:
         count = operator.index(value)  # type: ignore[arg-type]  # its TypeError is the check
     except TypeError as error:
-        raise UsageError(
-            f"{name} must be a whole number, got {value!r}", option=name
-        ) from error
+        message = f"{name} must be a whole number, got {value!r}"
+        raise UsageError(message, option=name) from error
     if count < least:
         raise UsageError(f"{name} must be at least {least}, got {count}", option=name)

@@ -81,15 +81,6 @@ class TensorrtEngine:
         with self._free:
             return sum((worker.graphs.counters for worker in self._idle), self._retired)
 
-    @property
-    def why_no_graphs(self) -> str | None:
-        """Reason why no CUDA graphs are captured although requested, None if they are."""
-        if self._graphs and self._own_graphs:
-            return "TensorRT for RTX captures them itself"
-        with self._free:
-            reasons = [item.why_no_graphs for item in self._idle if item.why_no_graphs]
-        return reasons[0] if reasons else None
-
     @contextmanager
     def worker(self) -> Iterator[TensorrtWorker]:
         """Borrow a worker, after waiting for an idle one if all are busy.

@@ -30,14 +30,14 @@ class TensorrtLog:
             module: `tensorrt` or `tensorrt_rtx`.
         """
         self._name = module.__name__
-        self._local = threading.local()
+        self._errors = _Errors()
         self.logger = _logger_class(module, self)()
 
     def receive(self, severity: str, text: str) -> None:
         """Receive a message; TensorRT calls this through its logger."""
         level = _LEVELS.get(severity, logging.WARNING)
         if level == logging.ERROR:
-            self._errors().append(" ".join(text.split()))
+            self._errors.texts.append(" ".join(text.split()))
             level = logging.DEBUG  # it becomes an exception, which is reported once
         logger.log(level, "%s: %s", self._name, text)
 
@@ -56,16 +56,14 @@ class TensorrtLog:
         return BundleError(f"the engine does not take {value}: {self._take()}")
 
     def _take(self) -> str:
-        errors = self._errors()
-        text = "; ".join(errors) or "no reason given"
-        errors.clear()
+        text = "; ".join(self._errors.texts) or "no reason given"
+        self._errors.texts.clear()
         return text
 
-    def _errors(self) -> list[str]:
-        if not hasattr(self._local, "errors"):
-            self._local.errors = []
-        errors: list[str] = self._local.errors
-        return errors
+
+class _Errors(threading.local):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
 
 
 def _logger_class(module: Any, log: TensorrtLog) -> Any:

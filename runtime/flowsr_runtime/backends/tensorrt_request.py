@@ -19,24 +19,17 @@ class Destination:
     """Destination of the requested output.
 
     Attributes:
-        buffer: Memory that grows as needed, None with `view`.
-        view: Memory of the caller, None with `buffer`.
+        memory: A buffer, which grows as needed, or memory of the caller.
         fetch: Whether the output is also copied to the host.
     """
 
-    buffer: Buffer | None
-    view: DeviceView | None = None
+    memory: Buffer | DeviceView
     fetch: bool = False
 
     @property
     def is_fixed(self) -> bool:
         """Whether the address stays the same for the next run, as CUDA graphs need."""
-        return self.fetch or self.view is not None
-
-    @property
-    def address(self) -> int:
-        """Current address."""
-        return self.view.address if self.view is not None else self._buffer().address
+        return self.fetch or isinstance(self.memory, DeviceView)
 
     def place(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
         """Provide memory for an array.
@@ -52,12 +45,13 @@ class Destination:
             ShapeError: If the memory of the caller has another shape or type.
             MemoryBudgetError: If the device runs out of memory.
         """
-        if self.view is None:
-            return self._buffer().reserve(prod(shape) * dtype.itemsize)
-        if (self.view.shape, self.view.dtype) != (shape, dtype):
+        memory = self.memory
+        if isinstance(memory, Buffer):
+            return memory.reserve(prod(shape) * dtype.itemsize)
+        if (memory.shape, memory.dtype) != (shape, dtype):
             raise ShapeError(
-                f"out must be {dtype} of shape {shape}, got {self.view.dtype} of shape "
-                f"{self.view.shape}"
+                f"out must be {dtype} of shape {shape}, got {memory.dtype} of shape "
+                f"{memory.shape}"
             )
         return False
 
@@ -67,13 +61,9 @@ class Destination:
         Raises:
             ShapeError: If the memory belongs to the caller, and cannot grow.
         """
-        if self.view is not None:
+        if not isinstance(self.memory, Buffer):
             raise ShapeError("out cannot be given: the output's shape is known after the run")
-        return output_allocator(module, self._buffer())
-
-    def _buffer(self) -> Buffer:
-        assert self.buffer is not None, "a destination has a buffer or a view"
-        return self.buffer
+        return output_allocator(module, self.memory)
 
 
 @dataclass

@@ -89,15 +89,8 @@ class TensorrtSession:
             BundleError: If the bundle has no such model, or no engine of it for the device.
             IntegrityError: If an engine is damaged.
         """
-        module = load_library(backend)
-        return cls(
-            bundle,
-            module,
-            Device.open(device),
-            precision=precision,
-            workers=workers,
-            graphs=graphs,
-        )
+        module, gpu = load_library(backend), Device.open(device)
+        return cls(bundle, module, gpu, precision=precision, workers=workers, graphs=graphs)
 
     @property
     def limits(self) -> ProfileLimits:
@@ -118,13 +111,6 @@ class TensorrtSession:
         """Counters of CUDA graphs."""
         with self._lock:
             return sum((engine.counters for engine in self._loaded.values()), GraphCounters())
-
-    @property
-    def why_no_graphs(self) -> str | None:
-        """Reason why no CUDA graphs are captured although requested, None if they are."""
-        with self._lock:
-            reasons = [engine.why_no_graphs for engine in self._loaded.values()]
-        return next((reason for reason in reasons if reason is not None), None)
 
     def run(self, feeds: Mapping[str, Any]) -> NDArray[Any]:
         """Run the model; see `Session.run`.
@@ -177,13 +163,9 @@ class TensorrtSession:
     def _matching(self) -> list[EngineEntry]:
         name = self._bundle.model_name(self._precision)
         device, version = self._device, str(self._module.__version__)
+        digest, capability = self._bundle.manifest.files[name].sha256, device.compute_capability
         target = LoadTarget(
-            self._bundle.manifest.files[name].sha256,
-            self.backend,
-            version,
-            device.compute_capability,
-            self._precision,
-            device.name,
+            digest, self.backend, version, capability, self._precision, device.name
         )
         engines = self._store.matching(target)
         if not engines:

@@ -110,7 +110,7 @@ class TensorrtWorker:
                 view = self._borrow("out", out, output)
                 try:
                     request.keys.append(view.address)
-                    self._go(request, Destination(None, view))
+                    self._go(request, Destination(view))
                 finally:
                     self._settle([view])
                 return out
@@ -257,7 +257,7 @@ class TensorrtWorker:
             self._moved(moved and (place.is_fixed or not requested))
             if context.get_output_allocator(name) is not None:
                 context.set_output_allocator(name, None)
-            self._set_address(context, name, place.address)
+            self._set_address(context, name, place.memory.address)
 
     def _enqueue(self, context: Any, request: Request, destination: Destination) -> None:
         """Queue the copies and the run."""

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ __all__ = [
     "write_bundle",
     "extend_bundle",
     "check_replaceable",
+    "fault_of",
+    "writing",
 ]
 
 MANIFEST_NAME = "bundle.json"
@@ -91,16 +94,9 @@ class Bundle:
         except OSError as error:
             reason = error.strerror or str(error)
             raise IntegrityError(f"{path} cannot be read: {reason}") from error
-        if len(data) != entry.bytes:
-            raise IntegrityError(
-                f"{path} is damaged: {len(data)} bytes, bundle.json says {entry.bytes}"
-            )
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != entry.sha256:
-            raise IntegrityError(
-                f"{path} is damaged: sha256 {digest[:12]}…, "
-                f"bundle.json says {entry.sha256[:12]}…"
-            )
+        fault = fault_of(data, entry.bytes, entry.sha256, MANIFEST_NAME)
+        if fault is not None:
+            raise IntegrityError(f"{path} is damaged: {fault}")
         return data
 
     def model_name(self, precision: str = "fp32") -> str:
@@ -203,17 +199,9 @@ def write_bundle(
     contents = {name: _content(source) for name, source in files.items()}
     text = _manifest_text(manifest, contents)
     parsed = _parse(text, target / MANIFEST_NAME)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target):
-            recover_directory(target)
-            check_replaceable(target, force)
-            replace_directory(target, {**contents, MANIFEST_NAME: text.encode()})
-    except OutputError:
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"bundle {directory} cannot be written: {reason}") from error
+    with writing(directory, f"bundle {directory}", make_parent=True):
+        check_replaceable(target, force)
+        replace_directory(target, {**contents, MANIFEST_NAME: text.encode()})
     return Bundle(Path(directory), parsed)
 
 
@@ -237,28 +225,61 @@ def extend_bundle(
         OutputError: If it lists one of the files, writing fails, or another process holds the
             bundle too long.
     """
+    with writing(directory, f"bundle {directory}") as target:
+        raw = dict(Bundle.open(target).manifest.raw)
+        for name in files:
+            if name in raw["files"]:  # a file and its hash cannot be replaced in one step
+                raise OutputError(f"{directory} holds {name} already")
+        listed = {name: described.get(name, {}) for name in files}
+        added = json.loads(_manifest_text({**raw, "files": listed}, files))["files"]
+        text = json.dumps({**raw, "files": {**raw["files"], **added}}, indent=1) + "\n"
+        parsed = _parse(text, target / MANIFEST_NAME)
+        for name, data in files.items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            replace_file(target / name, data)
+        replace_file(target / MANIFEST_NAME, text.encode())
+    return Bundle(Path(directory), parsed)
+
+
+@contextmanager
+def writing(
+    directory: str | os.PathLike[str], name: object, *, make_parent: bool = False
+) -> Iterator[Path]:
+    """Lock a bundle and finish an interrupted replacement before it is written.
+
+    Args:
+        directory: The bundle.
+        name: Name of what is written, for messages.
+        make_parent: Create a missing parent folder.
+
+    Yields:
+        Absolute path of the bundle.
+
+    Raises:
+        OutputError: If writing fails, or another process holds the bundle too long.
+    """
     target = Path(os.path.abspath(directory))
     try:
+        if make_parent:
+            target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target):
             recover_directory(target)
-            raw = dict(Bundle.open(target).manifest.raw)
-            for name in files:
-                if name in raw["files"]:  # a file and its hash cannot be replaced in one step
-                    raise OutputError(f"{directory} holds {name} already")
-            listed = {name: described.get(name, {}) for name in files}
-            added = json.loads(_manifest_text({**raw, "files": listed}, files))["files"]
-            text = json.dumps({**raw, "files": {**raw["files"], **added}}, indent=1) + "\n"
-            parsed = _parse(text, target / MANIFEST_NAME)
-            for name, data in files.items():
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                replace_file(target / name, data)
-            replace_file(target / MANIFEST_NAME, text.encode())
+            yield target
     except OutputError:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OutputError(f"bundle {directory} cannot be written: {reason}") from error
-    return Bundle(Path(directory), parsed)
+        raise OutputError(f"{name} cannot be written: {reason}") from error
+
+
+def fault_of(data: bytes, size: int, sha256: str, source: str) -> str | None:
+    """Return how content differs from the size and hash that `source` says, None if not."""
+    if len(data) != size:
+        return f"{len(data)} bytes, {source} says {size}"
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        return f"sha256 {digest[:12]}…, {source} says {sha256[:12]}…"
+    return None
 
 
 def _content(source: bytes | os.PathLike[str]) -> bytes:

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
 from flowsr_runtime.errors import UsageError
@@ -47,14 +47,12 @@ class Range:
     def __post_init__(self) -> None:
         for name in ("min", "opt", "max"):
             object.__setattr__(self, name, _whole_numbers(name, getattr(self, name)))
-        ordered = all(
-            least <= best <= most
-            for least, best, most in zip(self.min, self.opt, self.max, strict=False)
-        )
-        if not (len(self.min) == len(self.opt) == len(self.max) and ordered):
+        sizes = self.min, self.opt, self.max
+        ordered = all(list(row) == sorted(row) for row in zip(*sizes, strict=False))
+        if len(set(map(len, sizes))) > 1 or not ordered:
             raise UsageError(
-                f"a range must have min <= opt <= max in every dimension, "
-                f"got {self.min}, {self.opt}, {self.max}"
+                "a range must have min <= opt <= max in every dimension, "
+                f"got {', '.join(map(str, sizes))}"
             )
 
     def covers(self, values: Sequence[int]) -> bool:
@@ -126,7 +124,9 @@ class EngineKey:
         object.__setattr__(self, "compute_capability", _capabilities(self.compute_capability))
         object.__setattr__(self, "profiles", tuple(dict(item) for item in self.profiles))
         object.__setattr__(self, "options", dict(self.options))
-        _check_profiles(self.profiles)
+        for name, item in (pair for profile in self.profiles for pair in profile.items()):
+            if not isinstance(name, str) or not isinstance(item, Range):
+                raise UsageError(f"profile must hold ranges by input, got {name!r}: {item!r}")
         for name, option in self.options.items():
             if not isinstance(option, (str, int)):
                 raise UsageError(f"option {name} must be text or a number, got {option!r}")
@@ -143,46 +143,18 @@ class EngineKey:
 
         Raises:
             UsageError: If a value is invalid.
-            KeyError: If a field is missing.
-            TypeError: If a value is of another type.
+            TypeError: If a field is missing or of another type.
         """
         profiles = tuple(
-            {
-                name: Range(item["min"], item["opt"], item["max"])
-                for name, item in profile.items()
-            }
+            {name: Range(**item) for name, item in profile.items()}
             for profile in raw["profiles"]
         )
-        return cls(
-            onnx_sha256=raw["onnx_sha256"],
-            flavour=raw["flavour"],
-            version=raw["version"],
-            compute_capability=tuple(raw["compute_capability"]),
-            gpu_name=raw["gpu_name"],
-            precision=raw["precision"],
-            profiles=profiles,
-            options=raw["options"],
-        )
+        return cls(**{**raw, "profiles": profiles})
 
     def fields(self) -> dict[str, Any]:
         """Return the key as JSON values."""
-        profiles = [
-            {
-                name: {"min": list(item.min), "opt": list(item.opt), "max": list(item.max)}
-                for name, item in profile.items()
-            }
-            for profile in self.profiles
-        ]
-        return {
-            "onnx_sha256": self.onnx_sha256,
-            "flavour": self.flavour,
-            "version": self.version,
-            "compute_capability": list(self.compute_capability),
-            "gpu_name": self.gpu_name,
-            "precision": self.precision,
-            "profiles": profiles,
-            "options": dict(self.options),
-        }
+        fields: dict[str, Any] = json.loads(canonical(asdict(self)))
+        return fields
 
     def digest(self) -> str:
         """Return the sha256 of the key's canonical JSON."""
@@ -207,10 +179,6 @@ class EngineKey:
             self.digest()[:12],
         )
         return f"engines/{'-'.join(parts)}.engine"
-
-    def flat(self) -> dict[str, str]:
-        """Return the key as texts by field, such as `profiles[0].input.max`."""
-        return dict(_flatten("", self.fields()))
 
     def incompatibilities(self, target: LoadTarget) -> dict[str, tuple[str, str]]:
         """Return the reasons why a target cannot load the engine.
@@ -268,23 +236,6 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _flatten(prefix: str, value: object) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for name in sorted(value):
-            yield from _flatten(f"{prefix}.{name}" if prefix else name, value[name])
-    elif prefix == "profiles" and isinstance(value, list):
-        yield prefix, str(len(value))
-        for index, item in enumerate(value):
-            yield from _flatten(f"{prefix}[{index}]", item)
-    elif isinstance(value, list):
-        parts = [str(part) for part in value]
-        yield prefix, ("x" if prefix.startswith("profiles") else ", ").join(parts) or "any"
-    elif prefix.startswith("options."):
-        yield prefix, json.dumps(value)
-    else:
-        yield prefix, "any" if value is None else str(value)
-
-
 def _check(name: str, value: object, pattern: re.Pattern[str], rule: str) -> None:
     if not isinstance(value, str) or pattern.fullmatch(value) is None:
         raise UsageError(f"{name} must be {rule}, got {value!r}")
@@ -305,10 +256,3 @@ def _capabilities(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
-
-
-def _check_profiles(profiles: tuple[Profile, ...]) -> None:
-    for profile in profiles:
-        for name, item in profile.items():
-            if not isinstance(name, str) or not isinstance(item, Range):
-                raise UsageError(f"profile must hold ranges by input, got {name!r}: {item!r}")

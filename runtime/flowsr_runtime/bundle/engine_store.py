@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from flowsr_runtime.atomic import locked, recover_directory, replace_file
+from flowsr_runtime.atomic import replace_file
+from flowsr_runtime.bundle.directory import MANIFEST_NAME, fault_of, writing
 from flowsr_runtime.bundle.engine_entry import EngineEntry
 from flowsr_runtime.bundle.engine_key import (
     FLAVOURS,
@@ -22,7 +23,7 @@ from flowsr_runtime.bundle.engine_key import (
     Profile,
     Range,
 )
-from flowsr_runtime.errors import BundleError, IntegrityError, OutputError
+from flowsr_runtime.errors import BundleError, IntegrityError
 
 __all__ = [
     "FLAVOURS",
@@ -150,17 +151,9 @@ class EngineStore:
         """
         path = self._folder() / Path(entry.name).name
         data = _read(path)
-        if len(data) != entry.size:
-            raise IntegrityError(
-                f"{path} is damaged: {len(data)} bytes, its description says {entry.size}; "
-                f"{_REMEDY}"
-            )
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != entry.sha256:
-            raise IntegrityError(
-                f"{path} is damaged: sha256 {digest[:12]}…, "
-                f"its description says {entry.sha256[:12]}…; {_REMEDY}"
-            )
+        fault = fault_of(data, entry.size, entry.sha256, "its description")
+        if fault is not None:
+            raise IntegrityError(f"{path} is damaged: {fault}; {_REMEDY}")
         return data
 
     def cache_path(self, entry: EngineEntry, device: str) -> Path:
@@ -172,13 +165,6 @@ class EngineStore:
         """
         digest = hashlib.sha256(device.encode()).hexdigest()
         return self._folder() / f"{Path(entry.name).name}.{digest[:12]}.cache"
-
-    def explain(self, key: EngineKey) -> list[Difference]:
-        """Return the fields in which each engine differs from a key, nearest engine first."""
-        requested = key.flat()
-        return _nearest_first(
-            [_differences(entry, requested, entry.key.flat()) for entry in self.entries()]
-        )
 
     def matching(self, target: LoadTarget) -> list[EngineEntry]:
         """Return the engines that a target can load, those for fewest devices first.
@@ -198,12 +184,12 @@ class EngineStore:
         """Return why each engine that `matching` leaves out cannot be loaded, nearest first."""
         groups = [
             [
-                Difference(entry.name, name, *pair)
-                for name, pair in entry.key.incompatibilities(target).items()
+                Difference(entry.name, field, *pair)
+                for field, pair in entry.key.incompatibilities(target).items()
             ]
             for entry in self.entries()
         ]
-        return _nearest_first(groups)
+        return [item for group in sorted(groups, key=len) for item in group]
 
     def prune(
         self,
@@ -311,18 +297,10 @@ class EngineStore:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Lock the bundle against replacement."""
-        target = Path(os.path.abspath(self.bundle))
-        try:
-            with locked(target):
-                recover_directory(target)
-                if not (target / "bundle.json").is_file():
-                    raise BundleError(f"{self.bundle} is not a bundle: no bundle.json")
-                yield
-        except OutputError:
-            raise
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise OutputError(f"{self.bundle / FOLDER} cannot be written: {reason}") from error
+        with writing(self.bundle, self.bundle / FOLDER) as target:
+            if not (target / MANIFEST_NAME).is_file():
+                raise BundleError(f"{self.bundle} is not a bundle: no {MANIFEST_NAME}")
+            yield
 
 
 def _read(path: Path) -> bytes:
@@ -332,15 +310,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _differences(
-    entry: EngineEntry, wanted: Mapping[str, str], found: Mapping[str, str]
-) -> list[Difference]:
-    names = [*wanted, *(name for name in found if name not in wanted)]
-    pairs = [(name, wanted.get(name, "absent"), found.get(name, "absent")) for name in names]
-    return [Difference(entry.name, *pair) for pair in pairs if pair[1] != pair[2]]
-
-
-def _nearest_first(groups: list[list[Difference]]) -> list[Difference]:
-    return [item for group in sorted(groups, key=len) for item in group]

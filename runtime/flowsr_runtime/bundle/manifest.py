@@ -1,7 +1,7 @@
 """The manifest of a bundle: bundle.json, schema 1."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import PurePosixPath
@@ -154,7 +154,12 @@ class Manifest:
         """
         if not isinstance(raw, dict):
             raise BundleError("bundle.json must hold an object")
-        _check_schema(_whole(raw, "schema", least=1))
+        schema = _whole(raw, "schema", least=1)
+        if schema > SCHEMA:
+            raise BundleError(
+                f"bundle schema {schema} is newer than this runtime reads ({SCHEMA}); "
+                "upgrade flowsr-lp"
+            )
         manifest = cls(
             family=_text(raw, "family"),
             scale=_scale(raw),
@@ -182,14 +187,6 @@ class Manifest:
         return frozenset(names | {"geometry"} if self.geometry else names)
 
 
-def _check_schema(schema: int) -> None:
-    if schema > SCHEMA:
-        raise BundleError(
-            f"bundle schema {schema} is newer than this runtime reads ({SCHEMA}); "
-            "upgrade flowsr-lp"
-        )
-
-
 def _check_agreement(manifest: Manifest) -> None:
     """Refuse keys that are valid by themselves but contradict each other."""
     halo, scale = manifest.tiling.halo, manifest.scale
@@ -198,28 +195,20 @@ def _check_agreement(manifest: Manifest) -> None:
             "tiling.ratio and picture.multiple in bundle.json need a fixed scale, got any"
         )
     if halo.ratio not in (None, scale):
-        raise BundleError(
-            f"tiling.ratio in bundle.json must be the scale {scale}, got {halo.ratio}"
-        )
+        raise _wrong("tiling.ratio", f"the scale {scale}", halo.ratio)
     if halo.ratio is None and not manifest.geometry and not manifest.tiling.whole_only:
-        raise BundleError(
-            "tiling.whole_only in bundle.json must be true for a graph that has neither "
-            "geometry nor a ratio, got false"
-        )
+        rule = "true for a graph that has neither geometry nor a ratio"
+        raise _wrong("tiling.whole_only", rule, "false")
     if scale is None and not manifest.geometry:
-        raise BundleError("graph.geometry in bundle.json must be true for any scale, got false")
+        raise _wrong("graph.geometry", "true for any scale", "false")
     for latent in manifest.latents:
         if halo.align % latent.patch:
-            raise BundleError(
-                f"tiling.align in bundle.json must be a multiple of the patch {latent.patch} "
-                f"of {latent.name}, got {halo.align}"
-            )
+            rule = f"a multiple of the patch {latent.patch} of {latent.name}"
+            raise _wrong("tiling.align", rule, halo.align)
     step = (halo.ratio or 1) * manifest.multiple
     if halo.align % step:
-        raise BundleError(
-            f"tiling.align in bundle.json must be a multiple of {step}, the ratio times the "
-            f"picture's multiple, got {halo.align}"
-        )
+        rule = f"a multiple of {step}, the ratio times the picture's multiple"
+        raise _wrong("tiling.align", rule, halo.align)
 
 
 def _get(raw: Mapping[str, Any], key: str) -> Any:
@@ -234,42 +223,41 @@ def _get(raw: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _whole(raw: Mapping[str, Any], key: str, *, least: int) -> int:
+def _checked(raw: Mapping[str, Any], key: str, rule: str, holds: Callable[[Any], bool]) -> Any:
     value = _get(raw, key)
-    if type(value) is not int or value < least:
-        raise BundleError(
-            f"{key} in bundle.json must be a whole number of at least {least}, got {value!r}"
-        )
+    if not holds(value):
+        raise _wrong(key, rule, repr(value))
     return value
+
+
+def _wrong(key: str, rule: str, value: object) -> BundleError:
+    return BundleError(f"{key} in bundle.json must be {rule}, got {value}")
+
+
+def _whole(raw: Mapping[str, Any], key: str, *, least: int) -> int:
+    rule = f"a whole number of at least {least}"
+    return int(_checked(raw, key, rule, lambda value: type(value) is int and value >= least))
 
 
 def _real(raw: Mapping[str, Any], key: str) -> float:
-    value = _get(raw, key)
-    if type(value) not in (int, float) or not (math.isfinite(value) and value >= 0):
-        raise BundleError(f"{key} in bundle.json must be a number of at least 0, got {value!r}")
-    return float(value)
+    def holds(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+    return float(_checked(raw, key, "a number of at least 0", holds))
 
 
 def _flag(raw: Mapping[str, Any], key: str) -> bool:
-    value = _get(raw, key)
-    if not isinstance(value, bool):
-        raise BundleError(f"{key} in bundle.json must be true or false, got {value!r}")
-    return value
+    return bool(_checked(raw, key, "true or false", lambda value: isinstance(value, bool)))
 
 
 def _text(raw: Mapping[str, Any], key: str) -> str:
-    value = _get(raw, key)
-    if not isinstance(value, str):
-        raise BundleError(f"{key} in bundle.json must be a string, got {value!r}")
-    return value
+    return str(_checked(raw, key, "a string", lambda value: isinstance(value, str)))
 
 
 def _scale(raw: Mapping[str, Any]) -> Fraction | None:
-    kind = _get(raw, "scale.kind")
-    if kind == "any":
+    kinds = ("any", "fixed")
+    if _checked(raw, "scale.kind", "any or fixed", lambda value: value in kinds) == "any":
         return None
-    if kind != "fixed":
-        raise BundleError(f"scale.kind in bundle.json must be any or fixed, got {kind!r}")
     try:
         return exact_scale(_text(raw, "scale.value"))
     except ScaleError as error:
@@ -289,9 +277,7 @@ def _budget(raw: Mapping[str, Any]) -> int | None:
 
 
 def _latents(raw: Mapping[str, Any]) -> tuple[Latent, ...]:
-    listed = _get(raw, "latents")
-    if not isinstance(listed, list):
-        raise BundleError(f"latents in bundle.json must be a list, got {listed!r}")
+    listed = _checked(raw, "latents", "a list", lambda value: isinstance(value, list))
     latents = tuple(
         Latent(
             name=_text(raw, f"latents.{i}.name"),
@@ -312,10 +298,7 @@ def _tiling(raw: Mapping[str, Any]) -> Tiling:
     patch = _whole(raw, "tiling.patch", least=1)
     align = _whole(raw, "tiling.align", least=1)
     if align % patch:
-        raise BundleError(
-            f"tiling.align in bundle.json must be a multiple of the patch {patch}, got {align}"
-        )
-
+        raise _wrong("tiling.align", f"a multiple of the patch {patch}", align)
     ratio = None
     if _get(raw, "tiling.ratio") is not None:
         ratio = _whole(raw, "tiling.ratio", least=1)
@@ -323,9 +306,7 @@ def _tiling(raw: Mapping[str, Any]) -> Tiling:
     def halo(kind: str) -> Halo:
         patches = _whole(raw, f"tiling.{kind}_patches", least=0)
         if ratio is not None and patches:
-            raise BundleError(
-                f"tiling.{kind}_patches in bundle.json must be 0 with a ratio, got {patches}"
-            )
+            raise _wrong(f"tiling.{kind}_patches", "0 with a ratio", patches)
         return Halo(
             patch=patch,
             align=align,
@@ -361,12 +342,10 @@ def _entry(name: str, entry: object) -> FileEntry:
         raise BundleError(f"file {name} in bundle.json must be an object, got {entry!r}")
     digest, precision = entry.get("sha256"), entry.get("precision")
     if not isinstance(digest, str) or len(digest) != 64:
-        raise BundleError(f"sha256 of {name} in bundle.json must be 64 digits, got {digest!r}")
+        raise _wrong(f"sha256 of {name}", "64 digits", repr(digest))
     if precision is not None and not isinstance(precision, str):
         raise BundleError(f"precision of {name} must be a string, got {precision!r}")
     size = entry.get("bytes")
     if type(size) is not int or size < 0:
-        raise BundleError(
-            f"bytes of {name} in bundle.json must be a whole number, got {size!r}"
-        )
+        raise _wrong(f"bytes of {name}", "a whole number", repr(size))
     return FileEntry(digest.lower(), size, precision)

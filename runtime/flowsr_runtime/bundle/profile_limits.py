@@ -43,11 +43,10 @@ class AxisBounds:
 
     def covers(self, extent: Extent) -> bool:
         """Return whether the axis of a run lies within the bounds."""
-        for item in fields(self):
-            least, most = getattr(self, item.name)
-            if not least <= getattr(extent, item.name) <= most:
-                return False
-        return True
+        bounds = {item.name: getattr(self, item.name) for item in fields(self)}
+        return all(
+            least <= getattr(extent, name) <= most for name, (least, most) in bounds.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,11 @@ class ProfileLimits:
             budget: Bytes that one run may take.
         """
         rows, columns = (Fraction(*pair) for pair in zip(target, source, strict=True))
-        facts = {
-            "lr_size": source,
-            "size": target,
-            "scale": (rows, columns),
-            "memory_budget": budget,
-        }
+        facts = {"lr_size": source, "size": target, "scale": (rows, columns)}
         return BundleError(
             f"no engine takes {size_text(source)} to {size_text(target)}, whole or in tiles; "
             f"build an engine whose profile takes {size_text(source)}",
-            build={**self.build, **facts},
+            build={**self.build, **facts, "memory_budget": budget},
         )
 
 

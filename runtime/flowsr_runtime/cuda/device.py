@@ -1,10 +1,11 @@
 """Use one GPU through the CUDA runtime: memory, pinned memory, streams and graphs."""
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from cuda.bindings import runtime as cudart
@@ -67,10 +68,6 @@ class Device:
     def use(self) -> None:
         """Make it the device of the calling thread; CUDA has one per thread."""
         _call("cudaSetDevice", cudart.cudaSetDevice(self.index))
-
-    def free_memory(self) -> int:
-        """Return the free bytes of the device; call `use` first."""
-        return int(_call("cudaMemGetInfo", cudart.cudaMemGetInfo())[0])
 
 
 class Stream:
@@ -145,8 +142,10 @@ class Graph:
         self._executable = None
 
 
-class Buffer:
-    """Reusable device memory; it must not be in use when it grows."""
+class _Memory(ABC):
+    """Reusable memory; it must not be in use when it grows."""
+
+    _name: str
 
     def __init__(self) -> None:
         self.address = 0
@@ -162,14 +161,34 @@ class Buffer:
             Whether the address has changed.
 
         Raises:
-            MemoryBudgetError: If the device runs out of memory.
+            MemoryBudgetError: If the device or the machine runs out of memory.
         """
         if self.address and size <= self.size:
             return False
         self.close()  # first: old and new need not fit at the same time
-        self.address = int(_call("cudaMalloc", cudart.cudaMalloc(max(size, 1)), size))
+        self.address = int(_call(self._name, self._allocate(max(size, 1)), size))
         self.size = size
         return True
+
+    def close(self) -> None:
+        """Free the memory."""
+        if self.address:
+            self._free(self.address)
+        self.address = self.size = 0
+
+    @abstractmethod
+    def _allocate(self, size: int) -> tuple[Any, ...]:
+        """Return the result of CUDA's allocation."""
+
+    @abstractmethod
+    def _free(self, address: int) -> None:
+        """Free an address."""
+
+
+class Buffer(_Memory):
+    """Reusable device memory; it must not be in use when it grows."""
+
+    _name = "cudaMalloc"
 
     def upload(self, staging: "Staging", size: int, stream: Stream) -> None:
         """Queue a copy of the first bytes of pinned memory to this buffer."""
@@ -181,40 +200,17 @@ class Buffer:
         kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         _copy(staging.address, self.address, size, kind, stream)
 
-    def close(self) -> None:
-        """Free the memory."""
-        if self.address:
-            cudart.cudaFree(self.address)
-        self.address = self.size = 0
+    def _allocate(self, size: int) -> tuple[Any, ...]:
+        return cast(tuple[Any, ...], cudart.cudaMalloc(size))
+
+    def _free(self, address: int) -> None:
+        cudart.cudaFree(address)
 
 
-class Staging:
+class Staging(_Memory):
     """Reusable pinned host memory, which a GPU accesses directly."""
 
-    def __init__(self) -> None:
-        self.address = 0
-        self.size = 0
-
-    def reserve(self, size: int) -> bool:
-        """Ensure a minimum size; growing discards the content.
-
-        Args:
-            size: Bytes.
-
-        Returns:
-            Whether the address has changed.
-
-        Raises:
-            MemoryBudgetError: If the machine runs out of memory.
-        """
-        if self.address and size <= self.size:
-            return False
-        self.close()
-        flags = cudart.cudaHostAllocDefault
-        result = cudart.cudaHostAlloc(max(size, 1), flags)
-        self.address = int(_call("cudaHostAlloc", result, size))
-        self.size = size
-        return True
+    _name = "cudaHostAlloc"
 
     def array(self, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         """Return the first bytes as an array, valid until the memory grows or is freed.
@@ -234,11 +230,11 @@ class Staging:
         values: NDArray[Any] = np.frombuffer(memoryview(block), dtype=kind)
         return values.reshape(shape)
 
-    def close(self) -> None:
-        """Free the memory."""
-        if self.address:
-            cudart.cudaFreeHost(self.address)
-        self.address = self.size = 0
+    def _allocate(self, size: int) -> tuple[Any, ...]:
+        return cast(tuple[Any, ...], cudart.cudaHostAlloc(size, cudart.cudaHostAllocDefault))
+
+    def _free(self, address: int) -> None:
+        cudart.cudaFreeHost(address)
 
 
 def _copy(target: int, source: int, size: int, kind: Any, stream: Stream) -> None:

@@ -157,12 +157,9 @@ def _from_interface(name: str, facts: Mapping[str, Any], stream: Stream) -> Devi
     other = facts.get("stream")
     if other is not None:
         stream.wait_for(int(other))
-    return DeviceView(int(facts["data"][0]), shape, dtype, _keep)
+    # The owner of an interface keeps its memory alive during the call.
+    return DeviceView(int(facts["data"][0]), shape, dtype, lambda: None)
 
 
 def _scattered(name: str, strides: tuple[int, ...]) -> ShapeError:
     return ShapeError(f"{name} must be contiguous, got strides {strides}")
-
-
-def _keep() -> None:
-    """Release nothing: the owner of an interface keeps its memory alive during the call."""

@@ -153,30 +153,25 @@ def borrow(capsule: object) -> Borrowed:
         )
     _API.PyCapsule_SetName(capsule, _USED)
     shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
-    strides = (
-        tuple(tensor.strides[axis] for axis in range(tensor.ndim)) if tensor.strides else None
-    )
+    strides = None
+    if tensor.strides:
+        strides = tuple(tensor.strides[axis] for axis in range(tensor.ndim))
+        plain = (prod(shape[axis + 1 :]) for axis in range(tensor.ndim))
+        if all(n == 1 or s == p for n, s, p in zip(shape, strides, plain, strict=True)):
+            strides = None
+
+    def release() -> None:
+        if managed.deleter:
+            managed.deleter(ctypes.pointer(managed))
+
     return Borrowed(
         address=(tensor.data or 0) + tensor.byte_offset,
         shape=shape,
         dtype=np.dtype(f"{kinds[0]}{tensor.bits // 8}"),
         device=(tensor.device_type, tensor.device_id),
-        strides=None if strides is None or _is_contiguous(shape, strides) else strides,
-        release=lambda: _release(managed),
+        strides=strides,
+        release=release,
     )
-
-
-def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Return whether values are contiguous."""
-    return all(
-        size == 1 or stride == prod(shape[axis + 1 :])
-        for axis, (size, stride) in enumerate(zip(shape, strides, strict=True))
-    )
-
-
-def _release(managed: _Managed) -> None:
-    if managed.deleter:
-        managed.deleter(ctypes.pointer(managed))
 
 
 def _give_back(managed: Any) -> None:

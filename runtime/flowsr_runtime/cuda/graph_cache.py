@@ -2,7 +2,8 @@
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 from typing import Any, Final
 
 __all__ = ["Captured", "GraphCache", "GraphCounters"]
@@ -48,12 +49,7 @@ class GraphCounters:
     plain: int = 0
 
     def __add__(self, other: "GraphCounters") -> "GraphCounters":
-        return GraphCounters(
-            self.hits + other.hits,
-            self.captures + other.captures,
-            self.evictions + other.evictions,
-            self.plain + other.plain,
-        )
+        return GraphCounters(*map(add, astuple(self), astuple(other)))
 
 
 class GraphCache:

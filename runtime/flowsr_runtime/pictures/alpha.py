@@ -48,9 +48,8 @@ def resize_alpha(alpha: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
             result[part] = to_depth(band.astype(np.float32), depth_of(alpha))
         return result
     except MemoryError as error:
-        raise MemoryBudgetError(
-            f"an alpha channel of {size_text(size)} does not fit in memory"
-        ) from error
+        channel = f"an alpha channel of {size_text(size)}"
+        raise MemoryBudgetError(f"{channel} does not fit in memory") from error
 
 
 def fill_hidden(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
@@ -85,12 +84,7 @@ def _neighbors(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """Return the two input pixels around each output pixel, and the weight of the second.
 
-    Args:
-        source: Input pixels of an axis.
-        target: Output pixels of the axis.
-
-    Returns:
-        Indices of the first and the second pixel, and weights from 0 to 1, (target,) each.
+    The indices and the weights from 0 to 1 are (target,) each.
     """
     centers = (np.arange(target) + 0.5) * source / target - 0.5
     first = np.clip(np.floor(centers), 0, source - 1).astype(np.intp)
@@ -113,12 +107,7 @@ def _premultiplied_halves(
 def _pulled(colors: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mean color of the smallest block with weight around each pixel.
 
-    Args:
-        colors: Premultiplied colors, (h, w, 3).
-        weights: Alpha, (h, w, 1), not 0 everywhere.
-
-    Returns:
-        Colors, (h, w, 3) in [0, 1].
+    From premultiplied colors, (h, w, 3), and alpha, (h, w, 1), not 0 everywhere.
     """
     visible = weights > 0
     means: NDArray[np.float32] = np.divide(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from flowsr_runtime.errors import MemoryBudgetError, PictureError
 from flowsr_runtime.pictures.formats import Mode, kind_of, open_image
@@ -85,7 +85,10 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
         image.load()
         pixels, mode = _eight_bit(image)
     chunks = dict(chunks_of(data)) if image.format == "PNG" else {}
-    return pixels, mode, Source.of(image, name, turned, chunks)
+    text = image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
+    exif = sound_exif(image, name)
+    turned = max(turned, orientation_of(exif))
+    return pixels, mode, Source(str(image.format), exif, image.info, turned, text, chunks)
 
 
 def _is_for_pillow(data: bytes, name: str) -> bool:

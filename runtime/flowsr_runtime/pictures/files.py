@@ -212,9 +212,8 @@ def _arranged(pixels: NDArray[Any], like: Picture | None) -> NDArray[Any]:
     if like is None or MODES[count] == like.mode:
         return values
     if count != 3:
-        raise ShapeError(
-            f"picture must be RGB or {like.mode} as its original, got {MODES[count]}"
-        )
+        mode = MODES[count]
+        raise ShapeError(f"picture must be RGB or {like.mode} as its original, got {mode}")
     if like.gray:
         values = to_depth(luma(to_depth(values, "float")), depth_of(pixels))
     if like.alpha is None:
@@ -244,9 +243,8 @@ def _encoded(
     except MemoryError as error:
         raise MemoryBudgetError(f"{name} does not fit in memory as {target.name}") from error
     except (OSError, ValueError) as error:
-        raise OutputError(
-            f"{name} cannot be encoded as {target.name}: {_reason(error)}"
-        ) from error
+        reason = _reason(error)
+        raise OutputError(f"{name} cannot be encoded as {target.name}: {reason}") from error
 
 
 def _by_pillow(

@@ -1,10 +1,10 @@
 """Picture formats: their capabilities, and how to open a file."""
 
 import io
-from collections.abc import Callable
+import re
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from PIL import ImageFile, features
 
@@ -38,7 +38,7 @@ class Format:
 
     Attributes:
         name: Pillow's name.
-        plugin: Module of `PIL` and class that read the format.
+        plugin: Beginning of the names of Pillow's module and class that read it.
         suffixes: File suffixes in lower case.
         gray: Whether it holds gray; a gray picture becomes RGB otherwise.
         alpha: Whether it holds alpha.
@@ -51,7 +51,7 @@ class Format:
     """
 
     name: str
-    plugin: tuple[str, str]
+    plugin: str
     suffixes: tuple[str, ...]
     gray: bool = True
     alpha: bool = True
@@ -67,14 +67,14 @@ FORMATS: Final[dict[str, Format]] = {
     for item in (
         Format(
             "PNG",
-            ("PngImagePlugin", "PngImageFile"),
+            "Png",
             (".png",),
             depths=(8, 16),
             metadata=frozenset({"exif", "xmp", "dpi", "text", "chunks"}),
         ),
         Format(
             "JPEG",
-            ("JpegImagePlugin", "JpegImageFile"),
+            "Jpeg",
             (".jpg", ".jpeg"),
             alpha=False,
             metadata=frozenset({"exif", "xmp", "dpi", "comment"}),
@@ -83,7 +83,7 @@ FORMATS: Final[dict[str, Format]] = {
         ),
         Format(
             "WEBP",
-            ("WebPImagePlugin", "WebPImageFile"),
+            "WebP",
             (".webp",),
             gray=False,
             metadata=frozenset({"exif", "xmp"}),
@@ -92,14 +92,14 @@ FORMATS: Final[dict[str, Format]] = {
         ),
         Format(
             "TIFF",
-            ("TiffImagePlugin", "TiffImageFile"),
+            "Tiff",
             (".tif", ".tiff"),
             depths=(8, 16, "float"),
             metadata=frozenset({"exif", "xmp", "dpi"}),
         ),
         Format(
             "AVIF",
-            ("AvifImagePlugin", "AvifImageFile"),
+            "Avif",
             (".avif",),
             gray=False,
             metadata=frozenset({"exif", "xmp"}),
@@ -108,7 +108,7 @@ FORMATS: Final[dict[str, Format]] = {
         ),
         Format(
             "BMP",
-            ("BmpImagePlugin", "BmpImageFile"),
+            "Bmp",
             (".bmp",),
             alpha=False,
             icc=False,
@@ -122,7 +122,14 @@ SUFFIXES: Final = {
 }
 """Names of formats by lower-case suffix."""
 
-_AVIF_BRANDS: Final = (b"avif", b"avis", b"mif1", b"msf1")
+_STARTS: Final = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "WEBP": rb"RIFF....WEBP",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "AVIF": rb"....ftyp(avif|avis|mif1|msf1)",
+    "BMP": rb"BM",
+}
 
 
 def format_named(name: str) -> Format:
@@ -192,17 +199,8 @@ def check_format(
 
 def kind_of(data: bytes) -> str | None:
     """Return the format of a file by its first bytes, None for an unsupported one."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF"
-    if data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS:
-        return "AVIF"
-    return "BMP" if data.startswith(b"BM") else None
+    kinds = (name for name, start in _STARTS.items() if re.match(start, data, re.DOTALL))
+    return next(kinds, None)
 
 
 def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
@@ -226,10 +224,9 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
         raise PictureError(f"{name} is not a {READABLE} picture")
     if not _is_supported(kind):
         raise PictureError(f"{name} is {kind}, which the installed Pillow lacks; {_REMEDY}")
-    module, attribute = FORMATS[kind].plugin
-    plugin: Callable[[io.BytesIO], ImageFile.ImageFile]
-    plugin = getattr(import_module(f"PIL.{module}"), attribute)
-    return plugin(io.BytesIO(data))
+    plugin = FORMATS[kind].plugin
+    opener = getattr(import_module(f"PIL.{plugin}ImagePlugin"), f"{plugin}ImageFile")
+    return cast(ImageFile.ImageFile, opener(io.BytesIO(data)))
 
 
 def _is_supported(kind: str) -> bool:

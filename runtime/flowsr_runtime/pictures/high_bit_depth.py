@@ -110,7 +110,8 @@ def avif_bit_depth(data: bytes) -> int:
             return 8
         region = inside[4:] if step == b"meta" else inside
     flags = [content[2] for name, content in _boxes(region) if name == _CONFIGURATION]
-    return max((_bits(flag) for flag in flags), default=8)
+    bits = (8 if not flag & _HIGH else 12 if flag & _TWELVE else 10 for flag in flags)
+    return max(bits, default=8)
 
 
 def _packings(image: ImageFile.ImageFile) -> list[str]:
@@ -129,12 +130,6 @@ def _loaded_as(image: ImageFile.ImageFile, mode: str, packing: str) -> NDArray[A
     ]
     image.load()
     return np.asarray(image)
-
-
-def _bits(flags: int) -> int:
-    if not flags & _HIGH:
-        return 8
-    return 12 if flags & _TWELVE else 10
 
 
 def _boxes(region: memoryview) -> Iterator[tuple[bytes, memoryview]]:

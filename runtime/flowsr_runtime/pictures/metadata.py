@@ -86,23 +86,6 @@ class Source:
     text: Mapping[str, str] = field(default_factory=dict)
     chunks: Mapping[bytes, bytes] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls, image: ImageFile.ImageFile, name: str, turned: int, chunks: Mapping[bytes, bytes]
-    ) -> "Source":
-        """Collect the metadata of a loaded image.
-
-        Args:
-            image: The image.
-            name: Name of the file in the log.
-            turned: Orientation of a TIFF before Pillow turned it; 1 for other formats.
-            chunks: Chunks of a PNG by name.
-        """
-        exif = sound_exif(image, name)
-        text = image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
-        turned = max(turned, orientation_of(exif))
-        return cls(str(image.format), exif, image.info, turned, text, chunks)
-
 
 def sound_exif(image: ImageFile.ImageFile, name: str) -> Image.Exif:
     """Return an image's EXIF, or log a warning and return an empty one if it is damaged."""

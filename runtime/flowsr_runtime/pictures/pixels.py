@@ -48,15 +48,23 @@ def check_image(image: object, *, clamp: bool, truncate: bool, io: str = "float3
         raise ShapeError(f"image must be a uint8, uint16 or float32 array, got {kind}")
     if image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] > (4,):
         raise ShapeError(f"image must be (h, w) or (h, w, 1 to 4), got {image.shape}")
-    if io == "uint8":
-        _check_eight_bit(image, truncate)
+    if io == "uint8" and image.dtype != np.uint8:
+        raise ShapeError(
+            f"this bundle's graph takes uint8 images, got {image.dtype}; give uint8, or export "
+            "a bundle with io float32"
+        )
+    if io == "uint8" and truncate:
+        raise UsageError(
+            "truncate=True needs a graph of float32 images, this one rounds by itself; export "
+            "a bundle with io float32",
+            option="truncate",
+        )
     if truncate and image.dtype != np.uint8:
         raise ShapeError(f"truncate=True needs a uint8 image, got {image.dtype}")
     if image.dtype != np.float32:
         if not clamp:
-            raise UsageError(
-                f"clamp=False needs a float32 image, got {image.dtype}", option="clamp"
-            )
+            message = f"clamp=False needs a float32 image, got {image.dtype}"
+            raise UsageError(message, option="clamp")
         return
     least, most = image.min(), image.max()
     if not (least >= 0 and most <= 1):
@@ -113,9 +121,8 @@ def allocate(shape: tuple[int, int, int], dtype: np.dtype[PixelT]) -> NDArray[Pi
     try:
         return np.empty(shape, dtype=dtype)
     except MemoryError as error:
-        raise MemoryBudgetError(
-            f"an output of {size_text(shape[:2])} does not fit in memory"
-        ) from error
+        size = size_text(shape[:2])
+        raise MemoryBudgetError(f"an output of {size} does not fit in memory") from error
 
 
 def resampled(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -177,18 +184,3 @@ def luma(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     gray += (rgb[..., 2:3] - red) * np.float32(_LUMA[2])
     gray += red
     return gray
-
-
-def _check_eight_bit(image: NDArray[Any], truncate: bool) -> None:
-    """Refuse images and settings that a graph of uint8 does not support."""
-    if image.dtype != np.uint8:
-        raise ShapeError(
-            f"this bundle's graph takes uint8 images, got {image.dtype}; give uint8, or export "
-            "a bundle with io float32"
-        )
-    if truncate:
-        raise UsageError(
-            "truncate=True needs a graph of float32 images, this one rounds by itself; export "
-            "a bundle with io float32",
-            option="truncate",
-        )

@@ -90,13 +90,8 @@ def _packed(pixels: NDArray[np.uint16]) -> Iterator[bytes]:
 def _filtered(lines: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> bytes:
     """Filter rows, each by the type whose sum of absolute differences is least.
 
-    Args:
-        lines: Bytes of the rows, (rows, bytes).
-        above: Bytes of the previous row, (1, bytes); zeros at the top.
-        step: Bytes of a pixel.
-
-    Returns:
-        Rows with their filter type in front (PNG specification, section 9).
+    The rows, (rows, bytes), follow the row `above`, (1, bytes); a pixel has `step` bytes. Each
+    result has its filter type in front (PNG specification, section 9).
     """
     up = np.concatenate([above, lines[:-1]])
     zeros = np.zeros((len(lines), step), dtype=np.uint8)

@@ -67,9 +67,8 @@ def encode_tiff(pixels: NDArray[Any], mode: Mode, options: dict[str, Any]) -> by
     directory[_BASE.BitsPerSample] = (pixels.dtype.itemsize * 8,) * channels
     directory[_BASE.Compression] = _DEFLATE
     directory[_BASE.PhotometricInterpretation] = 1 if mode in ("L", "LA") else 2
-    directory[_BASE.StripOffsets] = tuple(
-        offsets
-    )  # relative to the end of the directory, which `save` adds
+    # Relative to the end of the directory, which `save` adds.
+    directory[_BASE.StripOffsets] = tuple(offsets)
     directory[_BASE.SamplesPerPixel] = channels
     directory[_BASE.RowsPerStrip] = rows
     directory[_BASE.StripByteCounts] = tuple(map(len, strips))

@@ -77,11 +77,9 @@ class TilePlanner:
             least = self._least(rows, columns)
             if least <= budget:
                 raise self._no_profile(budget)
-            raise MemoryBudgetError(
-                f"{self._name} must be at least {least} bytes for {size_text(self.source)} to "
-                f"{size_text(self.target)}, got {budget}",
-                option=self._name,
-            )
+            sizes = f"{size_text(self.source)} to {size_text(self.target)}"
+            message = f"{self._name} must be at least {least} bytes for {sizes}, got {budget}"
+            raise MemoryBudgetError(message, option=self._name)
         return self._plan_of(*min(fitting, key=lambda pair: self._work(*pair)))
 
     def smaller(self, plan: Plan, top: int) -> Plan:
@@ -144,21 +142,12 @@ class TilePlanner:
         extents = [piece.extent for piece in pieces]
         pixels = [extent.lr_size for extent in extents]
         patches = [math.ceil(extent.out_size / self.halo.patch) for extent in extents]
-        matching_profiles = (
-            frozenset({1})
-            if self.limits is None
-            else self.limits.matching_profiles(axis, extents)
-        )
+        profiles = frozenset({1})
+        if self.limits is not None:
+            profiles = self.limits.matching_profiles(axis, extents)
         core = max(piece.end - piece.begin for piece in pieces)
-        return AxisSplit(
-            pieces,
-            core,
-            max(pixels),
-            max(patches),
-            sum(pixels),
-            sum(patches),
-            matching_profiles,
-        )
+        totals = sum(pixels), sum(patches)
+        return AxisSplit(pieces, core, max(pixels), max(patches), *totals, profiles)
 
     def _fitting(
         self, rows: list[AxisSplit], columns: list[AxisSplit], budget: int

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Event, Lock
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -172,12 +171,7 @@ class UpscalerPool:
     def __enter__(self) -> UpscalerPool:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _admit(self, pending: PendingPicture[Any]) -> None:

@@ -76,23 +76,27 @@ class TileLoop:
         for rows, band in blend(self.plan, self._compute, self._smaller):
             core = slice(rows.start, min(rows.stop, height))
             values = band[: core.stop - core.start, :width]
-            band_values = self._find_out_of_range(values, core.start)
-            if band_values is not None:
-                earlier = self.out_of_range
-                self.out_of_range = band_values if earlier is None else earlier | band_values
+            if self.manifest.io != "uint8":  # which hides them
+                channels = values.transpose(2, 0, 1)
+                found = find_out_of_range(channels, top=core.start, total=3 * height * width)
+                if found is not None and self.out_of_range is not None:
+                    found = self.out_of_range | found
+                self.out_of_range = found or self.out_of_range
             yield core, values
-
-    def _find_out_of_range(self, values: NDArray[Any], top: int) -> OutOfRangeValues | None:
-        """Return the values of a band that are far out of range; uint8 hides them."""
-        if self.manifest.io == "uint8":
-            return None
-        total = self.size[0] * self.size[1] * 3
-        return find_out_of_range(values.transpose(2, 0, 1), top=top, total=total)
 
     def _compute(self, tile: Tile) -> NDArray[Any]:
         """Run one tile and return its pixels without the halo, (rows, columns, 3)."""
         window = tile.window
-        output = self.session.run(self._inputs(tile))
+        assert self.temperature is not None or not self.manifest.latents
+        inputs = graph_inputs(
+            planes(self.image[tile.source], self.manifest.io),
+            window,
+            latents=self.manifest.latents,
+            geometry=self.manifest.geometry,
+            seed=self.seed,
+            temperature=self.temperature or 0.0,
+        )
+        output = self.session.run(inputs)
         expected = (1, 3, window.rows.out_size, window.columns.out_size)
         if output.shape != expected:
             raise BundleError(f"model output must have shape {expected}, got {output.shape}")
@@ -118,17 +122,6 @@ class TileLoop:
             f"{smaller.largest} from row {top}"
         )
         return smaller
-
-    def _inputs(self, tile: Tile) -> dict[str, NDArray[Any]]:
-        assert self.temperature is not None or not self.manifest.latents
-        return graph_inputs(
-            planes(self.image[tile.source], self.manifest.io),
-            tile.window,
-            latents=self.manifest.latents,
-            geometry=self.manifest.geometry,
-            seed=self.seed,
-            temperature=self.temperature or 0.0,
-        )
 
     def _check_finite(self, core: NDArray[np.float32], top: int, left: int) -> None:
         """Refuse NaN and infinity at once, except in the padding, which is cropped."""

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -75,8 +74,7 @@ class Upscaler:
         self._fade = 0 if halo == "exact" else self._halo.align
         self._limits = session.limits
         if self._limits is not None and halo == "exact":
-            facts = {**self._limits.build, "halo": halo}
-            self._limits = replace(self._limits, build=facts)
+            self._limits = replace(self._limits, build={**self._limits.build, "halo": halo})
 
     @classmethod
     def open(
@@ -285,12 +283,7 @@ class Upscaler:
     def __enter__(self) -> "Upscaler":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _tile_loop(
@@ -358,19 +351,13 @@ class Upscaler:
 def _check_settings(halo: object, **sizes: object) -> None:
     for name, size in sizes.items():
         if size is not None and (not isinstance(size, (int, np.integer)) or size < 1):
-            raise UsageError(
-                f"{name} must be a whole number of bytes above 0, got {size!r}", option=name
-            )
+            message = f"{name} must be a whole number of bytes above 0, got {size!r}"
+            raise UsageError(message, option=name)
     if halo not in ("default", "exact"):
         raise UsageError(f"halo must be default or exact, got {halo!r}", option="halo")
 
 
-def _fill(
-    result: NDArray[Any],
-    run: TileLoop,
-    clamp: bool,
-    truncate: bool,
-) -> None:
+def _fill(result: NDArray[Any], run: TileLoop, clamp: bool, truncate: bool) -> None:
     """Compute the colors of an image into `result`, (H, W, 3 or 1), resampled if needed."""
     if result.shape[:2] == run.size:
         for rows, band in run.row_bands():

@@ -1,16 +1,14 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from flowsr_lp import linf_from_spec, prior_from_spec
 from flowsr_lp.checkpoint import UNUSED_PREFIXES
 from flowsr_lp.linf.architecture import model_spec_from_tensors, prior_spec_from_tensors
 from flowsr_runtime.errors import CheckpointError
+from tests.flowsr_lp.released import released
 
-KEYS = Path(__file__).parents[2] / "golden" / "keys"
 SIZES = {"flow_layers": 10, "num_layer": 3, "hidden_dim": 256}
 LARGE_EDSR = {"n_resblocks": 32, "n_feats": 256}
 
@@ -29,17 +27,6 @@ PRIORS: dict[str, dict[str, int]] = {
     "unet": {"in_chans": 27, "dim": 64, "depth": 3},
     "edsr-baseline-latent": {"in_chans": 27, "dim": 64, "n_resblocks": 16},
 }
-
-
-def released(name: str) -> dict[str, Tensor]:
-    """The names and shapes of a released file, on no device."""
-    lines = (KEYS / f"{name}.txt").read_text().splitlines()
-    pairs = (line.split() for line in lines)
-    shapes = {key: shape.replace("scalar", "").split("x") for key, shape in pairs}
-    return {
-        key: torch.empty([int(side) for side in shape if side], device="meta")
-        for key, shape in shapes.items()
-    }
 
 
 def used(name: str) -> dict[str, torch.Size]:
@@ -94,12 +81,9 @@ def test_the_wide_encoder_scales_its_residuals() -> None:
     assert encoder.body[0].res_scale == 0.1  # type: ignore[index, union-attr]
 
 
-def test_tensors_of_another_network_are_not_a_model() -> None:
+def test_tensors_of_another_network_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"x.pth is not a LINF model: it lacks imnet"):
         model_spec_from_tensors(released("prior-unet"), None, "x.pth")
-
-
-def test_tensors_of_another_network_are_not_a_prior() -> None:
     with pytest.raises(CheckpointError, match=r"x.pth is not a LINF-LP prior: it lacks input"):
         prior_spec_from_tensors(released("linf-pixel-edsr-baseline"), None, "x.pth")
 
@@ -120,10 +104,6 @@ def test_an_encoder_that_is_not_known_is_named() -> None:
         ({"name": "edsr", "args": {"res_scale": "x"}}, "res_scale must be a number, got 'x'"),
         ({"name": "rdn", "args": {"RDNconfig": []}}, r"RDNconfig must be A or B, got \[\]"),
         ({"name": "edsr", "args": {"bogus": 1}}, "encoder edsr has no argument bogus"),
-        (
-            {"name": "rdn", "args": {"RDNconfig": "C"}},
-            "rdn's RDNconfig must be A or B, got 'C'",
-        ),
     ],
 )
 def test_an_encoder_spec_that_makes_no_sense_is_refused(

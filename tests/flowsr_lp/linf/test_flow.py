@@ -25,16 +25,11 @@ def conditioning(*shape: int) -> tuple[Tensor, Tensor]:
     return scale_and_shift(raw, LAYERS)
 
 
-def test_decode_is_the_inverse_of_encode(flow: Flow) -> None:
+def test_decode_and_encode_are_inverse(flow: Flow) -> None:
     x = torch.randn(2, 5, WIDTH, dtype=torch.float64)
     scale, shift = conditioning(2, 5)
     assert (flow.decode(flow.encode(x, scale, shift), scale, shift) - x).abs().max() < ROUNDING
-
-
-def test_encode_is_the_inverse_of_decode(flow: Flow) -> None:
-    z = torch.randn(2, 5, WIDTH, dtype=torch.float64)
-    scale, shift = conditioning(2, 5)
-    assert (flow.encode(flow.decode(z, scale, shift), scale, shift) - z).abs().max() < ROUNDING
+    assert (flow.encode(flow.decode(x, scale, shift), scale, shift) - x).abs().max() < ROUNDING
 
 
 def test_log_det_is_that_of_autograds_jacobian(flow: Flow) -> None:

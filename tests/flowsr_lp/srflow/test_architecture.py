@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,8 @@ from flowsr_lp.srflow.architecture import (
     unwrapped,
 )
 from flowsr_runtime.errors import CheckpointError
+from tests.flowsr_lp.released import released
 
-KEYS = Path(__file__).parents[2] / "golden" / "keys"
 SIZES = {"nb": 23, "K": 16, "nf": 64, "gc": 32, "hidden": 64}
 RELEASED = {
     "name": "srflow",
@@ -25,17 +24,6 @@ RELEASED = {
 PRIOR = {"name": "unet", "args": {"in_chans": [6, 96], "depth": 3, "dim": 64}}
 SMALL: dict[str, Any] = {"nb": 3, "K": 2, "nf": 8, "gc": 4, "hidden": 8}
 SCALES = {4: {"scale": 4, "L": 3}, 8: {"scale": 8, "L": 4}}
-
-
-def released(name: str) -> dict[str, Tensor]:
-    """The names and shapes of a released file, on no device."""
-    lines = (KEYS / f"{name}.txt").read_text().splitlines()
-    pairs = (line.split() for line in lines)
-    shapes = {key: shape.replace("scalar", "").split("x") for key, shape in pairs}
-    return {
-        key: torch.empty([int(side) for side in shape if side], device="meta")
-        for key, shape in shapes.items()
-    }
 
 
 def small(scale: int = 4, **changes: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -112,19 +100,11 @@ def test_given_blocks_come_before_known_ones() -> None:
 @pytest.mark.parametrize(
     ("stated", "given", "message"),
     [
-        (
-            None,
-            None,
-            r"x.pth does not tell which blocks .* are stacked; state them, as in --bl",
-        ),
+        (None, None, r"x.pth does not tell which blocks .* are stacked; state them"),
         ([0, 2], (0, 1), "x.pth states that blocks 0,2 are stacked, got 0,1"),
         ("02", None, "x.pth states blocks of another form: '02'"),
-        (
-            None,
-            (0, 1, 2),
-            r"x.pth: the flow reads 24 channels, not the 8 .* stacked block 0,1,2",
-        ),
-        (None, (), r"x.pth: the flow reads 24 channels, not the 8 .* stacked block none"),
+        (None, (0, 1, 2), "flow reads 24 channels, not the 8 .* stacked block 0,1,2"),
+        (None, (), "flow reads 24 channels, not the 8 .* stacked block none"),
     ],
 )
 def test_blocks_that_make_no_sense_are_refused(

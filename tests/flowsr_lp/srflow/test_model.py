@@ -48,8 +48,7 @@ def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any], Tensor, Srflow
     prior = {"name": "unet", "args": {}} if "learned0" in arrays else None
     spec = {"name": "srflow", "args": {"scale": meta.get("scale", 4), **sizes}}
     network = stand_in.srflow_network(spec, prior, meta["salt"])
-    height, width = meta["lr"]
-    rgb = stand_in.tensor(height, width, meta["salt"])
+    rgb = stand_in.tensor(meta["lr"][0], meta["lr"][1], meta["salt"])
     return {k: torch.from_numpy(v) for k, v in arrays.items()}, meta, rgb, network
 
 
@@ -162,14 +161,10 @@ def test_an_odd_picture_is_the_corner_of_the_one_padded_by_reflection() -> None:
     assert torch.equal(network(rgb).output, network(padded).output[..., :20, :28])
 
 
-def test_a_single_row_is_padded_with_itself() -> None:
-    rgb = stand_in.tensor(1, 4)
-    assert torch.equal(pad_to_even(rgb), torch.cat((rgb, rgb), dim=2))
-
-
-def test_even_pictures_are_not_padded() -> None:
-    rgb = stand_in.tensor(2, 4)
-    assert pad_to_even(rgb) is rgb
+def test_only_odd_sides_are_padded_and_a_single_row_with_itself() -> None:
+    even, row = stand_in.tensor(2, 4), stand_in.tensor(1, 4)
+    assert pad_to_even(even) is even
+    assert torch.equal(pad_to_even(row), torch.cat((row, row), dim=2))
 
 
 @torch.inference_mode()
@@ -245,16 +240,19 @@ def test_a_spec_that_makes_no_sense_is_refused(changes: dict[str, Any], message:
         srflow_from_spec(model(**changes))
 
 
-def test_a_spec_that_lacks_a_size_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="srflow lacks or does not know argument K"):
-        srflow_from_spec(
-            {"name": "srflow", "args": {"scale": 4, "nb": 2, "L": 3, "blocks": [0]}}
-        )
-
-
-def test_a_model_of_another_kind_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="model must be srflow, got 'linf'"):
-        srflow_from_spec({"name": "linf", "args": {}})
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"name": "srflow", "args": {"scale": 4, "nb": 2, "L": 3, "blocks": [0]}},
+            "argument K",
+        ),
+        ({"name": "linf", "args": {}}, "model must be srflow, got 'linf'"),
+    ],
+)
+def test_another_spec_is_refused(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        srflow_from_spec(spec)
 
 
 def test_the_stacked_blocks_are_read_in_their_order() -> None:

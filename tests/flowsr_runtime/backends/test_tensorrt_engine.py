@@ -26,46 +26,30 @@ def test_a_version_compatible_engine_may_run_its_code(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "error", "message"),
-    [
-        (
-            {"version": "1.0"},
-            ProviderError,
-            r"failed to load engines/.*Version tag does not match",
-        ),
-        ({"flavour": "x"}, ProviderError, r"failed to load engines/.*Magic tag does not match"),
-    ],
+    ("facts", "message"), [({"version": "1.0"}, "Version tag"), ({"flavour": "x"}, "Magic tag")]
 )
 def test_an_engine_that_does_not_load_says_why(
-    rig: Rig, facts: dict[str, Any], error: type[Exception], message: str
+    rig: Rig, facts: dict[str, Any], message: str
 ) -> None:
     rig.add(**facts)
-    with pytest.raises(error, match=message):
+    with pytest.raises(ProviderError, match=rf"failed to load engines/.*{message} does not"):
         rig.open()
 
 
+@pytest.mark.parametrize(
+    ("facts", "sizes"), [({}, (60, 60, 4)), ({"data_dependent": True}, (4, 4, 50))]
+)
 def test_memory_that_does_not_suffice_is_a_budget_error(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], sizes: Any
 ) -> None:
     rig = Rig("tensorrt-11", bundle, monkeypatch, [Gpu(name="NVIDIA L4", memory=100_000)])
-    rig.add()
+    rig.add(**facts)
     session = rig.open()
     with pytest.raises(MemoryBudgetError, match=r"out of memory for .* MiB more"):
-        session.run(feeds_of(60, 60, 4))
+        session.run(feeds_of(*sizes))
     session.run(feeds_of(4, 5))
     session.close()
     assert rig.cuda.leaks() == {}
-
-
-def test_an_output_that_does_not_fit_in_the_run_is_a_budget_error(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rig = Rig("tensorrt-11", bundle, monkeypatch, [Gpu(name="NVIDIA L4", memory=100_000)])
-    rig.add(data_dependent=True)
-    session = rig.open()
-    with pytest.raises(MemoryBudgetError, match=r"out of memory for .* MiB more"):
-        session.run(feeds_of(4, 4, 50))
-    session.close()
 
 
 def test_an_engine_that_does_not_fit_is_a_budget_error(

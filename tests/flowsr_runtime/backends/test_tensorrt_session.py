@@ -7,44 +7,33 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flowsr_runtime.backends.tensorrt_session import load_library
+from flowsr_runtime.backends.tensorrt_session import TensorrtSession, load_library
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import (
     BackendError,
     BundleError,
     IntegrityError,
-    ProviderError,
     UsageError,
 )
 from flowsr_runtime.upscaling.upscaler import Upscaler
-from tests.doubles.cuda_runtime import FakeCuda
 from tests.doubles.rig import SMALL, TOLERANCE, WIDE, Rig, expected, feeds_of, real_session
 from tests.doubles.trt_module import tensorrt_stubs
 
 
-def test_a_run_gives_what_onnx_runtime_gives(rig: Rig) -> None:
-    rig.add()
-    session = rig.open()
+def test_a_run_gives_what_onnx_runtime_gives(rig: Rig, opened: TensorrtSession) -> None:
     feeds = feeds_of(4, 5)
-    result = session.run(feeds)
+    result = opened.run(feeds)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected(rig.bundle, feeds), atol=TOLERANCE)
-    assert (session.backend, session.provider, session.device) == (rig.backend, "cuda", 0)
-    session.close()
-    del session
-    assert rig.cuda.leaks() == {}
+    assert (opened.backend, opened.provider, opened.device) == (rig.backend, "cuda", 0)
 
 
-def test_sizes_and_scales_change_from_run_to_run(rig: Rig) -> None:
-    rig.add()
-    session = rig.open()
+def test_sizes_and_scales_change_from_run_to_run(rig: Rig, opened: TensorrtSession) -> None:
     runs = [feeds_of(4, 5), feeds_of(40, 30, 3), feeds_of(9, 2, 4, batch=2), feeds_of(1, 1)]
-    results = [session.run(feeds) for feeds in runs]
+    results = [opened.run(feeds) for feeds in runs]
     for result, feeds in zip(results, runs, strict=True):
         np.testing.assert_allclose(result, expected(rig.bundle, feeds), atol=TOLERANCE)
-    session.close()
-    assert rig.cuda.leaks() == {}
 
 
 def test_the_upscaler_enlarges_a_picture(rig: Rig, photo: NDArray[np.uint8]) -> None:
@@ -89,13 +78,10 @@ def test_a_picture_that_no_engine_takes_is_refused_before_a_run(eleven: Rig) -> 
     }
 
 
-def test_the_first_profile_that_covers_is_taken(eleven: Rig) -> None:
-    eleven.add()
-    session = eleven.open()
+def test_the_first_profile_that_covers_is_taken(session: TensorrtSession) -> None:
     assert session._choose(feeds_of(4, 5))[1] == 0
     assert session._choose(feeds_of(17, 5))[1] == 1
     assert session._choose(feeds_of(1, 5))[1] == 0
-    session.close()
 
 
 def test_another_engine_is_loaded_when_a_size_needs_it(eleven: Rig) -> None:
@@ -164,12 +150,9 @@ def test_sizes_that_no_profile_covers_are_explained(eleven: Rig) -> None:
     }
 
 
-def test_a_window_that_no_profile_covers_is_explained(eleven: Rig) -> None:
-    eleven.add()
-    session = eleven.open()
+def test_a_window_that_no_profile_covers_is_explained(session: TensorrtSession) -> None:
     with pytest.raises(BundleError, match="geometry is 4x5x8000x10000x0x0x0x0x8000x10000, it"):
         session.run(feeds_of(4, 5, scale=2000))
-    session.close()
 
 
 def test_a_damaged_engine_never_reaches_the_library(
@@ -181,22 +164,6 @@ def test_a_damaged_engine_never_reaches_the_library(
     monkeypatch.setattr(rig.module, "Runtime", None)
     with pytest.raises(IntegrityError, match=r"\.engine is damaged: sha256"):
         rig.open()
-
-
-@pytest.mark.parametrize(
-    ("cuda", "message"),
-    [
-        (FakeCuda(driver=False), "no usable NVIDIA driver"),
-        (FakeCuda(), "no usable NVIDIA driver"),
-    ],
-)
-def test_a_machine_without_a_gpu_is_refused(
-    eleven: Rig, monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, message: str
-) -> None:
-    eleven.add()
-    monkeypatch.setattr("flowsr_runtime.cuda.device.cudart", cuda)
-    with pytest.raises(ProviderError, match=message):
-        eleven.open()
 
 
 def test_a_closed_session_is_refused(eleven: Rig) -> None:

@@ -22,7 +22,6 @@ def test_a_key_comes_back_from_json(one: EngineKey) -> None:
     assert again == one
     assert again.digest() == one.digest()
     assert hash(again) == hash(one)
-    assert again.flat() == one.flat()
 
 
 @given(keys())
@@ -54,7 +53,6 @@ def test_any_other_value_of_any_field_makes_another_key(
     changed = replace(one, **{field: getattr(other, field)})
     same = canonical(one.fields()[field]) == canonical(other.fields()[field])
     assert (changed == one) is same
-    assert (changed.flat() == one.flat()) is same
 
 
 def test_the_order_of_names_makes_no_difference() -> None:
@@ -77,10 +75,7 @@ def test_the_order_of_profiles_makes_a_difference() -> None:
         ({"version": ""}, "version must be a text, got ''"),
         ({"gpu_name": 3}, "gpu_name must be a text or None, got 3"),
         ({"precision": "../fp16"}, r"precision must be lower-case letters and digits, got"),
-        (
-            {"compute_capability": ("sm89",)},
-            r"compute_capability must be like 8\.9, got 'sm89'",
-        ),
+        ({"compute_capability": ("sm89",)}, r"compute_capability must be like 8\.9, got 'sm"),
         ({"compute_capability": "8.9"}, r"compute_capability must be like 8\.9, got '8'"),
         ({"options": {"a": 0.5}}, r"option a must be text or a number, got 0\.5"),
         ({"profiles": ({"input": 3},)}, "profile must hold ranges by input, got 'input': 3"),
@@ -119,9 +114,8 @@ def test_a_device_loads_an_engine_that_was_made_for_it() -> None:
     assert key().incompatibilities(TARGET) == {}
     assert key(compute_capability=("8.6", "8.9")).incompatibilities(TARGET) == {}
     assert key(compute_capability=()).incompatibilities(TARGET) == {}
-    assert (
-        key(gpu_name="NVIDIA L4").incompatibilities(replace(TARGET, gpu_name="NVIDIA L4")) == {}
-    )
+    named = replace(TARGET, gpu_name="NVIDIA L4")
+    assert key(gpu_name="NVIDIA L4").incompatibilities(named) == {}
 
 
 @pytest.mark.parametrize(
@@ -141,17 +135,15 @@ def test_a_misfit_names_its_field(
     assert key(**changes).incompatibilities(TARGET) == misfits
 
 
-@pytest.mark.parametrize("capability", ["7.5", "9.0"])
-def test_a_portable_engine_needs_8_0_and_a_gpu_of_its_library(capability: str) -> None:
+@pytest.mark.parametrize(
+    ("capability", "runs"), [("7.5", False), ("9.0", False), ("8.0", True), ("12.1", True)]
+)
+def test_a_portable_engine_needs_8_0_and_a_gpu_of_its_library(
+    capability: str, runs: bool
+) -> None:
     target = replace(TARGET, compute_capability=capability)
-    expected = {"compute_capability": (capability, "portable (8.0 up, no 9.0)")}
-    assert key(compute_capability=()).incompatibilities(target) == expected
-
-
-@pytest.mark.parametrize("capability", ["8.0", "8.6", "8.9", "12.0", "12.1"])
-def test_a_portable_engine_runs_on_every_other_gpu(capability: str) -> None:
-    target = replace(TARGET, compute_capability=capability)
-    assert key(compute_capability=()).incompatibilities(target) == {}
+    refused = {"compute_capability": (capability, "portable (8.0 up, no 9.0)")}
+    assert key(compute_capability=()).incompatibilities(target) == ({} if runs else refused)
 
 
 @pytest.mark.parametrize(

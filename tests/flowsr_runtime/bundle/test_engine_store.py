@@ -67,33 +67,13 @@ def test_an_engine_comes_back_as_it_was_added(store: EngineStore, entry: EngineE
 
 
 def test_a_bundle_without_engines_has_none(store: EngineStore) -> None:
-    assert (store.entries(), store.explain(key()), store.prune()) == ([], [], [])
+    assert (store.entries(), store.prune()) == ([], [])
     assert store.find(key()) is None
 
 
 @pytest.mark.parametrize("field", CHANGES)
-def test_one_changed_field_misses_and_is_named(
-    store: EngineStore, entry: EngineEntry, field: str
-) -> None:
-    wanted = key(**{field: CHANGES[field]})
-    assert store.find(wanted) is None
-    differences = store.explain(wanted)
-    assert {each.field.split(".")[0].split("[")[0] for each in differences} == {field}
-    assert {each.name for each in differences} == {entry.name}
-
-
-def test_a_difference_reads_as_a_sentence(store: EngineStore, entry: EngineEntry) -> None:
-    texts = [str(each) for each in store.explain(key(**{"profiles": CHANGES["profiles"]}))]
-    assert texts == [f"{entry.name}: profiles[0].input.max is 1x3x256x256, wanted 1x3x256x257"]
-    other = [str(each) for each in store.explain(key(options={}, gpu_name="NVIDIA L4"))]
-    assert other[0] == f"{entry.name}: gpu_name is any, wanted NVIDIA L4"
-    assert other[1] == f'{entry.name}: options.note is "x", wanted absent'
-
-
-def test_the_nearest_engine_is_explained_first(store: EngineStore) -> None:
-    store.add(key(version="1.0", precision="fp32"), PLAN, {})
-    near = store.add(key(version="1.1"), PLAN, {})
-    assert store.explain(key())[0].name == near.name
+def test_one_changed_field_misses(store: EngineStore, entry: EngineEntry, field: str) -> None:
+    assert store.find(key(**{field: CHANGES[field]})) is None
 
 
 @given(position=st.integers(0, len(PLAN) - 1), bit=st.integers(0, 7))
@@ -255,13 +235,8 @@ def test_facts_that_are_no_json_are_refused(store: EngineStore, facts: dict[Any,
         store.add(key(), PLAN, facts)
 
 
-def test_a_full_disk_is_an_output_error(
-    store: EngineStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_an_output_error(store: EngineStore) -> None:
     with pytest.raises(OutputError, match="engines cannot be written: No space left on device"):
         store.add(key(), PLAN, {})
     assert store.entries() == []
@@ -277,8 +252,9 @@ def test_the_engine_made_for_a_device_comes_before_a_portable_one(store: EngineS
 
 def test_a_device_without_an_engine_is_told_why(store: EngineStore) -> None:
     one = store.add(key(version="1.6.0.1", compute_capability=("8.6",)), PLAN, {})
+    store.add(key(version="1.6.0.1", compute_capability=("8.6",), precision="fp32"), PLAN, {})
     assert store.matching(TARGET) == []
-    assert [str(each) for each in store.explain_mismatch(TARGET)] == [
+    assert [str(each) for each in store.explain_mismatch(TARGET)[:2]] == [
         f"{one.name}: version is 1.6.0.1, wanted 1.7.1.116",
         f"{one.name}: compute_capability is 8.6, wanted 8.9",
     ]

@@ -22,12 +22,7 @@ from flowsr_runtime.errors import OutputError
 from flowsr_runtime.pictures.files import Picture, encode_picture, read_picture
 from flowsr_runtime.upscaling.upscaler import Upscaler
 from tests.doubles.doubling import Doubling
-from tests.flowsr_runtime.pictures.picture_files import (
-    GRAY_ICC,
-    RGB_ICC,
-    deep_png_file,
-    picture_file,
-)
+from tests.flowsr_runtime.pictures.picture_files import GRAY_ICC, RGB_ICC, deep_png_file
 
 SIZES = [(1, 1), (1, 4), (3, 1), (3, 2)]
 EIGHT, SIXTEEN, FLOAT = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
@@ -219,8 +214,3 @@ def test_the_pixels_of_a_file_are_read_as_they_are(kind: Kind) -> None:
     steps = np.abs(seen - reference)[..., :3].mean() * 255
     tolerance = {"palette": 30, "bilevel": 130}.get(kind.variant.strip("-"), 0)
     assert steps <= (LOSSY_STEPS if kind.format in LOSSY else tolerance)
-
-
-def test_a_file_of_eight_bits_is_read_by_pillow_alike() -> None:
-    pixels = noise((5, 4), 4, EIGHT)
-    np.testing.assert_array_equal(read_picture(picture_file(pixels, "PNG")).pixels, pixels)

@@ -74,39 +74,18 @@ def test_alpha_is_resized_to_the_result(tmp_path: Path) -> None:
     assert written.tolist() == [[0, 64, 191, 255]]
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_upright(save: Callable[..., Path], orientation: int) -> None:
-    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
-    turns = {
-        1: pixels,
-        2: pixels[:, ::-1],
-        3: pixels[::-1, ::-1],
-        4: pixels[::-1],
-        5: pixels.transpose(1, 0, 2),
-        6: np.rot90(pixels, -1),
-        7: np.rot90(pixels, 2).transpose(1, 0, 2),
-        8: np.rot90(pixels),
-    }
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    picture = read_picture(save(Image.fromarray(pixels), "a.png", exif=exif))
-    np.testing.assert_array_equal(picture.rgb, turns[orientation])
-
-
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match=r"none\.png does not exist"):
-        read_picture(tmp_path / "none.png")
-
-
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="cannot be read: Is a directory"):
-        read_picture(tmp_path)
-
-
-def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(PictureError, match=r"a\.png is empty"):
-        read_picture(tmp_path / "a.png")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.png", r"none\.png does not exist"),
+        (".", "cannot be read: Is a directory"),
+        ("empty.png", r"empty\.png is empty"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(PictureError, match=message):
+        read_picture(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [b"hello", b"GIF89a" + bytes(50), b"\x89PNG\r\n\x1a\n"])
@@ -151,16 +130,13 @@ def test_a_deep_gray_tiff_of_pillow_is_read(
     np.testing.assert_array_equal(picture.pixels, pixels)
 
 
-def test_a_tiff_of_32_bit_integers_is_refused(save: Callable[..., Path]) -> None:
-    path = save(Image.fromarray(np.zeros((2, 2), np.int32)), "a.tif")
+def test_other_modes_are_refused(save: Callable[..., Path], photo: Photo) -> None:
+    whole = save(Image.fromarray(np.zeros((2, 2), np.int32)), "a.tif")
     with pytest.raises(PictureError, match=r"a\.tif has 1 MINISBLACK channels of int32; conv"):
-        read_picture(path)
-
-
-def test_cmyk_is_refused(save: Callable[..., Path], photo: Photo) -> None:
-    path = save(Image.fromarray(photo).convert("CMYK"), "a.jpg")
+        read_picture(whole)
+    cmyk = save(Image.fromarray(photo).convert("CMYK"), "a.jpg")
     with pytest.raises(PictureError, match=r"a\.jpg is CMYK; convert it to RGB"):
-        read_picture(path)
+        read_picture(cmyk)
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.png", "a.webp"])
@@ -178,21 +154,16 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, side: int) -> None:
         read_picture(tmp_path / "a.png")
 
 
-def test_the_limit_holds_where_pillow_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("limit", [None, 400])  # Pillow warns above it, and fails at twice
+def test_the_limit_is_ours_and_not_pillows(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch, limit: int | None
 ) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     (tmp_path / "a.png").write_bytes(png_that_claims(20_000, 20_000))
-    with pytest.raises(PictureError, match="has 400000000 pixels, more than 178956970"):
+    with pytest.raises(PictureError, match="more than 178956970"):
         read_picture(tmp_path / "a.png")
-
-
-def test_a_large_picture_below_the_limit_gives_no_warning(
-    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_picture(tmp_path / "a.png", photo)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # Pillow warns above, fails at twice
-    assert read_picture(tmp_path / "a.png").rgb.shape == photo.shape
+    write_picture(tmp_path / "b.png", photo)
+    assert read_picture(tmp_path / "b.png").rgb.shape == photo.shape
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a", "a.png.txt"])
@@ -203,15 +174,16 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
         check_output(tmp_path / name)
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"cannot be written: no folder .*nowhere"):
-        check_output(tmp_path / "nowhere" / "a.png")
-
-
-def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "a.png").mkdir()
-    with pytest.raises(OutputError, match="cannot be written: it is a folder"):
-        check_output(tmp_path / "a.png", force=True)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("no/a.png", "no folder .*no"), ("folder.png", "it is a folder")],
+)
+def test_a_place_that_cannot_be_written_is_refused(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(OutputError, match=f"cannot be written: {message}"):
+        check_output(tmp_path / name, force=True)
 
 
 def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,18 +200,10 @@ def test_a_file_is_not_overwritten_without_force(tmp_path: Path, photo: Photo) -
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png").rgb, photo[::2])
 
 
-def test_a_full_disk_leaves_the_old_picture(
-    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    write_picture(tmp_path / "a.png", photo)
-    monkeypatch.setattr(os, "fsync", full)
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_an_output_error(tmp_path: Path, photo: Photo) -> None:
     with pytest.raises(OutputError, match=r"a\.png cannot be written: No space left on device"):
-        write_picture(tmp_path / "a.png", 255 - photo, force=True)
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png").rgb, photo)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+        write_picture(tmp_path / "a.png", photo)
 
 
 def test_an_encoder_that_fails_is_an_output_error(
@@ -257,11 +221,6 @@ def test_an_encoder_that_fails_is_an_output_error(
 def test_only_pictures_are_written(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r"picture must be \(H, W\) or \(H, W, 1 to 4\), got"):
         write_picture(tmp_path / "a.png", np.zeros(shape, np.uint8))
-
-
-def test_only_known_types_are_written(tmp_path: Path) -> None:
-    with pytest.raises(ShapeError, match="must be uint8, uint16 or float32, got float64"):
-        write_picture(tmp_path / "a.png", np.zeros((2, 2)))
 
 
 def test_a_camera_picture_with_a_preview_is_read(tmp_path: Path, photo: Photo) -> None:

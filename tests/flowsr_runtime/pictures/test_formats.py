@@ -1,6 +1,5 @@
 """Formats are recognized by first bytes, and named by name or suffix."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -56,14 +55,6 @@ def test_a_format_that_pillow_was_built_without_is_refused_with_the_remedy(
         read_picture(data)
 
 
-def test_opening_warns_of_nothing(photo: NDArray[np.uint8]) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        opened = [open_image(encode_picture(photo, name), "a file") for name in FORMATS]
-    assert len(opened) == len(FORMATS)
-    assert caught == []
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "option"),
     [
@@ -83,9 +74,6 @@ def test_what_a_format_cannot_hold_is_refused_without_a_picture(
         check_format(name, **arguments)
     assert refused.value.option == option
     check_format("tiff", **arguments)
-
-
-def test_a_side_at_the_limit_of_a_format_is_taken() -> None:
     check_format("JPEG", size=(65500, 1))
     check_format("WEBP", size=(1, 16383))
 

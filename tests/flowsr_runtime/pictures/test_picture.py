@@ -30,24 +30,16 @@ def doubler(bundles: dict[str, Bundle]) -> Upscaler:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_result_has_the_dtype_and_channels_of_its_picture(
+def test_a_picture_passes_through_the_model_unchanged(
     doubler: Upscaler, shape: tuple[int, ...], dtype: type[Any]
 ) -> None:
     image = noise(shape, dtype)
     result = doubler.upscale(image)
     assert result.shape == (10, 8, *shape[2:])
     assert result.dtype == dtype
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_colors_pass_through_the_model_unchanged(
-    doubler: Upscaler, shape: tuple[int, ...], dtype: type[Any]
-) -> None:
-    image = noise(shape, dtype)
     colors = 1 if Picture(image).gray else 3
-    result = doubler.upscale(image).reshape(10, 8, -1)[::2, ::2, :colors]
-    np.testing.assert_array_equal(result, image.reshape(5, 4, -1)[..., :colors])
+    found = result.reshape(10, 8, -1)[::2, ::2, :colors]
+    np.testing.assert_allclose(found, image.reshape(5, 4, -1)[..., :colors], rtol=1e-6)
 
 
 def test_every_sixteen_bit_value_passes_through_the_model(doubler: Upscaler) -> None:

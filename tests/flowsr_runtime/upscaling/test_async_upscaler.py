@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.errors import BusyError, ShapeError, UsageError
+from flowsr_runtime.errors import BusyError, UsageError
 from flowsr_runtime.upscaling.async_upscaler import AsyncUpscaler
 from flowsr_runtime.upscaling.tile_loop import Progress
 from flowsr_runtime.upscaling.upscaler import Upscaler
@@ -115,15 +115,6 @@ def test_a_full_pool_is_busy(upscaler: Upscaler, photo: Photo) -> None:
 
     asyncio.run(run())
     assert opened.is_set()
-
-
-def test_errors_are_those_of_the_upscaler(upscaler: Upscaler) -> None:
-    async def run() -> None:
-        async with AsyncUpscaler(upscaler) as awaited:
-            await awaited.upscale(np.zeros((0, 3), np.uint8), 2)
-
-    with pytest.raises(ShapeError, match=r"got \(0, 3\)"):
-        asyncio.run(run())
 
 
 def test_a_closed_one_takes_nothing(upscaler: Upscaler, photo: Photo) -> None:

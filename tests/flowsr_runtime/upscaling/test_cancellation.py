@@ -56,12 +56,6 @@ def test_an_event_stops_between_two_tiles(upscaler: Upscaler, photo: NDArray[np.
     assert seen == [1, 2]
 
 
-def test_a_function_stops_a_call(upscaler: Upscaler, photo: NDArray[np.uint8]) -> None:
-    answers = iter([False, False, True])
-    with pytest.raises(CancelledError, match="cancelled after 2 of"):
-        upscaler.upscale(photo, 4, cancel=lambda: next(answers))
-
-
 def test_after_a_cancelled_call_the_next_one_is_whole(
     upscaler: Upscaler, photo: NDArray[np.uint8]
 ) -> None:

@@ -69,11 +69,6 @@ def test_float32_gives_float32(bundles: Bundles, photo: Photo) -> None:
     np.testing.assert_allclose(result, resized(image, (50, 31)), atol=ROUNDING)
 
 
-def test_scale_one_gives_the_picture_back(bundles: Bundles, photo: Photo) -> None:
-    result = Upscaler.open(bundles["bilinear"]).upscale(photo, 1)
-    np.testing.assert_array_equal(result, photo)
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.tuples(SIDES, SIDES), SCALES, st.integers(SMALL_BUDGET, 200_000))
 def test_tiled_equals_whole(
@@ -161,16 +156,9 @@ def test_threads_share_one_upscaler(bundles: Bundles, photo: Photo) -> None:
         np.testing.assert_array_equal(result, due)
 
 
-def test_the_input_is_left_alone(bundles: Bundles, photo: Photo) -> None:
-    image = as_float(photo)
-    kept = image.copy()
-    Upscaler.open(bundles["bilinear"]).upscale(image, 1)
-    np.testing.assert_array_equal(image, kept)
-
-
 def test_views_and_read_only_pictures_are_taken(bundles: Bundles, photo: Photo) -> None:
     view = photo[::-1, ::2]
-    view.flags.writeable = False
+    view.flags.writeable = False  # a write to it would raise
     result = Upscaler.open(bundles["bilinear"]).upscale(view, 1)
     np.testing.assert_array_equal(result, view)
 
@@ -180,14 +168,6 @@ def test_nan_is_an_error_that_says_where(bundles: Bundles) -> None:
     image[5:7, 11:15] = 0
     upscaler = Upscaler.open(bundles["dividing"])
     with pytest.raises(NonFiniteError, match=r"24 of 1200 .*2 %.*rows 5-6, columns 11-14"):
-        upscaler.upscale(image, 1)
-
-
-def test_nan_in_a_tile_is_placed_in_the_whole_picture(bundles: Bundles) -> None:
-    image = np.ones((40, 40, 3), dtype=np.uint8)
-    image[37, 38] = 0
-    upscaler = Upscaler.open(bundles["dividing"], memory_budget=16_000)
-    with pytest.raises(NonFiniteError, match="rows 37-37, columns 38-38"):
         upscaler.upscale(image, 1)
 
 
