@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-import shlex
 import warnings
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import click
@@ -105,22 +103,11 @@ class LazyGroup(click.Group):
 
     def _advice(self, ctx: click.Context, error: Exception) -> str:
         """Return the flag that an error is about, and the command that builds an engine."""
-        flag = self._flag(ctx, getattr(error, "option", None))
-        facts = getattr(error, "build", None)
-        command = f"; {_build_command(facts)}" if facts else ""
-        return f" ({flag})" * bool(flag) + command
+        from flowsr_export.options.advice import advice
 
-    def _flag(self, ctx: click.Context, name: str | None) -> str | None:
-        """Return the flag of the invoked command, or of its subcommands, for an argument."""
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
-        commands = [] if command is None else [command]
-        if isinstance(command, click.Group):
-            commands += command.commands.values()
-        for param in (param for known in commands for param in known.params):
-            flags = [flag for flag in param.opts if flag.startswith("--")]
-            if param.name == name and flags:
-                return flags[0]
-        return None
+        option, facts = getattr(error, "option", None), getattr(error, "build", None)
+        return "" if command is None else advice(command, option, facts)
 
 
 @click.group(
@@ -164,27 +151,6 @@ def _ending(error: Exception) -> tuple[str, int] | None:
             return f"{library} is not installed; {remedy}", MISSING
         return f"{library} cannot be loaded: {error}", MISSING
     return None
-
-
-def _build_command(facts: Mapping[str, Any]) -> str:
-    """Return the command line that builds a missing engine; see `FlowsrError.build`."""
-    words = ["flowsr-export", "build-engine", str(facts["bundle"])]
-    words += ["--flavour", str(facts["flavour"]).replace("_", "-")]
-    for name in ("precision", "compute_capability", "memory_budget"):
-        if name in facts:
-            words += [f"--{name.replace('_', '-')}", str(facts[name])]
-    if facts.get("halo") == "exact":
-        words += ["--halo", "exact"]
-    if "shapes" in facts:
-        for bound, shape in facts["shapes"].items():
-            words += [f"--{bound}-shapes", f"input:{'x'.join(map(str, shape))}"]
-    elif "lr_size" in facts:
-        height, width = facts["lr_size"]
-        words += ["--picture", f"{width}x{height}"]
-    if "scale" in facts:
-        rows, columns = (f"{float(factor):.6g}" for factor in facts["scale"])
-        words += ["--scale", rows if rows == columns else f"{columns}x{rows}"]
-    return shlex.join(words)
 
 
 def _end(ctx: click.Context, message: str, exit_code: int) -> NoReturn:

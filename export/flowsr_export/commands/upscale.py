@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.advice import advice
 from flowsr_export.options.progress import progress
 from flowsr_export.options.session import session_options
 from flowsr_export.options.shared import FILE, flag, json_option, open_bundle
@@ -206,5 +207,7 @@ def _print_plan(
 
 
 def _print_failures(failures: Sequence[Failure]) -> None:
+    command = click.get_current_context().command
     for failure in failures:
-        click.echo(f"flowsr-export: {failure.reason}", err=True)
+        remedy = advice(command, failure.option, failure.build)
+        click.echo(f"flowsr-export: {failure.reason}{remedy}", err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,11 +92,15 @@ class Failure:
         source: Input file.
         reason: One line.
         exit_code: Exit code of the error.
+        option: Argument that caused it, as in `FlowsrError`.
+        build: Facts about an engine to build, as in `FlowsrError`.
     """
 
     source: Path
     reason: str
     exit_code: int
+    option: str | None = None
+    build: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ def failure_of(job: Job, error: FlowsrError | MemoryError) -> Failure:
     reason = str(error)
     if str(job.source) not in reason:
         reason = f"{job.source}: {reason}"
-    return Failure(job.source, reason, error.exit_code)
+    return Failure(job.source, reason, error.exit_code, error.option, error.build)
 
 
 def _pictures_of(path: Path) -> list[Path]:
