@@ -17,11 +17,11 @@ from flowsr_runtime import errors
 
 HEAVY = {"numpy", "torch", "onnx", "onnxruntime", "PIL", "flowsr_runtime", "flowsr_lp"}
 HEAVY |= {"fastapi", "uvicorn", "prometheus_client"}
-# What `export-onnx` needs; polygraphy is for comparing layers alone.
+# What `export-onnx` needs; jinja2 and polygraphy are for reports and comparing layers alone.
 EXPORT_LIBRARIES = [
     name
     for name, extra in cli.EXTRAS.items()
-    if extra in ("cpu", "export") and name != "polygraphy"
+    if extra in ("cpu", "export") and name not in ("jinja2", "polygraphy")
 ]
 
 Raising = Callable[[BaseException], Result]
