@@ -42,7 +42,7 @@ __all__ = [
     "IslandGraph",
     "exact_outputs",
     "figures",
-    "figures_of",
+    "error_stats",
     "markdown",
     "outputs",
 ]
@@ -243,10 +243,10 @@ def figures(
     for scale in SCALES:
         side = round(exact[scale].shape[-1] / Fraction(scale))
         output = outputs(rounded, deployment, scale, side)
-        yield figures_of(precision, named, scale, exact[scale], output)
+        yield error_stats(precision, named, scale, exact[scale], output)
 
 
-def figures_of(
+def error_stats(
     precision: str,
     named: str,
     scale: str,

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.precision import PHOTOGRAPHS, Figures, figures_of, markdown, outputs
+from benchmarks.precision import PHOTOGRAPHS, Figures, error_stats, markdown, outputs
 from benchmarks.stand_in_checkpoint import SRFLOW, SRFLOW_PRIOR, calm
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.graph.srflow_level import Condition, LevelGraph
@@ -123,7 +123,7 @@ def island_figures(network: SrflowLP, lr: int) -> list[Figures]:
             for switch in switches:
                 switch(level)
         output = outputs(rounded, deployment, scale, lr)
-        rows.append(figures_of("fp16", name, scale, exact, output))
+        rows.append(error_stats("fp16", name, scale, exact, output))
         if not np.isfinite(output).all():
             rows[-1] = Figures("fp16", name, scale, float("nan"), float("nan"), float("nan"))
     return rows

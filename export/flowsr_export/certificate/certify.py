@@ -41,7 +41,7 @@ from flowsr_export.certificate.record import (
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment
 from flowsr_export.inputs.cases import TEMPERATURE
-from flowsr_export.parity.compare import figures_of, reference_output
+from flowsr_export.parity.compare import error_stats, reference_output
 from flowsr_export.parity.reference import reference_of, restated_scale
 from flowsr_export.parity.session_comparison import Comparison, require_polygraphy
 from flowsr_runtime import (
@@ -256,7 +256,7 @@ class _Run:
     ) -> None:
         """Compare an output, and keep it if it is the candidate's worst."""
         tolerance = candidate.tolerance(self.deployment, case, mode)
-        stats = figures_of(case.sizes, expected, output)
+        stats = error_stats(case.sizes, expected, output)
         values = full_range(output)
         check = self._add(
             candidate,
@@ -265,7 +265,7 @@ class _Run:
             outcome="missed" if stats.violations(tolerance) else "passed",
             why=tuple(stats.violations(tolerance)),
             tiles=tiles,
-            used=stats.used(tolerance),
+            used=stats.fraction_used(tolerance),
             at=_largest_difference(expected, values),
             **{name: getattr(stats, name) for name in STATISTICS},
         )

@@ -20,8 +20,8 @@ from flowsr_export.parity.reference import restated_scale
 from flowsr_export.parity.session_comparison import (
     Comparison,
     compare_sessions,
+    metric_limit,
     open_session,
-    tolerance_of,
 )
 from flowsr_runtime import Bundle
 from flowsr_runtime.pictures.depth import to_depth
@@ -93,7 +93,7 @@ def compare_backends(
         sessions[name] = open_session(content, provider, device)
         reference = graphs[0][1].precision
         looser = reference if candidate.precision == "fp32" else candidate.precision
-        tolerances[name] = tolerance_of(tolerance_for(deployment, looser, io), io)
+        tolerances[name] = metric_limit(tolerance_for(deployment, looser, io), io)
         if len(sessions) == 1 and candidate.precision != "bf16":  # no CPU runs bf16
             plain = f"onnxruntime cpu {candidate.precision}, not optimized"
             sessions[plain] = open_session(content, optimized=False)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from flowsr_export.certificate.certify import Certificate, WorstCase
 from flowsr_export.certificate.record import Record
-from flowsr_export.parity.verify import ROUND_TRIP_BAR
+from flowsr_export.parity.verify import ROUND_TRIP_TOLERANCE
 from flowsr_export.reports.files import prepare_files, write_files
 from flowsr_export.reports.page import Page, Section
 from flowsr_export.reports.table import Table, three_digits
@@ -135,7 +135,7 @@ def _about_lines(record: Record) -> list[str]:
         f"{checkpoint['model_sha256']}, its prior's {checkpoint['prior_sha256']}.",
         f"{machine['cpu']}, {machine['cores']} usable cores; {libraries}.",
         f"Flow's inverse(forward(x)): {record.round_trip:.3g} relative, tolerance "
-        f"{ROUND_TRIP_BAR:g}.",
+        f"{ROUND_TRIP_TOLERANCE:g}.",
         *_not_compared_lines(record),
     ]
 

@@ -18,7 +18,7 @@ from flowsr_export.certificate.cross_checks import Weights
 from flowsr_export.machine.libraries import describe_machine
 from flowsr_export.parity.compare import Tolerance
 from flowsr_export.parity.session_comparison import Comparison
-from flowsr_export.parity.verify import ROUND_TRIP_BAR
+from flowsr_export.parity.verify import ROUND_TRIP_TOLERANCE
 from flowsr_export.reports.table import finite
 from flowsr_lp import Checkpoint
 from flowsr_runtime import Bundle, embedded_bundle
@@ -213,8 +213,10 @@ class Record:
             worst = max(failed, key=lambda check: check.rank)
             why = "; ".join(worst.why)
             parts.append(f"{worst.candidate}, {worst.mode}, {worst.case}: {why}")
-        if not self.round_trip <= ROUND_TRIP_BAR:
-            parts.append(f"flow's inverse(forward(x)) must be x within {ROUND_TRIP_BAR:g}")
+        if not self.round_trip <= ROUND_TRIP_TOLERANCE:
+            parts.append(
+                f"flow's inverse(forward(x)) must be x within {ROUND_TRIP_TOLERANCE:g}"
+            )
         parts += [
             f"{entry.second} must be {entry.first} within {entry.tolerance.limit:g}"
             for entry in self.backends
@@ -235,8 +237,12 @@ class Record:
         fields = asdict(self)
         verdict, trip, about = (fields.pop(key) for key in ("verdict", "round_trip", "about"))
         fields["weights"] = [{**asdict(w), "passed": w.passed} for w in self.weights]
-        passed = self.round_trip <= ROUND_TRIP_BAR
-        round_trip = {"relative_error": trip, "tolerance": ROUND_TRIP_BAR, "passed": passed}
+        passed = self.round_trip <= ROUND_TRIP_TOLERANCE
+        round_trip = {
+            "relative_error": trip,
+            "tolerance": ROUND_TRIP_TOLERANCE,
+            "passed": passed,
+        }
         plain = {"schema": SCHEMA, **verdict, "round_trip": round_trip, **about, **fields}
         return dict(finite(plain, DIGITS))
 
@@ -279,7 +285,7 @@ def judge(
     passed = (
         complete
         and outcomes["passed"] == len(expected)
-        and round_trip <= ROUND_TRIP_BAR
+        and round_trip <= ROUND_TRIP_TOLERANCE
         and (backends is None or bool(backends))
         and all(comparison.passed for comparison in backends or ())
         and all(entry.passed for entry in weights)

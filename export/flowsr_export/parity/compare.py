@@ -21,13 +21,13 @@ from flowsr_runtime.errors import ParityError
 from flowsr_runtime.tiling.exploding_inverse import OutOfRangeValues, find_out_of_range
 
 __all__ = [
-    "HALF_BAR",
+    "HALF_TOLERANCE",
     "Tolerance",
     "ErrorStats",
     "GraphRunner",
     "tolerance_for",
     "compare",
-    "figures_of",
+    "error_stats",
     "graph_output",
     "reference_output",
 ]
@@ -62,8 +62,8 @@ class Tolerance:
     in_range: bool = False
 
 
-HALF_BAR = Tolerance(psnr=50.0, p999_steps=2.0)
-QUANTISED_BAR = Tolerance(psnr=38.0)
+HALF_TOLERANCE = Tolerance(psnr=50.0, p999_steps=2.0)
+QUANTIZED_TOLERANCE = Tolerance(psnr=38.0)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class ErrorStats:
                 violated.append(f"{name} must be {word} {limit:g}, got {value:.3g}")
         return violated
 
-    def used(self, tolerance: Tolerance) -> float:
+    def fraction_used(self, tolerance: Tolerance) -> float:
         """Return the largest share of a limit that is used: 1 at the limit, infinite for NaN.
 
         For eight-bit steps it is the unrounded difference, for PSNR the ratio of the errors.
@@ -134,7 +134,7 @@ def tolerance_for(deployment: Deployment, precision: str, io: str = "float32") -
     """Return the tolerance for a graph of a precision with float32 or uint8 images."""
     if precision == "fp32":
         return Tolerance(max_abs=deployment.max_abs if io == "float32" else None, max_steps=1)
-    return QUANTISED_BAR if precision in ("int8", "fp8") else HALF_BAR
+    return QUANTIZED_TOLERANCE if precision in ("int8", "fp8") else HALF_TOLERANCE
 
 
 def compare(
@@ -167,7 +167,7 @@ def compare(
     for case in cases:
         feeds = deployment.feeds(case, scale)
         reference = reference_output(deployment, case, feeds)
-        stats = figures_of(case, reference, graph_output(deployment, session, case, feeds))
+        stats = error_stats(case, reference, graph_output(deployment, session, case, feeds))
         violated = stats.violations(tolerance)
         if violated:
             raise ParityError(f"output differs from PyTorch at {case}: {'; '.join(violated)}")
@@ -224,7 +224,7 @@ def graph_output(
     return output[..., : case.size[0], : case.size[1]]
 
 
-def figures_of(case: Case, reference: NDArray[np.float32], output: NDArray[Any]) -> ErrorStats:
+def error_stats(case: Case, reference: NDArray[np.float32], output: NDArray[Any]) -> ErrorStats:
     """Compute the difference between an output and its reference.
 
     Args:

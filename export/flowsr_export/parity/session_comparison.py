@@ -23,7 +23,7 @@ __all__ = [
     "every_tensor",
     "open_session",
     "require_polygraphy",
-    "tolerance_of",
+    "metric_limit",
 ]
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -78,7 +78,7 @@ def require_polygraphy() -> None:
     import polygraphy.comparator  # noqa: F401
 
 
-def tolerance_of(tolerance: Tolerance, io: str) -> MetricLimit:
+def metric_limit(tolerance: Tolerance, io: str) -> MetricLimit:
     """Express a tolerance as a limit of Polygraphy.
 
     Polygraphy has no PSNR for images of a known range. The mean difference never exceeds the

@@ -22,10 +22,10 @@ from flowsr_runtime import (
     embedded_bundle,
 )
 
-__all__ = ["ROUND_TRIP_BAR", "Verification", "verify"]
+__all__ = ["ROUND_TRIP_TOLERANCE", "Verification", "verify"]
 
 # Largest relative error of decode(encode(x)) against x, float32.
-ROUND_TRIP_BAR = 1e-4
+ROUND_TRIP_TOLERANCE = 1e-4
 DEFAULTS = SessionSettings()
 
 
@@ -108,8 +108,9 @@ def _sound(bundle: Bundle, model: Path | None, prior: Path | None) -> tuple[Depl
     bundle.check_files()
     deployment = deployment_of(reference_of(bundle, model, prior).network)
     trip = deployment.round_trip()
-    if not trip <= ROUND_TRIP_BAR:
+    if not trip <= ROUND_TRIP_TOLERANCE:
         raise ParityError(
-            f"flow's inverse(forward(x)) must be x within {ROUND_TRIP_BAR:g}, got {trip:.3g}"
+            f"flow's inverse(forward(x)) must be x within {ROUND_TRIP_TOLERANCE:g}, "
+            f"got {trip:.3g}"
         )
     return deployment, trip

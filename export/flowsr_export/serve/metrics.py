@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 __all__ = ["CONTENT_TYPE_LATEST", "ServeMetrics"]
 
@@ -27,12 +29,7 @@ class ServeMetrics:
             held: Returns the bytes of the bodies in memory.
         """
         self._registry = registry = CollectorRegistry()
-        for name, about, value in (
-            ("flowsr_places", "Maximum number of images at once.", lambda: places),
-            ("flowsr_places_taken", "Images received, processed or waiting.", used),
-            ("flowsr_body_bytes", "Bytes of request bodies in memory.", held),
-        ):
-            Gauge(name, about, registry=registry).set_function(value)
+        registry.register(_Levels(places, used, held))
         self.answers = Counter(
             "flowsr_answers",
             "Responses to upscale requests, by HTTP status.",
@@ -86,3 +83,18 @@ class ServeMetrics:
     def render(self) -> bytes:
         """Return all metrics as text."""
         return generate_latest(self._registry)
+
+
+class _Levels(Collector):
+    """Current numbers of images and of bytes, read when the metrics are rendered."""
+
+    def __init__(self, places: int, used: Callable[[], int], held: Callable[[], int]) -> None:
+        self._places, self._used, self._held = places, used, held
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for name, about, value in (
+            ("flowsr_places", "Maximum number of images at once.", self._places),
+            ("flowsr_places_taken", "Images received, processed or waiting.", self._used()),
+            ("flowsr_body_bytes", "Bytes of request bodies in memory.", self._held()),
+        ):
+            yield GaugeMetricFamily(name, about, value=value)

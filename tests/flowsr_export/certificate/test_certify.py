@@ -17,7 +17,7 @@ from flowsr_export.certificate.cross_checks import Weights
 from flowsr_export.certificate.record import Check, judge
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.inputs.cases import Case
-from flowsr_export.parity.compare import HALF_BAR, QUANTISED_BAR, Tolerance
+from flowsr_export.parity.compare import HALF_TOLERANCE, QUANTIZED_TOLERANCE, Tolerance
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_export.parity.reference import reference_of
 from flowsr_export.parity.session_comparison import Comparison, MetricLimit
@@ -216,9 +216,11 @@ def test_eight_bit_products_are_held_to_the_range_alone_on_harsh_pictures() -> N
     frame = CertificateCase("frame", SMALL.sizes, "2")
     int8 = Candidate("int8", "int8", "model.int8.onnx", bundle, graph)
     half = replace(int8, precision="fp16")
-    assert int8.tolerance(deployment, SMALL, "whole") == replace(QUANTISED_BAR, in_range=True)
+    assert int8.tolerance(deployment, SMALL, "whole") == replace(
+        QUANTIZED_TOLERANCE, in_range=True
+    )
     assert int8.tolerance(deployment, frame, "whole") == Tolerance(in_range=True)
-    assert half.tolerance(deployment, frame, "whole") == replace(HALF_BAR, in_range=True)
+    assert half.tolerance(deployment, frame, "whole") == replace(HALF_TOLERANCE, in_range=True)
     names = {int8.tolerance_name(case, "whole") for case in (SMALL, frame)}
     assert names == {"int8, whole", "int8, whole, adversarial"}
 

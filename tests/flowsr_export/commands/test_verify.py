@@ -13,7 +13,7 @@ from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.linf import LinfDeployment
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity import candidates
-from flowsr_export.parity.verify import ROUND_TRIP_BAR
+from flowsr_export.parity.verify import ROUND_TRIP_TOLERANCE
 from flowsr_lp import save_weights
 from flowsr_runtime import Bundle, embedded_bundle, write_bundle
 from tests.flowsr_export.certificate.certificates import altered, one_percent
@@ -38,7 +38,7 @@ def test_verify_reports_every_case(verify: Run) -> None:
     cases = report["runs"]["onnxruntime cpu"]
     assert len(cases) == 40
     assert max(case["max_abs"] for case in cases) <= 1e-4
-    assert report["round_trip"] <= ROUND_TRIP_BAR
+    assert report["round_trip"] <= ROUND_TRIP_TOLERANCE
 
 
 def changed(

@@ -11,7 +11,7 @@ from torch import nn
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.linf import LinfDeployment
 from flowsr_export.inputs.cases import Case, sample_pictures
-from flowsr_export.parity.compare import HALF_BAR, Tolerance, compare, tolerance_for
+from flowsr_export.parity.compare import HALF_TOLERANCE, Tolerance, compare, tolerance_for
 from flowsr_lp import LinfLP
 from flowsr_runtime.errors import ParityError
 from flowsr_runtime.geometry import exact_scale
@@ -57,7 +57,7 @@ def test_what_cannot_be_computed_is_refused(value: float) -> None:
     net = small()
     where = r"1 of 540 values \(0.185 %\) are NaN or infinite"
     with pytest.raises(ParityError, match=where):
-        compare(deployment_of(net), Distorted(net, value=value), [CASE], None, HALF_BAR)
+        compare(deployment_of(net), Distorted(net, value=value), [CASE], None, HALF_TOLERANCE)
 
 
 def test_a_reference_that_is_not_finite_is_refused_without_a_warning() -> None:

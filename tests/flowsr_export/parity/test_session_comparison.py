@@ -7,13 +7,13 @@ import onnx
 import onnx.parser
 import pytest
 
-from flowsr_export.parity.compare import HALF_BAR, Tolerance
+from flowsr_export.parity.compare import HALF_TOLERANCE, Tolerance
 from flowsr_export.parity.session_comparison import (
     MetricLimit,
     compare_sessions,
     every_tensor,
+    metric_limit,
     open_session,
-    tolerance_of,
 )
 from flowsr_runtime.errors import BundleError, ParityError
 
@@ -102,13 +102,13 @@ def test_every_tensor_of_a_graph_is_kept() -> None:
     [
         (Tolerance(max_abs=1e-4, max_steps=1), "float32", MetricLimit("max", 1e-4)),
         (Tolerance(max_steps=1), "uint8", MetricLimit("max", 1)),
-        (HALF_BAR, "float32", MetricLimit("quantile", 2 / 255)),
+        (HALF_TOLERANCE, "float32", MetricLimit("quantile", 2 / 255)),
         (Tolerance(psnr=40), "float32", MetricLimit("mean", 0.01)),
     ],
 )
 def test_a_bar_is_said_in_polygraphys_terms(
     bar: Tolerance, io: str, expected: MetricLimit
 ) -> None:
-    found = tolerance_of(bar, io)
+    found = metric_limit(bar, io)
     assert found.statistic == expected.statistic
     assert math.isclose(found.limit, expected.limit)
