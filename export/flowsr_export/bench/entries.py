@@ -285,7 +285,7 @@ def row_entry(
 
     Args:
         case: The case.
-        blocks: Its blocks.
+        blocks: Interleaved measurements.
         percentiles: Percentiles beside the median.
         work: Multiply-adds of the graph for the case.
         rate: Multiply-adds per second of the machine, None if unknown.

@@ -1,4 +1,4 @@
-"""What the exporter refuses, and that what it translates stays in integers."""
+"""The exporter refuses other opsets, and translates integer divisions exactly."""
 
 from collections.abc import Callable
 
