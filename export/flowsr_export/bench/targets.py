@@ -204,11 +204,14 @@ def _torch_call(
     """Return a function of an image, an output size and latents that runs a network."""
     from flowsr_export.deployment.families import deployment_of
 
+    deployment = deployment_of(network)
     if backend == "published":
-        return _published_call(network)
+        if network.prior is None:
+            raise UsageError("backend published needs a bundle with a learned prior")
+        published = deployment.published()
+        return lambda rgb, size, latents: published(rgb, size)
     if backend == "torch-compiled":
         _compile(network)
-    deployment = deployment_of(network)
     return lambda rgb, size, latents: deployment.reference(rgb, size, latents or None)
 
 
@@ -220,19 +223,3 @@ def _compile(network: Network) -> None:
     settings.recompile_limit = settings.accumulated_recompile_limit = COMPILED_SIZES
     settings.fail_on_recompile_limit_hit = True
     network.compile(dynamic=False)
-
-
-def _published_call(
-    network: Network,
-) -> Callable[[torch.Tensor, tuple[int, int], list[torch.Tensor]], object]:
-    from flowsr_lp import LinfLP
-    from flowsr_lp.linf.published_order import PublishedOrder
-    from flowsr_lp.srflow.published_order import PublishedSrflow
-
-    if network.prior is None:
-        raise UsageError("backend published needs a bundle with a learned prior")
-    if isinstance(network, LinfLP):
-        linf = PublishedOrder(network)
-        return lambda rgb, size, latents: linf(rgb, size)
-    srflow = PublishedSrflow(network)
-    return lambda rgb, size, latents: srflow(rgb)

@@ -23,6 +23,7 @@ from flowsr_calibration.ranges import Method, activation_range
 from flowsr_calibration.sensitivity import BlockLoss, Choice, choose_blocks, rank_blocks
 from flowsr_calibration.statistics import Statistics
 from flowsr_export.calibration.gates import Budget, Gates, gated, load_lpips, luma_quality
+from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.inputs.run_sizes import RunSize
 from flowsr_export.onnx_graph.lint import require_clean
 from flowsr_export.onnx_graph.multiply_adds import MacCount, count_macs
@@ -195,7 +196,7 @@ class _Run:
             self._counter("choose blocks", len(losses)),
         )
         model = self._quantized(choice.layers)
-        require_clean(model, linf=self.manifest.family == "linf-lp")
+        require_clean(model, linf=FAMILIES[self.manifest.family].computes_geometry)
         content = model.SerializeToString()
         self.report("compare held-out images", 0, 1)
         held = replace(self.plan, samples=HELD_OUT_CROPS, seed=seed)

@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-LICENSES = {
-    "linf-lp": "see the checkpoint's source",
-    "srflow-lp": "see the checkpoint's source; SRFlow's released ones are CC BY-NC-SA 4.0, "
-    "for research only",
-}
-
 
 @click.command("export-onnx")
 @click.option(
@@ -113,6 +107,7 @@ def command(
         raise UsageError("--prior needs --model: the built-in model has its own prior")
     check_replaceable(output, force)
 
+    from flowsr_export.deployment.traits import FAMILIES
     from flowsr_export.export_onnx.bundle import STEPS, build_bundle
     from flowsr_export.export_onnx.manifest import Request
     from flowsr_lp import embedded_checkpoint, load_checkpoint
@@ -121,7 +116,7 @@ def command(
     if model is None:
         model, prior = embedded_checkpoint()
     checkpoint = load_checkpoint(model, prior, blocks)
-    license_text = "Apache-2.0" if built_in else LICENSES[checkpoint.family]
+    license_text = "Apache-2.0" if built_in else FAMILIES[checkpoint.family].license
     request = Request(precision, scale, opset, license_text, io, guard)
     with step_progress("export", len(STEPS)) as begin:
         bundle, stats = build_bundle(checkpoint, output, request, force, begin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
 from flowsr_lp import LinfLP, SrflowLP
 from flowsr_runtime import Window
 from flowsr_runtime.bundle.manifest import Latent
+from flowsr_runtime.errors import UsageError
 from flowsr_runtime.geometry import Halo
 from flowsr_runtime.tiling.graph_inputs import graph_inputs
 
@@ -122,6 +123,25 @@ class Deployment(ABC):
     @abstractmethod
     def round_trip(self) -> float:
         """Return the error of decode(encode(x)) on a photograph, relative to max |x|."""
+
+    @abstractmethod
+    def published(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+        """Return the network with a prior in the published order of operations.
+
+        It maps (B, 3, h, w) in [0, 1] and an output size (H, W) to (B, 3, H, W).
+        """
+
+    def set_guard(self, guard: bool | None) -> None:
+        """Turn the guard of the network on or off; None keeps it.
+
+        Raises:
+            UsageError: If the family has no guard and `guard` is true.
+        """
+        if guard:
+            raise UsageError(
+                f"guard must be off for {self.family}, whose latents span the image, got on",
+                option="guard",
+            )
 
     def padded(self, sides: tuple[int, int]) -> tuple[int, int]:
         """Round low-resolution sides (h, w) up to multiples that the graph takes."""

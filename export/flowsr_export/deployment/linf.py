@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flowsr_export.deployment.interface import Deployment
+from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.folding import condition_numbers
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, encoder_radius, prior_radius
@@ -43,7 +44,7 @@ class LinfDeployment(Deployment):
 
     family = "linf-lp"
     islands = ("geometry", "phase", "flow", "sum")
-    half_share = 0.95
+    half_share = FAMILIES["linf-lp"].half_share
     max_abs = 1e-4
 
     def __init__(self, network: LinfLP) -> None:
@@ -88,6 +89,17 @@ class LinfDeployment(Deployment):
         """Upscale in eager PyTorch."""
         output: Tensor = self.network(rgb, size, latents[0] if latents else None).output
         return output
+
+    def published(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+        """Return the network in the published order of operations."""
+        from flowsr_lp.linf.published_order import PublishedOrder
+
+        return PublishedOrder(self.network)
+
+    def set_guard(self, guard: bool | None) -> None:
+        """Turn the guard on or off; None keeps it."""
+        if guard is not None:
+            self.network.linf.guard = guard
 
     def exported_cases(self, scale: Fraction | None) -> list[Case]:
         """Return three sizes at one scale or two."""

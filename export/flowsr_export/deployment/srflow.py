@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from flowsr_export.deployment.interface import Deployment
+from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, unet_radius
 from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
 from flowsr_export.graph.srflow_folding import levels_of
@@ -43,7 +44,7 @@ class SrflowDeployment(Deployment):
 
     family = "srflow-lp"
     islands = ("flow", "coupling")
-    half_share = 0.90
+    half_share = FAMILIES["srflow-lp"].half_share
     max_abs = 5e-4
     multiple = 2
 
@@ -109,6 +110,13 @@ class SrflowDeployment(Deployment):
         """Upscale in eager PyTorch."""
         output: Tensor = self.network(rgb, latents).output
         return output
+
+    def published(self) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+        """Return the network in the published order of operations."""
+        from flowsr_lp.srflow.published_order import PublishedSrflow
+
+        srflow = PublishedSrflow(self.network)
+        return lambda rgb, size: srflow(rgb)
 
     def exported_cases(self, scale: Fraction | None) -> list[Case]:
         """Return an even, an odd and a narrow size."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.engine.build_log import BuildLog
 from flowsr_export.engine.builder import Built
 from flowsr_export.onnx_graph.multiply_adds import MacCount, count_macs
@@ -29,10 +30,6 @@ __all__ = [
     "audit",
     "work_at",
 ]
-
-# Minimum share of the multiply-adds in the requested precision; the rest stays float32 by
-# design.
-LEAST_SHARE = {"linf-lp": 0.95, "srflow-lp": 0.90}
 
 QUANTIZED = ("int8", "fp8")
 UNKNOWN = "unknown"
@@ -120,7 +117,7 @@ def least_share(precision: str, family: str, work: MacCount | None = None) -> fl
     if precision in QUANTIZED:
         stored = {} if work is None else audit(work, [], precision, 0.0).onnx
         return stored.get(precision, 1.0)
-    return 1.0 if precision == "fp32" else LEAST_SHARE[family]
+    return 1.0 if precision == "fp32" else FAMILIES[family].half_share
 
 
 def audit(

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.engine.build import has_graph
 from flowsr_runtime import Bundle, embedded_bundle, write_bundle
 from flowsr_runtime.bundle.directory import check_replaceable
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["TargetBundle"]
 
 QUANTIZED = ("int8", "fp8")
-LICENSE = "see the checkpoint's source"
 OWN_LICENSE = "Apache-2.0"  # the built-in weights
 
 
@@ -158,7 +158,8 @@ class TargetBundle:
     def _request(self, precision: Precision) -> Request:
         from flowsr_export.export_onnx.manifest import Request
 
-        licence = OWN_LICENSE if self.model is None else LICENSE
+        license_text = FAMILIES[self._checkpoint.family].license
+        licence = OWN_LICENSE if self.model is None else license_text
         return Request(precision, self.fixed_scale, licence=licence, io=self.io or "float32")
 
     @cached_property

@@ -20,7 +20,7 @@ from PIL import Image
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment, Precision
 from flowsr_export.export_onnx.exporter import onnx_from_deployment
-from flowsr_export.export_onnx.manifest import Request, model_fields, set_guard, tiling_fields
+from flowsr_export.export_onnx.manifest import Request, model_fields, tiling_fields
 from flowsr_export.export_onnx.seam import default_halo
 from flowsr_export.inputs.cases import TEMPERATURE, Case
 from flowsr_export.onnx_graph.lint import require_clean
@@ -89,8 +89,8 @@ def build_bundle(
         ParityError: If it differs from PyTorch.
         OutputError: If the bundle cannot be written, or exists and `force` is not set.
     """
-    set_guard(checkpoint, request.guard)
     deployment, scale = deployment_of(checkpoint.network), request.scale
+    deployment.set_guard(request.guard)
     with verified_model(checkpoint, deployment, request, report) as model:
         report(STEPS[3])
         whole_only = deployment.whole_only(scale)  # no tiles, no seam

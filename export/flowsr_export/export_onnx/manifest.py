@@ -10,11 +10,11 @@ from typing import Any
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment, Precision
 from flowsr_export.export_onnx.seam import Seam
-from flowsr_lp import Checkpoint, LinfLP
+from flowsr_lp import Checkpoint
 from flowsr_runtime import UsageError
 from flowsr_runtime.bundle.manifest import Io, Manifest
 
-__all__ = ["Request", "draft_manifest", "model_fields", "set_guard", "tiling_fields"]
+__all__ = ["Request", "draft_manifest", "model_fields", "tiling_fields"]
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,6 @@ class Request:
             )
 
 
-def set_guard(checkpoint: Checkpoint, guard: bool | None) -> None:
-    """Turn the guard of a network on or off; None leaves it as the checkpoint says.
-
-    Raises:
-        UsageError: If an SRFlow network is to be guarded.
-    """
-    if isinstance(checkpoint.network, LinfLP):
-        if guard is not None:
-            checkpoint.network.linf.guard = guard
-    elif guard:
-        raise UsageError(
-            "guard must be off for SRFlow, whose latents span the image, got on", option="guard"
-        )
-
-
 def draft_manifest(checkpoint: Checkpoint, request: Request) -> Manifest:
     """Return the manifest that an export would write, without exporting.
 
@@ -73,8 +58,8 @@ def draft_manifest(checkpoint: Checkpoint, request: Request) -> Manifest:
         checkpoint: The network.
         request: Settings of the export.
     """
-    set_guard(checkpoint, request.guard)
     deployment = deployment_of(checkpoint.network)
+    deployment.set_guard(request.guard)
     whole_only = deployment.whole_only(request.scale)
     raw = {
         **model_fields(checkpoint, deployment, request),

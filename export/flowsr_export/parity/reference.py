@@ -6,8 +6,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment
-from flowsr_lp import Checkpoint, LinfLP, embedded_checkpoint, load_checkpoint
+from flowsr_lp import Checkpoint, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, UsageError
 
 __all__ = ["reference_of", "restated_scale"]
@@ -36,8 +37,7 @@ def reference_of(bundle: Bundle, model: Path | None, prior: Path | None) -> Chec
             f"got {given}",
             option="model",
         )
-    if isinstance(checkpoint.network, LinfLP):
-        checkpoint.network.linf.guard = bundle.manifest.raw.get("guard") is True
+    deployment_of(checkpoint.network).set_guard(bundle.manifest.raw.get("guard") is True)
     return checkpoint
 
 
@@ -49,8 +49,6 @@ def restated_scale(bundle: Bundle, deployment: Deployment) -> Fraction | None:
 
 def _stacked_blocks(bundle: Bundle) -> tuple[int, ...] | None:
     """Read the stacked blocks of an SRFlow network, which its checkpoint may not state."""
-    if bundle.manifest.family != "srflow-lp":
-        return None
     value: Any = bundle.manifest.raw
     for key in ("model", "config", "model", "args", "blocks"):
         value = value.get(key) if isinstance(value, dict) else None

@@ -289,3 +289,10 @@ def test_eight_bits_are_close_to_float32(kind: Any, srflow: Srflow, tmp_path: Pa
     assert lint(made, linf=False) == []
     found = HeldOutSet(bundle.model_bytes(), bundle.manifest, crops, threads=1).compare(made)
     assert 30 < found.psnr < 90
+
+
+def test_srflow_has_no_guard(srflow: Srflow, run: Run, tmp_path: Path) -> None:
+    files = ("--model", srflow.files[1], "--prior", srflow.files[3])
+    done = run("export-onnx", *files, "-o", tmp_path / "guarded.bundle", "--guard")
+    assert done.exit_code == 2
+    assert "(--guard)" in done.stderr
