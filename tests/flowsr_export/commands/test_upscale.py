@@ -55,7 +55,7 @@ def upscale_fixed(fourfold: Path, photo: Path, large: Path, run: Run) -> Run:
         (("--scale", "2.7"), (16, 14)),
         (("--scale", "2x3"), (12, 15)),
         (("--size", "19x11"), (19, 11)),
-        (("--scale", "4", "--max-memory", "1G", "--halo", "exact", "--threads", "1"), (24, 20)),
+        (("--scale", "4", "--max-memory", "8G", "--halo", "exact", "--threads", "1"), (24, 20)),
     ],
 )
 def test_scales_and_sizes_are_width_and_height(
@@ -178,7 +178,7 @@ def test_a_flipped_byte_in_the_bundle_is_refused(bundle: Path, upscale: Run) -> 
             '"base_bytes": 1000000000',
             ("--max-memory", "900M"),
             6,
-            "max_memory must be at least 1",
+            "max_memory must be at least",
         ),
     ],
 )
