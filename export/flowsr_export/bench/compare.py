@@ -98,8 +98,10 @@ def read_report(path: Path) -> SavedReport:
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not a report: {' '.join(str(error).split())}") from error
     if isinstance(report, dict) and report.get("schema", SCHEMA) != SCHEMA:
         raise UsageError(f"{path} must have schema {SCHEMA}, got {report['schema']!r}")
     try:

@@ -11,7 +11,8 @@ from flowsr_export.bench.timing import TimingSchedule
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.run_sizes import Scale, low_resolution_size, scales_of
 from flowsr_runtime import Bundle, SessionSettings
-from flowsr_runtime.geometry import size_for
+from flowsr_runtime.errors import ScaleError
+from flowsr_runtime.geometry import size_for, size_text
 
 __all__ = ["SCALES", "SWEPT_SIDES", "BenchmarkConfig", "benchmark_cases", "session_settings"]
 
@@ -81,6 +82,11 @@ def benchmark_cases(bundle: Bundle, config: BenchmarkConfig) -> list[tuple[str, 
         ScaleError: If the model does not support a scale or a size.
     """
     manifest = bundle.manifest
+    for size in config.lr_sizes:
+        if min(size) < 1:
+            raise ScaleError(
+                f"lr_size must be at least 1x1, got {size_text(size)}", option="lr_size"
+            )
     scales = config.scales or (SCALES if manifest.scale is None else ())
     cases = []
     for row, column in scales_of(manifest, scales):

@@ -14,7 +14,7 @@ __all__ = ["command"]
 
 
 @click.command("fetch")
-@click.argument("name", type=click.Choice([*RELEASES, "all"]))
+@click.argument("name", metavar="NAME", type=click.Choice([*RELEASES, "all"]))
 @click.option(
     "-o",
     "--output",

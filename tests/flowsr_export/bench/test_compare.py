@@ -118,7 +118,7 @@ def test_reports_without_a_common_row_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read"),
+        ("{", "is not a report"),
         ("[1]", "is not a report"),
         (json.dumps({"rows": [], "machine": {}}), "is not a report"),
         (json.dumps({"rows": [], "machine": {}, "schema": 9}), "must have schema 1, got 9"),

@@ -126,3 +126,9 @@ def test_a_bundle_named_compare_can_be_measured(
 def test_each_help_is_that_of_its_command(run: Run) -> None:
     assert " bench [OPTIONS] [BUNDLE]" in run("bench", "--help").stdout
     assert "flowsr-export bench compare" in run("bench", "compare", "--help").stdout
+
+
+def test_a_size_without_pixels_is_refused(run: Run, tmp_path: Path) -> None:
+    done = run("bench", "-o", tmp_path / "report", "--lr-size", "0x5")
+    assert done.exit_code == 2
+    assert "0x5 (--lr-size)" in done.stderr
