@@ -137,8 +137,9 @@ def _stacked(
     stacked = given if given is not None else known
     if stacked is None:
         raise CheckpointError(
-            f"{path} does not tell which blocks of its trunk are stacked; state them, as in "
-            "--blocks 1,8,15,22 or load_checkpoint(..., blocks=(1, 8, 15, 22))"
+            f"{path} does not state the stacked blocks of its trunk; give blocks, such as "
+            "1, 8, 15 and 22",
+            option="blocks",
         )
     return list(stacked)
 

@@ -30,7 +30,7 @@ from flowsr_lp.training.crops import Augmentation, Crops, load_pictures
 from flowsr_lp.training.linf import FlowLoss, PriorLoss, Settings, steps_done, train
 from flowsr_lp.training.penalties import Penalties
 from flowsr_lp.training.srflow import SrflowFlowLoss, SrflowPriorLoss, fit_norms
-from flowsr_runtime.errors import OutputError, ProviderError, UsageError
+from flowsr_runtime.errors import OutputError, PictureError, ProviderError, UsageError
 
 __all__ = ["Loop", "PriorRecipe", "train_flow", "train_prior"]
 
@@ -225,6 +225,8 @@ def _prepare(loop: Loop) -> torch.device:
         raise ProviderError("PyTorch finds no CUDA device", option="device")
     if loop.threads is not None:
         torch.set_num_threads(loop.threads)
+    if not loop.pictures.is_dir():
+        raise PictureError(f"folder of pictures does not exist: {loop.pictures}")
     try:
         loop.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

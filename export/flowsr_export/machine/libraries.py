@@ -40,7 +40,7 @@ CPU = "pip install 'flowsr-lp[cpu]' (or [gpu] for CUDA)"
 EXPORT = "pip install 'flowsr-lp[export]'"
 BENCH = "pip install 'flowsr-lp[bench]'"
 SERVE = "pip install 'flowsr-lp[serve]'"
-COMPARING = "verify's certificate and its --bisect: comparing ONNX backends"
+COMPARING = "verify's certificate and its --locate: comparing ONNX models"
 
 LIBRARIES = (
     _Library("numpy", ("numpy",), "arrays; every command", BASE),
