@@ -180,6 +180,12 @@ def test_the_model_card_and_the_readme_state_what_was_measured_of_these_weights(
     assert all(cell in card and cell in readme for cell in cells)
 
 
+def test_bicubic_has_the_published_figures() -> None:
+    rows = {(m["set"], m["scale"], m["method"]): m["figures"] for m in evaluation()["means"]}
+    known = rows["Set5", "4", "bicubic"]
+    assert f"{known['psnr-y']:.2f} / {known['lpips']:.3f}" == "28.43 / 0.340"
+
+
 def test_the_model_beats_bicubic_on_every_set_and_scale() -> None:
     rows = {(m["set"], m["scale"], m["method"]): m["figures"] for m in evaluation()["means"]}
     for dataset, scale in {(dataset, scale) for dataset, scale, _ in rows}:
