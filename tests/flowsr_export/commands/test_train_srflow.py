@@ -13,7 +13,7 @@ from flowsr_lp.training.crops import Crops, load_pictures
 from flowsr_lp.training.linf import Settings, train
 from flowsr_lp.training.srflow import SrflowFlowLoss, fit_norms
 from tests import stand_in
-from tests.flowsr_export.commands.trainings import LOOP, PRIOR, assert_refused
+from tests.flowsr_export.commands.trainings import LOOP, PRIOR, STILL, assert_refused
 from tests.flowsr_export.networks import small, small_model
 
 Run = Callable[..., Result]
@@ -149,6 +149,14 @@ def test_the_prior_of_an_srflow_is_a_unet(
     kind = ("--prior", "edsr-baseline-latent", "--vgg-layer", "conv1_1", "--pictures", pictures)
     done = run("train", "prior", *files, *kind, *SRFLOW_LOOP)
     assert_refused(done, 2, "of an SRFlow model must be unet, got edsr-baseline-latent")
+
+
+def test_an_srflow_can_begin_with_weights_it_is_given(srflow: Run, tmp_path: Path) -> None:
+    srflow("--seed", 7)
+    start, again = tmp_path / "flow" / "model.safetensors", tmp_path / "again"
+    srflow("--start", start, "-o", again, *STILL)
+    first, second = load_file(start), load_file(again / "model.safetensors")
+    assert all(torch.allclose(first[name], second[name], atol=1e-9) for name in first)
 
 
 def test_weights_of_the_other_system_are_no_start(srflow: Run, tmp_path: Path) -> None:
