@@ -139,7 +139,9 @@ class FlowLoss:
             moved = self.linf.condition(x, size, "extend", _random_origin(self.linf), features)
             shifted = (self._mode(x, moved, size) + base) * 0.5 + 0.5
         output = (mode + base) * 0.5 + 0.5
-        terms = self.penalties(output, low, high, self.linf.patch_size, c.scale, shifted)
+        terms = self.penalties(
+            output, base * 0.5 + 0.5, low, high, self.linf.patch_size, c.scale, shifted
+        )
         figures.update({name: term.item() for name, term in terms.items()})
         return loss + sum(terms.values()), figures
 
@@ -220,7 +222,9 @@ class PriorLoss:
                 encoded = self.linf.encode(low_frequencies, moved)
             latent = self.trained(encoded, x)
             shifted = (self.linf.decode(latent, moved, size) + base) * 0.5 + 0.5
-        extra = self.penalties(output, low, high, self.linf.patch_size, c.scale, shifted)
+        extra = self.penalties(
+            output, base * 0.5 + 0.5, low, high, self.linf.patch_size, c.scale, shifted
+        )
         figures.update(extra)
         total = loss + sum(extra.values())
         return total, {name: value.item() for name, value in figures.items()}

@@ -1,6 +1,13 @@
 """Penalties on artifacts: patch mesh, values out of range, disagreement with the input."""
 
-__all__ = ["Penalties", "excess_gain", "out_of_range", "phase_pattern", "rescaled_difference"]
+__all__ = [
+    "Penalties",
+    "excess_gain",
+    "mesh",
+    "out_of_range",
+    "phase_pattern",
+    "rescaled_difference",
+]
 
 import math
 from dataclasses import astuple, dataclass
@@ -21,6 +28,7 @@ class Penalties:
 
     Attributes:
         phase: Mean pattern of the error over the patch; see `phase_pattern`.
+        mesh: Power of the detail at the patch's period; see `mesh`.
         shift: L1 between two outputs whose patch grids differ by one or two pixels.
         out_of_range: Values outside [0, 1]; see `out_of_range`.
         rescaled: L1 between the output shrunk back and the input.
@@ -31,6 +39,7 @@ class Penalties:
     """
 
     phase: float = 0.0
+    mesh: float = 0.0
     shift: float = 0.0
     out_of_range: float = 0.0
     rescaled: float = 0.0
@@ -45,6 +54,7 @@ class Penalties:
     def __call__(
         self,
         output: Tensor,
+        base: Tensor,
         low: Tensor,
         high: Tensor,
         patch: int,
@@ -55,6 +65,7 @@ class Penalties:
 
         Args:
             output: Upscaled images, (B, 3, H, W), RGB in [0, 1].
+            base: Inputs resized to the output's size, (B, 3, H, W), RGB in [0, 1].
             low: Inputs, (B, 3, h, w), RGB in [0, 1].
             high: Ground truth, (B, 3, H, W), RGB in [0, 1].
             patch: Patch side p.
@@ -64,6 +75,8 @@ class Penalties:
         terms: dict[str, Tensor] = {}
         if self.phase:
             terms["phase"] = self.phase * phase_pattern(output - high, patch)
+        if self.mesh:
+            terms["mesh"] = self.mesh * mesh(output - base, patch)
         if self.shift:
             assert shifted is not None
             terms["shift"] = self.shift * F.l1_loss(output, shifted)
@@ -90,6 +103,38 @@ def phase_pattern(error: Tensor, patch: int) -> Tensor:
     means = cut.reshape(*error.shape[:-2], rows, patch, cols, patch).mean((-4, -2))
     deviation: Tensor = (means - means.mean((-2, -1), keepdim=True)).abs().mean()
     return deviation
+
+
+def mesh(detail: Tensor, patch: int) -> Tensor:
+    """Mean excess of the detail's power at the patch's period over that beside it, a scalar.
+
+    The power spectrum of the rows of each channel, averaged over the rows, at 1 / p cycles a
+    pixel; the logarithm of its ratio to the mean of its neighborhood, where that is above 0.
+    The same for columns. A texture that follows the patch grid has a high ratio; the detail of
+    a photograph has a ratio near 1. Images of fewer than 8 patches are left out.
+
+    Args:
+        detail: Output minus the resized input, (B, C, H, W).
+        patch: Patch side p.
+    """
+    excess = [
+        F.relu(torch.log(_ratio_at_period(side, patch))).mean()
+        for side in (detail, detail.transpose(-1, -2))
+        if side.shape[-1] >= 8 * patch
+    ]
+    return torch.stack(excess).mean() if excess else detail.new_zeros(())
+
+
+def _ratio_at_period(rows: Tensor, patch: int) -> Tensor:
+    """Power at the patch's period over the mean power beside it, (B, C)."""
+    period = rows.shape[-1] // patch
+    power = torch.fft.rfft(rows[..., : period * patch], norm="ortho").abs().square().mean(-2)
+    reach = max(4, period // 5)
+    beside = torch.cat(
+        (power[..., period - reach : period - 1], power[..., period + 2 : period + reach + 1]),
+        dim=-1,
+    )
+    return (power[..., period] + 1e-6) / (beside.mean(-1) + 1e-6)
 
 
 def out_of_range(rgb: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def command() -> None:
 @number_option(
     "--pixel-weight", WEIGHT, 0.0, "Weight of the L1 loss between the flow's mode and pixels."
 )
-@penalty_options("phase", "shift", "out_of_range", "rescaled", "gain")
+@penalty_options("phase", "mesh", "shift", "out_of_range", "rescaled", "gain")
 @loop_options(learning_rate=4e-4, batch=16)
 def flow(
     system: str,
@@ -119,7 +119,7 @@ def _recipe(
     required=True,
     help="ImageNet weights of VGG16: safetensors with conv1_1.weight and so on.",
 )
-@penalty_options("phase", "shift", "out_of_range", "rescaled")
+@penalty_options("phase", "mesh", "shift", "out_of_range", "rescaled")
 @packs(
     _recipe,
     choice_option("--prior", ["unet", "edsr-baseline-latent"], "Network of the prior."),

@@ -43,6 +43,7 @@ FOLDERS = (
 )
 PENALTIES = {
     "phase": "the mesh of patches in the error",
+    "mesh": "the power of the detail at the period of the patch",
     "shift": "the L1 loss between outputs with shifted patches",
     "out_of_range": "values out of range",
     "rescaled": "the L1 loss between the output, shrunk back, and the input",
