@@ -38,6 +38,7 @@ __all__ = ["command"]
 
 METRICS = (
     *("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr"),
+    *("mesh", "out-of-range"),
     *("diversity", "diversity-score"),
 )
 SCALES = "2,3,4"
@@ -171,7 +172,7 @@ def _evaluated(
     model.check_scales(asked["scales"])
     pairs = find_pairs(asked["hr"], asked["lr"], asked["scales"])
     with progress("reading", len(pairs)) as bar:
-        check_pairs(pairs, metric_set, partial(bar.advance, 1))
+        check_pairs(pairs, metric_set, partial(bar.advance, 1), model.patch)
     baselines = [BICUBIC] if asked["baseline"] == "bicubic" else []
     methods = [*baselines, model]
     on_sheet = {(pair.dataset, pair.name, pair.scale) for pair in chosen(pairs)}

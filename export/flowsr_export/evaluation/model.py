@@ -40,6 +40,9 @@ Picture = NDArray[np.uint8]
 NAME = "flowsr-lp"
 HASHES = ("model_sha256", "prior_sha256")
 
+# The range that a guarded network keeps, with the rounding of its last operations.
+SLIGHTLY_OUT = (-0.1 - 1e-5, 1.1 + 1e-5)
+
 TORCH = "torch"
 """Backend that runs checkpoints, beside those of the runtime."""
 
@@ -51,10 +54,13 @@ class Upscaled:
     Attributes:
         picture: RGB image, (H, W, 3) uint8.
         warning: One line if values are far out of range, else None.
+        out_of_range: Share in percent of the values outside [-0.1, 1.1] before they were
+            clamped; 0 for a method that returns eight-bit images.
     """
 
     picture: Picture
     warning: str | None = None
+    out_of_range: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class EvaluatedModel:
         upscale: Upscales an image (h, w, 3) uint8 to a size (H, W) with a random seed.
         is_random: Whether another seed gives another image.
         scale: The only supported scale, None for any.
+        patch: Side of the model's patches in output pixels, None if it has none.
+        eight_bit: Whether its values cannot be seen before they are clamped.
         provider: Device type or provider.
         about: Description for the report: `what`, `family`, hashes.
         libraries: Versions of the libraries that run it.
@@ -75,6 +83,8 @@ class EvaluatedModel:
     upscale: Callable[[Picture, tuple[int, int], int], Upscaled]
     is_random: bool = False
     scale: str | None = None
+    patch: int | None = None
+    eight_bit: bool = False
     provider: str = "cpu"
     about: dict[str, Any] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
@@ -164,17 +174,21 @@ def bundle_model(
 
     def upscale(low: Picture, size: tuple[int, int], seed: int) -> Upscaled:
         lines: list[str] = []
-        noise: dict[str, Any] = {"seed": seed, "temperature": temperature}
-        picture = upscaler.upscale(
-            low, size=size, truncate=truncate, warn=lines.append, **noise
-        )
-        return Upscaled(picture, "; ".join(lines) or None)
+        asked: dict[str, Any] = {"seed": seed, "temperature": temperature, "size": size}
+        asked["warn"] = lines.append
+        if manifest.io == "uint8":
+            picture = upscaler.upscale(low, truncate=truncate, **asked)
+            return Upscaled(picture, "; ".join(lines) or None)
+        values = upscaler.upscale(full_range(low), clamp=False, **asked)
+        return _eight_bit(values, truncate, "; ".join(lines) or None)
 
     return EvaluatedModel(
         NAME,
         upscale,
         is_random=bool(manifest.latents) and temperature != 0,
         scale=None if manifest.scale is None else str(manifest.scale),
+        patch=manifest.tiling.exact.patch,
+        eight_bit=manifest.io == "uint8",
     )
 
 
@@ -223,19 +237,28 @@ def torch_model(
             output = deployment.reference(rgb, size, noise or None)[0].cpu().numpy()
         if not np.isfinite(output).all():
             raise NonFiniteError("the model gives NaN or infinity")
-        picture = np.empty((*size, 3), np.uint8)
-        store(output.transpose(1, 2, 0).copy(), picture, clamp=True, truncate=truncate)
-        return Upscaled(picture)
+        return _eight_bit(output.transpose(1, 2, 0).copy(), truncate)
 
     return EvaluatedModel(
         NAME,
         upscale,
         is_random=bool(deployment.latents) and temperature != 0,
         scale=None if deployment.scale is None else str(deployment.scale),
+        patch=deployment.exact_halo().patch,
         provider=place,
         about={"family": deployment.family},
         libraries={"torch": torch.__version__},
     )
+
+
+def _eight_bit(
+    values: NDArray[np.float32], truncate: bool, warning: str | None = None
+) -> Upscaled:
+    """Count the values out of range, (H, W, 3) unclamped, and make an image of eight bits."""
+    beyond = np.count_nonzero((values < SLIGHTLY_OUT[0]) | (values > SLIGHTLY_OUT[1]))
+    picture = np.empty(values.shape, np.uint8)
+    store(values, picture, clamp=True, truncate=truncate)
+    return Upscaled(picture, warning, 100 * beyond / values.size)
 
 
 def _open_checkpoint(

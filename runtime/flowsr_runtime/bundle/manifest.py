@@ -121,6 +121,7 @@ class Manifest:
         io: Type of the graph's images: "float32" in units of full range, or "uint8", clamped
             and rounded in the graph.
         geometry: Whether the graph has the input `geometry`.
+        guard: Whether the graph shrinks patches whose values leave [-0.1, 1.1].
         latents: Noise inputs in the order of their streams; none with a learned prior.
         tiling: Rules for tiles.
         memory: Peak activation memory.
@@ -133,6 +134,7 @@ class Manifest:
     multiple: int
     io: Io
     geometry: bool
+    guard: bool
     latents: tuple[Latent, ...]
     tiling: Tiling
     memory: Memory
@@ -166,6 +168,7 @@ class Manifest:
             multiple=_whole(raw, "picture.multiple", least=1),
             io=_io(raw),
             geometry=_flag(raw, "graph.geometry"),
+            guard="guard" in raw and _flag(raw, "guard"),
             latents=_latents(raw),
             tiling=_tiling(raw),
             memory=Memory(

@@ -242,7 +242,8 @@ class Upscaler:
             progress: Called with (tiles done, tiles in all) after each tile; the second number
                 grows when memory runs out.
             warn: Called with one line when memory runs out and tiles are halved, and when
-                values lie far out of range, which a graph of uint8 hides; None logs the line.
+                values lie far out of range or the graph's guard shrank patches, which a graph
+                of uint8 hides; None logs the line.
             cancel: Event or function that stops the call before the next tile; see `Cancel`.
 
         Returns:
@@ -270,6 +271,8 @@ class Upscaler:
                 result[..., -1] = resize_alpha(picture.alpha, target)
         if run.out_of_range is not None:
             warn(f"the inverse of the flow may have exploded: {run.out_of_range}")
+        if run.guarded_patches:
+            warn(run.guard_report())
         return result[..., 0] if image.ndim == 2 else result
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ def crops(lr_size: int = 8) -> Crops:
     return Crops([stand_in.picture(40, 40, salt) for salt in "abc"], 2, lr_size, (1.0, 3.0))
 
 
-ALL_PENALTIES = Penalties(1.0, 1.0, 1.0, 1.0, 1.0)
+ALL_PENALTIES = Penalties(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 
 def flow_loss(penalties: Penalties = NO_PENALTIES) -> FlowLoss:
@@ -85,7 +85,7 @@ def test_every_penalty_joins_both_losses() -> None:
     low, high = crops().batch_at(0)
     for loss in (flow_loss(ALL_PENALTIES), prior_loss(ALL_PENALTIES)):
         total, figures = loss(low, high)
-        assert {"phase", "shift", "range", "rescaled"} <= figures.keys()
+        assert {"phase", "mesh", "shift", "range", "rescaled"} <= figures.keys()
         assert math.isfinite(total.item())
 
 

@@ -265,13 +265,14 @@ def test_the_command_says_once_that_memory_ran_out(
 
 
 @pytest.mark.parametrize("budget", [0, 30_000])
-def test_an_explosion_is_told_as_in_python(
-    cpp: CppLibrary, bundles: Bundles, photo: NDArray[np.uint8], budget: int
+@pytest.mark.parametrize("name", ["exploding", "guarded"])
+def test_values_out_of_range_are_told_as_in_python(
+    cpp: CppLibrary, bundles: Bundles, photo: NDArray[np.uint8], name: str, budget: int
 ) -> None:
     told: list[str] = []
-    with Upscaler.open(bundles["exploding"], memory_budget=budget or None) as python:
+    with Upscaler.open(bundles[name], memory_budget=budget or None) as python:
         python.upscale(photo, 2.7, warn=told.append)
-    with cpp.open(bundles["exploding"].path, memory_budget=budget) as other:
+    with cpp.open(bundles[name].path, memory_budget=budget) as other:
         warn = Warn(lambda _, line: told.append(line.decode()))
         other.upscale(photo, scale_rows="2.7", warn=warn)
     assert len(told) == 2
