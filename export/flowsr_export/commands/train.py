@@ -15,10 +15,12 @@ from flowsr_export.options.shared import (
     POSITIVE,
     blocks_option,
     choice_option,
+    force_option,
     number_option,
     packs,
 )
 from flowsr_export.options.train import (
+    FOLDER,
     WEIGHT,
     given,
     linf_options,
@@ -161,6 +163,29 @@ def prior(
     with _progress(loop) as started:
         path = train_prior(model, vgg, recipe, loop, started, blocks)
     _print_result(path, loop)
+
+
+@command.command("curves")
+@click.argument("run", type=FOLDER)
+@click.option("-o", "--output", type=FILE, show_default="RUN/curves.svg", help="SVG file.")
+@force_option
+def curves(run: Path, output: Path | None, force: bool) -> None:
+    """Draw the losses of a training run and those of its validation images.
+
+    A run that still goes on can be drawn too.
+
+    \b
+    Example:
+      flowsr-export train curves runs/prior
+    """
+    from flowsr_export.reports.files import prepare_files, write_files
+    from flowsr_export.reports.training_curves import draw_training_curves
+
+    path = output or run / "curves.svg"
+    chart = draw_training_curves(run)
+    prepare_files([path], force=force)
+    write_files({path: chart})
+    click.echo(path)
 
 
 def _linf_spec(

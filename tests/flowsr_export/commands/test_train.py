@@ -222,3 +222,15 @@ def test_penalties_and_augmentation_are_of_the_run(
     assert prior_run["penalties"] == {**weights, "gain": 0}
     augmentation = {"synthetic": 0, "fonts": ["sans.ttf"], "gray": 0.5, "color": 0.25}
     assert flow_run["augmentation"] == prior_run["augmentation"] == augmentation
+
+
+def test_the_curves_of_a_validated_run_are_drawn(
+    flow: Run, run: Run, pictures: Path, tmp_path: Path
+) -> None:
+    assert flow("--validation", pictures).exit_code == 0
+    drawn = run("train", "curves", tmp_path / "flow")
+    assert drawn.stdout == f"{tmp_path / 'flow' / 'curves.svg'}\n"
+    assert (tmp_path / "flow" / "curves.svg").read_text().count(">validation<") >= 2
+    again = run("train", "curves", tmp_path / "flow")
+    assert_refused(again, 1, "curves.svg")
+    assert run("train", "curves", tmp_path / "flow", "--force").exit_code == 0

@@ -152,6 +152,17 @@ def test_every_save_leaves_a_line_of_figures(tmp_path: Path) -> None:
     assert lines[0].keys() == {"step", "nll", "l1"}
 
 
+def test_validation_is_logged_and_changes_nothing(tmp_path: Path) -> None:
+    plain = train(flow_loss(), crops(), SETTINGS, tmp_path / "plain", Recorder())
+    held_out = Crops([stand_in.picture(40, 40, "held out")], 2, 8, (1.0, 3.0))
+    folder = tmp_path / "validated"
+    weights = train(flow_loss(), crops(), SETTINGS, folder, Recorder(), validation=held_out)
+    assert same(weights, plain)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["validation"].keys() for line in lines] == [{"nll", "l1"}] * 3
+    assert len({line["validation"]["nll"] for line in lines}) == 3
+
+
 def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:
     loss = flow_loss()
     kept = train(loss, crops(), replace(SETTINGS, ema_decay=0.0), tmp_path, Recorder())
