@@ -75,7 +75,8 @@ def flow(
 ) -> None:
     """Train a flow by maximum likelihood.
 
-    The result is OUTPUT/model.safetensors.
+    The result is OUTPUT/model.safetensors. A LINF flow is guarded: patches whose values leave
+    [-0.1, 1.1] are shrunk. export-onnx --no-guard turns that off.
 
     \b
     Example:
@@ -211,6 +212,7 @@ def _linf_spec(
             "hidden_dim": hidden_dim,
             **({"patch_size": patch_size} if patch_size > 1 else {}),
         },
+        "guard": True,
     }
 
 

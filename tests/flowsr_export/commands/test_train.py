@@ -52,6 +52,7 @@ def test_a_flow_and_its_prior_make_a_model(flow: Run, prior: Run, tmp_path: Path
     assert first.stdout == f"{model}  {model.stat().st_size / 1e6:.2f} MB  4 steps\n"
     assert second.stdout == f"{latent}  {latent.stat().st_size / 1e6:.2f} MB  4 steps\n"
     network = load_checkpoint(model, latent).network
+    assert network.linf.guard
     with torch.inference_mode():
         assert network(stand_in.tensor(8, 9), (20, 30)).output.isfinite().all()
 
