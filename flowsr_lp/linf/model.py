@@ -256,7 +256,8 @@ def guarded(residual: Tensor, base: Tensor, dim: int) -> Tensor:
         Residual patches; those of colored patches in range are unchanged.
     """
     axis = dim % residual.dim()
-    channels, below = (values.unflatten(axis, (3, -1)) for values in (residual, base))
+    shape = (*residual.shape[:axis], 3, residual.shape[axis] // 3, *residual.shape[axis + 1 :])
+    channels, below = residual.reshape(shape), base.reshape(shape)
     spread = below.amax(axis, keepdim=True) - below.amin(axis, keepdim=True)
     share = (spread.amax(axis + 1, keepdim=True) / FULL_COLOR).clamp(max=1)
     gray = channels.mean(axis, keepdim=True)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.artifacts import KINDS, made_images, markdown, measure_made, measure_photo
+from benchmarks.artifacts import made_images, markdown, measure_made, measure_photo
 from flowsr_lp import LinfLP
+from flowsr_lp.training.synthetic import KINDS
 from tests import stand_in
 from tests.flowsr_export.networks import small, small_prior
 

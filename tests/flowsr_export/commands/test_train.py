@@ -8,7 +8,7 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file
 
-from flowsr_lp import linf_from_spec, load_checkpoint
+from flowsr_lp import LinfLP, linf_from_spec, load_checkpoint
 from flowsr_lp.training.crops import Crops, load_pictures
 from flowsr_lp.training.linf import FlowLoss, Settings, train
 from tests import stand_in
@@ -52,6 +52,7 @@ def test_a_flow_and_its_prior_make_a_model(flow: Run, prior: Run, tmp_path: Path
     assert first.stdout == f"{model}  {model.stat().st_size / 1e6:.2f} MB  4 steps\n"
     assert second.stdout == f"{latent}  {latent.stat().st_size / 1e6:.2f} MB  4 steps\n"
     network = load_checkpoint(model, latent).network
+    assert isinstance(network, LinfLP)
     assert network.linf.guard
     with torch.inference_mode():
         assert network(stand_in.tensor(8, 9), (20, 30)).output.isfinite().all()
