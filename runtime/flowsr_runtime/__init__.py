@@ -22,6 +22,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 from flowsr_runtime.geometry import Window, output_size
+from flowsr_runtime.installation import __version__
 from flowsr_runtime.pictures.files import (
     Metadata,
     Picture,
@@ -53,6 +54,7 @@ __all__ = [
     "open_session",
     "Window",
     "output_size",
+    "__version__",
     "FlowsrError",
     "BackendError",
     "BundleError",

@@ -76,9 +76,13 @@ class ScaleError(FlowsrError, ValueError):
 class PictureError(FlowsrError, ValueError):
     """A picture file that is missing, damaged or of an unsupported kind."""
 
+    exit_code = 5
+
 
 class CheckpointError(FlowsrError, ValueError):
-    """A checkpoint that is damaged or holds another model than expected."""
+    """A checkpoint that is missing, damaged or holds another model than expected."""
+
+    exit_code = 5
 
 
 class OutputError(FlowsrError, OSError):
@@ -128,7 +132,7 @@ class ProviderError(FlowsrError, RuntimeError):
 
 
 class BundleError(FlowsrError, ValueError):
-    """A bundle that is damaged, of a newer schema, or incomplete."""
+    """A bundle that is missing, damaged, of a newer schema, or incomplete."""
 
     exit_code = 5
 

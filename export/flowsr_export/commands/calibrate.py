@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Command
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
@@ -55,7 +56,7 @@ def _config(
     return CalibrationConfig(work=work, budget=Budget(budget_db, max_psnr_loss), **fields)
 
 
-@click.command("calibrate")
+@click.command("calibrate", cls=Command)
 @bundle_argument
 @packs(
     lambda **values: (_config(**values), values["output"]),

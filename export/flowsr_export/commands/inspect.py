@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Command
 from flowsr_export.options.engine import flavour_option
 from flowsr_export.options.shared import (
     bundle_argument,
@@ -36,7 +37,7 @@ IMAGES = {
 }
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @bundle_argument
 @flag("--engine", "List engines that load on a GPU, and why others do not.")
 @flavour_option

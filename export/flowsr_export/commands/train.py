@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Group
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
     blocks_option,
     choice_option,
+    json_option,
     number_option,
     packs,
 )
+from flowsr_export.options.speech import note
 from flowsr_export.options.train import (
     WEIGHT,
     given,
@@ -39,7 +43,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 SMOOTHING = 0.98
 
 
-@click.group("train")
+@click.group("train", cls=Group)
 def command() -> None:
     """Train a flow on a folder of images, and then its learned prior.
 
@@ -48,7 +52,7 @@ def command() -> None:
 
     \b
     Example:
-      flowsr-export train flow --pictures photos -o runs/flow
+      flowsr-export train flow --images photos -o runs/flow
     """
 
 
@@ -63,6 +67,7 @@ def command() -> None:
 )
 @penalty_options("phase", "mesh", "shift", "out_of_range", "rescaled", "gain")
 @loop_options(learning_rate=4e-4, batch=16)
+@json_option
 def flow(
     system: str,
     linf: dict[str, Any],
@@ -70,6 +75,7 @@ def flow(
     pixel_weight: float,
     penalties: Penalties,
     loop: Loop,
+    as_json: bool,
 ) -> None:
     """Train a flow by maximum likelihood.
 
@@ -77,8 +83,8 @@ def flow(
 
     \b
     Example:
-      flowsr-export train flow --pictures photos -o runs/flow --steps 7000
-      flowsr-export train flow --system srflow --pictures photos -o runs/srflow
+      flowsr-export train flow --images photos -o runs/flow --steps 7000
+      flowsr-export train flow --system srflow --images photos -o runs/srflow
     """
     other, options = ("linf", linf) if system == "srflow" else ("srflow", srflow)
     if options:
@@ -89,7 +95,7 @@ def flow(
 
     with _progress(loop) as started:
         path = train_flow(spec, pixel_weight, penalties, loop, started)
-    _print_result(path, loop)
+    _print_result(path, loop, as_json)
 
 
 def _recipe(
@@ -143,8 +149,14 @@ def _recipe(
     takes=["penalties"],
 )
 @loop_options(learning_rate=1e-4, batch=16)
+@json_option
 def prior(
-    model: Path, blocks: tuple[int, ...] | None, vgg: Path, recipe: PriorRecipe, loop: Loop
+    model: Path,
+    blocks: tuple[int, ...] | None,
+    vgg: Path,
+    recipe: PriorRecipe,
+    loop: Loop,
+    as_json: bool,
 ) -> None:
     """Train the learned prior of a LINF or SRFlow flow.
 
@@ -154,13 +166,13 @@ def prior(
     \b
     Example:
       flowsr-export train prior --model runs/flow/model.safetensors \\
-        --vgg vgg16.safetensors --pictures photos -o runs/prior
+        --vgg vgg16.safetensors --images photos -o runs/prior
     """
     from flowsr_lp.training.run import train_prior
 
     with _progress(loop) as started:
         path = train_prior(model, vgg, recipe, loop, started, blocks)
-    _print_result(path, loop)
+    _print_result(path, loop, as_json)
 
 
 def _linf_spec(
@@ -218,7 +230,7 @@ def _progress(loop: Loop) -> Iterator[Callable[[int], Report]]:
 
         def started(first: int) -> Report:
             if first:
-                click.echo(f"resumed at step {first} of {loop.settings.steps}", err=True)
+                note(f"resumed at step {first} of {loop.settings.steps}")
             start(loop.settings.steps, first)
             mean: dict[str, float] = {}
 
@@ -233,6 +245,8 @@ def _progress(loop: Loop) -> Iterator[Callable[[int], Report]]:
         yield started
 
 
-def _print_result(path: Path, loop: Loop) -> None:
-    size = path.stat().st_size / 1e6
-    click.echo(f"{path}  {size:.2f} MB  {loop.settings.steps} steps")
+def _print_result(path: Path, loop: Loop, as_json: bool) -> None:
+    size, steps = path.stat().st_size, loop.settings.steps
+    record = {"path": str(path), "bytes": size, "steps": steps}
+    text = f"{path}  {size / 1e6:.2f} MB  {steps} steps"
+    click.echo(json.dumps(record) if as_json else text)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from flowsr_export.options.command import Option as NamedOption
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
@@ -32,7 +33,15 @@ __all__ = [
 ENCODERS = ["edsr-baseline", "edsr", "rdn", "rrdb"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FOLDERS = (
-    click.option("--pictures", type=FOLDER, required=True, help="Folder of images."),
+    click.option(
+        "--images",
+        "pictures",
+        cls=NamedOption,
+        old=["--pictures"],
+        type=FOLDER,
+        required=True,
+        help="Folder of images.",
+    ),
     click.option(
         "-o",
         "--output",
@@ -98,10 +107,19 @@ def loop_options(learning_rate: float, batch: int) -> Option:
     loop = packs(
         "flowsr_lp.training.run:Loop",
         number_option("--batch", POSITIVE, batch, "Number of crops per step."),
-        number_option("--lr-size", POSITIVE, 32, "Side of a low-resolution crop in pixels."),
+        number_option(
+            "--crop",
+            POSITIVE,
+            32,
+            "Side of a crop in low-resolution pixels.",
+            argument="lr_size",
+            old=["--lr-size"],
+        ),
         value_option(
             parse_range,
-            "--scales",
+            "--scale-range",
+            "scales",
+            old=["--scales"],
             help="Range of the scale drawn for each step (LINF).",
             show_default="1,4; SRFlow's own",
         ),

@@ -45,7 +45,7 @@ def prepare_files(paths: Iterable[Path], *, force: bool) -> None:
     """
     for path in paths:
         if path.exists() and not force:
-            raise OutputError(f"{path} exists; give force to replace it", option="force")
+            raise OutputError(f"{path} exists; force=True replaces it", option="force")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

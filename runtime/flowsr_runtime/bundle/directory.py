@@ -323,7 +323,7 @@ def check_replaceable(directory: str | os.PathLike[str], force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not force:
-        raise OutputError(f"bundle {target} exists; give force to replace it", option="force")
+        raise OutputError(f"bundle {target} exists; force=True replaces it", option="force")
     if target.is_symlink() or not (target / MANIFEST_NAME).is_file():
         raise OutputError(f"{target} is not a bundle; remove it yourself")
 

@@ -85,7 +85,7 @@ def test_a_report_that_is_there_is_refused_before_the_run(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--output-size", "64x64", "--sweep"], "--output-size"),
+        (["--size", "64x64", "--sweep"], "--size"),
         (["--prior", "x.pth"], "--prior needs --model"),
         (["--duration", "soon"], "'soon'"),
         (["--percentile", "100"], "'100'"),

@@ -15,6 +15,7 @@ from PIL import Image
 from flowsr_export.commands.evaluate import METRICS, parse_plain_scales
 from flowsr_export.evaluation.metric_set import DEFAULT_METRICS
 from flowsr_export.evaluation.metrics import METRICS as KNOWN
+from flowsr_runtime.installation import pip_command
 from tests.flowsr_export.evaluation.evaluations import folder_of, lpips_weights, noisy_bundle
 
 Run = Callable[..., Result]
@@ -136,9 +137,7 @@ def test_lpips_without_pytorch_says_what_to_install(bundle: Path, hr: Path) -> N
         [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == (
-        "flowsr-export: torch is not installed; pip install 'flowsr-lp[export]'\n"
-    )
+    assert done.stderr == f"flowsr-export: torch is not installed; {pip_command('export')}\n"
 
 
 def test_an_explosion_is_said(exploding: Path, hr: Path, run: Run) -> None:

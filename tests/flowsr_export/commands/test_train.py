@@ -27,7 +27,7 @@ def flow(run: Run, pictures: Path, tmp_path: Path) -> Callable[..., Result]:
     """Train a tiny flow into the folder `flow`; later options win."""
 
     def train_flow(*options: object) -> Result:
-        fixed = ("--pictures", pictures, "-o", tmp_path / "flow")
+        fixed = ("--images", pictures, "-o", tmp_path / "flow")
         return run("train", "flow", *fixed, *FLOW, *LOOP, *options)
 
     return train_flow
@@ -39,7 +39,7 @@ def prior(run: Run, pictures: Path, vgg: Path, tmp_path: Path) -> Callable[..., 
 
     def train_prior(*options: object) -> Result:
         model = tmp_path / "flow" / "model.safetensors"
-        fixed = ("--model", model, "--vgg", vgg, "--pictures", pictures)
+        fixed = ("--model", model, "--vgg", vgg, "--images", pictures)
         folder = ("-o", tmp_path / "prior")
         return run("train", "prior", *fixed, *folder, *PRIOR, *LOOP, *options)
 
@@ -101,7 +101,7 @@ def test_a_pixel_flow_and_an_edsr_prior_are_trained(
     flow("--patch-size", "1")
     model, latent = tmp_path / "flow/model.safetensors", tmp_path / "edsr/prior.safetensors"
     kind = ("--prior", "edsr-baseline-latent", "--n-resblocks", "1", "--dim", "4")
-    files = ("--model", model, "--vgg", vgg, "--pictures", pictures, "-o", latent.parent)
+    files = ("--model", model, "--vgg", vgg, "--images", pictures, "-o", latent.parent)
     run("train", "prior", *files, *kind, "--vgg-layer", "conv1_2", *LOOP)
     config = load_checkpoint(model, latent).config
     assert config["model"]["name"] == "linf"
@@ -121,11 +121,11 @@ def test_another_run_in_the_folder_is_not_touched(
 @pytest.mark.parametrize(
     ("option", "exit_code", "words"),
     [
-        (("--scales", "4"), 2, "got '4'"),
-        (("--scales", "3,2"), 2, "scales must be a range from 1 up, got 3,2"),
-        (("--scales", "nan,2"), 2, "scales must be a range from 1 up, got nan,2"),
-        (("--scales", "1,4"), 1, "no picture of at least 32 pixels a side in"),
-        (("--pictures", "nowhere"), 1, "folder of pictures does not exist: nowhere"),
+        (("--scale-range", "4"), 2, "got '4'"),
+        (("--scale-range", "3,2"), 2, "scales must be a range from 1 up, got 3,2"),
+        (("--scale-range", "nan,2"), 2, "scales must be a range from 1 up, got nan,2"),
+        (("--scale-range", "1,4"), 1, "no picture of at least 32 pixels a side in"),
+        (("--images", "nowhere"), 1, "folder of pictures does not exist: nowhere"),
         (("--batch", "0"), 2, "0 is not in the range x>=1"),
         (("--learning-rate", "0"), 2, "0.0 is not in the range x>0"),
         (("--learning-rate", "nan"), 2, "learning_rate must be above 0 and finite, got nan"),
@@ -150,9 +150,9 @@ def test_a_flow_that_makes_no_sense_is_refused(
         (("--model", "none.pth"), 1, "cannot read model none.pth: No such file or directory"),
         (("--vgg", "none.st"), 1, "cannot read weights none.st"),
         (("--vgg-layer", "conv9_9"), 2, "vgg layers must be among conv1_1, "),
-        (("--vgg-layer", "conv5_1", "--lr-size", "8"), 1, "lack conv2_2.weight"),
-        (("--lr-size", "1", "--batch", "1"), 2, "batch must be at least 2 for crops this sma"),
-        (("--lr-size", "1"), 2, "crops must be at least 2 pixels a side for conv2_1, got 1"),
+        (("--vgg-layer", "conv5_1", "--crop", "8"), 1, "lack conv2_2.weight"),
+        (("--crop", "1", "--batch", "1"), 2, "batch must be at least 2 for crops this sma"),
+        (("--crop", "1"), 2, "crops must be at least 2 pixels a side for conv2_1, got 1"),
         (("--dim", "5"), 2, "--dim must be even, got 5"),
         (("--prior", "edsr-baseline-latent"), 2, "--depth is for unet, not edsr-baseline-la"),
         (("--n-resblocks", "2"), 2, "--n-resblocks is for edsr-baseline-latent, not unet"),

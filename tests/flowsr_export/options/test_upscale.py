@@ -14,6 +14,7 @@ from click.testing import Result
 from flowsr_runtime import Bundle, SessionSettings
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.errors import MemoryBudgetError
+from flowsr_runtime.installation import pip_command
 from tests.flowsr_export.commands.test_upscale import assert_refused, size_of
 
 Run = Callable[..., Result]
@@ -144,7 +145,7 @@ def test_memory_of_gpus_does_not_keep_them_from_working_at_once(
 
 def test_a_missing_ray_is_refused(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert_refused(upscale("--scale", "2", "--ray"), 4, "pip install 'flowsr-lp[ray]'")
+    assert_refused(upscale("--scale", "2", "--ray"), 4, pip_command("ray"))
 
 
 def test_ray_is_not_asked_where_every_output_is_there(

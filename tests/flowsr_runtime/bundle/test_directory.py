@@ -112,7 +112,7 @@ def test_a_model_that_is_not_there_or_there_twice_is_refused(
 def test_a_bundle_is_not_replaced_without_force(
     bundle: Bundle, manifest: dict[str, Any]
 ) -> None:
-    with pytest.raises(OutputError, match="give force"):
+    with pytest.raises(OutputError, match="force=True"):
         write_bundle(bundle.path, manifest, MODEL)
     bundle.check_files()
 
