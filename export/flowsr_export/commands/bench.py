@@ -30,6 +30,7 @@ from flowsr_export.options.shared import (
     value_option,
 )
 from flowsr_export.options.values import (
+    FiniteRange,
     parse_duration,
     parse_percentiles,
     size_type,
@@ -83,7 +84,7 @@ def command() -> None:
 @click.argument("second", metavar="B", type=FILE)
 @number_option(
     "--threshold",
-    click.FloatRange(min=0, min_open=True),
+    FiniteRange(min=0, min_open=True),
     0.05,
     "Relative change of the time that counts as a difference.",
 )

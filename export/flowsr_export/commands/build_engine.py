@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from flowsr_export.options.command import Command
+from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.engine import builder_options, flavour_option, size_options
 from flowsr_export.options.progress import progress, step_progress
 from flowsr_export.options.shared import (
@@ -26,7 +26,7 @@ from flowsr_export.options.shared import (
     precision_option,
     value_option,
 )
-from flowsr_export.options.values import exact_scale_type
+from flowsr_export.options.values import FiniteRange, exact_scale_type
 from flowsr_export.reports.table import mebibytes
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ BAR_STEPS = 100
     ),
     click.option(
         "--io",
-        type=click.Choice(["float32", "uint8"]),
+        type=Choice(["float32", "uint8"]),
         show_default="the bundle's own, or float32",
         help="Image type of an exported graph, as for export-onnx.",
     ),
@@ -80,7 +80,7 @@ BAR_STEPS = 100
     ),
     click.option(
         "--least-share",
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         show_default="LINF 0.95, SRFlow 0.9, fp32 1; int8 and fp8 the share of the ONNX file",
         help="Minimum share of the weight multiply-adds that run in the precision.",
     ),

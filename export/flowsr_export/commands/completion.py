@@ -7,7 +7,7 @@ import json
 import click
 from click.shell_completion import get_completion_class
 
-from flowsr_export.options.command import Command
+from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.shared import json_option
 from flowsr_export.options.speech import PROGRAM
 
@@ -17,11 +17,11 @@ PROGRAMS = ("flowsr", PROGRAM)
 
 
 @click.command("completion", cls=Command)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=Choice(["bash", "zsh", "fish"]))
 @json_option
 @click.pass_context
 def command(context: click.Context, shell: str, as_json: bool) -> None:
-    """Print a script that completes commands and options in SHELL.
+    """Print a script that completes commands and options in SHELL: bash, zsh or fish.
 
     \b
     Examples:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.command import Command
+from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.progress import progress
 from flowsr_export.options.session import evaluation_options
 from flowsr_export.options.shared import (
@@ -29,6 +29,7 @@ from flowsr_export.options.shared import (
     seed_option,
 )
 from flowsr_export.options.speech import note
+from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ def _check_scales(scales: Sequence[Any]) -> None:
 @click.option(
     "--metric",
     "metrics",
-    type=click.Choice(METRICS),
+    type=Choice(METRICS),
     multiple=True,
     show_default="psnr to lr-psnr, and diversity with --samples",
     help="Metric to compute; may be repeated.",
@@ -95,7 +96,7 @@ def _check_scales(scales: Sequence[Any]) -> None:
 @click.option("--prior", type=FILE, help="Checkpoint of its learned prior.")
 @click.option(
     "--temperature",
-    type=float,
+    type=FiniteRange(min=0),
     help="Standard deviation of the noise, for bundles without a learned prior.",
 )
 @flag("--truncate", "Truncate values to 8 bits, as SRFlow's released script does.")

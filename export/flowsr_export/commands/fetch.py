@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from flowsr_export.fetch import DEFAULT_BASE_URL, LICENSE_LINE, RELEASES, fetch
-from flowsr_export.options.command import Command
+from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.shared import json_option
 from flowsr_export.options.speech import note
@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 
 @click.command("fetch", cls=Command)
-@click.argument("name", metavar="NAME", type=click.Choice([*RELEASES, "all"]))
+@click.argument("name", metavar="NAME", type=Choice([*RELEASES, "all"]))
 @click.option(
     "-o",
     "--output",
@@ -44,7 +44,6 @@ def command(name: str, directory: Path, base_url: str, as_json: bool) -> None:
     Example:
       flowsr-export fetch edsr-baseline-linf.pth -o checkpoints
     """
-    note(LICENSE_LINE)
     files = []
     for file in RELEASES if name == "all" else [name]:
         with counted_progress(f"fetching {file}") as (start, advance):
@@ -52,5 +51,6 @@ def command(name: str, directory: Path, base_url: str, as_json: bool) -> None:
         files.append({"path": str(fetched.path), "bytes": fetched.size, "how": fetched.how})
         if not as_json:
             click.echo(f"{fetched.path}  {fetched.size / 1e6:.1f} MB  {fetched.how}")
+    note(LICENSE_LINE)
     if as_json:
         click.echo(json.dumps({"license": LICENSE_LINE, "files": files}, indent=1))

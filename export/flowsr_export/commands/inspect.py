@@ -18,7 +18,9 @@ from flowsr_export.options.shared import (
     json_option,
     open_bundle,
     precision_option,
+    value_option,
 )
+from flowsr_export.options.values import parse_capability
 
 if TYPE_CHECKING:
     from flowsr_export.engine.library import TensorrtVariant
@@ -42,9 +44,9 @@ IMAGES = {
 @flag("--engine", "List engines that load on a GPU, and why others do not.")
 @flavour_option
 @precision_option("Precision of the engine, with --engine.", "fp16")
-@click.option(
+@value_option(
+    parse_capability,
     "--compute-capability",
-    metavar="N.N",
     show_default="this machine's GPU",
     help="Compute capability of the GPU, such as 8.9, with --engine.",
 )

@@ -23,7 +23,7 @@ from flowsr_export.options.shared import (
     value_option,
 )
 from flowsr_export.options.speech import note
-from flowsr_export.options.values import parse_memory
+from flowsr_export.options.values import FiniteRange, parse_memory
 
 if TYPE_CHECKING:
     from flowsr_export.serve.admission import ServeLimits
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-SECONDS = click.FloatRange(min=0, min_open=True)
+SECONDS = FiniteRange(min=0, min_open=True)
 
 
 def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, ServeLimits]:

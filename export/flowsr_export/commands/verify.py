@@ -18,6 +18,7 @@ from flowsr_export.options.command import Command, Option
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.session import verification_options
 from flowsr_export.options.shared import FILE, bundle_argument, flag, force_option, json_option
+from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
     from flowsr_export.certificate.certify import Certificate
@@ -52,7 +53,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     show_default="1e-4; fp16 0.05, bf16 0.4, int8 and fp8 0.5",
     help="Tolerance relative to the largest value of a tensor, with --locate.",
 )

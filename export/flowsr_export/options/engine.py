@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.command import Option
+from flowsr_export.options.command import Choice, Option
 from flowsr_export.options.shared import (
     FILE,
     choice_option,
@@ -18,7 +18,7 @@ from flowsr_export.options.shared import (
     scales_option,
     value_option,
 )
-from flowsr_export.options.values import parse_memory, parse_shapes, size_type
+from flowsr_export.options.values import parse_capability, parse_memory, parse_shapes, size_type
 
 if TYPE_CHECKING:
     from flowsr_export.engine.build import SizeSpec
@@ -30,7 +30,7 @@ flavour_option = click.option(
     "flavour",
     cls=Option,
     old=["--flavour"],
-    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]),
+    type=Choice(["auto", "tensorrt", "tensorrt-rtx"]),
     default="auto",
     show_default=True,
     callback=lambda context, option, value: value.replace("-", "_"),
@@ -95,11 +95,11 @@ size_options = packs(
 
 builder_options = packs(
     "flowsr_export.engine.builder:Settings",
-    click.option(
+    value_option(
+        parse_capability,
         "--compute-capability",
         "compute_capabilities",
         multiple=True,
-        metavar="N.N",
         help="Compute capability of a GPU to build for, such as 8.9; may be repeated "
         "(tensorrt-rtx).  [default: 8.0 and above; with tensorrt this machine's GPU]",
     ),

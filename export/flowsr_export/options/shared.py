@@ -47,10 +47,12 @@ Option = Callable[[Command], Command]
 
 FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
+SEED = click.IntRange(0, 2**64 - 1)
 PRECISIONS = ["fp32", "fp16", "bf16", "int8", "fp8"]
 METAVARS = {
     "exact_scale_type": "S",
     "parse_blocks": "I,J,…",
+    "parse_capability": "N.N",
     "parse_devices": "N,N,…",
     "parse_duration": "TIME",
     "parse_memory": "BYTES",
@@ -191,7 +193,7 @@ def provider_option(help_text: str, default: str | None = None) -> Option:
 
 def seed_option(help_text: str = "Random seed for the noise.") -> Option:
     """Return `--seed`."""
-    return click.option("--seed", type=int, default=0, show_default=True, help=help_text)
+    return number_option("--seed", SEED, 0, help_text)
 
 
 def _imported(target: str) -> Callable[..., Any]:

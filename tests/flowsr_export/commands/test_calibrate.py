@@ -103,7 +103,7 @@ def test_two_budgets_are_refused(run: Run, small: Path, tmp_path: Path) -> None:
 def test_an_empty_folder_ends_with_one_line(run: Run, small: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     done = calibrate(run, small, tmp_path / "photos")
-    assert done.exit_code == 1
+    assert done.exit_code == 5
     assert done.stderr.startswith(f"flowsr-export: folder {tmp_path / 'photos'}")
 
 

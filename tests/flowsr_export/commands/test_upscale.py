@@ -144,7 +144,7 @@ def test_nothing_is_overwritten_without_force(upscale: Run, large: Path) -> None
         ((), 2, "give exactly one of --scale and --size"),
         (("--scale", "2", "--size", "12x10"), 2, "give exactly one of --scale and --size"),
         (("--scale", "2", "--precision", "fp16"), 5, "holds no fp16 model; it has fp32"),
-        (("--depth", "10"), 2, "'10' is not one of '8', '16', 'float'"),
+        (("--depth", "10"), 2, "'10' is not one of 8, 16, float"),
         (("--scale", "2", "-o", "no/o.png"), 1, "o.png cannot be written"),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_dry_run_says_tiles_and_memory_and_writes_nothing(
 ) -> None:
     options = ("--scale", "40", "--dry-run")
     done = run("upscale", bundle, photo, tmp_path / "none.png", "-o", tmp_path / "o", *options)
-    assert done.exit_code == 1
+    assert done.exit_code == 5
     assert re.fullmatch(
         r".*o/photo\.png  240x200  1 tile of 240x200  \d\.\d\d GiB, 0\.00 per run\n",
         done.stdout,

@@ -128,7 +128,7 @@ def test_force_does_not_replace_what_is_no_bundle(
 ) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    with pytest.raises(OutputError, match="home is not a bundle; remove it yourself"):
+    with pytest.raises(OutputError, match="home exists and is not a bundle; give another name"):
         write_bundle(tmp_path / "home", manifest, MODEL, force=True)
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
 
