@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -124,21 +125,23 @@ def command(
 
     jobs, host, limits = limited
     opened = open_bundle(bundle)
-    listener = listen(host, port)
-    if limits.hosts is None:
-        note(
-            f"{host} is reachable from other machines, and the server has no authentication: "
-            "anyone who can reach it can use it"
-        )
-    session = run_at_low_priority(lambda: settings.open(opened))
-    runs_on = f"{session.backend} {session.provider}, {settings.precision}"
-    upscaler = Upscaler(opened, session, memory_budget=memory_budget, halo=halo)
-    pool = UpscalerPool(upscaler, jobs, limits.places, begin=lower_priority)
-    url = url_of(listener)
-    line = f"serving {opened.path} on {url}"
-    if as_json:
-        line = json.dumps({"bundle": str(opened.path), "url": url, "runs_on": runs_on})
-    with listener, upscaler, pool:
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(host, port))
+        if limits.hosts is None:
+            note(
+                f"{host} is reachable from other machines, and the server has no "
+                "authentication: anyone who can reach it can use it"
+            )
+        session = run_at_low_priority(lambda: settings.open(opened))
+        runs_on = f"{session.backend} {session.provider}, {settings.precision}"
+        upscaler = Upscaler(opened, session, memory_budget=memory_budget, halo=halo)
+        pool = UpscalerPool(upscaler, jobs, limits.places, begin=lower_priority)
+        stack.enter_context(upscaler)
+        stack.enter_context(pool)
+        line = f"serving {opened.path} on {url_of(listener)}"
+        if as_json:
+            about = {"bundle": str(opened.path), "url": url_of(listener), "runs_on": runs_on}
+            line = json.dumps(about)
         server = make_server(
             create_app(pool, limits, runs_on=runs_on),
             access_log=access_log,
