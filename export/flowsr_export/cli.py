@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-import sys
 import traceback
 import warnings
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -59,12 +57,16 @@ class LazyGroup(Group):
     No command waits for the libraries of another one, or translates errors itself.
     """
 
-    def main(self, args: Any = None, prog_name: str | None = None, **options: Any) -> Any:
-        """Run under the name that the program was called by."""
-        called = Path(sys.argv[0]).name
-        return super().main(
-            args, prog_name or (called if called in PROGRAMS else PROGRAM), **options
-        )
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Return the context, under the name that the program was called by."""
+        name = info_name if info_name in PROGRAMS else PROGRAM
+        return super().make_context(name, args, parent, **extra)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options before the command; an error ends with one line."""

@@ -66,10 +66,12 @@ def test_a_pipe_sees_a_line_now_and_then(
 ) -> None:
     written = Event()
     monkeypatch.setattr("flowsr_export.options.progress.LINE_SECONDS", 0.01)
-    monkeypatch.setattr(
-        "flowsr_export.options.progress.click.echo",
-        lambda line, file: (file.write(f"{line}\n"), written.set()),
-    )
+
+    def echo(line: str, file: io.StringIO) -> None:
+        file.write(f"{line}\n")
+        written.set()
+
+    monkeypatch.setattr("flowsr_export.options.progress.click.echo", echo)
     with progress("enlarging", 4) as bar:
         bar.advance(3, "photo.png")
         written.clear()
