@@ -1,6 +1,7 @@
 """Downloads from a local server with ranges, interruptions and wrong files."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -184,3 +185,12 @@ def test_the_command_prints_the_file_and_the_licence(server: Server, tmp_path: P
     assert done.exit_code == 0
     assert done.stdout == f"{tmp_path / NAME}  1.0 MB  downloaded\n"
     assert done.stderr == f"flowsr-export: {LICENSE_LINE}\n"
+
+
+def test_json_has_the_files(server: Server, tmp_path: Path) -> None:
+    words = ["fetch", NAME, "-o", str(tmp_path), "--base-url", server.address("honest")]
+    done = CliRunner().invoke(main, [*words, "--json", "--quiet"])
+    path = tmp_path / NAME
+    file = {"path": str(path), "bytes": path.stat().st_size, "how": "downloaded"}
+    assert json.loads(done.stdout) == {"license": LICENSE_LINE, "files": [file]}
+    assert done.stderr == ""

@@ -1,5 +1,6 @@
 """The `train` commands, end to end on a tiny network, and their refusals."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def prior(run: Run, pictures: Path, vgg: Path, tmp_path: Path) -> Callable[..., 
         return run("train", "prior", *fixed, *folder, *PRIOR, *LOOP, *options)
 
     return train_prior
+
+
+def test_json_is_the_file_and_its_steps(flow: Run, tmp_path: Path) -> None:
+    path = tmp_path / "flow" / "model.safetensors"
+    record = json.loads(flow("--steps", "1", "--json").stdout)
+    assert record == {"path": str(path), "bytes": path.stat().st_size, "steps": 1}
 
 
 def test_a_flow_and_its_prior_make_a_model(flow: Run, prior: Run, tmp_path: Path) -> None:
