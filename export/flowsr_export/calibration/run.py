@@ -27,7 +27,7 @@ from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.inputs.run_sizes import RunSize
 from flowsr_export.onnx_graph.lint import require_clean
 from flowsr_export.onnx_graph.multiply_adds import MacCount, count_macs
-from flowsr_runtime import Bundle, UsageError, output_size
+from flowsr_runtime import Bundle, OutputError, UsageError, output_size
 from flowsr_runtime.bundle.manifest import Manifest
 
 __all__ = ["Calibration", "CorrectionResult", "CalibrationConfig", "calibrate"]
@@ -231,7 +231,11 @@ class _Run:
         tensors = tensors_of(self.model, self.layers)
         digest = hashlib.sha256(self.content).hexdigest()
         key = statistics_key(digest, tensors, self.plan, pictures)
-        self.config.work.mkdir(parents=True, exist_ok=True)
+        try:
+            self.config.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"cannot be made: {error.strerror or error}"
+            raise OutputError(f"folder {self.config.work} {reason}", option="work") from error
         # Equalization needs the channels of the tensors between its pairs.
         readers = [pair.after for pair in pairs_of(self.model, self.layers)]
         return collect(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Choice, Command, Group
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.shared import (
     FILE,
@@ -23,14 +24,15 @@ from flowsr_export.options.shared import (
     packs,
     precision_option,
     provider_option,
+    scales_option,
     seed_option,
     threads_option,
     value_option,
 )
 from flowsr_export.options.values import (
+    FiniteRange,
     parse_duration,
     parse_percentiles,
-    parse_scales,
     size_type,
 )
 
@@ -57,11 +59,11 @@ class _ParentNamedContext(click.Context):
         return self.parent.command_path
 
 
-class _DefaultCommand(click.Command):
+class _DefaultCommand(Command):
     context_class = _ParentNamedContext
 
 
-class _DefaultGroup(click.Group):
+class _DefaultGroup(Group):
     """A group that runs `run` unless the command line is one of `compare`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -82,7 +84,7 @@ def command() -> None:
 @click.argument("second", metavar="B", type=FILE)
 @number_option(
     "--threshold",
-    click.FloatRange(min=0, min_open=True),
+    FiniteRange(min=0, min_open=True),
     0.05,
     "Relative change of the time that counts as a difference.",
 )
@@ -114,7 +116,7 @@ def compare_command(first: Path, second: Path, threshold: float, as_json: bool) 
 def _config(
     *,
     threads: int | None,
-    scales: tuple[Scale, ...] | None,
+    scales: tuple[Scale, ...],
     lr_size: tuple[tuple[int, int], ...],
     output_size: tuple[int, int] | None,
     sweep: bool,
@@ -131,13 +133,13 @@ def _config(
     from flowsr_runtime.backends.cores import usable_cores
 
     if output_size is not None and (lr_size or sweep):
-        raise UsageError("give either --output-size, or --lr-size and --sweep")
+        raise UsageError("give either --size, or --lr-size and --sweep")
     if fields["prior"] is not None and fields["model"] is None:
         raise UsageError("--prior needs --model")
     default_sizes = tuple((side, side) for side in SWEPT_SIDES) if sweep else ((128, 128),)
     return BenchmarkConfig(
         threads=threads or usable_cores(),
-        scales=scales or (),
+        scales=scales,
         lr_sizes=lr_size or default_sizes,
         output_size=output_size,
         pace=TimingSchedule(warm_up, duration, blocks, seed),
@@ -153,7 +155,7 @@ def _config(
     click.option(
         "--backend",
         "backends",
-        type=click.Choice(BACKENDS),
+        type=Choice(BACKENDS),
         multiple=True,
         default=("onnxruntime",),
         show_default=True,
@@ -165,13 +167,7 @@ def _config(
     precision_option("Precision of the bundle's graph to run; PyTorch runs float32."),
     click.option("--model", type=FILE, help="Checkpoint of the bundle's flow, for PyTorch."),
     click.option("--prior", type=FILE, help="Checkpoint of the bundle's prior, for PyTorch."),
-    value_option(
-        parse_scales,
-        "--scale",
-        "scales",
-        help="Upscaling factors, joined by commas.",
-        show_default="1.5,2,3,4,8, or the bundle's own",
-    ),
+    scales_option("1.5,2,3,4,8, or the bundle's own"),
     value_option(
         size_type,
         "--lr-size",
@@ -180,7 +176,11 @@ def _config(
         show_default="128x128",
     ),
     value_option(
-        size_type, "--output-size", help="Output width and height, instead of --lr-size."
+        size_type,
+        "--size",
+        "output_size",
+        old=["--output-size"],
+        help="Output width and height, instead of --lr-size.",
     ),
     number_option("--batch", POSITIVE, 1, "Number of images per run."),
     value_option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.engine import builder_options, flavour_option, size_options
 from flowsr_export.options.progress import progress, step_progress
 from flowsr_export.options.shared import (
@@ -25,7 +26,7 @@ from flowsr_export.options.shared import (
     precision_option,
     value_option,
 )
-from flowsr_export.options.values import exact_scale_type
+from flowsr_export.options.values import FiniteRange, exact_scale_type
 from flowsr_export.reports.table import mebibytes
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ __all__ = ["command"]
 BAR_STEPS = 100
 
 
-@click.command("build-engine")
+@click.command("build-engine", cls=Command)
 @packs(
     "flowsr_export.engine.target_bundle:TargetBundle",
     bundle_argument,
@@ -62,7 +63,7 @@ BAR_STEPS = 100
     ),
     click.option(
         "--io",
-        type=click.Choice(["float32", "uint8"]),
+        type=Choice(["float32", "uint8"]),
         show_default="the bundle's own, or float32",
         help="Image type of an exported graph, as for export-onnx.",
     ),
@@ -79,7 +80,7 @@ BAR_STEPS = 100
     ),
     click.option(
         "--least-share",
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         show_default="LINF 0.95, SRFlow 0.9, fp32 1; int8 and fp8 the share of the ONNX file",
         help="Minimum share of the weight multiply-adds that run in the precision.",
     ),
@@ -109,11 +110,11 @@ def command(
 
     \b
     Examples:
-      flowsr-export build-engine -o small.bundle --picture 480x270 --scale 4
+      flowsr-export build-engine -o small.bundle --lr-size 480x270 --scale 4
       flowsr-export build-engine edsr.bundle --compute-capability 8.9 --size 1920x1080 --dry-run
       flowsr-export build-engine --model linf.pth --prior linf-LP.pth -o edsr.bundle \\
           --min-shapes input:1x3x16x16 --opt-shapes input:1x3x128x128 --max-shapes \\
-          input:1x3x256x256 --scale 2 --scale 4
+          input:1x3x256x256 --scale 2,4
     """
     from flowsr_export.engine.build import build_engine, plan_engine
     from flowsr_export.engine.library import device_here

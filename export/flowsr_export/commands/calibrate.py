@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Command
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
@@ -24,6 +25,7 @@ from flowsr_export.options.shared import (
     seed_option,
     threads_option,
 )
+from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
     from flowsr_export.calibration.run import Calibration, CalibrationConfig, Report
@@ -55,7 +57,7 @@ def _config(
     return CalibrationConfig(work=work, budget=Budget(budget_db, max_psnr_loss), **fields)
 
 
-@click.command("calibrate")
+@click.command("calibrate", cls=Command)
 @bundle_argument
 @packs(
     lambda **values: (_config(**values), values["output"]),
@@ -77,13 +79,13 @@ def _config(
     seed_option("Random seed for the choice of crops."),
     click.option(
         "--budget-db",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         show_default="38",
         help="Minimum PSNR against float32 in dB; blocks stay float32 until every crop has it.",
     ),
     click.option(
         "--max-psnr-loss",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         help="Maximum loss of luma PSNR against the originals in dB, instead of --budget-db.",
     ),
     click.option(

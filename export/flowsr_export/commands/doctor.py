@@ -7,12 +7,13 @@ import json
 
 import click
 
+from flowsr_export.options.command import Command
 from flowsr_export.options.shared import json_option
 
 __all__ = ["command"]
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @json_option
 def command(as_json: bool) -> None:
     """List installed and missing libraries, and the hardware of this machine.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowsr_export.options.command import Command
 from flowsr_export.options.progress import step_progress
 from flowsr_export.options.shared import (
     FILE,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("export-onnx")
+@click.command("export-onnx", cls=Command)
 @click.option(
     "--model", type=FILE, show_default="the built-in model", help="LINF or SRFlow checkpoint."
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Command
 from flowsr_export.options.engine import flavour_option
 from flowsr_export.options.shared import (
     bundle_argument,
@@ -17,7 +18,9 @@ from flowsr_export.options.shared import (
     json_option,
     open_bundle,
     precision_option,
+    value_option,
 )
+from flowsr_export.options.values import parse_capability
 
 if TYPE_CHECKING:
     from flowsr_export.engine.library import TensorrtVariant
@@ -36,14 +39,14 @@ IMAGES = {
 }
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @bundle_argument
 @flag("--engine", "List engines that load on a GPU, and why others do not.")
 @flavour_option
 @precision_option("Precision of the engine, with --engine.", "fp16")
-@click.option(
+@value_option(
+    parse_capability,
     "--compute-capability",
-    metavar="N.N",
     show_default="this machine's GPU",
     help="Compute capability of the GPU, such as 8.9, with --engine.",
 )

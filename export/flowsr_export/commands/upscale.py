@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.advice import advice
-from flowsr_export.options.progress import progress
+from flowsr_export.options.advice import advised
+from flowsr_export.options.command import Command
+from flowsr_export.options.progress import item_lines, progress
 from flowsr_export.options.session import session_options
 from flowsr_export.options.shared import FILE, flag, json_option, open_bundle
+from flowsr_export.options.speech import note, program
 from flowsr_export.options.upscale import cluster_options, machine_options, request_options
 
 if TYPE_CHECKING:
@@ -29,8 +31,9 @@ DEFAULT = click.core.ParameterSource.DEFAULT
 GIB = 1 << 30
 
 
-@click.command("upscale")
+@click.command("upscale", cls=Command)
 @click.argument("inputs", metavar="[BUNDLE] IN...", nargs=-1, required=True, type=FILE)
+@click.option("--bundle", type=FILE, help="Bundle, instead of the first argument.")
 @click.option(
     "-o",
     "--output",
@@ -46,6 +49,7 @@ GIB = 1 << 30
 @json_option
 def command(
     inputs: tuple[Path, ...],
+    bundle: Path | None,
     output: Path,
     request: Request,
     machine: dict[str, Any],
@@ -74,18 +78,18 @@ def command(
     context = click.get_current_context()
     if machine["devices"] is not None and context.get_parameter_source("device") != DEFAULT:
         raise click.UsageError("give at most one of --device and --devices")
-    path, images = _split(inputs)
-    bundle = open_bundle(path)
-    _check_size(request, bundle)
+    path, images = (bundle, inputs) if bundle is not None else _split(inputs)
+    opened = open_bundle(path)
+    _check_size(request, opened)
     jobs = plan(images, output, make=not dry_run)
     if dry_run:
         from flowsr_export.upscale.devices import open_upscalers
         from flowsr_export.upscale.dry_run import plan_all
 
-        with open_upscalers(bundle, **machine) as upscalers:
+        with open_upscalers(opened, **machine) as upscalers:
             exit_code = _print_plan(*plan_all(jobs, upscalers[0], request), as_json)
     else:
-        report = _upscale(bundle, jobs, request, machine, cluster)
+        report = _upscale(opened, jobs, request, machine, cluster)
         _print(report, as_json)
         exit_code = report.exit_code
     context.exit(exit_code)
@@ -129,7 +133,10 @@ def _upscale(
         progress("upscaling", len(jobs) * STEPS) as bar,
     ):
         overlap = machine["max_memory"] is None or not is_on_host(machine["settings"])
-        return upscale_all(jobs, upscalers, request, bar.advance, overlap=overlap)
+        line = item_lines(len(jobs))
+        return upscale_all(
+            jobs, upscalers, request, bar.advance, finished=line, overlap=overlap
+        )
 
 
 def _upscale_on_ray(
@@ -144,8 +151,15 @@ def _upscale_on_ray(
     if machine.pop("devices") is not None:
         raise click.UsageError("--devices is not for --ray; Ray assigns a GPU to each worker")
     config = WorkerConfig(bundle.path, request=request, **machine)
+    line = item_lines(len(jobs))
     with progress("upscaling", len(jobs)) as bar:
-        return upscale_on_ray(jobs, config, cluster, bar.advance)
+
+        def tell(steps: int, name: str) -> None:
+            bar.advance(steps, name)
+            if name:
+                line(name)
+
+        return upscale_on_ray(jobs, config, cluster, tell)
 
 
 def _print(report: Report, as_json: bool) -> None:
@@ -164,7 +178,7 @@ def _print(report: Report, as_json: bool) -> None:
             click.echo(_summary(report))
     for done in report.done:
         if done.warning:
-            click.echo(f"flowsr-export: {done.source}: {done.warning}", err=True)
+            note(f"{done.source}: {done.warning}")
     _print_failures(report.failures)
 
 
@@ -209,5 +223,5 @@ def _print_plan(
 def _print_failures(failures: Sequence[Failure]) -> None:
     command = click.get_current_context().command
     for failure in failures:
-        remedy = advice(command, failure.option, failure.build)
-        click.echo(f"flowsr-export: {failure.reason}{remedy}", err=True)
+        line = advised(command, failure.reason, failure.option, failure.build)
+        click.echo(f"{program()}: {line}", err=True)

@@ -79,7 +79,7 @@ class MetricSet:
             return cls(ordered, shave)
         if alexnet is None or linear is None:
             files = "alexnet (alexnet-owt-7be5be79.pth) and lpips_weights (alex.pth, v0.1)"
-            wrong = f"{perceptual[0]} needs {files}, got {alexnet} and {linear}"
+            wrong = f"{perceptual[0]} needs {files}"
             raise UsageError(wrong, option="metrics")
         from flowsr_lp.perceptual import LPIPS
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Choice, Option
 from flowsr_export.options.shared import (
     FILE,
     choice_option,
@@ -14,9 +15,10 @@ from flowsr_export.options.shared import (
     memory_budget_option,
     number_option,
     packs,
+    scales_option,
     value_option,
 )
-from flowsr_export.options.values import parse_memory, parse_shapes, scale_type, size_type
+from flowsr_export.options.values import parse_capability, parse_memory, parse_shapes, size_type
 
 if TYPE_CHECKING:
     from flowsr_export.engine.build import SizeSpec
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["builder_options", "flavour_option", "size_options"]
 
 flavour_option = click.option(
-    "--flavour",
-    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]),
+    "--flavor",
+    "flavour",
+    cls=Option,
+    old=["--flavour"],
+    type=Choice(["auto", "tensorrt", "tensorrt-rtx"]),
     default="auto",
     show_default=True,
     callback=lambda context, option, value: value.replace("-", "_"),
@@ -59,8 +64,9 @@ size_options = packs(
     _sizes,
     value_option(
         size_type,
-        "--picture",
+        "--lr-size",
         "pictures",
+        old=["--picture"],
         help="Size of an input image; may be repeated.",
         multiple=True,
     ),
@@ -71,14 +77,7 @@ size_options = packs(
         help="Size of an output image; may be repeated.",
         multiple=True,
     ),
-    value_option(
-        scale_type,
-        "--scale",
-        "scales",
-        help="Upscaling factor, or one each for width and height; may be repeated.",
-        multiple=True,
-        show_default="the bundle's own, or 4",
-    ),
+    scales_option("the bundle's own, or 4"),
     memory_budget_option,
     halo_option,
     *(
@@ -96,11 +95,11 @@ size_options = packs(
 
 builder_options = packs(
     "flowsr_export.engine.builder:Settings",
-    click.option(
+    value_option(
+        parse_capability,
         "--compute-capability",
         "compute_capabilities",
         multiple=True,
-        metavar="N.N",
         help="Compute capability of a GPU to build for, such as 8.9; may be repeated "
         "(tensorrt-rtx).  [default: 8.0 and above; with tensorrt this machine's GPU]",
     ),

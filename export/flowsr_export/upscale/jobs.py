@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,6 +196,8 @@ def prepare(
     Raises:
         FlowsrError: If the image, its size or its output is not valid.
     """
+    if not os.path.lexists(job.source):
+        raise PictureError(f"{job.source} does not exist")
     if check:
         check_output(job.target, request.force)
     picture = read_picture(job.source)

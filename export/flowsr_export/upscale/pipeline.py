@@ -39,6 +39,7 @@ def upscale_all(
     request: Request,
     advance: Advance,
     *,
+    finished: Callable[[str], None] = lambda name: None,
     overlap: bool = True,
 ) -> Report:
     """Upscale every image; an image that fails does not stop the others.
@@ -53,6 +54,7 @@ def upscale_all(
         request: Parameters.
         advance: Called with (steps, file name) after each tile, by one thread at a time;
             an image has `STEPS` steps.
+        finished: Called with the file name after each image, by one thread at a time.
         overlap: Process several images at once, instead of one after another.
 
     Returns:
@@ -62,7 +64,7 @@ def upscale_all(
         FlowsrError: If an error does not concern a single image, such as a damaged bundle.
     """
     began = time.perf_counter()
-    pipeline = _Pipeline(upscalers, request, advance)
+    pipeline = _Pipeline(upscalers, request, advance, finished)
     threads = len(upscalers) + AROUND if overlap else 1
     with ThreadPoolExecutor(threads, thread_name_prefix="flowsr-picture") as pool:
         futures = [pool.submit(pipeline.run, job) for job in jobs]
@@ -94,7 +96,7 @@ def upscale_file(job: Job, upscaler: Upscaler, request: Request) -> Done:
     Raises:
         FlowsrError: If the image cannot be read, upscaled or written.
     """
-    pipeline = _Pipeline([upscaler], request, lambda steps, note: None)
+    pipeline = _Pipeline([upscaler], request, lambda steps, note: None, lambda name: None)
     return pipeline.upscale(job, lambda done, tiles: None)
 
 
@@ -102,7 +104,11 @@ class _Pipeline:
     """One reader, one writer and several upscalers, shared by the threads of a batch."""
 
     def __init__(
-        self, upscalers: Sequence[Upscaler], request: Request, advance: Advance
+        self,
+        upscalers: Sequence[Upscaler],
+        request: Request,
+        advance: Advance,
+        finished: Callable[[str], None],
     ) -> None:
         self.error: BaseException | None = None
         self._free: SimpleQueue[Upscaler] = SimpleQueue()
@@ -110,7 +116,7 @@ class _Pipeline:
             self._free.put(upscaler)
         self._any = upscalers[0]
         self._request = request
-        self._advance = advance
+        self._advance, self._finished = advance, finished
         self._advancing, self._reading, self._writing = Lock(), Lock(), Lock()
         self._stopped = Event()
 
@@ -142,6 +148,8 @@ class _Pipeline:
             raise
         finally:
             reach(STEPS)
+            with self._advancing:
+                self._finished(job.source.name)
 
     def upscale(self, job: Job, after_tile: Callable[[int, int], None]) -> Done:
         """Read, upscale and write one image."""

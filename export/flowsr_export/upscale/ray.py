@@ -18,6 +18,7 @@ from flowsr_export.upscale.jobs import Done, Failure, Job, Report, Request, fail
 from flowsr_export.upscale.pipeline import IMAGE_ERRORS, upscale_file
 from flowsr_runtime import Bundle, SessionSettings, Upscaler
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
+from flowsr_runtime.installation import pip_command
 
 __all__ = ["Cluster", "PictureMapper", "WorkerConfig", "upscale_on_ray"]
 
@@ -198,7 +199,7 @@ def _connected(cluster: Cluster) -> Iterator[None]:
     try:
         import ray
     except ImportError as error:
-        message = f"ray cannot be used: {error}; pip install 'flowsr-lp[ray]'"
+        message = f"ray cannot be used: {error}; {pip_command('ray')}"
         raise BackendError(message) from error
     if ray.is_initialized():
         yield

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.errors import BackendError, UsageError
+from flowsr_runtime.installation import pip_command
 
 __all__ = ["BACKENDS", "Session", "SessionSettings", "open_session"]
 
 BACKENDS = {
-    "onnxruntime": "flowsr-lp[cpu]",
-    "tensorrt": "flowsr-lp[tensorrt]",
-    "tensorrt_rtx": "flowsr-lp[tensorrt-rtx]",
+    "onnxruntime": "cpu",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
 }
 """Backends and the extra that installs each."""
 
@@ -198,7 +199,7 @@ def _missing(backend: str, error: ImportError) -> BackendError:
     library = _LIBRARIES.get((error.name or "").split(".")[0])
     if library is None:
         return BackendError(f"{backend} cannot be loaded: {error}")
-    return BackendError(f"{library} is not installed; pip install '{BACKENDS[backend]}'")
+    return BackendError(f"{library} is not installed; {pip_command(BACKENDS[backend])}")
 
 
 def _check_count(name: str, value: object, *, least: int) -> None:

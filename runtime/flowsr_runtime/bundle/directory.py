@@ -322,10 +322,10 @@ def check_replaceable(directory: str | os.PathLike[str], force: bool) -> None:
         raise OutputError(f"bundle {target} cannot be written: folder {above} is not writable")
     if not os.path.lexists(target):
         return
-    if not force:
-        raise OutputError(f"bundle {target} exists; give force to replace it", option="force")
     if target.is_symlink() or not (target / MANIFEST_NAME).is_file():
-        raise OutputError(f"{target} is not a bundle; remove it yourself")
+        raise OutputError(f"{directory} exists and is not a bundle; give another name")
+    if not force:
+        raise OutputError(f"bundle {directory} exists; force=True replaces it", option="force")
 
 
 def _recover(directory: Path) -> None:

@@ -97,7 +97,7 @@ def check_output(
     if target.is_dir():
         raise OutputError(f"{target} cannot be written: it is a folder")
     if os.path.lexists(target) and not force:
-        raise OutputError(f"{target} exists; give force to replace it", option="force")
+        raise OutputError(f"{target} exists; force=True replaces it", option="force")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"{target} cannot be written: folder {target.parent} is read-only")
     if depth is None and like is not None:

@@ -15,7 +15,7 @@ from tests.flowsr_export.conftest import small_manifest
 from tests.flowsr_export.engine.engines import convolving_bundle
 
 Run = Callable[..., Result]
-SMALL = ("--picture", "16x12", "--scale", "2", "--flavour", "tensorrt-rtx")
+SMALL = ("--lr-size", "16x12", "--scale", "2", "--flavor", "tensorrt-rtx")
 
 
 @pytest.fixture
@@ -106,9 +106,9 @@ REFUSED = {
     "RTX with timings": (("{both}", *SMALL, "--timing-cache", "t"), 2, "(--timing-cache)"),
     "fixed scale of a bundle": (("{both}", *SMALL, "--fixed-scale", "2"), 2, "fixed_scale"),
     "eight bits of a bundle": (("{both}", *SMALL, "--io", "uint8"), 2, "io is"),
-    "scale": (("{both}", "--picture", "8x8", "--scale", "0.5"), 2, "scale must be at least 1"),
+    "scale": (("{both}", "--lr-size", "8x8", "--scale", "0.5"), 2, "scale must be at least 1"),
     "shape": (("{both}", "--opt-shapes", "input:3x8x8"), 2, "got 3x8x8"),
-    "budget": (("{both}", *SMALL, "--memory-budget", "100"), 6, "memory_budget must be"),
+    "budget": (("{both}", *SMALL, "--max-memory", "100"), 6, "memory_budget must be"),
     "no bundle": (("nothing", *SMALL), 5, "bundle nothing does not exist"),
 }
 
@@ -133,7 +133,7 @@ def test_engines_are_listed(both: Path, run: Run) -> None:
     text = run("engines", "list", both).stdout
     assert text.startswith("ok      engines/tensorrt_rtx-portable-fp16-1x3x12x16-")
     assert "fp16, compute capability 8.0 and above, 1 profile" in text
-    (row,) = json.loads(run("engines", "list", both, "--json").stdout)
+    (row,) = json.loads(run("engines", "list", both, "--json").stdout)["engines"]
     assert row["state"] == "ok"
     assert row["facts"]["precision"]["engine"] == {"fp16": 1.0}
 
@@ -153,7 +153,7 @@ def test_a_damaged_engine_ends_with_5_and_is_pruned(both: Path, run: Run) -> Non
 
 def test_inspect_explains_a_miss_field_by_field(both: Path, run: Run) -> None:
     run("build-engine", both, *SMALL, "--compute-capability", "8.9")
-    looking = ("inspect", both, "--engine", "--flavour", "tensorrt-rtx", "--compute-capability")
+    looking = ("inspect", both, "--engine", "--flavor", "tensorrt-rtx", "--compute-capability")
     loads = run(*looking, "8.9")
     assert loads.exit_code == 0
     assert loads.stdout.startswith("loads      engines/tensorrt_rtx-sm89-fp16")

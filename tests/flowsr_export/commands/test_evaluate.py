@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import Result
 from PIL import Image
 
-from flowsr_export.commands.evaluate import METRICS, parse_plain_scales
+from flowsr_export.commands.evaluate import METRICS
 from flowsr_export.evaluation.metric_set import DEFAULT_METRICS
 from flowsr_export.evaluation.metrics import METRICS as KNOWN
+from flowsr_runtime.installation import pip_command
 from tests.flowsr_export.evaluation.evaluations import folder_of, lpips_weights, noisy_bundle
 
 Run = Callable[..., Result]
@@ -136,9 +136,7 @@ def test_lpips_without_pytorch_says_what_to_install(bundle: Path, hr: Path) -> N
         [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == (
-        "flowsr-export: torch is not installed; pip install 'flowsr-lp[export]'\n"
-    )
+    assert done.stderr == f"flowsr-export: torch is not installed; {pip_command('export')}\n"
 
 
 def test_an_explosion_is_said(exploding: Path, hr: Path, run: Run) -> None:
@@ -166,10 +164,10 @@ def test_what_is_there_is_not_overwritten(
 @pytest.mark.parametrize(
     ("options", "exit_code", "words"),
     [
-        (("--hr", "none"), 1, "folder none cannot be read"),
-        (("--lr", "none"), 1, "folder none cannot be read"),
+        (("--hr", "none"), 5, "folder of images none does not exist"),
+        (("--lr", "none"), 5, "folder of images none does not exist"),
         (("--scale", "0.5"), 2, "scale must be at least 1, got 0.5"),
-        (("--scale", "30"), 1, "61 pixels a side at ×30 for psnr-y, got 60x60"),
+        (("--scale", "30"), 5, "61 pixels a side at ×30 for psnr-y, got 60x60"),
         (("--metric", "lpips"), 2, "lpips needs alexnet"),
         (("--samples", "2"), 2, "samples must be 1 without noise, got 2"),
         (("--temperature", "0.5"), 2, "prior, got 0.5"),
@@ -185,12 +183,15 @@ def test_a_wrong_option_is_one_line(
     assert_refused(done, exit_code, words)
 
 
-def test_scales_are_numbers_for_both_axes() -> None:
-    assert parse_plain_scales("2,2.7, 4") == ("2", "2.7", "4")
-    with pytest.raises(click.BadParameter, match=r"got '2x3'"):
-        parse_plain_scales("2x3")
-    with pytest.raises(click.BadParameter, match="got '2,2'"):
-        parse_plain_scales("2,2")
+@pytest.mark.parametrize(
+    ("scales", "got"), [(["2x3"], "2x3"), (["2,2"], "2,2"), (["2", "3,2"], "2,3,2")]
+)
+def test_scales_are_distinct_numbers_for_both_axes(
+    scales: list[str], got: str, bundle: Path, hr: Path, run: Run
+) -> None:
+    words = [word for scale in scales for word in ("--scale", scale)]
+    done = run("evaluate", bundle, "--hr", hr, *PSNR, *words)
+    assert_refused(done, 2, f"expected distinct scales such as 2,2.7,4, got {got};")
 
 
 def test_the_command_offers_every_figure() -> None:

@@ -1,5 +1,6 @@
 """The `serve` command: startup, warning, refusals."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,14 @@ def test_a_host_that_is_not_here_ends_with_2(bundle: Path, run: Run) -> None:
     done = run("serve", bundle, "--host", "no such host")
     assert done.exit_code == 2
     assert "cannot serve on no such host port 8000" in done.stderr
+
+
+def test_json_is_the_address(bundle: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server:
+        def __init__(self, app: Any, *, access_log: bool, started: Callable[[], None]) -> None:
+            self.run = lambda sockets: started()
+
+    monkeypatch.setattr("flowsr_export.serve.http_server.make_server", Server)
+    record = json.loads(run("serve", bundle, "--port", "0", "--json").stdout)
+    assert (record["bundle"], record["runs_on"]) == (str(bundle), "onnxruntime cpu, fp32")
+    assert record["url"].startswith("http://127.0.0.1:")

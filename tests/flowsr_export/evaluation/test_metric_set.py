@@ -89,7 +89,7 @@ def test_a_figure_that_is_not_finite_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("names", "match"),
     [
-        (DEFAULT_METRICS, r"lpips needs alexnet .* got None and None"),
+        (DEFAULT_METRICS, r"lpips needs alexnet .* and lpips_weights"),
         (["diversity-score"], "diversity-score needs alexnet"),
         (["psnr", "niqe"], "got psnr, niqe"),
         ([], "got no"),

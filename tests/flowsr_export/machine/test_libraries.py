@@ -9,6 +9,7 @@ import pytest
 from click.testing import Result
 
 from flowsr_export.machine.libraries import LIBRARIES, find_library
+from flowsr_runtime.installation import pip_command
 
 Run = Callable[..., Result]
 
@@ -29,7 +30,7 @@ def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     )
     part = find_library(TENSORRT)
     assert part.version is None
-    assert part.remedy == "pip install 'flowsr-lp[tensorrt]'"
+    assert part.remedy == pip_command("tensorrt")
 
 
 def test_a_stub_does_not_pass_for_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_a_worker_goes_on_after_a_bad_picture(
 ) -> None:
     mapper = PictureMapper(config_of(bundle))
     bad = mapper(row(tmp_path / "none.png", tmp_path / "o.png"))
-    assert (bad["exit_code"], "none.png does not exist" in bad["reason"]) == (1, True)
+    assert (bad["exit_code"], "none.png does not exist" in bad["reason"]) == (5, True)
     assert mapper(row(photo, tmp_path / "o.png"))["reason"] == ""
 
 

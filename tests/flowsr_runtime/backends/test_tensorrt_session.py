@@ -1,5 +1,6 @@
 """Engines are found, chosen and run on both libraries; misses are explained."""
 
+import re
 import sys
 from typing import Any
 
@@ -16,6 +17,7 @@ from flowsr_runtime.errors import (
     IntegrityError,
     UsageError,
 )
+from flowsr_runtime.installation import pip_command
 from flowsr_runtime.upscaling.upscaler import Upscaler
 from tests.doubles.rig import SMALL, TOLERANCE, WIDE, Rig, expected, feeds_of, real_session
 from tests.doubles.trt_module import tensorrt_stubs
@@ -192,7 +194,7 @@ def test_a_library_that_is_not_there_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, backend: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, backend, None)
-    message = rf"{backend} is not installed; pip install 'flowsr-lp\[{extra}\]'"
+    message = re.escape(f"{backend} is not installed; {pip_command(extra)}")
     with pytest.raises(BackendError, match=message):
         load_library(backend)
 

@@ -35,7 +35,7 @@ USAGE: Final = [
     (["--scale", "4", "--size", "9x9"], "exactly one of --scale and --size"),
     (["--size", "9"], "--size must be such as 1920x1080, got 9"),
     (["--seed", "-1"], "--seed must be a whole number"),
-    (["--memory-budget", "much"], "--memory-budget must be such as 800M"),
+    (["--max-memory", "much"], "--max-memory must be such as 800M"),
     (["--halo", "wide"], "--halo must be default or exact, got wide"),
     (["--scale=2", "--backend", "torch"], "backend must be onnxruntime, openvino"),
     (["--scale=2", "--provider", "gpu"], "provider must be cpu or cuda, got gpu"),
@@ -168,8 +168,8 @@ def test_missing_arguments_are_named(cpp: CppLibrary) -> None:
 @pytest.mark.parametrize(
     ("name", "words", "code", "message"),
     [
-        ("none.png", ["--scale", "2"], 1, "none.png does not exist"),
-        ("bundle.json", ["--scale", "2"], 1, "is not a PNG picture"),
+        ("none.png", ["--scale", "2"], 5, "none.png does not exist"),
+        ("bundle.json", ["--scale", "2"], 5, "is not a PNG picture"),
         *(("in.png", words, 2, message) for words, message in USAGE),
         ("in.png", ["--scale", "2", "--backend", "tensorrt"], 4, "built without backend"),
         ("in.png", ["--scale", "2", "--provider", "cuda"], 4, "provider cuda"),
@@ -211,7 +211,7 @@ def test_a_damaged_picture_is_refused(cpp: CppLibrary, bundle: Bundle, picture: 
     picture.write_bytes(data[: len(data) // 2])
     out = picture.with_name("out.png")
     done = cpp.run("flowsr-upscale", bundle.path, picture, out, "--scale", "2")
-    assert done.returncode == 1
+    assert done.returncode == 5
     assert "in.png is damaged" in done.stderr
 
 
