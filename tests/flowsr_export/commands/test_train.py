@@ -217,7 +217,7 @@ def test_penalties_and_augmentation_are_of_the_run(
 ) -> None:
     (tmp_path / "fonts").mkdir()
     (tmp_path / "fonts" / "sans.ttf").touch()
-    weights = {"phase": 1, "shift": 2, "range": 3, "rescaled": 4}
+    weights = {"phase": 1, "mesh": 6, "shift": 2, "range": 3, "rescaled": 4}
     options = [f"--{name}-weight={weight}" for name, weight in weights.items()]
     crops = ("--fonts", tmp_path / "fonts", "--gray", "0.5", "--color", "0.25")
     done = [flow(*options, *crops, "--gain-weight", "5"), prior(*options, *crops)]
