@@ -99,6 +99,13 @@ class Bundle:
             raise IntegrityError(f"{path} is damaged: {fault}")
         return data
 
+    @property
+    def precisions(self) -> list[str]:
+        """Precisions of the bundle's ONNX files, in the order of the manifest."""
+        files = self.manifest.files.items()
+        models = (entry.precision for name, entry in files if name.endswith(".onnx"))
+        return list(dict.fromkeys(name for name in models if name is not None))
+
     def model_name(self, precision: str = "fp32") -> str:
         """Return the name of the ONNX file of a precision.
 
