@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowsr_export.options.choice import say_choice
 from flowsr_export.options.session import session_options
 from flowsr_export.options.shared import FILE, force_option, open_bundle
 
@@ -47,8 +48,10 @@ def command(
     from flowsr_runtime import Upscaler
 
     opened = open_bundle(bundle)
-    with Upscaler(opened, settings.open(opened)) as upscaler:
+    session, choice = settings.choose(opened)
+    with Upscaler(opened, session, choice=choice) as upscaler:
         comparisons = demonstrate(upscaler, directory, PHOTOGRAPHS, force=force)
+    say_choice(choice, settings)
     for row in comparisons:
         sizes = f"{row.input[0]}x{row.input[1]} to {row.output[0]}x{row.output[1]}"
         click.echo(

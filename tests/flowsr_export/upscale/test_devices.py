@@ -94,7 +94,8 @@ def test_two_devices_enlarge_a_folder(
 def test_devices_of_a_cpu_are_refused(
     bundle: Path, opened: list[OnGpu], provider: str | None
 ) -> None:
-    devices = open_upscalers(Bundle.open(bundle), SessionSettings(provider=provider), (0, 1))
+    settings = SessionSettings("onnxruntime", provider)
+    devices = open_upscalers(Bundle.open(bundle), settings, (0, 1))
     name = provider or "cpu"
     with pytest.raises(UsageError, match=f"provider {name}"):
         devices.__enter__()

@@ -26,7 +26,7 @@ def holding(tmp_path: Path, manifest: dict[str, Any]) -> MakeBundle:
 
     def write(*precisions: str) -> Bundle:
         files = {f"model.{name}.onnx": {"precision": name} for name in precisions}
-        contents = {name: BILINEAR for name in files}
+        contents = dict.fromkeys(files, BILINEAR)
         return write_bundle(tmp_path / "several", {**manifest, "files": files}, contents)
 
     return write
