@@ -11,7 +11,6 @@ from flowsr_export.options.shared import (
     choice_option,
     flag,
     halo_option,
-    memory_budget_option,
     number_option,
     packs,
     value_option,
@@ -61,14 +60,14 @@ size_options = packs(
         size_type,
         "--picture",
         "pictures",
-        help="Size of an input image; may be repeated.",
+        help="Size of the largest input image; may be repeated.",
         multiple=True,
     ),
     value_option(
         size_type,
         "--size",
         "outputs",
-        help="Size of an output image; may be repeated.",
+        help="Size of the largest output image; may be repeated.",
         multiple=True,
     ),
     value_option(
@@ -79,7 +78,13 @@ size_options = packs(
         multiple=True,
         show_default="the bundle's own, or 4",
     ),
-    memory_budget_option,
+    flag("--exact", "Take images of these sizes only, not every image from 16 pixels a side."),
+    value_option(
+        parse_memory,
+        "--memory-budget",
+        help="Memory limit for one run of the model; larger images are tiled.",
+        show_default="16G, which takes 1920x1080 whole",
+    ),
     halo_option,
     *(
         click.option(

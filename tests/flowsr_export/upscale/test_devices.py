@@ -40,9 +40,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[OnGpu]:
     sessions: list[OnGpu] = []
 
     def open_on(settings: SessionSettings, bundle: Bundle) -> OnGpu:
-        if settings.device > 3:
-            raise ProviderError(f"device {settings.device} is missing")
-        sessions.append(OnGpu(bundle, settings.device))
+        if settings.index > 3:
+            raise ProviderError(f"device {settings.index} is missing")
+        sessions.append(OnGpu(bundle, settings.index))
         return sessions[-1]
 
     monkeypatch.setattr(SessionSettings, "open", open_on)
