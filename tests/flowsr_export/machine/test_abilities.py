@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from flowsr_export.machine.abilities import NO_GPU, abilities_of
-from flowsr_export.machine.hardware import Gpu
 from flowsr_export.machine.libraries import LIBRARIES, Environment, Part, examine
+from flowsr_export.machine.nvidia_smi import Gpu
 
 GPU = Gpu("NVIDIA L4", "8.9", 24_576, "580.1")
 
