@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flowsr_export.evaluation.imresize import matlab_bicubic
 from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
+from flowsr_runtime.backends.session import AUTO, Choice
 from flowsr_runtime.errors import NonFiniteError, ScaleError, UsageError
 from flowsr_runtime.geometry import Window, exact_scale
 from flowsr_runtime.pictures.pixels import full_range, store
@@ -77,6 +78,7 @@ class EvaluatedModel:
         provider: Device type or provider.
         about: Description for the report: `what`, `family`, hashes.
         libraries: Versions of the libraries that run it.
+        choice: How a bundle is run, None for anything else.
     """
 
     name: str
@@ -88,6 +90,7 @@ class EvaluatedModel:
     provider: str = "cpu"
     about: dict[str, Any] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
+    choice: Choice | None = None
 
     def check_scales(self, scales: tuple[str, ...]) -> None:
         """Check scales before anything is computed.
@@ -151,13 +154,14 @@ def open_model(
         wrong = f"model and prior need backend {TORCH}, got {settings.backend}"
         raise UsageError(wrong, option="model")
     opened = Bundle.open(bundle or embedded_bundle())
-    session = settings.open(opened)
+    session, choice = settings.choose(opened)
     with Upscaler(opened, session, memory_budget=memory_budget, halo=halo) as upscaler:
         yield replace(
             bundle_model(upscaler, temperature, truncate),
             provider=session.provider,
-            about=_about(opened, settings.precision, bundle),
+            about=_about(opened, choice.settings.precision, bundle),
             libraries=_libraries(session.backend),
+            choice=choice,
         )
 
 
@@ -293,13 +297,15 @@ def _open_checkpoint(
 
 def _place(settings: SessionSettings) -> str:
     """Return PyTorch's device; refuse settings that only bundles have."""
-    if settings != SessionSettings(TORCH, settings.provider, settings.device, settings.threads):
+    plain = SessionSettings(TORCH, settings.provider, settings.device, settings.threads)
+    if replace(settings, precision=AUTO) != plain or settings.precision not in (AUTO, "fp32"):
         wrong = f"precision must be fp32 and workers and CUDA graphs unset with backend {TORCH}"
         raise UsageError(wrong, option="backend")
     if settings.provider not in (None, "cpu", "cuda"):
         wrong = f"provider must be cpu or cuda with backend {TORCH}, got {settings.provider!r}"
         raise UsageError(wrong, option="provider")
-    return f"cuda:{settings.device}" if settings.provider == "cuda" else "cpu"
+    on_gpu = settings.provider == "cuda" or str(settings.device).startswith("cuda")
+    return f"cuda:{settings.index}" if on_gpu else "cpu"
 
 
 def _about(bundle: Bundle, precision: str, path: Path | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal, get_args
@@ -110,7 +110,7 @@ class Memory:
         return math.ceil(self.base_bytes + growth)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Manifest:
     """The content of bundle.json.
 
@@ -139,7 +139,11 @@ class Manifest:
     tiling: Tiling
     memory: Memory
     files: Mapping[str, FileEntry]
-    raw: Mapping[str, Any] = field(repr=False)
+    raw: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        scale = "any scale" if self.scale is None else f"scale {float(self.scale):g}"
+        return f"<Manifest {self.family}, {scale}, {len(self.files)} files>"
 
     @classmethod
     def parse(cls, raw: object) -> "Manifest":
