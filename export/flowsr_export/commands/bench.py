@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from flowsr_export.bench.compare import Comparison
     from flowsr_export.bench.plan import BenchmarkConfig
     from flowsr_export.inputs.run_sizes import Scale
-    from flowsr_runtime.backends.session import Choice
+    from flowsr_runtime.backends.session import Choice as RunChoice
 
 __all__ = ["command"]
 
@@ -248,7 +248,7 @@ def run_command(config: BenchmarkConfig, output: Path, force: bool, as_json: boo
     from flowsr_runtime import SessionSettings
 
     report_paths(output, SUFFIXES, force=force)
-    choices: list[Choice] = []
+    choices: list[RunChoice] = []
     with counted_progress("bench") as (start, advance):
         report = bench(config, choose=choices.append, start=start, advance=advance)
     choice = choices[0] if choices else None
