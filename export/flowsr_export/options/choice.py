@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-import click
+from flowsr_export.options.speech import note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ def say_choice(choice: Choice | None, asked: SessionSettings) -> None:
     if choice is None or "auto" not in (asked.backend, asked.precision):
         return
     reasons = "".join(f"; not {name}: {why}" for name, why in choice.passed_over.items())
-    click.echo(f"flowsr-export: runs on {choice}{reasons}", err=True)
+    note(f"runs on {choice}{reasons}")
 
 
 def choice_record(choice: Choice | None) -> dict[str, Any] | None:
