@@ -27,6 +27,7 @@ from flowsr_export.options.shared import (
     precision_option,
     value_option,
 )
+from flowsr_export.options.speech import note
 from flowsr_export.options.values import FiniteRange, exact_scale_type
 from flowsr_export.reports.table import mebibytes
 
@@ -150,7 +151,7 @@ def command(
 
 def _warn(plan: EnginePlan) -> None:
     for line in plan.warnings:
-        click.echo(f"flowsr-export: {line}", err=True)
+        note(line)
 
 
 def _prepare(target: TargetBundle, precision: Precision, *, has_graph: bool) -> Bundle:
