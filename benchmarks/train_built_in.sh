@@ -10,7 +10,7 @@ shift 4
 flow_steps=${FLOW_STEPS:-9000} prior_steps=${PRIOR_STEPS:-5000}
 flow_batch=${FLOW_BATCH:-8} prior_batch=${PRIOR_BATCH:-4}
 
-data=(--pictures "$pictures" --lr-size 32 --scales 1,4 --synthetic 0.18 --fonts "$fonts"
+data=(--images "$pictures" --crop 32 --scale-range 1,4 --synthetic 0.18 --fonts "$fonts"
       --gray 0.1 --color 0.2 --save-every 50)
 
 flowsr-export train flow "${data[@]}" -o "$output/flow" --n-resblocks 8 --n-feats 48 \

@@ -34,7 +34,7 @@ SECTIONS: dict[str, str] = {
         --pixel-weight --range-weight --rescaled-weight --shift-weight --vgg-layer
     """,
     "Augmentation": "--color --fonts --gray --synthetic",
-    "Training": "--ema-decay --learning-rate --save-every --scale-range",
+    "Training": "--ema-decay --learning-rate --save-every --scale-range --validation",
     "Limits": """
         --body-timeout --instances --jobs --max-batch --max-body --max-output-pixels
         --max-pixels --max-queue --queue --timeout
