@@ -30,8 +30,8 @@ SECTIONS: dict[str, str] = {
         --n-resblocks --nb --nf --num-layer --patch-size --steps-per-level
     """,
     "Losses": """
-        --gain-weight --latent-weight --mesh-weight --perceptual-weight --phase-weight
-        --pixel-weight --range-weight --rescaled-weight --shift-weight --vgg-layer
+        --gain-weight --latent-weight --likelihood-weight --mesh-weight --perceptual-weight
+        --phase-weight --pixel-weight --range-weight --rescaled-weight --shift-weight --vgg-layer
     """,
     "Augmentation": "--color --fonts --gray --synthetic",
     "Training": "--ema-decay --learning-rate --save-every --scale-range --validation",
