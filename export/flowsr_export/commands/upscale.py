@@ -95,7 +95,11 @@ def command(
         from flowsr_export.upscale.dry_run import plan_all
 
         with open_upscalers(bundle, **machine) as upscalers:
-            exit_code = _print_plan(*plan_all(jobs, upscalers[0], request), as_json)
+            choice = upscalers[0].choice
+            planned = plan_all(jobs, upscalers[0], request)
+            exit_code = _print_plan(*planned, choice, as_json)
+        if planned[0]:
+            say_choice(choice, machine["settings"])
     else:
         report, choice = _upscale(bundle, jobs, request, machine, cluster)
         _print(report, choice, as_json)
@@ -204,7 +208,10 @@ def _summary(report: Report) -> str:
 
 
 def _print_plan(
-    planned: Sequence[PlannedUpscale], failures: Sequence[Failure], as_json: bool
+    planned: Sequence[PlannedUpscale],
+    failures: Sequence[Failure],
+    choice: Choice | None,
+    as_json: bool,
 ) -> int:
     """Print a dry run and return the exit code."""
     from flowsr_export.upscale.jobs import Report
@@ -213,6 +220,7 @@ def _print_plan(
         rows = {
             "planned": [dataclasses.asdict(upscale) for upscale in planned],
             "failures": [dataclasses.asdict(failure) for failure in failures],
+            "runs_on": choice_record(choice),
         }
         click.echo(json.dumps(rows, default=str, indent=2))
     else:
