@@ -104,10 +104,7 @@ def command(
         report, choice = _upscale(bundle, jobs, request, machine, cluster)
         _print(report, choice, as_json)
         exit_code = report.exit_code
-    if left_out:
-        count = f"{len(left_out)} earlier output{'' if len(left_out) == 1 else 's'}"
-        example = f"such as {left_out[0]}; name a file to upscale it"
-        click.echo(f"flowsr-export: left out {count}, {example}", err=True)
+    _print_left_out(left_out)
     context.exit(exit_code)
 
 
@@ -233,6 +230,13 @@ def _print_plan(
             click.echo(f"{upscale.target}  {size}  {tiles} of {upscale.largest}  {memory}")
     _print_failures(failures)
     return Report((), tuple(failures)).exit_code
+
+
+def _print_left_out(outputs: Sequence[Path]) -> None:
+    if outputs:
+        count = f"{len(outputs)} earlier output{'' if len(outputs) == 1 else 's'}"
+        example = f"such as {outputs[0]}; name a file to upscale it"
+        click.echo(f"flowsr-export: left out {count}, {example}", err=True)
 
 
 def _print_failures(failures: Sequence[Failure]) -> None:
