@@ -4,8 +4,8 @@
 // it against an installed runtime (docs/cpp.md), or let CMake find the package as in
 // runtime/cpp/example:
 //
-//   g++ -std=c++17 examples/service.cpp -I/opt/flowsr/include -L/opt/flowsr/lib -lflowsr \
-//       -Wl,-rpath,/opt/flowsr/lib -o service
+//   g++ -std=c++17 -I/opt/flowsr/include examples/service.cpp -o service
+//       -L/opt/flowsr/lib -lflowsr -Wl,-rpath,/opt/flowsr/lib      (the same line)
 //   ./service edsr.bundle 4 < photo.ppm > large.ppm
 #include <flowsr/flowsr.hpp>
 

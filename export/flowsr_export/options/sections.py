@@ -31,7 +31,8 @@ SECTIONS: dict[str, str] = {
     """,
     "Losses": """
         --gain-weight --latent-weight --likelihood-weight --mesh-weight --perceptual-weight
-        --phase-weight --pixel-weight --range-weight --rescaled-weight --shift-weight --vgg-layer
+        --phase-weight --pixel-weight --range-weight --rescaled-weight --shift-weight
+        --vgg-layer
     """,
     "Augmentation": "--color --fonts --gray --synthetic",
     "Training": "--ema-decay --learning-rate --save-every --scale-range --validation",

@@ -254,7 +254,7 @@ memory_budget_option = value_option(
     "memory_budget",
     old=["--memory-budget"],
     help="Memory limit for one run of the model, such as 2G; larger images are tiled.",
-    show_default="the bundle's own, or 1G",
+    show_default="the bundle's own, or 1G, or 16G with an engine",
 )
 halo_option = choice_option(
     "--halo",
