@@ -120,6 +120,7 @@ JUDGE: list[Row] = [
 SERVE: list[Row] = [
     ("serve nope.bundle", 5, "bundle nope.bundle does not exist"),
     ("serve good.bundle --port 99999", 2, "99999 is not in the range 0<=x<=65535"),
+    ("serve good.bundle --port web", 2, "'web' is not a valid integer"),
     ("serve good.bundle --host nowhere.invalid", 2, "cannot serve on nowhere.invalid"),
     ("serve good.bundle --timeout nan", 2, "nan is not a finite number"),
     ("serve good.bundle --max-memory 1Q", 2, "expected an amount such as 800M or 1.5G"),
