@@ -53,6 +53,7 @@ class Loop:
         threads: CPU threads; PyTorch's choice when None.
         device: Device to train on.
         augmentation: Changes to the crops beyond flips (LINF).
+        validation: Folder of held-out pictures, None for no validation.
         start: Weights to begin with, of the same architecture; new ones when None.
     """
 
@@ -65,6 +66,7 @@ class Loop:
     threads: int | None
     device: Literal["cpu", "cuda"]
     augmentation: Augmentation
+    validation: Path | None = None
     start: Path | None = None
 
     @property
@@ -150,8 +152,10 @@ def train_flow(
         objective.to(device)
         low, high = crops.batch_at(0)
         fit_norms(flow, low.to(device), high.to(device))
+    held_out = _validation(loop)
     report = _begin_run(loop, first, started)
-    weights = train(objective, crops, loop.settings, loop.output, report, device, recipe)
+    arguments = objective, crops, loop.settings, loop.output, report, device, recipe
+    weights = train(*arguments, held_out)
     path = loop.output / "model.safetensors"
     save_weights(path, "model", spec, weights)
     return path
@@ -208,8 +212,10 @@ def train_prior(
         "penalties": asdict(recipe.penalties),
         **_describe(loop, crops),
     }
+    held_out = _validation(loop)
     report = _begin_run(loop, first, started)
-    weights = train(objective, crops, loop.settings, loop.output, report, device, described)
+    arguments = objective, crops, loop.settings, loop.output, report, device, described
+    weights = train(*arguments, held_out)
     path = loop.output / "prior.safetensors"
     save_weights(path, "prior", spec, weights)
     return path
@@ -308,6 +314,14 @@ def _crops(loop: Loop) -> Crops:
     pictures = load_pictures(loop.pictures, loop.largest_crop)
     seed, augmentation = loop.settings.seed, loop.augmentation
     return Crops(pictures, loop.batch, loop.lr_size, loop.range, seed, augmentation)
+
+
+def _validation(loop: Loop) -> Crops | None:
+    """Held-out crops, the same in every run; None without a folder."""
+    if loop.validation is None:
+        return None
+    pictures = load_pictures(loop.validation, loop.largest_crop)
+    return Crops(pictures, loop.batch, loop.lr_size, loop.range)
 
 
 def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:

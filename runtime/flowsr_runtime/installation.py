@@ -1,7 +1,7 @@
 """How this copy was installed: its version, and the command that adds a library."""
 
 import json
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -37,10 +37,9 @@ def pip_command(*extras: str) -> str:
 
 def _clone() -> tuple[Path | None, bool]:
     """Return the folder this copy was installed from, and whether it is used in place."""
-    try:
-        text = distribution(_NAME).read_text("direct_url.json")
-    except PackageNotFoundError:
-        text = None
+    # A clone on the path has an egg-info beside the record that pip keeps.
+    texts = (found.read_text("direct_url.json") for found in distributions(name=_NAME))
+    text = next(filter(None, texts), None)
     origin = json.loads(text or "{}")
     url = urlsplit(origin.get("url", ""))
     if url.scheme != "file" or "dir_info" not in origin:

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -46,8 +46,8 @@ def test_the_command_is_that_of_the_installation(
     place = tmp_path / folder
     if folder and origin is not None:
         origin = {"url": place.as_uri(), **origin}
-    name = "flowsr_runtime.installation.distribution"
-    monkeypatch.setattr(name, lambda name: Distribution(origin))
+    name = "flowsr_runtime.installation.distributions"
+    monkeypatch.setattr(name, lambda name: [Distribution(None), Distribution(origin)])
     assert pip_command("cpu", "serve") == command.format(folder=place)
 
 
@@ -55,17 +55,14 @@ def test_in_the_clone_no_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin = {"url": tmp_path.as_uri(), "dir_info": {}}
-    name = "flowsr_runtime.installation.distribution"
-    monkeypatch.setattr(name, lambda name: Distribution(origin))
+    name = "flowsr_runtime.installation.distributions"
+    monkeypatch.setattr(name, lambda name: [Distribution(None), Distribution(origin)])
     monkeypatch.chdir(tmp_path)
     assert pip_command() == "pip install '.'"
 
 
 def test_a_source_tree_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Distribution:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr("flowsr_runtime.installation.distribution", missing)
+    monkeypatch.setattr("flowsr_runtime.installation.distributions", lambda name: [])
     assert pip_command("cpu") == "pip install 'flowsr-lp[cpu]'"
 
 

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.choice import choice_record, say_choice
 from flowsr_export.options.command import Choice, Command, Group
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
+    PRECISIONS,
     bundle_argument,
+    choice_option,
     device_option,
     flag,
     force_option,
     json_option,
     number_option,
     packs,
-    precision_option,
     provider_option,
     scales_option,
     seed_option,
@@ -40,11 +42,12 @@ if TYPE_CHECKING:
     from flowsr_export.bench.compare import Comparison
     from flowsr_export.bench.plan import BenchmarkConfig
     from flowsr_export.inputs.run_sizes import Scale
+    from flowsr_runtime.backends.session import Choice as RunChoice
 
 __all__ = ["command"]
 
 BACKENDS = (
-    *("onnxruntime", "tensorrt", "tensorrt_rtx"),
+    *("auto", "onnxruntime", "tensorrt", "tensorrt_rtx"),
     *("torch", "torch-compiled", "published"),
 )
 
@@ -157,14 +160,21 @@ def _config(
         "backends",
         type=Choice(BACKENDS),
         multiple=True,
-        default=("onnxruntime",),
+        default=("auto",),
         show_default=True,
-        help="Library that runs the model; may be repeated.",
+        help="Library that runs the model; may be repeated. auto is the one that upscale "
+        "takes.",
     ),
-    provider_option("Execution provider.  [default: every available one]"),
+    provider_option(
+        "Execution provider.  [default: every available one with --backend onnxruntime]"
+    ),
     device_option,
     threads_option,
-    precision_option("Precision of the bundle's graph to run; PyTorch runs float32."),
+    choice_option(
+        "--precision",
+        ["auto", *PRECISIONS],
+        "Precision of the bundle's graph to run; PyTorch runs float32.",
+    ),
     click.option("--model", type=FILE, help="Checkpoint of the bundle's flow, for PyTorch."),
     click.option("--prior", type=FILE, help="Checkpoint of the bundle's prior, for PyTorch."),
     scales_option("1.5,2,3,4,8, or the bundle's own"),
@@ -235,14 +245,20 @@ def run_command(config: BenchmarkConfig, output: Path, force: bool, as_json: boo
     from flowsr_export.bench.report import SUFFIXES, as_markdown, write_report
     from flowsr_export.bench.run import bench
     from flowsr_export.reports.files import report_paths
+    from flowsr_runtime import SessionSettings
 
     report_paths(output, SUFFIXES, force=force)
+    choices: list[RunChoice] = []
     with counted_progress("bench") as (start, advance):
-        report = bench(config, start=start, advance=advance)
+        report = bench(config, choose=choices.append, start=start, advance=advance)
+    choice = choices[0] if choices else None
+    say_choice(choice, SessionSettings())
     line = shlex.join(["flowsr-export", *sys.argv[1:]])
     paths = write_report(report, output, line, force=force)
     if as_json:
-        click.echo(json.dumps({"files": [str(path) for path in paths], **report.as_dict()}))
+        files = [str(path) for path in paths]
+        content = {"files": files, "runs_on": choice_record(choice), **report.as_dict()}
+        click.echo(json.dumps(content))
         return
     click.echo(as_markdown(report, line))
     click.echo(f"written: {', '.join(str(path) for path in paths)}")

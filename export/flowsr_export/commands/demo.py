@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowsr_export.options.choice import say_choice
 from flowsr_export.options.command import Command
 from flowsr_export.options.session import session_options
 from flowsr_export.options.shared import (
@@ -61,8 +62,10 @@ def command(
     from flowsr_runtime import Upscaler
 
     opened = open_bundle(bundle)
-    with Upscaler(opened, settings.open(opened)) as upscaler:
+    session, choice = settings.choose(opened)
+    with Upscaler(opened, session, choice=choice) as upscaler:
         comparisons = demonstrate(upscaler, directory, PHOTOGRAPHS, force=force)
+    say_choice(choice, settings)
     if as_json:
         rows = [dataclasses.asdict(row) for row in comparisons]
         path = str(directory / "demo.png")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.choice import choice_record, say_choice
 from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.progress import progress
 from flowsr_export.options.session import evaluation_options
@@ -42,6 +43,7 @@ __all__ = ["command"]
 
 METRICS = (
     *("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr"),
+    *("mesh", "out-of-range"),
     *("diversity", "diversity-score"),
 )
 SCALES = "2,3,4"
@@ -139,6 +141,7 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
     checkpoint = asked["model"], asked["prior"]
     with open_model(asked["settings"], asked["bundle"], *checkpoint, **options) as model:
         rows, shown = _evaluated(asked, metric_set, model)
+    say_choice(model.choice, asked["settings"])
     about = _about(asked, model)
     if paths:
         write_report(rows, about, sheet_of(shown), paths)
@@ -147,8 +150,9 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
             name = f"{row.dataset} {row.picture} ×{row.scale}"
             note(f"{name}: {line}")
     if as_json:
-        report = as_object(rows, about)
-        click.echo(json.dumps({"files": [str(path) for path in paths], **report}))
+        files = [str(path) for path in paths]
+        report = {"files": files, "runs_on": choice_record(model.choice)}
+        click.echo(json.dumps({**report, **as_object(rows, about)}))
         return
     click.echo(as_markdown(rows, about), nl=False)
     if paths:
@@ -168,7 +172,7 @@ def _evaluated(
     model.check_scales(asked["scales"])
     pairs = find_pairs(asked["hr"], asked["lr"], asked["scales"])
     with progress("reading", len(pairs)) as bar:
-        check_pairs(pairs, metric_set, partial(bar.advance, 1))
+        check_pairs(pairs, metric_set, partial(bar.advance, 1), model.patch)
     baselines = [BICUBIC] if asked["baseline"] == "bicubic" else []
     methods = [*baselines, model]
     on_sheet = {(pair.dataset, pair.name, pair.scale) for pair in chosen(pairs)}
@@ -189,6 +193,7 @@ def _about(asked: dict[str, Any], model: EvaluatedModel) -> dict[str, Any]:
     from importlib.metadata import version
 
     plain = ("shave", "temperature", "samples", "seed", "truncate")
+    run = None if model.choice is None else model.choice.settings
     return {
         "command": shlex.join(["flowsr-export", *sys.argv[1:]]),
         "model": model.about,
@@ -196,9 +201,9 @@ def _about(asked: dict[str, Any], model: EvaluatedModel) -> dict[str, Any]:
             "hr": [str(folder) for folder in asked["hr"]],
             "lr": [str(folder) for folder in asked["lr"]],
             "scales": list(asked["scales"]),
-            "backend": asked["settings"].backend,
+            "backend": asked["settings"].backend if run is None else run.backend,
             "provider": model.provider,
-            "precision": asked["settings"].precision,
+            "precision": "fp32" if run is None else run.precision,
             **{name: asked[name] for name in plain},
         },
         "libraries": {"flowsr-lp": version("flowsr-lp"), **model.libraries},

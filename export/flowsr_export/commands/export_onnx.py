@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowsr_export.options.choice import run_command
 from flowsr_export.options.command import Command
 from flowsr_export.options.progress import step_progress
 from flowsr_export.options.shared import (
@@ -123,7 +124,9 @@ def command(
         bundle, stats = build_bundle(checkpoint, output, request, force, begin)
     if as_json:
         manifest = dict(bundle.manifest.raw)
-        click.echo(json.dumps({"path": str(output), "manifest": manifest}, indent=1))
+        run = run_command(bundle, precision)
+        content = {"path": str(output), "manifest": manifest, "run": run}
+        click.echo(json.dumps(content, indent=1))
         return
     _print(bundle, precision, stats, license_text)
 
@@ -139,3 +142,4 @@ def _print(bundle: Bundle, precision: str, stats: list[ErrorStats], license_text
         f"range, {largest.max_steps} eight-bit steps, at {largest.case}"
     )
     click.echo(f"license of the weights: {license_text}")
+    click.echo(f"run it: {run_command(bundle, precision)}")

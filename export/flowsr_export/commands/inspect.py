@@ -61,7 +61,8 @@ def command(
 ) -> None:
     """Check BUNDLE, or the built-in one, and print its contents.
 
-    A damaged file ends with exit code 5, and so does --engine if no engine loads.
+    The first line sums up: sound or DAMAGED, family, scale, precisions. A damaged file ends
+    with exit code 5, and so does --engine if no engine loads.
 
     \b
     Examples:
@@ -80,7 +81,13 @@ def command(
     problems = {name: _problem(opened, name) for name in opened.manifest.files}
     if as_json:
         files = {name: problem or "ok" for name, problem in problems.items()}
-        content = {"path": str(opened.path), "files": files, "manifest": opened.manifest.raw}
+        content = {
+            "path": str(opened.path),
+            "sound": not any(problems.values()),
+            "title": opened.title,
+            "files": files,
+            "manifest": opened.manifest.raw,
+        }
         click.echo(json.dumps(content, indent=2, default=dict))
     else:
         _print(opened, problems)
@@ -127,6 +134,7 @@ def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
 
 
 def _print(bundle: Bundle, problems: Mapping[str, str | None]) -> None:
+    click.echo(f"{'DAMAGED' if any(problems.values()) else 'sound'}, {bundle.title}")
     rows = summary(bundle.manifest)
     width = max(len(heading) for heading, _ in rows) + 2
     click.echo(f"{'bundle':{width}}{bundle.path}")

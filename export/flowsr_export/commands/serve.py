@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from flowsr_export.options.choice import say_choice
 from flowsr_export.options.command import Command
 from flowsr_export.options.session import session_options
 from flowsr_export.options.shared import (
@@ -130,9 +131,12 @@ def command(
                 f"{host} is reachable from other machines, and the server has no "
                 "authentication: anyone who can reach it can use it"
             )
-        session = run_at_low_priority(lambda: settings.open(opened))
-        runs_on = f"{session.backend} {session.provider}, {settings.precision}"
-        upscaler = Upscaler(opened, session, memory_budget=memory_budget, halo=halo)
+        session, choice = run_at_low_priority(lambda: settings.choose(opened))
+        say_choice(choice, settings)
+        runs_on = f"{session.backend} {session.provider}, {choice.settings.precision}"
+        upscaler = Upscaler(
+            opened, session, memory_budget=memory_budget, halo=halo, choice=choice
+        )
         pool = UpscalerPool(upscaler, jobs, limits.places, begin=lower_priority)
         stack.enter_context(upscaler)
         stack.enter_context(pool)

@@ -17,12 +17,14 @@ from flowsr_export.options.shared import (
     POSITIVE,
     blocks_option,
     choice_option,
+    force_option,
     json_option,
     number_option,
     packs,
 )
 from flowsr_export.options.speech import note
 from flowsr_export.options.train import (
+    FOLDER,
     WEIGHT,
     given,
     linf_options,
@@ -79,7 +81,8 @@ def flow(
 ) -> None:
     """Train a flow by maximum likelihood.
 
-    The result is OUTPUT/model.safetensors.
+    The result is OUTPUT/model.safetensors. A LINF flow is guarded: patches whose values leave
+    [-0.1, 1.1] are shrunk. export-onnx --no-guard turns that off.
 
     \b
     Example:
@@ -175,6 +178,30 @@ def prior(
     _print_result(path, loop, as_json)
 
 
+@command.command("curves")
+@click.argument("run", type=FOLDER)
+@click.option("-o", "--output", type=FILE, show_default="RUN/curves.svg", help="SVG file.")
+@force_option
+@json_option
+def curves(run: Path, output: Path | None, force: bool, as_json: bool) -> None:
+    """Draw the losses of a training run and those of its validation images.
+
+    A run that still goes on can be drawn too.
+
+    \b
+    Example:
+      flowsr-export train curves runs/prior
+    """
+    from flowsr_export.reports.files import prepare_files, write_files
+    from flowsr_export.reports.training_curves import draw_training_curves
+
+    path = output or run / "curves.svg"
+    chart = draw_training_curves(run)
+    prepare_files([path], force=force)
+    write_files({path: chart})
+    click.echo(json.dumps({"path": str(path)}) if as_json else path)
+
+
 def _linf_spec(
     encoder: str = "edsr-baseline",
     hidden_dim: int = 256,
@@ -198,6 +225,7 @@ def _linf_spec(
             "hidden_dim": hidden_dim,
             **({"patch_size": patch_size} if patch_size > 1 else {}),
         },
+        "guard": True,
     }
 
 

@@ -98,7 +98,8 @@ def command(
     asked = {name for name in context.params if context.get_parameter_source(name) == typed}
     _check_options(asked)
     if locate is not None:
-        _locate(bundle, locate, settings.precision, tolerance, as_json)
+        precision = "fp32" if settings.precision == "auto" else settings.precision
+        _locate(bundle, locate, precision, tolerance, as_json)
         return
     if prior is not None and model is None:
         raise UsageError("--prior needs --model")
@@ -110,7 +111,7 @@ def command(
     from flowsr_export.certificate.page import certificate_paths
 
     certificate_paths(certificate, force=force)
-    only = settings.precision if "precision" in asked else None
+    only = settings.precision if settings.precision != "auto" else None
     with counted_progress("certificate") as (start, advance):
         work = partial(certify, opened, model, prior, settings, precision=only, quick=quick)
         done = work(start=start, advance=advance)

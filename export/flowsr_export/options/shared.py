@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FILE",
     "POSITIVE",
+    "PRECISIONS",
     "blocks_option",
     "bundle_argument",
     "choice_option",

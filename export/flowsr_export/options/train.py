@@ -129,6 +129,7 @@ def loop_options(learning_rate: float, batch: int) -> Option:
             show_default="1,4; SRFlow's own",
         ),
         threads_option,
+        click.option("--validation", type=FOLDER, help="Folder of held-out images."),
         click.option("--start", type=FILE, help="Initial weights, of the same architecture."),
         choice_option("--device", ["cpu", "cuda"], "Device to train on."),
         name="loop",

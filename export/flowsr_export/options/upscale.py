@@ -37,8 +37,8 @@ request_options = packs(
     value_option(
         scale_type,
         "--scale",
-        help="Upscaling factor, at least 1; 2.7x3.6 sets width and height separately. Not "
-        "needed with --size or with a bundle that has a fixed scale.",
+        help="Upscaling factor, at least 1; 2.7x3.6 sets width and height separately.",
+        show_default="the bundle's own, or 4",
     ),
     value_option(
         size_type, "--size", help="Output width and height in pixels, such as 1920x1080."

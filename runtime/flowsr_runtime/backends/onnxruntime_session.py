@@ -185,6 +185,10 @@ class OnnxRuntimeSession:
         session._check_inputs(bundle, path)
         return session
 
+    def __repr__(self) -> str:
+        state = ", closed" * (self._session is None)
+        return f"<OnnxRuntimeSession {self.provider}:{self.device}{state}>"
+
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Run the model; see `Session.run`.
 

@@ -93,6 +93,11 @@ class TensorrtSession:
         module, gpu = load_library(backend), Device.open(device)
         return cls(bundle, module, gpu, precision=precision, workers=workers, graphs=graphs)
 
+    def __repr__(self) -> str:
+        engines = f"{len(self._entries)} engine{'' if len(self._entries) == 1 else 's'}"
+        state = ", closed" * self._closed
+        return f"<TensorrtSession {self.backend} cuda:{self.device}, {engines}{state}>"
+
     @property
     def limits(self) -> ProfileLimits:
         """The sizes that the engines for the device take, loaded or not."""

@@ -15,7 +15,7 @@ from tests.flowsr_export.conftest import small_manifest
 from tests.flowsr_export.engine.engines import convolving_bundle
 
 Run = Callable[..., Result]
-SMALL = ("--lr-size", "16x12", "--scale", "2", "--flavor", "tensorrt-rtx")
+SMALL = ("--lr-size", "32x24", "--scale", "2", "--flavor", "tensorrt-rtx")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_dry_run_says_what_would_be_built_and_builds_nothing(both: Path, run: 
     seen = json.loads(done.stdout)
     assert sorted(both.parent.rglob("*")) == before
     assert seen["there"] is False
-    assert seen["profiles"][0]["input"]["max"] == [1, 3, 12, 16]
+    assert seen["profiles"][0]["input"]["max"] == [1, 3, 24, 32]
     assert seen["estimated_bytes"][0] > 0
     run("build-engine", both, *SMALL)
     again = json.loads(run("build-engine", both, *SMALL, "--dry-run", "--json").stdout)
@@ -59,9 +59,34 @@ def test_a_dry_run_is_text_for_people(both: Path, run: Run) -> None:
     lines = run("build-engine", both, *SMALL, "--dry-run").stdout.splitlines()
     assert lines[0].startswith("library    tensorrt_rtx 1.7")
     assert lines[1] == "target     compute capability 8.0 and above"
-    assert lines[3] == "  input    1x3x12x16 … 1x3x12x16 … 1x3x12x16"
-    assert lines[4] == "  window   24x32 … 24x32 … 24x32"
+    assert lines[3] == "  input    1x3x16x16 … 1x3x24x32 … 1x3x24x32"
+    assert lines[4] == "  window   16x16 … 48x64 … 48x64"
     assert lines[-1].endswith("would be built")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [("--picture", "32x24", "--scale", "2", "--exact"), ("--opt-shapes", "input:1x3x24x32")],
+)
+def test_a_profile_of_one_size_is_warned_about(
+    sizes: tuple[str, ...], both: Path, run: Run
+) -> None:
+    done = run("build-engine", both, *sizes, "--flavour", "tensorrt-rtx", "--dry-run")
+    assert done.exit_code == 0
+    assert done.stderr == (
+        "flowsr-export: profile 0 takes images of 32x24 only, and no tile of another size\n"
+    )
+    wide = run("build-engine", both, *SMALL, "--dry-run")
+    assert (wide.exit_code, wide.stderr) == (0, "")
+
+
+def test_it_ends_with_the_command_that_runs_the_engine(both: Path, run: Run) -> None:
+    due = f"flowsr-export upscale {both} photo.png --scale 2"
+    done = run("build-engine", both, *SMALL)
+    assert done.stdout.splitlines()[-1] == f"run it     {due}"
+    assert json.loads(run("build-engine", both, *SMALL, "--json").stdout)["run"] == due
+    other = run("build-engine", both, *SMALL, "--precision", "fp32")
+    assert other.stdout.splitlines()[-1] == f"run it     {due} --precision fp32"
 
 
 def test_another_bundle_gets_the_engine(both: Path, run: Run) -> None:
@@ -131,7 +156,7 @@ def test_engines_are_listed(both: Path, run: Run) -> None:
     assert run("engines", "list", both).stdout == "no engine\n"
     run("build-engine", both, *SMALL)
     text = run("engines", "list", both).stdout
-    assert text.startswith("ok      engines/tensorrt_rtx-portable-fp16-1x3x12x16-")
+    assert text.startswith("ok      engines/tensorrt_rtx-portable-fp16-1x3x24x32-")
     assert "fp16, compute capability 8.0 and above, 1 profile" in text
     (row,) = json.loads(run("engines", "list", both, "--json").stdout)["engines"]
     assert row["state"] == "ok"

@@ -63,7 +63,14 @@ def test_a_gate_that_is_missed_writes_nothing(
     done = calibrate(run, small, images, "--max-psnr-loss", "0.1")
     assert done.exit_code == 3
     assert "gates are missed, nothing is written: red must shift by at most 0" in done.stderr
+    assert done.stderr.endswith("; 6 usable images were given, 90 or more are wanted\n")
     assert not (tmp_path / "made.bundle").exists()
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("not written  ")
+    assert any(line.startswith("held out, ") for line in lines)
+    assert lines[-1].startswith("missed: ")
+    measured = calibrate(run, small, images, "--max-psnr-loss", "0.1", "--json")
+    assert (measured.exit_code, json.loads(measured.stdout)["path"]) == (3, None)
 
 
 @pytest.mark.usefixtures("strict")

@@ -9,7 +9,7 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file
 
-from flowsr_lp import linf_from_spec, load_checkpoint
+from flowsr_lp import LinfLP, linf_from_spec, load_checkpoint
 from flowsr_lp.training.crops import Crops, load_pictures
 from flowsr_lp.training.linf import FlowLoss, Settings, train
 from tests import stand_in
@@ -59,6 +59,8 @@ def test_a_flow_and_its_prior_make_a_model(flow: Run, prior: Run, tmp_path: Path
     assert first.stdout == f"{model}  {model.stat().st_size / 1e6:.2f} MB  4 steps\n"
     assert second.stdout == f"{latent}  {latent.stat().st_size / 1e6:.2f} MB  4 steps\n"
     network = load_checkpoint(model, latent).network
+    assert isinstance(network, LinfLP)
+    assert network.linf.guard
     with torch.inference_mode():
         assert network(stand_in.tensor(8, 9), (20, 30)).output.isfinite().all()
 
@@ -215,7 +217,7 @@ def test_penalties_and_augmentation_are_of_the_run(
 ) -> None:
     (tmp_path / "fonts").mkdir()
     (tmp_path / "fonts" / "sans.ttf").touch()
-    weights = {"phase": 1, "shift": 2, "range": 3, "rescaled": 4}
+    weights = {"phase": 1, "mesh": 6, "shift": 2, "range": 3, "rescaled": 4}
     options = [f"--{name}-weight={weight}" for name, weight in weights.items()]
     crops = ("--fonts", tmp_path / "fonts", "--gray", "0.5", "--color", "0.25")
     done = [flow(*options, *crops, "--gain-weight", "5"), prior(*options, *crops)]
@@ -229,3 +231,15 @@ def test_penalties_and_augmentation_are_of_the_run(
     assert prior_run["penalties"] == {**weights, "gain": 0}
     augmentation = {"synthetic": 0, "fonts": ["sans.ttf"], "gray": 0.5, "color": 0.25}
     assert flow_run["augmentation"] == prior_run["augmentation"] == augmentation
+
+
+def test_the_curves_of_a_validated_run_are_drawn(
+    flow: Run, run: Run, pictures: Path, tmp_path: Path
+) -> None:
+    assert flow("--validation", pictures).exit_code == 0
+    drawn = run("train", "curves", tmp_path / "flow")
+    assert drawn.stdout == f"{tmp_path / 'flow' / 'curves.svg'}\n"
+    assert (tmp_path / "flow" / "curves.svg").read_text().count(">validation<") >= 2
+    again = run("train", "curves", tmp_path / "flow")
+    assert_refused(again, 1, "curves.svg")
+    assert run("train", "curves", tmp_path / "flow", "--force").exit_code == 0

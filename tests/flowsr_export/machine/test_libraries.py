@@ -61,8 +61,15 @@ def test_the_command_prints_every_part_and_the_device(run: Run) -> None:
     assert {"system", "processor", "memory"} <= headings
 
 
+def test_the_command_begins_with_what_can_be_done(run: Run) -> None:
+    lines = run("doctor").stdout.splitlines()
+    assert lines[:2] == ["you can", "  upscale on the CPU"]
+    assert "you cannot yet" in lines
+
+
 def test_the_command_prints_one_json_object(run: Run) -> None:
     found = json.loads(run("doctor", "--json").stdout)
+    assert "upscale on the CPU" in found["can"]
     assert {part["name"] for part in found["parts"]} == {
         library.module for library in LIBRARIES
     }

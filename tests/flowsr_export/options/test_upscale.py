@@ -15,7 +15,7 @@ from flowsr_runtime import Bundle, SessionSettings
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.errors import MemoryBudgetError
 from flowsr_runtime.installation import pip_command
-from tests.flowsr_export.commands.test_upscale import assert_refused, size_of
+from tests.flowsr_export.commands.test_upscale import RUNS_ON, assert_refused, size_of
 
 Run = Callable[..., Result]
 
@@ -88,7 +88,7 @@ def test_memory_that_runs_out_is_one_line_and_the_picture_is_written(
         "132x108",
         "72x60",
     ]
-    assert done.stderr == f"flowsr-export: {photo}: {enlarged['warning']}\n"
+    assert done.stderr == f"{RUNS_ON}flowsr-export: {photo}: {enlarged['warning']}\n"
     assert size_of(tmp_path / "o.png") == (240, 200)
 
 
@@ -107,7 +107,8 @@ def test_memory_that_runs_out_with_the_smallest_tile_ends_with_6(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--devices", "0,1"), "uses none (--devices)"),
+        (("--devices", "0,1", "--backend", "onnxruntime"), "uses none (--devices)"),
+        (("--devices", "0,1", "--device", "cpu"), "give at most one of --device and --devices"),
         (("--devices", "0,1", "--provider", "openvino"), "uses none (--devices)"),
         (("--devices", "0,1", "--device", "0"), "give at most one of --device and --devices"),
         (("--ray-workers", "2"), "--ray-address and --ray-workers need --ray"),
