@@ -56,6 +56,7 @@ USE: list[Row] = [
     (f"{UP} --scale 2 --precision fp16", 5, "good.bundle holds no fp16 model"),
     (f"{UP} --scale 2 --precision fp99", 2, "'fp99' is not one of"),
     (f"{UP} --scale 2 --threads 0", 2, "'--threads': 0 is not in the range x>=1"),
+    (f"{UP} --scale 2 --device tpu", 2, "device must be cpu, cuda, cuda:N"),
     (f"{UP} --scale 2 --devices 0,,1", 2, "expected indices such as 0,1, got '0,,1'"),
     (f"{UP} --scale 2 --devices 0,1 --device 1", 2, "at most one of --device and --devices"),
     (f"{UP} --scale 2 --max-memory 0", 2, "expected an amount such as 800M or 1.5G, got '0'"),
