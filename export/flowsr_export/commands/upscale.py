@@ -16,7 +16,7 @@ from flowsr_export.options.command import Command
 from flowsr_export.options.progress import item_lines, progress
 from flowsr_export.options.session import session_options
 from flowsr_export.options.shared import FILE, flag, json_option, open_bundle
-from flowsr_export.options.speech import note, program
+from flowsr_export.options.speech import note, program, speaker
 from flowsr_export.options.upscale import cluster_options, machine_options, request_options
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _upscale(
             bar.advance,
             finished=item_lines(len(jobs)),
             overlap=machine["max_memory"] is None or not on_host,
-            begin=partial(say_choice, choice, machine["settings"]),
+            begin=partial(say_choice, choice, machine["settings"], speaker()),
         )
     return report, choice
 

@@ -10,7 +10,7 @@ SECTIONS: dict[str, str] = {
     "Basic": """
         --all --base-url --batch --compute-capability --engine --exact --flavor --host --hr
         --images --locate --lr --lr-size --name --other-versions --port --quick --resample
-        --scale --size --start --steps --sweep --system --threshold --tolerance
+        --scale --size --start --steps --sweep --system --threshold --tolerance --validation
     """,
     "Output": """
         --access-log --depth --dry-run --force --json --log --output --truncate --work
