@@ -1,11 +1,7 @@
-"""The wheel, the exit codes and the commands that the README shows."""
+"""The exit codes and the commands that the README shows."""
 
 import re
 import shlex
-import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import click
@@ -16,12 +12,6 @@ from flowsr_export.cli import EXIT_CODES, main
 from flowsr_runtime import errors
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {
-    "flowsr_calibration": ROOT / "calibration" / "flowsr_calibration",
-    "flowsr_export": ROOT / "export" / "flowsr_export",
-    "flowsr_lp": ROOT / "flowsr_lp",
-    "flowsr_runtime": ROOT / "runtime" / "flowsr_runtime",
-}
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -33,30 +23,6 @@ def fenced_blocks(language: str) -> list[str]:
 def readme_commands() -> list[str]:
     text = "\n".join(fenced_blocks("sh")).replace("\\\n", " ")
     return [line for line in text.splitlines() if line.startswith("flowsr-export ")]
-
-
-def test_the_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
-    skipped = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, tmp_path / "source", ignore=skipped)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path), str(tmp_path / "source")]
-    subprocess.run(command, check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = {
-        f"{package}/{path.relative_to(folder).as_posix()}"
-        for package, folder in PACKAGES.items()
-        for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    assert held == expected
-
-
-def test_the_base_install_is_three_libraries() -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    block = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
-    assert block is not None
-    assert re.findall(r'"(\w+)', block[1]) == ["click", "numpy", "pillow"]
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
