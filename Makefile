@@ -1,7 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --quiet -c constraints.txt
+# The versions of constraints.txt need Python 3.11; on 3.10 pip takes the newest that there are.
+NEWER := import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")
+INSTALL := $(BIN)/pip install --quiet $(shell $(PYTHON) -c '$(NEWER)')
 
 .PHONY: demo test lint docs clean
 
