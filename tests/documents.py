@@ -161,7 +161,7 @@ def record(path: Path) -> None:
     for block, output in reversed(outputs):
         if block is not None:
             begin, end = block.span
-            markdown = markdown[:begin] + output + markdown[end:]
+            markdown = markdown[:begin] + output.rstrip("\n") + "\n" + markdown[end:]
     path.write_text(markdown, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The exit codes and the commands that the README shows."""
+"""The exit codes and the commands that README and tutorial show."""
 
 import re
 import shlex
@@ -10,19 +10,23 @@ from PIL import Image
 
 from flowsr_export.cli import EXIT_CODES, main
 from flowsr_runtime import errors
+from tests.documents import blocks
 
 ROOT = Path(__file__).parent.parent
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def fenced_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def readme_commands() -> list[str]:
-    text = "\n".join(fenced_blocks("sh")).replace("\\\n", " ")
-    return [line for line in text.splitlines() if line.startswith("flowsr-export ")]
+def shown_commands() -> list[str]:
+    """Every command line of README and tutorial, those that no test can run included."""
+    pages = README, (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    fences = (block for page in pages for block in blocks(page) if block.language == "sh")
+    text = "\n".join(block.text for block in fences).replace("\\\n", " ")
+    return [
+        line.partition(" | ")[0]
+        for line in text.splitlines()
+        if line.startswith("flowsr-export ")
+    ]
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
@@ -35,8 +39,8 @@ def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
     assert set(table) == raised | {0, 130}
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_every_command_line_in_the_readme_parses(line: str) -> None:
+@pytest.mark.parametrize("line", shown_commands())
+def test_every_command_line_that_is_shown_parses(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     command: click.Command = main
     context = click.Context(main)
@@ -58,7 +62,8 @@ def test_every_command_is_in_the_readme() -> None:
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (12, 9), (90, 120, 40)).save("photo.png")
-    for block in fenced_blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
+    for block in blocks(README):
+        if block.language == "python":
+            exec(compile(block.text, "README.md", "exec"), {})
     with Image.open("large.png") as large:
         assert large.size == (48, 36)

@@ -17,8 +17,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the mark by the help of every command, as `--help` prints it."""
     if MARK not in markdown:
         return markdown
-    context = click.Context(main, info_name="flowsr-export", max_content_width=COLUMNS)
-    return markdown.replace(MARK, "\n".join(_sections(context)))
+    context = click.Context(main, info_name="flowsr-export", terminal_width=COLUMNS)
+    text = f"```text\n{main.get_help(context)}\n```\n\n" + "\n".join(_sections(context))
+    return markdown.replace(MARK, text)
 
 
 def _sections(context: click.Context, level: int = 2) -> Iterator[str]:
