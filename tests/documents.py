@@ -1,8 +1,9 @@
 """Run the commands of a Markdown file in order, and compare what they print with the file.
 
 A fence of `sh` is run by bash in a folder with the photographs that the pages speak of. The
-`text` fence after it is its output. A fence with a file's name as its title is written there.
-A fence whose title is in `NOT_RUN` is for a reader: it needs something a test cannot have.
+`text` fence after it is its output on stdout; progress, on stderr, depends on the time. A fence
+with a file's name as its title is written there. A fence whose title is in `NOT_RUN` is for a
+reader: it needs something that a test cannot have.
 
 Example:
     python -m tests.documents docs/tutorial.md
@@ -76,7 +77,7 @@ class Step:
     output: Block | None
 
     def run(self, folder: Path) -> str:
-        """Run the commands, or write the file; return what was printed.
+        """Run the commands, or write the file; return what is on stdout.
 
         Raises:
             AssertionError: If a command fails.
@@ -94,12 +95,11 @@ class Step:
             cwd=folder,
             env={**os.environ, "PATH": path, "PWD": str(folder)},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             timeout=SECONDS,
         )
-        assert done.returncode == 0, f"line {block.line}: {block.text}\n{done.stdout}"
+        assert done.returncode == 0, f"line {block.line}: {block.text}\n{done.stderr}"
         return done.stdout
 
 
