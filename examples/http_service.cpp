@@ -1,6 +1,6 @@
 // Serve a bundle over HTTP from C++: POST a PPM picture, get the larger one.
 //
-//   flowsr-service edsr.bundle 8080
+//   flowsr-http edsr.bundle 8080
 //   curl --data-binary @photo.ppm 'http://127.0.0.1:8080/?scale=4' -o large.ppm
 //
 // One upscaler serves all connections. It listens on the loopback address alone and knows just

@@ -1,4 +1,4 @@
-"""The example of a service in C++ answers pictures and refuses everything else."""
+"""The example of a service over HTTP in C++ answers pictures and refuses everything else."""
 
 import http.client
 import socket
@@ -29,7 +29,7 @@ def port(cpp: CppLibrary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number = int(probe.getsockname()[1])
-    command = [str(folder / "built" / "flowsr-service"), str(embedded_bundle()), str(number)]
+    command = [str(folder / "built" / "flowsr-http"), str(embedded_bundle()), str(number)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
         assert service.stdout is not None
         assert service.stdout.readline().endswith(f"http://127.0.0.1:{number}\n")
