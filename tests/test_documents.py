@@ -4,8 +4,11 @@ import re
 import shutil
 from pathlib import Path
 
+import click
 import pytest
 
+from docs.hooks.commands import MARK, on_page_markdown
+from flowsr_export.cli import main
 from tests.documents import ROOT, blocks, masked, prepare, steps
 from tests.flowsr_runtime.cpp.library import onnxruntime_sdk
 
@@ -35,6 +38,16 @@ def test_the_commands_of_a_page_print_what_it_shows(name: str, tmp_path: Path) -
 def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
     targets = LINK.findall(page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_reference_has_the_help_of_every_command_and_no_hidden_one() -> None:
+    page = on_page_markdown(MARK)
+    for name in main.list_commands(click.Context(main)):
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        assert (f"\n## {name}\n" in page) == (not command.hidden)
+    assert "\n### engines prune\n" in page
+    assert on_page_markdown("text") == "text"
 
 
 def test_a_fence_is_run_written_or_left_to_the_reader() -> None:

@@ -7,7 +7,7 @@ import click
 
 from flowsr_export.cli import main
 
-__all__ = ["on_page_markdown"]
+__all__ = ["MARK", "on_page_markdown"]
 
 MARK = "<!-- commands -->"
 COLUMNS = 96
