@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from flowsr_export.cli import EXIT_CODES, main
+from flowsr_export.fetch import RELEASES
 from flowsr_runtime import errors
 from tests.documents import blocks
 
@@ -57,6 +58,11 @@ def test_every_command_is_in_the_readme() -> None:
     section = README.split("## Commands")[1].split("\n## ")[0]
     listed = re.findall(r"^\| `([\w-]+)[^`]*` \|", section, re.MULTILINE)
     assert sorted(listed) == sorted(main.list_commands(click.Context(main)))
+
+
+def test_the_table_of_weights_names_every_file_that_fetch_downloads() -> None:
+    page = (ROOT / "docs" / "guides" / "weights.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in RELEASES)
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
