@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a machine with a GPU has to show: the tests that need one, engines, agreement, latency.
 #
-# usage: benchmarks/gpu_acceptance.sh [--dry-run] [--flavour tensorrt|tensorrt-rtx] [-o FOLDER]
+# usage: benchmarks/gpu_acceptance.sh [--dry-run] [--flavor tensorrt|tensorrt-rtx] [-o FOLDER]
 #
 # Run it from the repository's root; `flowsr-export`, `python` and `nvidia-smi` are taken from
 # PATH. FOLDER (build/gpu-acceptance) must not be there; it gets the bundles, each step's log,
@@ -12,7 +12,7 @@
 
 set -euo pipefail
 
-USAGE="usage: benchmarks/gpu_acceptance.sh [--dry-run] [--flavour tensorrt|tensorrt-rtx] [-o FOLDER]"
+USAGE="usage: benchmarks/gpu_acceptance.sh [--dry-run] [--flavor tensorrt|tensorrt-rtx] [-o FOLDER]"
 DRY_RUN=""
 FLAVOUR="tensorrt"
 OUT="build/gpu-acceptance"
@@ -20,7 +20,7 @@ OUT="build/gpu-acceptance"
 while [ $# -gt 0 ]; do
     case "$1" in
         --dry-run) DRY_RUN=1 ;;
-        --flavour) shift; FLAVOUR="${1:-}" ;;
+        --flavor | --flavour) shift; FLAVOUR="${1:-}" ;;
         -o) shift; OUT="${1:-}" ;;
         *) echo "$USAGE" >&2; exit 2 ;;
     esac
@@ -48,8 +48,8 @@ SRFLOW_SHAPES=(
 )
 # What the benchmark runs, and 1080p from a quarter of it.
 SCALES="1.5,2,3,4,8"
-SIZES=(--picture 128x128 --scale 1.5 --scale 2 --scale 3 --scale 4 --scale 8)
-FULL_HD=(--picture 480x270 --scale 4)
+SIZES=(--lr-size 128x128 --scale 1.5,2,3,4,8)
+FULL_HD=(--lr-size 480x270 --scale 4)
 PHOTO="export/flowsr_export/inputs/pictures/chelsea_256.png"
 SECTIONS="" # of the report, behind its table
 FAILED=0
@@ -102,9 +102,9 @@ model() {
     local shapes=("${LINF_SHAPES[@]}") sizes=("${SIZES[@]}")
     if [ "$scales" = 4 ]; then
         shapes=("${SRFLOW_SHAPES[@]}")
-        sizes=(--picture 128x128)
+        sizes=(--lr-size 128x128)
     fi
-    local common=(--flavour "$FLAVOUR" --precision "$precision")
+    local common=(--flavor "$FLAVOUR" --precision "$precision")
     step "$name-$precision-build-for-verify" flowsr-export build-engine -o "$bundle" \
         "${files[@]}" "${common[@]}" "${shapes[@]}"
     step "$name-$precision-verify-$BACKEND" flowsr-export verify "$bundle" "${files[@]}" \
@@ -162,7 +162,7 @@ done
 # Pictures of eight bits, captured graphs and several workers.
 step eight-bit-export flowsr-export export-onnx -o "$OUT/eight.bundle" --precision fp16 \
     --io uint8
-step eight-bit-build flowsr-export build-engine "$OUT/eight.bundle" --flavour "$FLAVOUR" \
+step eight-bit-build flowsr-export build-engine "$OUT/eight.bundle" --flavor "$FLAVOUR" \
     --precision fp16 "${LINF_SHAPES[@]}"
 step eight-bit-verify flowsr-export verify "$OUT/eight.bundle" --backend "$BACKEND" \
     --precision fp16

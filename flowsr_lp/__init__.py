@@ -12,6 +12,7 @@ from flowsr_lp.srflow.model import (
     srflow_from_spec,
 )
 from flowsr_lp.srflow.prior import SrflowPrior, srflow_prior_from_spec
+from flowsr_runtime.installation import __version__
 
 __all__ = [
     "LINF",
@@ -26,6 +27,7 @@ __all__ = [
     "SrflowPrediction",
     "SrflowPrior",
     "UNet",
+    "__version__",
     "embedded_checkpoint",
     "linf_from_spec",
     "load_checkpoint",

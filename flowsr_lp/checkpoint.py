@@ -209,6 +209,8 @@ class _File:
 def _read(path: Path, kind: Kind) -> _File:
     try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{kind} {path} does not exist") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {kind} {path}: {error.strerror}") from error
     if not data:

@@ -164,6 +164,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         tensors = _unpickled(path) if path.suffix in PICKLED else load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"weights {path} do not exist") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}: {error}") from error
     return {name: tensor.float() for name, tensor in tensors.items()}

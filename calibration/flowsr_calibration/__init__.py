@@ -5,6 +5,7 @@ from flowsr_calibration.layers import Layer, blocks_of, layers_of
 from flowsr_calibration.quantize import QuantizationForm, quantize_layers, tensors_of
 from flowsr_calibration.ranges import METHODS, activation_range
 from flowsr_calibration.statistics import Statistics
+from flowsr_runtime.installation import __version__
 
 __all__ = [
     "METHODS",
@@ -13,6 +14,7 @@ __all__ = [
     "Layer",
     "Pictures",
     "Statistics",
+    "__version__",
     "activation_range",
     "blocks_of",
     "find_pictures",

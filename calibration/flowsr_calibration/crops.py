@@ -161,7 +161,8 @@ def find_pictures(folder: Path, plan: CropPlan) -> Pictures:
         PictureError: If the folder is missing, too few can be used, or none has texture.
     """
     if not folder.is_dir():
-        raise PictureError(f"folder of images must exist, got {folder}")
+        rule = "is not a folder" if folder.exists() else "does not exist"
+        raise PictureError(f"folder of images {folder} {rule}")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise PictureError(f"folder {folder} must contain images ({', '.join(SUFFIXES)})")

@@ -1,3 +1,7 @@
 """Export FlowSR-LP models to ONNX bundles, verify them and drive them from a command line."""
 
-__all__: list[str] = []
+from importlib.metadata import version
+
+__all__ = ["__version__"]
+
+__version__ = version("flowsr-lp")

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import importlib
 import logging
+import traceback
 import warnings
 from typing import Any, NoReturn
 
 import click
 
+from flowsr_export import __version__
+from flowsr_export.options.command import Group, dashes
+from flowsr_export.options.speech import PROGRAM, is_verbose, program, speech_options
+
 __all__ = ["main"]
 
-COMMAND_MODULES = {
-    "upscale": "flowsr_export.commands.upscale",
-    "inspect": "flowsr_export.commands.inspect",
-    "export-onnx": "flowsr_export.commands.export_onnx",
-    "calibrate": "flowsr_export.commands.calibrate",
-    "build-engine": "flowsr_export.commands.build_engine",
-    "engines": "flowsr_export.commands.engines",
-    "verify": "flowsr_export.commands.verify",
-    "bench": "flowsr_export.commands.bench",
-    "evaluate": "flowsr_export.commands.evaluate",
-    "serve": "flowsr_export.commands.serve",
-    "serve-bundle": "flowsr_export.commands.serve_bundle",
-    "train": "flowsr_export.commands.train",
-    "fetch": "flowsr_export.commands.fetch",
-    "doctor": "flowsr_export.commands.doctor",
-    "demo": "flowsr_export.commands.demo",
+# Names by job; a command's module has its name with `_` for `-`.
+COMMANDS = {
+    "Use": ("upscale", "inspect", "demo", "doctor", "completion"),
+    "Make": ("export-onnx", "calibrate", "build-engine", "engines", "train", "fetch"),
+    "Judge": ("verify", "bench", "evaluate"),
+    "Serve": ("serve", "serve-bundle"),
 }
+COMMAND_MODULES = {
+    name: f"flowsr_export.commands.{name.replace('-', '_')}"
+    for names in COMMANDS.values()
+    for name in names
+}
+PROGRAMS = ("flowsr", PROGRAM)
 
 EXIT_CODES = """\b
 Exit codes:
@@ -36,7 +37,7 @@ Exit codes:
   2    usage
   3    parity or quality gate missed
   4    a backend, provider or device is missing
-  5    a file is damaged, stale or for another device
+  5    an input is missing, damaged, stale or for another device
   6    out of memory
   7    slower than before by more than the threshold
   130  interrupted
@@ -46,35 +47,44 @@ MISSING = 4
 OUT_OF_MEMORY = 6
 INTERRUPTED = 130
 
-# Optional libraries and the extra that installs each.
-EXTRAS = {
-    "fastapi": "serve",
-    "jinja2": "bench",
-    "matplotlib": "bench",
-    "onnx": "export",
-    "onnxruntime": "cpu",
-    "onnxscript": "export",
-    "polygraphy": "export",
-    "prometheus_client": "serve",
-    "psutil": "bench",
-    "pydantic": "serve",
-    "safetensors": "export",
-    "torch": "export",
-    "uvicorn": "serve",
-}
 # PyTorch's messages for a failed allocation, on the CPU and on a GPU.
 NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """Load the module of a command when it is used; end with one line on an error.
 
     No command waits for the libraries of another one, or translates errors itself.
     """
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Return the context, under the name that the program was called by."""
+        name = info_name if info_name in PROGRAMS else PROGRAM
+        return super().make_context(name, args, parent, **extra)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options before the command; an error ends with one line."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            _end(ctx, _usage(error), error.exit_code)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, the most used first."""
         return list(COMMAND_MODULES)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in groups by job."""
+        for heading, names in COMMANDS.items():
+            self.write_commands(ctx, formatter, heading, names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the module of a command."""
@@ -95,27 +105,34 @@ class LazyGroup(click.Group):
         except (KeyboardInterrupt, click.Abort):
             _end(ctx, "interrupted", INTERRUPTED)
         except Exception as error:
-            ending = _ending(error)
+            ending = _ending(error, ctx.invoked_subcommand or "")
             if ending is None:
                 raise
             message, exit_code = ending
-            _end(ctx, f"{message}{self._advice(ctx, error)}", exit_code)
+            if is_verbose():
+                click.echo(traceback.format_exc(), err=True)
+            _end(ctx, self._advised(ctx, message, error), exit_code)
 
-    def _advice(self, ctx: click.Context, error: Exception) -> str:
-        """Return the flag that an error is about, and the command that builds an engine."""
-        from flowsr_export.options.advice import advice
+    def _advised(self, ctx: click.Context, message: str, error: Exception) -> str:
+        """Add the flag that an error is about, and the command that builds an engine."""
+        from flowsr_export.options.advice import advised
 
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
         option, facts = getattr(error, "option", None), getattr(error, "build", None)
-        return "" if command is None else advice(command, option, facts)
+        return message if command is None else advised(command, message, option, facts)
 
 
 @click.group(
+    PROGRAM,
     cls=LazyGroup,
     epilog=EXIT_CODES,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 96,
+        "token_normalize_func": dashes,
+    },
 )
-@click.version_option(package_name="flowsr-lp", message="flowsr-export %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
     """Upscale images with FlowSR-LP, and export, calibrate, verify and serve its models.
 
@@ -127,6 +144,9 @@ def main() -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 
+main.params += speech_options()
+
+
 def _usage(error: click.ClickException) -> str:
     """Return the problem of a command line, and the command that shows the help."""
     message = error.format_message().rstrip(".")
@@ -134,26 +154,26 @@ def _usage(error: click.ClickException) -> str:
     return message if context is None else f"{message}; see {context.command_path} --help"
 
 
-def _ending(error: Exception) -> tuple[str, int] | None:
-    """Return the line and the exit code of an error, None for a bug."""
+def _ending(error: Exception, command: str) -> tuple[str, int] | None:
+    """Return the line and the exit code of an error of a command, None for a bug."""
     from flowsr_runtime.errors import FlowsrError
 
+    if isinstance(error, ImportError):
+        from flowsr_export.machine.extras import lacking
+
+        message = lacking(error, command)
+        if message is not None:
+            return message, MISSING
     if isinstance(error, FlowsrError):
         return str(error), error.exit_code
     if isinstance(error, MemoryError):
         return str(error) or "out of memory", OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
         return "out of memory", OUT_OF_MEMORY
-    library = (getattr(error, "name", None) or "").split(".")[0]
-    if isinstance(error, ImportError) and library in EXTRAS:
-        if isinstance(error, ModuleNotFoundError):
-            remedy = f"pip install 'flowsr-lp[{EXTRAS[library]}]'"
-            return f"{library} is not installed; {remedy}", MISSING
-        return f"{library} cannot be loaded: {error}", MISSING
     return None
 
 
 def _end(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
     """Write one line to stderr and exit."""
-    click.echo(f"flowsr-export: {' '.join(message.split())}", err=True)
+    click.echo(f"{program(ctx)}: {' '.join(message.split())}", err=True)
     ctx.exit(exit_code)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from flowsr_export.reports.contact_sheet import Box, Panel, Row, draw_sheet
 from flowsr_export.reports.files import prepare_files, write_files
-from flowsr_runtime import Upscaler, write_picture
+from flowsr_runtime import Upscaler, encode_picture
 from flowsr_runtime.errors import PictureError
 
 __all__ = ["PICTURES", "Comparison", "demonstrate"]
@@ -95,8 +95,8 @@ def demonstrate(
         "bundle": str(upscaler.bundle.path),
         "comparisons": [asdict(comparison) for comparison in comparisons],
     }
-    write_picture(sheet_path, np.asarray(sheet), force=force)
-    write_files({json_path: json.dumps(document, indent=2) + "\n"})
+    content = encode_picture(np.asarray(sheet), "PNG")
+    write_files({sheet_path: content, json_path: json.dumps(document, indent=2) + "\n"})
     return comparisons
 
 

@@ -72,11 +72,11 @@ def fetch(
 
     Raises:
         UsageError: If the name or the scheme of the URL is unknown.
-        CheckpointError: If the download fails, or the file is not the released one; it is
-            removed then.
+        DownloadError: If the download fails.
+        CheckpointError: If the file is not the released one; it is removed then.
         OutputError: If the folder cannot be written.
     """
-    from flowsr_runtime.errors import CheckpointError, OutputError, UsageError
+    from flowsr_runtime.errors import CheckpointError, DownloadError, OutputError, UsageError
 
     if name not in RELEASES:
         raise UsageError(f"name must be one of {', '.join(RELEASES)}, got {name!r}")
@@ -90,7 +90,6 @@ def fetch(
             return Fetched(path, path.stat().st_size, "present")
         if os.path.lexists(path):
             raise CheckpointError(f"{path} is not the released file; move it away first")
-        directory.mkdir(parents=True, exist_ok=True)
         resumed = _download(url, part, start, advance)
         if blob_id(part) != RELEASES[name]:
             part.unlink()
@@ -98,11 +97,11 @@ def fetch(
         size = part.stat().st_size
         os.replace(part, path)
     except urllib.error.HTTPError as error:
-        raise CheckpointError(f"{url} answered {error.code} {error.reason}") from error
+        raise DownloadError(f"{url} answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
-        raise CheckpointError(f"{url} cannot be reached: {error.reason}") from error
+        raise DownloadError(f"{url} cannot be reached: {error.reason}") from error
     except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
-        raise CheckpointError(f"{url} broke off ({error}); fetch again to resume") from error
+        raise DownloadError(f"{url} broke off ({error}); fetch again to resume") from error
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     return Fetched(path, size, "resumed" if resumed else "downloaded")
@@ -140,6 +139,7 @@ def _download(
         left = response.headers.get("Content-Length")
         total = done + int(left) if left is not None else 0
         start(total, done)
+        part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab" if resumed else "wb") as stream:
             while chunk := response.read(CHUNK_BYTES):
                 stream.write(chunk)

@@ -19,6 +19,9 @@ from flowsr_runtime.errors import CheckpointError, ShapeError
 
 # Largest distance from gray that a guarded patch may have, normalized: [-0.1, 1.1] in RGB.
 GUARD_LIMIT = 1.2
+# Difference of the channels from which a patch has the residual's whole color: 8 eight-bit
+# steps, normalized. An exactly gray patch stays gray, without a jump beside colored ones.
+FULL_COLOR = 16 / 255
 DEFAULTS = {"flow_layers": 10, "num_layer": 3, "hidden_dim": 256}
 
 
@@ -241,16 +244,24 @@ class LinfLP(nn.Module):
 
 
 def guarded(residual: Tensor, base: Tensor, dim: int) -> Tensor:
-    """Shrink the residual of patches until no value leaves [-0.1, 1.1] in RGB.
+    """Keep gray patches gray, and shrink residuals until no value leaves [-0.1, 1.1] in RGB.
 
     Args:
-        residual: Residual patches, normalized, with the values of a patch along `dim`.
+        residual: Residual patches, normalized, with the values of a patch along `dim`, channel
+            by channel.
         base: Interpolated image in [-1, 1], of the same shape, 0 beyond the image.
-        dim: Dimension of a patch's values.
+        dim: Dimension of a patch's values, 0 or the last.
 
     Returns:
-        Residual patches; those in range are unchanged.
+        Residual patches; those of colored patches in range are unchanged.
     """
+    axis = dim % residual.dim()
+    shape = (*residual.shape[:axis], 3, residual.shape[axis] // 3, *residual.shape[axis + 1 :])
+    channels, below = residual.reshape(shape), base.reshape(shape)
+    spread = below.amax(axis, keepdim=True) - below.amin(axis, keepdim=True)
+    share = (spread.amax(axis + 1, keepdim=True) / FULL_COLOR).clamp(max=1)
+    gray = channels.mean(axis, keepdim=True)
+    residual = (gray + (channels - gray) * share).flatten(axis, axis + 1)
     excess = residual.abs() / (GUARD_LIMIT - base * residual.sign())
     return residual / excess.amax(dim, keepdim=True).clamp(min=1)
 

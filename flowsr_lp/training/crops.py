@@ -37,7 +37,8 @@ def load_pictures(folder: Path, smallest: int) -> list[NDArray[np.uint8]]:
         PictureError: If the folder is missing, a file is damaged, or none is large enough.
     """
     if not folder.is_dir():
-        raise PictureError(f"folder of pictures does not exist: {folder}")
+        rule = "is not a folder" if folder.exists() else "does not exist"
+        raise PictureError(f"folder of images {folder} {rule}")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
     pictures = [picture for picture in map(_read, paths) if min(picture.shape[:2]) >= smallest]
     if not pictures:

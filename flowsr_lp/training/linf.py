@@ -32,6 +32,7 @@ from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, Usa
 logger = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 100
+VALIDATION_BATCHES = 4
 GRADIENT_NORM = 1.0
 NO_PENALTIES = Penalties()
 Report = Callable[[int, int, dict[str, float]], None]
@@ -238,6 +239,7 @@ def train(
     report: Report,
     device: torch.device | None = None,
     recipe: Mapping[str, Any] | None = None,
+    validation: Crops | None = None,
 ) -> dict[str, Tensor]:
     """Train until `settings.steps`, going on from what `folder` holds.
 
@@ -252,6 +254,8 @@ def train(
         device: Device to train on; the CPU when None.
         recipe: Everything else that defines the run, in JSON's types; a resumed run must have
             the same, unless `folder` does not record it.
+        validation: Source of held-out batches; `log.jsonl` gets the averaged weights' figures
+            on the first of them at each save.
 
     Returns:
         The trained module's state dict, averaged if `ema_decay` is set, on the CPU.
@@ -281,7 +285,11 @@ def train(
         optimizer.step()
         _average(average, module, min(settings.ema_decay, (1 + step) / (10 + step)))
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            run.save(step + 1, figures)
+            if validation is not None:
+                checked = _validate(objective, average, validation, device)
+                run.save(step + 1, {**figures, "validation": checked})
+            else:
+                run.save(step + 1, figures)
         report(step + 1, settings.steps, figures)
     return {name: tensor.cpu() for name, tensor in average.items()}
 
@@ -341,6 +349,29 @@ def _average(average: dict[str, Tensor], module: nn.Module, decay: float) -> Non
             average[name].copy_(tensor)
 
 
+@torch.no_grad()
+def _validate(
+    objective: Objective, average: dict[str, Tensor], crops: Crops, device: torch.device
+) -> dict[str, float]:
+    """Mean figures of the averaged weights on the first batches; changes no generator."""
+    module = objective.trained
+    weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    module.load_state_dict(average)
+    module.eval()
+    sums: dict[str, float] = {}
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        for step in range(VALIDATION_BATCHES):
+            low, high = crops.batch_at(step)
+            _, figures = objective(low.to(device), high.to(device))
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value / VALIDATION_BATCHES
+    module.load_state_dict(weights)
+    module.train()
+    return sums
+
+
 @dataclass(frozen=True)
 class _Run:
     """Everything that `last.pt` keeps of a run."""
@@ -352,7 +383,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
 
-    def save(self, step: int, figures: dict[str, float]) -> None:
+    def save(self, step: int, figures: dict[str, Any]) -> None:
         """Write `last.pt`, whole or not at all, and a line of `log.jsonl`."""
         state = {
             "settings": asdict(self.settings),

@@ -109,32 +109,38 @@ def mesh(detail: Tensor, patch: int) -> Tensor:
     """Mean excess of the detail's power at the patch's period over that beside it, a scalar.
 
     The power spectrum of the rows of each channel, averaged over the rows, at 1 / p cycles a
-    pixel; the logarithm of its ratio to the mean of its neighborhood, where that is above 0.
-    The same for columns. A texture that follows the patch grid has a high ratio; the detail of
-    a photograph has a ratio near 1. Images of fewer than 8 patches are left out.
+    pixel; the logarithm of its ratio to the geometric mean of its neighborhood, where that is
+    above 0. The same for columns. A texture that follows the patch grid has a high ratio; the
+    detail of a photograph has a ratio near 1. Sides below 10 patches are left out.
 
     Args:
         detail: Output minus the resized input, (B, C, H, W).
         patch: Patch side p.
     """
     excess = [
-        F.relu(torch.log(_ratio_at_period(side, patch))).mean()
+        F.relu(_log_ratio_at_period(side, patch)).mean()
         for side in (detail, detail.transpose(-1, -2))
-        if side.shape[-1] >= 8 * patch
+        if side.shape[-1] >= 10 * patch
     ]
     return torch.stack(excess).mean() if excess else detail.new_zeros(())
 
 
-def _ratio_at_period(rows: Tensor, patch: int) -> Tensor:
-    """Power at the patch's period over the mean power beside it, (B, C)."""
+def _log_ratio_at_period(rows: Tensor, patch: int) -> Tensor:
+    """Logarithm of the power at the patch's period over that beside it, (B, C).
+
+    A Hann window keeps the power of the borders' jumps out of it; the two frequencies on
+    either side, to which it spreads the period's own power, are left out.
+    """
     period = rows.shape[-1] // patch
-    power = torch.fft.rfft(rows[..., : period * patch], norm="ortho").abs().square().mean(-2)
-    reach = max(4, period // 5)
-    beside = torch.cat(
-        (power[..., period - reach : period - 1], power[..., period + 2 : period + reach + 1]),
-        dim=-1,
-    )
-    return (power[..., period] + 1e-6) / (beside.mean(-1) + 1e-6)
+    length = period * patch
+    cut = rows[..., :length] - rows[..., :length].mean(-1, keepdim=True)
+    window = torch.hann_window(length, device=rows.device, dtype=rows.dtype)
+    power = torch.fft.rfft(cut * window, norm="ortho").abs().square().mean(-2)
+    level = torch.log(power + 1e-7)
+    reach = max(5, length // 16)
+    below = level[..., max(period - reach, 1) : period - 2]
+    above = level[..., period + 3 : period + reach + 1]
+    return level[..., period] - torch.cat((below, above), dim=-1).mean(-1)
 
 
 def out_of_range(rgb: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class Loop:
         threads: CPU threads; PyTorch's choice when None.
         device: Device to train on.
         augmentation: Changes to the crops beyond flips (LINF).
+        validation: Folder of held-out pictures, None for no validation.
         start: Weights to begin with, of the same architecture; new ones when None.
     """
 
@@ -65,6 +66,7 @@ class Loop:
     threads: int | None
     device: Literal["cpu", "cuda"]
     augmentation: Augmentation
+    validation: Path | None = None
     start: Path | None = None
 
     @property
@@ -150,8 +152,10 @@ def train_flow(
         objective.to(device)
         low, high = crops.batch_at(0)
         fit_norms(flow, low.to(device), high.to(device))
-    report = started(first)
-    weights = train(objective, crops, loop.settings, loop.output, report, device, recipe)
+    held_out = _validation(loop)
+    report = _begin_run(loop, first, started)
+    arguments = objective, crops, loop.settings, loop.output, report, device, recipe
+    weights = train(*arguments, held_out)
     path = loop.output / "model.safetensors"
     save_weights(path, "model", spec, weights)
     return path
@@ -208,30 +212,39 @@ def train_prior(
         "penalties": asdict(recipe.penalties),
         **_describe(loop, crops),
     }
-    report = started(first)
-    weights = train(objective, crops, loop.settings, loop.output, report, device, described)
+    held_out = _validation(loop)
+    report = _begin_run(loop, first, started)
+    arguments = objective, crops, loop.settings, loop.output, report, device, described
+    weights = train(*arguments, held_out)
     path = loop.output / "prior.safetensors"
     save_weights(path, "prior", spec, weights)
     return path
 
 
 def _prepare(loop: Loop) -> torch.device:
-    """Check what can be checked at once, set the threads, make the folder."""
+    """Check what can be checked at once and set the threads; nothing is written."""
     if not 1 <= loop.range[0] <= loop.range[1]:
         raise UsageError(
-            f"scales must be a range from 1 up, got {loop.range[0]:g},{loop.range[1]:g}"
+            f"scales must be a range from 1 up, got {loop.range[0]:g},{loop.range[1]:g}",
+            option="scales",
         )
     if loop.device == "cuda" and not torch.cuda.is_available():
         raise ProviderError("PyTorch finds no CUDA device", option="device")
     if loop.threads is not None:
         torch.set_num_threads(loop.threads)
     if not loop.pictures.is_dir():
-        raise PictureError(f"folder of pictures does not exist: {loop.pictures}")
+        rule = "is not a folder" if loop.pictures.exists() else "does not exist"
+        raise PictureError(f"folder of images {loop.pictures} {rule}")
+    return torch.device(loop.device)
+
+
+def _begin_run(loop: Loop, first: int, started: Callable[[int], Report]) -> Report:
+    """Make the folder of the run; all other inputs have been checked."""
     try:
         loop.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make folder {loop.output}: {error.strerror}") from error
-    return torch.device(loop.device)
+    return started(first)
 
 
 def _at_own_scale(loop: Loop, flow: LINF | SRFlow) -> Loop:
@@ -245,7 +258,8 @@ def _at_own_scale(loop: Loop, flow: LINF | SRFlow) -> Loop:
             option="scales",
         )
     if loop.lr_size % flow.multiple:
-        raise UsageError(f"lr_size must be even for SRFlow, got {loop.lr_size}")
+        rule = f"lr_size must be even for SRFlow, got {loop.lr_size}"
+        raise UsageError(rule, option="lr_size")
     return replace(loop, scales=(flow.scale, flow.scale))
 
 
@@ -300,6 +314,14 @@ def _crops(loop: Loop) -> Crops:
     pictures = load_pictures(loop.pictures, loop.largest_crop)
     seed, augmentation = loop.settings.seed, loop.augmentation
     return Crops(pictures, loop.batch, loop.lr_size, loop.range, seed, augmentation)
+
+
+def _validation(loop: Loop) -> Crops | None:
+    """Held-out crops, the same in every run; None without a folder."""
+    if loop.validation is None:
+        return None
+    pictures = load_pictures(loop.validation, loop.largest_crop)
+    return Crops(pictures, loop.batch, loop.lr_size, loop.range)
 
 
 def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:

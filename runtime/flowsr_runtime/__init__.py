@@ -9,6 +9,7 @@ from flowsr_runtime.errors import (
     CancelledError,
     CheckpointError,
     FlowsrError,
+    InputError,
     IntegrityError,
     LintError,
     MemoryBudgetError,
@@ -22,6 +23,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 from flowsr_runtime.geometry import Window, output_size
+from flowsr_runtime.installation import __version__
 from flowsr_runtime.pictures.files import (
     Metadata,
     Picture,
@@ -53,12 +55,14 @@ __all__ = [
     "open_session",
     "Window",
     "output_size",
+    "__version__",
     "FlowsrError",
     "BackendError",
     "BundleError",
     "BusyError",
     "CancelledError",
     "CheckpointError",
+    "InputError",
     "IntegrityError",
     "LintError",
     "MemoryBudgetError",

@@ -8,7 +8,9 @@ __all__ = [
     "BusyError",
     "CancelledError",
     "CheckpointError",
+    "DownloadError",
     "FlowsrError",
+    "InputError",
     "IntegrityError",
     "LintError",
     "MemoryBudgetError",
@@ -73,12 +75,22 @@ class ScaleError(FlowsrError, ValueError):
     exit_code = 2
 
 
-class PictureError(FlowsrError, ValueError):
+class InputError(FlowsrError, ValueError):
+    """An input file or folder that is missing, damaged or of another kind than expected."""
+
+    exit_code = 5
+
+
+class PictureError(InputError):
     """A picture file that is missing, damaged or of an unsupported kind."""
 
 
-class CheckpointError(FlowsrError, ValueError):
-    """A checkpoint that is damaged or holds another model than expected."""
+class CheckpointError(InputError):
+    """A checkpoint that is missing, damaged or holds another model than expected."""
+
+
+class DownloadError(FlowsrError, ConnectionError):
+    """A download that did not begin or broke off."""
 
 
 class OutputError(FlowsrError, OSError):
@@ -127,10 +139,8 @@ class ProviderError(FlowsrError, RuntimeError):
     exit_code = 4
 
 
-class BundleError(FlowsrError, ValueError):
-    """A bundle that is damaged, of a newer schema, or incomplete."""
-
-    exit_code = 5
+class BundleError(InputError):
+    """A bundle that is missing, damaged, of a newer schema, or incomplete."""
 
 
 class IntegrityError(BundleError):

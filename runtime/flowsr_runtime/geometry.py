@@ -53,10 +53,10 @@ def parse_scale(text: str) -> str | tuple[str, str]:
         The scale, or (vertical, horizontal) scales, for `exact_scale`.
 
     Raises:
-        ScaleError: If there are more than two factors.
+        ScaleError: If there are more than two factors, or one is empty.
     """
     factors = text.strip().lower().split("x")
-    if len(factors) > 2:
+    if len(factors) > 2 or not all(factors):
         raise ScaleError(f"scale must be such as 4 or 2.7x3.6, got {text!r}", option="scale")
     return factors[0] if len(factors) == 1 else (factors[1], factors[0])
 
@@ -83,14 +83,14 @@ def exact_scale(scale: Number) -> Fraction:
     """Return the exact value of a scale in decimal notation.
 
     Args:
-        scale: Output pixels per input pixel, a finite real of at least 1. The float 1.3 means
+        scale: Output pixels per input pixel, a real from 1 to `MAX_SIDE`. The float 1.3 means
             13/10, not the nearest binary fraction.
 
     Returns:
         The scale, exact.
 
     Raises:
-        ScaleError: If `scale` is not a finite real of at least 1.
+        ScaleError: If `scale` is not such a number.
     """
     if not isinstance(scale, (str, numbers.Real)) or isinstance(scale, (bool, np.bool_)):
         raise ScaleError(f"scale must be a number, got {scale!r}")
@@ -102,6 +102,8 @@ def exact_scale(scale: Number) -> Fraction:
         raise ScaleError(f"scale must be a finite number, got {scale}") from error
     if exact < 1:
         raise ScaleError(f"scale must be at least 1, got {scale}")
+    if exact > MAX_SIDE:
+        raise ScaleError(f"scale must be from 1 to {MAX_SIDE}, got {scale}")
     return exact
 
 

@@ -59,7 +59,7 @@ def programs(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 def test_every_command_of_ours_parses(flavour: str) -> None:
-    lines = commands("flowsr-export", "--flavour", flavour)
+    lines = commands("flowsr-export", "--flavor", flavour)
     assert {line[0] for line in lines} >= {"build-engine", "verify", "bench", "upscale"}
     for line in lines:
         command: click.Command = main
@@ -75,7 +75,7 @@ def test_every_command_of_ours_parses(flavour: str) -> None:
 
 def test_the_pictures_and_modules_that_it_names_are_there() -> None:
     named = [
-        word for line in commands("flowsr-export", "--flavour", "tensorrt") for word in line
+        word for line in commands("flowsr-export", "--flavor", "tensorrt") for word in line
     ]
     assert all((ROOT / word).is_file() for word in named if "pictures/" in word)
     modules = [line[1] for line in commands("python") if line[0] == "-m"]
@@ -84,7 +84,7 @@ def test_the_pictures_and_modules_that_it_names_are_there() -> None:
 
 
 def test_the_shapes_of_its_engines_go_together(tmp_path: Path) -> None:
-    lines = commands("flowsr-export", "--flavour", "tensorrt-rtx", "-o", str(tmp_path / "out"))
+    lines = commands("flowsr-export", "--flavor", "tensorrt-rtx", "-o", str(tmp_path / "out"))
     builds = [line for line in lines if line[0] == "build-engine" and "--model" not in line]
     built_in = [
         [word for word in line if not word.endswith("built-in.bundle") and word != "-o"]
@@ -99,7 +99,7 @@ def test_the_shapes_of_its_engines_go_together(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_past_a_step_that_fails(tmp_path: Path, programs: Path) -> None:
     out = tmp_path / "out"
-    done = script("-o", out, "--flavour", "tensorrt-rtx", path=programs)
+    done = script("-o", out, "--flavor", "tensorrt-rtx", path=programs)
     assert (done.returncode, done.stdout) == (1, f"{out}/report.md\n")
     report = (out / "report.md").read_text()
     assert re.search(r"^\| tests \| 0 \| \d+ \| ", report, re.MULTILINE)
@@ -118,9 +118,7 @@ def test_nothing_is_overwritten(tmp_path: Path, programs: Path) -> None:
     assert "is there; name another folder with -o" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "words", [["--flavour", "cuda"], ["--flavour"], ["-o", ""], ["--fast"]]
-)
+@pytest.mark.parametrize("words", [["--flavor", "cuda"], ["--flavor"], ["-o", ""], ["--fast"]])
 def test_another_option_is_refused_with_the_usage(words: list[str]) -> None:
     done = script("--dry-run", *words)
     assert (done.returncode, done.stdout) == (2, "")

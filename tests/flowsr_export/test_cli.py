@@ -13,14 +13,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flowsr_export import cli
+from flowsr_export.machine.extras import EXTRAS
 from flowsr_runtime import errors
+from flowsr_runtime.installation import pip_command
 
 HEAVY = {"numpy", "torch", "onnx", "onnxruntime", "PIL", "flowsr_runtime", "flowsr_lp"}
 HEAVY |= {"fastapi", "uvicorn", "prometheus_client"}
 # What `export-onnx` needs; jinja2 and polygraphy are for reports and comparing layers alone.
 EXPORT_LIBRARIES = [
     name
-    for name, extra in cli.EXTRAS.items()
+    for name, extra in EXTRAS.items()
     if extra in ("cpu", "export") and name not in ("jinja2", "polygraphy")
 ]
 
@@ -82,8 +84,8 @@ def test_a_missing_engine_comes_with_the_command_that_builds_it(raising: Raising
         **{"lr_size": (12, 16), "scale": (2, 2.5), "memory_budget": 1024},
     }
     assert raising(error).stderr.endswith(
-        "; flowsr-export build-engine 'a b' --flavour tensorrt-rtx --precision fp16 "
-        "--memory-budget 1024 --halo exact --picture 16x12 --scale 2.5x2\n"
+        "; flowsr-export build-engine 'a b' --flavor tensorrt-rtx --precision fp16 "
+        "--max-memory 1024 --halo exact --lr-size 16x12 --scale 2.5x2\n"
     )
     shapes = {"min": (1, 3, 8, 8), "opt": (1, 3, 9, 9), "max": (1, 3, 9, 9)}
     vars(error)["build"] = {"bundle": "b", "flavour": "tensorrt", "shapes": shapes}
@@ -159,9 +161,9 @@ def run_without(
         ("serve bundle", "prometheus_client"),
         ("verify bundle", "torch"),
         ("verify bundle", "onnx"),
-        ("train flow --pictures . -o out", "torch"),
-        ("train flow --pictures . -o out", "safetensors"),
-        ("train prior --model a --vgg b --pictures . -o out", "torch"),
+        ("train flow --images . -o out", "torch"),
+        ("train flow --images . -o out", "safetensors"),
+        ("train prior --model a --vgg b --images . -o out", "torch"),
         ("upscale bundle photo.png -o out.png --scale 2", "onnxruntime"),
         ("demo --bundle bundle -o out", "onnxruntime"),
     ],
@@ -176,7 +178,7 @@ def test_a_missing_library_is_one_line_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = run_without([library], arguments.split())
-    remedy = f"pip install 'flowsr-lp[{cli.EXTRAS[library]}]'"
+    remedy = pip_command(EXTRAS[library])
     assert done.stderr == f"flowsr-export: {library} is not installed; {remedy}\n"
     assert (done.returncode, done.stdout) == (4, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "photo.png"]
@@ -187,7 +189,7 @@ def test_the_base_install_does_what_needs_no_other_library(
     arguments: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = run_without(cli.EXTRAS, arguments.split())
+    done = run_without(EXTRAS, arguments.split())
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -195,9 +197,9 @@ def test_the_base_install_does_what_needs_no_other_library(
     ("arguments", "line"),
     [
         ("sharpen", "No such command 'sharpen'; see flowsr-export --help"),
-        ("doctor --quiet", "No such option"),
+        ("doctor --quick", "No such option"),
         ("demo --threads 0", "Invalid value for '--threads': 0 is not in the range x>=1; see "),
-        ("train flow", "Missing option '--pictures'; see flowsr-export train flow --help"),
+        ("train flow", "Missing option '--images'; see flowsr-export train flow --help"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments: str, line: str) -> None:

@@ -49,3 +49,10 @@ def test_every_shipped_photograph_has_its_licence_line() -> None:
     shipped = {entry.name for entry in folder.iterdir() if entry.name.endswith(".png")}
     assert shipped == {f"{name}_256.png" for name in PICTURES}
     assert all(name in licences for name in shipped)
+
+
+def test_json_has_the_figures(bundle: Path, tmp_path: Path, run: Run) -> None:
+    done = run("demo", bundle, "-o", tmp_path / "demo", "--threads", "1", "--json")
+    record = json.loads(done.stdout)
+    assert record["path"] == str(tmp_path / "demo" / "demo.png")
+    assert [row["scale"] for row in record["pictures"]] == ["4", "2.7"]

@@ -1,6 +1,7 @@
 """Downloads from a local server with ranges, interruptions and wrong files."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 
 from flowsr_export.cli import main
 from flowsr_export.fetch import LICENSE_LINE, RELEASES, fetch
-from flowsr_runtime.errors import CheckpointError, OutputError, UsageError
+from flowsr_runtime.errors import CheckpointError, DownloadError, OutputError, UsageError
 
 NAME = "edsr-baseline-linf.pth"
 CONTENT = bytes(range(256)) * 4096  # one MiB, several chunks
@@ -142,19 +143,19 @@ def test_a_spoilt_part_is_removed_and_the_next_try_works(
 
 
 def test_a_cut_connection_keeps_what_came(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"300000 of 1048576 bytes arrived.*fetch again"):
+    with pytest.raises(DownloadError, match=r"300000 of 1048576 bytes arrived.*fetch again"):
         fetch(NAME, tmp_path, server.address("cut"))
     assert (tmp_path / f"{NAME}.part").read_bytes() == CONTENT[:300_000]
     assert fetch(NAME, tmp_path, server.address("honest")).how == "resumed"
 
 
 def test_a_missing_address_is_named(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"missing/{NAME} answered 404 Not Found"):
+    with pytest.raises(DownloadError, match=f"missing/{NAME} answered 404 Not Found"):
         fetch(NAME, tmp_path, server.address("missing"))
 
 
 def test_a_server_that_is_not_there_is_named(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot be reached: .*refused"):
+    with pytest.raises(DownloadError, match=r"cannot be reached: .*refused"):
         fetch(NAME, tmp_path, "http://127.0.0.1:9/")
 
 
@@ -183,4 +184,13 @@ def test_the_command_prints_the_file_and_the_licence(server: Server, tmp_path: P
     done = CliRunner().invoke(main, ["fetch", NAME, "-o", str(tmp_path), "--base-url", address])
     assert done.exit_code == 0
     assert done.stdout == f"{tmp_path / NAME}  1.0 MB  downloaded\n"
-    assert done.stderr == f"{LICENSE_LINE}\n"
+    assert done.stderr == f"flowsr-export: {LICENSE_LINE}\n"
+
+
+def test_json_has_the_files(server: Server, tmp_path: Path) -> None:
+    words = ["fetch", NAME, "-o", str(tmp_path), "--base-url", server.address("honest")]
+    done = CliRunner().invoke(main, [*words, "--json", "--quiet"])
+    path = tmp_path / NAME
+    file = {"path": str(path), "bytes": path.stat().st_size, "how": "downloaded"}
+    assert json.loads(done.stdout) == {"license": LICENSE_LINE, "files": [file]}
+    assert done.stderr == ""

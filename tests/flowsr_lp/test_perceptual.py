@@ -164,8 +164,15 @@ def test_a_tensor_that_is_no_convolution_is_named(tmp_path: Path) -> None:
         VggFeatures(tmp_path / "a.safetensors", ["conv1_1"])
 
 
-@pytest.mark.parametrize("name", ["none.safetensors", "none.pth", "a.safetensors"])
-def test_weights_that_cannot_be_read_are_named(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.safetensors", r"weights .*none\.safetensors do not exist"),
+        ("none.pth", r"weights .*none\.pth do not exist"),
+        ("a.safetensors", r"cannot read weights .*a\.safetensors"),
+    ],
+)
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "a.safetensors").write_text("hello")
-    with pytest.raises(CheckpointError, match=rf"cannot read weights .*{name}"):
+    with pytest.raises(CheckpointError, match=message):
         VggFeatures(tmp_path / name, ["conv1_1"])

@@ -149,6 +149,14 @@ EXPLODING = model_bytes(
     extra=", float five = {5.0}",
 )
 
+# The same, kept from -0.1 to 1.1.
+GUARDED = model_bytes(
+    GEOMETRY,
+    bilinear_text("input")
+    + "\nbright = Mul(resized, five)\noutput = Clip(bright, least, most)",
+    extra=", float five = {5.0}, float least = {-0.1}, float most = {1.1}",
+)
+
 # Pictures of eight bits on both sides; inside, the graph is the bilinear one.
 EIGHT_BIT = model_bytes(
     GEOMETRY,
@@ -184,6 +192,7 @@ MODELS = {
     "fourfold-whole": FOURFOLD,
     "sampled": SAMPLED,
     "exploding": EXPLODING,
+    "guarded": GUARDED,
     "eight-bit": EIGHT_BIT,
     "dividing": DIVIDING,
     "huge": HUGE,
@@ -235,6 +244,7 @@ FOURFOLD_CHANGES: dict[str, Any] = {
 }
 CHANGES: dict[str, dict[str, Any]] = {
     "eight-bit": {"picture": {**MANIFEST["picture"], "io": "uint8"}},
+    "guarded": {"guard": True},
     "latent": {"latents": [{"name": "latent", "channels": 27, "patch": 3}]},
     "fixed": {
         "scale": {"kind": "fixed", "value": "2"},

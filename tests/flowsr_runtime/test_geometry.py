@@ -69,7 +69,7 @@ def test_sizes_follow_the_decimal_form(pixels: int, scale: Any) -> None:
         ("a finite number", [math.nan, math.inf, -math.inf, "four", "1/0"]),
         ("at least 1", [0, -2, 0.5, "0.99"]),
         # Their exact value would fill the memory.
-        ("from 1 to 1048576", ["1e999999999", "1E-999999999", 1e300, "2e0100"]),
+        ("from 1 to 1048576", ["1e999999999", "1E-999999999", 1e300, "2e0100", "1e99", 1e9]),
         ("a number", [True, None, [2], 2j]),
     ],
 )
@@ -106,8 +106,8 @@ def test_a_size_that_cannot_be_is_refused(size: Any, message: str) -> None:
 
 
 def test_an_output_beyond_int64_geometry_is_refused() -> None:
-    with pytest.raises(ScaleError, match=f"at most {MAX_SIDE} pixels, got 10000000000x"):
-        size_for((10, 10), scale=1e9, size=None)
+    with pytest.raises(ScaleError, match=f"at most {MAX_SIDE} pixels, got 10000000x"):
+        size_for((10, 10), scale=1e6, size=None)
 
 
 def test_a_whole_picture_has_the_contracts_geometry() -> None:

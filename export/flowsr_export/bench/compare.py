@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.bench.entries import SCHEMA, Row, RowKey
-from flowsr_runtime.errors import RegressionError, UsageError
+from flowsr_runtime.errors import InputError, RegressionError, UsageError
 
 __all__ = [
     "Comparison",
@@ -94,21 +94,23 @@ def read_report(path: Path) -> SavedReport:
     """Read a report's JSON file.
 
     Raises:
-        UsageError: If it is missing or is not a report of this schema.
+        InputError: If it is missing or is not a report of this schema.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise UsageError(f"{path} is not a report: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is not a report: {' '.join(str(error).split())}") from error
     if isinstance(report, dict) and report.get("schema", SCHEMA) != SCHEMA:
-        raise UsageError(f"{path} must have schema {SCHEMA}, got {report['schema']!r}")
+        raise InputError(f"{path} must have schema {SCHEMA}, got {report['schema']!r}")
     try:
         rows = [Row.from_json(entry) for entry in report["rows"]]
         environment = {name: report[a][b] for name, (a, b) in ENVIRONMENT.items()}
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not a report of flowsr-export bench") from error
+        raise InputError(f"{path} is not a report of flowsr-export bench") from error
     return SavedReport({row.key: row for row in rows}, environment)
 
 

@@ -296,7 +296,7 @@ def row_entry(
     key, median = case.key, seconds["p50"]
     return Row(
         **vars(key),
-        device=case.target.settings.device,
+        device=case.target.settings.index,
         seconds={name: round(value, DIGITS) for name, value in seconds.items()},
         megapixels_per_second=key.pixels[1] / 1e6 / median,
         multiply_adds=work,

@@ -85,4 +85,4 @@ def _import_library(backend: str) -> None:
 
 
 def _device_bytes(target: ModelTarget) -> int | None:
-    return None if target.place == "cpu" else used_gpu_bytes(target.settings.device)
+    return None if target.place == "cpu" else used_gpu_bytes(target.settings.index)

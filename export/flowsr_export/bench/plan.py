@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,20 @@ from flowsr_export.bench.targets import TORCH_BACKENDS
 from flowsr_export.bench.timing import TimingSchedule
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.run_sizes import Scale, low_resolution_size, scales_of
+from flowsr_export.parity.candidates import GPU_PROVIDERS
 from flowsr_runtime import Bundle, SessionSettings
+from flowsr_runtime.backends.session import AUTO, Choice, preferred_precision
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import size_for, size_text
 
-__all__ = ["SCALES", "SWEPT_SIDES", "BenchmarkConfig", "benchmark_cases", "session_settings"]
+__all__ = [
+    "SCALES",
+    "SWEPT_SIDES",
+    "BenchmarkConfig",
+    "benchmark_cases",
+    "resolved",
+    "session_settings",
+]
 
 SCALES = ("1.5", "2", "3", "4", "8")  # default of a bundle that supports any scale
 SWEPT_SIDES = (32, 48, 64, 96, 128, 160)  # low-resolution pixels
@@ -29,10 +38,12 @@ class BenchmarkConfig:
         bundle: Folder of the bundle, None for the built-in one.
         model: Checkpoint of the flow, for PyTorch; None for the built-in one.
         prior: Checkpoint of the latent module.
-        backends: Backends of the runtime, and `TORCH_BACKENDS`.
+        backends: Backends of the runtime, and `TORCH_BACKENDS`; "auto" is the one that
+            `SessionSettings` chooses.
         provider: Provider of ONNX Runtime; None for every provider that starts.
         device: GPU index.
-        precision: Precision of the bundle's graph; PyTorch runs float32.
+        precision: Precision of the bundle's graph, "auto" for the one that the first backend
+            would choose; PyTorch runs float32.
         scales: Scales as they were typed; empty for the bundle's own, or `SCALES`.
         lr_sizes: Low-resolution sizes (h, w).
         output_size: Output size (H, W), which replaces `lr_sizes`.
@@ -48,10 +59,10 @@ class BenchmarkConfig:
     bundle: Path | None = None
     model: Path | None = None
     prior: Path | None = None
-    backends: tuple[str, ...] = ("onnxruntime",)
+    backends: tuple[str, ...] = (AUTO,)
     provider: str | None = None
     device: int = 0
-    precision: str = "fp32"
+    precision: str = AUTO
     scales: tuple[Scale, ...] = ()
     lr_sizes: tuple[tuple[int, int], ...] = ((128, 128),)
     output_size: tuple[int, int] | None = None
@@ -100,6 +111,36 @@ def benchmark_cases(bundle: Bundle, config: BenchmarkConfig) -> list[tuple[str, 
             sizes = [(lr, config.output_size)]
         cases += [(text, Case(lr, out, config.batch)) for lr, out in sizes]
     return cases
+
+
+def resolved(bundle: Bundle, config: BenchmarkConfig) -> tuple[BenchmarkConfig, Choice | None]:
+    """Replace backend and precision auto by those that run here.
+
+    Args:
+        bundle: The bundle.
+        config: Configuration.
+
+    Returns:
+        The configuration, and the choice of backend auto.
+
+    Raises:
+        FlowsrError: As `SessionSettings.choose`.
+    """
+    if AUTO not in config.backends:
+        if config.precision != AUTO:
+            return config, None
+        tensorrt = any(name.startswith("tensorrt") for name in config.backends)
+        on_gpu = tensorrt or config.provider in GPU_PROVIDERS
+        return replace(config, precision=preferred_precision(bundle, on_gpu=on_gpu)), None
+    asked = SessionSettings(AUTO, config.provider, config.device, precision=config.precision)
+    session, choice = asked.choose(bundle)
+    session.close()
+    one = choice.settings
+    named = (one.backend if name == AUTO else name for name in config.backends)
+    changes: dict[str, Any] = {"backends": tuple(named), "precision": one.precision}
+    if one.backend == "onnxruntime":
+        changes["provider"] = one.provider
+    return replace(config, **changes), choice
 
 
 def session_settings(config: BenchmarkConfig) -> list[SessionSettings]:

@@ -21,7 +21,12 @@ from flowsr_export.bench.entries import (
     row_entry,
 )
 from flowsr_export.bench.memory import Memory, measure_memory
-from flowsr_export.bench.plan import BenchmarkConfig, benchmark_cases, session_settings
+from flowsr_export.bench.plan import (
+    BenchmarkConfig,
+    benchmark_cases,
+    resolved,
+    session_settings,
+)
 from flowsr_export.bench.stage_profile import stage_seconds
 from flowsr_export.bench.targets import LoadedModel, Measures, ModelTarget, load_model
 from flowsr_export.bench.timing import Block, interleave
@@ -34,6 +39,7 @@ from flowsr_export.machine.probes import Probe, probes_of
 from flowsr_export.onnx_graph.multiply_adds import count_macs
 from flowsr_export.parity.candidates import open_each_provider
 from flowsr_runtime import Bundle, SessionSettings, embedded_bundle
+from flowsr_runtime.backends.session import Choice
 
 __all__ = ["Measurement", "bench"]
 
@@ -72,6 +78,7 @@ def bench(
     config: BenchmarkConfig,
     instruments: Measurement | None = None,
     *,
+    choose: Callable[[Choice], None] = lambda choice: None,
     start: Callable[[int], None] = lambda total: None,
     advance: Advance = lambda note: None,
 ) -> Report:
@@ -80,6 +87,7 @@ def bench(
     Args:
         config: Scope and schedule.
         instruments: Instruments, None for the real ones.
+        choose: Called once with what backend auto chose.
         start: Called once with the number of steps.
         advance: Called with a note after each step.
 
@@ -92,6 +100,9 @@ def bench(
     """
     tools = instruments or Measurement()
     bundle = Bundle.open(embedded_bundle() if config.bundle is None else config.bundle)
+    config, choice = resolved(bundle, config)
+    if choice is not None:
+        choose(choice)
     sizes = benchmark_cases(bundle, config)
     with ExitStack() as stack:
         models, not_started = _load_models(config, tools, stack)

@@ -14,7 +14,7 @@ from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
 from flowsr_export.inputs.feeds import graph_feeds
 from flowsr_export.parity.candidates import GPU_PROVIDERS
 from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
-from flowsr_runtime.backends.session import Session
+from flowsr_runtime.backends.session import AUTO, Session
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.pictures.depth import to_depth
 from flowsr_runtime.pictures.pixels import full_range
@@ -151,7 +151,7 @@ class _TorchModel:
         from flowsr_export.parity.reference import reference_of
 
         settings = target.settings
-        if settings.precision != "fp32":
+        if settings.precision not in (AUTO, "fp32"):
             raise UsageError(
                 f"precision must be fp32 with {settings.backend}, got {settings.precision}",
                 option="precision",

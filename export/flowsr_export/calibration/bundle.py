@@ -36,7 +36,7 @@ def check_output_bundle(bundle: Bundle, output: Path, precision: str, force: boo
     if not _is_same(bundle, output):
         check_replaceable(output, force)
     elif name in bundle.manifest.files and not force:
-        raise OutputError(f"{output} contains {name}; give force to replace it", option="force")
+        raise OutputError(f"{output} contains {name}; force=True replaces it", option="force")
 
 
 def write_calibrated(

@@ -105,7 +105,7 @@ def load_lpips(alexnet: Path | None, linear: Path | None) -> LPIPS | None:
     if alexnet is None and linear is None:
         return None
     if alexnet is None or linear is None:
-        wrong = f"alexnet and lpips_weights must be given together, got {alexnet} and {linear}"
+        wrong = "alexnet and lpips_weights must be given together"
         raise UsageError(wrong, option="alexnet" if alexnet is None else "lpips_weights")
     return LPIPS(alexnet, linear)
 

@@ -14,7 +14,14 @@ from onnx import ModelProto
 from flowsr_calibration.bias import Correction, bias_corrections, with_corrections
 from flowsr_calibration.codes import EightBits, codes_of
 from flowsr_calibration.collect import TensorTap, collect, statistics_key
-from flowsr_calibration.crops import CropPlan, Pictures, feeds_of, find_pictures, scales_for
+from flowsr_calibration.crops import (
+    HELD_OUT,
+    CropPlan,
+    Pictures,
+    feeds_of,
+    find_pictures,
+    scales_for,
+)
 from flowsr_calibration.equalization import equalize_pairs, pairs_of
 from flowsr_calibration.layers import Layer, blocks_of, layers_of
 from flowsr_calibration.panel import Agreement, HeldOutSet
@@ -27,7 +34,7 @@ from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.inputs.run_sizes import RunSize
 from flowsr_export.onnx_graph.lint import require_clean
 from flowsr_export.onnx_graph.multiply_adds import MacCount, count_macs
-from flowsr_runtime import Bundle, UsageError, output_size
+from flowsr_runtime import Bundle, OutputError, UsageError, output_size
 from flowsr_runtime.bundle.manifest import Manifest
 
 __all__ = ["Calibration", "CorrectionResult", "CalibrationConfig", "calibrate"]
@@ -37,6 +44,7 @@ TUNING_CROPS = 6  # crops of calibration images for choices
 CORRECTED_CROPS = 16  # crops for measuring biases
 EQUALIZED_CROPS = 64  # crops for measuring the ranges of an equalized graph
 HELD_OUT_CROPS = 18
+WANTED_PICTURES = round(HELD_OUT_CROPS / HELD_OUT)  # each judging crop of another image
 MIN_GAIN = 0.02  # gain of a correction that is kept, dB
 
 
@@ -119,6 +127,12 @@ class Calibration:
     pictures: Pictures
     work: MacCount
     config: CalibrationConfig
+
+    @property
+    def images(self) -> str:
+        """Number of usable images that were given, and of those that are wanted."""
+        given = len(self.pictures.calibration) + len(self.pictures.held_out)
+        return f"{given} usable images were given, {WANTED_PICTURES} or more are wanted"
 
 
 Report = Callable[[str, int, int], None]
@@ -231,7 +245,11 @@ class _Run:
         tensors = tensors_of(self.model, self.layers)
         digest = hashlib.sha256(self.content).hexdigest()
         key = statistics_key(digest, tensors, self.plan, pictures)
-        self.config.work.mkdir(parents=True, exist_ok=True)
+        try:
+            self.config.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"cannot be made: {error.strerror or error}"
+            raise OutputError(f"folder {self.config.work} {reason}", option="work") from error
         # Equalization needs the channels of the tensors between its pairs.
         readers = [pair.after for pair in pairs_of(self.model, self.layers)]
         return collect(

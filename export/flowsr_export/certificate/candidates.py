@@ -18,6 +18,7 @@ from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_export.parity.reference import restated_scale
 from flowsr_runtime import Bundle, MemoryBudgetError, Session, SessionSettings, Upscaler
 from flowsr_runtime.backends.onnxruntime_session import PROVIDERS, present_providers
+from flowsr_runtime.backends.session import AUTO
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.geometry import Halo
 from flowsr_runtime.pictures.depth import to_depth
@@ -28,7 +29,6 @@ __all__ = [
     "QUANTIZED",
     "Candidate",
     "certificate_candidates",
-    "precisions_of",
     "tiled_output",
     "whole_output",
 ]
@@ -85,13 +85,6 @@ class Candidate:
         return self.precision in QUANTIZED and case.picture in ADVERSARIAL
 
 
-def precisions_of(bundle: Bundle) -> list[str]:
-    """Return the precisions of a bundle's graphs, in the order of its manifest."""
-    files = bundle.manifest.files.items()
-    models = (entry.precision for name, entry in files if name.endswith(".onnx"))
-    return list(dict.fromkeys(precision for precision in models if precision is not None))
-
-
 def certificate_candidates(
     bundle: Bundle,
     deployment: Deployment,
@@ -115,7 +108,7 @@ def certificate_candidates(
         ProviderError: If the chosen provider, or the CPU, does not start.
         BundleError: If a graph cannot be loaded.
     """
-    present = [name for name in precisions if name in precisions_of(bundle)]
+    present = [name for name in precisions if name in bundle.precisions]
     sessions, not_compared = open_candidates(bundle, settings, present, stack, _unsupported)
     candidates = []
     for one, session in sessions.items():
@@ -234,7 +227,7 @@ def _never_compared(
         not_compared["tiles in emulated half precision"] = WHOLE_ONLY
     if not any(candidate.session.provider in GPU_PROVIDERS for candidate in candidates):
         not_compared["half precision on a GPU"] = NOT_ON_A_GPU
-    if settings.backend == "onnxruntime":
+    if settings.backend in (AUTO, "onnxruntime"):
         not_compared["TensorRT engines"] = "backend tensorrt compares them, on their GPU"
         if settings.provider is None:
             for name in sorted(set(PROVIDERS) - set(present_providers())):

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from flowsr_export.certificate.candidates import (
     Candidate,
     certificate_candidates,
-    precisions_of,
     tiled_output,
     whole_output,
 )
@@ -289,7 +288,7 @@ def _precisions(bundle: Bundle, precision: str | None) -> list[str]:
     if precision is not None:
         bundle.model_name(precision)
         return [precision]
-    return list(dict.fromkeys([*precisions_of(bundle), "fp16"]))
+    return list(dict.fromkeys([*bundle.precisions, "fp16"]))
 
 
 def _largest_difference(

@@ -10,27 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.choice import choice_record, say_choice
+from flowsr_export.options.command import Choice, Command, Group
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
+    PRECISIONS,
     bundle_argument,
+    choice_option,
     device_option,
     flag,
     force_option,
     json_option,
     number_option,
     packs,
-    precision_option,
     provider_option,
+    scales_option,
     seed_option,
     threads_option,
     value_option,
 )
 from flowsr_export.options.values import (
+    FiniteRange,
     parse_duration,
     parse_percentiles,
-    parse_scales,
     size_type,
 )
 
@@ -38,11 +42,12 @@ if TYPE_CHECKING:
     from flowsr_export.bench.compare import Comparison
     from flowsr_export.bench.plan import BenchmarkConfig
     from flowsr_export.inputs.run_sizes import Scale
+    from flowsr_runtime.backends.session import Choice as RunChoice
 
 __all__ = ["command"]
 
 BACKENDS = (
-    *("onnxruntime", "tensorrt", "tensorrt_rtx"),
+    *("auto", "onnxruntime", "tensorrt", "tensorrt_rtx"),
     *("torch", "torch-compiled", "published"),
 )
 
@@ -57,11 +62,11 @@ class _ParentNamedContext(click.Context):
         return self.parent.command_path
 
 
-class _DefaultCommand(click.Command):
+class _DefaultCommand(Command):
     context_class = _ParentNamedContext
 
 
-class _DefaultGroup(click.Group):
+class _DefaultGroup(Group):
     """A group that runs `run` unless the command line is one of `compare`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -82,7 +87,7 @@ def command() -> None:
 @click.argument("second", metavar="B", type=FILE)
 @number_option(
     "--threshold",
-    click.FloatRange(min=0, min_open=True),
+    FiniteRange(min=0, min_open=True),
     0.05,
     "Relative change of the time that counts as a difference.",
 )
@@ -114,7 +119,7 @@ def compare_command(first: Path, second: Path, threshold: float, as_json: bool) 
 def _config(
     *,
     threads: int | None,
-    scales: tuple[Scale, ...] | None,
+    scales: tuple[Scale, ...],
     lr_size: tuple[tuple[int, int], ...],
     output_size: tuple[int, int] | None,
     sweep: bool,
@@ -131,13 +136,13 @@ def _config(
     from flowsr_runtime.backends.cores import usable_cores
 
     if output_size is not None and (lr_size or sweep):
-        raise UsageError("give either --output-size, or --lr-size and --sweep")
+        raise UsageError("give either --size, or --lr-size and --sweep")
     if fields["prior"] is not None and fields["model"] is None:
         raise UsageError("--prior needs --model")
     default_sizes = tuple((side, side) for side in SWEPT_SIDES) if sweep else ((128, 128),)
     return BenchmarkConfig(
         threads=threads or usable_cores(),
-        scales=scales or (),
+        scales=scales,
         lr_sizes=lr_size or default_sizes,
         output_size=output_size,
         pace=TimingSchedule(warm_up, duration, blocks, seed),
@@ -153,25 +158,26 @@ def _config(
     click.option(
         "--backend",
         "backends",
-        type=click.Choice(BACKENDS),
+        type=Choice(BACKENDS),
         multiple=True,
-        default=("onnxruntime",),
+        default=("auto",),
         show_default=True,
-        help="Library that runs the model; may be repeated.",
+        help="Library that runs the model; may be repeated. auto is the one that upscale "
+        "takes.",
     ),
-    provider_option("Execution provider.  [default: every available one]"),
+    provider_option(
+        "Execution provider.  [default: every available one with --backend onnxruntime]"
+    ),
     device_option,
     threads_option,
-    precision_option("Precision of the bundle's graph to run; PyTorch runs float32."),
+    choice_option(
+        "--precision",
+        ["auto", *PRECISIONS],
+        "Precision of the bundle's graph to run; PyTorch runs float32.",
+    ),
     click.option("--model", type=FILE, help="Checkpoint of the bundle's flow, for PyTorch."),
     click.option("--prior", type=FILE, help="Checkpoint of the bundle's prior, for PyTorch."),
-    value_option(
-        parse_scales,
-        "--scale",
-        "scales",
-        help="Upscaling factors, joined by commas.",
-        show_default="1.5,2,3,4,8, or the bundle's own",
-    ),
+    scales_option("1.5,2,3,4,8, or the bundle's own"),
     value_option(
         size_type,
         "--lr-size",
@@ -180,7 +186,11 @@ def _config(
         show_default="128x128",
     ),
     value_option(
-        size_type, "--output-size", help="Output width and height, instead of --lr-size."
+        size_type,
+        "--size",
+        "output_size",
+        old=["--output-size"],
+        help="Output width and height, instead of --lr-size.",
     ),
     number_option("--batch", POSITIVE, 1, "Number of images per run."),
     value_option(
@@ -235,14 +245,20 @@ def run_command(config: BenchmarkConfig, output: Path, force: bool, as_json: boo
     from flowsr_export.bench.report import SUFFIXES, as_markdown, write_report
     from flowsr_export.bench.run import bench
     from flowsr_export.reports.files import report_paths
+    from flowsr_runtime import SessionSettings
 
     report_paths(output, SUFFIXES, force=force)
+    choices: list[RunChoice] = []
     with counted_progress("bench") as (start, advance):
-        report = bench(config, start=start, advance=advance)
+        report = bench(config, choose=choices.append, start=start, advance=advance)
+    choice = choices[0] if choices else None
+    say_choice(choice, SessionSettings())
     line = shlex.join(["flowsr-export", *sys.argv[1:]])
     paths = write_report(report, output, line, force=force)
     if as_json:
-        click.echo(json.dumps({"files": [str(path) for path in paths], **report.as_dict()}))
+        files = [str(path) for path in paths]
+        content = {"files": files, "runs_on": choice_record(choice), **report.as_dict()}
+        click.echo(json.dumps(content))
         return
     click.echo(as_markdown(report, line))
     click.echo(f"written: {', '.join(str(path) for path in paths)}")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from flowsr_export.options.choice import run_command
+from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.engine import builder_options, flavour_option, size_options
 from flowsr_export.options.progress import progress, step_progress
 from flowsr_export.options.shared import (
@@ -25,7 +27,8 @@ from flowsr_export.options.shared import (
     precision_option,
     value_option,
 )
-from flowsr_export.options.values import exact_scale_type
+from flowsr_export.options.speech import note
+from flowsr_export.options.values import FiniteRange, exact_scale_type
 from flowsr_export.reports.table import mebibytes
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ __all__ = ["command"]
 BAR_STEPS = 100
 
 
-@click.command("build-engine")
+@click.command("build-engine", cls=Command)
 @packs(
     "flowsr_export.engine.target_bundle:TargetBundle",
     bundle_argument,
@@ -62,7 +65,7 @@ BAR_STEPS = 100
     ),
     click.option(
         "--io",
-        type=click.Choice(["float32", "uint8"]),
+        type=Choice(["float32", "uint8"]),
         show_default="the bundle's own, or float32",
         help="Image type of an exported graph, as for export-onnx.",
     ),
@@ -79,7 +82,7 @@ BAR_STEPS = 100
     ),
     click.option(
         "--least-share",
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         show_default="LINF 0.95, SRFlow 0.9, fp32 1; int8 and fp8 the share of the ONNX file",
         help="Minimum share of the weight multiply-adds that run in the precision.",
     ),
@@ -107,13 +110,16 @@ def command(
     existing engine with the same key is kept. An engine that does not run in the requested
     precision ends with exit code 3.
 
+    The engine takes every image from 16 pixels a side to the given size, and larger ones in
+    tiles; it is optimized for the given size. --exact takes that size only.
+
     \b
     Examples:
-      flowsr-export build-engine -o small.bundle --picture 480x270 --scale 4
+      flowsr-export build-engine -o small.bundle --size 1920x1080
       flowsr-export build-engine edsr.bundle --compute-capability 8.9 --size 1920x1080 --dry-run
       flowsr-export build-engine --model linf.pth --prior linf-LP.pth -o edsr.bundle \\
           --min-shapes input:1x3x16x16 --opt-shapes input:1x3x128x128 --max-shapes \\
-          input:1x3x256x256 --scale 2 --scale 4
+          input:1x3x256x256 --scale 2,4
     """
     from flowsr_export.engine.build import build_engine, plan_engine
     from flowsr_export.engine.library import device_here
@@ -125,17 +131,27 @@ def command(
     plan = plan_engine(target.manifest(precision), target.existing, flavour, request, gpu)
     if dry_run:
         click.echo(json.dumps(_plan_record(plan), indent=1) if as_json else _plan_text(plan))
+        _warn(plan)
         return
     plan.check()
+    _warn(plan)
     bundle = _prepare(target, precision, has_graph=not plan.needs_export)
     plan = plan_engine(bundle.manifest, bundle, flavour, request, gpu)
     log = log or bundle.path.with_name(f"{bundle.path.name}.build.log")
     with progress("build", BAR_STEPS) as bar:
         result = build_engine(bundle, plan, log=log, report=_reporter(bar.advance, bar.say))
+    run = run_command(bundle, result.entry.key.precision, request.sizes.scales)
     if as_json:
-        click.echo(json.dumps(_result_record(result, bundle), indent=1))
+        record = _result_record(result, bundle)
+        warnings = list(plan.warnings)
+        click.echo(json.dumps({**record, "warnings": warnings, "run": run}, indent=1))
     else:
-        click.echo(_result_text(result, bundle))
+        click.echo(f"{_result_text(result, bundle)}\nrun it     {run}")
+
+
+def _warn(plan: EnginePlan) -> None:
+    for line in plan.warnings:
+        note(line)
 
 
 def _prepare(target: TargetBundle, precision: Precision, *, has_graph: bool) -> Bundle:
@@ -175,6 +191,7 @@ def _plan_record(plan: EnginePlan) -> dict[str, Any]:
         "engine": plan.key and plan.key.file_name(),
         "there": plan.existing is not None,
         "unknown": list(plan.unknown),
+        "warnings": list(plan.warnings),
     }
 
 

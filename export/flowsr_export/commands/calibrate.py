@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Command
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
@@ -24,6 +25,7 @@ from flowsr_export.options.shared import (
     seed_option,
     threads_option,
 )
+from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
     from flowsr_export.calibration.run import Calibration, CalibrationConfig, Report
@@ -55,7 +57,7 @@ def _config(
     return CalibrationConfig(work=work, budget=Budget(budget_db, max_psnr_loss), **fields)
 
 
-@click.command("calibrate")
+@click.command("calibrate", cls=Command)
 @bundle_argument
 @packs(
     lambda **values: (_config(**values), values["output"]),
@@ -77,13 +79,13 @@ def _config(
     seed_option("Random seed for the choice of crops."),
     click.option(
         "--budget-db",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         show_default="38",
         help="Minimum PSNR against float32 in dB; blocks stay float32 until every crop has it.",
     ),
     click.option(
         "--max-psnr-loss",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         help="Maximum loss of luma PSNR against the originals in dB, instead of --budget-db.",
     ),
     click.option(
@@ -122,7 +124,8 @@ def command(
 
     Textured crops give the range of each tensor. Each block is quantized alone to rank its
     cost, and blocks stay float32 until the budget holds. The result is measured on held-out
-    images: a missed gate ends with exit code 3 and writes nothing, unless --force is given.
+    images: a missed gate ends with exit code 3 and writes nothing, unless --force is given;
+    the measurements are printed all the same.
     -o may name BUNDLE itself.
 
     \b
@@ -144,15 +147,21 @@ def command(
     with ExitStack() as stack:
         calibration = calibrate(source, config, _bars(stack))
     missed = calibration.gates.missed
-    if missed and not force:
-        raise ParityError(f"quality gates are missed, nothing is written: {'; '.join(missed)}")
-    written = write_calibrated(source, output, calibration, force=force)
+    path = None
+    if force or not missed:
+        path = write_calibrated(source, output, calibration, force=force).path
     if as_json:
         from flowsr_export.calibration.report import report_of
 
-        click.echo(json.dumps({"path": str(written.path), **report_of(calibration)}, indent=1))
+        place = None if path is None else str(path)
+        click.echo(json.dumps({"path": place, **report_of(calibration)}, indent=1))
     else:
-        _print(written.path, calibration)
+        _print(path, calibration)
+    if path is None:
+        raise ParityError(
+            f"quality gates are missed, nothing is written: {'; '.join(missed)}; "
+            f"{calibration.images}"
+        )
 
 
 def _bars(stack: ExitStack) -> Report:
@@ -174,10 +183,11 @@ def _bars(stack: ExitStack) -> Report:
     return report
 
 
-def _print(path: Path, calibration: Calibration) -> None:
+def _print(path: Path | None, calibration: Calibration) -> None:
+    """Print the measurements; without a path nothing was written."""
     gates, precision = calibration.gates, calibration.config.type
     left_out = (*calibration.excluded, *calibration.choice.point.left_out)
-    click.echo(f"{path}  {len(calibration.content) / 1e6:.2f} MB {precision}")
+    click.echo(f"{path or 'not written'}  {len(calibration.content) / 1e6:.2f} MB {precision}")
     click.echo(
         f"multiply-adds in {precision}: {calibration.work.share(precision):.1%}; left out: "
         f"{', '.join(left_out) or 'none'}"

@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 import click
 
+from flowsr_export.options.command import Command
 from flowsr_export.options.shared import json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowsr_export.machine.abilities import Ability
 
 __all__ = ["command"]
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @json_option
 def command(as_json: bool) -> None:
-    """List installed and missing libraries, and the hardware of this machine.
+    """Say what this machine can do; list its libraries and its hardware.
 
-    Each missing library is listed with its use and the command that installs it.
+    What it cannot do yet is listed with the remedy, and each missing library with its use and
+    the command that installs it.
 
     \b
     Example:
       flowsr-export doctor
     """
+    from flowsr_export.machine.abilities import abilities_of
     from flowsr_export.machine.libraries import examine
 
     found = examine()
+    abilities = abilities_of(found)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found), indent=2))
+        able = {
+            "can": [one.job for one in abilities if not one.missing],
+            "cannot_yet": {one.job: list(one.missing) for one in abilities if one.missing},
+        }
+        click.echo(json.dumps({**able, **dataclasses.asdict(found)}, indent=2))
         return
+    _print_abilities(abilities)
     click.echo(f"flowsr-lp {found.version}, Python {found.python}\n")
     for part in found.parts:
         click.echo(f"{part.name:13} {part.version or 'missing':14} {part.gives}")
@@ -49,6 +64,20 @@ def command(as_json: bool) -> None:
         click.echo(f"{'CUDA device':13} {gpu.name}, {about}")
     if not device.gpus:
         click.echo(f"{'CUDA device':13} none found by nvidia-smi")
+
+
+def _print_abilities(abilities: Sequence[Ability]) -> None:
+    able = [one for one in abilities if not one.missing]
+    unable = [one for one in abilities if one.missing]
+    if able:
+        click.echo("you can")
+    for one in able:
+        click.echo(f"  {one.job}")
+    if unable:
+        click.echo("you cannot yet")
+    for one in unable:
+        click.echo(f"  {one.job}: {'; '.join(one.missing)}")
+    click.echo()
 
 
 def _gib(size: int | None) -> str:

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowsr_export.options.shared import FILE, flag, json_option
+from flowsr_export.options.command import Group
+from flowsr_export.options.shared import flag, json_option, required_bundle_argument
 
 if TYPE_CHECKING:
     from flowsr_export.engine.listing import Listed
 
 __all__ = ["command"]
 
-BUNDLE = click.argument("bundle", type=FILE)
 
-
-@click.group("engines")
+@click.group("engines", cls=Group)
 def command() -> None:
     """List and prune the TensorRT engines of a bundle.
 
@@ -29,7 +28,7 @@ def command() -> None:
 
 
 @command.command("list")
-@BUNDLE
+@required_bundle_argument
 @json_option
 def list_command(bundle: Path, as_json: bool) -> None:
     """List the engines of BUNDLE with their targets and check them.
@@ -46,7 +45,7 @@ def list_command(bundle: Path, as_json: bool) -> None:
     listed = list_engines(Bundle.open(bundle))
     if as_json:
         rows = [{**record_of(engine.entry), "state": _state(engine)} for engine in listed]
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json.dumps({"engines": rows}, indent=1))
     else:
         click.echo("\n".join(_text(engine) for engine in listed) or "no engine")
     damaged = [engine.trouble for engine in listed if engine.trouble is not None]
@@ -55,7 +54,7 @@ def list_command(bundle: Path, as_json: bool) -> None:
 
 
 @command.command("prune")
-@BUNDLE
+@required_bundle_argument
 @flag("--all", "Remove every engine.", "everything")
 @flag("--other-versions", "Also remove engines that the installed libraries do not load.")
 @flag("--dry-run", "List the files without removing them.")

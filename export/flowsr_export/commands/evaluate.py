@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.choice import choice_record, say_choice
+from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.progress import progress
 from flowsr_export.options.session import evaluation_options
 from flowsr_export.options.shared import (
@@ -24,12 +26,15 @@ from flowsr_export.options.shared import (
     json_option,
     memory_budget_option,
     number_option,
+    scales_option,
     seed_option,
-    value_option,
 )
-from flowsr_export.options.values import parse_scales
+from flowsr_export.options.speech import note
+from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flowsr_export.evaluation.metric_set import MetricSet
     from flowsr_export.evaluation.model import EvaluatedModel
     from flowsr_export.evaluation.run import Result, Row
@@ -38,21 +43,21 @@ __all__ = ["command"]
 
 METRICS = (
     *("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr"),
+    *("mesh", "out-of-range"),
     *("diversity", "diversity-score"),
 )
 SCALES = "2,3,4"
 
 
-def parse_plain_scales(value: str) -> tuple[str, ...]:
-    """Read distinct scales joined by commas, each one number for both axes: `2,2.7,4`."""
-    scales = parse_scales(value)
-    plain = tuple(scale for scale in scales if isinstance(scale, str))
-    if len(plain) != len(scales) or len(set(plain)) != len(plain):
-        raise click.BadParameter(f"expected distinct scales such as 2,2.7,4, got {value!r}")
-    return plain
+def _check_scales(scales: Sequence[Any]) -> None:
+    """Refuse scales that are repeated, or differ between the axes."""
+    texts = [scale if isinstance(scale, str) else "x".join(scale[::-1]) for scale in scales]
+    if len(set(texts)) < len(texts) or any("x" in text for text in texts):
+        got = ",".join(texts)
+        raise click.BadParameter(f"expected distinct scales such as 2,2.7,4, got {got}")
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=Command)
 @click.option(
     "--hr",
     multiple=True,
@@ -67,17 +72,11 @@ def parse_plain_scales(value: str) -> tuple[str, ...]:
     show_default="the originals, reduced by MATLAB's bicubic filter",
     help="Folder of low-resolution images with the same names; may be repeated.",
 )
-@value_option(
-    parse_plain_scales,
-    "--scale",
-    "scales",
-    help="Upscaling factors, joined by commas; any real numbers of at least 1.",
-    show_default=f"the bundle's own, or {SCALES}",
-)
+@scales_option(f"the bundle's own, or {SCALES}", _check_scales)
 @click.option(
     "--metric",
     "metrics",
-    type=click.Choice(METRICS),
+    type=Choice(METRICS),
     multiple=True,
     show_default="psnr to lr-psnr, and diversity with --samples",
     help="Metric to compute; may be repeated.",
@@ -99,7 +98,7 @@ def parse_plain_scales(value: str) -> tuple[str, ...]:
 @click.option("--prior", type=FILE, help="Checkpoint of its learned prior.")
 @click.option(
     "--temperature",
-    type=float,
+    type=FiniteRange(min=0),
     help="Standard deviation of the noise, for bundles without a learned prior.",
 )
 @flag("--truncate", "Truncate values to 8 bits, as SRFlow's released script does.")
@@ -142,16 +141,18 @@ def command(output: Path | None, force: bool, as_json: bool, **asked: Any) -> No
     checkpoint = asked["model"], asked["prior"]
     with open_model(asked["settings"], asked["bundle"], *checkpoint, **options) as model:
         rows, shown = _evaluated(asked, metric_set, model)
+    say_choice(model.choice, asked["settings"])
     about = _about(asked, model)
     if paths:
         write_report(rows, about, sheet_of(shown), paths)
     for row in rows:
         for line in row.warnings:
             name = f"{row.dataset} {row.picture} ×{row.scale}"
-            click.echo(f"flowsr-export: {name}: {line}", err=True)
+            note(f"{name}: {line}")
     if as_json:
-        report = as_object(rows, about)
-        click.echo(json.dumps({"files": [str(path) for path in paths], **report}))
+        files = [str(path) for path in paths]
+        report = {"files": files, "runs_on": choice_record(model.choice)}
+        click.echo(json.dumps({**report, **as_object(rows, about)}))
         return
     click.echo(as_markdown(rows, about), nl=False)
     if paths:
@@ -171,7 +172,7 @@ def _evaluated(
     model.check_scales(asked["scales"])
     pairs = find_pairs(asked["hr"], asked["lr"], asked["scales"])
     with progress("reading", len(pairs)) as bar:
-        check_pairs(pairs, metric_set, partial(bar.advance, 1))
+        check_pairs(pairs, metric_set, partial(bar.advance, 1), model.patch)
     baselines = [BICUBIC] if asked["baseline"] == "bicubic" else []
     methods = [*baselines, model]
     on_sheet = {(pair.dataset, pair.name, pair.scale) for pair in chosen(pairs)}
@@ -192,6 +193,7 @@ def _about(asked: dict[str, Any], model: EvaluatedModel) -> dict[str, Any]:
     from importlib.metadata import version
 
     plain = ("shave", "temperature", "samples", "seed", "truncate")
+    run = None if model.choice is None else model.choice.settings
     return {
         "command": shlex.join(["flowsr-export", *sys.argv[1:]]),
         "model": model.about,
@@ -199,9 +201,9 @@ def _about(asked: dict[str, Any], model: EvaluatedModel) -> dict[str, Any]:
             "hr": [str(folder) for folder in asked["hr"]],
             "lr": [str(folder) for folder in asked["lr"]],
             "scales": list(asked["scales"]),
-            "backend": asked["settings"].backend,
+            "backend": asked["settings"].backend if run is None else run.backend,
             "provider": model.provider,
-            "precision": asked["settings"].precision,
+            "precision": "fp32" if run is None else run.precision,
             **{name: asked[name] for name in plain},
         },
         "libraries": {"flowsr-lp": version("flowsr-lp"), **model.libraries},

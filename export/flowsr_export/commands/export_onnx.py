@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowsr_export.options.choice import run_command
+from flowsr_export.options.command import Command
 from flowsr_export.options.progress import step_progress
 from flowsr_export.options.shared import (
     FILE,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("export-onnx")
+@click.command("export-onnx", cls=Command)
 @click.option(
     "--model", type=FILE, show_default="the built-in model", help="LINF or SRFlow checkpoint."
 )
@@ -122,7 +124,9 @@ def command(
         bundle, stats = build_bundle(checkpoint, output, request, force, begin)
     if as_json:
         manifest = dict(bundle.manifest.raw)
-        click.echo(json.dumps({"path": str(output), "manifest": manifest}, indent=1))
+        run = run_command(bundle, precision)
+        content = {"path": str(output), "manifest": manifest, "run": run}
+        click.echo(json.dumps(content, indent=1))
         return
     _print(bundle, precision, stats, license_text)
 
@@ -138,3 +142,4 @@ def _print(bundle: Bundle, precision: str, stats: list[ErrorStats], license_text
         f"range, {largest.max_steps} eight-bit steps, at {largest.case}"
     )
     click.echo(f"license of the weights: {license_text}")
+    click.echo(f"run it: {run_command(bundle, precision)}")

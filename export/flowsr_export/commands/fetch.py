@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
 import click
 
 from flowsr_export.fetch import DEFAULT_BASE_URL, LICENSE_LINE, RELEASES, fetch
+from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.progress import counted_progress
+from flowsr_export.options.shared import json_option
+from flowsr_export.options.speech import note
 
 __all__ = ["command"]
 
 
-@click.command("fetch")
-@click.argument("name", metavar="NAME", type=click.Choice([*RELEASES, "all"]))
+@click.command("fetch", cls=Command)
+@click.argument("name", metavar="NAME", type=Choice([*RELEASES, "all"]))
 @click.option(
     "-o",
     "--output",
@@ -29,7 +33,8 @@ __all__ = ["command"]
     show_default=True,
     help="URL of the folder with the released files.",
 )
-def command(name: str, directory: Path, base_url: str) -> None:
+@json_option
+def command(name: str, directory: Path, base_url: str, as_json: bool) -> None:
     """Download a checkpoint released by the authors.
 
     An interrupted download resumes. A file is kept only if its git blob id is that of the
@@ -39,8 +44,13 @@ def command(name: str, directory: Path, base_url: str) -> None:
     Example:
       flowsr-export fetch edsr-baseline-linf.pth -o checkpoints
     """
-    click.echo(LICENSE_LINE, err=True)
+    files = []
     for file in RELEASES if name == "all" else [name]:
         with counted_progress(f"fetching {file}") as (start, advance):
             fetched = fetch(file, directory, base_url, start, partial(advance, ""))
-        click.echo(f"{fetched.path}  {fetched.size / 1e6:.1f} MB  {fetched.how}")
+        files.append({"path": str(fetched.path), "bytes": fetched.size, "how": fetched.how})
+        if not as_json:
+            click.echo(f"{fetched.path}  {fetched.size / 1e6:.1f} MB  {fetched.how}")
+    note(LICENSE_LINE)
+    if as_json:
+        click.echo(json.dumps({"license": LICENSE_LINE, "files": files}, indent=1))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Command
 from flowsr_export.options.engine import flavour_option
 from flowsr_export.options.shared import (
     bundle_argument,
@@ -17,7 +18,9 @@ from flowsr_export.options.shared import (
     json_option,
     open_bundle,
     precision_option,
+    value_option,
 )
+from flowsr_export.options.values import parse_capability
 
 if TYPE_CHECKING:
     from flowsr_export.engine.library import TensorrtVariant
@@ -36,14 +39,14 @@ IMAGES = {
 }
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @bundle_argument
 @flag("--engine", "List engines that load on a GPU, and why others do not.")
 @flavour_option
 @precision_option("Precision of the engine, with --engine.", "fp16")
-@click.option(
+@value_option(
+    parse_capability,
     "--compute-capability",
-    metavar="N.N",
     show_default="this machine's GPU",
     help="Compute capability of the GPU, such as 8.9, with --engine.",
 )
@@ -58,7 +61,8 @@ def command(
 ) -> None:
     """Check BUNDLE, or the built-in one, and print its contents.
 
-    A damaged file ends with exit code 5, and so does --engine if no engine loads.
+    The first line sums up: sound or DAMAGED, family, scale, precisions. A damaged file ends
+    with exit code 5, and so does --engine if no engine loads.
 
     \b
     Examples:
@@ -77,7 +81,13 @@ def command(
     problems = {name: _problem(opened, name) for name in opened.manifest.files}
     if as_json:
         files = {name: problem or "ok" for name, problem in problems.items()}
-        content = {"path": str(opened.path), "files": files, "manifest": opened.manifest.raw}
+        content = {
+            "path": str(opened.path),
+            "sound": not any(problems.values()),
+            "title": opened.title,
+            "files": files,
+            "manifest": opened.manifest.raw,
+        }
         click.echo(json.dumps(content, indent=2, default=dict))
     else:
         _print(opened, problems)
@@ -124,6 +134,7 @@ def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
 
 
 def _print(bundle: Bundle, problems: Mapping[str, str | None]) -> None:
+    click.echo(f"{'DAMAGED' if any(problems.values()) else 'sound'}, {bundle.title}")
     rows = summary(bundle.manifest)
     width = max(len(heading) for heading, _ in rows) + 2
     click.echo(f"{'bundle':{width}}{bundle.path}")

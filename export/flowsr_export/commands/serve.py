@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from flowsr_export.options.choice import say_choice
+from flowsr_export.options.command import Command
 from flowsr_export.options.session import session_options
 from flowsr_export.options.shared import (
     POSITIVE,
     bundle_argument,
     flag,
     halo_option,
+    json_option,
     memory_budget_option,
     number_option,
     open_bundle,
     packs,
     value_option,
 )
-from flowsr_export.options.values import parse_memory
+from flowsr_export.options.speech import note
+from flowsr_export.options.values import FiniteRange, parse_memory
 
 if TYPE_CHECKING:
     from flowsr_export.serve.admission import ServeLimits
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-SECONDS = click.FloatRange(min=0, min_open=True)
+SECONDS = FiniteRange(min=0, min_open=True)
 
 
 def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, ServeLimits]:
@@ -38,7 +44,7 @@ def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, 
     return jobs, host, ServeLimits(places=jobs + queue, hosts=hosts, **fields)
 
 
-@click.command("serve")
+@click.command("serve", cls=Command)
 @bundle_argument
 @packs(
     _limits,
@@ -90,6 +96,7 @@ def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, 
 @session_options
 @memory_budget_option
 @halo_option
+@json_option
 def command(
     bundle: Path | None,
     limited: tuple[int, str, ServeLimits],
@@ -98,6 +105,7 @@ def command(
     settings: SessionSettings,
     memory_budget: int | None,
     halo: Literal["default", "exact"],
+    as_json: bool,
 ) -> None:
     """Serve BUNDLE, or the built-in model, over HTTP.
 
@@ -118,21 +126,29 @@ def command(
 
     jobs, host, limits = limited
     opened = open_bundle(bundle)
-    listener = listen(host, port)
-    if limits.hosts is None:
-        click.echo(
-            f"flowsr-export: {host} is reachable from other machines, and the server has no "
-            "authentication: anyone who can reach it can use it",
-            err=True,
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(host, port))
+        if limits.hosts is None:
+            note(
+                f"{host} is reachable from other machines, and the server has no "
+                "authentication: anyone who can reach it can use it"
+            )
+        session, choice = run_at_low_priority(lambda: settings.choose(opened))
+        say_choice(choice, settings)
+        runs_on = f"{session.backend} {session.provider}, {choice.settings.precision}"
+        upscaler = Upscaler(
+            opened, session, memory_budget=memory_budget, halo=halo, choice=choice
         )
-    session = run_at_low_priority(lambda: settings.open(opened))
-    runs_on = f"{session.backend} {session.provider}, {settings.precision}"
-    upscaler = Upscaler(opened, session, memory_budget=memory_budget, halo=halo)
-    pool = UpscalerPool(upscaler, jobs, limits.places, begin=lower_priority)
-    with listener, upscaler, pool:
+        pool = UpscalerPool(upscaler, jobs, limits.places, begin=lower_priority)
+        stack.enter_context(upscaler)
+        stack.enter_context(pool)
+        line = f"serving {opened.path} on {url_of(listener)}"
+        if as_json:
+            about = {"bundle": str(opened.path), "url": url_of(listener), "runs_on": runs_on}
+            line = json.dumps(about)
         server = make_server(
             create_app(pool, limits, runs_on=runs_on),
             access_log=access_log,
-            started=lambda: click.echo(f"serving {opened.path} on {url_of(listener)}"),
+            started=lambda: click.echo(line),
         )
         server.run([listener])

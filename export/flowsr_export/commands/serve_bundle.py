@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from flowsr_export.options.command import Group
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
@@ -14,6 +16,7 @@ from flowsr_export.options.shared import (
     choice_option,
     force_option,
     halo_option,
+    json_option,
     memory_budget_option,
     number_option,
     open_bundle,
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.group("serve-bundle")
+@click.group("serve-bundle", cls=Group)
 def command() -> None:
     """Write a bundle in the format of a model server.
 
@@ -80,8 +83,13 @@ def command() -> None:
     name="config",
 )
 @force_option
+@json_option
 def triton_command(
-    bundle: Path | None, repository: Path, config: TritonModelConfig, force: bool
+    bundle: Path | None,
+    repository: Path,
+    config: TritonModelConfig,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Write BUNDLE, or the built-in model, into a model repository of NVIDIA Triton.
 
@@ -95,4 +103,5 @@ def triton_command(
     """
     from flowsr_export.triton.repository import write_repository
 
-    click.echo(write_repository(open_bundle(bundle), repository, config, force=force))
+    path = write_repository(open_bundle(bundle), repository, config, force=force)
+    click.echo(json.dumps({"path": str(path)}) if as_json else path)

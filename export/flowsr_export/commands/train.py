@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Group
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
     blocks_option,
     choice_option,
+    force_option,
+    json_option,
     number_option,
     packs,
 )
+from flowsr_export.options.speech import note
 from flowsr_export.options.train import (
+    FOLDER,
     WEIGHT,
     given,
     linf_options,
@@ -39,7 +45,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 SMOOTHING = 0.98
 
 
-@click.group("train")
+@click.group("train", cls=Group)
 def command() -> None:
     """Train a flow on a folder of images, and then its learned prior.
 
@@ -48,7 +54,7 @@ def command() -> None:
 
     \b
     Example:
-      flowsr-export train flow --pictures photos -o runs/flow
+      flowsr-export train flow --images photos -o runs/flow
     """
 
 
@@ -63,6 +69,7 @@ def command() -> None:
 )
 @penalty_options("phase", "mesh", "shift", "out_of_range", "rescaled", "gain")
 @loop_options(learning_rate=4e-4, batch=16)
+@json_option
 def flow(
     system: str,
     linf: dict[str, Any],
@@ -70,15 +77,17 @@ def flow(
     pixel_weight: float,
     penalties: Penalties,
     loop: Loop,
+    as_json: bool,
 ) -> None:
     """Train a flow by maximum likelihood.
 
-    The result is OUTPUT/model.safetensors.
+    The result is OUTPUT/model.safetensors. A LINF flow is guarded: patches whose values leave
+    [-0.1, 1.1] are shrunk. export-onnx --no-guard turns that off.
 
     \b
     Example:
-      flowsr-export train flow --pictures photos -o runs/flow --steps 7000
-      flowsr-export train flow --system srflow --pictures photos -o runs/srflow
+      flowsr-export train flow --images photos -o runs/flow --steps 7000
+      flowsr-export train flow --system srflow --images photos -o runs/srflow
     """
     other, options = ("linf", linf) if system == "srflow" else ("srflow", srflow)
     if options:
@@ -89,7 +98,7 @@ def flow(
 
     with _progress(loop) as started:
         path = train_flow(spec, pixel_weight, penalties, loop, started)
-    _print_result(path, loop)
+    _print_result(path, loop, as_json)
 
 
 def _recipe(
@@ -143,8 +152,14 @@ def _recipe(
     takes=["penalties"],
 )
 @loop_options(learning_rate=1e-4, batch=16)
+@json_option
 def prior(
-    model: Path, blocks: tuple[int, ...] | None, vgg: Path, recipe: PriorRecipe, loop: Loop
+    model: Path,
+    blocks: tuple[int, ...] | None,
+    vgg: Path,
+    recipe: PriorRecipe,
+    loop: Loop,
+    as_json: bool,
 ) -> None:
     """Train the learned prior of a LINF or SRFlow flow.
 
@@ -154,13 +169,37 @@ def prior(
     \b
     Example:
       flowsr-export train prior --model runs/flow/model.safetensors \\
-        --vgg vgg16.safetensors --pictures photos -o runs/prior
+        --vgg vgg16.safetensors --images photos -o runs/prior
     """
     from flowsr_lp.training.run import train_prior
 
     with _progress(loop) as started:
         path = train_prior(model, vgg, recipe, loop, started, blocks)
-    _print_result(path, loop)
+    _print_result(path, loop, as_json)
+
+
+@command.command("curves")
+@click.argument("run", type=FOLDER)
+@click.option("-o", "--output", type=FILE, show_default="RUN/curves.svg", help="SVG file.")
+@force_option
+@json_option
+def curves(run: Path, output: Path | None, force: bool, as_json: bool) -> None:
+    """Draw the losses of a training run and those of its validation images.
+
+    A run that still goes on can be drawn too.
+
+    \b
+    Example:
+      flowsr-export train curves runs/prior
+    """
+    from flowsr_export.reports.files import prepare_files, write_files
+    from flowsr_export.reports.training_curves import draw_training_curves
+
+    path = output or run / "curves.svg"
+    chart = draw_training_curves(run)
+    prepare_files([path], force=force)
+    write_files({path: chart})
+    click.echo(json.dumps({"path": str(path)}) if as_json else path)
 
 
 def _linf_spec(
@@ -186,6 +225,7 @@ def _linf_spec(
             "hidden_dim": hidden_dim,
             **({"patch_size": patch_size} if patch_size > 1 else {}),
         },
+        "guard": True,
     }
 
 
@@ -218,7 +258,7 @@ def _progress(loop: Loop) -> Iterator[Callable[[int], Report]]:
 
         def started(first: int) -> Report:
             if first:
-                click.echo(f"resumed at step {first} of {loop.settings.steps}", err=True)
+                note(f"resumed at step {first} of {loop.settings.steps}")
             start(loop.settings.steps, first)
             mean: dict[str, float] = {}
 
@@ -233,6 +273,8 @@ def _progress(loop: Loop) -> Iterator[Callable[[int], Report]]:
         yield started
 
 
-def _print_result(path: Path, loop: Loop) -> None:
-    size = path.stat().st_size / 1e6
-    click.echo(f"{path}  {size:.2f} MB  {loop.settings.steps} steps")
+def _print_result(path: Path, loop: Loop, as_json: bool) -> None:
+    size, steps = path.stat().st_size, loop.settings.steps
+    record = {"path": str(path), "bytes": size, "steps": steps}
+    text = f"{path}  {size / 1e6:.2f} MB  {steps} steps"
+    click.echo(json.dumps(record) if as_json else text)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.advice import advice
-from flowsr_export.options.progress import progress
+from flowsr_export.options.advice import advised
+from flowsr_export.options.choice import choice_record, say_choice
+from flowsr_export.options.command import Command
+from flowsr_export.options.progress import item_lines, progress
 from flowsr_export.options.session import session_options
 from flowsr_export.options.shared import FILE, flag, json_option, open_bundle
+from flowsr_export.options.speech import note, program
 from flowsr_export.options.upscale import cluster_options, machine_options, request_options
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from flowsr_export.upscale.jobs import Failure, Job, Report, Request
     from flowsr_export.upscale.ray import Cluster
     from flowsr_runtime import Bundle
+    from flowsr_runtime.backends.session import Choice
 
 __all__ = ["command"]
 
@@ -29,13 +34,14 @@ DEFAULT = click.core.ParameterSource.DEFAULT
 GIB = 1 << 30
 
 
-@click.command("upscale")
+@click.command("upscale", cls=Command)
 @click.argument("inputs", metavar="[BUNDLE] IN...", nargs=-1, required=True, type=FILE)
+@click.option("--bundle", type=FILE, help="Bundle, instead of the first argument.")
 @click.option(
     "-o",
     "--output",
-    required=True,
     type=FILE,
+    show_default="beside each image: photo_x4.png, photo_1920x1080.png",
     help="Output file, or output folder for several images.",
 )
 @request_options
@@ -46,7 +52,8 @@ GIB = 1 << 30
 @json_option
 def command(
     inputs: tuple[Path, ...],
-    output: Path,
+    bundle: Path | None,
+    output: Path | None,
     request: Request,
     machine: dict[str, Any],
     cluster: Cluster | None,
@@ -55,61 +62,68 @@ def command(
 ) -> None:
     """Upscale the images IN: files, and folders of files.
 
-    The first argument may be a bundle; the default is the built-in model. A failed image
-    does not stop the others: each failure is reported at the end and makes the exit code
-    nonzero. An image with values far out of range is written with a warning; one with NaN
-    or infinity is not written. Reading, upscaling and writing overlap, unless --max-memory
-    is given. If memory runs out, tiles are halved.
+    The first argument is a bundle if it is a folder with bundle.json or its name ends with
+    .bundle; otherwise the built-in model runs, and the argument must be an image or a folder
+    of images. Images in a folder that are named like outputs of its other images, such as
+    photo_x4.png beside photo.jpg, are left out.
+
+    A failed image does not stop the others: each failure is reported at the end and makes
+    the exit code nonzero. An image with values far out of range is written with a warning;
+    one with NaN or infinity is not written. Reading, upscaling and writing overlap, unless
+    --max-memory is given. If memory runs out, tiles are halved.
 
     \b
     Examples:
-      flowsr-export upscale photo.jpg -o large.png --scale 4
+      flowsr-export upscale photo.jpg
+      flowsr-export upscale photo.jpg -o large.png --scale 2.7
       flowsr-export upscale holiday/ -o large/ --size 1920x1080
       flowsr-export upscale poster.png -o huge.png --scale 4 --halo exact --max-memory 2G
       flowsr-export upscale srflow.bundle photo.jpg -o large.png
       flowsr-export upscale archive/ -o large/ --scale 4 --ray
     """
-    from flowsr_export.upscale.jobs import plan
+    from flowsr_export.upscale.inputs import split_bundle
+    from flowsr_export.upscale.jobs import earlier_outputs, plan
 
     context = click.get_current_context()
     if machine["devices"] is not None and context.get_parameter_source("device") != DEFAULT:
         raise click.UsageError("give at most one of --device and --devices")
-    path, images = _split(inputs)
-    bundle = open_bundle(path)
-    _check_size(request, bundle)
-    jobs = plan(images, output, make=not dry_run)
+    path, images = (bundle, inputs) if bundle is not None else split_bundle(inputs)
+    opened = open_bundle(path)
+    if path is not None and not images:
+        raise click.UsageError(f"{path} is a bundle; name the images after it")
+    request = _completed(request, opened)
+    jobs = plan(images, output, request, make=not dry_run)
+    left_out = earlier_outputs(images)
     if dry_run:
         from flowsr_export.upscale.devices import open_upscalers
         from flowsr_export.upscale.dry_run import plan_all
 
-        with open_upscalers(bundle, **machine) as upscalers:
+        with open_upscalers(opened, **machine) as upscalers:
             exit_code = _print_plan(*plan_all(jobs, upscalers[0], request), as_json)
     else:
-        report = _upscale(bundle, jobs, request, machine, cluster)
-        _print(report, as_json)
+        report, choice = _upscale(opened, jobs, request, machine, cluster)
+        _print(report, choice, as_json)
         exit_code = report.exit_code
+    if left_out:
+        count = f"{len(left_out)} earlier output{'' if len(left_out) == 1 else 's'}"
+        example = f"such as {left_out[0]}; name a file to upscale it"
+        note(f"left out {count}, {example}")
     context.exit(exit_code)
 
 
-def _split(inputs: tuple[Path, ...]) -> tuple[Path | None, tuple[Path, ...]]:
-    """Separate a leading bundle from the images."""
-    if not (inputs[0] / "bundle.json").is_file():
-        return None, inputs
-    if len(inputs) == 1:
-        raise click.UsageError(f"{inputs[0]} is a bundle; name the images after it")
-    return inputs[0], inputs[1:]
-
-
-def _check_size(request: Request, bundle: Bundle) -> None:
-    """Check scale and size before the model is loaded."""
+def _completed(request: Request, bundle: Bundle) -> Request:
+    """Check scale and size before the model is loaded; return the request with its scale."""
+    from flowsr_export.upscale.jobs import DEFAULT_SCALE
     from flowsr_runtime.geometry import exact_scale
 
-    scale = request.scale
-    given = [option for option in (scale, request.size) if option is not None]
-    if len(given) > 1 or not (given or bundle.manifest.scale is not None):
-        raise click.UsageError("give exactly one of --scale and --size")
+    scale, fixed = request.scale, bundle.manifest.scale
+    if scale is not None and request.size is not None:
+        raise click.UsageError("give at most one of --scale and --size")
     for factor in (scale,) if isinstance(scale, str) else scale or ():
         exact_scale(factor)
+    if scale is not None or request.size is not None:
+        return request
+    return dataclasses.replace(request, scale=DEFAULT_SCALE if fixed is None else str(fixed))
 
 
 def _upscale(
@@ -118,18 +132,29 @@ def _upscale(
     request: Request,
     machine: dict[str, Any],
     cluster: Cluster | None,
-) -> Report:
+) -> tuple[Report, Choice | None]:
+    """Upscale every image; return the report, and the choice unless each worker chooses."""
     from flowsr_export.upscale.devices import is_on_host, open_upscalers
     from flowsr_export.upscale.pipeline import STEPS, upscale_all
 
     if cluster is not None:
-        return _upscale_on_ray(bundle, jobs, request, machine, cluster)
+        return _upscale_on_ray(bundle, jobs, request, machine, cluster), None
     with (
         open_upscalers(bundle, **machine) as upscalers,
         progress("upscaling", len(jobs) * STEPS) as bar,
     ):
-        overlap = machine["max_memory"] is None or not is_on_host(machine["settings"])
-        return upscale_all(jobs, upscalers, request, bar.advance, overlap=overlap)
+        choice = upscalers[0].choice
+        on_host = choice is not None and is_on_host(choice.settings)
+        report = upscale_all(
+            jobs,
+            upscalers,
+            request,
+            bar.advance,
+            finished=item_lines(len(jobs)),
+            overlap=machine["max_memory"] is None or not on_host,
+            begin=partial(say_choice, choice, machine["settings"]),
+        )
+    return report, choice
 
 
 def _upscale_on_ray(
@@ -144,18 +169,26 @@ def _upscale_on_ray(
     if machine.pop("devices") is not None:
         raise click.UsageError("--devices is not for --ray; Ray assigns a GPU to each worker")
     config = WorkerConfig(bundle.path, request=request, **machine)
+    line = item_lines(len(jobs))
     with progress("upscaling", len(jobs)) as bar:
-        return upscale_on_ray(jobs, config, cluster, bar.advance)
+
+        def tell(steps: int, name: str) -> None:
+            bar.advance(steps, name)
+            if name:
+                line(name)
+
+        return upscale_on_ray(jobs, config, cluster, tell)
 
 
-def _print(report: Report, as_json: bool) -> None:
+def _print(report: Report, choice: Choice | None, as_json: bool) -> None:
     if as_json:
         figures = {
             "pictures": len(report.done),
             "megapixels": round(report.megapixels, 6),
             "megapixels_per_second": round(report.megapixels_per_second, 6),
         }
-        click.echo(json.dumps({**dataclasses.asdict(report), **figures}, default=str, indent=2))
+        content = {**dataclasses.asdict(report), **figures, "runs_on": choice_record(choice)}
+        click.echo(json.dumps(content, default=str, indent=2))
     else:
         for done in report.done:
             size = f"{done.width}x{done.height}"
@@ -164,7 +197,7 @@ def _print(report: Report, as_json: bool) -> None:
             click.echo(_summary(report))
     for done in report.done:
         if done.warning:
-            click.echo(f"flowsr-export: {done.source}: {done.warning}", err=True)
+            note(f"{done.source}: {done.warning}")
     _print_failures(report.failures)
 
 
@@ -209,5 +242,5 @@ def _print_plan(
 def _print_failures(failures: Sequence[Failure]) -> None:
     command = click.get_current_context().command
     for failure in failures:
-        remedy = advice(command, failure.option, failure.build)
-        click.echo(f"flowsr-export: {failure.reason}{remedy}", err=True)
+        line = advised(command, failure.reason, failure.option, failure.build)
+        click.echo(f"{program()}: {line}", err=True)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from flowsr_export.options.command import Command, Option
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.session import verification_options
 from flowsr_export.options.shared import FILE, bundle_argument, flag, force_option, json_option
+from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
     from flowsr_export.certificate.certify import Certificate
@@ -27,27 +29,31 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("verify")
+@click.command("verify", cls=Command)
 @bundle_argument
 @click.option("--model", type=FILE, help="Checkpoint of the bundle's flow.")
 @click.option("--prior", type=FILE, help="Checkpoint of the bundle's learned prior.")
 @click.option(
     "-o",
-    "--certificate",
+    "--output",
+    "certificate",
+    cls=Option,
+    old=["--certificate"],
     type=FILE,
     help="Folder for certificate.json and certificate.html, which cover every precision.",
 )
 @flag("--quick", "Certify a few cases only.")
 @click.option(
     "--locate",
+    cls=Option,
+    old=["--bisect"],
     metavar="PRECISION|FILE",
     help="Locate the first node that exceeds the tolerance, compared with another precision "
     "or ONNX file.",
 )
-@click.option("--bisect", hidden=True)
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     show_default="1e-4; fp16 0.05, bf16 0.4, int8 and fp8 0.5",
     help="Tolerance relative to the largest value of a tensor, with --locate.",
 )
@@ -63,7 +69,6 @@ def command(
     certificate: Path | None,
     quick: bool,
     locate: str | None,
-    bisect: str | None,
     tolerance: float | None,
     settings: SessionSettings,
     force: bool,
@@ -75,7 +80,7 @@ def command(
     and three. Exit code 3 means that a difference exceeds its tolerance or could not be
     computed. Without --provider, every available provider is compared.
 
-    --certificate compares more: every precision, tiles, borders, noise. It is written even
+    --output compares more: every precision, tiles, borders, noise. It is written even
     if the exit code is 3, with images of the worst cases. --locate runs two ONNX files side
     by side and ends with exit code 3 if a node exceeds the tolerance.
 
@@ -92,9 +97,9 @@ def command(
     typed = ParameterSource.COMMANDLINE
     asked = {name for name in context.params if context.get_parameter_source(name) == typed}
     _check_options(asked)
-    other = locate or bisect
-    if other is not None:
-        _locate(bundle, other, settings.precision, tolerance, as_json)
+    if locate is not None:
+        precision = "fp32" if settings.precision == "auto" else settings.precision
+        _locate(bundle, locate, precision, tolerance, as_json)
         return
     if prior is not None and model is None:
         raise UsageError("--prior needs --model")
@@ -106,7 +111,7 @@ def command(
     from flowsr_export.certificate.page import certificate_paths
 
     certificate_paths(certificate, force=force)
-    only = settings.precision if "precision" in asked else None
+    only = settings.precision if settings.precision != "auto" else None
     with counted_progress("certificate") as (start, advance):
         work = partial(certify, opened, model, prior, settings, precision=only, quick=quick)
         done = work(start=start, advance=advance)
@@ -117,16 +122,17 @@ def _check_options(asked: set[str]) -> None:
     """Refuse options that exclude or need each other."""
     from flowsr_runtime import UsageError
 
-    if asked & {"locate", "bisect"}:
-        usable = {"locate", "bisect", "tolerance", "bundle", "precision", "as_json"}
+    if "locate" in asked:
+        usable = {"locate", "tolerance", "bundle", "precision", "as_json"}
         for name in sorted(asked - usable):
-            raise UsageError(f"--locate and --{name} exclude each other")
+            flag = "output" if name == "certificate" else name
+            raise UsageError(f"--locate and --{flag} exclude each other")
     elif "tolerance" in asked:
         raise UsageError("--tolerance needs --locate")
     if "certificate" not in asked:
         for name in ("quick", "force"):
             if name in asked:
-                raise UsageError(f"--{name} needs --certificate")
+                raise UsageError(f"--{name} needs --output")
 
 
 def _verify(

@@ -34,7 +34,8 @@ from flowsr_runtime.errors import (
     ProviderError,
     UsageError,
 )
-from flowsr_runtime.tiling.memory import DEFAULT_MEMORY_BUDGET
+from flowsr_runtime.geometry import size_text
+from flowsr_runtime.tiling.memory import ENGINE_MEMORY_BUDGET
 
 if TYPE_CHECKING:
     from flowsr_export.engine.precision_audit import PrecisionAudit
@@ -62,9 +63,10 @@ class SizeSpec:
         pictures: Low-resolution sizes (h, w).
         outputs: Output sizes (H, W).
         scales: Scales, each combined with every size.
-        memory_budget: Bytes of one run above which the runtime tiles an image; None for the
-            bundle's own limit.
+        memory_budget: Bytes of one run above which the runtime tiles an image; None for
+            `ENGINE_MEMORY_BUDGET`, or the bundle's own limit if that is larger.
         halo: Overlap of tiles, "default" or "exact".
+        exact: Accept these sizes only, instead of every image up to them.
         explicit: Minimum, optimal and maximum shapes of each profile, instead of sizes.
     """
 
@@ -73,6 +75,7 @@ class SizeSpec:
     scales: tuple[Scale, ...] = ()
     memory_budget: int | None = None
     halo: Literal["default", "exact"] = "default"
+    exact: bool = False
     explicit: tuple[tuple[Shapes, Shapes, Shapes], ...] = ()
 
 
@@ -128,6 +131,19 @@ class EnginePlan:
         missing = f"the {self.request.precision} graph: it is not exported yet"
         return (*map(str, self.obstacles), *([missing] if self.needs_export else []))
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each profile that takes one size of images only."""
+        lines = []
+        for index, profile in enumerate(self.profiles):
+            shape = profile["input"]
+            if shape.min[2:] == shape.max[2:]:
+                size = size_text((shape.max[2], shape.max[3]))
+                lines.append(
+                    f"profile {index} takes images of {size} only, and no tile of another size"
+                )
+        return tuple(lines)
+
     def check(self) -> None:
         """Raise the first obstacle.
 
@@ -173,7 +189,8 @@ def profiles_of(manifest: Manifest, sizes: SizeSpec) -> list[Profile]:
         if asked:
             raise UsageError("give either pictures and sizes or explicit shapes, not both")
         return [explicit_profile(manifest, shapes, sizes.scales) for shapes in sizes.explicit]
-    budget = sizes.memory_budget or manifest.memory.budget_bytes or DEFAULT_MEMORY_BUDGET
+    own = max(manifest.memory.budget_bytes or 0, ENGINE_MEMORY_BUDGET)
+    budget = sizes.memory_budget or own
     if not asked:
         least, usual, largest = default_runs(manifest, sizes.scales, budget=budget)
         return [profile_of(manifest, [least, usual, largest], best=usual)]
@@ -185,7 +202,7 @@ def profiles_of(manifest: Manifest, sizes: SizeSpec) -> list[Profile]:
         budget=budget,
         halo=sizes.halo,
     )
-    return profiles_for(manifest, runs)
+    return profiles_for(manifest, runs, exact=sizes.exact)
 
 
 def has_graph(bundle: Bundle, precision: str) -> bool:

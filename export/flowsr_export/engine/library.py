@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
+from flowsr_runtime.installation import pip_command
 
 if TYPE_CHECKING:
     from flowsr_runtime.cuda.device import Device
@@ -169,7 +170,7 @@ def target_of(
 
 
 def _load(flavour: str) -> Library:
-    remedy = f"pip install 'flowsr-lp[{EXTRAS[flavour]}]'"
+    remedy = pip_command(EXTRAS[flavour])
     try:
         module = importlib.import_module(flavour)
     except (ImportError, OSError, RuntimeError) as error:

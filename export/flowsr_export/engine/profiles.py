@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
-from flowsr_export.inputs.run_sizes import RunSize, Scale, intersection, scales_of, union
+from flowsr_export.inputs.run_sizes import (
+    LEAST_SIDE,
+    RunSize,
+    Scale,
+    intersection,
+    padded_run_size,
+    scales_of,
+    union,
+)
 from flowsr_runtime.bundle.engine_store import Profile, Range
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import UsageError
@@ -30,12 +38,15 @@ LATENT_RANK = 4
 WINDOW = slice(8, 10)  # size of the window in `geometry`
 
 
-def profiles_for(manifest: Manifest, runs: Sequence[RunSize]) -> list[Profile]:
+def profiles_for(
+    manifest: Manifest, runs: Sequence[RunSize], *, exact: bool = False
+) -> list[Profile]:
     """Choose the fewest profiles that cover every run.
 
     Args:
         manifest: Manifest of the bundle.
         runs: Sizes of all runs of the graph, at least one.
+        exact: Begin at the smallest run, instead of at `LEAST_SIDE` pixels a side.
 
     Returns:
         Profiles in the order of their memory: the first one that covers a shape is the
@@ -43,6 +54,8 @@ def profiles_for(manifest: Manifest, runs: Sequence[RunSize]) -> list[Profile]:
     """
     groups = fewest_groups(manifest, runs)
     groups.sort(key=lambda group: union(group).memory(manifest))
+    if not exact:
+        groups = [[*group, _least(manifest, group)] for group in groups]
     return [profile_of(manifest, group) for group in groups]
 
 
@@ -150,6 +163,15 @@ def estimated_memory(manifest: Manifest, profile: Profile) -> int:
     else:
         out_h, out_w = size_for((h, w), scale=manifest.scale, size=None)
     return batch * RunSize((h, w), (out_h, out_w)).memory(manifest)
+
+
+def _least(manifest: Manifest, group: Sequence[RunSize]) -> RunSize:
+    """Return the smallest run from which a profile that covers some runs begins."""
+    lr = tuple(min(LEAST_SIDE, side) for side in intersection(group).lr)
+    out = tuple(min(LEAST_SIDE, side) for side in intersection(group).out)
+    if manifest.scale is not None:
+        return padded_run_size(manifest, (lr[0], lr[1]), (out[0], out[1]))
+    return RunSize((lr[0], lr[1]), (out[0], out[1]))
 
 
 def _partition(

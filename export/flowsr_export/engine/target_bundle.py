@@ -133,7 +133,7 @@ class TargetBundle:
         output = Bundle.open(self.output)
         expected = self._draft("fp32") if self._is_made else self._source.manifest
         if _identity(output.manifest) != _identity(expected):
-            message = f"bundle {self.output} holds another model; replace it with force"
+            message = f"bundle {self.output} holds another model; force=True replaces it"
             raise OutputError(message, option="force")
         return output
 

@@ -138,6 +138,10 @@ def _at_scale(folder: Path, scale: str) -> Path:
 def _pictures(folder: Path) -> list[Path]:
     try:
         entries = sorted(folder.iterdir())
+    except FileNotFoundError as error:
+        raise PictureError(f"folder of images {folder} does not exist") from error
+    except NotADirectoryError as error:
+        raise PictureError(f"folder of images {folder} is not a folder") from error
     except OSError as error:
         raise PictureError(f"folder {folder} cannot be read: {error.strerror}") from error
     images = [path for path in entries if path.suffix.lower() in SUFFIXES]

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.evaluation import metrics as functions
+from flowsr_export.evaluation.imresize import matlab_bicubic
+from flowsr_export.evaluation.mesh import mesh_pattern, mesh_ratio, smallest_side
 from flowsr_export.evaluation.metrics import METRICS, SSIM_WINDOW
 from flowsr_runtime.errors import MetricError, UsageError
 from flowsr_runtime.geometry import exact_scale
@@ -26,6 +28,7 @@ Picture = NDArray[np.uint8]
 
 DEFAULT_METRICS = ("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr")
 OF_SAMPLES = ("diversity", "diversity-score")
+MESH = ("mesh", "mesh-pattern")  # what the metric "mesh" computes
 PERCEPTUAL = ("lpips", "diversity-score")
 DIV2K_SHAVE = 6  # pixels that LIIF and LINF shave beyond the scale, in RGB
 
@@ -70,12 +73,13 @@ class MetricSet:
             wrong = f"metrics must be among {', '.join(METRICS)}, got {got}"
             raise UsageError(wrong, option="metrics")
         perceptual = [name for name in PERCEPTUAL if name in metrics]
-        ordered = tuple(name for name in METRICS if name in metrics)
+        chosen = {*metrics, *(MESH if "mesh" in metrics else ())}
+        ordered = tuple(name for name in METRICS if name in chosen)
         if not perceptual:
             return cls(ordered, shave)
         if alexnet is None or linear is None:
             files = "alexnet (alexnet-owt-7be5be79.pth) and lpips_weights (alex.pth, v0.1)"
-            wrong = f"{perceptual[0]} needs {files}, got {alexnet} and {linear}"
+            wrong = f"{perceptual[0]} needs {files}"
             raise UsageError(wrong, option="metrics")
         from flowsr_lp.perceptual import LPIPS
 
@@ -88,20 +92,33 @@ class MetricSet:
         whole = math.ceil(exact_scale(scale))
         return whole + DIV2K_SHAVE, whole
 
-    def smallest(self, scale: str) -> int:
-        """Return the pixels a side that an original needs for every metric."""
+    def smallest(self, scale: str, patch: int | None = None) -> int:
+        """Return the pixels a side that an original needs for every metric.
+
+        Args:
+            scale: Output pixels per input pixel.
+            patch: Side of the model's patches in output pixels, None if it has none.
+        """
         rgb, luma = self.borders(scale)
         needs = {
             "psnr": 2 * rgb + 1,
             "psnr-y": 2 * luma + 1,
             "ssim": 2 * (self.shave or 0) + SSIM_WINDOW,
             "ssim-y": 2 * luma + SSIM_WINDOW,
+            "mesh": smallest_side(patch or 1),
         }
         lpips = 1 if self.lpips is None else self.lpips.smallest
         return max(lpips, *(needs.get(name, 1) for name in self.metrics))
 
     def measure(
-        self, outputs: Sequence[Picture], original: Picture, low: Picture, scale: str
+        self,
+        outputs: Sequence[Picture],
+        original: Picture,
+        low: Picture,
+        scale: str,
+        *,
+        patch: int | None = None,
+        out_of_range: Sequence[float] = (),
     ) -> tuple[dict[str, float], tuple[dict[str, float], ...]]:
         """Compute every metric.
 
@@ -110,6 +127,9 @@ class MetricSet:
             original: (H, W, 3) uint8.
             low: Input of the outputs, (h, w, 3) uint8.
             scale: Output pixels per input pixel.
+            patch: Side of the model's patches in output pixels; only "mesh" needs it.
+            out_of_range: Share in percent of each sample's values outside [-0.1, 1.1]; only
+                that metric needs it.
 
         Returns:
             Values, averaged over the samples, and the values of each sample.
@@ -118,6 +138,13 @@ class MetricSet:
             MetricError: If a value is not finite.
         """
         samples = tuple(self._of_one(output, original, low, scale) for output in outputs)
+        if any(name in self.metrics for name in MESH):
+            bicubic = matlab_bicubic(low, (original.shape[0], original.shape[1]))
+            for output, sample in zip(outputs, samples, strict=True):
+                sample.update(self._of_mesh(output, bicubic, patch))
+        if "out-of-range" in self.metrics:
+            for share, sample in zip(out_of_range, samples, strict=True):
+                sample["out-of-range"] = share
         figures = {
             name: float(np.mean([sample[name] for sample in samples])) for name in samples[0]
         }
@@ -141,6 +168,16 @@ class MetricSet:
             "lr-psnr": lambda: functions.lr_psnr(output, low),
         }
         return {name: compute[name]() for name in self.metrics if name in compute}
+
+    def _of_mesh(
+        self, output: Picture, bicubic: Picture, patch: int | None
+    ) -> dict[str, float]:
+        if patch is None:
+            raise UsageError("mesh needs a model of patches", option="metrics")
+        compute = {"mesh": mesh_ratio, "mesh-pattern": mesh_pattern}
+        return {
+            name: compute[name](output, bicubic, patch) for name in MESH if name in self.metrics
+        }
 
     def _of_all(self, outputs: Sequence[Picture], original: Picture) -> dict[str, float]:
         """Return the metrics that compare samples; a single sample has no diversity."""

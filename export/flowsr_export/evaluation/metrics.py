@@ -65,6 +65,13 @@ METRICS = {
     "ssim-y": Metric("luma, the border shaved by the scale", 4, "higher"),
     "lpips": Metric("LPIPS v0.1 with AlexNet, whole images", 3, "lower"),
     "lr-psnr": Metric("dB, RGB, output downscaled by bicubic against the input", 2, "higher"),
+    "mesh": Metric(
+        "detail's power at the patch's period, relative to that beside it", 2, "lower"
+    ),
+    "mesh-pattern": Metric(
+        "eight-bit steps, mean detail over the patch, peak to peak", 3, "lower"
+    ),
+    "out-of-range": Metric("%, values outside [-0.1, 1.1] before they are clamped", 4, "lower"),
     "diversity": Metric("eight-bit steps, standard deviation over the samples", 3, "neither"),
     "diversity-score": Metric("%, LPIPS reduced by the best sample per pixel", 2, "higher"),
 }

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flowsr_export.evaluation.imresize import matlab_bicubic
 from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
+from flowsr_runtime.backends.session import AUTO, Choice
 from flowsr_runtime.errors import NonFiniteError, ScaleError, UsageError
 from flowsr_runtime.geometry import Window, exact_scale
 from flowsr_runtime.pictures.pixels import full_range, store
@@ -40,6 +41,9 @@ Picture = NDArray[np.uint8]
 NAME = "flowsr-lp"
 HASHES = ("model_sha256", "prior_sha256")
 
+# The range that a guarded network keeps, with the rounding of its last operations.
+SLIGHTLY_OUT = (-0.1 - 1e-5, 1.1 + 1e-5)
+
 TORCH = "torch"
 """Backend that runs checkpoints, beside those of the runtime."""
 
@@ -51,10 +55,13 @@ class Upscaled:
     Attributes:
         picture: RGB image, (H, W, 3) uint8.
         warning: One line if values are far out of range, else None.
+        out_of_range: Share in percent of the values outside [-0.1, 1.1] before they were
+            clamped; 0 for a method that returns eight-bit images.
     """
 
     picture: Picture
     warning: str | None = None
+    out_of_range: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,18 +73,24 @@ class EvaluatedModel:
         upscale: Upscales an image (h, w, 3) uint8 to a size (H, W) with a random seed.
         is_random: Whether another seed gives another image.
         scale: The only supported scale, None for any.
+        patch: Side of the model's patches in output pixels, None if it has none.
+        eight_bit: Whether its values cannot be seen before they are clamped.
         provider: Device type or provider.
         about: Description for the report: `what`, `family`, hashes.
         libraries: Versions of the libraries that run it.
+        choice: How a bundle is run, None for anything else.
     """
 
     name: str
     upscale: Callable[[Picture, tuple[int, int], int], Upscaled]
     is_random: bool = False
     scale: str | None = None
+    patch: int | None = None
+    eight_bit: bool = False
     provider: str = "cpu"
     about: dict[str, Any] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
+    choice: Choice | None = None
 
     def check_scales(self, scales: tuple[str, ...]) -> None:
         """Check scales before anything is computed.
@@ -141,13 +154,14 @@ def open_model(
         wrong = f"model and prior need backend {TORCH}, got {settings.backend}"
         raise UsageError(wrong, option="model")
     opened = Bundle.open(bundle or embedded_bundle())
-    session = settings.open(opened)
+    session, choice = settings.choose(opened)
     with Upscaler(opened, session, memory_budget=memory_budget, halo=halo) as upscaler:
         yield replace(
             bundle_model(upscaler, temperature, truncate),
             provider=session.provider,
-            about=_about(opened, settings.precision, bundle),
+            about=_about(opened, choice.settings.precision, bundle),
             libraries=_libraries(session.backend),
+            choice=choice,
         )
 
 
@@ -164,17 +178,21 @@ def bundle_model(
 
     def upscale(low: Picture, size: tuple[int, int], seed: int) -> Upscaled:
         lines: list[str] = []
-        noise: dict[str, Any] = {"seed": seed, "temperature": temperature}
-        picture = upscaler.upscale(
-            low, size=size, truncate=truncate, warn=lines.append, **noise
-        )
-        return Upscaled(picture, "; ".join(lines) or None)
+        asked: dict[str, Any] = {"seed": seed, "temperature": temperature, "size": size}
+        asked["warn"] = lines.append
+        if manifest.io == "uint8":
+            picture = upscaler.upscale(low, truncate=truncate, **asked)
+            return Upscaled(picture, "; ".join(lines) or None)
+        values = upscaler.upscale(full_range(low), clamp=False, **asked)
+        return _eight_bit(values, truncate, "; ".join(lines) or None)
 
     return EvaluatedModel(
         NAME,
         upscale,
         is_random=bool(manifest.latents) and temperature != 0,
         scale=None if manifest.scale is None else str(manifest.scale),
+        patch=manifest.tiling.exact.patch,
+        eight_bit=manifest.io == "uint8",
     )
 
 
@@ -223,19 +241,28 @@ def torch_model(
             output = deployment.reference(rgb, size, noise or None)[0].cpu().numpy()
         if not np.isfinite(output).all():
             raise NonFiniteError("the model gives NaN or infinity")
-        picture = np.empty((*size, 3), np.uint8)
-        store(output.transpose(1, 2, 0).copy(), picture, clamp=True, truncate=truncate)
-        return Upscaled(picture)
+        return _eight_bit(output.transpose(1, 2, 0).copy(), truncate)
 
     return EvaluatedModel(
         NAME,
         upscale,
         is_random=bool(deployment.latents) and temperature != 0,
         scale=None if deployment.scale is None else str(deployment.scale),
+        patch=deployment.exact_halo().patch,
         provider=place,
         about={"family": deployment.family},
         libraries={"torch": torch.__version__},
     )
+
+
+def _eight_bit(
+    values: NDArray[np.float32], truncate: bool, warning: str | None = None
+) -> Upscaled:
+    """Count the values out of range, (H, W, 3) unclamped, and make an image of eight bits."""
+    beyond = np.count_nonzero((values < SLIGHTLY_OUT[0]) | (values > SLIGHTLY_OUT[1]))
+    picture = np.empty(values.shape, np.uint8)
+    store(values, picture, clamp=True, truncate=truncate)
+    return Upscaled(picture, warning, 100 * beyond / values.size)
 
 
 def _open_checkpoint(
@@ -270,13 +297,15 @@ def _open_checkpoint(
 
 def _place(settings: SessionSettings) -> str:
     """Return PyTorch's device; refuse settings that only bundles have."""
-    if settings != SessionSettings(TORCH, settings.provider, settings.device, settings.threads):
+    plain = SessionSettings(TORCH, settings.provider, settings.device, settings.threads)
+    if replace(settings, precision=AUTO) != plain or settings.precision not in (AUTO, "fp32"):
         wrong = f"precision must be fp32 and workers and CUDA graphs unset with backend {TORCH}"
         raise UsageError(wrong, option="backend")
     if settings.provider not in (None, "cpu", "cuda"):
         wrong = f"provider must be cpu or cuda with backend {TORCH}, got {settings.provider!r}"
         raise UsageError(wrong, option="provider")
-    return f"cuda:{settings.device}" if settings.provider == "cuda" else "cpu"
+    on_gpu = settings.provider == "cuda" or str(settings.device).startswith("cuda")
+    return f"cuda:{settings.index}" if on_gpu else "cpu"
 
 
 def _about(bundle: Bundle, precision: str, path: Path | None) -> dict[str, Any]:

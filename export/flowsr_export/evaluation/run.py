@@ -69,6 +69,7 @@ def check_pairs(
     pairs: Sequence[Pair],
     metric_set: MetricSet,
     advance: Callable[[str], None] = lambda note: None,
+    patch: int | None = None,
 ) -> None:
     """Read every image once, before a bad one can end a long run.
 
@@ -76,6 +77,7 @@ def check_pairs(
         pairs: Image pairs.
         metric_set: Metrics.
         advance: Called with the name of each pair after it.
+        patch: Side of the models' patches in output pixels, None if they have none.
 
     Raises:
         PictureError: If a file cannot be read, the sizes of a pair do not fit, or an original
@@ -83,7 +85,7 @@ def check_pairs(
     """
     for pair in pairs:
         original, _ = pair.read()
-        least = metric_set.smallest(pair.scale)
+        least = metric_set.smallest(pair.scale, patch)
         size = original.shape[0], original.shape[1]
         if min(size) < least:
             raise PictureError(
@@ -121,11 +123,13 @@ def evaluate(
         FlowsrError: If an upscaling or a metric fails; the message names the pair.
     """
     _check_samples(models, metric_set, samples)
+    _check_range(models, metric_set)
+    patch = next((model.patch for model in models if model.patch is not None), None)
     for pair in pairs:
         original, low = pair.read()
         for model in models:
             try:
-                result = _result(pair, model, metric_set, original, low, samples, seed)
+                result = _result(pair, model, metric_set, original, low, samples, seed, patch)
             except FlowsrError as error:
                 raise type(error)(f"{pair}, {model.name}: {error}") from error
             advance(str(pair))
@@ -149,6 +153,12 @@ def _check_samples(
         raise UsageError(wrong, option="samples")
 
 
+def _check_range(models: Sequence[EvaluatedModel], metric_set: MetricSet) -> None:
+    if "out-of-range" in metric_set.metrics and any(model.eight_bit for model in models):
+        wrong = "out-of-range needs a graph of float32 images, this one clamps its values"
+        raise UsageError(wrong, option="metrics")
+
+
 def _result(
     pair: Pair,
     model: EvaluatedModel,
@@ -157,6 +167,7 @@ def _result(
     low: Picture,
     samples: int,
     seed: int,
+    patch: int | None,
 ) -> Result:
     size = original.shape[0], original.shape[1]
     count = samples if model.is_random else 1
@@ -164,7 +175,12 @@ def _result(
     outputs = [model.upscale(low, size, seed + number) for number in range(count)]
     seconds = (time.perf_counter() - began) / count
     figures, per_sample = metric_set.measure(
-        [output.picture for output in outputs], original, low, pair.scale
+        [output.picture for output in outputs],
+        original,
+        low,
+        pair.scale,
+        patch=patch,
+        out_of_range=[output.out_of_range for output in outputs],
     )
     row = Row(
         dataset=pair.dataset,

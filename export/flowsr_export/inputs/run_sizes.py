@@ -24,6 +24,7 @@ from flowsr_runtime.tiling.planner import TilePlanner
 
 __all__ = [
     "DEFAULT_SCALE",
+    "LEAST_SIDE",
     "RunSize",
     "Scale",
     "default_runs",
@@ -39,8 +40,11 @@ Size = tuple[int, int]
 Scale = Number | tuple[Number, Number]
 
 DEFAULT_SCALE = "4"  # of a model that supports any scale
+LEAST_SIDE = 16
+"""Shortest side of the images that an engine serves, low-resolution pixels."""
+
 # Default sides of the images that an engine serves, low-resolution pixels.
-LEAST_SIDE, USUAL_SIDE, LARGEST_SIDE = 16, 128, 256
+USUAL_SIDE, LARGEST_SIDE = 128, 256
 CHANNELS = 3
 
 

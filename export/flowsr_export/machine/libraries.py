@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flowsr_export.machine.hardware import Device, read_device
+from flowsr_runtime.installation import pip_command
 
 __all__ = ["Environment", "Part", "describe_machine", "find_library", "examine"]
 
@@ -35,11 +36,11 @@ class _Library:
     attribute: str | None = None
 
 
-BASE = "pip install flowsr-lp"
-CPU = "pip install 'flowsr-lp[cpu]' (or [gpu] for CUDA)"
-EXPORT = "pip install 'flowsr-lp[export]'"
-BENCH = "pip install 'flowsr-lp[bench]'"
-SERVE = "pip install 'flowsr-lp[serve]'"
+BASE = pip_command()
+CPU = f"{pip_command('cpu')} (or [gpu] for CUDA)"
+EXPORT = pip_command("export")
+BENCH = pip_command("bench")
+SERVE = pip_command("serve")
 COMPARING = "verify's certificate and its --locate: comparing ONNX models"
 
 LIBRARIES = (
@@ -61,20 +62,20 @@ LIBRARIES = (
     _Library("jinja2", ("jinja2",), "bench and verify: HTML reports", EXPORT),
     _Library("fastapi", ("fastapi",), "serve: the web server", SERVE),
     _Library("uvicorn", ("uvicorn",), "serve: the web server", SERVE),
-    _Library("ray", ("ray",), "upscale --ray: a cluster", "pip install 'flowsr-lp[ray]'"),
+    _Library("ray", ("ray",), "upscale --ray: a cluster", pip_command("ray")),
     _Library("polygraphy", ("polygraphy",), COMPARING, EXPORT),
     _Library(
         "tensorrt",
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
         "build-engine and its engines, on the GPU of this machine",
-        "pip install 'flowsr-lp[tensorrt]'",
+        pip_command("tensorrt"),
         "Builder",
     ),
     _Library(
         "tensorrt_rtx",
         ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
         "build-engine without a GPU, and its engines on GeForce and RTX",
-        "pip install 'flowsr-lp[tensorrt-rtx]'",
+        pip_command("tensorrt-rtx"),
         "Builder",
     ),
     _Library(

@@ -8,19 +8,36 @@ from typing import Any
 
 import click
 
-__all__ = ["advice"]
+from flowsr_export.options.speech import program
+
+__all__ = ["advised"]
+
+OPTIONS = {
+    "precision": "--precision",
+    "compute_capability": "--compute-capability",
+    "memory_budget": "--max-memory",
+}
 
 
-def advice(command: click.Command, option: str | None, build: Mapping[str, Any] | None) -> str:
-    """Return the text to append to an error's message, empty if there is none.
+def advised(
+    command: click.Command,
+    message: str,
+    option: str | None,
+    build: Mapping[str, Any] | None,
+) -> str:
+    """Return an error's message with the flag that it is about, and the command to run.
 
     Args:
         command: Command that failed.
+        message: Message of the error; "force=True" in it becomes "--force".
         option: Argument that caused the error; see `FlowsrError.option`.
         build: Facts about an engine to build; see `FlowsrError.build`.
     """
     flag = _flag(command, option)
-    return f" ({flag})" * bool(flag) + (f"; {_build_command(build)}" if build else "")
+    if flag is not None and f"{option}=True" in message:
+        message, flag = message.replace(f"{option}=True", flag), None
+    named = message if flag is None else f"{message} ({flag})"
+    return f"{named}; {_build_command(build)}" if build else named
 
 
 def _flag(command: click.Command, name: str | None) -> str | None:
@@ -37,11 +54,11 @@ def _flag(command: click.Command, name: str | None) -> str | None:
 
 def _build_command(facts: Mapping[str, Any]) -> str:
     """Return the command line that builds a missing engine; see `FlowsrError.build`."""
-    words = ["flowsr-export", "build-engine", str(facts["bundle"])]
-    words += ["--flavour", str(facts["flavour"]).replace("_", "-")]
-    for name in ("precision", "compute_capability", "memory_budget"):
+    words = [program(), "build-engine", str(facts["bundle"])]
+    words += ["--flavor", str(facts["flavour"]).replace("_", "-")]
+    for name, option in OPTIONS.items():
         if name in facts:
-            words += [f"--{name.replace('_', '-')}", str(facts[name])]
+            words += [option, str(facts[name])]
     if facts.get("halo") == "exact":
         words += ["--halo", "exact"]
     if "shapes" in facts:
@@ -49,7 +66,7 @@ def _build_command(facts: Mapping[str, Any]) -> str:
             words += [f"--{bound}-shapes", f"input:{'x'.join(map(str, shape))}"]
     elif "lr_size" in facts:
         height, width = facts["lr_size"]
-        words += ["--picture", f"{width}x{height}"]
+        words += ["--lr-size", f"{width}x{height}"]
     if "scale" in facts:
         rows, columns = (f"{float(factor):.6g}" for factor in facts["scale"])
         words += ["--scale", rows if rows == columns else f"{columns}x{rows}"]

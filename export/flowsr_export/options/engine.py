@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsr_export.options.command import Choice, Option
 from flowsr_export.options.shared import (
     FILE,
     choice_option,
     flag,
     halo_option,
-    memory_budget_option,
     number_option,
     packs,
+    scales_option,
     value_option,
 )
-from flowsr_export.options.values import parse_memory, parse_shapes, scale_type, size_type
+from flowsr_export.options.values import parse_capability, parse_memory, parse_shapes, size_type
 
 if TYPE_CHECKING:
     from flowsr_export.engine.build import SizeSpec
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["builder_options", "flavour_option", "size_options"]
 
 flavour_option = click.option(
-    "--flavour",
-    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]),
+    "--flavor",
+    "flavour",
+    cls=Option,
+    old=["--flavour"],
+    type=Choice(["auto", "tensorrt", "tensorrt-rtx"]),
     default="auto",
     show_default=True,
     callback=lambda context, option, value: value.replace("-", "_"),
@@ -59,27 +63,29 @@ size_options = packs(
     _sizes,
     value_option(
         size_type,
-        "--picture",
+        "--lr-size",
         "pictures",
-        help="Size of an input image; may be repeated.",
+        old=["--picture"],
+        help="Size of the largest input image; may be repeated.",
         multiple=True,
     ),
     value_option(
         size_type,
         "--size",
         "outputs",
-        help="Size of an output image; may be repeated.",
+        help="Size of the largest output image; may be repeated.",
         multiple=True,
     ),
+    scales_option("the bundle's own, or 4"),
+    flag("--exact", "Take images of these sizes only, not every image from 16 pixels a side."),
     value_option(
-        scale_type,
-        "--scale",
-        "scales",
-        help="Upscaling factor, or one each for width and height; may be repeated.",
-        multiple=True,
-        show_default="the bundle's own, or 4",
+        parse_memory,
+        "--max-memory",
+        "memory_budget",
+        old=["--memory-budget"],
+        help="Memory limit for one run of the model; larger images are tiled.",
+        show_default="16G, which takes 1920x1080 whole",
     ),
-    memory_budget_option,
     halo_option,
     *(
         click.option(
@@ -96,11 +102,11 @@ size_options = packs(
 
 builder_options = packs(
     "flowsr_export.engine.builder:Settings",
-    click.option(
+    value_option(
+        parse_capability,
         "--compute-capability",
         "compute_capabilities",
         multiple=True,
-        metavar="N.N",
         help="Compute capability of a GPU to build for, such as 8.9; may be repeated "
         "(tensorrt-rtx).  [default: 8.0 and above; with tensorrt this machine's GPU]",
     ),

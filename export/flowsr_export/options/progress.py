@@ -1,48 +1,92 @@
-"""Progress bars on stderr; only a terminal shows them."""
+"""Progress on stderr: a bar on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
+import itertools
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import repeat
+from threading import Event, Thread
+from typing import Protocol
 
 import click
 
-__all__ = ["Progress", "counted_progress", "progress", "step_progress"]
+from flowsr_export.options.speech import is_quiet, program
 
+__all__ = ["Progress", "counted_progress", "item_lines", "progress", "step_progress"]
+
+LINE_SECONDS = 30.0
 NOTE_COLUMNS = 32
 REDRAWS = 500
 
 
-class Progress:
-    """A progress bar, made by `progress`."""
+class Progress(Protocol):
+    """How far some work is, made by `progress`."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Advance.
+
+        Args:
+            steps: Steps done since the last call, in the unit of the total.
+            note: Name of the current work; a bar shows its last 32 characters.
+        """
+
+    def say(self, note: str) -> None:
+        """Show a note without advancing.
+
+        Args:
+            note: As for `advance`.
+        """
+
+
+class _Bar:
+    """A bar on a terminal, or nothing."""
 
     def __init__(self, bar: click._termui_impl.ProgressBar[str]) -> None:
         self._bar = bar
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Advance the bar.
-
-        Args:
-            steps: Steps done since the last call, in the unit of the bar's total.
-            note: Name of the current work, cut to its last 32 characters.
-        """
         self._bar.update(steps, note)
 
     def say(self, note: str) -> None:
-        """Show a note without advancing the bar.
-
-        Args:
-            note: As for `advance`.
-        """
         self._bar.current_item = note
         self._bar.render_progress()
 
 
+class _Lines:
+    """Lines for a log: one every `LINE_SECONDS` while the work goes on."""
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        self._label, self._total, self._done, self._note = label, total, done, ""
+        self._began = time.monotonic()
+        self._ended = Event()
+        self._stream = sys.stderr
+        self._thread = Thread(target=self._run, name="flowsr-progress", daemon=True)
+        self._thread.start()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self._done += steps
+        self.say(note)
+
+    def say(self, note: str) -> None:
+        self._note = note or self._note
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(LINE_SECONDS):
+            share = f"{min(self._done / max(self._total, 1), 1):.0%}"
+            parts = [share, f"after {time.monotonic() - self._began:.0f} s", self._note]
+            line = f"{self._label} {', '.join(filter(None, parts))}"
+            click.echo(line, file=self._stream)
+
+
 @contextmanager
 def progress(label: str, total: int, done: int = 0) -> Iterator[Progress]:
-    """Show a bar with the completed share and the remaining time, if stderr is a terminal.
+    """Show the completed share and the remaining time of some work, unless `--quiet`.
 
     Args:
         label: Name of the work.
@@ -50,21 +94,45 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Progress]:
         done: Steps completed by an earlier run.
 
     Yields:
-        The bar.
+        A bar if stderr is a terminal, else a writer of lines.
     """
+    if not sys.stderr.isatty() and not is_quiet():
+        lines = _Lines(label, total, done)
+        try:
+            yield lines
+        finally:
+            lines.end()
+        return
     with click.progressbar(
-        repeat("", total),
+        itertools.repeat("", total),
         length=max(total, 1),
         label=label,
-        hidden=not sys.stderr.isatty(),
+        hidden=is_quiet(),
         file=sys.stderr,
         item_show_func=lambda note: note and note[-NOTE_COLUMNS:],
         update_min_steps=max(total // REDRAWS, 1),
     ) as bar:
-        shown = Progress(bar)
         if done:
             bar.update(done)
-        yield shown
+        yield _Bar(bar)
+
+
+def item_lines(total: int) -> Callable[[str], None]:
+    """Return a function to call with the name of each finished item, from any thread.
+
+    It writes a line where `progress` shows no bar, if there are several items.
+
+    Args:
+        total: Number of items.
+    """
+    shown = total > 1 and not sys.stderr.isatty() and not is_quiet()
+    stream, called, count = sys.stderr, program(), itertools.count(1)
+
+    def line(name: str) -> None:
+        if shown:
+            click.echo(f"{called}: {name}, {next(count)} of {total}", file=stream)
+
+    return line
 
 
 @contextmanager

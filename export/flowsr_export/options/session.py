@@ -8,30 +8,54 @@ import click
 
 from flowsr_export.options.shared import (
     POSITIVE,
+    PRECISIONS,
     Option,
     choice_option,
-    device_option,
     number_option,
     packs,
-    precision_option,
     provider_option,
     threads_option,
 )
 
 __all__ = ["evaluation_options", "session_options", "verification_options"]
 
-BACKENDS = ["onnxruntime", "tensorrt", "tensorrt_rtx"]
+BACKENDS = ["auto", "onnxruntime", "tensorrt", "tensorrt_rtx"]
+BACKEND_HELP = (
+    "Inference library; auto takes an engine of the bundle that fits the GPU, else ONNX "
+    "Runtime on CUDA if it starts, else on the CPU."
+)
 
 
-def _session_options(provider_help: str, backends: Sequence[str] = BACKENDS) -> Option:
+def device_type(value: str) -> int | str:
+    """Read a device: a GPU index, `cpu`, `cuda` or `cuda:1`; the runtime checks names."""
+    return int(value) if value.isdecimal() else value
+
+
+def _session_options(
+    provider_help: str,
+    backends: Sequence[str] = BACKENDS,
+    backend_help: str = BACKEND_HELP,
+) -> Option:
     """Return a decorator that passes `SessionSettings` to the command as `settings`."""
     return packs(
         "flowsr_runtime.backends.session:SessionSettings",
-        choice_option("--backend", backends, "Inference library."),
+        choice_option("--backend", backends, backend_help),
         provider_option(provider_help),
-        device_option,
+        click.option(
+            "--device",
+            type=device_type,
+            default="0",
+            show_default=True,
+            metavar="N|cpu|cuda:N",
+            help="GPU index, if a GPU is used; cpu and cuda:N name the device to use.",
+        ),
         threads_option,
-        precision_option("Precision of the bundle's graph to run."),
+        choice_option(
+            "--precision",
+            ["auto", *PRECISIONS],
+            "Precision to run; auto is the bundle's only one, of several fp16 on a GPU and "
+            "fp32 on a CPU.",
+        ),
         click.option(
             "--workers",
             type=POSITIVE,
@@ -48,11 +72,17 @@ def _session_options(provider_help: str, backends: Sequence[str] = BACKENDS) -> 
     )
 
 
-session_options = _session_options("Execution provider of ONNX Runtime.  [default: cpu]")
+session_options = _session_options(
+    "Execution provider of ONNX Runtime, taken strictly.  [default: cpu with --backend "
+    "onnxruntime]"
+)
 verification_options = _session_options(
-    "Execution provider of ONNX Runtime.  [default: every available one]"
+    "Execution provider of ONNX Runtime.  [default: every available one]",
+    BACKENDS[1:],
+    "Inference library.",
 )
 evaluation_options = _session_options(
-    "Execution provider of ONNX Runtime, or device of PyTorch.  [default: cpu]",
+    "Execution provider of ONNX Runtime, or device of PyTorch.  [default: cpu with --backend "
+    "onnxruntime and torch]",
     [*BACKENDS, "torch"],
 )

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.values import parse_blocks, parse_memory
+from flowsr_export.options.command import Choice
+from flowsr_export.options.command import Option as NamedOption
+from flowsr_export.options.values import parse_blocks, parse_memory, parse_scales
 
 if TYPE_CHECKING:
     from flowsr_runtime import Bundle
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FILE",
     "POSITIVE",
+    "PRECISIONS",
     "blocks_option",
     "bundle_argument",
     "choice_option",
@@ -32,6 +35,8 @@ __all__ = [
     "packs",
     "precision_option",
     "provider_option",
+    "required_bundle_argument",
+    "scales_option",
     "seed_option",
     "threads_option",
     "value_option",
@@ -43,20 +48,22 @@ Option = Callable[[Command], Command]
 
 FILE = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
+SEED = click.IntRange(0, 2**64 - 1)
 PRECISIONS = ["fp32", "fp16", "bf16", "int8", "fp8"]
 METAVARS = {
     "exact_scale_type": "S",
     "parse_blocks": "I,J,…",
+    "parse_capability": "N.N",
     "parse_devices": "N,N,…",
     "parse_duration": "TIME",
     "parse_memory": "BYTES",
     "parse_percentiles": "P,P,…",
-    "parse_plain_scales": "S,S,…",
     "parse_range": "FROM,TO",
     "parse_scales": "S,S,…",
     "scale_type": "S|SxS",
     "size_type": "WxH",
 }
+BUNDLE = "flowsr_export.bundle"
 PROVIDERS = ["cpu", "cuda", "tensorrt", "openvino"]
 
 
@@ -76,7 +83,8 @@ def packs(
         takes: Further arguments of the command that go into the object.
     """
     filled = click.command("filled")(with_options(lambda: None, options))
-    fields = [*(str(param.name) for param in filled.params), *takes]
+    passed = [str(param.name) for param in filled.params if param.expose_value]
+    fields = [*passed, *takes]
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -106,7 +114,7 @@ def open_bundle(path: Path | None) -> Bundle:
 
 def flag(name: str, help_text: str, *names: str) -> Option:
     """Return an option without a value."""
-    return click.option(name, *names, is_flag=True, help=help_text)
+    return click.option(name, *names, cls=NamedOption, is_flag=True, help=help_text)
 
 
 def number_option(
@@ -120,9 +128,8 @@ def number_option(
 ) -> Option:
     """Return an option with a number and a default; `argument` renames its argument."""
     names = [name, *([argument] if argument else [])]
-    return click.option(
-        *names, type=limits, default=default, show_default=True, help=help_text, **attributes
-    )
+    attributes |= {"type": limits, "default": default, "show_default": True}
+    return click.option(*names, cls=NamedOption, help=help_text, **attributes)
 
 
 def choice_option(
@@ -135,7 +142,7 @@ def choice_option(
 ) -> Option:
     """Return an option with a fixed set of values; the first one is the default."""
     return number_option(
-        name, click.Choice(choices), default or choices[0], help_text, argument=argument
+        name, Choice(choices), default or choices[0], help_text, argument=argument
     )
 
 
@@ -145,8 +152,29 @@ def value_option(
     """Return an option whose value is parsed; its metavar shows the form of the value."""
     if "default" in attributes:
         attributes["show_default"] = True
-    return click.option(
-        *names, type=parse, metavar=METAVARS[parse.__name__], help=help, **attributes
+    attributes |= {"type": parse, "metavar": METAVARS[parse.__name__], "help": help}
+    return click.option(*names, cls=NamedOption, **attributes)
+
+
+def scales_option(
+    show_default: str, check: Callable[[Sequence[Any]], None] | None = None
+) -> Option:
+    """Return `--scale` for several scales, joined by commas or repeated, as `scales`."""
+
+    def joined(context: click.Context, option: click.Parameter, given: Any) -> tuple[Any, ...]:
+        scales = tuple(scale for scales in given for scale in scales)
+        if check is not None:
+            check(scales)
+        return scales
+
+    return value_option(
+        parse_scales,
+        "--scale",
+        "scales",
+        help="Upscaling factors, joined by commas; 2.7x3.6 sets width and height separately.",
+        multiple=True,
+        callback=joined,
+        show_default=show_default,
     )
 
 
@@ -158,7 +186,7 @@ def precision_option(help_text: str, default: str = "fp32") -> Option:
 def provider_option(help_text: str, default: str | None = None) -> Option:
     """Return `--provider`, an execution provider of ONNX Runtime."""
     shown = default is not None
-    choice = click.Choice(PROVIDERS)
+    choice = Choice(PROVIDERS)
     return click.option(
         "--provider", type=choice, default=default, show_default=shown, help=help_text
     )
@@ -166,7 +194,7 @@ def provider_option(help_text: str, default: str | None = None) -> Option:
 
 def seed_option(help_text: str = "Random seed for the noise.") -> Option:
     """Return `--seed`."""
-    return click.option("--seed", type=int, default=0, show_default=True, help=help_text)
+    return number_option("--seed", SEED, 0, help_text)
 
 
 def _imported(target: str) -> Callable[..., Any]:
@@ -175,7 +203,40 @@ def _imported(target: str) -> Callable[..., Any]:
     return imported
 
 
-bundle_argument = click.argument("bundle", required=False, type=FILE)
+def _bundle_argument(*, required: bool) -> Option:
+    """Return the argument BUNDLE, and `--bundle` beside it."""
+
+    def remember(context: click.Context, option: click.Parameter, path: Path | None) -> None:
+        context.meta[BUNDLE] = path
+
+    def bundle_of(
+        context: click.Context, argument: click.Parameter, path: Path | None
+    ) -> Path | None:
+        named = context.meta.get(BUNDLE)
+        if named is not None and path is not None:
+            raise click.UsageError("give the bundle once: as BUNDLE or with --bundle")
+        if required and named is None and path is None:
+            raise click.MissingParameter(ctx=context, param=argument)
+        return named if path is None else path
+
+    metavar = "BUNDLE" if required else "[BUNDLE]"
+    argument = click.argument(
+        "bundle", required=False, type=FILE, metavar=metavar, callback=bundle_of
+    )
+    option = click.option(
+        "--bundle",
+        "bundle_option",
+        type=FILE,
+        expose_value=False,
+        is_eager=True,
+        callback=remember,
+        help="Bundle, instead of the argument BUNDLE.",
+    )
+    return lambda command: with_options(command, [argument, option])
+
+
+bundle_argument = _bundle_argument(required=False)
+required_bundle_argument = _bundle_argument(required=True)
 json_option = flag("--json", "Print one JSON object on stdout.", "as_json")
 force_option = flag("--force", "Overwrite existing files.")
 device_option = number_option("--device", click.IntRange(min=0), 0, "GPU index.")
@@ -189,7 +250,9 @@ blocks_option = value_option(
 )
 memory_budget_option = value_option(
     parse_memory,
-    "--memory-budget",
+    "--max-memory",
+    "memory_budget",
+    old=["--memory-budget"],
     help="Memory limit for one run of the model, such as 2G; larger images are tiled.",
     show_default="the bundle's own, or 1G",
 )

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from flowsr_export.options.command import Choice
+from flowsr_export.options.command import Option as NamedOption
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
@@ -18,7 +20,7 @@ from flowsr_export.options.shared import (
     value_option,
     with_options,
 )
-from flowsr_export.options.values import parse_blocks, parse_range
+from flowsr_export.options.values import FiniteRange, parse_blocks, parse_range
 
 __all__ = [
     "WEIGHT",
@@ -32,7 +34,15 @@ __all__ = [
 ENCODERS = ["edsr-baseline", "edsr", "rdn", "rrdb"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FOLDERS = (
-    click.option("--pictures", type=FOLDER, required=True, help="Folder of images."),
+    click.option(
+        "--images",
+        "pictures",
+        cls=NamedOption,
+        old=["--pictures"],
+        type=FILE,
+        required=True,
+        help="Folder of images.",
+    ),
     click.option(
         "-o",
         "--output",
@@ -49,8 +59,8 @@ PENALTIES = {
     "rescaled": "the L1 loss between the output, shrunk back, and the input",
     "gain": "the gain of the flow's inverse",
 }
-SHARE = click.FloatRange(min=0, max=1)
-WEIGHT = click.FloatRange(min=0)
+SHARE = FiniteRange(min=0, max=1)
+WEIGHT = FiniteRange(min=0)
 
 
 def given(**values: Any) -> dict[str, Any]:
@@ -65,6 +75,10 @@ def _size(name: str, help_text: str, default: int | None = None) -> Option:
 
 def _fonts(context: click.Context, option: click.Parameter, folder: Path | None) -> Any:
     """Return the fonts in a folder, none without one."""
+    if folder is not None and not folder.is_dir():
+        from flowsr_runtime.errors import InputError
+
+        raise InputError(f"folder of fonts {folder} does not exist")
     fonts = tuple(sorted(folder.glob("*.ttf"))) if folder else ()
     if folder and not fonts:
         raise click.UsageError(f"--fonts must be a folder with .ttf files, got {folder}")
@@ -76,7 +90,7 @@ AUGMENTATION = packs(
     number_option("--synthetic", SHARE, 0.0, "Share of the crops that are drawn (LINF)."),
     click.option(
         "--fonts",
-        type=FOLDER,
+        type=FILE,
         callback=_fonts,
         help="Folder of .ttf fonts for the drawn text (LINF).",
     ),
@@ -98,14 +112,24 @@ def loop_options(learning_rate: float, batch: int) -> Option:
     loop = packs(
         "flowsr_lp.training.run:Loop",
         number_option("--batch", POSITIVE, batch, "Number of crops per step."),
-        number_option("--lr-size", POSITIVE, 32, "Side of a low-resolution crop in pixels."),
+        number_option(
+            "--crop",
+            POSITIVE,
+            32,
+            "Side of a crop in low-resolution pixels.",
+            argument="lr_size",
+            old=["--lr-size"],
+        ),
         value_option(
             parse_range,
-            "--scales",
+            "--scale-range",
+            "scales",
+            old=["--scales"],
             help="Range of the scale drawn for each step (LINF).",
             show_default="1,4; SRFlow's own",
         ),
         threads_option,
+        click.option("--validation", type=FOLDER, help="Folder of held-out images."),
         click.option("--start", type=FILE, help="Initial weights, of the same architecture."),
         choice_option("--device", ["cpu", "cuda"], "Device to train on."),
         name="loop",
@@ -116,13 +140,13 @@ def loop_options(learning_rate: float, batch: int) -> Option:
         number_option("--steps", POSITIVE, 10_000, "Number of optimizer steps."),
         number_option(
             "--learning-rate",
-            click.FloatRange(min=0, min_open=True),
+            FiniteRange(min=0, min_open=True),
             learning_rate,
             "Learning rate after the warm-up; it falls to 0 along a cosine.",
         ),
         number_option(
             "--ema-decay",
-            click.FloatRange(min=0, max=1, max_open=True),
+            FiniteRange(min=0, max=1, max_open=True),
             0.999,
             "Decay of the exponential moving average of the weights; 0 disables it.",
         ),
@@ -153,7 +177,7 @@ linf_options = packs(
     given,
     click.option(
         "--encoder",
-        type=click.Choice(ENCODERS),
+        type=Choice(ENCODERS),
         show_default=ENCODERS[0],
         help="Encoder network (LINF).",
     ),
@@ -170,7 +194,7 @@ srflow_options = packs(
     given,
     click.option(
         "--scale",
-        type=click.Choice(["4", "8"]),
+        type=Choice(["4", "8"]),
         show_default="4",
         help="Upscaling factor of the network (SRFlow).",
     ),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowsr_export.options.command import Choice
 from flowsr_export.options.shared import (
     POSITIVE,
     flag,
@@ -15,7 +16,13 @@ from flowsr_export.options.shared import (
     seed_option,
     value_option,
 )
-from flowsr_export.options.values import parse_devices, parse_memory, scale_type, size_type
+from flowsr_export.options.values import (
+    FiniteRange,
+    parse_devices,
+    parse_memory,
+    scale_type,
+    size_type,
+)
 
 if TYPE_CHECKING:
     from flowsr_export.upscale.ray import Cluster
@@ -30,8 +37,8 @@ request_options = packs(
     value_option(
         scale_type,
         "--scale",
-        help="Upscaling factor, at least 1; 2.7x3.6 sets width and height separately. Not "
-        "needed with --size or with a bundle that has a fixed scale.",
+        help="Upscaling factor, at least 1; 2.7x3.6 sets width and height separately.",
+        show_default="the bundle's own, or 4",
     ),
     value_option(
         size_type, "--size", help="Output width and height in pixels, such as 1920x1080."
@@ -46,14 +53,14 @@ request_options = packs(
     ),
     click.option(
         "--depth",
-        type=click.Choice([*DEPTHS]),
+        type=Choice([*DEPTHS]),
         callback=lambda context, option, value: DEPTHS.get(value),
         show_default="the depth of the input",
         help="Bits per channel of the output; float writes 32-bit TIFF.",
     ),
     click.option(
         "--temperature",
-        type=float,
+        type=FiniteRange(min=0),
         help="Standard deviation of the noise, for bundles without a learned prior.",
     ),
     seed_option("Random seed for the noise, for bundles without a learned prior."),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
 __all__ = [
+    "FiniteRange",
     "exact_scale_type",
     "parse_blocks",
+    "parse_capability",
     "parse_devices",
     "parse_duration",
     "parse_memory",
@@ -27,6 +30,21 @@ ValueT = TypeVar("ValueT")
 
 MEMORY_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 TIME_UNITS = {"ms": 1e-3, "s": 1.0}
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without NaN and infinity."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read a number and check it."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 def scale_type(value: str) -> str | tuple[str, str]:
@@ -47,7 +65,17 @@ def size_type(value: str) -> tuple[int, int]:
     """Read a size such as `1920x1080` as (H, W)."""
     from flowsr_runtime.geometry import parse_size
 
-    return _parsed(parse_size, value)
+    size = _parsed(parse_size, value)
+    if min(size) < 1:
+        raise click.BadParameter(f"size must be at least 1x1, got {value}")
+    return size
+
+
+def parse_capability(value: str) -> str:
+    """Read a compute capability such as `8.9`."""
+    if re.fullmatch(r"[1-9]\d?\.\d", value) is None:
+        raise click.BadParameter(f"expected a compute capability such as 8.9, got {value!r}")
+    return value
 
 
 def parse_memory(value: str) -> int:

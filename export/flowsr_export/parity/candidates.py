@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from flowsr_runtime import Bundle, ProviderError, Session, SessionSettings
 from flowsr_runtime.backends.onnxruntime_session import present_providers
+from flowsr_runtime.backends.session import AUTO
 
 __all__ = ["GPU_PROVIDERS", "label_of", "open_candidates", "open_each_provider"]
 
@@ -62,7 +63,8 @@ def open_each_provider(
     """Open a model once for each provider; see `open_candidates`.
 
     Args:
-        settings: Settings; without a provider every one of ONNX Runtime's is tried.
+        settings: Settings; without a provider every one of ONNX Runtime's is tried, also
+            with backend auto.
         open_one: Opens the model with settings that name a provider.
         unsupported: Returns the reason why settings are not tried, None to try them.
 
@@ -71,9 +73,11 @@ def open_each_provider(
     """
     opened: dict[SessionSettings, OpenT] = {}
     not_started: dict[str, str] = {}
+    if settings.backend == AUTO:
+        settings = replace(settings, backend="onnxruntime")
     is_chosen = settings.provider is not None or settings.backend != "onnxruntime"
     for provider in [settings.provider] if is_chosen else present_providers():
-        device = settings.device if is_chosen or provider in GPU_PROVIDERS else 0
+        device = settings.index if is_chosen or provider in GPU_PROVIDERS else 0
         one = replace(settings, provider=provider, device=device)
         reason = unsupported(one)
         if reason is not None:

@@ -19,7 +19,7 @@ from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_export.inputs.feeds import graph_feeds
 from flowsr_export.onnx_graph.stages import OTHER, stages_of
 from flowsr_export.parity.session_comparison import every_tensor, require_polygraphy
-from flowsr_runtime import Bundle, ParityError, UsageError, Window, output_size
+from flowsr_runtime import Bundle, InputError, ParityError, UsageError, Window, output_size
 from flowsr_runtime.bundle.directory import embedded_bundle
 
 __all__ = ["TOLERANCES", "Divergence", "Difference", "Graph", "first_divergence", "graphs_of"]
@@ -116,6 +116,8 @@ def graphs_of(
     first = _graph_of_bundle(bundle, precision)
     if Path(other).is_file():
         return first, _graph_of_file(Path(other)), bundle
+    if other not in TOLERANCES and Path(other).suffix:
+        raise InputError(f"{other} does not exist")
     if other not in TOLERANCES:
         raise UsageError(
             f"the other model must be a precision ({', '.join(TOLERANCES)}) or an ONNX file, "
@@ -306,9 +308,11 @@ def _graph_of_file(path: Path) -> Graph:
     try:
         content = path.read_bytes()
         onnx.checker.check_model(content)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is not a valid ONNX file: {reason}") from error
+        raise InputError(f"{path} is not a valid ONNX file: {reason}") from error
     return Graph(str(path), onnx.load_from_string(content))

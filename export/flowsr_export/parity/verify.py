@@ -21,6 +21,7 @@ from flowsr_runtime import (
     SessionSettings,
     embedded_bundle,
 )
+from flowsr_runtime.backends.session import AUTO, preferred_precision
 
 __all__ = ["ROUND_TRIP_TOLERANCE", "Verification", "verify"]
 
@@ -64,7 +65,7 @@ def verify(
         model: Checkpoint of the flow; None for the built-in one.
         prior: Checkpoint of the latent module.
         settings: Settings of the session; without a provider, every provider of ONNX Runtime
-            that starts is compared.
+            that starts is compared. Precision auto is fp32, or the only one.
         start: Called once with the number of comparisons.
         advance: Called with the name of each finished case.
 
@@ -74,18 +75,21 @@ def verify(
         UsageError: If the bundle was exported from other checkpoints.
     """
     bundle = bundle or Bundle.open(embedded_bundle())
+    precision = settings.precision
+    if precision == AUTO:
+        precision = preferred_precision(bundle, on_gpu=False)
     deployment, trip = _sound(bundle, model, prior)
     cases = deployment.verify_cases(restated_scale(bundle, deployment))
     with ExitStack() as stack:
-        sessions, not_started = open_candidates(bundle, settings, [settings.precision], stack)
+        sessions, not_started = open_candidates(bundle, settings, [precision], stack)
         start(len(cases) * len(sessions))
         runs = {
             f"{session.backend} {session.provider}": _compared(
-                deployment, session, cases, bundle, settings.precision, advance
+                deployment, session, cases, bundle, precision, advance
             )
             for session in sessions.values()
         }
-    return Verification(bundle, settings.precision, trip, runs, not_started)
+    return Verification(bundle, precision, trip, runs, not_started)
 
 
 def _compared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ __all__ = ["prepare_files", "report_paths", "write_files"]
 def report_paths(
     output: Path, suffixes: Sequence[str], *, force: bool, name: str | None = None
 ) -> list[Path]:
-    """Return the files of a report that has one file for each suffix, and prepare them.
+    """Return the files of a report that has one file for each suffix, and check them.
 
     Args:
         output: Path of the files; one of the suffixes at its end is dropped.
@@ -34,28 +35,27 @@ def report_paths(
 
 
 def prepare_files(paths: Iterable[Path], *, force: bool) -> None:
-    """Check before slow work that files can be written, and make their folders.
+    """Check before slow work that files can be written; nothing is written.
 
     Args:
         paths: Files that will be written.
         force: Overwrite existing files.
 
     Raises:
-        OutputError: If a file exists and `force` is false, or a folder cannot be made.
+        OutputError: If a file exists and `force` is false, or its folder cannot be made.
     """
     for path in paths:
         if path.exists() and not force:
-            raise OutputError(f"{path} exists; give force to replace it", option="force")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"folder {path.parent} cannot be made: {error.strerror or error}"
-            ) from error
+            raise OutputError(f"{path} exists; force=True replaces it", option="force")
+        above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+        if not above.is_dir():
+            raise OutputError(f"{path} cannot be written: {above} is not a folder")
+        if not os.access(above, os.W_OK):
+            raise OutputError(f"{path} cannot be written: folder {above} is not writable")
 
 
 def write_files(contents: Mapping[Path, str | bytes]) -> None:
-    """Write files, each of them completely or not at all; text becomes UTF-8.
+    """Make the folders of files and write each file completely or not at all, text as UTF-8.
 
     Raises:
         OutputError: If a file cannot be written.
@@ -63,6 +63,7 @@ def write_files(contents: Mapping[Path, str | bytes]) -> None:
     for path, content in contents.items():
         data = content.encode("utf-8") if isinstance(content, str) else content
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, data)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["draw_svg"]
+__all__ = ["draw_grid", "draw_svg"]
 
 # Without a date or random ids the same values give the same file.
 STYLE: dict[Any, Any] = {"svg.hashsalt": "flowsr", "svg.fonttype": "none", "font.size": 9}
@@ -26,9 +26,30 @@ def draw_svg(draw: Callable[[Axes], None], size: tuple[float, float] = (9.0, 5.0
     Returns:
         An SVG element, which is also a complete file.
     """
+    return draw_grid([draw], 1, size)
+
+
+def draw_grid(
+    draws: Sequence[Callable[[Axes], None]], columns: int, size: tuple[float, float]
+) -> str:
+    """Draw several charts as one picture.
+
+    Args:
+        draws: Each draws into empty axes.
+        columns: Charts beside each other.
+        size: Width and height of one chart, inches.
+
+    Returns:
+        An SVG element, which is also a complete file.
+    """
+    rows = -(-len(draws) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
+        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, draw in zip(grid, draws, strict=False):
+            draw(axes)
+        for axes in list(grid)[len(draws) :]:
+            axes.remove()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue().decode("utf-8")

@@ -69,7 +69,7 @@ def _check_replaceable(target: Path, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not force:
-        raise OutputError(f"model {target} exists; replace it with force", option="force")
+        raise OutputError(f"model {target} exists; force=True replaces it", option="force")
     if target.is_symlink() or not (target / CONFIG_NAME).is_file():
         raise OutputError(f"{target} is not a Triton model; remove it, or choose another name")
 

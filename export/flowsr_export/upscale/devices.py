@@ -39,19 +39,30 @@ def open_upscalers(
         UsageError: If devices are given without a GPU backend, or repeated.
         FlowsrError: As `SessionSettings.open`.
     """
-    each = [settings] if devices is None else _on_each(settings, devices)
+    upscalers: list[Upscaler] = []
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                Upscaler(bundle, one.open(bundle), max_memory=max_memory, halo=halo)
+        for one in [settings] if devices is None else _on_each(settings, devices):
+            if upscalers and upscalers[0].choice is not None:  # all run alike
+                one = dataclasses.replace(upscalers[0].choice.settings, device=one.index)
+            session, choice = one.choose(bundle)
+            upscaler = Upscaler(
+                bundle, session, max_memory=max_memory, halo=halo, choice=choice
             )
-            for one in each
-        ]
+            upscalers.append(stack.enter_context(upscaler))
+        yield upscalers
 
 
 def is_on_host(settings: SessionSettings) -> bool:
-    """Return whether sessions run on the CPU, in the memory of the process."""
-    return settings.backend == "onnxruntime" and (settings.provider or "cpu") in ON_HOST
+    """Return whether sessions run on the CPU, in the memory of the process.
+
+    Args:
+        settings: Settings; with backend auto only those of a `Choice` are certain.
+    """
+    if settings.device == "cpu":
+        return True
+    if settings.provider is not None:
+        return settings.provider in ON_HOST
+    return settings.backend == "onnxruntime" and not isinstance(settings.device, str)
 
 
 def _on_each(settings: SessionSettings, devices: Sequence[int]) -> list[SessionSettings]:
@@ -60,4 +71,4 @@ def _on_each(settings: SessionSettings, devices: Sequence[int]) -> list[SessionS
         raise UsageError(message, option="devices")
     if len(set(devices)) < len(devices):
         raise UsageError(f"devices must be distinct, got {list(devices)}", option="devices")
-    return [dataclasses.replace(settings, device=device) for device in devices]
+    return [dataclasses.replace(settings, device=f"cuda:{index}") for index in devices]

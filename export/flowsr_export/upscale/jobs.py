@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowsr_export.upscale.inputs import is_earlier_output, output_beside
 from flowsr_runtime import Upscaler, check_output, read_picture
 from flowsr_runtime.errors import (
     FlowsrError,
@@ -17,11 +19,26 @@ from flowsr_runtime.errors import (
 from flowsr_runtime.pictures.depth import Depth
 from flowsr_runtime.pictures.files import SUFFIXES, Picture
 
-__all__ = ["Done", "Failure", "Job", "Report", "Request", "failure_of", "plan", "prepare"]
+__all__ = [
+    "DEFAULT_SCALE",
+    "Done",
+    "Failure",
+    "Job",
+    "Report",
+    "Request",
+    "earlier_outputs",
+    "failure_of",
+    "plan",
+    "prepare",
+]
 
 FAILURE = 1
 
+DEFAULT_SCALE = "4"
+"""Scale of a bundle of any scale if neither a scale nor a size is given."""
+
 MEGA = 1_000_000
+TIFF_SUFFIXES = (".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -140,16 +157,25 @@ class Report:
         return self.megapixels / self.seconds if self.seconds else 0.0
 
 
-def plan(inputs: Sequence[Path], output: Path, *, make: bool = True) -> list[Job]:
+def plan(
+    inputs: Sequence[Path],
+    output: Path | None,
+    request: Request | None = None,
+    *,
+    make: bool = True,
+) -> list[Job]:
     """Choose the output file of each image, and create the output folder.
 
-    Folders are not searched recursively. The output is a folder of PNG files with the names
-    of the inputs if there are several inputs, if an input is a folder, or if the output is an
-    existing folder; otherwise it is the output file.
+    Folders are not searched recursively, and `earlier_outputs` in them are left out. Without
+    an output each result lies beside its image. The output is a folder of PNG files with the
+    names of the inputs if there are several inputs, if an input is a folder, or if the output
+    is an existing folder; otherwise it is the output file.
 
     Args:
         inputs: Image files and folders.
-        output: File or folder.
+        output: File or folder, None to write beside the inputs.
+        request: Parameters; the scale or the size names an output beside its input. None for
+            the default scale.
         make: Create a missing output folder.
 
     Returns:
@@ -160,22 +186,45 @@ def plan(inputs: Sequence[Path], output: Path, *, make: bool = True) -> list[Job
         OutputError: If the output folder cannot be created.
         UsageError: If two images have the same output file.
     """
-    if len(inputs) == 1 and not inputs[0].is_dir() and not output.is_dir():
+    if (
+        output is not None
+        and len(inputs) == 1
+        and not inputs[0].is_dir()
+        and not output.is_dir()
+    ):
         return [Job(inputs[0], output)]
     sources = [picture for path in inputs for picture in _pictures_of(path)]
-    jobs = [Job(source, output / f"{source.stem}.png") for source in sources]
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        if job.target in taken:
-            both = f"{taken[job.target]} and {job.source}"
-            raise UsageError(f"{both} have the same output {job.target}")
-        taken[job.target] = job.source
+    if output is None:
+        asked = request or Request(DEFAULT_SCALE, None)
+        jobs = [Job(source, _beside(source, asked)) for source in sources]
+    else:
+        jobs = [Job(source, output / f"{source.stem}.png") for source in sources]
+    _check_distinct(jobs)
     try:
-        if make:
+        if make and output is not None:
             output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"folder {output} cannot be created: {error.strerror}") from error
     return jobs
+
+
+def earlier_outputs(inputs: Sequence[Path]) -> list[Path]:
+    """Return the images in folders that `plan` leaves out.
+
+    They are named like the output of another image in their folder: photo_x4.png or
+    photo_1920x1080.png beside photo.jpg. An image that is named itself is never left out.
+
+    Args:
+        inputs: Image files and folders.
+    """
+    named = {path for path in inputs if not path.is_dir()}
+    return [
+        entry
+        for path in inputs
+        if path.is_dir()
+        for entry in _earlier_outputs_in(_images_in(path))
+        if entry not in named
+    ]
 
 
 def prepare(
@@ -195,6 +244,8 @@ def prepare(
     Raises:
         FlowsrError: If the image, its size or its output is not valid.
     """
+    if not os.path.lexists(job.source):
+        raise PictureError(f"{job.source} does not exist")
     if check:
         check_output(job.target, request.force)
     picture = read_picture(job.source)
@@ -217,14 +268,41 @@ def failure_of(job: Job, error: FlowsrError | MemoryError) -> Failure:
     return Failure(job.source, reason, error.exit_code, error.option, error.build)
 
 
+def _beside(source: Path, request: Request) -> Path:
+    """Return the output beside an image: PNG, or TIFF for TIFF and for float."""
+    suffix = source.suffix if source.suffix.lower() in TIFF_SUFFIXES else ".png"
+    if request.depth == "float":
+        suffix = ".tif"
+    return output_beside(source, request.scale, request.size, suffix)
+
+
+def _check_distinct(jobs: Sequence[Job]) -> None:
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target in taken:
+            both = f"{taken[job.target]} and {job.source}"
+            raise UsageError(f"{both} have the same output {job.target}")
+        taken[job.target] = job.source
+
+
 def _pictures_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    try:
-        entries = sorted(path.iterdir())
-    except OSError as error:
-        raise PictureError(f"folder {path} cannot be read: {error.strerror}") from error
-    found = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
+    found = _images_in(path)
     if not found:
         raise PictureError(f"folder {path} holds no image")
-    return found
+    outputs = set(_earlier_outputs_in(found))
+    return [entry for entry in found if entry not in outputs]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise PictureError(f"folder {folder} cannot be read: {error.strerror}") from error
+    return [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
+
+
+def _earlier_outputs_in(images: Sequence[Path]) -> list[Path]:
+    stems = {image.stem for image in images}
+    return [image for image in images if is_earlier_output(image, stems)]

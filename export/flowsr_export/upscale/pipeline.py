@@ -39,7 +39,9 @@ def upscale_all(
     request: Request,
     advance: Advance,
     *,
+    finished: Callable[[str], None] = lambda name: None,
     overlap: bool = True,
+    begin: Callable[[], None] = lambda: None,
 ) -> Report:
     """Upscale every image; an image that fails does not stop the others.
 
@@ -53,7 +55,9 @@ def upscale_all(
         request: Parameters.
         advance: Called with (steps, file name) after each tile, by one thread at a time;
             an image has `STEPS` steps.
+        finished: Called with the file name after each image, by one thread at a time.
         overlap: Process several images at once, instead of one after another.
+        begin: Called once, after the first tile of the batch.
 
     Returns:
         Upscaled images and failures, in the order of the jobs.
@@ -62,7 +66,7 @@ def upscale_all(
         FlowsrError: If an error does not concern a single image, such as a damaged bundle.
     """
     began = time.perf_counter()
-    pipeline = _Pipeline(upscalers, request, advance)
+    pipeline = _Pipeline(upscalers, request, advance, finished, begin)
     threads = len(upscalers) + AROUND if overlap else 1
     with ThreadPoolExecutor(threads, thread_name_prefix="flowsr-picture") as pool:
         futures = [pool.submit(pipeline.run, job) for job in jobs]
@@ -94,7 +98,9 @@ def upscale_file(job: Job, upscaler: Upscaler, request: Request) -> Done:
     Raises:
         FlowsrError: If the image cannot be read, upscaled or written.
     """
-    pipeline = _Pipeline([upscaler], request, lambda steps, note: None)
+    pipeline = _Pipeline(
+        [upscaler], request, lambda steps, note: None, lambda name: None, lambda: None
+    )
     return pipeline.upscale(job, lambda done, tiles: None)
 
 
@@ -102,7 +108,12 @@ class _Pipeline:
     """One reader, one writer and several upscalers, shared by the threads of a batch."""
 
     def __init__(
-        self, upscalers: Sequence[Upscaler], request: Request, advance: Advance
+        self,
+        upscalers: Sequence[Upscaler],
+        request: Request,
+        advance: Advance,
+        finished: Callable[[str], None],
+        begin: Callable[[], None],
     ) -> None:
         self.error: BaseException | None = None
         self._free: SimpleQueue[Upscaler] = SimpleQueue()
@@ -110,7 +121,8 @@ class _Pipeline:
             self._free.put(upscaler)
         self._any = upscalers[0]
         self._request = request
-        self._advance = advance
+        self._advance, self._finished = advance, finished
+        self._begin: Callable[[], None] | None = begin
         self._advancing, self._reading, self._writing = Lock(), Lock(), Lock()
         self._stopped = Event()
 
@@ -129,9 +141,16 @@ class _Pipeline:
                 self._advance(max(steps - reached, 0), job.source.name)
             reached = max(steps, reached)
 
+        def after_tile(done: int, tiles: int) -> None:
+            with self._advancing:
+                begin, self._begin = self._begin, None
+                if begin is not None:
+                    begin()
+            reach(STEPS * done // tiles)
+
         reach(0)
         try:
-            return self.upscale(job, lambda done, tiles: reach(STEPS * done // tiles))
+            return self.upscale(job, after_tile)
         except IMAGE_ERRORS as error:
             return failure_of(job, error)
         except CancelledError:  # another image has stopped the batch
@@ -142,6 +161,8 @@ class _Pipeline:
             raise
         finally:
             reach(STEPS)
+            with self._advancing:
+                self._finished(job.source.name)
 
     def upscale(self, job: Job, after_tile: Callable[[int, int], None]) -> Done:
         """Read, upscale and write one image."""

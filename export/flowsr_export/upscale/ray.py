@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,9 @@ from flowsr_export.upscale.devices import is_on_host
 from flowsr_export.upscale.jobs import Done, Failure, Job, Report, Request, failure_of
 from flowsr_export.upscale.pipeline import IMAGE_ERRORS, upscale_file
 from flowsr_runtime import Bundle, SessionSettings, Upscaler
+from flowsr_runtime.backends.session import AUTO
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
+from flowsr_runtime.installation import pip_command
 
 __all__ = ["Cluster", "PictureMapper", "WorkerConfig", "upscale_on_ray"]
 
@@ -50,6 +52,18 @@ class WorkerConfig:
         if is_on_host(self.settings):
             return {"num_cpus": self.settings.threads or 1}
         return {"num_cpus": 1, "num_gpus": 1}
+
+    def on_cluster(self, resources: Mapping[str, float]) -> WorkerConfig:
+        """Return the configuration for a cluster: without a GPU, backend auto is the CPU.
+
+        Args:
+            resources: Resources of the cluster.
+        """
+        settings = self.settings
+        is_open = settings.backend == AUTO and settings.provider is None
+        if is_open and not isinstance(settings.device, str) and not resources.get("GPU"):
+            settings = replace(settings, device="cpu")
+        return replace(self, settings=settings)
 
 
 @dataclass(frozen=True)
@@ -169,6 +183,7 @@ def _rows(
         {"index": i, "source": str(job.source.absolute()), "target": str(job.target.absolute())}
         for i, job in enumerate(jobs)
     ]
+    config = config.on_cluster(ray.cluster_resources())
     size = min(len(jobs), workers or _room(config.resources))
     # One row per block, so that a dying worker loses one image only.
     data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -198,7 +213,7 @@ def _connected(cluster: Cluster) -> Iterator[None]:
     try:
         import ray
     except ImportError as error:
-        message = f"ray cannot be used: {error}; pip install 'flowsr-lp[ray]'"
+        message = f"ray cannot be used: {error}; {pip_command('ray')}"
         raise BackendError(message) from error
     if ray.is_initialized():
         yield

@@ -40,7 +40,8 @@ class Arguments {
       }
       const std::size_t equals = word.find('=');
       const bool joined = equals != std::string::npos;
-      const std::string name = word.substr(2, joined ? equals - 2 : equals);
+      std::string name = word.substr(2, joined ? equals - 2 : equals);
+      if (name == "memory-budget") name = "max-memory";  // the option's old name
       if (flags.count(name) > 0 && !joined) {
         values_[name] = "";
       } else if (options.count(name) == 0) {
@@ -108,14 +109,14 @@ inline std::int64_t parse_memory(const std::string& text) {
                      text.find_first_of("xXeEnN") == std::string::npos;
   if (!plain || !(unit.empty() || unit == "B" || unit == "iB") || !(number > 0) ||
       number * factor > 9e18) {
-    misuse("--memory-budget must be such as 800M or 1.5G, got " + text);
+    misuse("--max-memory must be such as 800M or 1.5G, got " + text);
   }
   return static_cast<std::int64_t>(number * factor);
 }
 
 /// The options of `settings_of`.
 inline std::set<std::string> with_settings(std::set<std::string> options) {
-  options.insert({"backend", "provider", "device", "threads", "precision", "memory-budget"});
+  options.insert({"backend", "provider", "device", "threads", "precision", "max-memory"});
   return options;
 }
 
@@ -127,8 +128,8 @@ inline Settings settings_of(const Arguments& arguments) {
   settings.precision = arguments.text("precision", "fp32");
   settings.device = static_cast<int>(arguments.whole("device", 0, kMost));
   settings.threads = static_cast<int>(arguments.whole("threads", 0, kMost));
-  if (arguments.has("memory-budget")) {
-    settings.memory_budget = parse_memory(arguments.text("memory-budget"));
+  if (arguments.has("max-memory")) {
+    settings.memory_budget = parse_memory(arguments.text("max-memory"));
   }
   return settings;
 }

@@ -27,7 +27,7 @@ bundle's golden output.
   --device N           GPU index  [0]
   --threads N          CPU threads  [all usable cores]
   --precision NAME     precision of the graph  [fp32]
-  --memory-budget BYTES  memory budget of one run, such as 800M
+  --max-memory BYTES     memory limit of one run, such as 800M
   --json               print one JSON object
   --version, --help
 

@@ -16,7 +16,7 @@ other metadata is dropped.
 
   --scale S|SxS          scale, at least 1, or a horizontal and a vertical scale, as in 2.7x3.6
   --size WxH             output size in pixels; a bundle of one scale needs neither
-  --memory-budget BYTES  memory budget of one run, such as 800M; larger pictures are tiled
+  --max-memory BYTES     memory limit of one run, such as 800M; larger pictures are tiled
                          [the bundle's own setting, or 1G]
   --halo default|exact   overlap of tiles: small, or the model's receptive field  [default]
   --temperature T        standard deviation of the noise, for bundles without a prior
@@ -32,7 +32,7 @@ other metadata is dropped.
   --version, --help
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 NaN or infinity, 4 a backend or device is missing,
-5 the bundle is damaged, 6 out of memory.
+5 a bundle or picture is missing or damaged, 6 out of memory.
 
 Example: flowsr-upscale edsr.bundle photo.png large.png --scale 2.7
 )";

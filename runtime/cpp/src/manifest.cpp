@@ -108,6 +108,10 @@ bool is_eight_bit(const Keys& keys) {
   return name == "uint8";
 }
 
+bool is_guarded(const Json& root, const Keys& keys) {
+  return root.find("guard") != nullptr && keys.flag("guard");
+}
+
 vector<Latent> latents_of(const Keys& keys) {
   const Json& listed = keys.get("latents");
   if (!listed.is(Json::Kind::array)) {
@@ -249,6 +253,7 @@ Manifest detail::manifest_of(const Json& root) {
   manifest.scale = scale_of(keys);
   manifest.multiple = keys.whole("picture.multiple", 1);
   manifest.eight_bit = is_eight_bit(keys);
+  manifest.guard = is_guarded(root, keys);
   manifest.geometry = keys.flag("graph.geometry");
   manifest.latents = latents_of(keys);
   manifest.halo = halo_of(keys, "halo");

@@ -20,6 +20,7 @@ constexpr std::int64_t kMaxPixels = 178956970;  // Python's limit for a decompre
 using Bytes = std::vector<std::uint8_t>;
 
 [[noreturn]] void fail(const std::string& message) { throw Error(Code::failure, message); }
+[[noreturn]] void refuse(const std::string& message) { throw Error(Code::bundle, message); }
 
 std::uint32_t big_endian(const unsigned char* bytes) {
   return std::uint32_t{bytes[0]} << 24 | std::uint32_t{bytes[1]} << 16 |
@@ -254,22 +255,22 @@ PngPicture read_png(const std::string& content, const std::string& name) {
   const bool signed_as_png =
       content.size() >= 8 &&
       png_sig_cmp(reinterpret_cast<png_const_bytep>(content.data()), 0, 8) == 0;
-  if (!signed_as_png) fail(name + " is not a PNG picture");
+  if (!signed_as_png) refuse(name + " is not a PNG picture");
   PngReader reader(content);
-  if (!reader.read_header()) fail(name + " is damaged: " + reader.message);
+  if (!reader.read_header()) refuse(name + " is damaged: " + reader.message);
   const auto pixels = std::int64_t{reader.width} * std::int64_t{reader.height};
   if (pixels > kMaxPixels) {
-    fail(name + " has " + std::to_string(pixels) + " pixels, more than " +
-         std::to_string(kMaxPixels));
+    refuse(name + " has " + std::to_string(pixels) + " pixels, more than " +
+           std::to_string(kMaxPixels));
   }
   const unsigned char* animation = chunk(content, "acTL", 8);
   if (animation != nullptr && big_endian(animation) > 1) {
-    fail(name + " has " + std::to_string(big_endian(animation)) +
-         " frames; give a file with one");
+    refuse(name + " has " + std::to_string(big_endian(animation)) +
+           " frames; give a file with one");
   }
   Bytes data(reader.row_bytes * reader.height);
   std::vector<png_bytep> rows = rows_of(data, reader.height);
-  if (!reader.read_rows(rows.data())) fail(name + " is damaged: " + reader.message);
+  if (!reader.read_rows(rows.data())) refuse(name + " is damaged: " + reader.message);
 
   const Size size{reader.height, reader.width};
   const int orientation = orientation_of(content);
@@ -294,12 +295,12 @@ PngPicture read_png(const std::string& content, const std::string& name) {
 
 PngPicture read_png_file(const std::string& path) {
   std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) fail(path + " does not exist");
+  if (!std::filesystem::exists(path, ignored)) refuse(path + " does not exist");
   std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path, ignored)) fail(path + " cannot be read");
+  if (!file || std::filesystem::is_directory(path, ignored)) refuse(path + " cannot be read");
   const std::string content((std::istreambuf_iterator<char>(file)),
                             std::istreambuf_iterator<char>());
-  if (content.empty()) fail(path + " is empty");
+  if (content.empty()) refuse(path + " is empty");
   return read_png(content, path);
 }
 
@@ -318,7 +319,7 @@ void check_output(const std::string& path, bool force) {
   }
   const auto status = std::filesystem::symlink_status(target, ignored);
   if (std::filesystem::exists(status) && !force) {
-    fail(path + " exists; replace it with --force");
+    fail(path + " exists; --force replaces it");
   }
 }
 

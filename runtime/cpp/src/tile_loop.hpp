@@ -14,6 +14,8 @@
 namespace flowsr::detail {
 
 constexpr float kLeast = -1.0f, kMost = 2.0f;  // a whole range beyond what images hold
+// A guarded graph keeps the extreme value of a patch at -0.1 or 1.1, but for half precision.
+constexpr float kGuardLeast = -0.1f + 2e-3f, kGuardMost = 1.1f - 2e-3f;
 
 /// Values far outside of what images hold, counted and located.
 struct OutOfRangeValues {
@@ -45,6 +47,36 @@ struct OutOfRangeValues {
            std::to_string(last_row) + ", columns " + std::to_string(first_column) + "-" +
            std::to_string(last_column);
   }
+};
+
+/// Patches whose extreme value the graph's guard kept at an end of its range.
+class GuardedPatches {
+ public:
+  GuardedPatches(bool guard, int64_t patch, Size size)
+      : patch_(patch), columns_(ceil_div(size.width, patch)),
+        total_(ceil_div(size.height, patch) * columns_),
+        at_end_(guard ? static_cast<size_t>(total_) : 0) {}
+
+  void add(const float* rgb, int64_t row, int64_t column) {
+    if (at_end_.empty()) return;
+    for (int c = 0; c < 3; ++c) {
+      if (rgb[c] > kGuardLeast && rgb[c] < kGuardMost) continue;
+      at_end_[static_cast<size_t>(row / patch_ * columns_ + column / patch_)] = true;
+    }
+  }
+
+  /// "" without any.
+  string text() const {
+    const int64_t count = std::count(at_end_.begin(), at_end_.end(), true);
+    if (count == 0) return "";
+    const double percent = 100.0 * static_cast<double>(count) / static_cast<double>(total_);
+    return "the guard kept " + std::to_string(count) + " of " + std::to_string(total_) +
+           " patches (" + short_text(percent, 3) + " %) in [-0.1, 1.1]";
+  }
+
+ private:
+  int64_t patch_, columns_, total_;
+  vector<bool> at_end_;
 };
 
 inline const char* name_of(Kind kind) {
@@ -94,7 +126,8 @@ class TileLoop {
               Size source, const TilePlanner& planner, const Plan& plan, Size size,
               const Request& request)
       : manifest_(manifest), session_(session), channels_(channels), source_(source),
-        planner_(planner), plan_(plan), tiles_(plan.tiles()), size_(size), request_(request) {}
+        planner_(planner), plan_(plan), tiles_(plan.tiles()), size_(size), request_(request),
+        guarded_(manifest.guard && !manifest.eight_bit, manifest.exact.patch, size) {}
 
   /// Runs the tiles and joins them into `result`, one row of tiles in memory at a time. A row
   /// that runs out of memory starts again with tiles of half the memory.
@@ -122,9 +155,13 @@ class TileLoop {
     return out_of_range_.text(size_.height * size_.width * 3);
   }
 
+  /// Describes the patches that the graph's guard shrank, "" without any.
+  string guarded() const { return guarded_.text(); }
+
  private:
   void put(const float* rgb, int64_t row, int64_t column, T* result) {
     for (int c = 0; c < 3; ++c) out_of_range_.add(rgb[c], row, column);
+    guarded_.add(rgb, row, column);
     T* pixel = result + (row * size_.width + column) * channels_.count;
     if (channels_.gray()) {
       *pixel = stored<T>(luma(rgb), request_);
@@ -278,6 +315,7 @@ class TileLoop {
   const Request& request_;
   int64_t done_ = 0;
   OutOfRangeValues out_of_range_;
+  GuardedPatches guarded_;
   vector<float> floats_;
   vector<std::uint8_t> bytes_;
   vector<int64_t> geometry_;

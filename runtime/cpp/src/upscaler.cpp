@@ -37,6 +37,8 @@ struct Upscaler::State {
       if (!values.empty() && request.warn) {
         request.warn("the inverse of the flow may have exploded: " + values);
       }
+      const string guarded = run.guarded();
+      if (!guarded.empty() && request.warn) request.warn(guarded);
     } catch (const std::bad_alloc&) {
       throw Error(Code::memory, "an output of " + size_text(requested) + " does not fit in memory");
     }

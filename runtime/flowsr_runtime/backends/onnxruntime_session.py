@@ -22,6 +22,7 @@ from flowsr_runtime.errors import (
     ProviderError,
     UsageError,
 )
+from flowsr_runtime.installation import pip_command
 
 __all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers"]
 
@@ -41,8 +42,8 @@ PROVIDERS: Final = {
 
 _REMEDIES: Final = {
     "cpu": "reinstall onnxruntime",
-    "cuda": "pip install 'flowsr-lp[gpu]', with an NVIDIA driver and CUDA",
-    "tensorrt": "pip install 'flowsr-lp[gpu]', with the libraries of TensorRT 10",
+    "cuda": "{gpu}, with an NVIDIA driver and CUDA",
+    "tensorrt": "{gpu}, with the libraries of TensorRT 10",
     "openvino": "pip install onnxruntime-openvino instead of onnxruntime",
 }
 
@@ -184,6 +185,10 @@ class OnnxRuntimeSession:
         session._check_inputs(bundle, path)
         return session
 
+    def __repr__(self) -> str:
+        state = ", closed" * (self._session is None)
+        return f"<OnnxRuntimeSession {self.provider}:{self.device}{state}>"
+
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Run the model; see `Session.run`.
 
@@ -315,8 +320,13 @@ def _load(
             raise ProviderError(f"{failed}: {_one_line(error)}") from error
         raise BundleError(f"onnxruntime cannot load {name}: {_one_line(error)}") from error
     if name_in_library not in session.get_providers():
-        raise ProviderError(f"{failed}; {_REMEDIES[provider]}")
+        raise ProviderError(f"{failed}; {_remedy(provider)}")
     return session
+
+
+def _remedy(provider: str) -> str:
+    """Return what brings a provider."""
+    return _REMEDIES[provider].format(gpu=pip_command("gpu"))
 
 
 def _provider_name(provider: str) -> str:
@@ -324,7 +334,7 @@ def _provider_name(provider: str) -> str:
         raise UsageError(f"provider must be one of {', '.join(PROVIDERS)}, got {provider!r}")
     name = PROVIDERS[provider]
     if name not in ort.get_available_providers():
-        remedy = _REMEDIES[provider]
+        remedy = _remedy(provider)
         raise ProviderError(
             f"provider {provider} is not in the installed onnxruntime; {remedy}"
         )

@@ -1,24 +1,60 @@
-"""Open a session: one loaded model on one backend."""
+"""Open a session: one loaded model on one backend, named or chosen for this machine."""
 
+import logging
 import operator
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
 from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.bundle.engine_store import FLAVOURS, EngineStore
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
-from flowsr_runtime.errors import BackendError, UsageError
+from flowsr_runtime.errors import (
+    BackendError,
+    BundleError,
+    FlowsrError,
+    IntegrityError,
+    ProviderError,
+    UsageError,
+)
+from flowsr_runtime.installation import pip_command
 
-__all__ = ["BACKENDS", "Session", "SessionSettings", "open_session"]
+__all__ = [
+    "AUTO",
+    "BACKENDS",
+    "Choice",
+    "Session",
+    "SessionSettings",
+    "open_session",
+    "preferred_precision",
+]
+
+logger = logging.getLogger(__name__)
+
+AUTO: Final = "auto"
+"""Backend or precision that is chosen from the bundle and this machine."""
 
 BACKENDS = {
-    "onnxruntime": "flowsr-lp[cpu]",
-    "tensorrt": "flowsr-lp[tensorrt]",
-    "tensorrt_rtx": "flowsr-lp[tensorrt-rtx]",
+    "onnxruntime": "cpu",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
 }
 """Backends and the extra that installs each."""
+
+_PREFERRED: Final = {
+    "gpu": ("fp16", "bf16", "fp32", "int8", "fp8"),
+    "cpu": ("fp32", "fp16", "int8", "bf16", "fp8"),
+}
+"""Precisions of a bundle with several graphs, the one that `AUTO` takes first."""
+
+_ON_HOST: Final = ("cpu", "openvino")
+"""Providers that run on the processor."""
+
+_PASSED_OVER: Final = (BackendError, ProviderError, BundleError)
+"""Errors after which `AUTO` tries the next candidate."""
 
 _LIBRARIES: Final = {"onnxruntime": "onnxruntime", "cuda": "cuda-bindings"}
 """Modules that backends import, and their package names for messages."""
@@ -65,29 +101,64 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How a bundle is run.
+
+    Attributes:
+        settings: Settings that name backend, provider, device index and precision.
+        passed_over: Reasons by candidate why better ones were not taken.
+    """
+
+    settings: "SessionSettings"
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return _label(self.settings)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the choice as JSON values."""
+        one = self.settings
+        return {
+            "backend": one.backend,
+            "provider": one.provider,
+            "device": one.device,
+            "precision": one.precision,
+            "passed_over": dict(self.passed_over),
+        }
+
+
+@dataclass(frozen=True)
 class SessionSettings:
     """Settings of a session; `open` opens it.
 
     Attributes:
-        backend: A key of `BACKENDS`.
+        backend: A key of `BACKENDS`, or "auto": an engine of the bundle that fits the device,
+            else ONNX Runtime on the best provider that starts.
         provider: Provider of ONNX Runtime: "cpu", "cuda", "tensorrt" or "openvino"; None for
-            "cpu". TensorRT only has "cuda".
-        device: GPU index; 0 with cpu and openvino.
+            "cpu" with backend onnxruntime. TensorRT only has "cuda". A named provider makes
+            backend auto take ONNX Runtime.
+        device: "cpu", "cuda", "cuda:1" or a GPU index. An index is 0 with cpu and openvino.
         threads: CPU threads, None for the number of usable cores; ONNX Runtime only.
-        precision: "fp32", "fp16", "bf16" or "int8".
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8", or "auto": the bundle's one graph;
+            of several fp16 on a GPU and fp32 on a CPU.
         workers: Largest number of concurrent runs, None for four; TensorRT only.
         cuda_graphs: Largest number of CUDA graphs, per worker with TensorRT; 0 for none. They
             help if the same sizes recur. ONNX Runtime only captures graphs of fixed-scale
             bundles.
     """
 
-    backend: str = "onnxruntime"
+    backend: str = AUTO
     provider: str | None = None
-    device: int = 0
+    device: int | str = 0
     threads: int | None = None
-    precision: str = "fp32"
+    precision: str = AUTO
     workers: int | None = None
     cuda_graphs: int = 0
+
+    @property
+    def index(self) -> int:
+        """Index of the GPU, 0 on a CPU."""
+        return _parse_device(self.device)[1]
 
     def check(self) -> None:
         """Check the settings, as far as possible without a library.
@@ -95,15 +166,15 @@ class SessionSettings:
         Raises:
             UsageError: If a setting is invalid, or the backend does not have it.
         """
-        if self.backend not in BACKENDS:
-            names = ", ".join(BACKENDS)
+        if self.backend not in (AUTO, *BACKENDS):
+            names = ", ".join((AUTO, *BACKENDS))
             raise UsageError(f"backend must be one of {names}, got {self.backend!r}")
-        _check_count("device", self.device, least=0)
+        self._check_device()
         _check_count("cuda_graphs", self.cuda_graphs, least=0)
         for name, value in (("threads", self.threads), ("workers", self.workers)):
             if value is not None:
                 _check_count(name, value, least=1)
-        if self.backend != "onnxruntime":
+        if self.backend not in (AUTO, "onnxruntime"):
             if self.provider not in (None, "cuda"):
                 raise UsageError(
                     f"provider must be cuda with backend {self.backend}, got {self.provider!r}",
@@ -111,8 +182,60 @@ class SessionSettings:
                 )
             if self.threads is not None:
                 raise UsageError(f"threads is for onnxruntime, got {self.threads}")
-        elif self.workers is not None:
+        elif self.workers is not None and self.backend != AUTO:
             raise UsageError(f"workers is for tensorrt, got {self.workers}")
+
+    def candidates(self, bundle: Bundle) -> list["SessionSettings"]:
+        """Return the ways to run a bundle that the settings allow, the best first.
+
+        Engines come first, then CUDA, then the CPU. No library of an engine is imported, and
+        a candidate can still fail to start.
+
+        Args:
+            bundle: Bundle with the model.
+
+        Returns:
+            Settings that name backend, provider, device index and precision, at least one.
+
+        Raises:
+            UsageError: If a setting is invalid, or no backend has all of them.
+            BundleError: If the bundle holds no model.
+        """
+        self.check()
+        found = [*self._on_engines(bundle), *self._on_onnxruntime(bundle)]
+        faults = [_fault(one) for one in found]
+        valid = [one for one, fault in zip(found, faults, strict=True) if fault is None]
+        if not valid:
+            raise next(fault for fault in faults if fault is not None)
+        return valid
+
+    def choose(self, bundle: Bundle) -> tuple[Session, Choice]:
+        """Load a bundle's model with the first candidate that starts.
+
+        Args:
+            bundle: Bundle with the model; TensorRT also needs an engine of it.
+
+        Returns:
+            The session, and what was chosen.
+
+        Raises:
+            FlowsrError: As `open`, if no candidate starts.
+        """
+        errors: dict[str, FlowsrError] = {}
+        candidates = self.candidates(bundle)
+        for one in candidates:
+            try:
+                session = one.open(bundle)
+            except IntegrityError:  # never hidden by another way to run the bundle
+                raise
+            except _PASSED_OVER as error:
+                errors[_label(one)] = error
+                continue
+            choice = Choice(one, {name: str(error) for name, error in errors.items()})
+            logger.info("%s runs on %s", bundle.path, choice)
+            return session, choice
+        alike = len({one.backend for one in candidates}) == 1
+        raise [*errors.values()][0 if alike else -1]
 
     def open(self, bundle: Bundle) -> Session:
         """Load a bundle's model.
@@ -130,6 +253,8 @@ class SessionSettings:
             BundleError: If the bundle is damaged, or has no such model or engine.
         """
         self.check()
+        if AUTO in (self.backend, self.precision) or isinstance(self.device, str):
+            return self.choose(bundle)[0]
         try:
             if self.backend == "onnxruntime":
                 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
@@ -157,15 +282,91 @@ class SessionSettings:
                 raise
             raise _missing(self.backend, error) from error
 
+    def _check_device(self) -> None:
+        place, _ = _parse_device(self.device)
+        needs_gpu = self.backend not in (AUTO, "onnxruntime")
+        if place == "cpu" and (needs_gpu or self.provider not in (None, *_ON_HOST)):
+            user = f"backend {self.backend}" if needs_gpu else f"provider {self.provider}"
+            message = f"device must be a GPU with {user}, got {self.device!r}"
+            raise UsageError(message, option="device")
+        if place == "cuda" and self.provider in _ON_HOST:
+            message = f"device must be cpu with provider {self.provider}, got {self.device!r}"
+            raise UsageError(message, option="device")
+
+    def _on_engines(self, bundle: Bundle) -> list["SessionSettings"]:
+        """Return a candidate for each variant of TensorRT and precision with an engine."""
+        is_named = self.backend not in (AUTO, "onnxruntime")
+        on_host = _parse_device(self.device)[0] == "cpu"
+        if self.backend == "onnxruntime" or on_host or (self.provider and not is_named):
+            return []
+        keys = [entry.key for entry in EngineStore(bundle.path).entries()]
+        found = []
+        for flavour in (self.backend,) if is_named else FLAVOURS:
+            built = {key.precision for key in keys if key.flavour == flavour}
+            precisions = [name for name in _PREFERRED["gpu"] if name in built]
+            if self.precision != AUTO:
+                precisions = [self.precision] if is_named or self.precision in built else []
+            elif is_named and not precisions:
+                precisions = [preferred_precision(bundle, on_gpu=True)]
+            found += [self._named(flavour, "cuda", name) for name in precisions]
+        return found
+
+    def _on_onnxruntime(self, bundle: Bundle) -> list["SessionSettings"]:
+        """Return a candidate for each provider of ONNX Runtime that may be taken."""
+        if self.backend not in (AUTO, "onnxruntime"):
+            return []
+        place, index = _parse_device(self.device)
+        if self.provider is not None or place is not None:
+            providers: Sequence[str] = (self.provider or place or "cpu",)
+        elif self.backend == "onnxruntime":
+            providers = ("cpu",)
+        elif index > 0:
+            providers = ("cuda",)
+        else:
+            providers = ("cuda", "cpu") if "cuda" in _present_providers() else ("cpu",)
+        found = []
+        for provider in providers:
+            precision = self.precision
+            if precision == AUTO:
+                precision = preferred_precision(bundle, on_gpu=provider not in _ON_HOST)
+            found.append(self._named("onnxruntime", provider, precision))
+        return found
+
+    def _named(self, backend: str, provider: str, precision: str) -> "SessionSettings":
+        return replace(
+            self, backend=backend, provider=provider, precision=precision, device=self.index
+        )
+
+
+def preferred_precision(bundle: Bundle, *, on_gpu: bool) -> str:
+    """Return the precision of a bundle's graph that `AUTO` runs.
+
+    Args:
+        bundle: Bundle with the model.
+        on_gpu: Whether it runs on a GPU.
+
+    Returns:
+        The bundle's only precision; of several fp16 on a GPU and fp32 on a CPU.
+
+    Raises:
+        BundleError: If the bundle holds no model.
+    """
+    present = bundle.precisions
+    order = _PREFERRED["gpu" if on_gpu else "cpu"]
+    best = next((name for name in order if name in present), None)
+    if best is None:
+        raise BundleError(f"{bundle.path} holds no model at all")
+    return best
+
 
 def open_session(
     bundle: Bundle,
     *,
-    backend: str = "onnxruntime",
+    backend: str = AUTO,
     provider: str | None = None,
-    device: int = 0,
+    device: int | str = 0,
     threads: int | None = None,
-    precision: str = "fp32",
+    precision: str = AUTO,
     workers: int | None = None,
     cuda_graphs: int = 0,
 ) -> Session:
@@ -198,7 +399,43 @@ def _missing(backend: str, error: ImportError) -> BackendError:
     library = _LIBRARIES.get((error.name or "").split(".")[0])
     if library is None:
         return BackendError(f"{backend} cannot be loaded: {error}")
-    return BackendError(f"{library} is not installed; pip install '{BACKENDS[backend]}'")
+    return BackendError(f"{library} is not installed; {pip_command(BACKENDS[backend])}")
+
+
+def _present_providers() -> list[str]:
+    """Return the providers of the installed onnxruntime, none without it."""
+    try:
+        from flowsr_runtime.backends.onnxruntime_session import present_providers
+    except ImportError:
+        return []
+    return present_providers()
+
+
+def _label(settings: SessionSettings) -> str:
+    """Return backend, provider, device and precision in a few words."""
+    at = "" if settings.provider in _ON_HOST else f":{settings.index}"
+    return f"{settings.backend} {settings.provider or 'cpu'}{at}, {settings.precision}"
+
+
+def _fault(settings: SessionSettings) -> UsageError | None:
+    """Return the error of settings that their backend does not have."""
+    try:
+        settings.check()
+    except UsageError as error:
+        return error
+    return None
+
+
+def _parse_device(device: int | str) -> tuple[str | None, int]:
+    """Return "cpu" or "cuda", None for an index alone, and the index."""
+    if not isinstance(device, str):
+        _check_count("device", device, least=0)
+        return None, operator.index(device)
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    if match is None:
+        message = f"device must be cpu, cuda, cuda:N or a GPU index, got {device!r}"
+        raise UsageError(message, option="device")
+    return device.partition(":")[0], int(match[1] or 0)
 
 
 def _check_count(name: str, value: object, *, least: int) -> None:

@@ -24,6 +24,7 @@ from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.cuda.device_array import is_device_array
 from flowsr_runtime.cuda.graph_cache import GraphCounters
 from flowsr_runtime.errors import BackendError, BundleError, UsageError
+from flowsr_runtime.installation import pip_command
 
 __all__ = ["TensorrtSession", "load_library"]
 
@@ -91,6 +92,11 @@ class TensorrtSession:
         """
         module, gpu = load_library(backend), Device.open(device)
         return cls(bundle, module, gpu, precision=precision, workers=workers, graphs=graphs)
+
+    def __repr__(self) -> str:
+        engines = f"{len(self._entries)} engine{'' if len(self._entries) == 1 else 's'}"
+        state = ", closed" * self._closed
+        return f"<TensorrtSession {self.backend} cuda:{self.device}, {engines}{state}>"
 
     @property
     def limits(self) -> ProfileLimits:
@@ -255,7 +261,7 @@ def load_library(backend: str) -> Any:
         BackendError: If it is not installed, cannot be loaded, or is the empty package of
             tensorrt-stubs.
     """
-    remedy = f"pip install 'flowsr-lp[{_EXTRAS[backend]}]'"
+    remedy = pip_command(_EXTRAS[backend])
     try:
         module = importlib.import_module(backend)
     except ModuleNotFoundError as error:

@@ -33,7 +33,10 @@ __all__ = [
 MANIFEST_NAME = "bundle.json"
 
 
-@dataclass(frozen=True)
+_TITLES = {"linf-lp": "LINF-LP", "srflow-lp": "SRFlow-LP"}
+
+
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """A bundle on disk whose manifest has been checked; its files are checked when read.
 
@@ -98,6 +101,23 @@ class Bundle:
         if fault is not None:
             raise IntegrityError(f"{path} is damaged: {fault}")
         return data
+
+    def __repr__(self) -> str:
+        return f"<Bundle {self.path.name}: {self.title}>"
+
+    @property
+    def title(self) -> str:
+        """Family, scale and precisions in a few words: LINF-LP, any scale, fp32."""
+        scale, family = self.manifest.scale, self.manifest.family
+        scales = "any scale" if scale is None else f"scale {float(scale):g}"
+        return ", ".join([_TITLES.get(family, family), scales, *self.precisions])
+
+    @property
+    def precisions(self) -> list[str]:
+        """Precisions of the bundle's ONNX files, in the order of the manifest."""
+        files = self.manifest.files.items()
+        models = (entry.precision for name, entry in files if name.endswith(".onnx"))
+        return list(dict.fromkeys(name for name in models if name is not None))
 
     def model_name(self, precision: str = "fp32") -> str:
         """Return the name of the ONNX file of a precision.
@@ -322,10 +342,10 @@ def check_replaceable(directory: str | os.PathLike[str], force: bool) -> None:
         raise OutputError(f"bundle {target} cannot be written: folder {above} is not writable")
     if not os.path.lexists(target):
         return
-    if not force:
-        raise OutputError(f"bundle {target} exists; give force to replace it", option="force")
     if target.is_symlink() or not (target / MANIFEST_NAME).is_file():
-        raise OutputError(f"{target} is not a bundle; remove it yourself")
+        raise OutputError(f"{directory} exists and is not a bundle; give another name")
+    if not force:
+        raise OutputError(f"bundle {directory} exists; force=True replaces it", option="force")
 
 
 def _recover(directory: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal, get_args
@@ -110,7 +110,7 @@ class Memory:
         return math.ceil(self.base_bytes + growth)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Manifest:
     """The content of bundle.json.
 
@@ -121,6 +121,7 @@ class Manifest:
         io: Type of the graph's images: "float32" in units of full range, or "uint8", clamped
             and rounded in the graph.
         geometry: Whether the graph has the input `geometry`.
+        guard: Whether the graph shrinks patches whose values leave [-0.1, 1.1].
         latents: Noise inputs in the order of their streams; none with a learned prior.
         tiling: Rules for tiles.
         memory: Peak activation memory.
@@ -133,11 +134,16 @@ class Manifest:
     multiple: int
     io: Io
     geometry: bool
+    guard: bool
     latents: tuple[Latent, ...]
     tiling: Tiling
     memory: Memory
     files: Mapping[str, FileEntry]
-    raw: Mapping[str, Any] = field(repr=False)
+    raw: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        scale = "any scale" if self.scale is None else f"scale {float(self.scale):g}"
+        return f"<Manifest {self.family}, {scale}, {len(self.files)} files>"
 
     @classmethod
     def parse(cls, raw: object) -> "Manifest":
@@ -166,6 +172,7 @@ class Manifest:
             multiple=_whole(raw, "picture.multiple", least=1),
             io=_io(raw),
             geometry=_flag(raw, "graph.geometry"),
+            guard="guard" in raw and _flag(raw, "guard"),
             latents=_latents(raw),
             tiling=_tiling(raw),
             memory=Memory(

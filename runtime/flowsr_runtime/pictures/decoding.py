@@ -26,7 +26,7 @@ from flowsr_runtime.pictures.picture import Picture
 from flowsr_runtime.pictures.png import chunks_of
 from flowsr_runtime.pictures.tiff import read_by_tifffile
 
-__all__ = ["decode"]
+__all__ = ["decode", "eight_bit", "picture_errors"]
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I", "F")
 
@@ -46,7 +46,7 @@ def decode(data: bytes, name: str, max_pixels: int) -> Picture:
         PictureError: If it is damaged, too large, or of an unsupported kind.
         MemoryBudgetError: If it does not fit in memory.
     """
-    with _as_picture_errors(name, max_pixels):
+    with picture_errors(name, max_pixels):
         pixels, mode, source = _read(data, name, max_pixels)
         if pixels.ndim != 3 or pixels.shape[2] != len(mode) or 0 in pixels.shape:
             raise PictureError(f"{name} is damaged: {mode} has pixels of shape {pixels.shape}")
@@ -83,7 +83,7 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
             pixels, mode = _keyed(pixels, mode, key)
     else:
         image.load()
-        pixels, mode = _eight_bit(image)
+        pixels, mode = eight_bit(image)
     chunks = dict(chunks_of(data)) if image.format == "PNG" else {}
     text = image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
     exif = sound_exif(image, name)
@@ -111,7 +111,8 @@ def _check_kind(image: ImageFile.ImageFile, name: str, max_pixels: int) -> None:
         raise PictureError(f"{name} has {frames} frames; give a file with one")
 
 
-def _eight_bit(image: Image.Image) -> tuple[NDArray[np.uint8], Mode]:
+def eight_bit(image: Image.Image) -> tuple[NDArray[np.uint8], Mode]:
+    """Return the pixels of an image of up to 8 bits per channel, (h, w, channels), and mode."""
     gray = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         mode: Mode = "LA" if gray else "RGBA"
@@ -147,7 +148,8 @@ def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 @contextmanager
-def _as_picture_errors(name: str, max_pixels: int) -> Iterator[None]:
+def picture_errors(name: str, max_pixels: int | None = None) -> Iterator[None]:
+    """Translate the errors of decoders to errors of a picture with a name."""
     try:
         yield
     except (PictureError, MemoryBudgetError):

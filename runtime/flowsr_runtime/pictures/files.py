@@ -97,7 +97,7 @@ def check_output(
     if target.is_dir():
         raise OutputError(f"{target} cannot be written: it is a folder")
     if os.path.lexists(target) and not force:
-        raise OutputError(f"{target} exists; give force to replace it", option="force")
+        raise OutputError(f"{target} exists; force=True replaces it", option="force")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"{target} cannot be written: folder {target.parent} is read-only")
     if depth is None and like is not None:
@@ -107,7 +107,7 @@ def check_output(
 
 def write_picture(
     path: str | os.PathLike[str],
-    pixels: NDArray[Any],
+    pixels: NDArray[Any] | Picture,
     *,
     like: Picture | None = None,
     force: bool = False,
@@ -128,6 +128,7 @@ def write_picture(
         UsageError: If there is no such depth.
     """
     target = Path(path)
+    pixels, like = _apart(pixels, like)
     written = depth_of(pixels) if depth is None else depth
     check_output(target, force, like=like, size=_size(pixels), depth=written)
     data = _encoded(pixels, FORMATS[SUFFIXES[target.suffix.lower()]], like, depth, str(target))
@@ -138,7 +139,7 @@ def write_picture(
 
 
 def encode_picture(
-    pixels: NDArray[Any],
+    pixels: NDArray[Any] | Picture,
     format: str,
     *,
     like: Picture | None = None,
@@ -149,8 +150,9 @@ def encode_picture(
     Many threads may call this at once. docs/guides/pictures.md lists the data of each format.
 
     Args:
-        pixels: Picture, (H, W) or (H, W, 1) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or
-            (H, W, 4) RGBA; uint8, uint16, or float32 in [0, 1].
+        pixels: `Picture`, written with its own ICC profile and metadata unless `like` is
+            given; or an array, (H, W) or (H, W, 1) gray, (H, W, 2) gray and alpha, (H, W, 3)
+            RGB or (H, W, 4) RGBA; uint8, uint16, or float32 in [0, 1].
         format: "PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP" or a suffix, in any case.
         like: Picture that `pixels` was made from: its ICC profile and metadata are written;
             RGB pixels become gray if it is gray, and get its alpha, resized bilinearly, if it
@@ -165,9 +167,19 @@ def encode_picture(
         OutputError: If there is no such format, or it cannot hold the picture.
         UsageError: If there is no such depth.
     """
+    pixels, like = _apart(pixels, like)
     written = depth_of(pixels) if depth is None else depth
     _check_picture("the picture", format, like, _size(pixels), written)
     return _encoded(pixels, format_named(format), like, depth, "the picture")
+
+
+def _apart(
+    pixels: NDArray[Any] | Picture, like: Picture | None
+) -> tuple[NDArray[Any], Picture | None]:
+    """Return the pixels, and the picture with the profile and metadata to write."""
+    if isinstance(pixels, Picture):
+        return pixels.pixels, pixels if like is None else like
+    return pixels, like
 
 
 def _content(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[bytes, str]:

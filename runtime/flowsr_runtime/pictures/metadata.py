@@ -46,7 +46,7 @@ _OUR_OWN: Final = ("XML:com.adobe.xmp", "Raw profile type exif", "Raw profile ty
 _XMP_ORIENTATION: Final = re.compile(rb"(tiff:Orientation(?:=[\"']|>))\d")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metadata:
     """Metadata of a picture file, without its ICC profile.
 
@@ -64,6 +64,10 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     text: tuple[tuple[str, str], ...] = ()
     chunks: tuple[tuple[bytes, bytes], ...] = ()
+
+    def __repr__(self) -> str:
+        names = [name for name, value in vars(self).items() if value]
+        return f"<Metadata {', '.join(names) or 'none'}>"
 
 
 @dataclass(frozen=True)

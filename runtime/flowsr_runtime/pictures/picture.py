@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from flowsr_runtime.geometry import size_text
 from flowsr_runtime.pictures.depth import Depth, check_depth, depth_of, promote_depth
 from flowsr_runtime.pictures.formats import Mode
 from flowsr_runtime.pictures.metadata import Metadata
@@ -16,7 +17,7 @@ MODES: Final[dict[int, Mode]] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 """Modes by number of channels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """An upright picture; colors and alpha are views of its pixels.
 
@@ -30,6 +31,11 @@ class Picture:
     pixels: NDArray[Any]
     icc: bytes | None = None
     metadata: Metadata = field(default_factory=Metadata)
+
+    def __repr__(self) -> str:
+        profile = ", ICC profile" if self.icc else ""
+        depth = "float" if self.depth == "float" else f"{self.depth} bits"
+        return f"<Picture {size_text(self.size)} {self.mode}, {depth}{profile}>"
 
     @property
     def size(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from flowsr_runtime.errors import OutputError, PictureError
+from flowsr_runtime.installation import pip_command
 from flowsr_runtime.pictures.formats import Mode
 
 __all__ = ["encode_tiff", "read_by_tifffile"]
@@ -103,8 +104,7 @@ def read_by_tifffile(
         import tifffile
     except ImportError as error:
         raise PictureError(
-            f"{name} is a TIFF that Pillow does not read; pip install 'flowsr-lp[tiff]', or "
-            f"{_REMEDY}"
+            f"{name} is a TIFF that Pillow does not read; {pip_command('tiff')}, or {_REMEDY}"
         ) from error
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         if len(file.pages) != 1:

@@ -1,4 +1,4 @@
-"""Detect an exploding inverse: values far outside the range of an image."""
+"""Detect an exploding inverse: values far out of range, and patches that were kept in it."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,10 +6,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RANGE", "OutOfRangeValues", "find_out_of_range"]
+__all__ = ["RANGE", "OutOfRangeValues", "count_guarded", "find_out_of_range"]
 
 RANGE: Final = (-1.0, 2.0)
 """Images lie in [0, 1]; no edge makes a value overshoot by a whole range."""
+
+GUARDED_RANGE: Final = (-0.1, 1.1)
+"""A guarded graph shrinks the residual of a patch until its extreme value lies at an end."""
+
+HALF_STEP: Final = 2e-3
+"""Distance from an end that half precision may leave."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,22 @@ def find_out_of_range(
         rows=_ends(~inside, values.ndim - 2, top),
         columns=_ends(~inside, values.ndim - 1, left),
     )
+
+
+def count_guarded(values: NDArray[np.float32], patch: int) -> int:
+    """Count the patches whose extreme value lies at an end of `GUARDED_RANGE`.
+
+    Args:
+        values: Unclamped pixels of a guarded graph in units of full range, (rows, columns, 3),
+            beginning at a corner of a patch.
+        patch: Side of a patch in pixels.
+    """
+    least, most = GUARDED_RANGE
+    at_end = (values <= least + HALF_STEP) | (values >= most - HALF_STEP)
+    if not at_end.any():
+        return 0
+    rows, columns = np.nonzero(at_end.any(axis=2))
+    return len(np.unique(np.stack((rows // patch, columns // patch)), axis=1).T)
 
 
 def _ends(invalid: NDArray[np.bool_], axis: int, begin: int) -> tuple[int, int]:

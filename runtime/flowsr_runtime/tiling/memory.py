@@ -6,6 +6,7 @@ from typing import Final
 
 __all__ = [
     "DEFAULT_MEMORY_BUDGET",
+    "ENGINE_MEMORY_BUDGET",
     "NO_OVERHEAD",
     "MemoryBudget",
     "ResidentMemory",
@@ -19,6 +20,9 @@ Size = tuple[int, int]
 
 DEFAULT_MEMORY_BUDGET: Final = 2**30
 """Bytes of activations that one run may take unless the caller or the bundle sets a budget."""
+
+ENGINE_MEMORY_BUDGET: Final = 16 * 2**30
+"""Bytes of activations that a run of an engine may take, for cards of 24 GB and more."""
 
 ON_HOST: Final = ("cpu", "openvino")
 """Providers whose activations are in the memory of the process."""

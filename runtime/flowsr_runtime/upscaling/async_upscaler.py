@@ -38,6 +38,9 @@ class AsyncUpscaler:
         """
         self.pool = UpscalerPool(upscaler, workers, queue)
 
+    def __repr__(self) -> str:
+        return f"<AsyncUpscaler on {self.pool!r}>"
+
     async def upscale(
         self,
         image: NDArray[PixelT],

@@ -92,6 +92,13 @@ class UpscalerPool:
         self._called = 0  # tasks in the executor that will each take one waiting picture
         self._closed = False
 
+    def __repr__(self) -> str:
+        running, waiting = self.load
+        return (
+            f"<UpscalerPool {running} of {self.workers} workers busy, {waiting} of "
+            f"{self.queue} waiting, on {self.upscaler!r}>"
+        )
+
     def submit(
         self,
         image: NDArray[PixelT],

@@ -11,7 +11,11 @@ from flowsr_runtime.backends.session import Session
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import BundleError, MemoryBudgetError, NonFiniteError
 from flowsr_runtime.pictures.pixels import planes
-from flowsr_runtime.tiling.exploding_inverse import OutOfRangeValues, find_out_of_range
+from flowsr_runtime.tiling.exploding_inverse import (
+    OutOfRangeValues,
+    count_guarded,
+    find_out_of_range,
+)
 from flowsr_runtime.tiling.graph_inputs import graph_inputs
 from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan, Tile, blend
@@ -40,6 +44,8 @@ class TileLoop:
         done: Number of tiles done.
         out_of_range: Finite values far out of range in the bands so far; always None for a
             graph with uint8 output, which hides them.
+        guarded_patches: Number of patches in the bands so far that the graph's guard shrank;
+            always 0 for a graph without one or with uint8 output.
     """
 
     manifest: Manifest
@@ -54,6 +60,7 @@ class TileLoop:
     warn: Callable[[str], None]
     done: int = 0
     out_of_range: OutOfRangeValues | None = None
+    guarded_patches: int = 0
 
     def __post_init__(self) -> None:
         self._tiles = len(self.plan)
@@ -82,7 +89,20 @@ class TileLoop:
                 if found is not None and self.out_of_range is not None:
                     found = self.out_of_range | found
                 self.out_of_range = found or self.out_of_range
+                if self.manifest.guard:
+                    patch = self.manifest.tiling.exact.patch
+                    self.guarded_patches += count_guarded(values, patch)
             yield core, values
+
+    def guard_report(self) -> str:
+        """Return one line with the number of guarded patches and their share."""
+        patch = self.manifest.tiling.exact.patch
+        total = -(-self.size[0] // patch) * -(-self.size[1] // patch)
+        share = 100 * self.guarded_patches / total
+        return (
+            f"the guard kept {self.guarded_patches} of {total} patches ({share:.3g} %) "
+            "in [-0.1, 1.1]"
+        )
 
     def _compute(self, tile: Tile) -> NDArray[Any]:
         """Run one tile and return its pixels without the halo, (rows, columns, 3)."""

@@ -5,17 +5,20 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from flowsr_runtime.backends.session import Session, SessionSettings
+from flowsr_runtime.backends.session import AUTO, Choice, Session, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
 from flowsr_runtime.errors import ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for, size_text
 from flowsr_runtime.pictures.alpha import fill_hidden, resize_alpha
+from flowsr_runtime.pictures.files import read_picture
 from flowsr_runtime.pictures.picture import Picture
+from flowsr_runtime.pictures.pil import from_pil, to_pil
 from flowsr_runtime.pictures.pixels import (
     allocate,
     check_image,
@@ -24,7 +27,11 @@ from flowsr_runtime.pictures.pixels import (
     resampled,
     store,
 )
-from flowsr_runtime.tiling.memory import DEFAULT_MEMORY_BUDGET, MemoryBudget
+from flowsr_runtime.tiling.memory import (
+    DEFAULT_MEMORY_BUDGET,
+    ENGINE_MEMORY_BUDGET,
+    MemoryBudget,
+)
 from flowsr_runtime.tiling.noise import check_noise
 from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan
@@ -48,6 +55,12 @@ class Upscaler:
     float32 come on top; with `resample` also the model's whole output and the resampled image,
     both in float32: 12 bytes per pixel each, and about 10 more while a channel is resampled.
     `max_memory` bounds the sum, for one call at a time.
+
+    Attributes:
+        bundle: The bundle.
+        choice: How the bundle is run, None if the caller opened the session.
+        memory_budget: Bytes of activations that one run may take.
+        halo: "default" or "exact".
     """
 
     def __init__(
@@ -58,13 +71,17 @@ class Upscaler:
         memory_budget: int | None = None,
         max_memory: int | None = None,
         halo: HaloName = "default",
+        choice: Choice | None = None,
     ) -> None:
         """Combine a bundle and a session of its model; see `open`."""
         _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
         tiling = bundle.manifest.tiling
         self.bundle = bundle
-        stated = bundle.manifest.memory.budget_bytes
-        self.memory_budget = memory_budget or max_memory or stated or DEFAULT_MEMORY_BUDGET
+        self.choice = choice
+        stated = bundle.manifest.memory.budget_bytes or DEFAULT_MEMORY_BUDGET
+        if session.limits is not None:  # an engine takes the memory of its profile anyway
+            stated = max(stated, ENGINE_MEMORY_BUDGET)
+        self.memory_budget = memory_budget or max_memory or stated
         self._budget = MemoryBudget.of(self.memory_budget, max_memory, session.provider)
         self.halo = halo
         self._session = session
@@ -81,11 +98,11 @@ class Upscaler:
         cls,
         bundle: str | os.PathLike[str] | Bundle | None = None,
         *,
-        backend: str = "onnxruntime",
+        backend: str = AUTO,
         provider: str | None = None,
-        device: int = 0,
+        device: int | str = 0,
         threads: int | None = None,
-        precision: str = "fp32",
+        precision: str = AUTO,
         workers: int | None = None,
         cuda_graphs: int = 0,
         memory_budget: int | None = None,
@@ -96,17 +113,20 @@ class Upscaler:
 
         Args:
             bundle: Bundle or its directory, None for the one that ships with the package.
-            backend: "onnxruntime", "tensorrt" or "tensorrt_rtx"; the last two need an engine
-                in the bundle.
-            provider: "cpu", "cuda", "tensorrt" or "openvino" for ONNX Runtime, None for "cpu";
-                TensorRT only has "cuda".
-            device: GPU index; 0 with cpu and openvino.
+            backend: "auto" takes an engine of the bundle that fits the device, else ONNX
+                Runtime on CUDA if it starts, else on the CPU. "onnxruntime", "tensorrt" or
+                "tensorrt_rtx" is taken strictly; the last two need an engine in the bundle.
+            provider: "cpu", "cuda", "tensorrt" or "openvino", taken strictly: a provider of
+                ONNX Runtime; TensorRT only has "cuda". None for "cpu" with "onnxruntime".
+            device: "cpu", "cuda" or "cuda:1", or the index of the GPU to use if one is used.
             threads: CPU threads, None for the number of usable cores; ONNX Runtime only.
-            precision: "fp32", "fp16", "bf16" or "int8".
+            precision: "fp32", "fp16", "bf16", "int8" or "fp8"; "auto" takes the bundle's one
+                graph, of several fp16 on a GPU and fp32 on a CPU.
             workers: Largest number of concurrent runs on a GPU, None for four; TensorRT only.
             cuda_graphs: Largest number of CUDA graphs, 0 for none; see `SessionSettings`.
             memory_budget: Bytes of activations that one run may take, None for the bundle's
-                own setting, or 1 GiB; a larger image is split into tiles.
+                own setting, or 1 GiB, or 16 GiB with an engine; a larger image is split into
+                tiles.
             max_memory: On the CPU, bytes that the process may take in total, with the model,
                 the image, the result and its file; on a GPU, bytes of its memory that one run
                 may take. None for no bound except `memory_budget`.
@@ -128,13 +148,20 @@ class Upscaler:
         settings = SessionSettings(
             backend, provider, device, threads, precision, workers, cuda_graphs
         )
+        session, choice = settings.choose(bundle)
         return cls(
             bundle,
-            settings.open(bundle),
+            session,
             memory_budget=memory_budget,
             max_memory=max_memory,
             halo=halo,
+            choice=choice,
         )
+
+    def __repr__(self) -> str:
+        session = self._session
+        runs_on = self.choice or f"{session.backend} {session.provider}"
+        return f"<Upscaler {self.bundle.path.name}: {runs_on}>"
 
     def target(
         self,
@@ -211,9 +238,60 @@ class Upscaler:
         planner, budget = self._planner(source, target, pixel_bytes)
         return planner.plan(budget)
 
+    @overload
     def upscale(
         self,
         image: NDArray[PixelT],
+        scale: Number | tuple[Number, Number] | None = ...,
+        *,
+        size: Size | None = ...,
+        resample: bool = ...,
+        clamp: bool = ...,
+        truncate: bool = ...,
+        seed: int = ...,
+        temperature: float | None = ...,
+        progress: Progress | None = ...,
+        warn: Callable[[str], None] | None = ...,
+        cancel: Cancel | None = ...,
+    ) -> NDArray[PixelT]: ...
+
+    @overload
+    def upscale(
+        self,
+        image: Picture | str | os.PathLike[str],
+        scale: Number | tuple[Number, Number] | None = ...,
+        *,
+        size: Size | None = ...,
+        resample: bool = ...,
+        clamp: bool = ...,
+        truncate: bool = ...,
+        seed: int = ...,
+        temperature: float | None = ...,
+        progress: Progress | None = ...,
+        warn: Callable[[str], None] | None = ...,
+        cancel: Cancel | None = ...,
+    ) -> Picture: ...
+
+    @overload
+    def upscale(
+        self,
+        image: Image.Image,
+        scale: Number | tuple[Number, Number] | None = ...,
+        *,
+        size: Size | None = ...,
+        resample: bool = ...,
+        clamp: bool = ...,
+        truncate: bool = ...,
+        seed: int = ...,
+        temperature: float | None = ...,
+        progress: Progress | None = ...,
+        warn: Callable[[str], None] | None = ...,
+        cancel: Cancel | None = ...,
+    ) -> Image.Image: ...
+
+    def upscale(
+        self,
+        image: NDArray[Any] | Picture | Image.Image | str | os.PathLike[str],
         scale: Number | tuple[Number, Number] | None = None,
         *,
         size: Size | None = None,
@@ -225,12 +303,13 @@ class Upscaler:
         progress: Progress | None = None,
         warn: Callable[[str], None] | None = None,
         cancel: Cancel | None = None,
-    ) -> NDArray[PixelT]:
+    ) -> NDArray[Any] | Picture | Image.Image:
         """Upscale one image; alpha is resized bilinearly and leaves no fringe.
 
         Args:
-            image: Gray (h, w), or (h, w, 1 to 4) as in `Picture.pixels`; uint8, uint16, or
-                float32 in [0, 1]. A graph of uint8 only takes uint8.
+            image: Array, gray (h, w), or (h, w, 1 to 4) as in `Picture.pixels`; uint8, uint16,
+                or float32 in [0, 1]. Or a `Picture`, an image of Pillow, or a picture file. A
+                graph of uint8 only takes uint8.
             scale: Output pixels per input pixel, at least 1, one number or (row, column).
             size: Output size (H, W), instead of `scale`. A bundle of one scale needs neither.
             resample: Reach other sizes with a bundle of one scale, by Lanczos after the model.
@@ -242,14 +321,17 @@ class Upscaler:
             progress: Called with (tiles done, tiles in all) after each tile; the second number
                 grows when memory runs out.
             warn: Called with one line when memory runs out and tiles are halved, and when
-                values lie far out of range, which a graph of uint8 hides; None logs the line.
+                values lie far out of range or the graph's guard shrank patches, which a graph
+                of uint8 hides; None logs the line.
             cancel: Event or function that stops the call before the next tile; see `Cancel`.
 
         Returns:
-            Image of the input's dtype and channels, with H = floor(h * scale + 1/2) rows.
+            The kind of image that was given, a `Picture` for a file: of the input's dtype and
+            channels, with H = floor(h * scale + 1/2) rows, its ICC profile and its metadata.
 
         Raises:
-            ShapeError: If the shape or dtype of `image` is not supported.
+            ShapeError: If the type, shape or dtype of `image` is not supported.
+            PictureError: If the file or Pillow's image cannot be read.
             CancelledError: If `cancel` stopped the call.
             ScaleError: If the scale or size cannot be produced.
             UsageError: If another argument does not fit the image or the bundle.
@@ -257,20 +339,17 @@ class Upscaler:
             MemoryBudgetError: If the memory is too small for the smallest tiles.
             NonFiniteError: If the model returns NaN or infinity.
         """
-        check_image(image, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
-        self._check_noise(seed, temperature)
-        target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
-        warn = warn or logger.warning
-        with self._in_flight.track():
-            progress, picture = raise_if_cancelled(cancel, progress), Picture(image)
-            result = allocate((*target, len(picture.mode)), image.dtype)
-            run = self._tile_loop(picture, target, seed, temperature, progress, warn)
-            _fill(result[..., : 1 if picture.gray else 3], run, clamp, truncate)
-            if picture.alpha is not None:
-                result[..., -1] = resize_alpha(picture.alpha, target)
-        if run.out_of_range is not None:
-            warn(f"the inverse of the flow may have exploded: {run.out_of_range}")
-        return result[..., 0] if image.ndim == 2 else result
+        options: dict[str, Any] = {"size": size, "resample": resample, "clamp": clamp}
+        options |= {"truncate": truncate, "seed": seed, "temperature": temperature}
+        options |= {"progress": progress, "warn": warn, "cancel": cancel}
+        if isinstance(image, Image.Image):
+            pixels = self._upscale_pixels(from_pil(image), scale, **options)
+            return to_pil(pixels, like=image)
+        if isinstance(image, (str, os.PathLike)):
+            image = read_picture(image)
+        if isinstance(image, Picture):
+            return replace(image, pixels=self._upscale_pixels(image.pixels, scale, **options))
+        return self._upscale_pixels(image, scale, **options)
 
     def close(self) -> None:
         """Refuse further calls, and free the model after the calls of other threads.
@@ -285,6 +364,39 @@ class Upscaler:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _upscale_pixels(
+        self,
+        image: NDArray[Any],
+        scale: Number | tuple[Number, Number] | None,
+        *,
+        size: Size | None,
+        resample: bool,
+        clamp: bool,
+        truncate: bool,
+        seed: int,
+        temperature: float | None,
+        progress: Progress | None,
+        warn: Callable[[str], None] | None,
+        cancel: Cancel | None,
+    ) -> NDArray[Any]:
+        """Upscale an array; see `upscale`."""
+        check_image(image, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
+        self._check_noise(seed, temperature)
+        target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
+        warn = warn or logger.warning
+        with self._in_flight.track():
+            progress, picture = raise_if_cancelled(cancel, progress), Picture(image)
+            result = allocate((*target, len(picture.mode)), image.dtype)
+            run = self._tile_loop(picture, target, seed, temperature, progress, warn)
+            _fill(result[..., : 1 if picture.gray else 3], run, clamp, truncate)
+            if picture.alpha is not None:
+                result[..., -1] = resize_alpha(picture.alpha, target)
+        if run.out_of_range is not None:
+            warn(f"the inverse of the flow may have exploded: {run.out_of_range}")
+        if run.guarded_patches:
+            warn(run.guard_report())
+        return result[..., 0] if image.ndim == 2 else result
 
     def _tile_loop(
         self,

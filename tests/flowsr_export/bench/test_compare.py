@@ -16,7 +16,7 @@ from flowsr_export.bench.compare import (
     read_report,
 )
 from flowsr_export.bench.entries import Report
-from flowsr_runtime.errors import RegressionError, UsageError
+from flowsr_runtime.errors import InputError, RegressionError, UsageError
 from tests.flowsr_export.bench.benchmarks import report, row
 
 BLOCKS = 10
@@ -126,8 +126,10 @@ def test_reports_without_a_common_row_are_refused() -> None:
 )
 def test_what_is_no_report_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(InputError, match=message):
         read_report(tmp_path / "a.json")
+    with pytest.raises(InputError, match=r"none\.json does not exist"):
+        read_report(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("name", ["bench-built-in.json", "bench-edsr-baseline.json"])

@@ -1,6 +1,7 @@
 """A whole benchmark on fake clocks, and its report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flowsr_export.bench.run import bench
 from flowsr_export.bench.targets import LoadedModel, ModelTarget
 from flowsr_export.bench.timing import TimingSchedule
 from flowsr_runtime import Bundle, ProviderError, ScaleError
+from flowsr_runtime.backends.session import Choice
 from tests.flowsr_export.bench.benchmarks import FakeMeter, FakeModel, FakeTime, instruments
 
 
@@ -89,10 +91,30 @@ def test_a_provider_that_does_not_start_is_stated(
         assert target.settings.provider in ("cpu", "cuda")
         return FakeModel(target, time) if target.settings.provider == "cpu" else refuse()
 
-    report = bench(config(bundle, provider=None), instruments(time, load=load))
+    asked = config(bundle, backends=("onnxruntime",), provider=None)
+    report = bench(asked, instruments(time, load=load))
     assert report.not_started == {"onnxruntime cuda fp32": "no such device"}
     with pytest.raises(ProviderError, match="no such device"):
-        bench(config(bundle, provider="cuda"), instruments(time, load=load))
+        bench(replace(asked, provider="cuda"), instruments(time, load=load))
+
+
+def test_backend_auto_measures_the_one_that_upscale_takes(bundle: Path) -> None:
+    time = FakeTime()
+    loaded: list[ModelTarget] = []
+    choices: list[Choice] = []
+
+    def load(target: ModelTarget) -> LoadedModel:
+        loaded.append(target)
+        return FakeModel(target, time)
+
+    bench(config(bundle, provider=None), instruments(time, load=load), choose=choices.append)
+    (settings,) = {target.settings for target in loaded}
+    assert (settings.backend, settings.provider, settings.precision) == (
+        "onnxruntime",
+        "cpu",
+        "fp32",
+    )
+    assert [str(choice) for choice in choices] == ["onnxruntime cpu, fp32"]
 
 
 def refuse() -> LoadedModel:

@@ -85,7 +85,7 @@ def test_a_report_that_is_there_is_refused_before_the_run(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--output-size", "64x64", "--sweep"], "--output-size"),
+        (["--size", "64x64", "--sweep"], "--size"),
         (["--prior", "x.pth"], "--prior needs --model"),
         (["--duration", "soon"], "'soon'"),
         (["--percentile", "100"], "'100'"),
@@ -131,4 +131,4 @@ def test_each_help_is_that_of_its_command(run: Run) -> None:
 def test_a_size_without_pixels_is_refused(run: Run, tmp_path: Path) -> None:
     done = run("bench", "-o", tmp_path / "report", "--lr-size", "0x5")
     assert done.exit_code == 2
-    assert "0x5 (--lr-size)" in done.stderr
+    assert "'--lr-size': size must be at least 1x1, got 0x5" in done.stderr

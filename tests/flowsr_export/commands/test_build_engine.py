@@ -15,7 +15,7 @@ from tests.flowsr_export.conftest import small_manifest
 from tests.flowsr_export.engine.engines import convolving_bundle
 
 Run = Callable[..., Result]
-SMALL = ("--picture", "16x12", "--scale", "2", "--flavour", "tensorrt-rtx")
+SMALL = ("--lr-size", "32x24", "--scale", "2", "--flavor", "tensorrt-rtx")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_dry_run_says_what_would_be_built_and_builds_nothing(both: Path, run: 
     seen = json.loads(done.stdout)
     assert sorted(both.parent.rglob("*")) == before
     assert seen["there"] is False
-    assert seen["profiles"][0]["input"]["max"] == [1, 3, 12, 16]
+    assert seen["profiles"][0]["input"]["max"] == [1, 3, 24, 32]
     assert seen["estimated_bytes"][0] > 0
     run("build-engine", both, *SMALL)
     again = json.loads(run("build-engine", both, *SMALL, "--dry-run", "--json").stdout)
@@ -59,9 +59,34 @@ def test_a_dry_run_is_text_for_people(both: Path, run: Run) -> None:
     lines = run("build-engine", both, *SMALL, "--dry-run").stdout.splitlines()
     assert lines[0].startswith("library    tensorrt_rtx 1.7")
     assert lines[1] == "target     compute capability 8.0 and above"
-    assert lines[3] == "  input    1x3x12x16 … 1x3x12x16 … 1x3x12x16"
-    assert lines[4] == "  window   24x32 … 24x32 … 24x32"
+    assert lines[3] == "  input    1x3x16x16 … 1x3x24x32 … 1x3x24x32"
+    assert lines[4] == "  window   16x16 … 48x64 … 48x64"
     assert lines[-1].endswith("would be built")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [("--picture", "32x24", "--scale", "2", "--exact"), ("--opt-shapes", "input:1x3x24x32")],
+)
+def test_a_profile_of_one_size_is_warned_about(
+    sizes: tuple[str, ...], both: Path, run: Run
+) -> None:
+    done = run("build-engine", both, *sizes, "--flavour", "tensorrt-rtx", "--dry-run")
+    assert done.exit_code == 0
+    assert done.stderr == (
+        "flowsr-export: profile 0 takes images of 32x24 only, and no tile of another size\n"
+    )
+    wide = run("build-engine", both, *SMALL, "--dry-run")
+    assert (wide.exit_code, wide.stderr) == (0, "")
+
+
+def test_it_ends_with_the_command_that_runs_the_engine(both: Path, run: Run) -> None:
+    due = f"flowsr-export upscale {both} photo.png --scale 2"
+    done = run("build-engine", both, *SMALL)
+    assert done.stdout.splitlines()[-1] == f"run it     {due}"
+    assert json.loads(run("build-engine", both, *SMALL, "--json").stdout)["run"] == due
+    other = run("build-engine", both, *SMALL, "--precision", "fp32")
+    assert other.stdout.splitlines()[-1] == f"run it     {due} --precision fp32"
 
 
 def test_another_bundle_gets_the_engine(both: Path, run: Run) -> None:
@@ -106,9 +131,9 @@ REFUSED = {
     "RTX with timings": (("{both}", *SMALL, "--timing-cache", "t"), 2, "(--timing-cache)"),
     "fixed scale of a bundle": (("{both}", *SMALL, "--fixed-scale", "2"), 2, "fixed_scale"),
     "eight bits of a bundle": (("{both}", *SMALL, "--io", "uint8"), 2, "io is"),
-    "scale": (("{both}", "--picture", "8x8", "--scale", "0.5"), 2, "scale must be at least 1"),
+    "scale": (("{both}", "--lr-size", "8x8", "--scale", "0.5"), 2, "scale must be at least 1"),
     "shape": (("{both}", "--opt-shapes", "input:3x8x8"), 2, "got 3x8x8"),
-    "budget": (("{both}", *SMALL, "--memory-budget", "100"), 6, "memory_budget must be"),
+    "budget": (("{both}", *SMALL, "--max-memory", "100"), 6, "memory_budget must be"),
     "no bundle": (("nothing", *SMALL), 5, "bundle nothing does not exist"),
 }
 
@@ -131,9 +156,9 @@ def test_engines_are_listed(both: Path, run: Run) -> None:
     assert run("engines", "list", both).stdout == "no engine\n"
     run("build-engine", both, *SMALL)
     text = run("engines", "list", both).stdout
-    assert text.startswith("ok      engines/tensorrt_rtx-portable-fp16-1x3x12x16-")
+    assert text.startswith("ok      engines/tensorrt_rtx-portable-fp16-1x3x24x32-")
     assert "fp16, compute capability 8.0 and above, 1 profile" in text
-    (row,) = json.loads(run("engines", "list", both, "--json").stdout)
+    (row,) = json.loads(run("engines", "list", both, "--json").stdout)["engines"]
     assert row["state"] == "ok"
     assert row["facts"]["precision"]["engine"] == {"fp16": 1.0}
 
@@ -153,7 +178,7 @@ def test_a_damaged_engine_ends_with_5_and_is_pruned(both: Path, run: Run) -> Non
 
 def test_inspect_explains_a_miss_field_by_field(both: Path, run: Run) -> None:
     run("build-engine", both, *SMALL, "--compute-capability", "8.9")
-    looking = ("inspect", both, "--engine", "--flavour", "tensorrt-rtx", "--compute-capability")
+    looking = ("inspect", both, "--engine", "--flavor", "tensorrt-rtx", "--compute-capability")
     loads = run(*looking, "8.9")
     assert loads.exit_code == 0
     assert loads.stdout.startswith("loads      engines/tensorrt_rtx-sm89-fp16")

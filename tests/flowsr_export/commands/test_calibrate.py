@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 
 from flowsr_runtime import Bundle, write_picture
+from flowsr_runtime.installation import pip_command
 from tests.flowsr_calibration.graphs import photograph
 from tests.flowsr_export.calibration.calibrations import made_bundle, photographs_in
 
@@ -62,7 +63,14 @@ def test_a_gate_that_is_missed_writes_nothing(
     done = calibrate(run, small, images, "--max-psnr-loss", "0.1")
     assert done.exit_code == 3
     assert "gates are missed, nothing is written: red must shift by at most 0" in done.stderr
+    assert done.stderr.endswith("; 6 usable images were given, 90 or more are wanted\n")
     assert not (tmp_path / "made.bundle").exists()
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("not written  ")
+    assert any(line.startswith("held out, ") for line in lines)
+    assert lines[-1].startswith("missed: ")
+    measured = calibrate(run, small, images, "--max-psnr-loss", "0.1", "--json")
+    assert (measured.exit_code, json.loads(measured.stdout)["path"]) == (3, None)
 
 
 @pytest.mark.usefixtures("strict")
@@ -89,7 +97,7 @@ def test_a_missing_library_is_named_before_the_slow_work(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = calibrate(run, small, tmp_path / "photos")
     assert done.exit_code == 4
-    assert "matplotlib is not installed; pip install 'flowsr-lp[bench]'" in done.stderr
+    assert f"matplotlib is not installed; {pip_command('bench')}" in done.stderr
 
 
 def test_two_budgets_are_refused(run: Run, small: Path, tmp_path: Path) -> None:
@@ -102,7 +110,7 @@ def test_two_budgets_are_refused(run: Run, small: Path, tmp_path: Path) -> None:
 def test_an_empty_folder_ends_with_one_line(run: Run, small: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     done = calibrate(run, small, tmp_path / "photos")
-    assert done.exit_code == 1
+    assert done.exit_code == 5
     assert done.stderr.startswith(f"flowsr-export: folder {tmp_path / 'photos'}")
 
 

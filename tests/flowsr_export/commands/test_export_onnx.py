@@ -152,7 +152,7 @@ def test_an_interrupted_export_leaves_the_old_bundle(
 
 
 BAD = {
-    "a missing checkpoint": (["--model", "missing.pth"], 1, "cannot read model missing.pth"),
+    "a missing checkpoint": (["--model", "missing.pth"], 5, "model missing.pth does not exist"),
     "a prior alone": (["--prior", "prior.pth"], 2, "--prior needs --model"),
     "a scale below one": (["--scale", "0.5"], 2, "scale must be at least 1, got 0.5"),
     "a scale that is no number": (["--scale", "nan"], 2, "scale must be a finite number"),
@@ -219,7 +219,7 @@ BAD_FILES = {
 def test_a_bad_checkpoint_is_one_line(what: str, run: Run) -> None:
     names, line = BAD_FILES[what]
     done = run("export-onnx", "-o", "x.bundle", "--model", *names.split())
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (5, "")
     assert line in done.stderr
     assert done.stderr.count("\n") == 1
     assert not Path("x.bundle").exists()

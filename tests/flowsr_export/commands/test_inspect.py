@@ -29,6 +29,7 @@ def test_nested_objects_become_dotted_rows() -> None:
 def test_the_command_prints_what_the_bundle_holds(bundle: Path, run: Run) -> None:
     done = run("inspect", bundle)
     assert done.exit_code == 0
+    assert done.stdout.splitlines()[0] == "sound, LINF-LP, any scale, fp32"
     assert "linf-lp" in done.stdout
     assert "any from 1, per axis" in done.stdout
     assert "2 linear layers of the flow, largest 12.2" in done.stdout
@@ -38,6 +39,7 @@ def test_the_command_prints_what_the_bundle_holds(bundle: Path, run: Run) -> Non
 
 def test_a_model_of_one_scale_says_what_it_takes(fourfold: Path, run: Run) -> None:
     done = run("inspect", fourfold)
+    assert done.stdout.splitlines()[0] == "sound, SRFlow-LP, scale 4, fp32"
     assert "4 only; upscale --resample reaches other scales" in done.stdout
     assert "any; padded to multiples of 2 for the graph, then cropped" in done.stdout
     assert "halo 16 LR pixels, seam 0.5 steps of 255" in done.stdout
@@ -57,6 +59,7 @@ def test_latents_and_whole_pictures_are_stated() -> None:
 def test_the_command_prints_one_json_object(bundle: Path, run: Run) -> None:
     found = json.loads(run("inspect", bundle, "--json").stdout)
     assert found["manifest"]["family"] == "linf-lp"
+    assert (found["sound"], found["title"]) == (True, "LINF-LP, any scale, fp32")
     assert found["files"] == {"model.fp32.onnx": "ok"}
 
 
@@ -65,7 +68,7 @@ def test_the_command_ends_with_5_on_a_flipped_byte(bundle: Path, run: Run) -> No
     done = run("inspect", bundle)
     assert done.exit_code == 5
     assert done.stderr.count("\n") == 1
-    assert "DAMAGED" in done.stdout
+    assert done.stdout.splitlines()[0] == "DAMAGED, LINF-LP, any scale, fp32"
 
 
 def test_inspecting_needs_no_inference_library(bundle: Path) -> None:

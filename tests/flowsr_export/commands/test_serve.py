@@ -1,5 +1,6 @@
 """The `serve` command: startup, warning, refusals."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def test_it_listens_on_loopback_and_says_nothing_of_it(
     bundle: Path, run: Run, served: list[Any]
 ) -> None:
     done = run("serve", bundle, "--port", "0", "--queue", "3", "--jobs", "2", "--threads", "1")
-    assert (done.exit_code, done.stderr) == (0, "")
+    runs_on = "flowsr-export: runs on onnxruntime cpu, fp32\n"
+    assert (done.exit_code, done.stderr) == (0, runs_on)
     assert served[0].places == 5
     assert "127.0.0.1" in served[0].hosts
 
@@ -37,7 +39,10 @@ def test_another_host_is_warned_of_in_one_line(
 ) -> None:
     done = run("serve", bundle, "--host", "0.0.0.0", "--port", "0")
     assert done.exit_code == 0
-    assert done.stderr.count("\n") == 1
+    assert [line.split(": ")[1][:7] for line in done.stderr.splitlines()] == [
+        "0.0.0.0",
+        "runs on",
+    ]
     assert "0.0.0.0 is reachable" in done.stderr
     assert served[0].hosts is None
 
@@ -62,3 +67,14 @@ def test_a_host_that_is_not_here_ends_with_2(bundle: Path, run: Run) -> None:
     done = run("serve", bundle, "--host", "no such host")
     assert done.exit_code == 2
     assert "cannot serve on no such host port 8000" in done.stderr
+
+
+def test_json_is_the_address(bundle: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server:
+        def __init__(self, app: Any, *, access_log: bool, started: Callable[[], None]) -> None:
+            self.run = lambda sockets: started()
+
+    monkeypatch.setattr("flowsr_export.serve.http_server.make_server", Server)
+    record = json.loads(run("serve", bundle, "--port", "0", "--json").stdout)
+    assert (record["bundle"], record["runs_on"]) == (str(bundle), "onnxruntime cpu, fp32")
+    assert record["url"].startswith("http://127.0.0.1:")

@@ -1,5 +1,6 @@
 """The `train` commands, end to end on a tiny network, and their refusals."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file
 
-from flowsr_lp import linf_from_spec, load_checkpoint
+from flowsr_lp import LinfLP, linf_from_spec, load_checkpoint
 from flowsr_lp.training.crops import Crops, load_pictures
 from flowsr_lp.training.linf import FlowLoss, Settings, train
 from tests import stand_in
@@ -27,7 +28,7 @@ def flow(run: Run, pictures: Path, tmp_path: Path) -> Callable[..., Result]:
     """Train a tiny flow into the folder `flow`; later options win."""
 
     def train_flow(*options: object) -> Result:
-        fixed = ("--pictures", pictures, "-o", tmp_path / "flow")
+        fixed = ("--images", pictures, "-o", tmp_path / "flow")
         return run("train", "flow", *fixed, *FLOW, *LOOP, *options)
 
     return train_flow
@@ -39,11 +40,17 @@ def prior(run: Run, pictures: Path, vgg: Path, tmp_path: Path) -> Callable[..., 
 
     def train_prior(*options: object) -> Result:
         model = tmp_path / "flow" / "model.safetensors"
-        fixed = ("--model", model, "--vgg", vgg, "--pictures", pictures)
+        fixed = ("--model", model, "--vgg", vgg, "--images", pictures)
         folder = ("-o", tmp_path / "prior")
         return run("train", "prior", *fixed, *folder, *PRIOR, *LOOP, *options)
 
     return train_prior
+
+
+def test_json_is_the_file_and_its_steps(flow: Run, tmp_path: Path) -> None:
+    path = tmp_path / "flow" / "model.safetensors"
+    record = json.loads(flow("--steps", "1", "--json").stdout)
+    assert record == {"path": str(path), "bytes": path.stat().st_size, "steps": 1}
 
 
 def test_a_flow_and_its_prior_make_a_model(flow: Run, prior: Run, tmp_path: Path) -> None:
@@ -52,6 +59,8 @@ def test_a_flow_and_its_prior_make_a_model(flow: Run, prior: Run, tmp_path: Path
     assert first.stdout == f"{model}  {model.stat().st_size / 1e6:.2f} MB  4 steps\n"
     assert second.stdout == f"{latent}  {latent.stat().st_size / 1e6:.2f} MB  4 steps\n"
     network = load_checkpoint(model, latent).network
+    assert isinstance(network, LinfLP)
+    assert network.linf.guard
     with torch.inference_mode():
         assert network(stand_in.tensor(8, 9), (20, 30)).output.isfinite().all()
 
@@ -90,7 +99,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_weights(
     monkeypatch.setattr(Crops, "batch_at", interrupted)
     assert flow().exit_code == 1
     monkeypatch.undo()
-    assert flow().stderr == "resumed at step 2 of 4\n"
+    assert flow().stderr == "flowsr-export: resumed at step 2 of 4\n"
     files = [tmp_path / run / "model.safetensors" for run in ("whole", "flow")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -101,7 +110,7 @@ def test_a_pixel_flow_and_an_edsr_prior_are_trained(
     flow("--patch-size", "1")
     model, latent = tmp_path / "flow/model.safetensors", tmp_path / "edsr/prior.safetensors"
     kind = ("--prior", "edsr-baseline-latent", "--n-resblocks", "1", "--dim", "4")
-    files = ("--model", model, "--vgg", vgg, "--pictures", pictures, "-o", latent.parent)
+    files = ("--model", model, "--vgg", vgg, "--images", pictures, "-o", latent.parent)
     run("train", "prior", *files, *kind, "--vgg-layer", "conv1_2", *LOOP)
     config = load_checkpoint(model, latent).config
     assert config["model"]["name"] == "linf"
@@ -114,25 +123,25 @@ def test_another_run_in_the_folder_is_not_touched(
 ) -> None:
     flow()
     before = (tmp_path / "flow" / "last.pt").read_bytes()
-    assert_refused(flow(*option), 1, "last.pt belongs to a run with other")
+    assert_refused(flow(*option), 5, "last.pt belongs to a run with other")
     assert (tmp_path / "flow" / "last.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("option", "exit_code", "words"),
     [
-        (("--scales", "4"), 2, "got '4'"),
-        (("--scales", "3,2"), 2, "scales must be a range from 1 up, got 3,2"),
-        (("--scales", "nan,2"), 2, "scales must be a range from 1 up, got nan,2"),
-        (("--scales", "1,4"), 1, "no picture of at least 32 pixels a side in"),
-        (("--pictures", "nowhere"), 1, "folder of pictures does not exist: nowhere"),
+        (("--scale-range", "4"), 2, "got '4'"),
+        (("--scale-range", "3,2"), 2, "scales must be a range from 1 up, got 3,2"),
+        (("--scale-range", "nan,2"), 2, "scales must be a range from 1 up, got nan,2"),
+        (("--scale-range", "1,4"), 5, "no picture of at least 32 pixels a side in"),
+        (("--images", "nowhere"), 5, "folder of images nowhere does not exist"),
         (("--batch", "0"), 2, "0 is not in the range x>=1"),
         (("--learning-rate", "0"), 2, "0.0 is not in the range x>0"),
-        (("--learning-rate", "nan"), 2, "learning_rate must be above 0 and finite, got nan"),
+        (("--learning-rate", "nan"), 2, "nan is not a finite number"),
         (("--ema-decay", "1"), 2, "1.0 is not in the range 0<=x<1"),
-        (("--pixel-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
-        (("--shift-weight", "inf"), 2, "penalties must be finite and at least 0, got inf"),
-        (("--fonts", "nowhere"), 2, "--fonts must be a folder with .ttf files, got nowhere"),
+        (("--pixel-weight", "nan"), 2, "nan is not a finite number"),
+        (("--shift-weight", "inf"), 2, "inf is not a finite number"),
+        (("--fonts", "nowhere"), 5, "folder of fonts nowhere does not exist"),
         (("--hidden-dim", "7"), 2, "--hidden-dim must be even, got 7"),
         (("--encoder", "rdn"), 2, "--n-resblocks and --n-feats are for EDSR, not rdn"),
         (("--encoder", "swinir"), 2, "'swinir' is not one of"),
@@ -147,17 +156,17 @@ def test_a_flow_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     ("option", "exit_code", "words"),
     [
-        (("--model", "none.pth"), 1, "cannot read model none.pth: No such file or directory"),
-        (("--vgg", "none.st"), 1, "cannot read weights none.st"),
+        (("--model", "none.pth"), 5, "model none.pth does not exist"),
+        (("--vgg", "none.st"), 5, "weights none.st do not exist"),
         (("--vgg-layer", "conv9_9"), 2, "vgg layers must be among conv1_1, "),
-        (("--vgg-layer", "conv5_1", "--lr-size", "8"), 1, "lack conv2_2.weight"),
-        (("--lr-size", "1", "--batch", "1"), 2, "batch must be at least 2 for crops this sma"),
-        (("--lr-size", "1"), 2, "crops must be at least 2 pixels a side for conv2_1, got 1"),
+        (("--vgg-layer", "conv5_1", "--crop", "8"), 5, "lack conv2_2.weight"),
+        (("--crop", "1", "--batch", "1"), 2, "batch must be at least 2 for crops this sma"),
+        (("--crop", "1"), 2, "crops must be at least 2 pixels a side for conv2_1, got 1"),
         (("--dim", "5"), 2, "--dim must be even, got 5"),
         (("--prior", "edsr-baseline-latent"), 2, "--depth is for unet, not edsr-baseline-la"),
         (("--n-resblocks", "2"), 2, "--n-resblocks is for edsr-baseline-latent, not unet"),
         (("--perceptual-weight", "0"), 2, "one of the weights must be above 0"),
-        (("--latent-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+        (("--latent-weight", "nan"), 2, "nan is not a finite number"),
         (("--latent-weight", "-1"), 2, "-1.0 is not in the range x>=0"),
     ],
 )
@@ -208,7 +217,7 @@ def test_penalties_and_augmentation_are_of_the_run(
 ) -> None:
     (tmp_path / "fonts").mkdir()
     (tmp_path / "fonts" / "sans.ttf").touch()
-    weights = {"phase": 1, "shift": 2, "range": 3, "rescaled": 4}
+    weights = {"phase": 1, "mesh": 6, "shift": 2, "range": 3, "rescaled": 4}
     options = [f"--{name}-weight={weight}" for name, weight in weights.items()]
     crops = ("--fonts", tmp_path / "fonts", "--gray", "0.5", "--color", "0.25")
     done = [flow(*options, *crops, "--gain-weight", "5"), prior(*options, *crops)]
@@ -222,3 +231,15 @@ def test_penalties_and_augmentation_are_of_the_run(
     assert prior_run["penalties"] == {**weights, "gain": 0}
     augmentation = {"synthetic": 0, "fonts": ["sans.ttf"], "gray": 0.5, "color": 0.25}
     assert flow_run["augmentation"] == prior_run["augmentation"] == augmentation
+
+
+def test_the_curves_of_a_validated_run_are_drawn(
+    flow: Run, run: Run, pictures: Path, tmp_path: Path
+) -> None:
+    assert flow("--validation", pictures).exit_code == 0
+    drawn = run("train", "curves", tmp_path / "flow")
+    assert drawn.stdout == f"{tmp_path / 'flow' / 'curves.svg'}\n"
+    assert (tmp_path / "flow" / "curves.svg").read_text().count(">validation<") >= 2
+    again = run("train", "curves", tmp_path / "flow")
+    assert_refused(again, 1, "curves.svg")
+    assert run("train", "curves", tmp_path / "flow", "--force").exit_code == 0

@@ -22,7 +22,7 @@ SRFLOW = (
     *("--system", "srflow", "--nb", "1", "--blocks", "0", "--nf", "4", "--gc", "2"),
     *("--steps-per-level", "1", "--coupling-width", "4", "--pixel-weight", "2"),
 )
-SRFLOW_LOOP = (*LOOP[:4], *("--batch", "2", "--lr-size", "4"), *LOOP[10:])
+SRFLOW_LOOP = (*LOOP[:4], *("--batch", "2", "--crop", "4"), *LOOP[10:])
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def srflow(run: Run, pictures: Path, tmp_path: Path) -> Callable[..., Result]:
     """Train a tiny SRFlow into the folder `flow`; later options win."""
 
     def train_srflow(*options: object) -> Result:
-        fixed = ("--pictures", pictures, "-o", tmp_path / "flow")
+        fixed = ("--images", pictures, "-o", tmp_path / "flow")
         return run("train", "flow", *fixed, *SRFLOW, *SRFLOW_LOOP, *options)
 
     return train_srflow
@@ -42,7 +42,7 @@ def srflow_prior(run: Run, pictures: Path, vgg: Path, tmp_path: Path) -> Callabl
 
     def train_prior(*options: object) -> Result:
         model = tmp_path / "flow" / "model.safetensors"
-        fixed = ("--model", model, "--vgg", vgg, "--pictures", pictures)
+        fixed = ("--model", model, "--vgg", vgg, "--images", pictures)
         folder = ("-o", tmp_path / "prior")
         return run("train", "prior", *fixed, *folder, *PRIOR, *SRFLOW_LOOP, *options)
 
@@ -68,7 +68,7 @@ def test_an_srflow_and_its_prior_make_a_model(
 def test_an_srflow_of_eight_times_is_trained(
     srflow: Run, srflow_prior: Run, tmp_path: Path
 ) -> None:
-    size = ("--lr-size", "2", "--steps", "1")
+    size = ("--crop", "2", "--steps", "1")
     srflow("--scale", "8", *size)
     srflow_prior(*size)
     model, latent = tmp_path / "flow/model.safetensors", tmp_path / "prior/prior.safetensors"
@@ -98,13 +98,13 @@ def test_the_norms_of_an_srflow_start_from_the_first_batch(
         (("--encoder", "edsr"), 2, "--encoder is for linf, not srflow"),
         (("--hidden-dim", "8"), 2, "--hidden-dim is for linf, not srflow"),
         (("--system", "linf"), 2, "--blocks is for srflow, not linf"),
-        (("--scale", "3"), 2, "'3' is not one of '4', '8'"),
-        (("--scales", "1,4"), 2, "got 1,4"),
-        (("--lr-size", "3"), 2, "lr_size must be even for SRFlow, got 3"),
-        (("--lr-size", "8"), 1, "no picture of at least 32 pixels a side in"),
+        (("--scale", "3"), 2, "'3' is not one of 4, 8"),
+        (("--scale-range", "1,4"), 2, "got 1,4"),
+        (("--crop", "3"), 2, "lr_size must be even for SRFlow, got 3"),
+        (("--crop", "8"), 5, "no picture of at least 32 pixels a side in"),
         (("--blocks", "1"), 2, "--blocks must be from 0 to 0, got 1"),
         (("--blocks", "a"), 2, "got 'a'"),
-        (("--pixel-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+        (("--pixel-weight", "nan"), 2, "nan is not a finite number"),
         (("--range-weight", "1"), 2, "is for LINF, not SRFlow (--range-weight)"),
         (("--gray", "0.5"), 2, "is for LINF, not SRFlow (--gray)"),
     ],
@@ -118,7 +118,7 @@ def test_an_srflow_that_makes_no_sense_is_refused(
 def test_the_blocks_of_a_trunk_that_was_not_released_are_asked_for(
     run: Run, pictures: Path, tmp_path: Path
 ) -> None:
-    files = ("--pictures", pictures, "-o", tmp_path / "flow")
+    files = ("--images", pictures, "-o", tmp_path / "flow")
     done = run("train", "flow", *files, "--system", "srflow", "--nb", "5")
     assert_refused(done, 2, "--blocks must say which of 5 blocks the flow reads")
 
@@ -126,11 +126,11 @@ def test_the_blocks_of_a_trunk_that_was_not_released_are_asked_for(
 @pytest.mark.parametrize(
     ("option", "exit_code", "words"),
     [
-        (("--scales", "1,4"), 2, "got 1,4"),
-        (("--lr-size", "1"), 2, "lr_size must be even for SRFlow, got 1"),
+        (("--scale-range", "1,4"), 2, "got 1,4"),
+        (("--crop", "1"), 2, "lr_size must be even for SRFlow, got 1"),
         (("--batch", "1"), 2, "batch must be at least 2 for crops this small, got 1"),
-        (("--blocks", "1"), 1, "states that blocks 0 are stacked, got 1"),
-        (("--latent-weight", "nan"), 2, "weights must be finite and at least 0, got nan"),
+        (("--blocks", "1"), 5, "states that blocks 0 are stacked, got 1"),
+        (("--latent-weight", "nan"), 2, "nan is not a finite number"),
         (("--phase-weight", "1"), 2, "is for LINF, not SRFlow (--phase-weight)"),
     ],
 )
@@ -146,7 +146,7 @@ def test_the_prior_of_an_srflow_is_a_unet(
 ) -> None:
     srflow("--steps", "1")
     files = ("--model", tmp_path / "flow/model.safetensors", "--vgg", vgg, "-o", tmp_path / "p")
-    kind = ("--prior", "edsr-baseline-latent", "--vgg-layer", "conv1_1", "--pictures", pictures)
+    kind = ("--prior", "edsr-baseline-latent", "--vgg-layer", "conv1_1", "--images", pictures)
     done = run("train", "prior", *files, *kind, *SRFLOW_LOOP)
     assert_refused(done, 2, "of an SRFlow model must be unet, got edsr-baseline-latent")
 
@@ -162,4 +162,4 @@ def test_an_srflow_can_begin_with_weights_it_is_given(srflow: Run, tmp_path: Pat
 def test_weights_of_the_other_system_are_no_start(srflow: Run, tmp_path: Path) -> None:
     start = tmp_path / "linf.safetensors"
     save_weights(start, "model", small_model(), small().linf.state_dict())
-    assert_refused(srflow("--start", start), 1, "is not an SRFlow model: blocks are not for it")
+    assert_refused(srflow("--start", start), 5, "is not an SRFlow model: blocks are not for it")

@@ -13,9 +13,12 @@ from click.testing import Result
 from PIL import Image
 
 from flowsr_runtime import write_bundle
+from flowsr_runtime.installation import pip_command
 from tests.flowsr_export.conftest import fourfold_graph, fourfold_manifest
 
 Run = Callable[..., Result]
+
+RUNS_ON = "flowsr-export: runs on onnxruntime cpu, fp32\n"
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -74,7 +77,7 @@ def test_json_is_one_object(bundle: Path, photo: Path, tmp_path: Path, run: Run)
     assert report["done"][0]["target"] == str(tmp_path / "out" / "photo.png")
     assert (report["done"][0]["width"], report["done"][0]["height"]) == (12, 10)
     assert report["failures"][0]["source"] == str(tmp_path / "none.png")
-    assert done.exit_code == 1
+    assert done.exit_code == 5
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ def test_a_bundle_of_one_scale_needs_no_scale_and_resamples(
     options: tuple[str, ...], size: tuple[int, int], upscale_fixed: Run, large: Path
 ) -> None:
     done = upscale_fixed(*options)
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, RUNS_ON)
     assert size_of(large) == size
 
 
@@ -92,7 +95,7 @@ def test_another_scale_than_the_models_is_refused_with_the_remedy(
     upscale_fixed: Run, large: Path
 ) -> None:
     done = upscale_fixed("--scale", "3")
-    assert_refused(done, 2, "scale 4, got 18x15 for 6x5; resample=True")
+    assert_refused(done, 2, "scale 4, got 18x15 for 6x5; --resample")
     assert not large.exists()
 
 
@@ -111,7 +114,7 @@ def test_an_explosion_is_one_line_and_the_picture_is_written(
     (enlarged,) = json.loads(done.stdout)["done"]
     assert done.exit_code == 0
     assert "528 of 1440 values (36.7 %)" in enlarged["warning"]
-    assert done.stderr == f"flowsr-export: {photo}: {enlarged['warning']}\n"
+    assert done.stderr == f"{RUNS_ON}flowsr-export: {photo}: {enlarged['warning']}\n"
     assert size_of(large) == (24, 20)
 
 
@@ -140,10 +143,9 @@ def test_nothing_is_overwritten_without_force(upscale: Run, large: Path) -> None
         (("--scale", "four"), 2, "scale must be"),
         (("--size", "5x5"), 2, "at least the image's 6x5"),
         (("--scale", "3", "--resample"), 2, "resample is for bundles of one scale"),
-        ((), 2, "give exactly one of --scale and --size"),
-        (("--scale", "2", "--size", "12x10"), 2, "give exactly one of --scale and --size"),
+        (("--scale", "2", "--size", "12x10"), 2, "give at most one of --scale and --size"),
         (("--scale", "2", "--precision", "fp16"), 5, "holds no fp16 model; it has fp32"),
-        (("--depth", "10"), 2, "'10' is not one of '8', '16', 'float'"),
+        (("--depth", "10"), 2, "'10' is not one of 8, 16, float"),
         (("--scale", "2", "-o", "no/o.png"), 1, "o.png cannot be written"),
     ],
 )
@@ -153,9 +155,104 @@ def test_a_wrong_option_is_one_line(
     assert_refused(upscale(*options), exit_code, words)
 
 
+@pytest.mark.parametrize("name", ["nope.bundle", "nope", "file.bundle", "file.zip", "folder"])
+def test_a_mistyped_bundle_runs_no_other_model(name: str, photo: Path, run: Run) -> None:
+    folder = photo.parent
+    (folder / "file.bundle").write_bytes(b"no bundle, but a file")
+    (folder / "file.zip").write_bytes(b"PK\x03\x04 the bundle as it was downloaded")
+    (folder / "folder").mkdir()
+    before = sorted(folder.iterdir())
+    done = run("upscale", folder / name, photo)
+    assert_refused(done, 5, name)
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "size"),
+    [
+        ((), "photo_x4.png", (24, 20)),
+        (("--scale", "2.7"), "photo_x2.7.png", (16, 14)),
+        (("--scale", "2x3"), "photo_x2x3.png", (12, 15)),
+        (("--size", "19x11"), "photo_19x11.png", (19, 11)),
+        (("--depth", "float"), "photo_x4.tif", (24, 20)),
+    ],
+)
+def test_a_picture_alone_is_upscaled_beside_itself(
+    options: tuple[str, ...],
+    name: str,
+    size: tuple[int, int],
+    bundle: Path,
+    photo: Path,
+    run: Run,
+) -> None:
+    large = photo.with_name(name)
+    done = run("upscale", bundle, photo, *options)
+    assert (done.exit_code, done.stderr) == (0, RUNS_ON)
+    assert done.stdout.startswith(f"{large}  ")
+    if large.suffix == ".png":
+        assert size_of(large) == size
+    content = large.read_bytes()
+    assert_refused(run("upscale", bundle, photo, *options), 1, f"{large} exists")
+    assert large.read_bytes() == content
+    assert run("upscale", bundle, photo, *options, "--force").exit_code == 0
+
+
+def test_a_bundle_of_one_scale_names_its_output_by_it(
+    fourfold: Path, photo: Path, run: Run
+) -> None:
+    assert run("upscale", fourfold, photo).exit_code == 0
+    assert size_of(photo.with_name("photo_x4.png")) == (24, 20)
+
+
+def test_several_pictures_are_each_upscaled_beside_themselves(
+    bundle: Path, pictures: Path, photo: Path, run: Run
+) -> None:
+    (pictures / "a.png").unlink()
+    before = set(pictures.iterdir())
+    assert run("upscale", bundle, photo, pictures, "--scale", "2").exit_code == 0
+    made = {path.with_name(f"{path.stem}_x2.png") for path in {*before, photo}}
+    assert all(path.exists() for path in made)
+
+
+def test_a_second_run_over_a_folder_does_not_upscale_its_own_outputs(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    photo.rename(folder / "photo.png")
+    assert run("upscale", bundle, folder, "--scale", "2").exit_code == 0
+    again = run("upscale", bundle, folder, "--scale", "3")
+    assert again.exit_code == 0
+    first = folder / "photo_x2.png"
+    assert f"left out 1 earlier output, such as {first}; name a file" in again.stderr
+    assert {path.name for path in folder.iterdir()} == {
+        "photo.png",
+        "photo_x2.png",
+        "photo_x3.png",
+    }
+    assert run("upscale", bundle, first, "--scale", "2").exit_code == 0
+    assert size_of(folder / "photo_x2_x2.png") == (24, 20)
+
+
+def test_the_json_says_what_the_model_ran_on(bundle: Path, photo: Path, run: Run) -> None:
+    report = json.loads(run("upscale", bundle, photo, "--json").stdout)
+    assert report["runs_on"] == {
+        "backend": "onnxruntime",
+        "provider": "cpu",
+        "device": 0,
+        "precision": "fp32",
+        "passed_over": {},
+    }
+
+
+def test_nothing_is_said_of_a_backend_that_was_named(upscale: Run) -> None:
+    done = upscale("--backend", "onnxruntime", "--precision", "fp32")
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
 def test_a_missing_file_is_named(bundle: Path, tmp_path: Path, run: Run) -> None:
     done = run("upscale", bundle, tmp_path / "none.png", "-o", tmp_path / "o.png", "--scale", 2)
-    assert_refused(done, 1, "none.png does not exist")
+    assert_refused(done, 5, "none.png does not exist")
 
 
 def test_a_bundle_without_pictures_is_a_usage_error(bundle: Path, run: Run) -> None:
@@ -204,7 +301,7 @@ def test_a_full_disk_leaves_the_old_output(
 
     large.write_bytes(b"old")
     monkeypatch.setattr("flowsr_runtime.atomic.os.fsync", fail)
-    done = upscale("--scale", "2", "--force")
+    done = upscale("--scale", "2", "--force", "--backend", "onnxruntime", "--precision", "fp32")
     assert_refused(done, 1, "large.png cannot be written: No space left on device")
     assert large.read_bytes() == b"old"
     assert {path.name for path in large.parent.iterdir()} == {
@@ -237,4 +334,4 @@ def test_a_missing_backend_is_refused_with_the_remedy(
     for name in missing:
         monkeypatch.setitem(sys.modules, name, None)
     done = upscale("--scale", "2", *options)
-    assert_refused(done, 4, f"pip install 'flowsr-lp[{extra}]'")
+    assert_refused(done, 4, pip_command(extra))

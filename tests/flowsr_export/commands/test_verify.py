@@ -16,6 +16,7 @@ from flowsr_export.parity import candidates
 from flowsr_export.parity.verify import ROUND_TRIP_TOLERANCE
 from flowsr_lp import save_weights
 from flowsr_runtime import Bundle, embedded_bundle, write_bundle
+from flowsr_runtime.installation import pip_command
 from tests.flowsr_export.certificate.certificates import altered, one_percent
 from tests.flowsr_export.conftest import Exported
 from tests.flowsr_export.networks import small, small_model
@@ -171,10 +172,10 @@ def test_a_certificate_without_polygraphy_is_refused(
 ) -> None:
     for name in ("polygraphy", "polygraphy.comparator"):
         monkeypatch.setitem(sys.modules, name, None)
-    for arguments in (("-o", tmp_path / "made"), ("--bisect", "fp32")):
+    for arguments in (("-o", tmp_path / "made"), ("--locate", "fp32")):
         done = run("verify", *arguments)
         assert done.exit_code == 4
-        assert "polygraphy is not installed; pip install 'flowsr-lp[export]'" in done.stderr
+        assert f"polygraphy is not installed; {pip_command('export')}" in done.stderr
     assert not (tmp_path / "made" / "certificate.json").exists()
 
 
@@ -187,7 +188,7 @@ def test_a_graph_does_not_differ_from_itself(run: Run) -> None:
 def test_the_first_node_that_differs_is_named(run: Run, tmp_path: Path) -> None:
     other = altered(tmp_path / "off.bundle", one_percent).path / "model.fp32.onnx"
     first = embedded_bundle() / "model.fp32.onnx"
-    done = run("verify", first, "--bisect", other, "--json")
+    done = run("verify", first, "--locate", other, "--json")
     assert done.exit_code == 3
     assert "(Conv, encoder): its output" in done.stderr
     assert "the tolerance is 0.0001" in done.stderr
@@ -200,9 +201,9 @@ def test_the_first_node_that_differs_is_named(run: Run, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("--tolerance", 0.1), "--tolerance needs --locate"),
-        (("--quick",), "--quick needs --certificate"),
-        (("--bisect", "fp32", "-o", "x"), "--locate and --certificate"),
-        (("--bisect", "fp99"), "fp99"),
+        (("--quick",), "--quick needs --output"),
+        (("--locate", "fp32", "-o", "x"), "--locate and --output"),
+        (("--locate", "fp99"), "fp99"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

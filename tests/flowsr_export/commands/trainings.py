@@ -5,8 +5,8 @@ from click.testing import Result
 __all__ = ["LOOP", "PRIOR", "STILL", "assert_refused"]
 
 LOOP = (
-    *("--steps", "4", "--save-every", "2", "--batch", "2", "--lr-size", "8"),
-    *("--scales", "1,2", "--learning-rate", "1e-3", "--threads", "1", "--seed", "3"),
+    *("--steps", "4", "--save-every", "2", "--batch", "2", "--crop", "8"),
+    *("--scale-range", "1,2", "--learning-rate", "1e-3", "--threads", "1", "--seed", "3"),
 )
 PRIOR = ("--depth", "1", "--dim", "4", "--vgg-layer", "conv1_1", "--vgg-layer", "conv2_1")
 STILL = ("--steps", "1", "--learning-rate", "1e-12", "--ema-decay", "0")

@@ -1,11 +1,14 @@
 """Profiles cover all requested sizes, and are as few as possible."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowsr_export.engine.build import SizeSpec, profiles_of
 from flowsr_export.engine.profiles import (
     SPARE,
     estimated_memory,
@@ -15,15 +18,19 @@ from flowsr_export.engine.profiles import (
     profiles_for,
 )
 from flowsr_export.inputs.run_sizes import RunSize, run_sizes_for, union
+from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
 from flowsr_runtime.bundle.manifest import Manifest
-from flowsr_runtime.errors import UsageError
+from flowsr_runtime.bundle.profile_limits import ProfileLimits, bounds_of
+from flowsr_runtime.errors import BundleError, UsageError
 from flowsr_runtime.geometry import MAX_SIDE, size_for
+from flowsr_runtime.tiling.memory import ENGINE_MEMORY_BUDGET
 from flowsr_runtime.tiling.planner import TilePlanner
 from tests.flowsr_export.manifests import linf_manifest, srflow_manifest
 
 ANY, FIXED, SRFLOW = linf_manifest(), linf_manifest("4"), srflow_manifest()
 LATENT, SAMPLED = linf_manifest(latent=True), srflow_manifest(latents=True)
 SIDES = st.integers(8, 200)
+BUILD = {"bundle": "own", "flavour": "tensorrt", "precision": "fp16", "io": "float32"}
 SIZES = st.tuples(SIDES, SIDES)
 RUNS = st.builds(RunSize, SIZES, SIZES)
 SCALES = st.sampled_from(["1", "1.3", "2", "2.7", "4"])
@@ -91,7 +98,8 @@ def test_tall_and_wide_pictures_need_a_profile_each() -> None:
 def test_small_pictures_share_the_profile_of_a_large_one() -> None:
     runs = run_sizes_for(ANY, pictures=[(64, 64), (270, 480), (100, 30)], budget=10**12)
     (profile,) = profiles_for(ANY, runs)
-    assert profile["input"].min == (1, 3, 64, 30)
+    (exact,) = profiles_for(ANY, runs, exact=True)
+    assert (profile["input"].min, exact["input"].min) == ((1, 3, 16, 16), (1, 3, 64, 30))
     assert profile["input"].opt == profile["input"].max == (1, 3, 270, 480)
 
 
@@ -174,3 +182,52 @@ def test_an_input_that_the_graph_lacks_is_refused() -> None:
     shapes = {"input": (1, 3, 8, 8), "latent": (1, 27, 3, 3)}
     with pytest.raises(UsageError, match="got input, latent"):
         explicit_profile(ANY, (shapes, shapes, shapes))
+
+
+# Low-resolution sizes (h, w), from an icon to 1080p.
+COMMON = [(64, 64), (96, 96), (128, 128), (120, 160), (256, 256), (180, 320), (240, 320)]
+COMMON += [(270, 480), (512, 512), (360, 640), (480, 640), (1024, 1024), (720, 1280)]
+COMMON += [(1080, 1920)]
+
+
+def taken(manifest: Manifest, sizes: SizeSpec) -> list[tuple[tuple[int, int], str]]:
+    """Return the common sizes and scales that the runtime's planner finds tiles for."""
+    bounds = [bounds_of(profile, manifest.latents) for profile in profiles_of(manifest, sizes)]
+    limits = ProfileLimits(tuple(pair for pair in bounds if pair is not None), BUILD)
+    found = []
+    for lr in COMMON:
+        for scale in ("2", "4"):
+            planner = TilePlanner(
+                lr,
+                size_for(lr, scale=scale, size=None),
+                halo=manifest.tiling.halo,
+                memory=manifest.memory,
+                fade=manifest.tiling.halo.align,
+                limits=limits,
+            )
+            with suppress(BundleError):
+                planner.plan(ENGINE_MEMORY_BUDGET)
+                found.append((lr, scale))
+    return found
+
+
+def test_the_engine_of_the_readme_takes_nearly_every_size_and_scale() -> None:
+    manifest = Bundle.open(embedded_bundle()).manifest
+    sizes = SizeSpec(outputs=((1080, 1920),), scales=("4",))
+    assert len(taken(manifest, sizes)) >= 27
+    assert taken(manifest, replace(sizes, exact=True)) == [((270, 480), "4")]
+
+
+def test_a_1080p_result_is_one_run_by_default() -> None:
+    manifest = Bundle.open(embedded_bundle()).manifest
+    (profile,) = profiles_of(manifest, SizeSpec(outputs=((1080, 1920),)))
+    assert profile["input"].opt == profile["input"].max == (1, 3, 270, 480)
+    assert profile["input"].min == (1, 3, 16, 16)
+    assert estimated_memory(manifest, profile) < 24 * 2**30 / 2
+
+
+@pytest.mark.parametrize("manifest", [FIXED, SRFLOW, LATENT, SAMPLED])
+def test_every_family_takes_pictures_up_to_the_size(manifest: Manifest) -> None:
+    (profile,) = profiles_of(manifest, SizeSpec(outputs=((256, 320),), scales=("4",)))
+    assert profile["input"].min == (1, 3, 16, 16)
+    assert profile["input"].max == (1, 3, 64, 80)

@@ -46,8 +46,8 @@ def test_checkpoints_become_an_engine_in_one_command(
 ) -> None:
     place = tmp_path / "made.bundle"
     files = ("--model", exported.model, "--prior", exported.prior, "-o", place)
-    sizes = ("--fixed-scale", "4", "--picture", "16x16", "--picture", "24x32")
-    few = ("--flavour", "tensorrt-rtx", "--least-share", "0.7")  # the stand-in is small
+    sizes = ("--fixed-scale", "4", "--lr-size", "16x16", "--lr-size", "24x32")
+    few = ("--flavor", "tensorrt-rtx", "--least-share", "0.7")  # the stand-in is small
     arguments = ("build-engine", *files, *sizes, *few)
     planned = run(*arguments, "--dry-run")
     assert "not known  the fp16 graph: it is not exported yet" in planned.stdout

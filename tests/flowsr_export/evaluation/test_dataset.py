@@ -88,8 +88,8 @@ def test_each_original_needs_one_partner(
 def test_ambiguous_and_missing_folders_are_refused(hr: Path, tmp_path: Path) -> None:
     save(tmp_path / "again" / "Set" / "a.png")
     (tmp_path / "empty").mkdir()
-    for folder in ("empty", "none"):
-        with pytest.raises(PictureError, match=f"{folder} c"):
+    for folder, rule in (("empty", "contains no image"), ("none", "does not exist")):
+        with pytest.raises(PictureError, match=f"{folder} {rule}"):
             find_pairs([tmp_path / folder], [], ["4"])
     with pytest.raises(UsageError, match="got 2 for 1"):
         find_pairs([hr], [hr, hr], ["4"])

@@ -7,6 +7,7 @@ import pytest
 
 from flowsr_export.evaluation import metrics
 from flowsr_export.evaluation.imresize import matlab_bicubic
+from flowsr_export.evaluation.mesh import mesh_pattern, mesh_ratio
 from flowsr_export.evaluation.metric_set import DEFAULT_METRICS, MetricSet
 from flowsr_runtime.errors import CheckpointError, MetricError, UsageError
 from tests.flowsr_export.evaluation.evaluations import lpips_weights
@@ -88,7 +89,7 @@ def test_a_figure_that_is_not_finite_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("names", "match"),
     [
-        (DEFAULT_METRICS, r"lpips needs alexnet .* got None and None"),
+        (DEFAULT_METRICS, r"lpips needs alexnet .* and lpips_weights"),
         (["diversity-score"], "diversity-score needs alexnet"),
         (["psnr", "niqe"], "got psnr, niqe"),
         ([], "got no"),
@@ -103,3 +104,29 @@ def test_swapped_weights_are_refused(tmp_path: Path) -> None:
     alexnet, linear = lpips_weights(tmp_path)
     with pytest.raises(CheckpointError, match=r"lpips\.safetensors lack features\.0\.weight"):
         MetricSet.open(["lpips"], alexnet=linear, linear=alexnet)
+
+
+def test_mesh_is_a_ratio_and_a_pattern() -> None:
+    large = picture(96, 96, "mesh")
+    low = matlab_bicubic(large, (48, 48))
+    metric_set = MetricSet.open(["mesh", "psnr"])
+    figures, (sample,) = metric_set.measure([large], large + 1, low, "2", patch=3)
+    bicubic = matlab_bicubic(low, (96, 96))
+    assert list(figures) == ["psnr", "mesh", "mesh-pattern"]
+    assert sample["mesh"] == mesh_ratio(large, bicubic, 3)
+    assert sample["mesh-pattern"] == mesh_pattern(large, bicubic, 3)
+    assert metric_set.smallest("2", 3) == 72
+
+
+def test_mesh_without_patches_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"mesh .* patches"):
+        MetricSet.open(["mesh"]).measure([OUTPUT], ORIGINAL, LOW, "2")
+
+
+def test_values_out_of_range_are_averaged_over_the_samples() -> None:
+    metric_set = MetricSet.open(["out-of-range"])
+    figures, each = metric_set.measure(
+        [OUTPUT, OUTPUT], ORIGINAL, LOW, "2", out_of_range=[0.5, 1.5]
+    )
+    assert figures == {"out-of-range": 1.0}
+    assert [sample["out-of-range"] for sample in each] == [0.5, 1.5]

@@ -75,7 +75,7 @@ def test_scales_are_checked_before_anything_is_enlarged(bundle: Path) -> None:
 
 
 def test_arguments_that_exclude_each_other_are_refused(bundle: Path, tmp_path: Path) -> None:
-    check_refused("torch, got onnxruntime", PLAIN, model=tmp_path / "a")
+    check_refused("torch, got auto", PLAIN, model=tmp_path / "a")
     check_refused("prior", IN_TORCH, prior=tmp_path / "a")
     check_refused("exported from", IN_TORCH, bundle=bundle)
     check_refused("memory_budget", IN_TORCH, memory_budget=1)

@@ -9,6 +9,7 @@ import pytest
 from click.testing import Result
 
 from flowsr_export.machine.libraries import LIBRARIES, find_library
+from flowsr_runtime.installation import pip_command
 
 Run = Callable[..., Result]
 
@@ -29,7 +30,7 @@ def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     )
     part = find_library(TENSORRT)
     assert part.version is None
-    assert part.remedy == "pip install 'flowsr-lp[tensorrt]'"
+    assert part.remedy == pip_command("tensorrt")
 
 
 def test_a_stub_does_not_pass_for_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,8 +61,15 @@ def test_the_command_prints_every_part_and_the_device(run: Run) -> None:
     assert {"system", "processor", "memory"} <= headings
 
 
+def test_the_command_begins_with_what_can_be_done(run: Run) -> None:
+    lines = run("doctor").stdout.splitlines()
+    assert lines[:2] == ["you can", "  upscale on the CPU"]
+    assert "you cannot yet" in lines
+
+
 def test_the_command_prints_one_json_object(run: Run) -> None:
     found = json.loads(run("doctor", "--json").stdout)
+    assert "upscale on the CPU" in found["can"]
     assert {part["name"] for part in found["parts"]} == {
         library.module for library in LIBRARIES
     }

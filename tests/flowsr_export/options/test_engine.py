@@ -31,7 +31,7 @@ def test_nothing_typed_is_the_defaults() -> None:
 
 
 def test_sizes_are_height_and_width() -> None:
-    sizes = taken("--picture", "480x270", "--size", "1920x1080", "--scale", "2.7x3.6")["sizes"]
+    sizes = taken("--lr-size", "480x270", "--size", "1920x1080", "--scale", "2.7x3.6")["sizes"]
     assert sizes == SizeSpec(((270, 480),), ((1080, 1920),), (("3.6", "2.7"),))
 
 

@@ -1,11 +1,13 @@
-"""Progress bars: only a terminal shows them."""
+"""Progress: a bar on a terminal, lines elsewhere."""
 
 import io
+import re
 import sys
+from threading import Event
 
 import pytest
 
-from flowsr_export.options.progress import progress
+from flowsr_export.options.progress import item_lines, progress
 
 
 class Terminal(io.StringIO):
@@ -53,10 +55,58 @@ def test_a_note_is_shown_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None
         assert "50%" not in terminal.getvalue()
 
 
-def test_a_pipe_sees_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_sees_nothing_of_short_work(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("enlarging", 4) as bar:
         bar.advance(4, "photo.png")
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_pipe_sees_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Event()
+    monkeypatch.setattr("flowsr_export.options.progress.LINE_SECONDS", 0.01)
+
+    def echo(line: str, file: io.StringIO) -> None:
+        file.write(f"{line}\n")
+        written.set()
+
+    monkeypatch.setattr("flowsr_export.options.progress.click.echo", echo)
+    with progress("enlarging", 4) as bar:
+        bar.advance(3, "photo.png")
+        written.clear()
+        assert written.wait(30)
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"enlarging 75%, after 0 s, photo\.png", lines[-1])
+
+
+def test_a_pipe_sees_each_of_several_items(capsys: pytest.CaptureFixture[str]) -> None:
+    line, only = item_lines(2), item_lines(1)
+    line("a.png")
+    line("b.png")
+    only("c.png")
+    assert capsys.readouterr().err.splitlines() == [
+        "flowsr-export: a.png, 1 of 2",
+        "flowsr-export: b.png, 2 of 2",
+    ]
+
+
+def test_a_terminal_sees_the_bar_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    item_lines(2)("a.png")
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_quiet_sees_nothing(monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]) -> None:
+    stderr = stream()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr("flowsr_export.options.progress.is_quiet", lambda: True)
+    with progress("enlarging", 2) as bar:
+        bar.advance(1, "a.png")
+        item_lines(2)("a.png")
+    assert stderr.getvalue() == ""
 
 
 def test_an_unknown_total_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,11 @@ from flowsr_export.options.session import session_options, verification_options
 from flowsr_runtime import SessionSettings
 
 
-@pytest.mark.parametrize("decorate", [session_options, verification_options])
+@pytest.mark.parametrize(
+    ("decorate", "backend"), [(session_options, "auto"), (verification_options, "onnxruntime")]
+)
 def test_a_command_gets_the_session_as_one_object(
-    decorate: Callable[[Callable[..., None]], Callable[..., None]],
+    decorate: Callable[[Callable[..., None]], Callable[..., None]], backend: str
 ) -> None:
     seen: list[SessionSettings] = []
 
@@ -24,7 +26,7 @@ def test_a_command_gets_the_session_as_one_object(
     results = [CliRunner().invoke(command, words) for words in ([], wanted.split())]
     assert [result.exit_code for result in results] == [0, 0]
     assert seen == [
-        SessionSettings(),
+        SessionSettings(backend),
         SessionSettings("tensorrt", device=1, precision="bf16", workers=2, cuda_graphs=8),
     ]
 

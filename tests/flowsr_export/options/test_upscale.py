@@ -14,7 +14,8 @@ from click.testing import Result
 from flowsr_runtime import Bundle, SessionSettings
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.errors import MemoryBudgetError
-from tests.flowsr_export.commands.test_upscale import assert_refused, size_of
+from flowsr_runtime.installation import pip_command
+from tests.flowsr_export.commands.test_upscale import RUNS_ON, assert_refused, size_of
 
 Run = Callable[..., Result]
 
@@ -46,7 +47,7 @@ def test_a_dry_run_says_tiles_and_memory_and_writes_nothing(
 ) -> None:
     options = ("--scale", "40", "--dry-run")
     done = run("upscale", bundle, photo, tmp_path / "none.png", "-o", tmp_path / "o", *options)
-    assert done.exit_code == 1
+    assert done.exit_code == 5
     assert re.fullmatch(
         r".*o/photo\.png  240x200  1 tile of 240x200  \d\.\d\d GiB, 0\.00 per run\n",
         done.stdout,
@@ -87,7 +88,7 @@ def test_memory_that_runs_out_is_one_line_and_the_picture_is_written(
         "132x108",
         "72x60",
     ]
-    assert done.stderr == f"flowsr-export: {photo}: {enlarged['warning']}\n"
+    assert done.stderr == f"{RUNS_ON}flowsr-export: {photo}: {enlarged['warning']}\n"
     assert size_of(tmp_path / "o.png") == (240, 200)
 
 
@@ -106,7 +107,8 @@ def test_memory_that_runs_out_with_the_smallest_tile_ends_with_6(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--devices", "0,1"), "uses none (--devices)"),
+        (("--devices", "0,1", "--backend", "onnxruntime"), "uses none (--devices)"),
+        (("--devices", "0,1", "--device", "cpu"), "give at most one of --device and --devices"),
         (("--devices", "0,1", "--provider", "openvino"), "uses none (--devices)"),
         (("--devices", "0,1", "--device", "0"), "give at most one of --device and --devices"),
         (("--ray-workers", "2"), "--ray-address and --ray-workers need --ray"),
@@ -144,7 +146,7 @@ def test_memory_of_gpus_does_not_keep_them_from_working_at_once(
 
 def test_a_missing_ray_is_refused(upscale: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert_refused(upscale("--scale", "2", "--ray"), 4, "pip install 'flowsr-lp[ray]'")
+    assert_refused(upscale("--scale", "2", "--ray"), 4, pip_command("ray"))
 
 
 def test_ray_is_not_asked_where_every_output_is_there(

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from flowsr_export.parity.first_divergence import Divergence, Graph, first_divergence, graphs_of
-from flowsr_runtime import Bundle, ParityError, UsageError, embedded_bundle
+from flowsr_runtime import Bundle, InputError, ParityError, UsageError, embedded_bundle
 from tests.flowsr_export.certificate.certificates import one_percent, swapped_slots
 
 WEIGHT = "encoder.body.3.body.0.weight"
@@ -174,7 +174,7 @@ def test_files_are_found_as_a_precision_or_by_their_path(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "data", "match"),
     [
-        ("missing.onnx", None, "must be a precision"),
+        ("missing.onnx", None, "does not exist"),
         ("text.onnx", b"\xff\xff no graph", "is not a valid ONNX file"),
     ],
 )
@@ -183,5 +183,10 @@ def test_what_is_no_onnx_file_is_refused(
 ) -> None:
     path = tmp_path / name
     (tmp_path / "text.onnx").write_bytes(data or b"")
-    with pytest.raises(UsageError, match=match):
+    with pytest.raises(InputError, match=match):
         graphs_of(None, str(path), "fp32")
+
+
+def test_what_is_neither_a_precision_nor_a_file_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"must be a precision .* got 'fp99'"):
+        graphs_of(None, "fp99", "fp32")

@@ -122,3 +122,8 @@ def test_the_command_writes_a_model_and_says_where(
     done = run("serve-bundle", "triton", bundle, "-o", tmp_path / "models", *words)
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'models' / 'x4'}\n")
     assert "intra_op_thread_count" in (tmp_path / "models/x4/config.pbtxt").read_text()
+
+
+def test_json_is_the_place_of_the_model(bundle: Path, tmp_path: Path, run: Run) -> None:
+    done = run("serve-bundle", "triton", bundle, "-o", tmp_path / "models", "--json")
+    assert json.loads(done.stdout) == {"path": str(tmp_path / "models" / "flowsr")}

@@ -40,9 +40,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[OnGpu]:
     sessions: list[OnGpu] = []
 
     def open_on(settings: SessionSettings, bundle: Bundle) -> OnGpu:
-        if settings.device > 3:
-            raise ProviderError(f"device {settings.device} is missing")
-        sessions.append(OnGpu(bundle, settings.device))
+        if settings.index > 3:
+            raise ProviderError(f"device {settings.index} is missing")
+        sessions.append(OnGpu(bundle, settings.index))
         return sessions[-1]
 
     monkeypatch.setattr(SessionSettings, "open", open_on)
@@ -94,7 +94,8 @@ def test_two_devices_enlarge_a_folder(
 def test_devices_of_a_cpu_are_refused(
     bundle: Path, opened: list[OnGpu], provider: str | None
 ) -> None:
-    devices = open_upscalers(Bundle.open(bundle), SessionSettings(provider=provider), (0, 1))
+    settings = SessionSettings("onnxruntime", provider)
+    devices = open_upscalers(Bundle.open(bundle), settings, (0, 1))
     name = provider or "cpu"
     with pytest.raises(UsageError, match=f"provider {name}"):
         devices.__enter__()

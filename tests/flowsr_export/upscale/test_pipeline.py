@@ -53,7 +53,7 @@ def test_a_bad_picture_does_not_stop_the_others(upscaler: Upscaler, tmp_path: Pa
     report = upscale_all(plan(sources, tmp_path / "out"), [upscaler], TWICE, ignore)
     assert [done.target.name for done in report.done] == ["a.png", "c.png"]
     assert [failure.source.name for failure in report.failures] == ["none.png"]
-    assert report.exit_code == 1
+    assert report.exit_code == 5
 
 
 def test_what_every_picture_would_meet_stops_the_batch(

@@ -54,7 +54,7 @@ def test_a_worker_goes_on_after_a_bad_picture(
 ) -> None:
     mapper = PictureMapper(config_of(bundle))
     bad = mapper(row(tmp_path / "none.png", tmp_path / "o.png"))
-    assert (bad["exit_code"], "none.png does not exist" in bad["reason"]) == (1, True)
+    assert (bad["exit_code"], "none.png does not exist" in bad["reason"]) == (5, True)
     assert mapper(row(photo, tmp_path / "o.png"))["reason"] == ""
 
 
@@ -91,7 +91,14 @@ def test_rows_of_an_answer_have_the_same_types(
 def test_a_worker_takes_cores_or_a_gpu(
     settings: SessionSettings, due: dict[str, int], tmp_path: Path
 ) -> None:
-    assert WorkerConfig(tmp_path, settings, TWICE).resources == due
+    config = WorkerConfig(tmp_path, settings, TWICE).on_cluster({"CPU": 4})
+    assert config.resources == due
+
+
+def test_backend_auto_takes_a_gpu_per_worker_where_the_cluster_has_some(tmp_path: Path) -> None:
+    config = WorkerConfig(tmp_path, SessionSettings(), TWICE).on_cluster({"CPU": 4, "GPU": 2})
+    assert config.resources == {"num_cpus": 1, "num_gpus": 1}
+    assert config.settings == SessionSettings()
 
 
 def test_the_report_has_the_order_of_the_jobs(tmp_path: Path) -> None:

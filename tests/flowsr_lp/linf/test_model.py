@@ -148,3 +148,27 @@ def test_the_guard_shrinks_a_patch_as_little_as_it_needs() -> None:
     shrunk = guarded(residual, base, -1)
     torch.testing.assert_close(shrunk[0], residual[0] * (0.7 / 1.4))
     torch.testing.assert_close(shrunk[1], residual[1])
+
+
+def test_the_guard_takes_the_color_from_gray_patches_alone() -> None:
+    base = torch.tensor(
+        [[0.2] * 6, [0.2, 0.2, 0.2, 0.2, 0.2, 0.2 + 8 / 255], [0.2] * 5 + [0.6]]
+    )
+    residual = torch.tensor([[0.3, 0.1, 0.0, 0.2, 0.0, -0.3]]).expand(3, 6)
+    gray, half, full = guarded(residual, base, -1)
+    torch.testing.assert_close(gray, torch.tensor([0.1, 0.0] * 3))
+    torch.testing.assert_close(full, residual[2])
+    torch.testing.assert_close(half, (gray + full) / 2)
+    transposed = guarded(residual.T, base.T, 0).T
+    torch.testing.assert_close(transposed, torch.stack((gray, half, full)))
+
+
+@pytest.mark.parametrize("size", [(40, 48), (27, 31)])
+def test_a_guarded_network_keeps_gray_images_gray(size: tuple[int, int]) -> None:
+    network = stand_in.network(TINY, TINY_PRIOR)
+    network.linf.guard = True
+    gray = stand_in.tensor(10, 12)[:, :1].expand(-1, 3, -1, -1)
+    output = network(gray, size).output
+    assert (output.amax(1) - output.amin(1)).max() < 1e-6
+    network.linf.guard = False
+    assert np.ptp(network(gray, size).output.detach().numpy(), axis=1).max() > 1e-3

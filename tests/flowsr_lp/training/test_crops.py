@@ -108,7 +108,7 @@ def test_small_pictures_are_left_out_and_counted(
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match=r"folder of pictures does not exist: .*none"):
+    with pytest.raises(PictureError, match=r"folder of images .*none does not exist"):
         load_pictures(tmp_path / "none", smallest=8)
 
 

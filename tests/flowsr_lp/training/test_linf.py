@@ -63,7 +63,7 @@ def crops(lr_size: int = 8) -> Crops:
     return Crops([stand_in.picture(40, 40, salt) for salt in "abc"], 2, lr_size, (1.0, 3.0))
 
 
-ALL_PENALTIES = Penalties(1.0, 1.0, 1.0, 1.0, 1.0)
+ALL_PENALTIES = Penalties(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 
 def flow_loss(penalties: Penalties = NO_PENALTIES) -> FlowLoss:
@@ -85,7 +85,7 @@ def test_every_penalty_joins_both_losses() -> None:
     low, high = crops().batch_at(0)
     for loss in (flow_loss(ALL_PENALTIES), prior_loss(ALL_PENALTIES)):
         total, figures = loss(low, high)
-        assert {"phase", "shift", "range", "rescaled"} <= figures.keys()
+        assert {"phase", "mesh", "shift", "range", "rescaled"} <= figures.keys()
         assert math.isfinite(total.item())
 
 
@@ -150,6 +150,17 @@ def test_every_save_leaves_a_line_of_figures(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert lines[0].keys() == {"step", "nll", "l1"}
+
+
+def test_validation_is_logged_and_changes_nothing(tmp_path: Path) -> None:
+    plain = train(flow_loss(), crops(), SETTINGS, tmp_path / "plain", Recorder())
+    held_out = Crops([stand_in.picture(40, 40, "held out")], 2, 8, (1.0, 3.0))
+    folder = tmp_path / "validated"
+    weights = train(flow_loss(), crops(), SETTINGS, folder, Recorder(), validation=held_out)
+    assert same(weights, plain)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["validation"].keys() for line in lines] == [{"nll", "l1"}] * 3
+    assert len({line["validation"]["nll"] for line in lines}) == 3
 
 
 def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Penalties on artifacts: zero for a clean output, positive for the artifact."""
 
+import math
+
 import pytest
 import torch
 
 from flowsr_lp.training.penalties import (
     Penalties,
     excess_gain,
+    mesh,
     out_of_range,
     phase_pattern,
     rescaled_difference,
@@ -23,6 +26,32 @@ def test_an_error_without_a_pattern_costs_nothing() -> None:
     assert phase_pattern(torch.full((1, 3, 10, 11), 0.2), 3).item() == pytest.approx(
         0, abs=1e-6
     )
+
+
+def test_a_mesh_costs_more_than_the_detail_around_it() -> None:
+    torch.manual_seed(0)
+    detail = torch.rand(2, 3, 96, 100) - 0.5
+    patterned = detail.clone()
+    patterned[..., ::3, :] += 0.5
+    clean, one_way = mesh(detail, 3).item(), mesh(patterned, 3).item()
+    assert clean < 0.2
+    assert one_way == pytest.approx(mesh(patterned.mT, 3).item(), rel=1e-4)
+    assert one_way > clean + 0.5 * math.log(15)  # half: the rows alone, not the columns
+
+
+def test_a_mesh_that_turns_within_the_image_costs_too() -> None:
+    torch.manual_seed(0)
+    detail = 0.05 * torch.rand(1, 3, 96, 96)
+    half = torch.zeros(96, 96)
+    half[::3] = 0.5
+    turning = detail + half * torch.where(torch.arange(96) < 48, 1.0, -1.0)
+    assert phase_pattern(turning, 3).item() == pytest.approx(0, abs=1e-2)
+    assert mesh(turning, 3).item() > mesh(detail, 3).item() + 1
+
+
+def test_an_image_of_few_patches_has_no_mesh_to_cost() -> None:
+    assert mesh(torch.rand(1, 3, 29, 29), 3).item() == 0
+    assert mesh(torch.zeros(1, 3, 48, 29), 3).item() == 0
 
 
 def test_values_in_range_cost_nothing_and_values_outside_do() -> None:

@@ -1,5 +1,6 @@
 """Engines are found, chosen and run on both libraries; misses are explained."""
 
+import re
 import sys
 from typing import Any
 
@@ -16,6 +17,8 @@ from flowsr_runtime.errors import (
     IntegrityError,
     UsageError,
 )
+from flowsr_runtime.installation import pip_command
+from flowsr_runtime.tiling.memory import ENGINE_MEMORY_BUDGET
 from flowsr_runtime.upscaling.upscaler import Upscaler
 from tests.doubles.rig import SMALL, TOLERANCE, WIDE, Rig, expected, feeds_of, real_session
 from tests.doubles.trt_module import tensorrt_stubs
@@ -40,7 +43,7 @@ def test_the_upscaler_enlarges_a_picture(rig: Rig, photo: NDArray[np.uint8]) -> 
     rig.add()
     with (
         Upscaler.open(rig.bundle, backend=rig.backend) as ours,
-        Upscaler.open(rig.bundle) as cpu,
+        Upscaler.open(rig.bundle, device="cpu") as cpu,
     ):
         np.testing.assert_array_equal(ours.upscale(photo, 3), cpu.upscale(photo, 3))
     assert rig.cuda.leaks() == {}
@@ -51,7 +54,7 @@ def test_a_picture_larger_than_every_profile_is_cut_into_tiles(rig: Rig) -> None
     image = np.random.default_rng(3).random((150, 90, 3), dtype=np.float32)
     with (
         Upscaler.open(rig.bundle, backend=rig.backend) as ours,
-        Upscaler.open(rig.bundle) as cpu,
+        Upscaler.open(rig.bundle, device="cpu") as cpu,
     ):
         tiles = ours.plan((150, 90), 2)
         assert (len(tiles.rows), len(tiles.columns)) == (3, 2)
@@ -74,7 +77,7 @@ def test_a_picture_that_no_engine_takes_is_refused_before_a_run(eleven: Rig) -> 
         "lr_size": (150, 90),
         "size": (15000, 9000),
         "scale": (100, 100),
-        "memory_budget": 2**30,
+        "memory_budget": ENGINE_MEMORY_BUDGET,
     }
 
 
@@ -192,7 +195,7 @@ def test_a_library_that_is_not_there_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, backend: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, backend, None)
-    message = rf"{backend} is not installed; pip install 'flowsr-lp\[{extra}\]'"
+    message = re.escape(f"{backend} is not installed; {pip_command(extra)}")
     with pytest.raises(BackendError, match=message):
         load_library(backend)
 

@@ -112,7 +112,7 @@ def test_a_model_that_is_not_there_or_there_twice_is_refused(
 def test_a_bundle_is_not_replaced_without_force(
     bundle: Bundle, manifest: dict[str, Any]
 ) -> None:
-    with pytest.raises(OutputError, match="give force"):
+    with pytest.raises(OutputError, match="force=True"):
         write_bundle(bundle.path, manifest, MODEL)
     bundle.check_files()
 
@@ -128,7 +128,7 @@ def test_force_does_not_replace_what_is_no_bundle(
 ) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    with pytest.raises(OutputError, match="home is not a bundle; remove it yourself"):
+    with pytest.raises(OutputError, match="home exists and is not a bundle; give another name"):
         write_bundle(tmp_path / "home", manifest, MODEL, force=True)
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
 

@@ -153,6 +153,7 @@ def test_a_missing_key_is_named(raw: dict[str, Any], key: str) -> None:
         ("memory.base_bytes", float("inf"), "memory.base_bytes .* at least 0, got inf"),
         ("memory.budget_bytes", 0, "memory.budget_bytes .* at least 1, got 0"),
         ("memory.budget_bytes", "2G", "memory.budget_bytes .* at least 1, got '2G'"),
+        ("guard", "yes", "guard .* must be true or false, got 'yes'"),
         ("picture.io", "float16", "picture.io .* must be float32 or uint8, got 'float16'"),
         ("files", [], "files in bundle.json must be an object"),
         ("files", {"../x": FILE}, "must lie inside the bundle, got '../x'"),
@@ -206,3 +207,8 @@ def test_a_bundle_may_state_a_memory_budget(raw: dict[str, Any]) -> None:
 def test_pictures_are_float32_unless_the_manifest_says_uint8(raw: dict[str, Any]) -> None:
     assert Manifest.parse(raw).io == "float32"
     assert Manifest.parse(with_value(raw, "picture.io", "uint8")).io == "uint8"
+
+
+def test_a_guard_is_optional(raw: dict[str, Any]) -> None:
+    assert not Manifest.parse(raw).guard
+    assert Manifest.parse({**raw, "guard": True}).guard

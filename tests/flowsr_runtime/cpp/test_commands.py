@@ -35,7 +35,7 @@ USAGE: Final = [
     (["--scale", "4", "--size", "9x9"], "exactly one of --scale and --size"),
     (["--size", "9"], "--size must be such as 1920x1080, got 9"),
     (["--seed", "-1"], "--seed must be a whole number"),
-    (["--memory-budget", "much"], "--memory-budget must be such as 800M"),
+    (["--max-memory", "much"], "--max-memory must be such as 800M"),
     (["--halo", "wide"], "--halo must be default or exact, got wide"),
     (["--scale=2", "--backend", "torch"], "backend must be onnxruntime, openvino"),
     (["--scale=2", "--provider", "gpu"], "provider must be cpu or cuda, got gpu"),
@@ -168,8 +168,8 @@ def test_missing_arguments_are_named(cpp: CppLibrary) -> None:
 @pytest.mark.parametrize(
     ("name", "words", "code", "message"),
     [
-        ("none.png", ["--scale", "2"], 1, "none.png does not exist"),
-        ("bundle.json", ["--scale", "2"], 1, "is not a PNG picture"),
+        ("none.png", ["--scale", "2"], 5, "none.png does not exist"),
+        ("bundle.json", ["--scale", "2"], 5, "is not a PNG picture"),
         *(("in.png", words, 2, message) for words, message in USAGE),
         ("in.png", ["--scale", "2", "--backend", "tensorrt"], 4, "built without backend"),
         ("in.png", ["--scale", "2", "--provider", "cuda"], 4, "provider cuda"),
@@ -211,7 +211,7 @@ def test_a_damaged_picture_is_refused(cpp: CppLibrary, bundle: Bundle, picture: 
     picture.write_bytes(data[: len(data) // 2])
     out = picture.with_name("out.png")
     done = cpp.run("flowsr-upscale", bundle.path, picture, out, "--scale", "2")
-    assert done.returncode == 1
+    assert done.returncode == 5
     assert "in.png is damaged" in done.stderr
 
 
@@ -265,13 +265,14 @@ def test_the_command_says_once_that_memory_ran_out(
 
 
 @pytest.mark.parametrize("budget", [0, 30_000])
-def test_an_explosion_is_told_as_in_python(
-    cpp: CppLibrary, bundles: Bundles, photo: NDArray[np.uint8], budget: int
+@pytest.mark.parametrize("name", ["exploding", "guarded"])
+def test_values_out_of_range_are_told_as_in_python(
+    cpp: CppLibrary, bundles: Bundles, photo: NDArray[np.uint8], name: str, budget: int
 ) -> None:
     told: list[str] = []
-    with Upscaler.open(bundles["exploding"], memory_budget=budget or None) as python:
+    with Upscaler.open(bundles[name], memory_budget=budget or None) as python:
         python.upscale(photo, 2.7, warn=told.append)
-    with cpp.open(bundles["exploding"].path, memory_budget=budget) as other:
+    with cpp.open(bundles[name].path, memory_budget=budget) as other:
         warn = Warn(lambda _, line: told.append(line.decode()))
         other.upscale(photo, scale_rows="2.7", warn=warn)
     assert len(told) == 2
@@ -339,3 +340,31 @@ def test_programs_of_others_find_the_package(cpp: CppLibrary, tmp_path: Path) ->
     assert subprocess.run(missing, capture_output=True, check=False).returncode == 5
     tool = [str(prefix / "bin" / "flowsr-selftest"), str(embedded_bundle())]
     assert subprocess.run(tool, capture_output=True, check=False).returncode == 0
+
+
+def test_the_service_upscales_every_picture_of_its_stream(
+    cpp: CppLibrary, tmp_path: Path
+) -> None:
+    program = tmp_path / "service"
+    link = ["-L", str(cpp.folder), "-lflowsr", f"-Wl,-rpath,{cpp.folder}"]
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCE / "include")]
+    source = ROOT / "examples" / "service.cpp"
+    command = ["g++", *flags, str(source), *link, "-o", str(program)]
+    subprocess.run(command, check=True, capture_output=True)
+    rng = np.random.default_rng(11)
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((9, 13), (7, 5))]
+    with Upscaler.open(device="cpu") as upscaler:
+        due = b"".join(_ppm(upscaler.upscale(image, 2.7)) for image in images)
+    words = [str(program), str(embedded_bundle()), "2.7"]
+    stream = b"".join(map(_ppm, images))
+    assert subprocess.run(words, input=stream, capture_output=True, check=True).stdout == due
+    for wrong, line in ((b"P5 1 1 255\n0", b"must be binary PPM"), (stream[:-1], b"cut off")):
+        done = subprocess.run(words, input=wrong, capture_output=True, check=False)
+        assert (done.returncode, line in done.stderr) == (2, True)
+    missing = [str(program), str(tmp_path / "none"), "4"]
+    assert subprocess.run(missing, capture_output=True, check=False).returncode == 5
+
+
+def _ppm(image: NDArray[np.uint8]) -> bytes:
+    """Return a picture as binary PPM."""
+    return b"P6\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()

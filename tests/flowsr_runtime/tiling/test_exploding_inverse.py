@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowsr_runtime.tiling.exploding_inverse import OutOfRangeValues, find_out_of_range
+from flowsr_runtime.tiling.exploding_inverse import (
+    OutOfRangeValues,
+    count_guarded,
+    find_out_of_range,
+)
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 
@@ -71,3 +75,13 @@ def test_parts_joined_are_what_is_found_in_the_whole(cut: int) -> None:
 )
 def test_an_explosion_is_one_line(found: OutOfRangeValues, line: str) -> None:
     assert str(found) == line
+
+
+def test_patches_at_the_ends_of_the_guarded_range_are_counted_once_each() -> None:
+    values = np.full((7, 9, 3), 0.5, np.float32)
+    assert count_guarded(values, 3) == 0
+    values[0, 0], values[2, 2, 0] = 1.1, -0.1  # one patch
+    values[3, 2, 1] = 1.0995  # half precision, the next patch below
+    values[6, 8, 2] = -0.1  # the last patch, which reaches beyond the rows
+    values[0, 5, 0] = 1.09  # in range
+    assert count_guarded(values, 3) == 3

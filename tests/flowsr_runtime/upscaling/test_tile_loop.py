@@ -173,6 +173,17 @@ def test_an_explosion_is_one_warning_with_share_and_place(
     ]
 
 
+@pytest.mark.parametrize("budget", [20_000, 10**9])
+def test_guarded_patches_are_one_warning_with_their_share(
+    bundles: Bundles, budget: int
+) -> None:
+    upscaler = Upscaler.open(bundles["guarded"], memory_budget=budget)
+    lines: list[str] = []
+    upscaler.upscale(bright(slice(10, 50), slice(20, 23)), 1, warn=lines.append)
+    # Rows 10 to 49 of 3-pixel patches, columns 20 to 22.
+    assert lines == ["the guard kept 28 of 400 patches (7 %) in [-0.1, 1.1]"]
+
+
 def test_without_a_listener_the_warning_is_logged(
     bundles: Bundles, caplog: pytest.LogCaptureFixture
 ) -> None:

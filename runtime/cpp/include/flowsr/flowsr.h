@@ -29,11 +29,11 @@ extern "C" {
 /* Kinds of failure: the exit codes of the commands, here and in Python. */
 enum flowsr_code {
   FLOWSR_DONE = 0,
-  FLOWSR_FAILURE = 1, /* a picture file, or anything else */
+  FLOWSR_FAILURE = 1, /* an output file, or anything else */
   FLOWSR_USAGE = 2,   /* an invalid argument, scale or size */
   FLOWSR_PARITY = 3,  /* NaN or infinity, or an unexpected result */
   FLOWSR_BACKEND = 4, /* a backend, provider or device is missing or failed */
-  FLOWSR_BUNDLE = 5,  /* a bundle is damaged, of a newer schema, or incomplete */
+  FLOWSR_BUNDLE = 5,  /* a bundle or picture file is missing or damaged */
   FLOWSR_MEMORY = 6   /* out of memory */
 };
 

@@ -132,6 +132,7 @@ struct Manifest {
   std::optional<Scale> scale;  ///< The only scale of the graph, none for any.
   std::int64_t multiple = 1;   ///< Divisor of the sides of the graph's images.
   bool eight_bit = false;      ///< Whether the graph's images are uint8.
+  bool guard = false;          ///< Whether patches are kept in [-0.1, 1.1].
   bool geometry = false;       ///< Whether the graph has the input `geometry`.
   std::vector<Latent> latents;
   Halo halo;   ///< Keeps seams below one 8-bit step.

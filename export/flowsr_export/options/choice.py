@@ -1,0 +1,59 @@
+"""State which backend, provider and precision were chosen, and how to run a result."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from flowsr_export.options.speech import note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowsr_export.inputs.run_sizes import Scale
+    from flowsr_runtime import Bundle, SessionSettings
+    from flowsr_runtime.backends.session import Choice
+
+__all__ = ["choice_record", "run_command", "say_choice"]
+
+
+def say_choice(choice: Choice | None, asked: SessionSettings) -> None:
+    """Print one line on stderr, unless backend and precision were named.
+
+    Args:
+        choice: How the bundle is run, None if no bundle is.
+        asked: Settings of the command line.
+    """
+    if choice is None or "auto" not in (asked.backend, asked.precision):
+        return
+    reasons = "".join(f"; not {name}: {why}" for name, why in choice.passed_over.items())
+    note(f"runs on {choice}{reasons}")
+
+
+def choice_record(choice: Choice | None) -> dict[str, Any] | None:
+    """Return the choice as the `runs_on` of `--json`."""
+    return None if choice is None else choice.as_dict()
+
+
+def run_command(bundle: Bundle, precision: str, scales: Sequence[Scale] = ()) -> str:
+    """Return the command line that upscales an image with a new graph or engine.
+
+    Args:
+        bundle: Bundle that holds it.
+        precision: Its precision; named unless it is what the bundle runs by itself.
+        scales: Scales that it was made for.
+    """
+    from flowsr_runtime import SessionSettings
+    from flowsr_runtime.geometry import exact_scale
+
+    words = ["flowsr-export", "upscale", str(bundle.path), "photo.png"]
+    pair = scales[0] if len(scales) == 1 and bundle.manifest.scale is None else None
+    if pair is not None:
+        rows, columns = pair if isinstance(pair, tuple) else (pair, pair)
+        texts = [f"{float(exact_scale(side)):g}" for side in (columns, rows)]
+        words += ["--scale", texts[0] if texts[0] == texts[1] else "x".join(texts)]
+    if bundle.manifest.latents:
+        words += ["--temperature", "0"]
+    if SessionSettings().candidates(bundle)[0].precision != precision:
+        words += ["--precision", precision]
+    return shlex.join(words)

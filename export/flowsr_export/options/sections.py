@@ -1,0 +1,83 @@
+"""Headings of the help, and the options under each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["section_of", "sections"]
+
+SECTIONS: dict[str, str] = {
+    "Basic": """
+        --all --base-url --batch --compute-capability --engine --exact --flavor --host --hr
+        --images --locate --lr --lr-size --name --other-versions --port --quick --resample
+        --scale --size --start --steps --sweep --system --threshold --tolerance
+    """,
+    "Output": """
+        --access-log --depth --dry-run --force --json --log --output --truncate --work
+    """,
+    "Model": """
+        --blocks --bundle --fixed-scale --guard --io --least-share --model --opset --precision
+        --prior --seed --temperature --vgg
+    """,
+    "Quantization": "--crop --exclude --method --per-tensor",
+    "Quality": """
+        --alexnet --baseline --budget-db --lpips-weights --max-psnr-loss --metric --samples
+        --shave
+    """,
+    "Measurement": "--duration --memory --percentile --stages --warm-up",
+    "Network": """
+        --coupling-width --dim --encoder --flow-layers --gc --hidden-dim --n-feats
+        --n-resblocks --nb --nf --num-layer --patch-size --steps-per-level
+    """,
+    "Losses": """
+        --gain-weight --latent-weight --mesh-weight --perceptual-weight --phase-weight
+        --pixel-weight --range-weight --rescaled-weight --shift-weight --vgg-layer
+    """,
+    "Augmentation": "--color --fonts --gray --synthetic",
+    "Training": "--ema-decay --learning-rate --save-every --scale-range --validation",
+    "Limits": """
+        --body-timeout --instances --jobs --max-batch --max-body --max-output-pixels
+        --max-pixels --max-queue --queue --timeout
+    """,
+    "Performance": """
+        --backend --cuda-graphs --device --devices --halo --max-memory --provider --threads
+        --workers
+    """,
+    "Shapes": "--max-shapes --min-shapes --opt-shapes",
+    "Builder": """
+        --builder-optimization-level --hardware-compatibility-level --tf32 --timing-cache
+        --version-compatible --workspace
+    """,
+    "Cluster": "--ray --ray-address --ray-workers",
+    "General": "--help --quiet --verbose --version",
+}
+
+# Options that mean something else in one command.
+BY_COMMAND: dict[str, dict[str, str]] = {
+    "run": {"Measurement": "--blocks --seed"},
+    "calibrate": {"Quantization": "--precision --samples --seed"},
+    "flow": {"Network": "--blocks --scale", "Training": "--batch --crop --seed"},
+    "prior": {"Network": "--depth --prior", "Training": "--batch --crop --seed"},
+}
+
+SECTION_OF = {flag: heading for heading, flags in SECTIONS.items() for flag in flags.split()}
+EXCEPTIONS = {
+    command: {flag: heading for heading, flags in table.items() for flag in flags.split()}
+    for command, table in BY_COMMAND.items()
+}
+
+
+def sections() -> list[str]:
+    """Return the headings in the order of the help."""
+    return list(SECTIONS)
+
+
+def section_of(command: str | None, flags: Sequence[str]) -> str:
+    """Return the heading of an option.
+
+    Args:
+        command: Name of its command.
+        flags: Names of the option.
+    """
+    table = SECTION_OF | EXCEPTIONS.get(command or "", {})
+    return next((table[flag] for flag in flags if flag in table), "Basic")

@@ -1,0 +1,109 @@
+"""Tell a bundle from images on a command line, and name outputs beside their inputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowsr_runtime.bundle.directory import MANIFEST_NAME
+from flowsr_runtime.errors import BundleError, UsageError
+from flowsr_runtime.geometry import exact_scale, size_text
+from flowsr_runtime.pictures.files import SUFFIXES
+from flowsr_runtime.pictures.formats import kind_of
+
+__all__ = ["BUNDLE_SUFFIX", "is_earlier_output", "output_beside", "split_bundle"]
+
+BUNDLE_SUFFIX = ".bundle"
+HEAD_BYTES = 32  # of a file, which tell its format
+OUTPUT = re.compile(r"(.+)_(x\d+(\.\d+)?(x\d+(\.\d+)?)?|\d+x\d+)")
+"""Stem of an output that `output_beside` names, and of its input."""
+
+
+def split_bundle(inputs: Sequence[Path]) -> tuple[Path | None, tuple[Path, ...]]:
+    """Separate a leading bundle from the images.
+
+    The first argument is the bundle if it is a folder with bundle.json or its name ends with
+    ".bundle". Otherwise it must be an image, or a folder that holds one, so that a mistyped
+    bundle never runs another model.
+
+    Args:
+        inputs: Arguments of the command line, at least one.
+
+    Returns:
+        Path of the bundle, None for the built-in one, and the images.
+
+    Raises:
+        BundleError: If the first argument is neither a bundle nor images.
+        UsageError: If there is a bundle and no image, or a bundle after the images.
+    """
+    first, *rest = inputs
+    late = next((path for path in rest if _is_named_bundle(path)), None)
+    if late is not None:
+        raise UsageError(f"the bundle must come before the images, got {late} after {first}")
+    if _is_named_bundle(first):
+        if not rest and (first / MANIFEST_NAME).is_file():
+            raise UsageError(f"{first} is a bundle; name the images after it")
+        return first, tuple(rest)
+    if rest or not first.is_dir():  # an empty folder alone is reported as one of images
+        _check_images(first)
+    return None, tuple(inputs)
+
+
+def output_beside(
+    source: Path, scale: str | tuple[str, str] | None, size: tuple[int, int] | None, suffix: str
+) -> Path:
+    """Return the output file beside an input, such as photo_x4.png or photo_1920x1080.png.
+
+    Args:
+        source: Input file.
+        scale: Scale, one number or (vertical, horizontal); not used with a size.
+        size: Output size (H, W).
+        suffix: Suffix of the output.
+    """
+    if size is not None:
+        return source.with_name(f"{source.stem}_{size_text(size)}{suffix}")
+    pair = scale if isinstance(scale, tuple) else (scale, scale)
+    rows, columns = (f"{float(exact_scale(factor or 1)):g}" for factor in pair)
+    text = rows if rows == columns else f"{columns}x{rows}"
+    return source.with_name(f"{source.stem}_x{text}{suffix}")
+
+
+def is_earlier_output(path: Path, stems: set[str]) -> bool:
+    """Return whether a file of a folder is named like an output of another file in it.
+
+    Args:
+        path: The file.
+        stems: Names of the folder's images without suffix.
+    """
+    match = OUTPUT.fullmatch(path.stem)
+    return match is not None and match[1] in stems
+
+
+def _is_named_bundle(path: Path) -> bool:
+    return path.suffix.lower() == BUNDLE_SUFFIX or (path / MANIFEST_NAME).is_file()
+
+
+def _check_images(path: Path) -> None:
+    """Refuse a first argument that is no image and no folder with one.
+
+    Raises:
+        BundleError: If it is not; a file that cannot be read is left to the reader of images.
+    """
+    neither = f"{path} is neither a bundle nor an image"
+    try:
+        if path.is_dir():
+            if not any(entry.suffix.lower() in SUFFIXES for entry in path.iterdir()):
+                raise BundleError(f"{neither}: it holds no {MANIFEST_NAME} and no image")
+        elif path.suffix.lower() not in SUFFIXES:
+            if not path.exists():
+                raise BundleError(f"{neither}: it does not exist")
+            if path.is_file() and kind_of(_head(path)) is None:  # a pipe is read once
+                raise BundleError(neither)
+    except OSError:
+        return
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
