@@ -1,9 +1,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --quiet -c constraints.txt
+# The versions of constraints.txt need Python 3.11; on 3.10 pip takes the newest that there are.
+NEWER := import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")
+INSTALL := $(BIN)/pip install --quiet $(shell $(PYTHON) -c '$(NEWER)')
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 # A stamp remembers a finished set-up; it is repeated only when the requirements change.
 $(VENV)/runtime.stamp: pyproject.toml constraints.txt
@@ -13,15 +15,15 @@ $(VENV)/runtime.stamp: pyproject.toml constraints.txt
 
 $(VENV)/develop.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e '.[cpu,export,bench,ray,serve,tensorrt-rtx,tiff,dev]'
+	$(INSTALL) -e '.[cpu,export,bench,ray,serve,tensorrt-rtx,tiff,docs,dev]'
 	touch $@ $(VENV)/runtime.stamp
 
 # Upscale a shipped photograph and write build/demo/demo.png (needs no PyTorch).
 demo: $(VENV)/runtime.stamp
 	$(BIN)/flowsr-export demo -o build/demo --force
 
-# Lint, format, types and tests: what has to pass before a change lands.
-test: lint
+# Lint, format, types, the site and the tests: what has to pass before a change lands.
+test: lint docs
 	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/develop.stamp
@@ -29,6 +31,10 @@ lint: $(VENV)/develop.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# The site in build/site; a warning, such as a broken link, is an error.
+docs: $(VENV)/develop.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -46,6 +46,7 @@ SRFLOW_PRIOR: dict[str, Any] = {
     "name": "unet",
     "args": {"in_chans": [6, 96], "depth": 3, "dim": 64},
 }
+RELEASED = {"linf": "edsr-baseline-linf", "linf-rrdb": "rrdb-linf"}
 RRDB_MODEL: dict[str, Any] = {
     "name": MODEL["name"],
     "args": {
@@ -85,10 +86,17 @@ def calm(network: SrflowLP) -> SrflowLP:
     is_flag=True,
     help="Divide the output of a LINF network by six; then float16 is within its tolerance.",
 )
-def main(system: str, output: Path, half: bool) -> None:
+@click.option(
+    "--released",
+    is_flag=True,
+    help="Write a LINF network under the names and in the form of the released files.",
+)
+def main(system: str, output: Path, half: bool, released: bool) -> None:
     """Write OUTPUT/model.safetensors and OUTPUT/prior.safetensors."""
     flow: nn.Module
     prior: nn.Module | None
+    if released and system not in RELEASED:
+        raise click.UsageError(f"--released needs linf or linf-rrdb, got {system}")
     if system != "srflow":
         model = MODEL if system == "linf" else RRDB_MODEL
         linf = stand_in.network(model, PRIOR)
@@ -100,8 +108,20 @@ def main(system: str, output: Path, half: bool) -> None:
         srflow = calm(stand_in.srflow_network(SRFLOW, SRFLOW_PRIOR))
         specs, flow, prior = (SRFLOW, SRFLOW_PRIOR), srflow.srflow, srflow.prior
     assert prior is not None
+    if released:
+        _save_released(output / RELEASED[system], specs, flow, prior)
+        return
     save_weights(output / "model.safetensors", "model", specs[0], flow.state_dict())
     save_weights(output / "prior.safetensors", "prior", specs[1], prior.state_dict())
+
+
+def _save_released(
+    path: Path, specs: tuple[dict[str, Any], dict[str, Any]], flow: nn.Module, prior: nn.Module
+) -> None:
+    """Write a model and its prior as PyTorch files, as the authors' repository has them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": specs[0] | {"sd": flow.state_dict()}}, f"{path}.pth")
+    torch.save({"prior_model": specs[1] | {"sd": prior.state_dict()}}, f"{path}-LP.pth")
 
 
 if __name__ == "__main__":

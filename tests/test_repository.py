@@ -1,11 +1,7 @@
-"""The wheel, the exit codes and the commands that the README shows."""
+"""The exit codes and the commands that README and tutorial show."""
 
 import re
 import shlex
-import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import click
@@ -13,50 +9,25 @@ import pytest
 from PIL import Image
 
 from flowsr_export.cli import EXIT_CODES, main
+from flowsr_export.fetch import RELEASES
 from flowsr_runtime import errors
+from tests.documents import blocks
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {
-    "flowsr_calibration": ROOT / "calibration" / "flowsr_calibration",
-    "flowsr_export": ROOT / "export" / "flowsr_export",
-    "flowsr_lp": ROOT / "flowsr_lp",
-    "flowsr_runtime": ROOT / "runtime" / "flowsr_runtime",
-}
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def fenced_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def readme_commands() -> list[str]:
-    text = "\n".join(fenced_blocks("sh")).replace("\\\n", " ")
-    return [line for line in text.splitlines() if line.startswith("flowsr-export ")]
-
-
-def test_the_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
-    skipped = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, tmp_path / "source", ignore=skipped)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path), str(tmp_path / "source")]
-    subprocess.run(command, check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = {
-        f"{package}/{path.relative_to(folder).as_posix()}"
-        for package, folder in PACKAGES.items()
-        for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    assert held == expected
-
-
-def test_the_base_install_is_three_libraries() -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    block = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
-    assert block is not None
-    assert re.findall(r'"(\w+)', block[1]) == ["click", "numpy", "pillow"]
+def shown_commands() -> list[str]:
+    """Every command line of README and tutorial, those that no test can run included."""
+    pages = README, (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    fences = (block for page in pages for block in blocks(page) if block.language == "sh")
+    text = "\n".join(block.text for block in fences).replace("\\\n", " ")
+    return [
+        line.partition(" | ")[0]
+        for line in text.splitlines()
+        if line.startswith("flowsr-export ")
+    ]
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
@@ -69,8 +40,8 @@ def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
     assert set(table) == raised | {0, 130}
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_every_command_line_in_the_readme_parses(line: str) -> None:
+@pytest.mark.parametrize("line", shown_commands())
+def test_every_command_line_that_is_shown_parses(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     command: click.Command = main
     context = click.Context(main)
@@ -89,10 +60,16 @@ def test_every_command_is_in_the_readme() -> None:
     assert sorted(listed) == sorted(main.list_commands(click.Context(main)))
 
 
+def test_the_table_of_weights_names_every_file_that_fetch_downloads() -> None:
+    page = (ROOT / "docs" / "guides" / "weights.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in RELEASES)
+
+
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (12, 9), (90, 120, 40)).save("photo.png")
-    for block in fenced_blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
+    for block in blocks(README):
+        if block.language == "python":
+            exec(compile(block.text, "README.md", "exec"), {})
     with Image.open("large.png") as large:
         assert large.size == (48, 36)

@@ -5,6 +5,7 @@ from click.testing import CliRunner
 
 from benchmarks import stand_in_checkpoint
 from benchmarks.stand_in_checkpoint import calm
+from flowsr_export.fetch import RELEASES
 from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_lp import load_checkpoint
 from tests.flowsr_export.networks import small_srflow
@@ -25,3 +26,20 @@ def test_the_linf_checkpoints_are_read_back(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tmp_path / "model.safetensors", tmp_path / "prior.safetensors")
     assert checkpoint.family == "linf-lp"
     assert checkpoint.network.prior is not None
+
+
+def test_stand_ins_have_the_names_and_the_form_of_the_released_files(tmp_path: Path) -> None:
+    words = ["linf", "--released", "-o", str(tmp_path)]
+    done = CliRunner().invoke(stand_in_checkpoint.main, words)
+    assert done.exit_code == 0, done.output
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {name for name in RELEASES if name.startswith("edsr")}
+    model, prior = (tmp_path / f"edsr-baseline-linf{end}.pth" for end in ("", "-LP"))
+    assert load_checkpoint(model, prior).config["prior"] == stand_in_checkpoint.PRIOR
+
+
+def test_there_is_no_released_form_of_an_srflow_stand_in(tmp_path: Path) -> None:
+    words = ["srflow", "--released", "-o", str(tmp_path)]
+    done = CliRunner().invoke(stand_in_checkpoint.main, words)
+    assert done.exit_code == 2
+    assert "--released needs linf or linf-rrdb, got srflow" in done.output

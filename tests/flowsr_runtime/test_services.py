@@ -141,7 +141,7 @@ def test_closing_waits_for_the_calls_that_run(bundles: dict[str, Bundle]) -> Non
 
 
 def test_the_python_of_the_page_on_services_runs() -> None:
-    page = Path(__file__).parents[2] / "docs" / "services.md"
+    page = Path(__file__).parents[2] / "docs" / "guides" / "services.md"
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     held: list[dict[str, Any]] = [{} for _ in blocks]
     for block, names in zip(blocks, held, strict=True):

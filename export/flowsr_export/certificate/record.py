@@ -1,4 +1,4 @@
-"""The content of a certificate: comparisons, verdict and JSON; see docs/certificate.md."""
+"""The content of a certificate: comparisons, verdict, JSON; docs/guides/certificate.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image quality metrics as the papers define them; docs/evaluate.md has the sources."""
+"""Image quality metrics as the papers define them; docs/guides/evaluate.md has the sources."""
 
 from __future__ import annotations
 

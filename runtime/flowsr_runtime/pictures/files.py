@@ -48,7 +48,7 @@ def read_picture(
 ) -> Picture:
     """Read a PNG, JPEG, WebP, BMP, TIFF or AVIF picture.
 
-    Many threads may call this at once. docs/pictures.md lists the data read per format.
+    Many threads may call this at once. docs/guides/pictures.md lists the data read per format.
 
     Args:
         source: Picture file, its content, or an open binary file.
@@ -147,7 +147,7 @@ def encode_picture(
 ) -> bytes:
     """Encode a picture as a file of any format.
 
-    Many threads may call this at once. docs/pictures.md lists the data each format keeps.
+    Many threads may call this at once. docs/guides/pictures.md lists the data of each format.
 
     Args:
         pixels: `Picture`, written with its own ICC profile and metadata unless `like` is

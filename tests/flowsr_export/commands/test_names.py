@@ -13,7 +13,9 @@ from flowsr_export.options.command import Option
 from flowsr_export.options.sections import EXCEPTIONS, SECTION_OF
 from flowsr_export.options.speech import PROGRAM
 
-TABLE = (Path(__file__).parents[3] / "docs" / "options.md").read_text(encoding="utf-8")
+TABLE = (Path(__file__).parents[3] / "docs" / "reference" / "options.md").read_text(
+    encoding="utf-8"
+)
 ROWS = re.findall(r"^\| (`.+?) \| .+? \| (.*?) ?\|$", TABLE, re.MULTILINE)
 NAMES = {name for row, _ in ROWS for name in re.findall(r"(--[\w-]+)", row)}
 OLD = {name for _, row in ROWS for name in re.findall(r"(--[\w-]+)", row)}

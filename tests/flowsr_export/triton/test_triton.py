@@ -33,7 +33,7 @@ SMALL = 42_000_000
 
 pytestmark = pytest.mark.skipif(
     PYTHON is None,
-    reason="FLOWSR_TRITON does not name a Python with nvidia-pytriton; docs/serving.md has how",
+    reason="FLOWSR_TRITON names no Python with nvidia-pytriton; docs/guides/serving.md has how",
 )
 
 WHERE = """

@@ -11,7 +11,7 @@ from flowsr_runtime import Upscaler, embedded_bundle, read_picture
 from flowsr_runtime.bundle.directory import Bundle
 from tests.flowsr_runtime.cpp.library import ROOT, CppError, CppLibrary, build, load
 
-# Two libraries sum in another order; the worst that is seen is in docs/cpp.md.
+# Two libraries sum in another order; the worst that is seen is in docs/guides/cpp.md.
 BAR: Final = 1e-4
 PHOTO: Final = ROOT / "export" / "flowsr_export" / "inputs" / "pictures" / "coffee_256.png"
 

@@ -1,7 +1,7 @@
 """The picture contract: mode, depth, size, profile and pixels out, for everything in.
 
 Every kind of file goes through a model that doubles each pixel and into every format and
-depth. What comes out is compared with the tables of docs/pictures.md, restated here.
+depth. What comes out is compared with the tables of docs/guides/pictures.md, restated here.
 """
 
 import io
@@ -199,7 +199,7 @@ def test_what_comes_out_is_what_the_tables_say(kind: Kind, bundles: dict[str, Bu
 def test_there_are_enough_cases() -> None:
     pairs = sum(2 if HOLDS[kind.format][2] else 1 for kind in KINDS)
     cases = pairs * len(SIZES) * len(HOLDS) * len(DTYPES)
-    page = Path(__file__).parents[3] / "docs" / "pictures.md"
+    page = Path(__file__).parents[3] / "docs" / "guides" / "pictures.md"
     assert cases >= 500
     assert f"every format and depth, {cases} cases" in page.read_text(encoding="utf-8")
 

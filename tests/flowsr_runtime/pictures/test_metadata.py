@@ -17,7 +17,7 @@ from tests.flowsr_runtime.pictures.picture_files import RGB_ICC, deep_png_file, 
 Photo = NDArray[np.uint8]
 Base, IFD = ExifTags.Base, ExifTags.IFD
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="%d"/></x:xmpmeta>'
-# Where each format holds what: the table of docs/pictures.md.
+# Where each format holds what: the table of docs/guides/pictures.md.
 EXIF = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
 DPI = ("PNG", "JPEG", "TIFF", "BMP")
 DEPTHS = {"PNG": (8, 16), "TIFF": (8, 16, "float")}
