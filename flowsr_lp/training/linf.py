@@ -293,11 +293,8 @@ def train(
         optimizer.step()
         _average(average, module, min(settings.ema_decay, (1 + step) / (10 + step)))
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            if validation is not None:
-                checked = _validate(objective, average, validation, device)
-                run.save(step + 1, {**figures, "validation": checked})
-            else:
-                run.save(step + 1, figures)
+            checked = _validate(objective, average, validation, device)
+            run.save(step + 1, {**figures, **checked})
         report(step + 1, settings.steps, figures)
     return {name: tensor.cpu() for name, tensor in average.items()}
 
@@ -359,9 +356,11 @@ def _average(average: dict[str, Tensor], module: nn.Module, decay: float) -> Non
 
 @torch.no_grad()
 def _validate(
-    objective: Objective, average: dict[str, Tensor], crops: Crops, device: torch.device
-) -> dict[str, float]:
+    objective: Objective, average: dict[str, Tensor], crops: Crops | None, device: torch.device
+) -> dict[str, dict[str, float]]:
     """Mean figures of the averaged weights on the first batches; changes no generator."""
+    if crops is None:
+        return {}
     module = objective.trained
     weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     module.load_state_dict(average)
@@ -377,7 +376,7 @@ def _validate(
                 sums[name] = sums.get(name, 0.0) + value / VALIDATION_BATCHES
     module.load_state_dict(weights)
     module.train()
-    return sums
+    return {"validation": sums}
 
 
 @dataclass(frozen=True)

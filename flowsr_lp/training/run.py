@@ -194,24 +194,15 @@ def train_prior(
     first = steps_done(loop.output)
     checkpoint = load_checkpoint(model, blocks=blocks)
     flow = _flow_of(checkpoint.network)
-    _check_linf_only(flow, recipe.penalties, loop.augmentation)
-    if recipe.likelihood_weight and isinstance(flow, SRFlow):
-        raise UsageError(
-            "likelihood_weight is for LINF, not SRFlow", option="likelihood_weight"
-        )
+    likelihood = {"likelihood_weight": recipe.likelihood_weight}
+    _check_linf_only(flow, recipe.penalties, loop.augmentation, likelihood)
     loop = _at_own_scale(loop, flow)
     torch.manual_seed(loop.settings.seed)
     spec, prior = _new_prior(recipe, flow)
     if loop.start is not None:
         _begin(prior, load_checkpoint(model, loop.start, blocks).network.prior, loop.start)
     _check_batch(loop, prior, _coarsest_patch(flow))
-    perceptual = VggLoss(vgg, recipe.vgg_layers)
-    if loop.smallest_crop < perceptual.features.smallest:
-        raise UsageError(
-            f"crops must be at least {perceptual.features.smallest} pixels a side for "
-            f"{recipe.vgg_layers[-1]}, got {loop.smallest_crop} at scale {loop.range[0]:g}"
-        )
-    objective = _prior_loss(flow, prior, perceptual, recipe)
+    objective = _prior_loss(flow, prior, _perceptual(vgg, recipe, loop), recipe)
     crops = _crops(loop)
     described = {
         "prior": spec,
@@ -219,7 +210,7 @@ def train_prior(
         "vgg_layers": list(recipe.vgg_layers),
         "weights": list(objective.weights),
         "penalties": asdict(recipe.penalties),
-        "likelihood_weight": recipe.likelihood_weight,
+        **likelihood,
         **_describe(loop, crops),
     }
     held_out = _validation(loop)
@@ -279,9 +270,12 @@ def _at_own_scale(loop: Loop, flow: LINF | SRFlow) -> Loop:
     return replace(loop, scales=(flow.scale, flow.scale))
 
 
-def _check_linf_only(flow: LINF | SRFlow, *settings: Penalties | Augmentation) -> None:
+def _check_linf_only(
+    flow: LINF | SRFlow, *settings: Penalties | Augmentation | dict[str, float]
+) -> None:
     """Refuse settings for an SRFlow network that only the training of LINF has."""
-    for name, value in (field for each in settings for field in asdict(each).items()):
+    fields = (each if isinstance(each, dict) else asdict(each) for each in settings)
+    for name, value in (field for each in fields for field in each.items()):
         if value and isinstance(flow, SRFlow):
             raise UsageError(f"{name} is for LINF, not SRFlow", option=name)
 
@@ -325,6 +319,17 @@ def _prior_loss(
         return PriorLoss(network, perceptual, *weights, recipe.penalties, likelihood)
     assert isinstance(prior, SrflowPrior)
     return SrflowPriorLoss(SrflowLP(flow, prior), perceptual, *weights)
+
+
+def _perceptual(vgg: Path, recipe: PriorRecipe, loop: Loop) -> VggLoss:
+    """Load the perceptual loss; the crops must be large enough for its layers."""
+    perceptual = VggLoss(vgg, recipe.vgg_layers)
+    if loop.smallest_crop < perceptual.features.smallest:
+        raise UsageError(
+            f"crops must be at least {perceptual.features.smallest} pixels a side for "
+            f"{recipe.vgg_layers[-1]}, got {loop.smallest_crop} at scale {loop.range[0]:g}"
+        )
+    return perceptual
 
 
 def _crops(loop: Loop) -> Crops:

@@ -302,8 +302,7 @@ class Upscaler:
 
         Args:
             image: Array, gray (h, w), or (h, w, 1 to 4) as in `Picture.pixels`; uint8, uint16,
-                or float32 in [0, 1]. Or a `Picture`, an image of Pillow, or a picture file. A
-                graph of uint8 only takes uint8.
+                or float32 in [0, 1]; a `Picture`; an image of Pillow; or a picture file.
             scale: Output pixels per input pixel, at least 1, one number or (row, column).
             size: Output size (H, W), instead of `scale`. A bundle of one scale needs neither.
             resample: Reach other sizes with a bundle of one scale, by Lanczos after the model.
