@@ -1,11 +1,11 @@
 // A small service: load a model once, then upscale every picture that arrives on stdin.
 //
 // Pictures are binary PPM (P6, 8 bits), one after another, and so are the results on stdout. Build
-// it against an installed runtime (docs/cpp.md), or let CMake find the package as in
+// it against an installed runtime (docs/guides/cpp.md), or let CMake find the package as in
 // runtime/cpp/example:
 //
-//   g++ -std=c++17 examples/service.cpp -I/opt/flowsr/include -L/opt/flowsr/lib -lflowsr \
-//       -Wl,-rpath,/opt/flowsr/lib -o service
+//   g++ -std=c++17 -I/opt/flowsr/include examples/service.cpp -o service
+//       -L/opt/flowsr/lib -lflowsr -Wl,-rpath,/opt/flowsr/lib      (the same line)
 //   ./service edsr.bundle 4 < photo.ppm > large.ppm
 #include <flowsr/flowsr.hpp>
 

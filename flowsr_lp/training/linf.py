@@ -156,7 +156,8 @@ class PriorLoss:
     """The published recipe of the latent module; spec/linf.md "Training of LP".
 
     Perceptual loss on the frozen flow's output, optional L1 between the latent and that of
-    the true residual, and optional L1 between pixels.
+    the true residual, and optional L1 between pixels. With a weight of the likelihood the
+    flow is trained too, which the published recipe does not do.
     """
 
     def __init__(
@@ -167,8 +168,9 @@ class PriorLoss:
         latent_weight: float = 0.0,
         pixel_weight: float = 0.0,
         penalties: Penalties = NO_PENALTIES,
+        likelihood_weight: float = 0.0,
     ) -> None:
-        """Train the prior of `network`; its flow is frozen.
+        """Train the prior of `network`, and its flow with `likelihood_weight`.
 
         Args:
             network: A flow with the prior to train.
@@ -177,20 +179,25 @@ class PriorLoss:
             latent_weight: Weight of the L1 between latents.
             pixel_weight: Weight of the L1 between pixels.
             penalties: Weights of the penalties on artifacts.
+            likelihood_weight: Weight of the flow's negative log-likelihood in nats per value;
+                0 freezes the flow.
 
         Raises:
             UsageError: If no weight is above 0, or one is below 0 or not finite.
         """
         assert network.prior is not None
         self.weights = check_prior_weights(perceptual_weight, latent_weight, pixel_weight)
-        self.trained: Prior = network.prior
-        self.linf = network.linf.requires_grad_(False).eval()
+        check_weights(likelihood_weight)
+        self.prior: Prior = network.prior
+        self.linf = network.linf.requires_grad_(likelihood_weight > 0).eval()
+        self.likelihood_weight = likelihood_weight
+        self.trained: nn.Module = network if likelihood_weight else network.prior
         self.perceptual = perceptual
         self.penalties = penalties
 
     def to(self, device: torch.device) -> None:
         """Move both networks and the perceptual one."""
-        self.trained.to(device)
+        self.prior.to(device)
         self.linf.to(device)
         self.perceptual.to(device)
 
@@ -200,12 +207,12 @@ class PriorLoss:
         x, y = (low - 0.5) / 0.5, (high - 0.5) / 0.5
         base = resize(x, size)
         low_frequencies = low_frequency_residual(x, size)
-        with torch.no_grad():
+        with torch.set_grad_enabled(bool(self.likelihood_weight) and torch.is_grad_enabled()):
             features = self.linf.features(x)
             c = self.linf.condition(x, size, "extend", features=features)
             encoded = self.linf.encode(low_frequencies, c)
             target = self.linf.encode(y - base, c)
-        latent = self.trained(encoded, x)
+        latent = self.prior(encoded, x)
         output = (self.linf.decode(latent, c, size) + base) * 0.5 + 0.5
         terms = (
             self.perceptual(output, high),
@@ -214,14 +221,15 @@ class PriorLoss:
         )
         loss = torch.stack([w * t for w, t in zip(self.weights, terms, strict=True) if w]).sum()
         figures = {"perceptual": terms[0], "latent": terms[1], "l1": terms[2]}
+        if self.likelihood_weight:
+            noisy = y - base + (torch.rand_like(y) - 0.5) * (2 / 255)
+            nll = -self.linf.log_likelihood(noisy, c).mean() / self.linf.width
+            loss, figures["nll"] = loss + self.likelihood_weight * nll, nll
         shifted = None
         if self.penalties.shift:
-            with torch.no_grad():
-                moved = self.linf.condition(
-                    x, size, "extend", _random_origin(self.linf), features
-                )
-                encoded = self.linf.encode(low_frequencies, moved)
-            latent = self.trained(encoded, x)
+            moved = self.linf.condition(x, size, "extend", _random_origin(self.linf), features)
+            encoded = self.linf.encode(low_frequencies, moved)
+            latent = self.prior(encoded, x)
             shifted = (self.linf.decode(latent, moved, size) + base) * 0.5 + 0.5
         extra = self.penalties(
             output, base * 0.5 + 0.5, low, high, self.linf.patch_size, c.scale, shifted

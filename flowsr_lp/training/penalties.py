@@ -20,6 +20,8 @@ from flowsr_runtime.errors import UsageError
 
 # Logarithm of the gain of the flow's inverse, per channel over all layers, that costs nothing.
 FREE_LOG_GAIN = 2.0
+# Logarithm of the power's ratio that costs nothing: detail without a mesh has it by chance.
+FREE_LOG_RATIO = 0.4
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,16 @@ def mesh(detail: Tensor, patch: int) -> Tensor:
     """Mean excess of the detail's power at the patch's period over that beside it, a scalar.
 
     The power spectrum of the rows of each channel, averaged over the rows, at 1 / p cycles a
-    pixel; the logarithm of its ratio to the geometric mean of its neighborhood, where that is
-    above 0. The same for columns. A texture that follows the patch grid has a high ratio; the
-    detail of a photograph has a ratio near 1. Sides below 10 patches are left out.
+    pixel; the logarithm of its ratio to the geometric mean of its neighborhood, beyond the 0.4
+    that occur by chance. The same for columns. A texture that follows the patch grid has a high
+    ratio; the detail of a photograph has a ratio near 1. Sides below 10 patches are left out.
 
     Args:
         detail: Output minus the resized input, (B, C, H, W).
         patch: Patch side p.
     """
     excess = [
-        F.relu(_log_ratio_at_period(side, patch)).mean()
+        F.relu(_log_ratio_at_period(side, patch) - FREE_LOG_RATIO).mean()
         for side in (detail, detail.transpose(-1, -2))
         if side.shape[-1] >= 10 * patch
     ]

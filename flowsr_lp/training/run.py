@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowsr_lp import (
     LINF,
@@ -97,6 +97,8 @@ class PriorRecipe:
         latent_weight: Weight of the L1 between latents.
         pixel_weight: Weight of the L1 between pixels.
         penalties: Weights of the penalties on artifacts (LINF).
+        likelihood_weight: Weight of the flow's negative log-likelihood; above 0 trains the
+            flow too (LINF).
     """
 
     name: str
@@ -106,6 +108,7 @@ class PriorRecipe:
     latent_weight: float
     pixel_weight: float
     penalties: Penalties
+    likelihood_weight: float = 0.0
 
 
 def train_flow(
@@ -169,7 +172,9 @@ def train_prior(
     started: Callable[[int], Report],
     blocks: Sequence[int] | None = None,
 ) -> Path:
-    """Train the prior of a frozen flow and write `prior.safetensors` into the run's folder.
+    """Train the prior of a flow and write `prior.safetensors` into the run's folder.
+
+    With a weight of the likelihood the flow is trained too and `model.safetensors` is written.
 
     Args:
         model: The flow, a released file or one of ours.
@@ -190,6 +195,10 @@ def train_prior(
     checkpoint = load_checkpoint(model, blocks=blocks)
     flow = _flow_of(checkpoint.network)
     _check_linf_only(flow, recipe.penalties, loop.augmentation)
+    if recipe.likelihood_weight and isinstance(flow, SRFlow):
+        raise UsageError(
+            "likelihood_weight is for LINF, not SRFlow", option="likelihood_weight"
+        )
     loop = _at_own_scale(loop, flow)
     torch.manual_seed(loop.settings.seed)
     spec, prior = _new_prior(recipe, flow)
@@ -210,12 +219,19 @@ def train_prior(
         "vgg_layers": list(recipe.vgg_layers),
         "weights": list(objective.weights),
         "penalties": asdict(recipe.penalties),
+        "likelihood_weight": recipe.likelihood_weight,
         **_describe(loop, crops),
     }
     held_out = _validation(loop)
     report = _begin_run(loop, first, started)
     arguments = objective, crops, loop.settings, loop.output, report, device, described
     weights = train(*arguments, held_out)
+    if recipe.likelihood_weight:
+        trained = _part(weights, "linf.")
+        save_weights(
+            loop.output / "model.safetensors", "model", checkpoint.config["model"], trained
+        )
+        weights = _part(weights, "prior.")
     path = loop.output / "prior.safetensors"
     save_weights(path, "prior", spec, weights)
     return path
@@ -305,7 +321,8 @@ def _prior_loss(
     weights = (recipe.perceptual_weight, recipe.latent_weight, recipe.pixel_weight)
     if isinstance(flow, LINF):
         assert not isinstance(prior, SrflowPrior)
-        return PriorLoss(LinfLP(flow, prior), perceptual, *weights, recipe.penalties)
+        network, likelihood = LinfLP(flow, prior), recipe.likelihood_weight
+        return PriorLoss(network, perceptual, *weights, recipe.penalties, likelihood)
     assert isinstance(prior, SrflowPrior)
     return SrflowPriorLoss(SrflowLP(flow, prior), perceptual, *weights)
 
@@ -335,6 +352,15 @@ def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
             "fonts": [font.name for font in loop.augmentation.fonts],
         },
         **({} if loop.start is None else {"start": _sha256(loop.start)}),
+    }
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the weights of a part of the network under their own names."""
+    return {
+        name.removeprefix(prefix): weight
+        for name, weight in weights.items()
+        if name.startswith(prefix)
     }
 
 

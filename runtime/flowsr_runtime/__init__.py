@@ -1,6 +1,6 @@
 """The light runtime of flowsr-lp: run a bundle without PyTorch."""
 
-from flowsr_runtime.backends.session import Session, SessionSettings, open_session
+from flowsr_runtime.backends.session import Choice, Session, SessionSettings, open_session
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle, write_bundle
 from flowsr_runtime.errors import (
     BackendError,
@@ -50,6 +50,7 @@ __all__ = [
     "encode_picture",
     "read_picture",
     "write_picture",
+    "Choice",
     "Session",
     "SessionSettings",
     "open_session",

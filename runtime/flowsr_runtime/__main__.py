@@ -52,11 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", required=True, metavar="OUT", help="output file")
     add("--scale", type=_checked(parse_scale), help="upscaling factor such as 4 or 2.7x3.6")
     add("--size", type=_checked(parse_size), metavar="WxH", help="output width and height")
-    add("--backend", default="onnxruntime", help="onnxruntime, tensorrt or tensorrt_rtx")
+    add("--backend", default="auto", help="auto, onnxruntime, tensorrt or tensorrt_rtx")
     add("--provider", help="cpu, cuda, tensorrt or openvino")
-    add("--device", type=int, default=0, help="GPU index")
+    add("--device", type=_device, default=0, metavar="N|cpu|cuda:N", help="device")
     add("--threads", type=int, help="number of CPU threads")
-    add("--precision", default="fp32", help="fp32, fp16, bf16 or int8")
+    add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--force", action="store_true", help="overwrite an existing file")
     add("--version", action="version", version=f"flowsr_runtime {__version__}")
     return parser
@@ -73,6 +73,10 @@ def _upscale(given: argparse.Namespace) -> None:
     write_picture(given.output, large, like=picture, force=given.force)
     height, width = large.shape[:2]
     sys.stdout.write(f"{given.output}  {size_text((height, width))}\n")
+
+
+def _device(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flowsr_export import cli
-from flowsr_export.machine.extras import EXTRAS
+from flowsr_export.machine.extras import EXTRAS, NEEDS
 from flowsr_runtime import errors
 from flowsr_runtime.installation import pip_command
 
@@ -182,6 +182,34 @@ def test_a_missing_library_is_one_line_with_the_command_that_installs_it(
     assert done.stderr == f"flowsr-export: {library} is not installed; {remedy}\n"
     assert (done.returncode, done.stdout) == (4, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "photo.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extras"),
+    [
+        ("export-onnx --model a.pth -o out", ["cpu", "export"]),
+        ("calibrate --images . -o out", ["bench", "cpu", "export"]),
+        ("verify bundle", ["cpu", "export"]),
+        ("bench bundle -o out", ["bench", "cpu", "export"]),
+        ("serve bundle --port 0", ["cpu", "serve"]),
+        ("train flow --images . -o out", ["export"]),
+    ],
+)
+def test_all_missing_libraries_are_named_at_once(
+    arguments: str,
+    extras: list[str],
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_without(EXTRAS, arguments.split())
+    names, verb, remedy = done.stderr.partition(" are not installed; ")
+    named = set(names.removeprefix("flowsr-export: ").replace(" and ", ", ").split(", "))
+    assert verb, done.stderr
+    assert set(NEEDS[arguments.split()[0]]) <= named
+    assert remedy == f"{pip_command(*extras)}\n"
+    assert (done.returncode, done.stdout) == (4, "")
 
 
 @pytest.mark.parametrize("arguments", ["inspect bundle", "doctor", "train flow --help"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -113,34 +114,35 @@ def benchmark_cases(bundle: Bundle, config: BenchmarkConfig) -> list[tuple[str, 
     return cases
 
 
-def resolved(bundle: Bundle, config: BenchmarkConfig) -> tuple[BenchmarkConfig, Choice | None]:
+def resolved(
+    bundle: Bundle, config: BenchmarkConfig, choose: Callable[[Choice], None]
+) -> BenchmarkConfig:
     """Replace backend and precision auto by those that run here.
 
     Args:
         bundle: The bundle.
         config: Configuration.
-
-    Returns:
-        The configuration, and the choice of backend auto.
+        choose: Called with the choice of backend auto.
 
     Raises:
         FlowsrError: As `SessionSettings.choose`.
     """
     if AUTO not in config.backends:
         if config.precision != AUTO:
-            return config, None
+            return config
         tensorrt = any(name.startswith("tensorrt") for name in config.backends)
         on_gpu = tensorrt or config.provider in GPU_PROVIDERS
-        return replace(config, precision=preferred_precision(bundle, on_gpu=on_gpu)), None
+        return replace(config, precision=preferred_precision(bundle, on_gpu=on_gpu))
     asked = SessionSettings(AUTO, config.provider, config.device, precision=config.precision)
     session, choice = asked.choose(bundle)
     session.close()
+    choose(choice)
     one = choice.settings
     named = (one.backend if name == AUTO else name for name in config.backends)
     changes: dict[str, Any] = {"backends": tuple(named), "precision": one.precision}
     if one.backend == "onnxruntime":
         changes["provider"] = one.provider
-    return replace(config, **changes), choice
+    return replace(config, **changes)
 
 
 def session_settings(config: BenchmarkConfig) -> list[SessionSettings]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -100,9 +100,7 @@ def bench(
     """
     tools = instruments or Measurement()
     bundle = Bundle.open(embedded_bundle() if config.bundle is None else config.bundle)
-    config, choice = resolved(bundle, config)
-    if choice is not None:
-        choose(choice)
+    config = resolved(bundle, config, choose)
     sizes = benchmark_cases(bundle, config)
     with ExitStack() as stack:
         models, not_started = _load_models(config, tools, stack)
@@ -124,10 +122,7 @@ def bench(
         )
         clocks["clocks_after"] = asdict(tools.clocks())
     rates = tuple(probe_entry(probe, blocks[probe.name]) for probe in probes)
-    memory: dict[BenchmarkCase, Memory] = {}
-    for one in calls if config.memory else ():
-        memory[one] = tools.memory(one.target, one.case, one.measures)
-        advance(f"memory {one}")
+    memory = _memory(calls if config.memory else (), tools, advance)
     rows = _rows(bundle, config, {case: blocks[case] for case in calls}, rates, memory)
     return Report(
         bundle=_about(bundle, config),
@@ -139,6 +134,16 @@ def bench(
         stages=tuple(_stages(bundle, config, tools, *case, advance) for case in profiled),
         growth=fit_scaling(rows) if config.growth else None,
     )
+
+
+def _memory(
+    cases: Iterable[BenchmarkCase], tools: Measurement, advance: Advance
+) -> dict[BenchmarkCase, Memory]:
+    memory = {}
+    for one in cases:
+        memory[one] = tools.memory(one.target, one.case, one.measures)
+        advance(f"memory {one}")
+    return memory
 
 
 def _load_models(

@@ -25,7 +25,7 @@ from flowsr_export.options.shared import (
     seed_option,
     threads_option,
 )
-from flowsr_export.options.values import FiniteRange
+from flowsr_export.options.values import FiniteRange, WholeRange
 
 if TYPE_CHECKING:
     from flowsr_export.calibration.run import Calibration, CalibrationConfig, Report
@@ -71,7 +71,7 @@ def _config(
     number_option("--samples", POSITIVE, 200, "Number of crops in the calibration set."),
     number_option(
         "--crop",
-        click.IntRange(min=16),
+        WholeRange(min=16),
         48,
         "Side of a crop in low-resolution pixels.",
         argument="side",

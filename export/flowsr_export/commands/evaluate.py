@@ -30,7 +30,7 @@ from flowsr_export.options.shared import (
     seed_option,
 )
 from flowsr_export.options.speech import note
-from flowsr_export.options.values import FiniteRange
+from flowsr_export.options.values import FiniteRange, WholeRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ def _check_scales(scales: Sequence[Any]) -> None:
 @click.option("--lpips-weights", "linear", type=FILE, help="LPIPS weights, version 0.1.")
 @click.option(
     "--shave",
-    type=click.IntRange(min=0),
+    type=WholeRange(min=0),
     show_default="the published rules",
     help="Border in pixels that PSNR and SSIM ignore.",
 )

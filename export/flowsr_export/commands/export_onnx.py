@@ -19,7 +19,7 @@ from flowsr_export.options.shared import (
     json_option,
     value_option,
 )
-from flowsr_export.options.values import exact_scale_type
+from flowsr_export.options.values import WholeRange, exact_scale_type
 
 if TYPE_CHECKING:
     from flowsr_export.deployment.interface import Precision
@@ -53,7 +53,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--opset",
-    type=click.IntRange(18, 19),
+    type=WholeRange(18, 19),
     show_default="18; 22 in bf16",
     help="ONNX operator set version; bf16 has its own.",
 )

@@ -20,6 +20,7 @@ from flowsr_export.options.shared import (
     precision_option,
     value_option,
 )
+from flowsr_export.options.speech import program
 from flowsr_export.options.values import parse_capability
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
         place = f"{match.library} on compute capability {match.compute_capability}"
         raise BundleError(
             f"no {match.precision} engine of {bundle.path} loads in {place}; build one with "
-            "flowsr-export build-engine"
+            f"{program()} build-engine"
         )
 
 

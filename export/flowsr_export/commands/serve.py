@@ -25,7 +25,7 @@ from flowsr_export.options.shared import (
     value_option,
 )
 from flowsr_export.options.speech import note
-from flowsr_export.options.values import FiniteRange, parse_memory
+from flowsr_export.options.values import FiniteRange, WholeRange, parse_memory
 
 if TYPE_CHECKING:
     from flowsr_export.serve.admission import ServeLimits
@@ -62,7 +62,7 @@ def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, 
     ),
     number_option(
         "--queue",
-        click.IntRange(min=0),
+        WholeRange(min=0),
         16,
         "Number of waiting images; further requests get status 429.",
     ),
@@ -89,9 +89,7 @@ def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, 
     ),
     name="limited",
 )
-@number_option(
-    "--port", click.IntRange(0, 65535), 8000, "Port to listen on; 0 picks a free port."
-)
+@number_option("--port", WholeRange(0, 65535), 8000, "Port to listen on; 0 picks a free port.")
 @flag("--access-log", "Write one line per request to stdout.")
 @session_options
 @memory_budget_option

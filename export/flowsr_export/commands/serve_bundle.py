@@ -25,6 +25,7 @@ from flowsr_export.options.shared import (
     provider_option,
     threads_option,
 )
+from flowsr_export.options.values import WholeRange
 
 if TYPE_CHECKING:
     from flowsr_export.triton.config import TritonModelConfig
@@ -73,7 +74,7 @@ def command() -> None:
     ),
     number_option(
         "--max-queue",
-        click.IntRange(min=0),
+        WholeRange(min=0),
         64,
         "Maximum number of requests that wait for a batch; 0 means no limit.",
     ),

@@ -148,6 +148,12 @@ def _recipe(
     number_option("--perceptual-weight", WEIGHT, 1.0, "Weight of the VGG feature loss."),
     number_option("--latent-weight", WEIGHT, 0.0, "Weight of the L1 loss between latents."),
     number_option("--pixel-weight", WEIGHT, 0.0, "Weight of the L1 loss between pixels."),
+    number_option(
+        "--likelihood-weight",
+        WEIGHT,
+        0.0,
+        "Weight of the flow's negative log-likelihood; above 0 trains the flow too (LINF).",
+    ),
     name="recipe",
     takes=["penalties"],
 )
@@ -163,7 +169,8 @@ def prior(
 ) -> None:
     """Train the learned prior of a LINF or SRFlow flow.
 
-    The result is OUTPUT/prior.safetensors. The published recipe compares features of VGG19
+    The result is OUTPUT/prior.safetensors, and OUTPUT/model.safetensors with
+    --likelihood-weight. The published recipe compares features of VGG19
     before the last ReLU; this command uses VGG16, whose last layer is conv5_3.
 
     \b

@@ -16,7 +16,7 @@ from flowsr_export.options.command import Command
 from flowsr_export.options.progress import item_lines, progress
 from flowsr_export.options.session import session_options
 from flowsr_export.options.shared import FILE, flag, json_option, open_bundle
-from flowsr_export.options.speech import note, program
+from flowsr_export.options.speech import note, program, speaker
 from flowsr_export.options.upscale import cluster_options, machine_options, request_options
 
 if TYPE_CHECKING:
@@ -99,15 +99,16 @@ def command(
         from flowsr_export.upscale.dry_run import plan_all
 
         with open_upscalers(opened, **machine) as upscalers:
-            exit_code = _print_plan(*plan_all(jobs, upscalers[0], request), as_json)
+            choice = upscalers[0].choice
+            planned = plan_all(jobs, upscalers[0], request)
+            exit_code = _print_plan(*planned, choice, as_json)
+        if planned[0]:
+            say_choice(choice, machine["settings"])
     else:
         report, choice = _upscale(opened, jobs, request, machine, cluster)
         _print(report, choice, as_json)
         exit_code = report.exit_code
-    if left_out:
-        count = f"{len(left_out)} earlier output{'' if len(left_out) == 1 else 's'}"
-        example = f"such as {left_out[0]}; name a file to upscale it"
-        note(f"left out {count}, {example}")
+    _print_left_out(left_out)
     context.exit(exit_code)
 
 
@@ -152,7 +153,7 @@ def _upscale(
             bar.advance,
             finished=item_lines(len(jobs)),
             overlap=machine["max_memory"] is None or not on_host,
-            begin=partial(say_choice, choice, machine["settings"]),
+            begin=partial(say_choice, choice, machine["settings"], speaker()),
         )
     return report, choice
 
@@ -216,7 +217,10 @@ def _summary(report: Report) -> str:
 
 
 def _print_plan(
-    planned: Sequence[PlannedUpscale], failures: Sequence[Failure], as_json: bool
+    planned: Sequence[PlannedUpscale],
+    failures: Sequence[Failure],
+    choice: Choice | None,
+    as_json: bool,
 ) -> int:
     """Print a dry run and return the exit code."""
     from flowsr_export.upscale.jobs import Report
@@ -225,6 +229,7 @@ def _print_plan(
         rows = {
             "planned": [dataclasses.asdict(upscale) for upscale in planned],
             "failures": [dataclasses.asdict(failure) for failure in failures],
+            "runs_on": choice_record(choice),
         }
         click.echo(json.dumps(rows, default=str, indent=2))
     else:
@@ -237,6 +242,13 @@ def _print_plan(
             click.echo(f"{upscale.target}  {size}  {tiles} of {upscale.largest}  {memory}")
     _print_failures(failures)
     return Report((), tuple(failures)).exit_code
+
+
+def _print_left_out(outputs: Sequence[Path]) -> None:
+    if outputs:
+        count = f"{len(outputs)} earlier output{'' if len(outputs) == 1 else 's'}"
+        example = f"such as {outputs[0]}; name a file to upscale it"
+        note(f"left out {count}, {example}")
 
 
 def _print_failures(failures: Sequence[Failure]) -> None:

@@ -25,14 +25,14 @@ EXTRAS = {
     "uvicorn": "serve",
 }
 
-EXPORT = ("torch", "onnx", "onnxscript", "safetensors", "ml_dtypes", "onnxruntime")
+REFERENCE = ("torch", "onnx", "safetensors", "ml_dtypes", "onnxruntime")
 NEEDS = {
     "upscale": ("onnxruntime",),
     "demo": ("onnxruntime",),
-    "export-onnx": EXPORT,
-    "calibrate": ("onnx", "onnxruntime", "matplotlib", "jinja2"),
-    "verify": EXPORT,
-    "bench": ("onnx", "onnxruntime", "matplotlib", "psutil", "jinja2"),
+    "export-onnx": (*REFERENCE, "onnxscript"),
+    "calibrate": (*REFERENCE, "matplotlib"),
+    "verify": REFERENCE,
+    "bench": ("torch", "onnx", "ml_dtypes", "onnxruntime", "matplotlib", "psutil", "jinja2"),
     "evaluate": ("onnxruntime",),
     "serve": ("fastapi", "uvicorn", "pydantic", "prometheus_client", "onnxruntime"),
     "train": ("torch", "safetensors"),

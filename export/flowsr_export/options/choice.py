@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from flowsr_export.options.speech import note
+from flowsr_export.options.speech import note, program
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from flowsr_export.inputs.run_sizes import Scale
     from flowsr_runtime import Bundle, SessionSettings
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["choice_record", "run_command", "say_choice"]
 
 
-def say_choice(choice: Choice | None, asked: SessionSettings) -> None:
+def say_choice(
+    choice: Choice | None, asked: SessionSettings, say: Callable[[str], None] = note
+) -> None:
     """Print one line on stderr, unless backend and precision were named.
 
     Args:
         choice: How the bundle is run, None if no bundle is.
         asked: Settings of the command line.
+        say: Writer of a note; see `speaker` for other threads.
     """
     if choice is None or "auto" not in (asked.backend, asked.precision):
         return
     reasons = "".join(f"; not {name}: {why}" for name, why in choice.passed_over.items())
-    note(f"runs on {choice}{reasons}")
+    say(f"runs on {choice}{reasons}")
 
 
 def choice_record(choice: Choice | None) -> dict[str, Any] | None:
@@ -46,7 +49,7 @@ def run_command(bundle: Bundle, precision: str, scales: Sequence[Scale] = ()) ->
     from flowsr_runtime import SessionSettings
     from flowsr_runtime.geometry import exact_scale
 
-    words = ["flowsr-export", "upscale", str(bundle.path), "photo.png"]
+    words = [program(), "upscale", str(bundle.path), "photo.png"]
     pair = scales[0] if len(scales) == 1 and bundle.manifest.scale is None else None
     if pair is not None:
         rows, columns = pair if isinstance(pair, tuple) else (pair, pair)

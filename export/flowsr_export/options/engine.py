@@ -17,7 +17,13 @@ from flowsr_export.options.shared import (
     scales_option,
     value_option,
 )
-from flowsr_export.options.values import parse_capability, parse_memory, parse_shapes, size_type
+from flowsr_export.options.values import (
+    WholeRange,
+    parse_capability,
+    parse_memory,
+    parse_shapes,
+    size_type,
+)
 
 if TYPE_CHECKING:
     from flowsr_export.engine.build import SizeSpec
@@ -118,7 +124,7 @@ builder_options = packs(
     ),
     number_option(
         "--builder-optimization-level",
-        click.IntRange(0, 5),
+        WholeRange(0, 5),
         3,
         "Optimization level from 0, the fastest build, to 5, the longest search.",
         argument="optimization_level",

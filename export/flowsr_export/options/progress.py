@@ -12,7 +12,7 @@ from typing import Protocol
 
 import click
 
-from flowsr_export.options.speech import is_quiet, program
+from flowsr_export.options.speech import is_quiet, speaker
 
 __all__ = ["Progress", "counted_progress", "item_lines", "progress", "step_progress"]
 
@@ -125,12 +125,12 @@ def item_lines(total: int) -> Callable[[str], None]:
     Args:
         total: Number of items.
     """
-    shown = total > 1 and not sys.stderr.isatty() and not is_quiet()
-    stream, called, count = sys.stderr, program(), itertools.count(1)
+    shown = total > 1 and not sys.stderr.isatty()
+    say, count = speaker(), itertools.count(1)
 
     def line(name: str) -> None:
         if shown:
-            click.echo(f"{called}: {name}, {next(count)} of {total}", file=stream)
+            say(f"{name}, {next(count)} of {total}")
 
     return line
 

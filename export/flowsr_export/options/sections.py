@@ -10,7 +10,7 @@ SECTIONS: dict[str, str] = {
     "Basic": """
         --all --base-url --batch --compute-capability --engine --exact --flavor --host --hr
         --images --locate --lr --lr-size --name --other-versions --port --quick --resample
-        --scale --size --start --steps --sweep --system --threshold --tolerance
+        --scale --size --start --steps --sweep --system --threshold --tolerance --validation
     """,
     "Output": """
         --access-log --depth --dry-run --force --json --log --output --truncate --work
@@ -30,8 +30,9 @@ SECTIONS: dict[str, str] = {
         --n-resblocks --nb --nf --num-layer --patch-size --steps-per-level
     """,
     "Losses": """
-        --gain-weight --latent-weight --mesh-weight --perceptual-weight --phase-weight
-        --pixel-weight --range-weight --rescaled-weight --shift-weight --vgg-layer
+        --gain-weight --latent-weight --likelihood-weight --mesh-weight --perceptual-weight
+        --phase-weight --pixel-weight --range-weight --rescaled-weight --shift-weight
+        --vgg-layer
     """,
     "Augmentation": "--color --fonts --gray --synthetic",
     "Training": "--ema-decay --learning-rate --save-every --scale-range --validation",

@@ -16,6 +16,7 @@ from flowsr_export.options.shared import (
     provider_option,
     threads_option,
 )
+from flowsr_export.options.values import WholeRange
 
 __all__ = ["evaluation_options", "session_options", "verification_options"]
 
@@ -64,7 +65,7 @@ def _session_options(
         ),
         number_option(
             "--cuda-graphs",
-            click.IntRange(min=0),
+            WholeRange(min=0),
             0,
             "Maximum number of captured CUDA graphs, which speed up sizes that repeat; 0 "
             "disables them.",

@@ -12,7 +12,7 @@ import click
 
 from flowsr_export.options.command import Choice
 from flowsr_export.options.command import Option as NamedOption
-from flowsr_export.options.values import parse_blocks, parse_memory, parse_scales
+from flowsr_export.options.values import WholeRange, parse_blocks, parse_memory, parse_scales
 
 if TYPE_CHECKING:
     from flowsr_runtime import Bundle
@@ -47,8 +47,8 @@ Command = Callable[..., Any]
 Option = Callable[[Command], Command]
 
 FILE = click.Path(path_type=Path)
-POSITIVE = click.IntRange(min=1)
-SEED = click.IntRange(0, 2**64 - 1)
+POSITIVE = WholeRange(min=1)
+SEED = WholeRange(0, 2**64 - 1)
 PRECISIONS = ["fp32", "fp16", "bf16", "int8", "fp8"]
 METAVARS = {
     "exact_scale_type": "S",
@@ -239,7 +239,7 @@ bundle_argument = _bundle_argument(required=False)
 required_bundle_argument = _bundle_argument(required=True)
 json_option = flag("--json", "Print one JSON object on stdout.", "as_json")
 force_option = flag("--force", "Overwrite existing files.")
-device_option = number_option("--device", click.IntRange(min=0), 0, "GPU index.")
+device_option = number_option("--device", WholeRange(min=0), 0, "GPU index.")
 threads_option = click.option(
     "--threads", type=POSITIVE, show_default="all cores", help="Number of CPU threads."
 )
@@ -254,7 +254,7 @@ memory_budget_option = value_option(
     "memory_budget",
     old=["--memory-budget"],
     help="Memory limit for one run of the model, such as 2G; larger images are tiled.",
-    show_default="the bundle's own, or 1G",
+    show_default="the bundle's own, or 1G, or 16G with an engine",
 )
 halo_option = choice_option(
     "--halo",

@@ -6,11 +6,12 @@ import logging
 import platform
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-__all__ = ["PROGRAM", "is_quiet", "is_verbose", "note", "program", "speech_options"]
+__all__ = ["PROGRAM", "is_quiet", "is_verbose", "note", "program", "speaker", "speech_options"]
 
 PROGRAM = "flowsr-export"
 PACKAGES = ("flowsr_export", "flowsr_calibration", "flowsr_lp", "flowsr_runtime")
@@ -35,8 +36,18 @@ def is_verbose() -> bool:
 
 def note(text: str) -> None:
     """Write a line that is neither a result nor an error to stderr, unless `--quiet`."""
-    if not is_quiet():
-        click.echo(f"{program()}: {text}", err=True)
+    speaker()(text)
+
+
+def speaker() -> Callable[[str], None]:
+    """Return a `note` for other threads, which do not know the command line."""
+    quiet, called = is_quiet(), program()
+
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(f"{called}: {text}", err=True)
+
+    return say
 
 
 def speech_options() -> list[click.Parameter]:

@@ -20,7 +20,7 @@ from flowsr_export.options.shared import (
     value_option,
     with_options,
 )
-from flowsr_export.options.values import FiniteRange, parse_blocks, parse_range
+from flowsr_export.options.values import FiniteRange, WholeRange, parse_blocks, parse_range
 
 __all__ = [
     "WEIGHT",
@@ -152,7 +152,7 @@ def loop_options(learning_rate: float, batch: int) -> Option:
         ),
         number_option("--save-every", POSITIVE, 200, "Number of steps between checkpoints."),
         number_option(
-            "--seed", click.IntRange(min=0), 0, "Random seed for weights, crops and noise."
+            "--seed", WholeRange(min=0), 0, "Random seed for weights, crops and noise."
         ),
     )
     return lambda command: with_options(command, [*FOLDERS, settings, AUGMENTATION, loop])

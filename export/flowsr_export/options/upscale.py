@@ -79,7 +79,7 @@ machine_options = packs(
         "--max-memory",
         help="Memory limit of the process, such as 2G; on a GPU, of one run. Larger images are "
         "tiled, and images are processed one after another.",
-        show_default="the bundle's own limit for one run, or 1G",
+        show_default="the bundle's own limit for one run, or 1G, or 16G with an engine",
     ),
     halo_option,
     name="machine",

@@ -12,6 +12,7 @@ import click
 
 __all__ = [
     "FiniteRange",
+    "WholeRange",
     "exact_scale_type",
     "parse_blocks",
     "parse_capability",
@@ -45,6 +46,12 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number", param, ctx)
         return number
+
+
+class WholeRange(click.IntRange):
+    """A range of whole numbers."""
+
+    name = "integer"
 
 
 def scale_type(value: str) -> str | tuple[str, str]:

@@ -10,7 +10,7 @@ from flowsr_runtime.bundle.directory import MANIFEST_NAME
 from flowsr_runtime.errors import BundleError, UsageError
 from flowsr_runtime.geometry import exact_scale, size_text
 from flowsr_runtime.pictures.files import SUFFIXES
-from flowsr_runtime.pictures.formats import kind_of
+from flowsr_runtime.pictures.formats import READABLE, kind_of
 
 __all__ = ["BUNDLE_SUFFIX", "is_earlier_output", "output_beside", "split_bundle"]
 
@@ -99,7 +99,7 @@ def _check_images(path: Path) -> None:
             if not path.exists():
                 raise BundleError(f"{neither}: it does not exist")
             if path.is_file() and kind_of(_head(path)) is None:  # a pipe is read once
-                raise BundleError(neither)
+                raise BundleError(f"{neither} of {READABLE}")
     except OSError:
         return
 

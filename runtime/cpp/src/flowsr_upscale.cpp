@@ -17,7 +17,7 @@ other metadata is dropped.
   --scale S|SxS          scale, at least 1, or a horizontal and a vertical scale, as in 2.7x3.6
   --size WxH             output size in pixels; a bundle of one scale needs neither
   --max-memory BYTES     memory limit of one run, such as 800M; larger pictures are tiled
-                         [the bundle's own setting, or 1G]
+                         [the bundle's own setting, or 1G, or 16G with an engine]
   --halo default|exact   overlap of tiles: small, or the model's receptive field  [default]
   --temperature T        standard deviation of the noise, for bundles without a prior
   --seed N               random seed for the noise  [0]

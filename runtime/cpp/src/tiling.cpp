@@ -13,6 +13,7 @@ using namespace detail;
 namespace {
 
 constexpr int64_t kDefaultBudget = int64_t{1} << 30;
+constexpr int64_t kEngineBudget = int64_t{16} << 30;
 
 /// Splits one axis, from an aligned output pixel on, into pieces of nearly equal size.
 vector<Piece> pieces_of(int64_t source, int64_t target, int64_t count, const Halo& halo,
@@ -183,13 +184,15 @@ vector<float> detail::weights_of(const Piece& piece) {
   return weights;
 }
 
-int64_t detail::budget_of(const Manifest& manifest, const Settings& settings) {
+int64_t detail::budget_of(const Manifest& manifest, const Settings& settings,
+                          bool on_engine) {
   if (settings.memory_budget < 0) {
     throw Error(Code::usage, "memory_budget must be a whole number of bytes above 0, got " +
                                  std::to_string(settings.memory_budget));
   }
   if (settings.memory_budget > 0) return settings.memory_budget;
-  return manifest.memory.budget_bytes.value_or(kDefaultBudget);
+  const int64_t own = manifest.memory.budget_bytes.value_or(kDefaultBudget);
+  return on_engine ? std::max(own, kEngineBudget) : own;
 }
 
 Plan Bundle::plan(Size source, const Target& target, const Settings& settings) const {

@@ -53,8 +53,8 @@ string largest_tile(const Plan& plan);
 /// Returns the weights of a piece's pixels; those of two pieces sum to one wherever they meet.
 vector<float> weights_of(const Piece& piece);
 
-/// Returns the bytes that one run may take.
-int64_t budget_of(const Manifest& manifest, const Settings& settings);
+/// Returns the bytes that one run may take. An engine takes the memory of its profile anyway.
+int64_t budget_of(const Manifest& manifest, const Settings& settings, bool on_engine = false);
 
 }  // namespace flowsr::detail
 

@@ -27,7 +27,8 @@ struct Upscaler::State {
     check_pixels(image, source.height * source.width * channels, manifest, request);
     check_noise(request);
     const TilePlanner planner(manifest, settings.halo, session->limits(), source, requested);
-    const Plan plan = planner.plan(budget_of(manifest, settings));
+    const bool on_engine = session->limits() != nullptr;
+    const Plan plan = planner.plan(budget_of(manifest, settings, on_engine));
     try {
       const Channels<T> split(image, source, channels);
       TileLoop<T> run(manifest, *session, split, source, planner, plan, requested, request);
@@ -118,7 +119,8 @@ Plan Upscaler::plan(Size source, const Target& target) const {
   const Size requested = this->target(source, target);
   const Settings& settings = state_->settings;
   const TilePlanner planner(manifest, settings.halo, state_->session->limits(), source, requested);
-  return planner.plan(budget_of(manifest, settings));
+  const bool on_engine = state_->session->limits() != nullptr;
+  return planner.plan(budget_of(manifest, settings, on_engine));
 }
 
 Size Upscaler::upscale(const std::uint8_t* image, Size source, const Target& target,

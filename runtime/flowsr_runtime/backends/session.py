@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.engine_store import FLAVOURS, EngineStore
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
+from flowsr_runtime.cuda.driver import count_gpus
 from flowsr_runtime.errors import (
     BackendError,
     BundleError,
@@ -225,6 +226,8 @@ class SessionSettings:
         candidates = self.candidates(bundle)
         for one in candidates:
             try:
+                if len(candidates) > 1:
+                    _check_gpu(one)
                 session = one.open(bundle)
             except IntegrityError:  # never hidden by another way to run the bundle
                 raise
@@ -400,6 +403,13 @@ def _missing(backend: str, error: ImportError) -> BackendError:
     if library is None:
         return BackendError(f"{backend} cannot be loaded: {error}")
     return BackendError(f"{library} is not installed; {pip_command(BACKENDS[backend])}")
+
+
+def _check_gpu(settings: SessionSettings) -> None:
+    """Refuse ONNX Runtime on a GPU where there is none, before it prints lines of its own."""
+    needs_gpu = settings.backend == "onnxruntime" and settings.provider not in _ON_HOST
+    if needs_gpu and count_gpus() == 0:
+        raise ProviderError("the NVIDIA driver shows no GPU, or is not installed")
 
 
 def _present_providers() -> list[str]:

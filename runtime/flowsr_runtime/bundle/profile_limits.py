@@ -93,7 +93,8 @@ class ProfileLimits:
         facts = {"lr_size": source, "size": target, "scale": (rows, columns)}
         return BundleError(
             f"no engine takes {size_text(source)} to {size_text(target)}, whole or in tiles; "
-            f"build an engine whose profile takes {size_text(source)}",
+            f"build an engine whose profile takes {size_text(source)}, or use backend "
+            "onnxruntime",
             build={**self.build, **facts, "memory_budget": budget},
         )
 

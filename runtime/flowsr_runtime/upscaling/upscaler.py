@@ -149,14 +149,8 @@ class Upscaler:
             backend, provider, device, threads, precision, workers, cuda_graphs
         )
         session, choice = settings.choose(bundle)
-        return cls(
-            bundle,
-            session,
-            memory_budget=memory_budget,
-            max_memory=max_memory,
-            halo=halo,
-            choice=choice,
-        )
+        bounds = {"memory_budget": memory_budget, "max_memory": max_memory}
+        return cls(bundle, session, **bounds, halo=halo, choice=choice)
 
     def __repr__(self) -> str:
         session = self._session

@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 from click.testing import Result
 
+RUNS_ON = "flowsr-export: runs on onnxruntime cpu, fp32\n"
 Run = Callable[..., Result]
 
 
@@ -28,8 +29,7 @@ def test_it_listens_on_loopback_and_says_nothing_of_it(
     bundle: Path, run: Run, served: list[Any]
 ) -> None:
     done = run("serve", bundle, "--port", "0", "--queue", "3", "--jobs", "2", "--threads", "1")
-    runs_on = "flowsr-export: runs on onnxruntime cpu, fp32\n"
-    assert (done.exit_code, done.stderr) == (0, runs_on)
+    assert (done.exit_code, done.stderr) == (0, RUNS_ON)
     assert served[0].places == 5
     assert "127.0.0.1" in served[0].hosts
 
@@ -39,10 +39,8 @@ def test_another_host_is_warned_of_in_one_line(
 ) -> None:
     done = run("serve", bundle, "--host", "0.0.0.0", "--port", "0")
     assert done.exit_code == 0
-    assert [line.split(": ")[1][:7] for line in done.stderr.splitlines()] == [
-        "0.0.0.0",
-        "runs on",
-    ]
+    assert done.stderr.count("\n") == 2
+    assert done.stderr.endswith(RUNS_ON)
     assert "0.0.0.0 is reachable" in done.stderr
     assert served[0].hosts is None
 

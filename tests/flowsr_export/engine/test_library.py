@@ -1,5 +1,6 @@
 """Loading TensorRT libraries, and the GPUs they build for."""
 
+import re
 import sys
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,7 @@ import tensorrt_rtx
 from flowsr_export.engine.library import Target, device_here, load_library, target_of
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
+from flowsr_runtime.installation import pip_command
 from tests.doubles.trt_module import fake_tensorrt
 from tests.flowsr_export.engine.engines import library
 
@@ -40,7 +42,8 @@ def test_auto_takes_what_is_installed(installed: Any) -> None:
 
 def test_nothing_installed_names_both_remedies(installed: Any) -> None:
     installed(tensorrt=None, tensorrt_rtx=None)
-    with pytest.raises(BackendError, match=r"flowsr-lp\[tensorrt-rtx\].*flowsr-lp\[tensorrt\]"):
+    remedies = [re.escape(pip_command(extra)) for extra in ("tensorrt-rtx", "tensorrt")]
+    with pytest.raises(BackendError, match=".*".join(remedies)):
         load_library("auto")
 
 

@@ -103,6 +103,7 @@ def test_quiet_sees_nothing(monkeypatch: pytest.MonkeyPatch, stream: type[io.Str
     stderr = stream()
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.setattr("flowsr_export.options.progress.is_quiet", lambda: True)
+    monkeypatch.setattr("flowsr_export.options.speech.is_quiet", lambda: True)
     with progress("enlarging", 2) as bar:
         bar.advance(1, "a.png")
         item_lines(2)("a.png")

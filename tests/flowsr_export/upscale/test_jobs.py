@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flowsr_export.upscale.jobs import Done, Failure, Job, Report, failure_of, plan
+from flowsr_export.upscale.jobs import (
+    Done,
+    Failure,
+    Job,
+    Report,
+    earlier_outputs,
+    failure_of,
+    plan,
+)
 from flowsr_runtime.errors import OutputError, PictureError, UsageError
 
 
@@ -42,6 +50,38 @@ def test_a_folder_means_the_pictures_directly_in_it(tmp_path: Path) -> None:
     (tmp_path / "in" / "notes.txt").touch()
     jobs = plan([tmp_path / "in"], tmp_path / "out")
     assert [job.source.name for job in jobs] == ["a.png", "b.JPG"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("a.jpg", "a_x4.png"),
+        ("a.tif", "a_x4.tif"),
+        ("a.TIFF", "a_x4.TIFF"),
+        ("a.webp", "a_x4.png"),
+    ],
+)
+def test_without_an_output_each_result_lies_beside_its_picture(
+    source: str, target: str
+) -> None:
+    assert plan([Path("in") / source], None) == [Job(Path("in") / source, Path("in") / target)]
+
+
+def test_two_pictures_for_one_file_beside_them_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"a\.jpg and a\.png have the same output a_x4\.png"):
+        plan([Path("a.jpg"), Path("a.png")], None)
+
+
+def test_earlier_outputs_in_a_folder_are_left_out_unless_they_are_named(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a_x4.png", "a_1920x1080.png", "b_x4.png"):
+        save(tmp_path / name)
+    outputs = [tmp_path / "a_1920x1080.png", tmp_path / "a_x4.png"]
+    jobs = plan([tmp_path], None)
+    assert [job.source.name for job in jobs] == ["a.jpg", "b_x4.png"]
+    assert earlier_outputs([tmp_path]) == outputs
+    both = [tmp_path, outputs[1]]
+    assert earlier_outputs(both) == outputs[:1]
+    assert [job.source.name for job in plan(both, tmp_path / "out")][-1] == "a_x4.png"
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:

@@ -145,12 +145,24 @@ def test_a_provider_that_does_not_start_is_passed_over_and_stated(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     present(monkeypatch, CUDA, CPU)
+    monkeypatch.setattr("flowsr_runtime.backends.session.count_gpus", lambda: 1)
     monkeypatch.setattr(onnxruntime, "InferenceSession", _without(CUDA))
     session, choice = SessionSettings().choose(bundle)
     assert session.provider == "cpu"
     assert "cuda did not start" in choice.passed_over["onnxruntime cuda:0, fp32"]
     with pytest.raises(ProviderError, match="cuda did not start on device 0"):
         SessionSettings(device="cuda").choose(bundle)
+
+
+def test_cuda_is_not_tried_where_the_driver_shows_no_gpu(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present(monkeypatch, CUDA, CPU)
+    monkeypatch.setattr("flowsr_runtime.backends.session.count_gpus", lambda: 0)
+    session, choice = SessionSettings().choose(bundle)
+    assert session.provider == "cpu"
+    reason = "the NVIDIA driver shows no GPU, or is not installed"
+    assert choice.passed_over == {"onnxruntime cuda:0, fp32": reason}
 
 
 def test_a_gpu_that_is_named_is_not_replaced_by_the_processor(

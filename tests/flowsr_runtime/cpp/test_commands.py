@@ -174,7 +174,7 @@ def test_missing_arguments_are_named(cpp: CppLibrary) -> None:
         ("in.png", ["--scale", "2", "--backend", "tensorrt"], 4, "built without backend"),
         ("in.png", ["--scale", "2", "--provider", "cuda"], 4, "provider cuda"),
         ("in.png", ["--scale", "2", "--precision", "fp16"], 5, "holds no fp16 model"),
-        ("in.png", ["--scale", "2", "--memory-budget", "5"], 6, "memory_budget must be"),
+        ("in.png", ["--scale", "2", "--max-memory", "5"], 6, "memory_budget must be"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_its_code(

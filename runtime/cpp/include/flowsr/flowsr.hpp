@@ -177,7 +177,8 @@ struct Settings {
   std::string precision = "fp32";  ///< Precision of the graph.
   int device = 0;                  ///< GPU index.
   int threads = 0;                 ///< CPU threads, 0 for all usable cores.
-  std::int64_t memory_budget = 0;  ///< Bytes of one run, 0 for the bundle's own setting.
+  std::int64_t memory_budget = 0;  ///< Bytes of one run, 0 for the bundle's own setting, or
+                                   ///< 1 GiB, or 16 GiB with an engine.
   HaloKind halo = HaloKind::standard;
 };
 

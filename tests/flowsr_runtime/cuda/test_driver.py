@@ -1,0 +1,34 @@
+"""The driver's GPUs are counted without CUDA's libraries."""
+
+import ctypes
+from typing import Any
+
+import pytest
+
+from flowsr_runtime.cuda.driver import count_gpus
+
+
+class Driver:
+    """A driver that shows some GPUs, or fails."""
+
+    def __init__(self, gpus: int, error: int = 0) -> None:
+        self.gpus, self.error = gpus, error
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802  # the name is the driver's
+        return self.error
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802  # the name is the driver's
+        count._obj.value = self.gpus
+        return 0
+
+
+def test_without_a_driver_there_is_no_gpu() -> None:
+    assert count_gpus("libno-such-driver.so.1") == 0
+
+
+@pytest.mark.parametrize(("driver", "count"), [(Driver(2), 2), (Driver(2, 100), 0)])
+def test_the_gpus_of_the_driver_are_counted(
+    driver: Driver, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+    assert count_gpus() == count
