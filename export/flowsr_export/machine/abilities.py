@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowsr_export.machine.libraries import Environment, Part
+from flowsr_runtime.installation import pip_command
 
 __all__ = ["Ability", "abilities_of"]
 
@@ -63,7 +64,7 @@ def _without_cuda(onnxruntime: Part) -> tuple[str, ...]:
     """Return the remedy of an ONNX Runtime without CUDA, nothing if it has CUDA."""
     if onnxruntime.version is None or "CUDAExecutionProvider" in onnxruntime.providers:
         return ()
-    return ("the installed onnxruntime has no CUDA", "pip install 'flowsr-lp[gpu]'")
+    return ("the installed onnxruntime has no CUDA", pip_command("gpu"))
 
 
 def _engine_library(parts: dict[str, Part]) -> tuple[str, ...]:

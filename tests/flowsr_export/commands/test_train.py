@@ -65,6 +65,21 @@ def test_a_flow_and_its_prior_make_a_model(flow: Run, prior: Run, tmp_path: Path
         assert network(stand_in.tensor(8, 9), (20, 30)).output.isfinite().all()
 
 
+def test_a_prior_can_be_trained_together_with_its_flow(
+    flow: Run, prior: Run, tmp_path: Path
+) -> None:
+    assert flow().exit_code == 0
+    done = prior("--likelihood-weight", "0.1", "--pixel-weight", "1")
+    assert done.exit_code == 0, done.output
+    parts = tmp_path / "prior/model.safetensors", tmp_path / "prior/prior.safetensors"
+    before, after = load_file(tmp_path / "flow/model.safetensors"), load_file(parts[0])
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[name], before[name]) for name in after)
+    network = load_checkpoint(*parts).network
+    assert isinstance(network, LinfLP)
+    assert network.linf.guard
+
+
 def test_the_command_trains_as_the_library_does(
     flow: Run, pictures: Path, tmp_path: Path
 ) -> None:

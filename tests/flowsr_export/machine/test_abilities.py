@@ -7,6 +7,7 @@ import pytest
 from flowsr_export.machine.abilities import NO_GPU, abilities_of
 from flowsr_export.machine.libraries import LIBRARIES, Environment, Part, examine
 from flowsr_export.machine.nvidia_smi import Gpu
+from flowsr_runtime.installation import pip_command
 
 GPU = Gpu("NVIDIA L4", "8.9", 24_576, "580.1")
 
@@ -50,7 +51,7 @@ def test_all_missing_libraries_are_named_at_once_with_each_remedy_once(
     assert missing(without(here, "torch", "onnx"))["export and verify"] == (
         "torch is missing",
         "onnx is missing",
-        "pip install 'flowsr-lp[export]'",
+        pip_command("export"),
     )
 
 
@@ -60,7 +61,7 @@ def test_an_onnx_runtime_without_cuda_is_told(here: Environment) -> None:
     assert missing(replace(here, parts=tuple(parts), device=gpu)) == {
         "upscale on CUDA": (
             "the installed onnxruntime has no CUDA",
-            "pip install 'flowsr-lp[gpu]'",
+            pip_command("gpu"),
         )
     }
 
@@ -72,5 +73,5 @@ def test_either_tensorrt_runs_engines(here: Environment) -> None:
     both = without(machine, "tensorrt", "tensorrt_rtx")
     assert missing(both)["upscale on a TensorRT engine"] == (
         "tensorrt_rtx is missing",
-        "pip install 'flowsr-lp[tensorrt-rtx]'",
+        pip_command("tensorrt-rtx"),
     )

@@ -118,6 +118,18 @@ def test_training_the_prior_leaves_the_flow_alone(tmp_path: Path) -> None:
     assert same(loss.linf.state_dict(), before)
 
 
+def test_with_a_weight_of_the_likelihood_the_flow_learns_too(tmp_path: Path) -> None:
+    loss = prior_loss(pixel_weight=1.0, likelihood_weight=0.1)
+    before = {name: tensor.clone() for name, tensor in loss.trained.state_dict().items()}
+    weights = train(loss, crops(), replace(SETTINGS, ema_decay=0.0), tmp_path, Recorder())
+    assert weights.keys() == before.keys()
+    parts = {name.partition(".")[0] for name in weights}
+    changed = {n.partition(".")[0] for n in weights if not torch.equal(weights[n], before[n])}
+    assert parts == changed == {"linf", "prior"}
+    first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
+    assert math.isfinite(first["nll"])
+
+
 @pytest.mark.parametrize("make", [flow_loss, prior_loss])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, make: Callable[[], FlowLoss | PriorLoss]
@@ -267,6 +279,8 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
 def test_a_weight_below_zero_is_refused() -> None:
     with pytest.raises(UsageError, match="weights must be finite and at least 0, got -1"):
         prior_loss(latent_weight=-1.0)
+    with pytest.raises(UsageError, match=r"at least 0, got -0\.5"):
+        prior_loss(likelihood_weight=-0.5)
 
 
 def test_a_prior_loss_without_a_weight_is_refused() -> None:

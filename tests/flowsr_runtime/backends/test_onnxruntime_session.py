@@ -1,5 +1,6 @@
 """ONNX Runtime runs on exactly the requested provider."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 from flowsr_runtime.geometry import Window
+from flowsr_runtime.installation import pip_command
 from tests.doubles.rig import feeds_of
 
 Feeds = dict[str, Any]
@@ -87,7 +89,7 @@ def test_a_model_with_other_inputs_is_refused(
 @pytest.mark.parametrize(
     ("provider", "remedy"),
     [
-        ("cuda", r"pip install 'flowsr-lp\[gpu\]'"),
+        ("cuda", re.escape(pip_command("gpu"))),
         ("tensorrt", "TensorRT 10"),
         ("openvino", "pip install onnxruntime-openvino"),
     ],

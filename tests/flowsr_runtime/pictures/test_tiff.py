@@ -1,6 +1,7 @@
 """TIFF of every depth is exchanged with other libraries."""
 
 import io
+import re
 import sys
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_runtime.errors import OutputError, PictureError
+from flowsr_runtime.installation import pip_command
 from flowsr_runtime.pictures import tiff
 from flowsr_runtime.pictures.files import encode_picture, read_picture
 
@@ -119,7 +121,7 @@ def test_other_kinds_are_refused_with_the_remedy(
 def test_without_tifffile_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode_picture(noise(4, 5, 3, np.float32), "tiff")
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(PictureError, match=r"pip install 'flowsr-lp\[tiff\]', or convert it"):
+    with pytest.raises(PictureError, match=re.escape(f"{pip_command('tiff')}, or convert it")):
         read_picture(data)
 
 
