@@ -1,6 +1,6 @@
 """Upscale the images of a folder on a Ray cluster with Ray Data.
 
-    pip install 'flowsr-lp[cpu,ray]'
+    pip install '.[cpu,ray]'
     python examples/ray_upscale.py photos/ -o large/ --scale 4 --workers 2
 
 The folders need the same paths on every machine. Existing outputs are skipped, so the same

@@ -1,7 +1,7 @@
 // A small service: load a model once, then upscale every picture that arrives on stdin.
 //
 // Pictures are binary PPM (P6, 8 bits), one after another, and so are the results on stdout. Build
-// it against an installed runtime (docs/cpp.md), or let CMake find the package as in
+// it against an installed runtime (docs/guides/cpp.md), or let CMake find the package as in
 // runtime/cpp/example:
 //
 //   g++ -std=c++17 -I/opt/flowsr/include examples/service.cpp -o service

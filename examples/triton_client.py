@@ -1,6 +1,6 @@
 """Upscale an image with a model written by `flowsr-export serve-bundle triton`.
 
-    pip install 'flowsr-lp[triton]'
+    pip install '.[triton]'
     python examples/triton_client.py photo.png -o large.png --scale 4
     python examples/triton_client.py photo.png -o large.png --scale 4 --protocol grpc \
         --url 127.0.0.1:8001

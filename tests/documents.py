@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from typing import Final
 
 from PIL import Image
 
-__all__ = ["NOT_RUN", "Block", "Step", "blocks", "masked", "prepare", "record", "steps"]
+__all__ = ["NOT_RUN", "Block", "Step", "blocks", "give_headers", "masked", "prepare", "steps"]
 
 ROOT: Final = Path(__file__).parent.parent
 NOT_RUN: Final = ("needs a GPU", "needs the network")
@@ -138,10 +139,13 @@ def prepare(folder: Path) -> None:
     for name, target in (("coffee", "photo.png"), ("stream", "holiday/stream.png")):
         with Image.open(PICTURES / f"{name}_256.png") as picture:
             picture.crop((0, 0, 128, 72)).save(folder / target)
-    headers = ROOT / "build" / "onnxruntime"
-    if headers.is_dir():  # they were fetched before
-        (folder / "build").mkdir()
-        (folder / "build" / "onnxruntime").symlink_to(headers)
+
+
+def give_headers(folder: Path, sdk: Path) -> None:
+    """Copy headers of ONNX Runtime that were fetched before: no page fetches them again."""
+    if (sdk / "include").is_dir():
+        target = folder / "build" / "onnxruntime" / "include"
+        shutil.copytree(sdk / "include", target, dirs_exist_ok=True)
 
 
 def masked(output: str) -> list[str]:
@@ -157,6 +161,7 @@ def record(path: Path) -> None:
     markdown = path.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name))
+        give_headers(Path(name), ROOT / "build" / "onnxruntime")
         outputs = [(step.output, step.run(Path(name))) for step in steps(markdown)]
     for block, output in reversed(outputs):
         if block is not None:

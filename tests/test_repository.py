@@ -1,4 +1,4 @@
-"""The exit codes and the commands that README and tutorial show."""
+"""The exit codes and the commands that README and the pages of docs/ show."""
 
 import re
 import shlex
@@ -15,19 +15,17 @@ from tests.documents import blocks
 
 ROOT = Path(__file__).parent.parent
 
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def shown_commands() -> list[str]:
-    """Every command line of README and tutorial, those that no test can run included."""
-    pages = README, (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    """Every command line of README and docs/, those that no test can run included."""
+    pages = README, *(page.read_text(encoding="utf-8") for page in PAGES)
     fences = (block for page in pages for block in blocks(page) if block.language == "sh")
     text = "\n".join(block.text for block in fences).replace("\\\n", " ")
-    return [
-        line.partition(" | ")[0]
-        for line in text.splitlines()
-        if line.startswith("flowsr-export ")
-    ]
+    lines = {line.partition(" | ")[0] for line in text.splitlines()}
+    return sorted(line for line in lines if line.startswith("flowsr-export "))
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
@@ -51,6 +49,8 @@ def test_every_command_line_that_is_shown_parses(line: str) -> None:
             found, words = command.get_command(context, "run"), ["run", *words]
         assert found is not None
         command, words = found, words[1:]
+    old = {name for param in command.params for name in getattr(param, "old", ())}
+    assert old.isdisjoint(words)
     assert words == ["--help"] or command.make_context(command.name, words)
 
 

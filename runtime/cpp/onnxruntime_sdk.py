@@ -47,7 +47,7 @@ def library_path() -> Path:
     folder = Path(spec.origin).parent / "capi" if spec is not None and spec.origin else None
     libraries = sorted(folder.glob("libonnxruntime.so.*")) if folder is not None else []
     if not libraries:
-        raise SdkError("onnxruntime is not installed; pip install 'flowsr-lp[cpu]'")
+        raise SdkError("onnxruntime is not installed; pip install '.[cpu]'")
     return libraries[0]
 
 

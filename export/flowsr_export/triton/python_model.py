@@ -1,7 +1,7 @@
 """A model for Triton's Python backend that tiles images with flowsr_runtime.
 
 The file is copied into a model repository, beside the bundle. Triton's Python environment
-needs `pip install 'flowsr-lp[cpu]'`.
+needs `pip install '.[cpu]'`.
 """
 
 from __future__ import annotations
