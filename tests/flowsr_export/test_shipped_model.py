@@ -12,12 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.artifacts import Photo, made_images, measure_photo
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.evaluation.metrics import METRICS
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity.compare import compare, tolerance_for
 from flowsr_export.parity.reference import reference_of
-from flowsr_lp import embedded_checkpoint, load_checkpoint
+from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
 from flowsr_runtime import Bundle, Upscaler, embedded_bundle, open_session, output_size
 from flowsr_runtime.errors import MemoryBudgetError
 
@@ -25,6 +26,7 @@ PICTURES = Path(__file__).parents[2] / "export" / "flowsr_export" / "inputs" / "
 EVALUATION = Path(__file__).parents[2] / "benchmarks/results/quality-built-in-model.json"
 NAMES = ["bridge", "chelsea", "citrus", "coffee", "honeybee", "picos", "stream"]
 ONE_STEP = 1
+MESH_RATIO = 2.0  # the detail of a photograph has about 1; a visible mesh has 3 and more
 GIB = 1 << 30
 
 
@@ -85,6 +87,38 @@ def test_it_is_better_than_bicubic_on_every_shipped_photograph(scale: int) -> No
             assert psnr(ours, np.asarray(truth), scale) > psnr(
                 bicubic, np.asarray(truth), scale
             )
+
+
+@pytest.fixture(scope="module")
+def artifacts() -> list[Photo]:
+    """Mesh and values out of range of every shipped photograph at four scales."""
+    network = load_checkpoint(*embedded_checkpoint()).network
+    assert isinstance(network, LinfLP)
+    network.linf.guard = False
+    crops = {name: np.asarray(photograph(name))[:128, :128] for name in NAMES}
+    return [
+        measure_photo(network, name, crop, scale)
+        for name, crop in crops.items()
+        for scale in ("2", "2.7", "3", "4")
+    ]
+
+
+def test_no_shipped_photograph_shows_the_mesh(artifacts: list[Photo]) -> None:
+    assert len(artifacts) == 28
+    assert max(photo.mesh for photo in artifacts) <= MESH_RATIO
+
+
+def test_no_shipped_photograph_explodes(artifacts: list[Photo]) -> None:
+    assert max(photo.guarded for photo in artifacts) == 0
+    assert sum(photo.out_of_range for photo in artifacts) / len(artifacts) < 0.001
+
+
+def test_text_on_a_gray_page_stays_gray() -> None:
+    page = made_images([])["text 0"]
+    gray = np.repeat(page.max(axis=2, keepdims=True), 3, axis=2)
+    with Upscaler.open() as upscaler:
+        output = upscaler.upscale(gray[:96, :96], 3)
+    assert np.ptp(output.astype(int), axis=2).max() <= ONE_STEP
 
 
 @pytest.mark.parametrize("scale", ["2", "2.7", "4"])

@@ -148,7 +148,8 @@ class LinfGraph(nn.Module):
         `f_col · r_col` the other way round: both are multiplied on those smaller grids.
         """
         (i, r_row, row), (j, r_col, col) = rows, cols
-        phase = torch.mv(self.phase, torch.stack([_ratio(row), _ratio(col)]))
+        # Not a matrix times a vector, which ONNX Runtime for the web refuses on WebGPU.
+        phase = (self.phase * torch.stack([_ratio(row), _ratio(col)])).sum(-1)
         along_rows = f_row.index_select(1, i.reshape(-1)).float()
         along_rows = along_rows * r_row.reshape(-1, 1, 1) + phase
         along_cols = f_col.index_select(2, j.reshape(-1)).float() * r_col.reshape(-1, 1)

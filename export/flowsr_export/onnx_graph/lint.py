@@ -9,7 +9,14 @@ from functools import cached_property
 from typing import Literal
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+)
 from onnx.external_data_helper import uses_external_data
 
 from flowsr_runtime.errors import LintError
@@ -142,8 +149,8 @@ class _Graph:
         self.producers = {name: node for node in self.nodes for name in node.output}
 
     @cached_property
-    def types(self) -> dict[str, int]:
-        """Element type of every tensor, inferred from the inputs and weights alone."""
+    def values(self) -> list[ValueInfoProto]:
+        """Types and shapes of the tensors, inferred from the inputs and weights alone."""
         bare = ModelProto()
         bare.CopyFrom(self.model)
         del bare.graph.value_info[:]
@@ -154,9 +161,21 @@ class _Graph:
         with suppress(onnx.shape_inference.InferenceError):
             graph = onnx.shape_inference.infer_shapes(bare).graph
             values = [*graph.input, *graph.output, *graph.value_info]
-        types = {value.name: value.type.tensor_type.elem_type for value in values}
-        types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
+        return values
+
+    @cached_property
+    def types(self) -> dict[str, int]:
+        """Element type of every tensor."""
+        types = {value.name: value.type.tensor_type.elem_type for value in self.values}
+        types.update({one.name: one.data_type for one in self.model.graph.initializer})
         return {name: dtype for name, dtype in types.items() if dtype}
+
+    @cached_property
+    def ranks(self) -> dict[str, int]:
+        """Number of dimensions of every tensor with a known one."""
+        tensors = {value.name: value.type.tensor_type for value in self.values}
+        ranks = {name: len(t.shape.dim) for name, t in tensors.items() if t.HasField("shape")}
+        return ranks | {one.name: len(one.dims) for one in self.model.graph.initializer}
 
     @cached_property
     def origins(self) -> dict[str, Origin]:
@@ -337,6 +356,13 @@ def _integer_indices(graph: _Graph) -> Iterator[Problem]:
             yield _label(node), "divide and round in int64"
 
 
+def _no_vector_products(graph: _Graph) -> Iterator[Problem]:
+    """Refuse MatMul with a vector, which ONNX Runtime for the web lacks on WebGPU."""
+    for node in graph.nodes:
+        if node.op_type == "MatMul" and any(graph.ranks.get(name) == 1 for name in node.input):
+            yield _label(node), "multiply and sum, or give the vector a second dimension"
+
+
 RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
     "opset": _opset,
     "standard-domain": _standard_domain,
@@ -348,6 +374,7 @@ RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
     "no-grid-sample": _no_grid_sample,
     "no-float64": _no_float64,
     "no-unfolded-inverse": _no_unfolded_inverse,
+    "no-vector-products": _no_vector_products,
 }
 GEOMETRY_RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
     "integer-indices": _integer_indices,

@@ -17,6 +17,7 @@ def model(nodes: Sequence[NodeProto], opset: int = 18) -> ModelProto:
         "kernel": np.ones((4, 3, 3, 3), np.float32),
         "kernel_half": np.ones((4, 3, 3, 3), np.float16),
         "square": np.eye(3, dtype=np.float32),
+        "vector": np.ones(3, dtype=np.float32),
         "two": np.float32(2),
         "ratio": np.float32(0.5),
         "first": np.int64(0),
@@ -235,6 +236,10 @@ CASES: dict[str, tuple[list[NodeProto], list[NodeProto]]] = {
             node("MatMul", ["halved", "square"], ["output"]),
         ],
         [node("MatMul", ["square", "square"], ["output"])],
+    ),
+    "no-vector-products": (
+        [node("MatMul", ["input", "square"], ["output"])],
+        [node("MatMul", ["input", "vector"], ["output"])],
     ),
     "integer-indices": (
         [
