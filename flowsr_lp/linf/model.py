@@ -262,7 +262,7 @@ def guarded(residual: Tensor, base: Tensor, dim: int) -> Tensor:
     share = (spread.amax(axis + 1, keepdim=True) / FULL_COLOR).clamp(max=1)
     gray = channels.mean(axis, keepdim=True)
     residual = (gray + (channels - gray) * share).flatten(axis, axis + 1)
-    excess = residual.abs() / (GUARD_LIMIT - base * residual.sign())
+    excess = torch.maximum(residual / (GUARD_LIMIT - base), -residual / (GUARD_LIMIT + base))
     return residual / excess.amax(dim, keepdim=True).clamp(min=1)
 
 

@@ -64,11 +64,21 @@ def test_a_single_value_that_is_one_percent_off_is_named(
 def test_a_weight_of_an_older_name_is_found_by_its_values(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    old = "prior.prior.up_layers.0.conv.double_conv.3.bias"
-    changed = compared(
-        deployment, altered(tmp_path / "a", lambda model: one_percent(model, old))
-    )
-    assert changed.changed == (old,)
+    old, new = "prior.up_layers.0.bias", "prior.body.convs.0.double_conv.3.bias"
+
+    def renamed(model: onnx.ModelProto) -> None:
+        (tensor,) = (t for t in model.graph.initializer if t.name == new)
+        tensor.name = old
+        for node in model.graph.node:
+            for place, name in enumerate(node.input):
+                node.input[place] = old if name == new else name
+
+    def changed(model: onnx.ModelProto) -> None:
+        renamed(model)
+        one_percent(model, old)
+
+    assert compared(deployment, altered(tmp_path / "renamed", renamed)).passed
+    assert compared(deployment, altered(tmp_path / "changed", changed)).changed == (old,)
 
 
 def test_a_value_that_is_no_number_is_named(deployment: Deployment, tmp_path: Path) -> None:

@@ -236,7 +236,8 @@ def test_upscale_warns_once_of_a_flow_that_explodes(
     sampled = ("--temperature", 0.8, "--seed", 3)
     done = run("upscale", exploding.bundle, photo, "-o", target, *sampled)
     assert done.exit_code == 0
-    (line,) = done.stderr.splitlines()
+    runs_on, line = done.stderr.splitlines()
+    assert "runs on onnxruntime cpu" in runs_on
     assert "lie outside [-1, 2]" in line
     with Image.open(target) as image:
         assert image.size == (48, 40)
