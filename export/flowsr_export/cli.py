@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import traceback
 import warnings
@@ -11,12 +12,13 @@ from typing import Any, NoReturn
 import click
 
 from flowsr_export import __version__
-from flowsr_export.options.command import Group, dashes
+from flowsr_export.options.command import Choice, Command, Group, dashes
+from flowsr_export.options.shared import json_option
 from flowsr_export.options.speech import PROGRAM, is_verbose, program, speech_options
 
 __all__ = ["main"]
 
-# Names by job; a command's module has its name with `_` for `-`.
+# Names by job; a command's module has its name with `_` for `-`. `completion` is in this one.
 COMMANDS = {
     "Use": ("upscale", "inspect", "demo", "doctor", "completion"),
     "Make": ("export-onnx", "calibrate", "build-engine", "engines", "train", "fetch"),
@@ -27,6 +29,7 @@ COMMAND_MODULES = {
     name: f"flowsr_export.commands.{name.replace('-', '_')}"
     for names in COMMANDS.values()
     for name in names
+    if name != "completion"
 }
 PROGRAMS = ("flowsr", PROGRAM)
 
@@ -79,7 +82,7 @@ class LazyGroup(Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, the most used first."""
-        return list(COMMAND_MODULES)
+        return [name for names in COMMANDS.values() for name in names]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands in groups by job."""
@@ -89,7 +92,7 @@ class LazyGroup(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the module of a command."""
         if cmd_name not in COMMAND_MODULES:
-            return None
+            return super().get_command(ctx, cmd_name)
         command = importlib.import_module(COMMAND_MODULES[cmd_name]).command
         assert isinstance(command, click.Command)
         return command
@@ -145,6 +148,31 @@ def main() -> None:
 
 
 main.params += speech_options()
+
+
+@main.command("completion", cls=Command)
+@click.argument("shell", metavar="SHELL", type=Choice(["bash", "zsh", "fish"]))
+@json_option
+@click.pass_context
+def completion(context: click.Context, shell: str, as_json: bool) -> None:
+    """Print a script that completes commands and options in SHELL: bash, zsh or fish.
+
+    \b
+    Examples:
+      source <(flowsr-export completion bash)
+      flowsr-export completion bash >> ~/.bashrc
+      flowsr-export completion fish > ~/.config/fish/completions/flowsr-export.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    scripts = get_completion_class(shell)
+    assert scripts is not None
+    root = context.find_root().command
+    script = "\n".join(
+        scripts(root, {}, name, f"_{name.replace('-', '_').upper()}_COMPLETE").source()
+        for name in PROGRAMS
+    )
+    click.echo(json.dumps({"shell": shell, "script": script}) if as_json else script)
 
 
 def _usage(error: click.ClickException) -> str:

@@ -1,10 +1,11 @@
-"""Wrong inputs of the commands that use, judge and serve a bundle: one line and a code each."""
+"""Wrong inputs of every command: one line and a code each, and nothing is written."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.flowsr_export.commands.wrong_inputs import Row, check, make_inputs
+from tests.flowsr_export.commands.wrong_inputs import Row, assert_refused, make_inputs
+from tests.flowsr_export.commands.wrong_inputs_make import MAKE
 
 UP = "upscale good.bundle photo.png -o o.png"
 
@@ -149,9 +150,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("row", [*USE, *JUDGE, *SERVE], ids=lambda row: row[0])
+@pytest.mark.parametrize("row", [*USE, *MAKE, *JUDGE, *SERVE], ids=lambda row: row[0])
 def test_a_wrong_input_is_one_line_and_writes_nothing(
     row: Row, inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(inputs)
-    check(row, inputs)
+    assert_refused(row, inputs)

@@ -22,7 +22,7 @@ from tests.flowsr_export.conftest import (
 from tests.flowsr_export.networks import small, small_model, small_prior
 from tests.stand_in import picture
 
-__all__ = ["LINE", "Row", "check", "make_inputs"]
+__all__ = ["LINE", "Row", "assert_refused", "make_inputs"]
 
 Row = tuple[str, int, str]
 """A command line, its exit code, and words of its one line on stderr."""
@@ -79,7 +79,7 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
-def check(row: Row, folder: Path) -> None:
+def assert_refused(row: Row, folder: Path) -> None:
     """Run a command line and hold its exit code, its one line, and that nothing is written."""
     line, exit_code, words = row
     before = tree(folder)

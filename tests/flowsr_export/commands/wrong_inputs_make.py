@@ -1,10 +1,8 @@
 """Wrong inputs of the commands that make bundles, engines and networks: one line and a code."""
 
-from pathlib import Path
+from tests.flowsr_export.commands.wrong_inputs import Row
 
-import pytest
-
-from tests.flowsr_export.commands.wrong_inputs import Row, check, make_inputs
+__all__ = ["MAKE"]
 
 FLOW = "train flow --images pictures -o run"
 PRIOR = "train prior --images pictures -o run --crop 8 --scale-range 1,2"
@@ -123,19 +121,3 @@ MAKE: list[Row] = [
         "must be above 0",
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with good and wrong inputs."""
-    folder = tmp_path_factory.mktemp("inputs")
-    make_inputs(folder)
-    return folder
-
-
-@pytest.mark.parametrize("row", MAKE, ids=lambda row: row[0])
-def test_a_wrong_input_is_one_line_and_writes_nothing(
-    row: Row, inputs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(inputs)
-    check(row, inputs)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from flowsr_export.commands.completion import PROGRAMS
+from flowsr_export.cli import PROGRAMS
 
 Run = Callable[..., Result]
 
