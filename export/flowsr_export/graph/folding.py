@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -16,8 +17,10 @@ from flowsr_lp.linf.model import LINF
 __all__ = [
     "ChannelMap",
     "Conditioner",
+    "LastLayer",
     "condition_numbers",
-    "flow_maps",
+    "decode_maps",
+    "encode_maps",
     "fold_norms",
     "last_conditioner_layer",
     "pad_inputs",
@@ -36,94 +39,168 @@ class ChannelMap(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        """Keep a float64 `weight` (D', D) and `bias` (D',) as float32."""
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        """Keep a float64 `weight` (D', D) and `bias` (D',) as `dtype`."""
         super().__init__()
-        self.register_buffer("weight", weight.float())
-        self.register_buffer("bias", bias.float().unsqueeze(-1))
+        self.register_buffer("weight", weight.to(dtype))
+        self.register_buffer("bias", bias.to(dtype).unsqueeze(-1))
 
     def forward(self, z: Tensor) -> Tensor:
         """Map (D, M) to (D', M)."""
         return torch.addmm(self.bias, self.weight, z)
 
-    def padded(self) -> ChannelMap:
-        """Return the map with `padded_width` outputs, the added ones zero."""
-        missing = padded_width(len(self.weight)) - len(self.weight)
-        weight = F.pad(self.weight, (0, 0, 0, missing))
-        return ChannelMap(weight, F.pad(self.bias.squeeze(-1), (0, missing)))
+
+def encode_maps(
+    flow: Flow, shifts: Tensor, inner: int, outer: int, dtype: torch.dtype
+) -> nn.ModuleList:
+    """Return the linear maps of a flow in order, the last one at the end.
+
+    What the conditioner adds to every patch's shift alike is in the bias of the next map.
+
+    Args:
+        flow: The flow, of width D.
+        shifts: Biases of the conditioner's shifts, (L, D) float64.
+        inner: Channels between two maps, at least D; those above D are zero.
+        outer: Channels of the result, at least D; those above D are zero.
+        dtype: Type of the maps.
+    """
+    before = [torch.zeros_like(shifts[0]), *shifts]
+    widths = [(inner, inner)] * len(flow.linears) + [(outer, inner)]
+    return nn.ModuleList(
+        _padded_map(weight, bias + weight @ shift, width, dtype)
+        for (weight, bias), shift, width in zip(_maps(flow), before, widths, strict=True)
+    )
 
 
-def flow_maps(flow: Flow, inverse: bool) -> nn.ModuleList:
-    """The linear maps of a flow, the last one at the end, or their inverses."""
+def decode_maps(
+    flow: Flow, shifts: Tensor, inner: int, outer: int, dtype: torch.dtype
+) -> nn.ModuleList:
+    """Return the inverses of a flow's linear maps in order; the last one is applied first.
+
+    Args:
+        flow: The flow, of width D.
+        shifts: Biases of the conditioner's shifts, (L, D) float64; the map before a shift
+            subtracts it.
+        inner: Channels between two maps, at least D; those above D are zero.
+        outer: Channels of the latent, at least D.
+        dtype: Type of the maps.
+    """
+    after = [torch.zeros_like(shifts[0]), *shifts]
+    count = len(flow.linears)
+    widths = [(shifts.shape[1], inner)] + [(inner, inner)] * (count - 1) + [(inner, outer)]
     maps = []
-    for linear in (*flow.linears, flow.last):
-        weight = linear._weight.detach().double()
-        bias = linear.bias.detach().double()
-        if inverse:
-            weight = torch.linalg.inv(weight)
-            bias = -weight @ bias
-        maps.append(ChannelMap(weight, bias))
+    for (weight, bias), shift, width in zip(_maps(flow), after, widths, strict=True):
+        inverse = torch.linalg.inv(weight)
+        maps.append(_padded_map(inverse, -inverse @ bias - shift, width, dtype))
     return nn.ModuleList(maps)
+
+
+def _maps(flow: Flow) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of each map in float64, the last one at the end."""
+    return [
+        (linear._weight.detach().double(), linear.bias.detach().double())
+        for linear in (*flow.linears, flow.last)
+    ]
+
+
+def _padded_map(
+    weight: Tensor, bias: Tensor, width: tuple[int, int], dtype: torch.dtype
+) -> ChannelMap:
+    """Add channels without weight until the map is `width` = (outputs, inputs)."""
+    rows, cols = (n - m for n, m in zip(width, weight.shape, strict=True))
+    return ChannelMap(F.pad(weight, (0, cols, 0, rows)), F.pad(bias, (0, rows)), dtype)
 
 
 def condition_numbers(flow: Flow) -> list[float]:
     """Ratio of the largest to the smallest singular value of each map, the last one last."""
-    weights = [linear._weight.detach().double() for linear in (*flow.linears, flow.last)]
-    return [float(torch.linalg.cond(weight)) for weight in weights]
+    return [float(torch.linalg.cond(weight)) for weight, _ in _maps(flow)]
 
 
 class Conditioner(nn.Module):
-    """The conditioner with channels first; the first layer reads cosines and sines apart.
+    """The conditioner with channels first, up to the flow's factors and shifts.
 
-    Two products that accumulate need no concatenation of the two halves. Channels first,
-    the pixels are a product's columns: the first layer alone took 148 ms instead of 163 for
-    29,241 queries in ONNX Runtime on two AVX2 cores, and what a flow layer reads is contiguous.
+    Channels first, the pixels are a product's columns: the first layer alone took 148 ms
+    instead of 163 for 29,241 queries in ONNX Runtime on two AVX2 cores, and what a flow layer
+    reads is contiguous.
     """
 
-    def __init__(self, linf: LINF, dtype: torch.dtype = torch.float32) -> None:
-        """Copy the conditioner of `linf` to run in `dtype`."""
+    def __init__(self, linf: LINF, width: int, dtype: torch.dtype = torch.float32) -> None:
+        """Copy the conditioner of `linf` to run in `dtype`, with `width` channels a layer."""
         super().__init__()
         first, *others = [m for m in linf.layers if isinstance(m, nn.Conv2d)][:-1]
         half = linf.coef.out_channels // 2
         weight = first.weight.detach().view(first.out_channels, 4, 2, half)
-        self.cosine = _frozen(weight[:, :, 0].flatten(1), dtype)
-        self.sine = _frozen(weight[:, :, 1].flatten(1), dtype)
+        self.first = nn.ParameterList(
+            [_frozen(first.weight.flatten(1), dtype)]
+            if dtype != torch.float32
+            else [_frozen(weight[:, :, i].flatten(1), dtype) for i in (0, 1)]
+        )
         self.bias = _frozen(_column(first), dtype)
         self.weights = nn.ParameterList(_frozen(m.weight.flatten(1), dtype) for m in others)
         self.biases = nn.ParameterList(_frozen(_column(m), dtype) for m in others)
-        last_weight, last_bias = last_conditioner_layer(linf)
-        self.last_weight = _frozen(last_weight, dtype)
-        self.last_bias = _frozen(last_bias, torch.float32)
+        last = last_conditioner_layer(linf, width)
+        self.logit_weight = _frozen(last.logit_weight, dtype)
+        self.logit_bias = _frozen(last.logit_bias.unsqueeze(-1), torch.float32)
+        self.shift_weight = _frozen(last.shift_weight, dtype)
 
-    def forward(self, cosine: Tensor, sine: Tensor) -> Tensor:
-        """Map the halves of M queries' features, (M, 2 · hidden) each, to (2LD, M) float32."""
-        out = torch.addmm(self.bias, self.cosine, cosine.mT)
-        out = F.relu(torch.addmm(out, self.sine, sine.mT))
+    def forward(self, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+        """Map features to the flow's factors, and to its shifts without their biases.
+
+        Args:
+            cosine: Cosine half of the features of M queries, (M, 4, hidden / 2).
+            sine: Sine half.
+
+        Returns:
+            Factors and shifts, (L · width, M) each.
+        """
+        if len(self.first) == 1:  # one product reads and writes less than two that add up
+            halves = torch.cat((cosine, sine), dim=-1).flatten(1)
+            out = F.relu(torch.addmm(self.bias, self.first[0], halves.mT))
+        else:  # two need no copy of both halves, which costs a CPU more
+            out = torch.addmm(self.bias, self.first[0], cosine.flatten(1).mT)
+            out = F.relu(torch.addmm(out, self.first[1], sine.flatten(1).mT))
         for weight, bias in zip(self.weights, self.biases, strict=True):
             out = F.relu(torch.addmm(bias, weight, out))
         if out.dtype == torch.float32:
-            return torch.addmm(self.last_bias, self.last_weight, out)
-        # A sum in half would round the logits at the bias's magnitude.
-        return torch.mm(self.last_weight, out).float() + self.last_bias
+            logits = torch.addmm(self.logit_bias, self.logit_weight, out)
+        else:  # a sum in half would round the logits at the bias's magnitude
+            logits = torch.mm(self.logit_weight, out).float() + self.logit_bias
+        factors = (torch.sigmoid(logits) + 1e-4).to(out.dtype)
+        return factors, torch.mm(self.shift_weight, out)
 
 
-def last_conditioner_layer(linf: LINF) -> tuple[Tensor, Tensor]:
-    """The conditioner's last layer, channels first.
+@dataclass(frozen=True)
+class LastLayer:
+    """The conditioner's last layer, layer after layer of the flow.
 
-    Args:
-        linf: The network.
-
-    Returns:
-        Weight (2LD, hidden), whose outputs are all scale logits, then all shifts; bias
-        (2LD, 1) with the logits' + 2 added.
+    Attributes:
+        logit_weight: Weight of the scale logits, (L · width, hidden).
+        logit_bias: Their bias with the + 2 added, (L · width,).
+        shift_weight: Weight of the shifts, (L · width, hidden).
+        shift_bias: Their bias, (L, D) float64.
     """
+
+    logit_weight: Tensor
+    logit_bias: Tensor
+    shift_weight: Tensor
+    shift_bias: Tensor
+
+
+def last_conditioner_layer(linf: LINF, width: int) -> LastLayer:
+    """Return the conditioner's last layer with `width` channels for each layer of the flow."""
     last = linf.layers[-1]
     assert isinstance(last, nn.Conv2d)
-    order = torch.arange(2 * linf.flow_layers * linf.width)
-    order = order.view(linf.flow_layers, 2, linf.width).transpose(0, 1).reshape(-1)
-    bias = _column(last).double()[order]
-    bias[: len(bias) // 2] += 2
-    return last.weight.detach().flatten(1)[order], bias.float()
+    assert last.bias is not None
+    missing = width - linf.width
+    shape = (linf.flow_layers, 2, linf.width, -1)
+    weight = F.pad(last.weight.detach().double().view(shape), (0, 0, 0, missing))
+    bias = last.bias.detach().double().view(shape[:3])
+    return LastLayer(
+        weight[:, 0].flatten(0, 1),
+        F.pad(bias[:, 0] + 2, (0, missing)).flatten(),
+        weight[:, 1].flatten(0, 1),
+        bias[:, 1],
+    )
 
 
 def padded_width(channels: int) -> int:

@@ -11,16 +11,19 @@ from torch.nn import functional as F
 
 from flowsr_export.graph.axis import (
     Axis,
-    half_pixel_matrix,
-    low_pass_matrix,
+    half_pixel_taps,
+    low_pass,
     neighbours,
     patch_count,
+    resized,
 )
 from flowsr_export.graph.folding import (
-    ChannelMap,
     Conditioner,
-    flow_maps,
+    decode_maps,
+    encode_maps,
     fold_norms,
+    last_conditioner_layer,
+    padded_width,
 )
 from flowsr_export.graph.linf_prior import PriorGraph
 from flowsr_lp.linf.model import LinfLP, guarded
@@ -28,14 +31,16 @@ from flowsr_lp.linf.model import LinfLP, guarded
 __all__ = ["LinfFixedGraph", "LinfGraph"]
 
 LONGEST_SIDE = 1 << 20  # pixels; bounds the exporter's symbols
+LARGEST_HALF = 65504.0  # largest finite float16
 
 
 class LinfGraph(nn.Module):
     """Inference on a tile: encoder and conditioner once, shared by encode and decode.
 
     Built from a `LinfLP`; the same function as its `forward` with border "extend". In half
-    precision the encoder, the conditioner's products and the prior run in `dtype`; geometry,
-    phase, flow and the final sum stay float32.
+    precision the encoder, the conditioner's products and the prior run in `dtype`, and in
+    float16 the flow; geometry, phase, resizing, the logits and the final sum stay float32, and
+    none of them is a product.
     """
 
     phase: Tensor
@@ -55,15 +60,18 @@ class LinfGraph(nn.Module):
         self.tables = _quarters(linf.coef, linf.freq).to(dtype)
         self.hidden = linf.coef.out_channels
         self.register_buffer("phase", linf.phase.weight.detach().double().mul(torch.pi).float())
-        self.conditioner = Conditioner(linf, dtype)
-        self.encode_maps = flow_maps(linf.imnet, inverse=False)
-        self.decode_maps = flow_maps(linf.imnet, inverse=True)
-        self.prior = None
-        if network.prior is not None:
-            self.prior = PriorGraph(network.prior, dtype)
-            last = self.encode_maps[-1]
-            assert isinstance(last, ChannelMap)
-            self.encode_maps[-1] = last.padded()  # the prior reads whole blocks of channels
+        # bfloat16 has 8 bits, too few for ten layers in a row.
+        self.flow = torch.float16 if dtype == torch.float16 else torch.float32
+        # Rows of half a product are read in blocks of 16 bytes; others are copied first.
+        padded = padded_width(self.width)
+        inner = padded if self.flow == torch.float16 else self.width
+        outer = self.width if network.prior is None else padded
+        self.missing = inner - self.width
+        self.conditioner = Conditioner(linf, inner, dtype)
+        shifts = last_conditioner_layer(linf, inner).shift_bias
+        flow = (linf.imnet, shifts, inner, outer, self.flow)
+        self.encode_maps, self.decode_maps = encode_maps(*flow), decode_maps(*flow)
+        self.prior = None if network.prior is None else PriorGraph(network.prior, dtype)
 
     def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
         """Enlarge a tile.
@@ -105,19 +113,19 @@ class LinfGraph(nn.Module):
             assert self.prior is not None
             z = self._encode(residual, scale, shift)
             latent = self.prior(_grid(z, row, col), x, row, col)
-        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift)
+        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift).float()
         if self.guard:
             y = guarded(y, base, 0)
         return F.pixel_shuffle(_grid((y + base) * 0.5 + 0.5, row, col), self.patch)
 
     def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
         """Factors and shifts of every flow layer, L tensors (D, M) each, M = B · N."""
-        logits, shift = self.conditioner(*self._fourier(x, row, col)).chunk(2)
-        scale = torch.sigmoid(logits) + 1e-4
-        return list(scale.chunk(self.layers)), list(shift.chunk(self.layers))
+        both = self.conditioner(*self._fourier(x, row, col))
+        scale, shift = (each.to(self.flow).chunk(self.layers) for each in both)
+        return list(scale), list(shift)
 
     def _fourier(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
-        """Cosine and sine halves, (B · N, 2 · hidden) each; spec/linf.md, stage 3."""
+        """Cosine and sine halves, (B · N, 4, hidden / 2) each; spec/linf.md, stage 3."""
         (i, r_row, w_row), (j, r_col, w_col) = neighbours(row), neighbours(col)
         weight = (w_row[:, None, :, None] * w_col[None, :, None, :]).reshape(-1, 1)
         features = self.encoder(x.to(self.dtype))
@@ -133,7 +141,8 @@ class LinfGraph(nn.Module):
         cosine = cosine * (torch.cos(angle) * weight).to(self.dtype)
         sine = sine * (torch.sin(angle) * weight).to(self.dtype)
         n = x.shape[0] * row.patches * col.patches
-        return cosine.reshape(n, 2 * self.hidden), sine.reshape(n, 2 * self.hidden)
+        shape = (n, 4, self.hidden // 2)
+        return cosine.reshape(shape), sine.reshape(shape)
 
     def _angle(
         self,
@@ -160,22 +169,25 @@ class LinfGraph(nn.Module):
         return first + second
 
     def _resized(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
-        """Base and low-frequency residual in patch layout, (D, M) each.
+        """Base and low-frequency residual in patch layout, (D, M) float32 each.
 
         `up - R·D·up` with `up = R·x` is `R·(x - D·R·x)`: the low pass runs at low resolution.
         """
-        low = low_pass_matrix(row) @ x @ low_pass_matrix(col).mT
+        low = low_pass(low_pass(x, row, 2), col, 3)
         up_row, up_col = (
-            half_pixel_matrix(a.pixels(), a.output, a.low_res, a.lr_origin, a.lr_count)
+            half_pixel_taps(a.pixels(), a.output, a.low_res, a.lr_origin, a.lr_count)
             for a in (row, col)
         )
-        up = up_row @ torch.cat((x, x - low), dim=1) @ up_col.mT
+        both = torch.cat((x, x - low), dim=1)
+        up = resized(both, up_row, up_col, products=self.dtype == torch.float32)
         p = self.patch
         up = up.reshape(x.shape[0], 6, p, row.patches, p, col.patches)
         base, residual = up.permute(1, 2, 4, 0, 3, 5).reshape(2 * self.width, -1).chunk(2)
         return base, residual
 
     def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
+        """Encode a residual (D, M) to a latent (padded_width(D), M)."""
+        z = F.pad(z, (0, 0, 0, self.missing)).to(self.flow)
         *maps, last = self.encode_maps
         for linear, a, b in zip(maps, scale, shift, strict=True):
             z = linear(z) * a + b
@@ -183,10 +195,14 @@ class LinfGraph(nn.Module):
         return out
 
     def _decode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
+        """Decode a latent of the prior's or the input's channels to a residual (D, M)."""
         *maps, last = self.decode_maps
-        z = last(z)
+        z = last(z.to(self.flow))
         for linear, a, b in reversed(list(zip(maps, scale, shift, strict=True))):
-            z = linear((z - b) / a)
+            z = (z - b) / a
+            if self.flow == torch.float16:  # a patch that explodes must not become NaN
+                z = z.clamp(-LARGEST_HALF, LARGEST_HALF)
+            z = linear(z)
         return z
 
 
