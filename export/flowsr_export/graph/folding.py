@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -17,7 +16,6 @@ from flowsr_lp.linf.model import LINF
 __all__ = [
     "ChannelMap",
     "Conditioner",
-    "LastLayer",
     "condition_numbers",
     "decode_maps",
     "encode_maps",
@@ -50,48 +48,38 @@ class ChannelMap(nn.Module):
         return torch.addmm(self.bias, self.weight, z)
 
 
-def encode_maps(
-    flow: Flow, shifts: Tensor, inner: int, outer: int, dtype: torch.dtype
-) -> nn.ModuleList:
+def encode_maps(flow: Flow, inner: int, outer: int, dtype: torch.dtype) -> nn.ModuleList:
     """Return the linear maps of a flow in order, the last one at the end.
-
-    What the conditioner adds to every patch's shift alike is in the bias of the next map.
 
     Args:
         flow: The flow, of width D.
-        shifts: Biases of the conditioner's shifts, (L, D) float64.
         inner: Channels between two maps, at least D; those above D are zero.
-        outer: Channels of the result, at least D; those above D are zero.
+        outer: Channels of the latent, at least D; those above D are zero.
         dtype: Type of the maps.
     """
-    before = [torch.zeros_like(shifts[0]), *shifts]
     widths = [(inner, inner)] * len(flow.linears) + [(outer, inner)]
     return nn.ModuleList(
-        _padded_map(weight, bias + weight @ shift, width, dtype)
-        for (weight, bias), shift, width in zip(_maps(flow), before, widths, strict=True)
+        _padded_map(weight, bias, width, dtype)
+        for (weight, bias), width in zip(_maps(flow), widths, strict=True)
     )
 
 
-def decode_maps(
-    flow: Flow, shifts: Tensor, inner: int, outer: int, dtype: torch.dtype
-) -> nn.ModuleList:
+def decode_maps(flow: Flow, inner: int, outer: int, dtype: torch.dtype) -> nn.ModuleList:
     """Return the inverses of a flow's linear maps in order; the last one is applied first.
 
     Args:
-        flow: The flow, of width D.
-        shifts: Biases of the conditioner's shifts, (L, D) float64; the map before a shift
-            subtracts it.
+        flow: The flow, of width D; the first map's inverse gives D channels.
         inner: Channels between two maps, at least D; those above D are zero.
         outer: Channels of the latent, at least D.
         dtype: Type of the maps.
     """
-    after = [torch.zeros_like(shifts[0]), *shifts]
     count = len(flow.linears)
-    widths = [(shifts.shape[1], inner)] + [(inner, inner)] * (count - 1) + [(inner, outer)]
+    width = len(flow.last.bias)
+    widths = [(width, inner)] + [(inner, inner)] * (count - 1) + [(inner, outer)]
     maps = []
-    for (weight, bias), shift, width in zip(_maps(flow), after, widths, strict=True):
+    for (weight, bias), sides in zip(_maps(flow), widths, strict=True):
         inverse = torch.linalg.inv(weight)
-        maps.append(_padded_map(inverse, -inverse @ bias - shift, width, dtype))
+        maps.append(_padded_map(inverse, -inverse @ bias, sides, dtype))
     return nn.ModuleList(maps)
 
 
@@ -138,20 +126,20 @@ class Conditioner(nn.Module):
         self.bias = _frozen(_column(first), dtype)
         self.weights = nn.ParameterList(_frozen(m.weight.flatten(1), dtype) for m in others)
         self.biases = nn.ParameterList(_frozen(_column(m), dtype) for m in others)
-        last = last_conditioner_layer(linf, width)
-        self.logit_weight = _frozen(last.logit_weight, dtype)
-        self.logit_bias = _frozen(last.logit_bias.unsqueeze(-1), torch.float32)
-        self.shift_weight = _frozen(last.shift_weight, dtype)
+        self.layers = linf.flow_layers
+        last_weight, last_bias = last_conditioner_layer(linf, width)
+        self.last_weight = _frozen(last_weight, dtype)
+        self.last_bias = _frozen(last_bias, torch.float32)
 
-    def forward(self, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
-        """Map features to the flow's factors, and to its shifts without their biases.
+    def forward(self, cosine: Tensor, sine: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Map features to the flow's factors and shifts.
 
         Args:
             cosine: Cosine half of the features of M queries, (M, 4, hidden / 2).
             sine: Sine half.
 
         Returns:
-            Factors and shifts, (L · width, M) each.
+            Factors and shifts of the L layers, (width, M) each.
         """
         if len(self.first) == 1:  # one product reads and writes less than two that add up
             halves = torch.cat((cosine, sine), dim=-1).flatten(1)
@@ -162,45 +150,38 @@ class Conditioner(nn.Module):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             out = F.relu(torch.addmm(bias, weight, out))
         if out.dtype == torch.float32:
-            logits = torch.addmm(self.logit_bias, self.logit_weight, out)
-        else:  # a sum in half would round the logits at the bias's magnitude
-            logits = torch.mm(self.logit_weight, out).float() + self.logit_bias
-        factors = (torch.sigmoid(logits) + 1e-4).to(out.dtype)
-        return factors, torch.mm(self.shift_weight, out)
+            both = torch.addmm(self.last_bias, self.last_weight, out).chunk(2 * self.layers)
+            factors = [torch.sigmoid(logits) + 1e-4 for logits in both[: self.layers]]
+            return factors, list(both[self.layers :])
+        # A sum in half would round the logits at the bias's magnitude.
+        logits, shift = torch.mm(self.last_weight, out).chunk(2)
+        logit_bias, shift_bias = self.last_bias.chunk(2)
+        factor = torch.sigmoid(logits.float() + logit_bias) + 1e-4
+        shift = shift.float() + shift_bias
+        factors, shifts = (x.to(out.dtype).chunk(self.layers) for x in (factor, shift))
+        return list(factors), list(shifts)
 
 
-@dataclass(frozen=True)
-class LastLayer:
-    """The conditioner's last layer, layer after layer of the flow.
+def last_conditioner_layer(linf: LINF, width: int) -> tuple[Tensor, Tensor]:
+    """The conditioner's last layer, channels first, `width` channels for each flow layer.
 
-    Attributes:
-        logit_weight: Weight of the scale logits, (L · width, hidden).
-        logit_bias: Their bias with the + 2 added, (L · width,).
-        shift_weight: Weight of the shifts, (L · width, hidden).
-        shift_bias: Their bias, (L, D) float64.
+    Args:
+        linf: The network.
+        width: Outputs for each layer of the flow, at least D; those above D are zero.
+
+    Returns:
+        Weight (2 · L · width, hidden), whose outputs are all scale logits, then all shifts;
+        bias (2 · L · width, 1) with the logits' + 2 added.
     """
-
-    logit_weight: Tensor
-    logit_bias: Tensor
-    shift_weight: Tensor
-    shift_bias: Tensor
-
-
-def last_conditioner_layer(linf: LINF, width: int) -> LastLayer:
-    """Return the conditioner's last layer with `width` channels for each layer of the flow."""
     last = linf.layers[-1]
     assert isinstance(last, nn.Conv2d)
     assert last.bias is not None
-    missing = width - linf.width
     shape = (linf.flow_layers, 2, linf.width, -1)
-    weight = F.pad(last.weight.detach().double().view(shape), (0, 0, 0, missing))
-    bias = last.bias.detach().double().view(shape[:3])
-    return LastLayer(
-        weight[:, 0].flatten(0, 1),
-        F.pad(bias[:, 0] + 2, (0, missing)).flatten(),
-        weight[:, 1].flatten(0, 1),
-        bias[:, 1],
-    )
+    weight = last.weight.detach().double().view(shape).transpose(0, 1)
+    bias = last.bias.detach().double().view(shape).transpose(0, 1).clone()
+    bias[0] += 2
+    weight, bias = (F.pad(x, (0, 0, 0, width - linf.width)) for x in (weight, bias))
+    return weight.flatten(0, 2), bias.flatten(0, 2)
 
 
 def padded_width(channels: int) -> int:

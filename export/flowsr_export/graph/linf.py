@@ -22,7 +22,6 @@ from flowsr_export.graph.folding import (
     decode_maps,
     encode_maps,
     fold_norms,
-    last_conditioner_layer,
     padded_width,
 )
 from flowsr_export.graph.linf_prior import PriorGraph
@@ -31,6 +30,7 @@ from flowsr_lp.linf.model import LinfLP, guarded
 __all__ = ["LinfFixedGraph", "LinfGraph"]
 
 LONGEST_SIDE = 1 << 20  # pixels; bounds the exporter's symbols
+HALF_BLOCK = 4  # channels of half precision to which the flow's width is filled up
 LARGEST_HALF = 65504.0  # largest finite float16
 
 
@@ -62,15 +62,15 @@ class LinfGraph(nn.Module):
         self.register_buffer("phase", linf.phase.weight.detach().double().mul(torch.pi).float())
         # bfloat16 has 8 bits, too few for ten layers in a row.
         self.flow = torch.float16 if dtype == torch.float16 else torch.float32
-        # Rows of half a product are read in blocks of 16 bytes; others are copied first.
-        padded = padded_width(self.width)
-        inner = padded if self.flow == torch.float16 else self.width
-        outer = self.width if network.prior is None else padded
+        # TensorRT copies the operands of a product in half whose rows are not whole words.
+        inner = self.width
+        if self.flow == torch.float16:
+            inner = -(-self.width // HALF_BLOCK) * HALF_BLOCK
+        outer = self.width if network.prior is None else padded_width(self.width)
         self.missing = inner - self.width
         self.conditioner = Conditioner(linf, inner, dtype)
-        shifts = last_conditioner_layer(linf, inner).shift_bias
-        flow = (linf.imnet, shifts, inner, outer, self.flow)
-        self.encode_maps, self.decode_maps = encode_maps(*flow), decode_maps(*flow)
+        self.encode_maps = encode_maps(linf.imnet, inner, outer, self.flow)
+        self.decode_maps = decode_maps(linf.imnet, inner, outer, self.flow)
         self.prior = None if network.prior is None else PriorGraph(network.prior, dtype)
 
     def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
@@ -119,10 +119,9 @@ class LinfGraph(nn.Module):
         return F.pixel_shuffle(_grid((y + base) * 0.5 + 0.5, row, col), self.patch)
 
     def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
-        """Factors and shifts of every flow layer, L tensors (D, M) each, M = B · N."""
-        both = self.conditioner(*self._fourier(x, row, col))
-        scale, shift = (each.to(self.flow).chunk(self.layers) for each in both)
-        return list(scale), list(shift)
+        """Factors and shifts of every flow layer, L tensors each of M = B · N columns."""
+        factors, shifts = self.conditioner(*self._fourier(x, row, col))
+        return [x.to(self.flow) for x in factors], [x.to(self.flow) for x in shifts]
 
     def _fourier(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
         """Cosine and sine halves, (B · N, 4, hidden / 2) each; spec/linf.md, stage 3."""
