@@ -160,13 +160,14 @@ def low_pass(x: Tensor, axis: Axis, dim: int) -> Tensor:
     numerator = torch.clamp((2 * index + 1) * axis.output - axis.low_res, min=0)
     low = quotient(numerator, 2 * axis.low_res)
     fraction = (numerator - low * (2 * axis.low_res)).float() / _as_float(2 * axis.low_res)
+    up = [
+        half_pixel_taps(at, axis.output, axis.low_res, axis.lr_origin, axis.lr_count)
+        for at in (low, _clamp(low + 1, axis.output))
+    ]
     shape = [1] * x.dim()
     shape[dim] = -1
-    fraction = fraction.reshape(shape)
-    first, second = (
-        half_pixel_taps(at, axis.output, axis.low_res, axis.lr_origin, axis.lr_count).read(x, dim)
-        for at in (low, _clamp(low + 1, axis.output))
-    )
+    fraction = fraction.to(x.dtype).reshape(shape)
+    first, second = (taps.read(x, dim) for taps in up)
     return first * (1 - fraction) + second * fraction
 
 
@@ -194,9 +195,7 @@ def _taps(
     low = quotient(numerator, denominator)
     fraction = (numerator - low * denominator).float() / _as_float(denominator)
     inside = inside.float()
-    first, second = (
-        _clamp(_clamp(at, n_in) - origin, count) for at in (low, low + 1)
-    )
+    first, second = (_clamp(_clamp(at, n_in) - origin, count) for at in (low, low + 1))
     return Taps((first, second), ((1 - fraction) * inside, fraction * inside), count)
 
 

@@ -129,7 +129,8 @@ class Conditioner(nn.Module):
         self.layers = linf.flow_layers
         last_weight, last_bias = last_conditioner_layer(linf, width)
         self.last_weight = _frozen(last_weight, dtype)
-        self.last_bias = _frozen(last_bias, torch.float32)
+        parts = (last_bias,) if dtype == torch.float32 else last_bias.chunk(2)
+        self.last_bias = nn.ParameterList(_frozen(part, torch.float32) for part in parts)
 
     def forward(self, cosine: Tensor, sine: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Map features to the flow's factors and shifts.
@@ -150,12 +151,12 @@ class Conditioner(nn.Module):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             out = F.relu(torch.addmm(bias, weight, out))
         if out.dtype == torch.float32:
-            both = torch.addmm(self.last_bias, self.last_weight, out).chunk(2 * self.layers)
+            both = torch.addmm(self.last_bias[0], self.last_weight, out).chunk(2 * self.layers)
             factors = [torch.sigmoid(logits) + 1e-4 for logits in both[: self.layers]]
             return factors, list(both[self.layers :])
         # A sum in half would round the logits at the bias's magnitude.
         logits, shift = torch.mm(self.last_weight, out).chunk(2)
-        logit_bias, shift_bias = self.last_bias.chunk(2)
+        logit_bias, shift_bias = self.last_bias
         factor = torch.sigmoid(logits.float() + logit_bias) + 1e-4
         shift = shift.float() + shift_bias
         factors, shifts = (x.to(out.dtype).chunk(self.layers) for x in (factor, shift))

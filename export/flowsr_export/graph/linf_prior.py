@@ -64,7 +64,8 @@ class UNetGraph(nn.Module):
             skip = skips[level]
             height = self._doubling(row, level, skip.shape[2], feature.shape[2])
             width = self._doubling(col, level, skip.shape[3], feature.shape[3])
-            feature = conv(torch.cat((skip, resized(feature, height, width, products=self.dtype == torch.float32)), dim=1))
+            up = resized(feature, height, width, products=self.dtype == torch.float32)
+            feature = conv(torch.cat((skip, up), dim=1))
         out: Tensor = self.outc(feature)
         return out[:, :, :rows, :cols]
 
