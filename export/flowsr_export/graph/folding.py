@@ -40,12 +40,12 @@ class ChannelMap(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         """Keep a float64 `weight` (D', D) and `bias` (D',) as `dtype`."""
         super().__init__()
-        self.register_buffer("weight", weight.to(dtype))
-        self.register_buffer("bias", bias.to(dtype).unsqueeze(-1))
+        self.register_buffer("weight", weight.to(dtype).mT.contiguous())
+        self.register_buffer("bias", bias.to(dtype))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map (D, M) to (D', M)."""
-        return torch.addmm(self.bias, self.weight, z)
+        """Map (M, D) to (M, D')."""
+        return torch.addmm(self.bias, z, self.weight)
 
 
 def encode_maps(flow: Flow, inner: int, outer: int, dtype: torch.dtype) -> nn.ModuleList:
@@ -119,12 +119,12 @@ class Conditioner(nn.Module):
         half = linf.coef.out_channels // 2
         weight = first.weight.detach().view(first.out_channels, 4, 2, half)
         self.first = nn.ParameterList(
-            [_frozen(first.weight.flatten(1), dtype)]
+            [_frozen(first.weight.flatten(1).mT, dtype)]
             if dtype != torch.float32
-            else [_frozen(weight[:, :, i].flatten(1), dtype) for i in (0, 1)]
+            else [_frozen(weight[:, :, i].flatten(1).mT, dtype) for i in (0, 1)]
         )
         self.bias = _frozen(_column(first), dtype)
-        self.weights = nn.ParameterList(_frozen(m.weight.flatten(1), dtype) for m in others)
+        self.weights = nn.ParameterList(_frozen(m.weight.flatten(1).mT, dtype) for m in others)
         self.biases = nn.ParameterList(_frozen(_column(m), dtype) for m in others)
         self.layers = linf.flow_layers
         last_weight, last_bias = last_conditioner_layer(linf, width)
@@ -144,22 +144,22 @@ class Conditioner(nn.Module):
         """
         if len(self.first) == 1:  # one product reads and writes less than two that add up
             halves = torch.cat((cosine, sine), dim=-1).flatten(1)
-            out = F.relu(torch.addmm(self.bias, self.first[0], halves.mT))
+            out = F.relu(torch.addmm(self.bias, halves, self.first[0]))
         else:  # two need no copy of both halves, which costs a CPU more
-            out = torch.addmm(self.bias, self.first[0], cosine.flatten(1).mT)
-            out = F.relu(torch.addmm(out, self.first[1], sine.flatten(1).mT))
+            out = torch.addmm(self.bias, cosine.flatten(1), self.first[0])
+            out = F.relu(torch.addmm(out, sine.flatten(1), self.first[1]))
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            out = F.relu(torch.addmm(bias, weight, out))
+            out = F.relu(torch.addmm(bias, out, weight))
         if out.dtype == torch.float32:
-            both = torch.addmm(self.last_bias[0], self.last_weight, out).chunk(2 * self.layers)
+            both = torch.addmm(self.last_bias[0], out, self.last_weight).chunk(2 * self.layers, 1)
             factors = [torch.sigmoid(logits) + 1e-4 for logits in both[: self.layers]]
             return factors, list(both[self.layers :])
         # A sum in half would round the logits at the bias's magnitude.
-        logits, shift = torch.mm(self.last_weight, out).chunk(2)
+        logits, shift = torch.mm(out, self.last_weight).chunk(2, 1)
         logit_bias, shift_bias = self.last_bias
         factor = torch.sigmoid(logits.float() + logit_bias) + 1e-4
         shift = shift.float() + shift_bias
-        factors, shifts = (x.to(out.dtype).chunk(self.layers) for x in (factor, shift))
+        factors, shifts = (x.to(out.dtype).chunk(self.layers, 1) for x in (factor, shift))
         return list(factors), list(shifts)
 
 
@@ -182,7 +182,7 @@ def last_conditioner_layer(linf: LINF, width: int) -> tuple[Tensor, Tensor]:
     bias = last.bias.detach().double().view(shape).transpose(0, 1).clone()
     bias[0] += 2
     weight, bias = (F.pad(x, (0, 0, 0, width - linf.width)) for x in (weight, bias))
-    return weight.flatten(0, 2), bias.flatten(0, 2)
+    return weight.flatten(0, 2).mT, bias.flatten()
 
 
 def padded_width(channels: int) -> int:
@@ -243,7 +243,7 @@ def fold_norms(module: M) -> M:
 
 def _column(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
-    return conv.bias.detach().unsqueeze(-1)
+    return conv.bias.detach()
 
 
 def _frozen(value: Tensor, dtype: torch.dtype) -> nn.Parameter:

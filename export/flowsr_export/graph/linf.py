@@ -113,9 +113,9 @@ class LinfGraph(nn.Module):
             assert self.prior is not None
             z = self._encode(residual, scale, shift)
             latent = self.prior(_grid(z, row, col), x, row, col)
-        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift).float()
+        y = self._decode(latent.permute(0, 2, 3, 1).flatten(0, 2), scale, shift).float()
         if self.guard:
-            y = guarded(y, base, 0)
+            y = guarded(y, base, -1)
         return F.pixel_shuffle(_grid((y + base) * 0.5 + 0.5, row, col), self.patch)
 
     def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
@@ -181,12 +181,12 @@ class LinfGraph(nn.Module):
         up = resized(both, up_row, up_col, products=self.dtype == torch.float32)
         p = self.patch
         up = up.reshape(x.shape[0], 6, p, row.patches, p, col.patches)
-        base, residual = up.permute(1, 2, 4, 0, 3, 5).reshape(2 * self.width, -1).chunk(2)
+        base, residual = up.permute(0, 3, 5, 1, 2, 4).reshape(-1, 2 * self.width).chunk(2, 1)
         return base, residual
 
     def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
         """Encode a residual (D, M) to a latent (padded_width(D), M)."""
-        z = F.pad(z, (0, 0, 0, self.missing)).to(self.flow)
+        z = F.pad(z, (0, self.missing)).to(self.flow)
         *maps, last = self.encode_maps
         for linear, a, b in zip(maps, scale, shift, strict=True):
             z = linear(z) * a + b
@@ -245,8 +245,8 @@ def _ratio(axis: Axis) -> Tensor:
 
 
 def _grid(z: Tensor, row: Axis, col: Axis) -> Tensor:
-    """Lay (C, M) out as (B, C, rows, cols)."""
-    return z.reshape(z.shape[0], -1, row.patches, col.patches).transpose(0, 1)
+    """Lay (M, C) out as (B, C, rows, cols)."""
+    return z.reshape(-1, row.patches, col.patches, z.shape[1]).permute(0, 3, 1, 2)
 
 
 def _pairs(row: Tensor, col: Tensor, width: int) -> Tensor:
