@@ -40,12 +40,12 @@ class ChannelMap(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         """Keep a float64 `weight` (D', D) and `bias` (D',) as `dtype`."""
         super().__init__()
-        self.register_buffer("weight", weight.to(dtype).mT.contiguous())
+        self.register_buffer("weight", weight.to(dtype))
         self.register_buffer("bias", bias.to(dtype))
 
     def forward(self, z: Tensor) -> Tensor:
         """Map (M, D) to (M, D')."""
-        return torch.addmm(self.bias, z, self.weight)
+        return F.linear(z, self.weight, self.bias)
 
 
 def encode_maps(flow: Flow, inner: int, outer: int, dtype: torch.dtype) -> nn.ModuleList:
@@ -105,11 +105,11 @@ def condition_numbers(flow: Flow) -> list[float]:
 
 
 class Conditioner(nn.Module):
-    """The conditioner with channels first, up to the flow's factors and shifts.
+    """The conditioner, up to the flow's factors and shifts; a row for each query.
 
-    Channels first, the pixels are a product's columns: the first layer alone took 148 ms
-    instead of 163 for 29,241 queries in ONNX Runtime on two AVX2 cores, and what a flow layer
-    reads is contiguous.
+    With queries as rows a product's inner side never depends on the image, so that engines for
+    a range of sizes need no copy that fills it up; with queries as columns such an engine copies
+    the features before the first product and every latent before a map of the flow.
     """
 
     def __init__(self, linf: LINF, width: int, dtype: torch.dtype = torch.float32) -> None:
@@ -118,19 +118,25 @@ class Conditioner(nn.Module):
         first, *others = [m for m in linf.layers if isinstance(m, nn.Conv2d)][:-1]
         half = linf.coef.out_channels // 2
         weight = first.weight.detach().view(first.out_channels, 4, 2, half)
-        self.first = nn.ParameterList(
-            [_frozen(first.weight.flatten(1).mT, dtype)]
-            if dtype != torch.float32
-            else [_frozen(weight[:, :, i].flatten(1).mT, dtype) for i in (0, 1)]
-        )
-        self.bias = _frozen(_column(first), dtype)
-        self.weights = nn.ParameterList(_frozen(m.weight.flatten(1).mT, dtype) for m in others)
-        self.biases = nn.ParameterList(_frozen(_column(m), dtype) for m in others)
+        self.is_half = dtype != torch.float32
+        if self.is_half:
+            self.first = _frozen(first.weight.flatten(1), dtype)
+        else:
+            self.cosine = _frozen(weight[:, :, 0].flatten(1), dtype)
+            self.sine = _frozen(weight[:, :, 1].flatten(1), dtype)
+        self.bias = _frozen(_bias(first), dtype)
+        self.weights = nn.ParameterList(_frozen(m.weight.flatten(1), dtype) for m in others)
+        self.biases = nn.ParameterList(_frozen(_bias(m), dtype) for m in others)
         self.layers = linf.flow_layers
         last_weight, last_bias = last_conditioner_layer(linf, width)
-        self.last_weight = _frozen(last_weight, dtype)
-        parts = (last_bias,) if dtype == torch.float32 else last_bias.chunk(2)
-        self.last_bias = nn.ParameterList(_frozen(part, torch.float32) for part in parts)
+        parts = 1 if self.is_half else 2 * self.layers
+        self.last_weights = nn.ParameterList(
+            _frozen(w, dtype) for w in last_weight.chunk(parts)
+        )
+        parts = 2 if self.is_half else parts
+        self.last_biases = nn.ParameterList(
+            _frozen(b, torch.float32) for b in last_bias.chunk(parts)
+        )
 
     def forward(self, cosine: Tensor, sine: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Map features to the flow's factors and shifts.
@@ -140,31 +146,39 @@ class Conditioner(nn.Module):
             sine: Sine half.
 
         Returns:
-            Factors and shifts of the L layers, (width, M) each.
+            Factors and shifts of the L layers, (M, width) each.
         """
-        if len(self.first) == 1:  # one product reads and writes less than two that add up
+        if self.is_half:  # one product reads and writes less than two that add up
             halves = torch.cat((cosine, sine), dim=-1).flatten(1)
-            out = F.relu(torch.addmm(self.bias, halves, self.first[0]))
+            out = F.relu(F.linear(halves, self.first, self.bias))
         else:  # two need no copy of both halves, which costs a CPU more
-            out = torch.addmm(self.bias, cosine.flatten(1), self.first[0])
-            out = F.relu(torch.addmm(out, sine.flatten(1), self.first[1]))
+            out = F.linear(cosine.flatten(1), self.cosine, self.bias)
+            out = F.relu(out + F.linear(sine.flatten(1), self.sine))
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            out = F.relu(torch.addmm(bias, out, weight))
-        if out.dtype == torch.float32:
-            both = torch.addmm(self.last_bias[0], out, self.last_weight).chunk(2 * self.layers, 1)
-            factors = [torch.sigmoid(logits) + 1e-4 for logits in both[: self.layers]]
-            return factors, list(both[self.layers :])
+            out = F.relu(F.linear(out, weight, bias))
+        return self._half_affine(out) if self.is_half else self._affine(out)
+
+    def _affine(self, out: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The last layer as a product for each part: a CPU need not split a wide one."""
+        parts = [
+            F.linear(out, weight, bias)
+            for weight, bias in zip(self.last_weights, self.last_biases, strict=True)
+        ]
+        return [torch.sigmoid(x) + 1e-4 for x in parts[: self.layers]], parts[self.layers :]
+
+    def _half_affine(self, out: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The last layer as one product, whose input is read once."""
+        logits, shift = F.linear(out, self.last_weights[0]).chunk(2, dim=1)
+        logit_bias, shift_bias = self.last_biases
         # A sum in half would round the logits at the bias's magnitude.
-        logits, shift = torch.mm(out, self.last_weight).chunk(2, 1)
-        logit_bias, shift_bias = self.last_bias
         factor = torch.sigmoid(logits.float() + logit_bias) + 1e-4
         shift = shift.float() + shift_bias
-        factors, shifts = (x.to(out.dtype).chunk(self.layers, 1) for x in (factor, shift))
+        factors, shifts = (x.to(out.dtype).chunk(self.layers, dim=1) for x in (factor, shift))
         return list(factors), list(shifts)
 
 
 def last_conditioner_layer(linf: LINF, width: int) -> tuple[Tensor, Tensor]:
-    """The conditioner's last layer, channels first, `width` channels for each flow layer.
+    """The conditioner's last layer, `width` outputs for each factor and shift of the flow.
 
     Args:
         linf: The network.
@@ -172,17 +186,16 @@ def last_conditioner_layer(linf: LINF, width: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         Weight (2 · L · width, hidden), whose outputs are all scale logits, then all shifts;
-        bias (2 · L · width, 1) with the logits' + 2 added.
+        bias (2 · L · width,) with the logits' + 2 added. Both are float64.
     """
     last = linf.layers[-1]
     assert isinstance(last, nn.Conv2d)
-    assert last.bias is not None
     shape = (linf.flow_layers, 2, linf.width, -1)
     weight = last.weight.detach().double().view(shape).transpose(0, 1)
-    bias = last.bias.detach().double().view(shape).transpose(0, 1).clone()
+    bias = _bias(last).double().view(shape).transpose(0, 1).clone()
     bias[0] += 2
     weight, bias = (F.pad(x, (0, 0, 0, width - linf.width)) for x in (weight, bias))
-    return weight.flatten(0, 2).mT, bias.flatten()
+    return weight.flatten(0, 2), bias.flatten()
 
 
 def padded_width(channels: int) -> int:
@@ -241,7 +254,7 @@ def fold_norms(module: M) -> M:
     return folded.requires_grad_(False)
 
 
-def _column(conv: nn.Conv2d) -> Tensor:
+def _bias(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
     return conv.bias.detach()
 
