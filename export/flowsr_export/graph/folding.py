@@ -107,9 +107,9 @@ def condition_numbers(flow: Flow) -> list[float]:
 class Conditioner(nn.Module):
     """The conditioner, up to the flow's factors and shifts; a row for each query.
 
-    With queries as rows a product's inner side never depends on the image, so that engines for
-    a range of sizes need no copy that fills it up; with queries as columns such an engine copies
-    the features before the first product and every latent before a map of the flow.
+    With queries as rows, the rows that a product reads have the same length for every image.
+    With queries as columns, an engine for a range of sizes copies the features before the first
+    product, and the latent before every map of the flow, to fill their rows up.
     """
 
     def __init__(self, linf: LINF, width: int, dtype: torch.dtype = torch.float32) -> None:

@@ -311,8 +311,8 @@ def _no_half_geometry(graph: _Graph) -> Iterator[Problem]:
     """Refuse geometry and phase that are not float32 or integers.
 
     There is one exception: float32 weights may be cast for the product, of matrices or
-    elements, that applies them to features, with nothing but layout changes between. The phase is everything between the
-    geometry and a sine or cosine; features join it in float32.
+    elements, that applies them to features, with nothing but layout changes between. The phase
+    is everything between the geometry and a sine or cosine; features join it in float32.
     """
     for name in dict.fromkeys(name for node in graph.nodes for name in node.output):
         dtype = graph.types.get(name)
