@@ -30,7 +30,7 @@ from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
 from flowsr_export.graph import linf as linf_graph
 from flowsr_export.graph.axis import Axis, Taps
-from flowsr_export.graph.linf import LinfGraph
+from flowsr_export.graph.linf import LinfGraph, _grid, _rows
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_export.reports.table import markdown_rows
@@ -106,15 +106,11 @@ class IslandGraph(LinfGraph):
         assert self.prior is not None
         x = rgb * 2 - 1
         scale, shift = self._condition(x, row, col)
-        base, residual = self._resized(x, row, col)
-        z = self._encode(residual, scale, shift)
-        latent = self.prior(self._laid_out(z, row, col), x, row, col)
-        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift)
-        total = (y.to(self.dtype) + base.to(self.dtype)) * 0.5 + 0.5
-        return F.pixel_shuffle(self._laid_out(total, row, col), self.patch).float()
-
-    def _laid_out(self, z: Tensor, row: Axis, col: Axis) -> Tensor:
-        return z.reshape(z.shape[0], -1, row.patches, col.patches).transpose(0, 1)
+        z = self._encode(self._residual(x, row, col), scale, shift)
+        latent = self.prior(_grid(z, row, col), x, row, col)
+        y = _grid(self._decode(_rows(latent), scale, shift), row, col)
+        total = (y + self._cut(x, row, col).to(self.dtype)) * 0.5 + 0.5
+        return F.pixel_shuffle(total, self.patch).float()
 
     def _angle(
         self,
@@ -138,11 +134,10 @@ class IslandGraph(LinfGraph):
         second = along_cols.flatten(1, 2).index_select(1, _pairs(i, slots[1], 2 * col.patches))
         return first + second
 
-    def _resized(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
+    def _cut(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
         if "resizing" not in self.switched:
-            return super()._resized(x, row, col)
-        base, residual = super()._resized(x.to(self.dtype), row, col)
-        return base.float(), residual.float()
+            return super()._cut(x, row, col)
+        return super()._cut(x.to(self.dtype), row, col).float()
 
     def _positions(self, index: Tensor, ratio: Tensor) -> Tensor:
         """Return the position of an index center on the other grid, in half precision."""

@@ -108,18 +108,18 @@ class LinfGraph(nn.Module):
         """Enlarge to whole patches, (B, 3, p · rows, p · cols)."""
         x = rgb * 2 - 1
         scale, shift = self._condition(x, row, col)
-        base, residual = self._resized(x, row, col)
         if latent is None:
             assert self.prior is not None
-            z = self._encode(residual, scale, shift)
+            z = self._encode(self._residual(x, row, col), scale, shift)
             latent = self.prior(_grid(z, row, col), x, row, col)
-        y = self._decode(latent.permute(0, 2, 3, 1).flatten(0, 2), scale, shift).float()
+        y = _grid(self._decode(_rows(latent), scale, shift), row, col).float()
+        base = self._cut(x, row, col)  # here, so that it need not be kept all the while
         if self.guard:
-            y = guarded(y, base, -1)
-        return F.pixel_shuffle(_grid((y + base) * 0.5 + 0.5, row, col), self.patch)
+            y = guarded(y, base, 1)
+        return F.pixel_shuffle((y + base) * 0.5 + 0.5, self.patch)
 
     def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
-        """Factors and shifts of every flow layer, L tensors each of M = B · N columns."""
+        """Factors and shifts of every flow layer, L tensors each of M = B · N rows."""
         factors, shifts = self.conditioner(*self._fourier(x, row, col))
         return [x.to(self.flow) for x in factors], [x.to(self.flow) for x in shifts]
 
@@ -167,26 +167,28 @@ class LinfGraph(nn.Module):
         second = along_cols.flatten(1, 2).index_select(1, _pairs(i, col_slot, 2 * col.patches))
         return first + second
 
-    def _resized(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
-        """Base and low-frequency residual in patch layout, (D, M) float32 each.
-
-        `up - R·D·up` with `up = R·x` is `R·(x - D·R·x)`: the low pass runs at low resolution.
-        """
-        low = low_pass(low_pass(x, row, 2), col, 3)
+    def _cut(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
+        """Resize a tile (B, 3, h, w) to the window and cut it, (B, D, rows, cols) float32."""
         up_row, up_col = (
             half_pixel_taps(a.pixels(), a.output, a.low_res, a.lr_origin, a.lr_count)
             for a in (row, col)
         )
-        both = torch.cat((x, x - low), dim=1)
-        up = resized(both, up_row, up_col, products=self.dtype == torch.float32)
+        up = resized(x, up_row, up_col, products=self.dtype == torch.float32)
         p = self.patch
-        up = up.reshape(x.shape[0], 6, p, row.patches, p, col.patches)
-        base, residual = up.permute(0, 3, 5, 1, 2, 4).reshape(-1, 2 * self.width).chunk(2, 1)
-        return base, residual
+        up = up.reshape(x.shape[0], 3, p, row.patches, p, col.patches)
+        return up.permute(0, 1, 2, 4, 3, 5).flatten(1, 3)
+
+    def _residual(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
+        """Low-frequency residual of every query, (M, D) in the flow's type.
+
+        `up - R·D·up` with `up = R·x` is `R·(x - D·R·x)`: the low pass runs at low resolution.
+        """
+        cut = self._cut(x - low_pass(low_pass(x, row, 2), col, 3), row, col)
+        return _rows(cut.to(self.flow))
 
     def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
-        """Encode a residual (D, M) to a latent (padded_width(D), M)."""
-        z = F.pad(z, (0, self.missing)).to(self.flow)
+        """Encode residuals (M, D) to latents (M, padded_width(D))."""
+        z = F.pad(z, (0, self.missing))
         *maps, last = self.encode_maps
         for linear, a, b in zip(maps, scale, shift, strict=True):
             z = linear(z) * a + b
@@ -194,15 +196,16 @@ class LinfGraph(nn.Module):
         return out
 
     def _decode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
-        """Decode a latent of the prior's or the input's channels to a residual (D, M)."""
+        """Decode latents of the prior's or the input's channels to residuals (M, D)."""
         *maps, last = self.decode_maps
         z = last(z.to(self.flow))
         for linear, a, b in reversed(list(zip(maps, scale, shift, strict=True))):
-            z = (z - b) / a
-            if self.flow == torch.float16:  # a patch that explodes must not become NaN
-                z = z.clamp(-LARGEST_HALF, LARGEST_HALF)
-            z = linear(z)
-        return z
+            z = linear(self._finite((z - b) / a))
+        return self._finite(z)
+
+    def _finite(self, z: Tensor) -> Tensor:
+        """Keep a patch that explodes in float16 from becoming NaN."""
+        return z.clamp(-LARGEST_HALF, LARGEST_HALF) if self.flow == torch.float16 else z
 
 
 class LinfFixedGraph(nn.Module):
@@ -242,6 +245,11 @@ def _ratio(axis: Axis) -> Tensor:
         n if isinstance(n, Tensor) else torch.full((), n) for n in (axis.low_res, axis.output)
     )
     return 2 * lr.float() / out.float()
+
+
+def _rows(z: Tensor) -> Tensor:
+    """Lay (B, C, rows, cols) out as (M, C)."""
+    return z.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _grid(z: Tensor, row: Axis, col: Axis) -> Tensor:

@@ -37,23 +37,23 @@ def test_the_maps_of_a_flow_are_its_linear_layers() -> None:
     for folded, linear in zip(
         encode_maps(module, 27, 27, torch.float32), [*module.linears, module.last], strict=True
     ):
-        torch.testing.assert_close(folded(z.T).T, linear(z), rtol=0, atol=SAME)
+        torch.testing.assert_close(folded(z), linear(z), rtol=0, atol=SAME)
 
 
 def test_the_inverse_maps_undo_the_maps() -> None:
-    module, z = flow(), stand_in.noise(27, 5)
+    module, z = flow(), stand_in.noise(5, 27)
     widths = (module, 27, 27, torch.float32)
     for forward, inverse in zip(encode_maps(*widths), decode_maps(*widths), strict=True):
         torch.testing.assert_close(inverse(forward(z)), z, rtol=0, atol=SAME)
 
 
 def test_maps_of_more_channels_keep_the_added_ones_zero() -> None:
-    module, z = flow(), F.pad(stand_in.noise(27, 5), (0, 0, 0, 1))
+    module, z = flow(), F.pad(stand_in.noise(5, 27), (0, 1))
     plain = encode_maps(module, 27, 27, torch.float32)
     for exact, padded in zip(plain, encode_maps(module, 28, 32, torch.float32), strict=True):
         output = padded(z)
-        assert torch.equal(output[27:], torch.zeros_like(output[27:]))
-        torch.testing.assert_close(output[:27], exact(z[:27]), rtol=0, atol=SAME)
+        assert torch.equal(output[:, 27:], torch.zeros_like(output[:, 27:]))
+        torch.testing.assert_close(output[:, :27], exact(z[:, :27]), rtol=0, atol=SAME)
 
 
 def test_decoding_takes_the_latents_channels_and_gives_the_patchs() -> None:
@@ -115,8 +115,8 @@ def test_cosines_and_sines_apart_give_what_the_conditioner_gives(
     scale, shift = scale_and_shift(published, linf.flow_layers)
     for outputs, expected in ((factors, scale), (shifts, shift)):
         for output, layer in zip(outputs, expected.unbind(1), strict=True):
-            assert output.shape == (width, 6)
-            torch.testing.assert_close(output[:27].T.float(), layer, rtol=0, atol=tolerance)
+            assert output.shape == (6, width)
+            torch.testing.assert_close(output[:, :27].float(), layer, rtol=0, atol=tolerance)
 
 
 def test_the_last_layer_gives_all_logits_and_then_all_shifts() -> None:
@@ -126,7 +126,7 @@ def test_the_last_layer_gives_all_logits_and_then_all_shifts() -> None:
         published = linf.layers[-1](rows[:, :, None, None]).flatten(1)
     scale, shift = scale_and_shift(published, linf.flow_layers)
     weight, bias = last_conditioner_layer(linf, 27)
-    logits, shifts = (weight.float() @ rows.T + bias).T.float().chunk(2, dim=1)
+    logits, shifts = (rows @ weight.mT.float() + bias.float()).chunk(2, dim=1)
     torch.testing.assert_close(
         torch.sigmoid(logits) + 1e-4, scale.flatten(1), rtol=0, atol=SAME
     )
