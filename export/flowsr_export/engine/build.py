@@ -289,8 +289,8 @@ def build_engine(
     assert plan.key is not None
     if plan.existing is not None:
         return EngineResult(plan.existing, None)
-    built, audit = _build(bundle, plan, log, report)
-    facts = _facts(built, audit, plan)
+    built, audit, work = _build(bundle, plan, log, report)
+    facts = {**_facts(built, audit, plan), "work": work}
     return EngineResult(EngineStore(bundle.path).add(plan.key, built.plan, facts), built)
 
 
@@ -319,17 +319,18 @@ def _key(
 
 def _build(
     bundle: Bundle, plan: EnginePlan, log: Path | None, report: Callable[[float, str], None]
-) -> tuple[Built, PrecisionAudit]:
-    """Build the plan, and audit its precision before and after."""
+) -> tuple[Built, PrecisionAudit, dict[str, Any]]:
+    """Build the plan, audit its precision before and after, and count its work."""
     import onnx
 
+    from flowsr_export.engine.layers import layers_of
     from flowsr_export.engine.precision_audit import (
         audit,
-        layers_of,
         least_share,
         require_precision,
         work_at,
     )
+    from flowsr_export.engine.roofline import roofline_facts
     from flowsr_export.onnx_graph.gemm_rewrite import without_float32_gemm
 
     request, library = plan.request, plan.library
@@ -353,7 +354,7 @@ def _build(
     layers = layers_of(library.module, built, on_device=plan.device is not None)
     result = audit(work, layers, precision, least)
     require_precision(result)
-    return built, result
+    return built, result, roofline_facts(work, layers, len(plan.profiles))
 
 
 def _intact(store: EngineStore, key: EngineKey) -> EngineEntry | None:

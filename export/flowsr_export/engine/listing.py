@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowsr_export.engine.library import TensorrtVariant, device_here, load_library
+from flowsr_export.engine.roofline import Roofline, roofline_of
 from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.engine_store import (
     Difference,
@@ -18,7 +19,15 @@ from flowsr_runtime.bundle.engine_store import (
 )
 from flowsr_runtime.errors import BackendError, IntegrityError, ProviderError
 
-__all__ = ["Listed", "Match", "list_engines", "match_engines", "prune_engines", "record_of"]
+__all__ = [
+    "Listed",
+    "Match",
+    "list_engines",
+    "match_engines",
+    "prune_engines",
+    "record_of",
+    "roofline",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,19 @@ def record_of(entry: EngineEntry) -> dict[str, Any]:
         "key": entry.key.fields(),
         "facts": dict(entry.facts),
     }
+
+
+def roofline(entry: EngineEntry, gpu: str | None = None) -> Roofline | None:
+    """Return the least time of an engine's run.
+
+    Args:
+        entry: Description of the engine.
+        gpu: Name of a GPU in `machine.gpus`, None for one of the engine's.
+
+    Returns:
+        The roofline, None for an engine of an earlier version or an unknown GPU.
+    """
+    return roofline_of(entry.facts, entry.key.compute_capability, gpu)
 
 
 def list_engines(bundle: Bundle) -> list[Listed]:

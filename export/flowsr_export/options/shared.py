@@ -56,6 +56,7 @@ METAVARS = {
     "parse_capability": "N.N",
     "parse_devices": "N,N,…",
     "parse_duration": "TIME",
+    "parse_gpu": "GPU",
     "parse_memory": "BYTES",
     "parse_percentiles": "P,P,…",
     "parse_range": "FROM,TO",
