@@ -161,7 +161,7 @@ def test_a_patch_that_explodes_in_half_stays_finite(factor: float) -> None:
     net, rgb = exploding(), tensor(12, 13)
     with torch.no_grad():
         for linear in net.linf.imnet.linears:
-            linear._weight.mul_(factor)
+            linear.get_parameter("_weight").mul_(factor)
     emulator = HalfPrecisionEmulator(deployment_of(net), "fp16", None)
     geometry = Window.whole((12, 13), (48, 52)).geometry()
     output = emulator.run({"input": rgb.numpy(), "geometry": geometry})
