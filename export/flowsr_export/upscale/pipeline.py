@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from queue import SimpleQueue
-from threading import Event, Lock
+from threading import Event, Lock, Semaphore
 
 from flowsr_export.upscale.jobs import Done, Failure, Job, Report, Request, failure_of, prepare
 from flowsr_runtime import Upscaler, write_picture
+from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.errors import (
     CancelledError,
     NonFiniteError,
@@ -18,7 +19,7 @@ from flowsr_runtime.errors import (
     ScaleError,
     ShapeError,
 )
-from flowsr_runtime.tiling.memory import peak_bytes
+from flowsr_runtime.tiling.memory import ON_HOST, peak_bytes
 
 __all__ = ["IMAGE_ERRORS", "STEPS", "upscale_all", "upscale_file"]
 
@@ -28,7 +29,7 @@ IMAGE_ERRORS = (MemoryError, NonFiniteError, OutputError, PictureError, ScaleErr
 STEPS = 1000
 """Progress steps per image, independent of its number of tiles."""
 
-AROUND = 2  # images besides those in the model: one being read, one being written
+WRITERS = 4  # most files that are encoded at once beside a GPU, on a core each
 
 Advance = Callable[[int, str], None]
 
@@ -45,9 +46,9 @@ def upscale_all(
 ) -> Report:
     """Upscale every image; an image that fails does not stop the others.
 
-    Reading, upscaling and writing overlap; memory holds at most two images more than there
-    are upscalers. An interruption takes effect after the running tiles and the file being
-    written.
+    Reading, upscaling and writing overlap; memory holds the images in the models, one being
+    read, and one being written, on a GPU up to four. An interruption takes effect after the
+    running tiles and the files being written.
 
     Args:
         jobs: Jobs made by `jobs.plan`.
@@ -67,7 +68,7 @@ def upscale_all(
     """
     began = time.perf_counter()
     pipeline = _Pipeline(upscalers, request, advance, finished, begin)
-    threads = len(upscalers) + AROUND if overlap else 1
+    threads = len(upscalers) + 1 + pipeline.writers if overlap else 1
     with ThreadPoolExecutor(threads, thread_name_prefix="flowsr-picture") as pool:
         futures = [pool.submit(pipeline.run, job) for job in jobs]
         try:
@@ -105,7 +106,12 @@ def upscale_file(job: Job, upscaler: Upscaler, request: Request) -> Done:
 
 
 class _Pipeline:
-    """One reader, one writer and several upscalers, shared by the threads of a batch."""
+    """One reader, writers and upscalers, shared by the threads of a batch.
+
+    Attributes:
+        error: Error that stopped the batch.
+        writers: Number of files that are encoded at once.
+    """
 
     def __init__(
         self,
@@ -123,7 +129,12 @@ class _Pipeline:
         self._request = request
         self._advance, self._finished = advance, finished
         self._begin: Callable[[], None] | None = begin
-        self._advancing, self._reading, self._writing = Lock(), Lock(), Lock()
+        self.writers = 1
+        if self._any.provider not in ON_HOST:
+            # A GPU makes pictures faster than one core encodes them.
+            self.writers = max(1, min(WRITERS, usable_cores() - 1))
+        self._advancing, self._reading = Lock(), Lock()
+        self._writing = Semaphore(self.writers)
         self._stopped = Event()
 
     def stop(self) -> None:

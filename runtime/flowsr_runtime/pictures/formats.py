@@ -27,6 +27,10 @@ __all__ = [
 Mode = Literal["L", "LA", "RGB", "RGBA"]
 """Gray or RGB, with alpha or without."""
 
+PNG_LEVEL: Final = 4
+"""Compression level of zlib: a large photograph takes 0.4 of the time of zlib's default, 6, and
+1 % more bytes (15 against 6 megapixels a second on one EPYC core)."""
+
 READABLE: Final = "PNG, JPEG, WebP, BMP, TIFF or AVIF"
 
 _REMEDY: Final = "pip install 'pillow>=11.3'"
@@ -71,6 +75,7 @@ FORMATS: Final[dict[str, Format]] = {
             (".png",),
             depths=(8, 16),
             metadata=frozenset({"exif", "xmp", "dpi", "text", "chunks"}),
+            options={"compress_level": PNG_LEVEL},
         ),
         Format(
             "JPEG",

@@ -8,6 +8,7 @@ __all__ = [
     "DEFAULT_MEMORY_BUDGET",
     "ENGINE_MEMORY_BUDGET",
     "NO_OVERHEAD",
+    "ON_HOST",
     "MemoryBudget",
     "ResidentMemory",
     "peak_bytes",

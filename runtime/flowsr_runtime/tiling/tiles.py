@@ -164,12 +164,16 @@ def blend(
         A slice of output rows, and their pixels, (rows, W, 3), which the caller may change:
         float32, or uint8 if the rows are one uint8 tile that is not blended.
     """
-    shared = np.zeros((0, plan.columns[-1].end, 3), dtype=np.float32)
+    width = plan.columns[-1].end
+    shared = np.zeros((0, width, 3), dtype=np.float32)
+    planes = np.empty((3, 0, width), dtype=np.float32)
     rows = list(plan.rows)
     while rows:
         row = rows.pop(0)
         try:
-            band = _band(row, plan.columns, shared, compute)
+            if planes.shape[1] < row.end - row.begin:
+                planes = np.empty((3, row.end - row.begin, width), dtype=np.float32)
+            band = _band(row, plan.columns, shared, planes, compute)
         except MemoryError as error:
             plan = smaller(plan, row.begin, error)
             rows = list(plan.rows)
@@ -183,17 +187,40 @@ def _band(
     row: TileSpan,
     columns: tuple[TileSpan, ...],
     shared: NDArray[np.float32],
+    planes: NDArray[np.float32],
     compute: Callable[[Tile], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Compute a row of tiles and add the pixels it shares with the row above."""
+    """Compute a row of tiles and add the pixels it shares with the row above.
+
+    `planes`, (3, rows, W), is the memory of every band: color by color, as the graph's output
+    is, so that rows are copied whole.
+    """
     if len(columns) == 1 and not (row.fade_in or row.fade_out):
         return compute(Tile(row, columns[0]))
-    band = np.zeros((row.end - row.begin, *shared.shape[1:]), dtype=np.float32)
+    band = planes[:, : row.end - row.begin].transpose(1, 2, 0)
     band[: len(shared)] = shared
     for column in columns:
-        tile = Tile(row, column)
-        band[:, column.begin : column.end] += full_range(compute(tile)) * tile.weights()
+        _add(band, Tile(row, column), compute)
     return band
+
+
+def _add(
+    band: NDArray[np.float32], tile: Tile, compute: Callable[[Tile], NDArray[Any]]
+) -> None:
+    """Add a tile to a band that holds the tiles on its left and the rows shared with above.
+
+    Only pixels that neighbors share are weighed; the others are copied.
+    """
+    row, column = tile.rows, tile.columns
+    values, weights = full_range(compute(tile)), tile.weights()
+    into = band[:, column.begin : column.end]
+    top, bottom = row.fade_in, len(values) - row.fade_out
+    left, right = column.fade_in, values.shape[1] - column.fade_out
+    into[:top] += values[:top] * weights[:top]
+    into[top:, :left] += values[top:, :left] * weights[top:, :left]
+    into[top:bottom, left:right] = values[top:bottom, left:right]
+    into[top:bottom, right:] = values[top:bottom, right:] * weights[top:bottom, right:]
+    into[bottom:, left:] = values[bottom:, left:] * weights[bottom:, left:]
 
 
 def _ramp(length: int) -> NDArray[np.float32]:

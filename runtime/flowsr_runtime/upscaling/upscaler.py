@@ -157,6 +157,11 @@ class Upscaler:
         runs_on = self.choice or f"{session.backend} {session.provider}"
         return f"<Upscaler {self.bundle.path.name}: {runs_on}>"
 
+    @property
+    def provider(self) -> str:
+        """Provider that computes, such as "cpu" or "cuda"."""
+        return self._session.provider
+
     def target(
         self,
         source: Size,

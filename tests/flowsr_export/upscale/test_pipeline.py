@@ -107,7 +107,7 @@ class Meeting:
     """Reading, the model and writing, each of which waits for the two others once."""
 
     def __init__(self, upscaler: Upscaler) -> None:
-        self.bundle = upscaler.bundle
+        self.bundle, self.provider = upscaler.bundle, upscaler.provider
         self.target = upscaler.target
         self._upscaler = upscaler
         self._barrier = threading.Barrier(3)
@@ -182,7 +182,7 @@ class Waiting:
     """An upscaler that goes on only when the other one is busy as well."""
 
     def __init__(self, upscaler: Upscaler, barrier: threading.Barrier) -> None:
-        self.target = upscaler.target
+        self.target, self.provider = upscaler.target, upscaler.provider
         self._upscaler = upscaler
         self._barrier = barrier
         self.calls = 0
@@ -201,6 +201,23 @@ def test_each_picture_goes_to_an_upscaler_that_is_free(
     report = upscale_all(jobs, both, TWICE, ignore)  # type: ignore[arg-type]
     assert [done.width for done in report.done] == [8, 10, 12, 14, 16, 18]
     assert [each.calls for each in both] == [3, 3]
+
+
+def test_beside_a_gpu_several_files_are_encoded_at_once(
+    upscaler: Upscaler, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flowsr_export.upscale.pipeline, "usable_cores", lambda: 4)
+    writers = threading.Barrier(3)
+
+    def write(*words: Any, **options: Any) -> None:
+        writers.wait(SECONDS)  # nothing is written before three files are encoded at once
+        write_picture(*words, **options)
+
+    monkeypatch.setattr(flowsr_export.upscale.pipeline, "write_picture", write)
+    on_gpu = Waiting(upscaler, threading.Barrier(1))
+    on_gpu.provider = "cuda"
+    report = upscale_all(jobs, [on_gpu], TWICE, ignore)  # type: ignore[list-item]
+    assert (report.exit_code, len(report.done)) == (0, 6)
 
 
 def test_an_interruption_ends_after_the_file_that_is_being_written(
