@@ -224,7 +224,21 @@ class Extent:
             return cls._with_ratio(begin, end, source, target, halo, halo.ratio)
         margin = halo.patches * halo.patch
         out_begin = _floor_to(max(0, begin - margin), halo.align)
-        out_end = min(target, end + margin)
+        return cls.window(out_begin, min(target, end + margin), source, target, halo)
+
+    @classmethod
+    def window(
+        cls, out_begin: int, out_end: int, source: int, target: int, halo: Halo
+    ) -> "Extent":
+        """Return a window of output pixels with the LR pixels that it depends on.
+
+        Args:
+            out_begin: First output pixel of the window, aligned.
+            out_end: End of the window.
+            source: LR pixels of the whole axis.
+            target: Output pixels of the whole axis.
+            halo: Halo of the window, without a ratio; its patches are in the window.
+        """
         first = _neighbor(out_begin, source, target) - halo.pixels
         last = _neighbor(out_end - 1, source, target) + 1 + halo.pixels
         lr_begin = _floor_to(max(0, first), halo.lr_align)

@@ -8,7 +8,7 @@ from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.errors import BundleError, MemoryBudgetError
 from flowsr_runtime.geometry import Extent, Halo, size_text
 from flowsr_runtime.tiling.memory import NO_OVERHEAD, ResidentMemory
-from flowsr_runtime.tiling.tiles import Plan, TileSpan, pieces_of
+from flowsr_runtime.tiling.tiles import Plan, TileSpan, equal_pieces, pieces_of
 
 __all__ = ["TilePlanner"]
 
@@ -41,6 +41,8 @@ class TilePlanner:
         whole_only: Whether the graph only computes whole images.
         limits: Sizes that the session takes, None for all sizes.
         resident: Memory held besides the runs, and whether budgets include it.
+        equal: Give all tiles of an image one size, where possible; for GPUs, which prepare
+            kernels, CUDA graphs and memory for each size.
     """
 
     source: tuple[int, int]
@@ -51,6 +53,7 @@ class TilePlanner:
     whole_only: bool = False
     limits: ProfileLimits | None = None
     resident: ResidentMemory = NO_OVERHEAD
+    equal: bool = False
 
     def plan(self, budget: int, top: int = 0) -> Plan:
         """Choose the tiles.
@@ -139,6 +142,8 @@ class TilePlanner:
         return [self._split(axis, pieces) for pieces in candidates]
 
     def _split(self, axis: int, pieces: tuple[TileSpan, ...]) -> AxisSplit:
+        if self.equal:
+            pieces = equal_pieces(pieces, self.halo)
         extents = [piece.extent for piece in pieces]
         pixels = [extent.lr_size for extent in extents]
         patches = [math.ceil(extent.out_size / self.halo.patch) for extent in extents]

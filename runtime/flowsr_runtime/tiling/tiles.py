@@ -1,7 +1,7 @@
 """Split an image into overlapping tiles, and blend them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flowsr_runtime.geometry import Extent, Halo, Window, size_text
 from flowsr_runtime.pictures.pixels import full_range
 
-__all__ = ["Plan", "Tile", "TileSpan", "blend", "pieces_of"]
+__all__ = ["Plan", "Tile", "TileSpan", "blend", "equal_pieces", "pieces_of"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,43 @@ def pieces_of(
     return tuple(pieces)
 
 
+def equal_pieces(pieces: tuple[TileSpan, ...], halo: Halo) -> tuple[TileSpan, ...]:
+    """Grow the windows of an axis to one size, so that a GPU prepares its kernels once.
+
+    Args:
+        pieces: Pieces of one axis, the last one to its end; they keep their cores.
+        halo: Halo that the pieces have at least.
+
+    Returns:
+        Pieces of the same cores, all with as many LR pixels and with as many output pixels, or
+        `pieces` where windows of a graph with a ratio cannot end at the end of the axis.
+    """
+    source, target = pieces[0].extent.source, pieces[0].extent.target
+    if halo.ratio is not None and target % halo.align:
+        return pieces
+    # The last window ends with the axis and begins at a multiple of the alignment.
+    out = _up_to_end(max(piece.extent.out_size for piece in pieces), target, halo.align)
+    windows = [min(piece.extent.out_begin, target - out) for piece in pieces]
+    if halo.ratio is not None:
+        extents = [
+            replace(
+                piece.extent,
+                **{"lr_begin": begin // halo.ratio, "lr_end": (begin + out) // halo.ratio},
+                **{"out_begin": begin, "out_end": begin + out},
+            )
+            for piece, begin in zip(pieces, windows, strict=True)
+        ]
+        return tuple(map(_with_extent, pieces, extents))
+    grown = [Extent.window(begin, begin + out, source, target, halo) for begin in windows]
+    low = _up_to_end(max(extent.lr_size for extent in grown), source, halo.lr_align)
+    begins = [min(extent.lr_begin, source - low) for extent in grown]
+    extents = [
+        replace(extent, lr_begin=begin, lr_end=begin + low)
+        for extent, begin in zip(grown, begins, strict=True)
+    ]
+    return tuple(map(_with_extent, pieces, extents))
+
+
 def blend(
     plan: Plan,
     compute: Callable[[Tile], NDArray[Any]],
@@ -221,6 +258,15 @@ def _add(
     into[top:bottom, left:right] = values[top:bottom, left:right]
     into[top:bottom, right:] = values[top:bottom, right:] * weights[top:bottom, right:]
     into[bottom:, left:] = values[bottom:, left:] * weights[bottom:, left:]
+
+
+def _up_to_end(size: int, whole: int, align: int) -> int:
+    """Return the least size from `size` on that leaves a multiple of `align` before it."""
+    return whole - max(0, whole - size) // align * align
+
+
+def _with_extent(piece: TileSpan, extent: Extent) -> TileSpan:
+    return replace(piece, extent=extent)
 
 
 def _ramp(length: int) -> NDArray[np.float32]:

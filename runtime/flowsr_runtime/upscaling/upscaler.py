@@ -30,6 +30,7 @@ from flowsr_runtime.pictures.pixels import (
 from flowsr_runtime.tiling.memory import (
     DEFAULT_MEMORY_BUDGET,
     ENGINE_MEMORY_BUDGET,
+    ON_HOST,
     MemoryBudget,
 )
 from flowsr_runtime.tiling.noise import check_noise
@@ -439,6 +440,7 @@ class Upscaler:
             whole_only=manifest.tiling.whole_only,
             limits=self._limits,
             resident=resident,
+            equal=self.provider not in ON_HOST,
         )
         return planner, budget
 

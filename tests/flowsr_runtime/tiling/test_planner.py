@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flowsr_runtime.bundle.manifest import Memory
 from flowsr_runtime.bundle.profile_limits import AxisBounds, ProfileLimits
 from flowsr_runtime.errors import BundleError, MemoryBudgetError
-from flowsr_runtime.geometry import Halo, output_size
+from flowsr_runtime.geometry import Extent, Halo, output_size
 from flowsr_runtime.tiling.memory import ResidentMemory
 from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan
@@ -44,6 +44,43 @@ def test_every_pixels_weights_sum_to_one(
         rows, columns = tile.rows, tile.columns
         total[rows.begin : rows.end, columns.begin : columns.end] += tile.weights()
     np.testing.assert_allclose(total, 1, atol=WEIGHT_ROUNDING)
+
+
+@settings(deadline=None)
+@given(st.tuples(SIDES, SIDES), st.tuples(SCALES, SCALES), st.integers(80_000, 10**6))
+def test_equal_tiles_have_one_size_the_same_cores_and_at_least_their_halos(
+    source: tuple[int, int], scales: tuple[Fraction, Fraction], budget: int
+) -> None:
+    target = output_size(source[0], scales[0]), output_size(source[1], scales[1])
+    planner = TilePlanner(source, target, HALO, MEMORY, 12, equal=True)
+    made = planner.plan(budget)
+    for equal in (made.rows, made.columns):
+        assert len({(piece.extent.lr_size, piece.extent.out_size) for piece in equal}) == 1
+        for piece in equal:
+            grown, own = (
+                piece.extent,
+                Extent.around(
+                    piece.begin, piece.end, piece.extent.source, piece.extent.target, HALO
+                ),
+            )
+            assert grown.out_begin % HALO.align == grown.lr_begin % HALO.lr_align == 0
+            assert 0 <= grown.lr_begin <= own.lr_begin < own.lr_end <= grown.lr_end
+            assert 0 <= grown.out_begin <= own.out_begin < own.out_end <= grown.out_end
+            assert grown.lr_end <= grown.source
+            assert grown.out_end <= grown.target
+    assert made.run_bytes <= budget
+
+
+@pytest.mark.parametrize("rows", [200, 203])
+def test_equal_tiles_of_a_graph_with_a_ratio_are_whole_cells(rows: int) -> None:
+    size = (rows * 4, 640)
+    made = TilePlanner((rows, 160), size, RATIO_HALO, MEMORY, 8, equal=True).plan(300_000)
+    sizes = {(piece.extent.lr_size, piece.extent.out_size) for piece in made.columns}
+    assert len(sizes) == 1
+    ((low, out),) = sizes
+    assert out == 4 * low
+    plain = TilePlanner((rows, 160), size, RATIO_HALO, MEMORY, 8).plan(300_000)
+    assert [piece.begin for piece in made.columns] == [piece.begin for piece in plain.columns]
 
 
 @settings(deadline=None)

@@ -1,5 +1,6 @@
 """The upscaler against an exact bilinear model: tiles, noise and refusals."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from flowsr_runtime.backends.session import open_session
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.errors import (
     MemoryBudgetError,
@@ -81,6 +83,37 @@ def test_tiled_equals_whole(
     whole = Upscaler.open(bundles["bilinear"]).upscale(image, scale)
     tiled = Upscaler.open(bundles["bilinear"], memory_budget=budget).upscale(image, scale)
     np.testing.assert_allclose(tiled, whole, atol=ROUNDING)
+
+
+class OnGpu:
+    """A session of the CPU that says it is a GPU's, and keeps the sizes that it runs."""
+
+    backend, provider, device, limits = "onnxruntime", "cuda", 0, None
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._session = open_session(bundle, threads=1)
+        self.sizes: set[tuple[int, ...]] = set()
+        self.close = self._session.close
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        self.sizes.add((*feeds["input"].shape, *feeds["geometry"][8:]))
+        return self._session.run(feeds)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(SIDES, SIDES), SCALES, st.integers(SMALL_BUDGET, 200_000))
+def test_on_a_gpu_all_tiles_of_an_image_have_one_size(
+    bundles: Bundles,
+    source: tuple[int, int],
+    scale: float | tuple[float, float],
+    budget: int,
+) -> None:
+    image = np.random.default_rng(1).random((*source, 3), dtype=np.float32)
+    whole = Upscaler.open(bundles["bilinear"]).upscale(image, scale)
+    session = OnGpu(bundles["bilinear"])
+    tiled = Upscaler(bundles["bilinear"], session, memory_budget=budget).upscale(image, scale)
+    np.testing.assert_allclose(tiled, whole, atol=ROUNDING)
+    assert len(session.sizes) == 1
 
 
 def test_an_exact_halo_holds_the_receptive_field(bundles: Bundles, photo: Photo) -> None:
