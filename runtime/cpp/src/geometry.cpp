@@ -248,7 +248,11 @@ Extent detail::extent_around(int64_t begin, int64_t end, int64_t source, int64_t
   }
   const int64_t margin = halo.patches * halo.patch;
   const int64_t out_begin = floor_to(std::max<int64_t>(0, begin - margin), halo.align);
-  const int64_t out_end = std::min(target, end + margin);
+  return extent_of(out_begin, std::min(target, end + margin), source, target, halo);
+}
+
+Extent detail::extent_of(int64_t out_begin, int64_t out_end, int64_t source, int64_t target,
+                         const Halo& halo) {
   const int64_t first = neighbor(out_begin, source, target) - halo.pixels;
   const int64_t last = neighbor(out_end - 1, source, target) + 1 + halo.pixels;
   const int64_t lr_begin = floor_to(std::max<int64_t>(0, first), halo.lr_align);

@@ -41,6 +41,11 @@ Extent whole_extent(int64_t source, int64_t target);
 Extent extent_around(int64_t begin, int64_t end, int64_t source, int64_t target,
                      const Halo& halo);
 
+/// Returns a window of output pixels, its beginning aligned, and the input pixels that it
+/// depends on; for graphs without a ratio.
+Extent extent_of(int64_t out_begin, int64_t out_end, int64_t source, int64_t target,
+                 const Halo& halo);
+
 /// Returns the graph's `geometry` input.
 vector<int64_t> geometry_of(const Extent& rows, const Extent& columns);
 

@@ -33,6 +33,38 @@ vector<Piece> pieces_of(int64_t source, int64_t target, int64_t count, const Hal
   return pieces;
 }
 
+/// Returns the least size from `size` on that leaves a multiple of `align` before it.
+int64_t up_to_end(int64_t size, int64_t whole, int64_t align) {
+  return whole - std::max<int64_t>(0, whole - size) / align * align;
+}
+
+/// Grows the windows of an axis to one size, so that a GPU prepares its kernels once.
+void make_equal(vector<Piece>& pieces, const Halo& halo) {
+  const int64_t source = pieces.front().extent.source, target = pieces.front().extent.target;
+  if (halo.ratio && target % halo.align != 0) return;
+  int64_t out = 0, low = 0;
+  for (const Piece& piece : pieces) out = std::max(out, piece.extent.out_size());
+  out = up_to_end(out, target, halo.align);  // the last window ends with the axis
+  for (Piece& piece : pieces) {
+    const int64_t begin = std::min(piece.extent.out_begin, target - out), end = begin + out;
+    piece.extent = halo.ratio ? Extent{source, target, begin / *halo.ratio, end / *halo.ratio,
+                                       begin, end}
+                              : extent_of(begin, end, source, target, halo);
+    low = std::max(low, piece.extent.lr_size());
+  }
+  if (halo.ratio) return;
+  low = up_to_end(low, source, halo.lr_align);
+  for (Piece& piece : pieces) {
+    piece.extent.lr_begin = std::min(piece.extent.lr_begin, source - low);
+    piece.extent.lr_end = piece.extent.lr_begin + low;
+  }
+}
+
+/// Returns whether runs are on a GPU.
+bool on_gpu(const Settings& settings) {
+  return settings.backend.rfind("tensorrt", 0) == 0 || settings.provider == "cuda";
+}
+
 /// Returns whether some profile takes every tile of two splits.
 bool is_covered(const AxisSplit& row, const AxisSplit& column) {
   for (const vector<bool>& above : row.matching_profiles) {
@@ -47,13 +79,13 @@ bool is_covered(const AxisSplit& row, const AxisSplit& column) {
 
 }  // namespace
 
-TilePlanner::TilePlanner(const Manifest& manifest, HaloKind kind, const ProfileLimits* limits,
-                         Size source, Size target)
+TilePlanner::TilePlanner(const Manifest& manifest, const Settings& settings,
+                         const ProfileLimits* limits, Size source, Size target)
     : source_(source), target_(target),
-      halo_(kind == HaloKind::exact ? manifest.exact : manifest.halo),
+      halo_(settings.halo == HaloKind::exact ? manifest.exact : manifest.halo),
       memory_(manifest.memory), whole_only_(manifest.whole_only), limits_(limits),
       // Tiles with an exact halo agree to float rounding: there is nothing to blend.
-      fade_(kind == HaloKind::exact ? 0 : halo_.align) {
+      fade_(settings.halo == HaloKind::exact ? 0 : halo_.align), equal_(limits != nullptr || on_gpu(settings)) {
   if (!manifest.scale) return;
   source_ = padded_size(source, manifest.multiple);
   target_ = scaled_size(source_, *manifest.scale);
@@ -100,6 +132,7 @@ AxisSplit TilePlanner::split(int axis, int64_t count, int64_t begin) const {
   const int64_t target = axis == 0 ? target_.height : target_.width;
   AxisSplit result;
   result.pieces = pieces_of(source, target, count, halo_, fade_, begin);
+  if (equal_) make_equal(result.pieces, halo_);
   for (const Piece& piece : result.pieces) {
     const int64_t pixels = piece.extent.lr_size();
     const int64_t patches = ceil_div(piece.extent.out_size(), halo_.patch);
@@ -197,7 +230,7 @@ int64_t detail::budget_of(const Manifest& manifest, const Settings& settings,
 
 Plan Bundle::plan(Size source, const Target& target, const Settings& settings) const {
   const Size requested = this->target(source, target);
-  const TilePlanner planner(manifest_, settings.halo, nullptr, source, requested);
+  const TilePlanner planner(manifest_, settings, nullptr, source, requested);
   return planner.plan(budget_of(manifest_, settings));
 }
 

@@ -19,8 +19,8 @@ struct AxisSplit {
 /// included, which favors few, large and nearly square tiles.
 class TilePlanner {
  public:
-  TilePlanner(const Manifest& manifest, HaloKind kind, const ProfileLimits* limits, Size source,
-              Size target);
+  TilePlanner(const Manifest& manifest, const Settings& settings, const ProfileLimits* limits,
+              Size source, Size target);
 
   /// Chooses tiles for output rows from `top` on, where a piece of an earlier plan begins.
   Plan plan(int64_t budget, int64_t top = 0) const;
@@ -45,6 +45,7 @@ class TilePlanner {
   bool whole_only_;
   const ProfileLimits* limits_;
   int64_t fade_;
+  bool equal_;  // all tiles of an image have one size, where possible
 };
 
 /// Returns the output pixels of the largest tile without its halo, as in 512x384.

@@ -26,7 +26,7 @@ struct Upscaler::State {
     const Size requested = bundle.target(source, target);
     check_pixels(image, source.height * source.width * channels, manifest, request);
     check_noise(request);
-    const TilePlanner planner(manifest, settings.halo, session->limits(), source, requested);
+    const TilePlanner planner(manifest, settings, session->limits(), source, requested);
     const bool on_engine = session->limits() != nullptr;
     const Plan plan = planner.plan(budget_of(manifest, settings, on_engine));
     try {
@@ -118,7 +118,7 @@ Plan Upscaler::plan(Size source, const Target& target) const {
   const Manifest& manifest = state_->bundle.manifest();
   const Size requested = this->target(source, target);
   const Settings& settings = state_->settings;
-  const TilePlanner planner(manifest, settings.halo, state_->session->limits(), source, requested);
+  const TilePlanner planner(manifest, settings, state_->session->limits(), source, requested);
   const bool on_engine = state_->session->limits() != nullptr;
   return planner.plan(budget_of(manifest, settings, on_engine));
 }

@@ -129,6 +129,7 @@ def tilings(draw: st.DrawFn) -> dict[str, Any]:
     st.one_of(DECIMALS, FRACTIONS),
     st.integers(5000, 5_000_000),
     st.sampled_from([0, 1]),
+    st.sampled_from(["cpu", "cuda"]),
 )
 @settings(max_examples=150, suppress_health_check=SHARED, deadline=None)
 def test_pictures_are_cut_into_the_same_tiles(
@@ -140,12 +141,13 @@ def test_pictures_are_cut_into_the_same_tiles(
     scale: str,
     budget: int,
     exact: int,
+    provider: str,
 ) -> None:
     raw = {**manifest, **tiling, "files": {}}
     (tmp_path / "bundle.json").write_text(json.dumps(raw))
     fixed = tiling["scale"].get("value")
     bundle = Bundle(tmp_path, Manifest.parse(raw))
-    idle = cast(Session, SimpleNamespace(limits=None, provider="cpu", close=lambda: None))
+    idle = cast(Session, SimpleNamespace(limits=None, provider=provider, close=lambda: None))
     halo: Any = ("default", "exact")[exact]
     upscaler = Upscaler(bundle, idle, memory_budget=budget, halo=halo)
 
@@ -165,7 +167,7 @@ def test_pictures_are_cut_into_the_same_tiles(
         return (*axes, plan.run_bytes)
 
     request = request_of(scale_rows=fixed or scale)
-    wanted = settings_of(memory_budget=budget, exact_halo=exact)
+    wanted = settings_of(memory_budget=budget, exact_halo=exact, provider=provider)
     assert outcome(lambda: cpp.plan(tmp_path, source, request, wanted)) == outcome(by_python)
 
 
