@@ -16,6 +16,7 @@ from flowsr_export.bench.entries import (
     Report,
     Row,
     StageEntry,
+    Start,
     fit_scaling,
     probe_entry,
     row_entry,
@@ -28,13 +29,20 @@ from flowsr_export.bench.plan import (
     session_settings,
 )
 from flowsr_export.bench.stage_profile import stage_seconds
-from flowsr_export.bench.targets import LoadedModel, Measures, ModelTarget, load_model
-from flowsr_export.bench.timing import Block, interleave
+from flowsr_export.bench.targets import (
+    TORCH_BACKENDS,
+    LoadedModel,
+    Measures,
+    ModelTarget,
+    load_model,
+)
+from flowsr_export.bench.timing import Block, at_once, interleave
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.feeds import graph_feeds
 from flowsr_export.inputs.run_sizes import padded_run_size
 from flowsr_export.machine.libraries import describe_machine
 from flowsr_export.machine.load import Clocks, LoadMeter, read_clocks
+from flowsr_export.machine.nvml import GpuMeter, open_gpu_meter
 from flowsr_export.machine.probes import Probe, probes_of
 from flowsr_export.onnx_graph.multiply_adds import count_macs
 from flowsr_export.parity.candidates import open_each_provider
@@ -57,6 +65,7 @@ class Measurement:
         clock: Return seconds from any origin.
         sleep: Wait for some seconds.
         load_meter: Measures the load of other processes, None for the machine's.
+        gpu_meter: Open the meter of a GPU's energy and throttling, None without one.
         clocks: Read the clock speeds of the processors.
         load: Load a model.
         probes: Make the probes of the machine.
@@ -67,6 +76,7 @@ class Measurement:
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
     load_meter: LoadMeter | None = None
+    gpu_meter: Callable[[int], GpuMeter | None] = open_gpu_meter
     clocks: Callable[[], Clocks] = read_clocks
     load: Callable[[ModelTarget], LoadedModel] = load_model
     probes: Callable[[int, set[str], int, str], list[Probe]] = probes_of
@@ -103,27 +113,22 @@ def bench(
     config = resolved(bundle, config, choose)
     sizes = benchmark_cases(bundle, config)
     with ExitStack() as stack:
-        models, not_started = _load_models(config, tools, stack)
-        calls = _calls(models, sizes)
+        models, loading, not_started = _load_models(config, tools, stack)
+        calls = _calls(models, sizes, config.streams)
         places = {target.place for target in models}
         probes = tools.probes(config.threads, places, config.device, config.precision)
         backends = {(target.settings.backend, target.settings.provider) for target in models}
         profiled = sizes if config.stages and ("onnxruntime", "cpu") in backends else []
+        weighed = [case for case in calls if config.memory and case.streams == 1]
         timed = (len(calls) + len(probes)) * (config.pace.blocks + 1)
-        start(timed + len(profiled) + (len(calls) if config.memory else 0))
+        start(len(calls) + timed + len(profiled) + len(weighed))
         clocks = {"clocks_before": asdict(tools.clocks())}
-        blocks = interleave(
-            {**calls, **{probe.name: probe.run for probe in probes}},
-            config.pace,
-            clock=tools.clock,
-            sleep=tools.sleep,
-            load_meter=tools.load_meter,
-            advance=lambda key: advance(str(key)),
-        )
+        starts = _first_calls(calls, loading, tools, advance)
+        blocks = _blocks(calls, probes, config, tools, advance)
         clocks["clocks_after"] = asdict(tools.clocks())
     rates = tuple(probe_entry(probe, blocks[probe.name]) for probe in probes)
-    memory = _memory(calls if config.memory else (), tools, advance)
-    rows = _rows(bundle, config, {case: blocks[case] for case in calls}, rates, memory)
+    memory = _memory(weighed, tools, advance)
+    rows = _rows(bundle, config, {case: blocks[case] for case in calls}, rates, memory, starts)
     return Report(
         bundle=_about(bundle, config),
         settings=config.summary(),
@@ -148,32 +153,84 @@ def _memory(
 
 def _load_models(
     config: BenchmarkConfig, tools: Measurement, stack: ExitStack
-) -> tuple[dict[ModelTarget, LoadedModel], dict[str, str]]:
-    """Load every model; a provider that was not chosen by name may fail to start."""
+) -> tuple[dict[ModelTarget, LoadedModel], dict[ModelTarget, float], dict[str, str]]:
+    """Load every model; a provider that was not chosen by name may fail to start.
+
+    Returns:
+        Models, the seconds to load each, and the reasons why others did not start.
+    """
     models: dict[ModelTarget, LoadedModel] = {}
+    seconds: dict[ModelTarget, float] = {}
     not_started: dict[str, str] = {}
+
+    def load(settings: SessionSettings) -> LoadedModel:
+        target, began = _target(config, settings), tools.clock()
+        model = stack.enter_context(closing(tools.load(target)))
+        seconds[target] = tools.clock() - began
+        return model
+
     for settings in session_settings(config):
-        opened, failed = open_each_provider(
-            settings,
-            lambda one: stack.enter_context(closing(tools.load(_target(config, one)))),
-        )
+        opened, failed = open_each_provider(settings, load)
         models |= {_target(config, one): model for one, model in opened.items()}
         not_started |= failed
-    return models, not_started
+    return models, seconds, not_started
 
 
 def _target(config: BenchmarkConfig, settings: SessionSettings) -> ModelTarget:
     return ModelTarget(config.bundle, config.model, config.prior, settings)
 
 
-def _calls(models: dict[ModelTarget, LoadedModel], sizes: Sequence[tuple[str, Case]]) -> Calls:
-    cases = [
-        (model, BenchmarkCase(target, scale, case, measures))
-        for scale, case in sizes
-        for target, model in models.items()
-        for measures in model.measures
-    ]
-    return {case: model.call(case.case, case.measures) for model, case in cases}
+def _calls(
+    models: dict[ModelTarget, LoadedModel],
+    sizes: Sequence[tuple[str, Case]],
+    streams: Sequence[int],
+) -> Calls:
+    """Return the function of every case; several streams are runs of a session's graph."""
+    calls: Calls = {}
+    for scale, case in sizes:
+        for target, model in models.items():
+            for measures in model.measures:
+                alone = measures == "end-to-end" or target.settings.backend in TORCH_BACKENDS
+                for count in dict.fromkeys([1] if alone else streams):
+                    runs = [model.call(case, measures) for _ in range(count)]
+                    row = BenchmarkCase(target, scale, case, measures, count)
+                    calls[row] = runs[0] if count == 1 else at_once(runs)
+    return calls
+
+
+def _blocks(
+    calls: Calls,
+    probes: Sequence[Probe],
+    config: BenchmarkConfig,
+    tools: Measurement,
+    advance: Advance,
+) -> dict[BenchmarkCase | str, list[Block]]:
+    """Time all cases and the probes of the machine, which are keyed by name."""
+    on_gpu = {case for case in calls if case.target.place == "cuda"}
+    return interleave(
+        {**calls, **{probe.name: probe.run for probe in probes}},
+        config.pace,
+        counted=calls,
+        on_gpu=on_gpu,
+        clock=tools.clock,
+        sleep=tools.sleep,
+        load_meter=tools.load_meter,
+        gpu_meter=tools.gpu_meter(config.device) if on_gpu else None,
+        advance=lambda key: advance(str(key)),
+    )
+
+
+def _first_calls(
+    calls: Calls, loading: dict[ModelTarget, float], tools: Measurement, advance: Advance
+) -> dict[BenchmarkCase, Start]:
+    """Time the first run of every case, which compiles, chooses kernels and takes memory."""
+    starts = {}
+    for case, run in calls.items():
+        began = tools.clock()
+        run()
+        starts[case] = Start(loading[case.target], tools.clock() - began)
+        advance(f"first {case}")
+    return starts
 
 
 def _rows(
@@ -182,6 +239,7 @@ def _rows(
     blocks: dict[BenchmarkCase, list[Block]],
     probes: Sequence[ProbeEntry],
     memory: dict[BenchmarkCase, Memory],
+    starts: dict[BenchmarkCase, Start],
 ) -> tuple[Row, ...]:
     model = onnx.load_from_string(bundle.model_bytes(config.precision))
     work = {case: _work(bundle, model, case) for case in {case.case for case in blocks}}
@@ -197,6 +255,7 @@ def _rows(
             work[case.case],
             best.get(case.target.place),
             memory.get(case),
+            starts[case],
         )
         for case in blocks
     )

@@ -33,6 +33,8 @@ from flowsr_export.options.shared import (
 )
 from flowsr_export.options.values import (
     FiniteRange,
+    WholeRange,
+    parse_counts,
     parse_duration,
     parse_percentiles,
     size_type,
@@ -48,7 +50,7 @@ __all__ = ["command"]
 
 BACKENDS = (
     *("auto", "onnxruntime", "tensorrt", "tensorrt_rtx"),
-    *("torch", "torch-compiled", "published"),
+    *("torch", "torch-compiled", "published", "published-compiled"),
 )
 
 
@@ -127,6 +129,7 @@ def _config(
     duration: float,
     blocks: int,
     seed: int,
+    min_runs: int,
     **fields: Any,
 ) -> BenchmarkConfig:
     """Combine options into the configuration of a benchmark."""
@@ -145,7 +148,7 @@ def _config(
         scales=scales,
         lr_sizes=lr_size or default_sizes,
         output_size=output_size,
-        pace=TimingSchedule(warm_up, duration, blocks, seed),
+        pace=TimingSchedule(warm_up, duration, blocks, seed, min_runs),
         growth=sweep,
         **fields,
     )
@@ -173,7 +176,8 @@ def _config(
     choice_option(
         "--precision",
         ["auto", *PRECISIONS],
-        "Precision of the bundle's graph to run; PyTorch runs float32.",
+        "Precision of the bundle's graph to run; torch and torch-compiled run it too if it is "
+        "fp16 or bf16, published-compiled on a GPU in fp16 autocast.",
     ),
     click.option("--model", type=FILE, help="Checkpoint of the bundle's flow, for PyTorch."),
     click.option("--prior", type=FILE, help="Checkpoint of the bundle's prior, for PyTorch."),
@@ -192,7 +196,25 @@ def _config(
         old=["--output-size"],
         help="Output width and height, instead of --lr-size.",
     ),
-    number_option("--batch", POSITIVE, 1, "Number of images per run."),
+    value_option(
+        parse_counts,
+        "--batch",
+        "batches",
+        help="Numbers of images in one run, joined by commas.",
+        default="1",
+    ),
+    value_option(
+        parse_counts,
+        "--streams",
+        help="Numbers of runs of the graph at once, joined by commas; not of PyTorch.",
+        default="1",
+    ),
+    number_option(
+        "--cuda-graphs",
+        WholeRange(min=0),
+        0,
+        "Maximum number of captured CUDA graphs; above 0 the GPU is also measured with them.",
+    ),
     value_option(
         parse_duration,
         "--duration",
@@ -206,6 +228,12 @@ def _config(
         default="200ms",
     ),
     number_option("--blocks", POSITIVE, 10, "Number of blocks per row; comparing needs five."),
+    number_option(
+        "--min-runs",
+        POSITIVE,
+        1,
+        "Least number of runs of each row; the 90th percentile needs 64, the 99th 662.",
+    ),
     value_option(
         parse_percentiles,
         "--percentile",

@@ -24,7 +24,7 @@ SECTIONS: dict[str, str] = {
         --alexnet --baseline --budget-db --lpips-weights --max-psnr-loss --metric --samples
         --shave
     """,
-    "Measurement": "--duration --memory --percentile --stages --warm-up",
+    "Measurement": "--duration --memory --min-runs --percentile --stages --streams --warm-up",
     "Network": """
         --coupling-width --dim --encoder --flow-layers --gc --hidden-dim --n-feats
         --n-resblocks --nb --nf --num-layer --patch-size --steps-per-level

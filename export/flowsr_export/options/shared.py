@@ -54,6 +54,7 @@ METAVARS = {
     "exact_scale_type": "S",
     "parse_blocks": "I,J,…",
     "parse_capability": "N.N",
+    "parse_counts": "N,N,…",
     "parse_devices": "N,N,…",
     "parse_duration": "TIME",
     "parse_memory": "BYTES",

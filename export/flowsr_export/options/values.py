@@ -16,6 +16,7 @@ __all__ = [
     "exact_scale_type",
     "parse_blocks",
     "parse_capability",
+    "parse_counts",
     "parse_devices",
     "parse_duration",
     "parse_memory",
@@ -98,6 +99,14 @@ def parse_blocks(value: str) -> tuple[int, ...]:
     return _indices(value, "1,8,15,22")
 
 
+def parse_counts(value: str) -> tuple[int, ...]:
+    """Read numbers from 1 joined by commas, such as `1,2,4`."""
+    counts = _indices(value, "1,2,4", "numbers")
+    if min(counts) < 1:
+        raise click.BadParameter(f"numbers must be at least 1, got {value!r}")
+    return counts
+
+
 def parse_devices(value: str) -> tuple[int, ...]:
     """Read GPU indices, counted from 0, such as `0,1`."""
     return _indices(value, "0,1")
@@ -160,9 +169,9 @@ def parse_shapes(value: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _indices(value: str, example: str) -> tuple[int, ...]:
+def _indices(value: str, example: str, name: str = "indices") -> tuple[int, ...]:
     if re.fullmatch(r"\d+(,\d+)*", value.strip()) is None:
-        raise click.BadParameter(f"expected indices such as {example}, got {value!r}")
+        raise click.BadParameter(f"expected {name} such as {example}, got {value!r}")
     return tuple(map(int, value.split(",")))
 
 

@@ -39,8 +39,8 @@ def test_rows_have_sizes_times_and_a_share_of_the_machines_rate(bundle: Path) ->
     ]
     row = report.rows[0]
     assert row.seconds == {
-        name: pytest.approx(320e-6) for name in ("p50", "p90", "p95", "p99", "mean", "minimum")
-    }
+        name: pytest.approx(320e-6) for name in ("p50", "p90", "p95", "mean", "minimum")
+    } | {"p99": None}  # it needs 662 runs
     assert row.megapixels_per_second == pytest.approx(1.0)
     assert row.efficiency == pytest.approx(row.multiply_adds / 320e-6 / (10**9 / 0.01))
 
@@ -147,12 +147,14 @@ def test_scales_may_differ_by_axis(bundle: Path) -> None:
     assert (found[0], found[1].size) == ("2x3", (24, 20))
 
 
-def test_pytorch_runs_in_float32_on_the_device_of_its_provider(bundle: Path) -> None:
-    backends = ("torch", "onnxruntime", "tensorrt")
+def test_every_backend_runs_on_its_device_in_the_precision_that_it_has(bundle: Path) -> None:
+    backends = ("torch", "published", "published-compiled", "onnxruntime", "tensorrt")
     both = config(bundle, backends=backends, provider="tensorrt", precision="fp16", device=1)
     settings = session_settings(both)
     assert [(one.backend, one.provider, one.precision, one.device) for one in settings] == [
-        ("torch", "cuda", "fp32", 1),
+        ("torch", "cuda", "fp16", 1),
+        ("published", "cuda", "fp32", 1),
+        ("published-compiled", "cuda", "autocast-fp16", 1),
         ("onnxruntime", "tensorrt", "fp16", 1),
         ("tensorrt", "cuda", "fp16", 1),
     ]

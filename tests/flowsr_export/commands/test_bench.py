@@ -53,8 +53,18 @@ def test_json_is_one_object(run: Run, configs: list[Any], tmp_path: Path) -> Non
 
 def test_options_become_a_configuration(run: Run, configs: list[Any], tmp_path: Path) -> None:
     options = ["--backend", "torch", "--backend", "onnxruntime", "--scale", "1.5,2x3"]
-    options += ["--lr-size", "64x48", "--duration", "1s", "--warm-up", "100ms", "--batch", "2"]
+    options += [
+        "--lr-size",
+        "64x48",
+        "--duration",
+        "1s",
+        "--warm-up",
+        "100ms",
+        "--batch",
+        "1,2",
+    ]
     options += ["--threads", "1", "--percentile", "75", "--no-memory", "--no-stages"]
+    options += ["--streams", "1,4", "--cuda-graphs", "3", "--min-runs", "64"]
     done = run("bench", "some.bundle", *options, "-o", tmp_path / "report")
     assert done.exit_code == 0
     (config,) = configs
@@ -63,7 +73,8 @@ def test_options_become_a_configuration(run: Run, configs: list[Any], tmp_path: 
     assert config.scales == ("1.5", ("3", "2"))
     assert config.lr_sizes == ((48, 64),)
     assert (config.pace.duration, config.pace.warm_up) == (1.0, pytest.approx(0.1))
-    assert (config.batch, config.threads, config.percentiles) == (2, 1, (75.0,))
+    assert (config.batches, config.threads, config.percentiles) == ((1, 2), 1, (75.0,))
+    assert (config.streams, config.cuda_graphs, config.pace.min_runs) == ((1, 4), 3, 64)
     assert (config.memory, config.stages, config.growth) == (False, False, False)
 
 
