@@ -25,8 +25,10 @@ settings.load_profile("no deadline")
 
 # Libraries of extras that a machine on which tests run may lack.
 OPTIONAL = frozenset(
-    "cuda fastapi httpx jinja2 matplotlib onnxruntime playwright polygraphy psutil ray "
-    "tensorrt_rtx tifffile tritonclient uvicorn".split()
+    [
+        *("cuda", "fastapi", "httpx", "jinja2", "matplotlib", "onnxruntime", "playwright"),
+        *("polygraphy", "psutil", "ray", "tensorrt_rtx", "tifffile", "tritonclient", "uvicorn"),
+    ]
 )
 
 

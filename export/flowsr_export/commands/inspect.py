@@ -110,18 +110,21 @@ def _problem(bundle: Bundle, name: str) -> str | None:
 
 def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
     """Print the engines that load and, field by field, why the others do not."""
+    from flowsr_export.engine.listing import qualification_text
     from flowsr_runtime import BundleError
 
     if as_json:
         content = {
             **vars(match),
             "loads": [entry.name for entry in match.loads],
+            "qualified": {entry.name: entry.facts.get("qualified") for entry in match.loads},
             "differences": [dataclasses.asdict(field) for field in match.differences],
         }
         click.echo(json.dumps(content, indent=1))
     else:
         for entry in match.loads:
             click.echo(f"loads      {entry.name}")
+            click.echo(f"  {'qualified':20}{qualification_text(entry)}")
         for name in dict.fromkeys(field.name for field in match.differences):
             click.echo(f"does not   {name}")
             for field in (field for field in match.differences if field.name == name):

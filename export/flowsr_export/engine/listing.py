@@ -18,7 +18,15 @@ from flowsr_runtime.bundle.engine_store import (
 )
 from flowsr_runtime.errors import BackendError, IntegrityError, ProviderError
 
-__all__ = ["Listed", "Match", "list_engines", "match_engines", "prune_engines", "record_of"]
+__all__ = [
+    "Listed",
+    "Match",
+    "list_engines",
+    "match_engines",
+    "prune_engines",
+    "qualification_text",
+    "record_of",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,21 @@ def record_of(entry: EngineEntry) -> dict[str, Any]:
         "key": entry.key.fields(),
         "facts": dict(entry.facts),
     }
+
+
+def qualification_text(entry: EngineEntry) -> str:
+    """Return whether an engine was run on a GPU before it was stored, in words."""
+    qualified = entry.facts.get("qualified")
+    if qualified is None:
+        return "not known: built by an earlier version"
+    if not qualified:
+        return "no: no GPU that runs it was there"
+    facts = entry.facts["qualification"]
+    golden = facts["golden"]
+    pair = "no golden pair of its sizes"
+    if golden is not None:
+        pair = f"the golden pair to {golden['max_abs']:.2g}"
+    return f"yes: {facts['runs']} runs, {pair}"
 
 
 def list_engines(bundle: Bundle) -> list[Listed]:

@@ -13,7 +13,8 @@ SECTIONS: dict[str, str] = {
         --scale --size --start --steps --sweep --system --threshold --tolerance --validation
     """,
     "Output": """
-        --access-log --depth --dry-run --force --json --log --output --truncate --work
+        --access-log --depth --dry-run --export-layer-info --export-profile --force --json
+        --log --output --truncate --work
     """,
     "Model": """
         --blocks --bundle --fixed-scale --guard --io --least-share --model --opset --precision
@@ -46,8 +47,8 @@ SECTIONS: dict[str, str] = {
     """,
     "Shapes": "--max-shapes --min-shapes --opt-shapes",
     "Builder": """
-        --builder-optimization-level --hardware-compatibility-level --tf32 --timing-cache
-        --version-compatible --workspace
+        --builder-optimization-level --hardware-compatibility-level --max-aux-streams --tf32
+        --tiling-optimization-level --timing-cache --version-compatible --workspace
     """,
     "Cluster": "--ray --ray-address --ray-workers",
     "General": "--help --quiet --verbose --version",
