@@ -25,7 +25,10 @@ SECTIONS: dict[str, str] = {
         --alexnet --baseline --budget-db --lpips-weights --max-psnr-loss --metric --samples
         --shave
     """,
-    "Measurement": "--duration --memory --min-runs --percentile --stages --streams --warm-up",
+    "Measurement": """
+        --arrivals --duration --limit --memory --min-runs --percentile --rate --stages
+        --streams --url --warm-up
+    """,
     "Network": """
         --coupling-width --dim --encoder --flow-layers --gc --hidden-dim --n-feats
         --n-resblocks --nb --nf --num-layer --patch-size --steps-per-level

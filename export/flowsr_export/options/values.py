@@ -19,9 +19,11 @@ __all__ = [
     "parse_counts",
     "parse_devices",
     "parse_duration",
+    "parse_limit",
     "parse_memory",
     "parse_percentiles",
     "parse_range",
+    "parse_rates",
     "parse_scales",
     "parse_shapes",
     "scale_type",
@@ -134,6 +136,17 @@ def parse_duration(value: str) -> float:
     return seconds
 
 
+def parse_limit(value: str) -> tuple[float, float]:
+    """Read a percentile and its longest time in seconds, such as `p99:200ms`."""
+    match = re.fullmatch(r"p([\d.]+):(.+)", value.strip().lower())
+    try:
+        (percentile,) = parse_percentiles(match[1] if match else "")
+        return percentile, parse_duration(match[2] if match else "")
+    except click.BadParameter:
+        message = f"expected a percentile and a time such as p99:200ms, got {value!r}"
+        raise click.BadParameter(message) from None
+
+
 def parse_percentiles(value: str) -> tuple[float, ...]:
     """Read percentiles joined by commas, such as `90,95,99`."""
     try:
@@ -143,6 +156,17 @@ def parse_percentiles(value: str) -> tuple[float, ...]:
     if not all(0 < percentile < 100 for percentile in percentiles):
         raise click.BadParameter(f"expected percentiles such as 90,95,99, got {value!r}")
     return percentiles
+
+
+def parse_rates(value: str) -> tuple[float, ...]:
+    """Read rates above 0 joined by commas, such as `5,10,20`."""
+    try:
+        rates = tuple(map(float, value.split(",")))
+    except ValueError:
+        rates = (0.0,)
+    if not all(0 < rate < math.inf for rate in rates):
+        raise click.BadParameter(f"expected rates such as 5,10,20, got {value!r}")
+    return rates
 
 
 def parse_scales(value: str) -> tuple[str | tuple[str, str], ...]:
