@@ -1,5 +1,7 @@
 """Ranges of the profiler: named while one records, free otherwise."""
 
+import ctypes
+import importlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         push_range=lambda name: made.append(f"push {name}"),
         pop_range=lambda: made.append("pop"),
     )
-    monkeypatch.setattr(nvtx.importlib, "import_module", lambda name: module)
+    monkeypatch.setattr(importlib, "import_module", lambda name: module)
     for name in ("NSYS_PROFILING_SESSION_ID", "NVTX_INJECTION64_PATH", "FLOWSR_NVTX"):
         monkeypatch.delenv(name, raising=False)
     _forget()
@@ -60,8 +62,8 @@ def test_without_the_library_the_block_runs(
         raise (ImportError if name == "nvtx" else OSError)(name)
 
     monkeypatch.setenv("FLOWSR_NVTX", "1")
-    monkeypatch.setattr(nvtx.importlib, "import_module", missing)
-    monkeypatch.setattr(nvtx.ctypes, "CDLL", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setattr(ctypes, "CDLL", missing)
     done = []
     with nvtx_range("graph"):
         done.append(1)
