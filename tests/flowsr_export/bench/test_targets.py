@@ -22,6 +22,7 @@ from flowsr_export.onnx_graph.uint8_io import with_uint8_io
 from flowsr_export.parity.reference import reference_of
 from flowsr_runtime import Bundle, BundleError, SessionSettings, UsageError, write_bundle
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
+from flowsr_runtime.cuda.device import Device
 from tests.flowsr_export.conftest import Exported, resizing_graph, small_manifest
 
 CASE = Case((8, 9), (20, 22), batch=2)
@@ -118,6 +119,33 @@ def test_no_tensor_is_made_on_the_cpu_while_the_network_is_elsewhere(
         output = run({"input": torch.empty(1, 3, 8, 9, device="meta")}, (16, 18))
     assert isinstance(output, torch.Tensor)
     assert (output.device.type, output.shape) == ("meta", (1, 3, 16, 18))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("backend", "precision", "limit"),
+    [
+        ("torch", "fp32", 1e-2),  # with the TF32 of convolutions
+        ("torch", "fp16", 2e-2),
+        ("torch-compiled", "fp32", 1e-2),
+        ("torch-compiled", "fp16", 2e-2),
+        ("published", "fp32", 1e-2),
+        ("published-compiled", "autocast-fp16", 0.1),
+    ],
+)
+def test_pytorch_computes_the_image_of_the_graph_on_a_gpu(
+    gpu: Device, exported: Exported, backend: str, precision: str, limit: float
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a PyTorch with CUDA")
+    case = Case((24, 24), (48, 48))
+    right = load_model(target(exported.bundle)).call(case, "graph")()
+    settings = SessionSettings(backend, "cuda", gpu.index, threads=1, precision=precision)
+    model = load_model(replace(torch_target(exported, backend), settings=settings))
+    assert model.measures == ("gpu",)
+    output = model.call(case, "gpu")()
+    assert isinstance(output, torch.Tensor)
+    assert np.abs(output.float().cpu().numpy() - np.asarray(right)).max() < limit
 
 
 class _NoCpuTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's own

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from flowsr_export.machine.nvml import open_gpu_meter
+from flowsr_runtime.cuda.device import Device
 
 NOT_SUPPORTED = 3
 
@@ -86,6 +87,14 @@ def test_the_gpu_is_the_one_that_cuda_numbers(device: int, visible: str, opened:
     library = FakeNvml()
     assert open_gpu_meter(device, library, {"CUDA_VISIBLE_DEVICES": visible}) is not None
     assert library.opened == [opened]
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_measured(gpu: Device) -> None:
+    meter = open_gpu_meter(gpu.index)
+    assert meter is not None
+    joules, _ = meter.stop()
+    assert joules is None or joules >= 0
 
 
 def test_without_a_gpu_there_is_no_meter() -> None:
