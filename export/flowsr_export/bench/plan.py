@@ -54,6 +54,7 @@ class BenchmarkConfig:
         memory: Whether to measure memory.
         stages: Whether to profile stages.
         growth: Whether to fit time over size.
+        self_test: Whether each session meets the golden pair before it is measured.
     """
 
     threads: int
@@ -73,6 +74,13 @@ class BenchmarkConfig:
     memory: bool = True
     stages: bool = True
     growth: bool = False
+    self_test: bool = True
+
+    @property
+    def graph_precision(self) -> str:
+        """Precision of the graph that runs; see `SessionSettings.graph_precision`."""
+        hinted = self.precision == "bf16" and "openvino" in self.backends
+        return "fp32" if hinted else self.precision
 
     def summary(self) -> dict[str, Any]:
         """Return the settings that a report states."""
@@ -84,6 +92,7 @@ class BenchmarkConfig:
             "seed": self.pace.seed,
             "batch": self.batch,
             "percentiles": list(self.percentiles),
+            "self_test": self.self_test,
         }
 
 
@@ -134,6 +143,7 @@ def resolved(
         on_gpu = tensorrt or config.provider in GPU_PROVIDERS
         return replace(config, precision=preferred_precision(bundle, on_gpu=on_gpu))
     asked = SessionSettings(AUTO, config.provider, config.device, precision=config.precision)
+    asked = replace(asked, self_test=config.self_test)
     session, choice = asked.choose(bundle)
     session.close()
     choose(choice)
@@ -149,7 +159,8 @@ def session_settings(config: BenchmarkConfig) -> list[SessionSettings]:
     """Return the settings of each backend; without a provider every one is to be tried."""
     settings = []
     for backend in dict.fromkeys(config.backends):
-        providers = [config.provider if backend == "onnxruntime" else "cuda"]
+        strict = {"onnxruntime": config.provider, "openvino": "cpu"}
+        providers = [strict.get(backend, "cuda")]
         precision = config.precision
         if backend in TORCH_BACKENDS:
             providers, precision = _torch_providers(config.provider), "fp32"

@@ -28,7 +28,13 @@ from flowsr_export.bench.plan import (
     session_settings,
 )
 from flowsr_export.bench.stage_profile import stage_seconds
-from flowsr_export.bench.targets import LoadedModel, Measures, ModelTarget, load_model
+from flowsr_export.bench.targets import (
+    LoadedModel,
+    Measures,
+    ModelTarget,
+    check_target,
+    load_model,
+)
 from flowsr_export.bench.timing import Block, interleave
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.feeds import graph_feeds
@@ -58,6 +64,7 @@ class Measurement:
         sleep: Wait for some seconds.
         load_meter: Measures the load of other processes, None for the machine's.
         clocks: Read the clock speeds of the processors.
+        test: Run the golden pair of a model's bundle.
         load: Load a model.
         probes: Make the probes of the machine.
         memory: Measure memory.
@@ -68,6 +75,7 @@ class Measurement:
     sleep: Callable[[float], None] = time.sleep
     load_meter: LoadMeter | None = None
     clocks: Callable[[], Clocks] = read_clocks
+    test: Callable[[ModelTarget], None] = check_target
     load: Callable[[ModelTarget], LoadedModel] = load_model
     probes: Callable[[int, set[str], int, str], list[Probe]] = probes_of
     memory: Callable[[ModelTarget, Case, Measures], Memory] = measure_memory
@@ -155,11 +163,21 @@ def _load_models(
     for settings in session_settings(config):
         opened, failed = open_each_provider(
             settings,
-            lambda one: stack.enter_context(closing(tools.load(_target(config, one)))),
+            lambda one: stack.enter_context(closing(_tested(config, tools, one))),
         )
         models |= {_target(config, one): model for one, model in opened.items()}
         not_started |= failed
     return models, not_started
+
+
+def _tested(
+    config: BenchmarkConfig, tools: Measurement, settings: SessionSettings
+) -> LoadedModel:
+    """Load a model that meets the golden pair, in a session of its own that is not timed."""
+    target = _target(config, settings)
+    if config.self_test:
+        tools.test(target)
+    return tools.load(target)
 
 
 def _target(config: BenchmarkConfig, settings: SessionSettings) -> ModelTarget:
@@ -183,7 +201,7 @@ def _rows(
     probes: Sequence[ProbeEntry],
     memory: dict[BenchmarkCase, Memory],
 ) -> tuple[Row, ...]:
-    model = onnx.load_from_string(bundle.model_bytes(config.precision))
+    model = onnx.load_from_string(bundle.model_bytes(config.graph_precision))
     work = {case: _work(bundle, model, case) for case in {case.case for case in blocks}}
     best: dict[str, float] = {}
     for probe in probes:
@@ -215,7 +233,7 @@ def _stages(
     case: Case,
     advance: Advance,
 ) -> StageEntry:
-    model = bundle.model_bytes(config.precision)
+    model = bundle.model_bytes(config.graph_precision)
     feeds = graph_feeds(bundle.manifest, case)
     seconds = tools.stages(model, feeds, config.threads, STAGE_RUNS)
     advance(f"stages {scale}")
@@ -225,7 +243,7 @@ def _stages(
 
 
 def _about(bundle: Bundle, config: BenchmarkConfig) -> dict[str, Any]:
-    name = bundle.model_name(config.precision)
+    name = bundle.model_name(config.graph_precision)
     return {
         "path": "built-in" if config.bundle is None else str(config.bundle),
         "family": bundle.manifest.family,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flowsr_export.engine.library import TensorrtVariant
     from flowsr_export.engine.listing import Match
     from flowsr_runtime import Bundle
+    from flowsr_runtime.backends.verdicts import Verdict
     from flowsr_runtime.bundle.manifest import Latent, Manifest, Tiling
     from flowsr_runtime.geometry import Halo
 
@@ -87,6 +88,7 @@ def command(
             "sound": not any(problems.values()),
             "title": opened.title,
             "files": files,
+            "self_tests": [verdict.as_dict() for verdict in _verdicts(opened)],
             "manifest": opened.manifest.raw,
         }
         click.echo(json.dumps(content, indent=2, default=dict))
@@ -141,12 +143,24 @@ def _print(bundle: Bundle, problems: Mapping[str, str | None]) -> None:
     click.echo(f"{'bundle':{width}}{bundle.path}")
     for heading, text in rows:
         click.echo(f"{heading:{width}}{text}".rstrip())
+    verdicts = _verdicts(bundle)
+    click.echo("self-tests" if verdicts else f"{'self-tests':{width}}none yet")
+    for verdict in verdicts:
+        click.echo(f"  {verdict}")
     click.echo("files")
     for name, problem in problems.items():
         entry = bundle.manifest.files[name]
         state = "ok" if problem is None else "DAMAGED"
         size = f"{entry.bytes / 1e6:8.2f} MB  {entry.precision or ''}"
         click.echo(f"  {state:9}{name:28}{size}".rstrip())
+
+
+def _verdicts(bundle: Bundle) -> list[Verdict]:
+    """Return the verdicts of this user's self-tests of a bundle."""
+    from flowsr_runtime.backends.verdicts import kept_verdicts
+
+    hashes = {entry.sha256 for entry in bundle.manifest.files.values()}
+    return [verdict for verdict in kept_verdicts() if verdict.key["model"] in hashes]
 
 
 def summary(manifest: Manifest) -> list[tuple[str, str]]:

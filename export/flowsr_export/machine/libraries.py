@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flowsr_export.machine.hardware import Device, read_device
+from flowsr_runtime.backends.verdicts import cache_folder, kept_verdicts
 from flowsr_runtime.installation import pip_command
 
 __all__ = ["Environment", "Part", "describe_machine", "find_library", "examine"]
@@ -81,8 +82,8 @@ LIBRARIES = (
     _Library(
         "openvino",
         ("openvino",),
-        "the openvino provider, together with onnxruntime-openvino in onnxruntime's place",
-        "pip install openvino onnxruntime-openvino",
+        "--backend openvino: running a bundle on Intel and AMD processors",
+        pip_command("openvino"),
     ),
 )
 
@@ -117,21 +118,28 @@ class Environment:
         python: Version of the interpreter.
         parts: The libraries.
         device: The machine.
+        self_tests: Kept verdicts of self-tests, in words.
+        verdict_folder: Folder that keeps them, None without a home.
     """
 
     version: str
     python: str
     parts: tuple[Part, ...]
     device: Device
+    self_tests: tuple[str, ...] = ()
+    verdict_folder: str | None = None
 
 
 def examine() -> Environment:
-    """Check every library and read the machine."""
+    """Check every library, read the machine and the kept verdicts of self-tests."""
+    folder = cache_folder()
     return Environment(
         version=_version_of(("flowsr-lp",)) or "not installed",
         python=platform.python_version(),
         parts=tuple(find_library(library) for library in LIBRARIES),
         device=read_device(),
+        self_tests=tuple(str(verdict) for verdict in kept_verdicts()),
+        verdict_folder=None if folder is None else str(folder),
     )
 
 

@@ -41,8 +41,8 @@ SECTIONS: dict[str, str] = {
         --max-pixels --max-queue --queue --timeout
     """,
     "Performance": """
-        --backend --cuda-graphs --device --devices --halo --max-memory --provider --threads
-        --workers
+        --backend --cuda-graphs --device --devices --halo --max-memory --provider --self-test
+        --threads --workers
     """,
     "Shapes": "--max-shapes --min-shapes --opt-shapes",
     "Builder": """

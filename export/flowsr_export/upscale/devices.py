@@ -62,6 +62,8 @@ def is_on_host(settings: SessionSettings) -> bool:
         return True
     if settings.provider is not None:
         return settings.provider in ON_HOST
+    if settings.backend == "openvino":
+        return True
     return settings.backend == "onnxruntime" and not isinstance(settings.device, str)
 
 

@@ -1,6 +1,7 @@
 """Run a bundle's ONNX file with ONNX Runtime, on exactly the requested provider."""
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.backends.engine_cache import record_hashes, remove_unrecorded
+from flowsr_runtime.backends.library_errors import is_out_of_memory, one_line
 from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
@@ -51,16 +53,6 @@ _ON_GPU: Final = ("cuda", "tensorrt")
 
 _ONE_DEVICE: Final = ("cpu", "openvino")
 """Providers that this version only supports on their first device."""
-
-# Messages of ONNX Runtime, CUDA, cuDNN and the C++ library for a failed allocation.
-_OUT_OF_MEMORY: Final = (
-    "failed to allocate memory",
-    "out of memory",
-    "bad_alloc",
-    "bad allocation",
-    "alloc_failed",
-    "available memory of",
-)
 
 _STATE: Final = ort.capi.onnxruntime_pybind11_state
 _MODEL_ERRORS: Final[tuple[type[Exception], ...]] = (
@@ -116,6 +108,7 @@ class OnnxRuntimeSession:
         """
         self.provider = provider
         self.device = device
+        self.library = _library()
         if cuda_graphs and provider not in _ON_GPU:
             names = " and ".join(_ON_GPU)
             given = f"got {cuda_graphs} with provider {provider}"
@@ -262,12 +255,12 @@ class OnnxRuntimeSession:
         except FlowsrError:
             raise
         except _ERRORS as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise MemoryBudgetError(
                     f"{self.provider} ran out of memory; give a smaller memory_budget",
                     option="memory_budget",
                 ) from error
-            raise ProviderError(f"{self.provider} failed: {_one_line(error)}") from error
+            raise ProviderError(f"{self.provider} failed: {one_line(error)}") from error
 
 
 def present_providers() -> list[str]:
@@ -277,6 +270,12 @@ def present_providers() -> list[str]:
     """
     available = ort.get_available_providers()
     return [name for name, provider in PROVIDERS.items() if provider in available]
+
+
+def _library() -> str:
+    """Return the version of the library, and the commit of builds that share a version."""
+    commit = re.search(r"git-commit-id=(\w+)", ort.get_build_info())
+    return f"onnxruntime {ort.__version__}" + (f" ({commit[1]})" if commit else "")
 
 
 def _engine_cache(bundle: Bundle, name: str) -> Path | None:
@@ -314,11 +313,11 @@ def _load(
             enable_fallback=0,  # the fallback prints, and silently changes the provider
         )
     except _ERRORS as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise MemoryBudgetError(f"{name} does not fit in memory") from error
         if provider != "cpu" and not isinstance(error, _MODEL_ERRORS):
-            raise ProviderError(f"{failed}: {_one_line(error)}") from error
-        raise BundleError(f"onnxruntime cannot load {name}: {_one_line(error)}") from error
+            raise ProviderError(f"{failed}: {one_line(error)}") from error
+        raise BundleError(f"onnxruntime cannot load {name}: {one_line(error)}") from error
     if name_in_library not in session.get_providers():
         raise ProviderError(f"{failed}; {_remedy(provider)}")
     return session
@@ -374,12 +373,3 @@ def _options(threads: int | None) -> ort.SessionOptions:
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # fatal: errors are raised, and reported once
     return options
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in words for sign in _OUT_OF_MEMORY)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -45,7 +45,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[OnGpu]:
         sessions.append(OnGpu(bundle, settings.index))
         return sessions[-1]
 
-    monkeypatch.setattr(SessionSettings, "open", open_on)
+    monkeypatch.setattr(SessionSettings, "start", open_on)
     return sessions
 
 
