@@ -55,6 +55,8 @@ class BenchmarkConfig:
         stages: Whether to profile stages.
         growth: Whether to fit time over size.
         self_test: Whether each session meets the golden pair before it is measured.
+        tf32: As in `SessionSettings`.
+        convolution_search: As in `SessionSettings`.
     """
 
     threads: int
@@ -75,6 +77,8 @@ class BenchmarkConfig:
     stages: bool = True
     growth: bool = False
     self_test: bool = True
+    tf32: bool = False
+    convolution_search: str = "heuristic"
 
     @property
     def graph_precision(self) -> str:
@@ -143,7 +147,7 @@ def resolved(
         on_gpu = tensorrt or config.provider in GPU_PROVIDERS
         return replace(config, precision=preferred_precision(bundle, on_gpu=on_gpu))
     asked = SessionSettings(AUTO, config.provider, config.device, precision=config.precision)
-    asked = replace(asked, self_test=config.self_test)
+    asked = replace(asked, self_test=config.self_test, **_cuda(config))
     session, choice = asked.choose(bundle)
     session.close()
     choose(choice)
@@ -167,8 +171,12 @@ def session_settings(config: BenchmarkConfig) -> list[SessionSettings]:
         for provider in providers:
             device = 0 if provider in ("cpu", "openvino") else config.device
             one = SessionSettings(backend, provider, device, config.threads, precision)
-            settings.append(one)
+            settings.append(replace(one, **_cuda(config)) if backend == "onnxruntime" else one)
     return settings
+
+
+def _cuda(config: BenchmarkConfig) -> dict[str, Any]:
+    return {"tf32": config.tf32, "convolution_search": config.convolution_search}
 
 
 def _torch_providers(provider: str | None) -> list[str | None]:

@@ -21,6 +21,7 @@ from flowsr_export.bench.entries import (
     row_entry,
 )
 from flowsr_export.bench.memory import Memory, measure_memory
+from flowsr_export.bench.placement import Placement, placement_of
 from flowsr_export.bench.plan import (
     BenchmarkConfig,
     benchmark_cases,
@@ -69,6 +70,7 @@ class Measurement:
         probes: Make the probes of the machine.
         memory: Measure memory.
         stages: Profile a graph.
+        placement: Count the nodes of a graph by provider.
     """
 
     clock: Callable[[], float] = time.perf_counter
@@ -80,6 +82,7 @@ class Measurement:
     probes: Callable[[int, set[str], int, str], list[Probe]] = probes_of
     memory: Callable[[ModelTarget, Case, Measures], Memory] = measure_memory
     stages: Callable[..., dict[str, float]] = stage_seconds
+    placement: Callable[[Bundle, SessionSettings, Case], Placement] = placement_of
 
 
 def bench(
@@ -141,6 +144,11 @@ def bench(
         rows=rows,
         stages=tuple(_stages(bundle, config, tools, *case, advance) for case in profiled),
         growth=fit_scaling(rows) if config.growth else None,
+        placements=tuple(
+            tools.placement(bundle, target.settings, sizes[0][1])
+            for target in models
+            if target.settings.backend == "onnxruntime"
+        ),
     )
 
 

@@ -13,7 +13,7 @@ import click
 from flowsr_export.options.choice import choice_record, say_choice
 from flowsr_export.options.command import Choice, Command, Group
 from flowsr_export.options.progress import counted_progress
-from flowsr_export.options.session import self_test_option
+from flowsr_export.options.session import cuda_options, self_test_option
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
@@ -217,6 +217,7 @@ def _config(
     seed_option("Random seed for the order of the blocks."),
     click.option("--memory/--no-memory", default=True, help="Measure memory.  [default: yes]"),
     click.option("--stages/--no-stages", default=True, help="Profile stages.  [default: yes]"),
+    *cuda_options,
     self_test_option,
     flag("--sweep", "Measure several sizes and how the time grows with them."),
     name="config",

@@ -11,6 +11,7 @@ from flowsr_export.options.shared import (
     PRECISIONS,
     Option,
     choice_option,
+    flag,
     number_option,
     packs,
     provider_option,
@@ -18,7 +19,13 @@ from flowsr_export.options.shared import (
 )
 from flowsr_export.options.values import WholeRange
 
-__all__ = ["evaluation_options", "self_test_option", "session_options", "verification_options"]
+__all__ = [
+    "cuda_options",
+    "evaluation_options",
+    "self_test_option",
+    "session_options",
+    "verification_options",
+]
 
 BACKENDS = ["auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"]
 BACKEND_HELP = (
@@ -30,6 +37,20 @@ SELF_TEST_HELP = (
     "before.  [default: yes]"
 )
 self_test_option = click.option("--self-test/--no-self-test", default=True, help=SELF_TEST_HELP)
+
+cuda_options = [
+    flag(
+        "--tf32",
+        "Compute float32 graphs in TF32 on CUDA: faster, and off by 1e-3 and more. "
+        "Half-precision graphs use it in any case.",
+    ),
+    choice_option(
+        "--convolution-search",
+        ["heuristic", "exhaustive"],
+        "Choice of convolution algorithms on CUDA; exhaustive searches again at every new size "
+        "and is for graphs of fixed size.",
+    ),
+]
 
 
 def device_type(value: str) -> int | str:
@@ -76,6 +97,7 @@ def _session_options(
             "Maximum number of captured CUDA graphs, which speed up sizes that repeat; 0 "
             "disables them.",
         ),
+        *cuda_options,
         *options,
     )
 

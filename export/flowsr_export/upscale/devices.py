@@ -44,6 +44,7 @@ def open_upscalers(
         for one in [settings] if devices is None else _on_each(settings, devices):
             if upscalers and upscalers[0].choice is not None:  # all run alike
                 one = dataclasses.replace(upscalers[0].choice.settings, device=one.index)
+            one = dataclasses.replace(one, gpu_memory=max_memory)
             session, choice = one.choose(bundle)
             upscaler = Upscaler(
                 bundle, session, max_memory=max_memory, halo=halo, choice=choice

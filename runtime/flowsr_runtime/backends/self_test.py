@@ -238,7 +238,8 @@ def _run(bundle: Bundle, session: Any, golden: GoldenPair, plan: Plan) -> NDArra
                 f"{session.backend} {session.provider} must return (1, 3, {rows}, {columns}) "
                 f"for the golden pair of {bundle.path}, got {output.shape}"
             )
-        return output[0].transpose(1, 2, 0)[tile.core]
+        core: NDArray[Any] = output[0].transpose(1, 2, 0)[tile.core]
+        return core
 
     def smaller(plan: Plan, top: int, error: MemoryError) -> Plan:
         raise error

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
+from flowsr_runtime.backends.cuda_provider import HALF, SEARCHES, CudaOptions
 from flowsr_runtime.backends.self_test import SKIPPED, SelfTest, self_test
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.engine_store import FLAVOURS, EngineStore
@@ -160,6 +161,11 @@ class SessionSettings:
         cuda_graphs: Largest number of CUDA graphs, per worker with TensorRT; 0 for none. They
             help if the same sizes recur. ONNX Runtime only captures graphs of fixed-scale
             bundles.
+        tf32: Whether provider cuda computes float32 graphs in TF32: faster, and off by 1e-3 and
+            more. Half-precision graphs use it in any case.
+        convolution_search: Way in which provider cuda chooses convolutions, "heuristic" or
+            "exhaustive", which searches again at every new size.
+        gpu_memory: Bytes that provider cuda may take, None for no limit.
         self_test: Whether the bundle's golden pair is run before anything else; a verdict that
             passed is kept in the user's cache, and a miss refuses the session.
     """
@@ -172,6 +178,9 @@ class SessionSettings:
     workers: int | None = None
     cuda_graphs: int = 0
     self_test: bool = True
+    tf32: bool = False
+    convolution_search: str = "heuristic"
+    gpu_memory: int | None = None
 
     @property
     def graph_precision(self) -> str:
@@ -194,6 +203,14 @@ class SessionSettings:
             names = ", ".join((AUTO, *BACKENDS))
             raise UsageError(f"backend must be one of {names}, got {self.backend!r}")
         self._check_device()
+        if self.convolution_search not in SEARCHES:
+            message = f"convolution_search must be one of {', '.join(SEARCHES)}"
+            raise UsageError(f"{message}, got {self.convolution_search!r}")
+        on_cuda = self.backend in (AUTO, "onnxruntime") and self.provider not in _ON_HOST
+        if (self.tf32 or self.convolution_search != SEARCHES[0]) and not on_cuda:
+            name = "tf32" if self.tf32 else "convolution_search"
+            user = self.provider or self.backend
+            raise UsageError(f"{name} is for provider cuda, got {user}", option=name)
         _check_count("cuda_graphs", self.cuda_graphs, least=0)
         for name, value in (("threads", self.threads), ("workers", self.workers)):
             if value is not None:
@@ -316,6 +333,9 @@ class SessionSettings:
                     threads=self.threads,
                     precision=self.precision,
                     cuda_graphs=self.cuda_graphs,
+                    cuda=CudaOptions(
+                        tf32=self.tf32, search=self.convolution_search, memory=self.gpu_memory
+                    ),
                 )
             if self.backend == "openvino":
                 from flowsr_runtime.backends.openvino_session import OpenvinoSession
@@ -345,11 +365,21 @@ class SessionSettings:
             return session, SKIPPED
         try:
             return session, self_test(
-                bundle, session, precision=self.precision, graph=self.graph_precision
+                bundle,
+                session,
+                precision=self.precision,
+                graph=self.graph_precision,
+                options="tf32" if self._loosened_by_tf32 else "",
             )
         except BaseException:
             session.close()
             raise
+
+    @property
+    def _loosened_by_tf32(self) -> bool:
+        """Whether a float32 graph is computed in TF32."""
+        on_cuda = self.backend == "onnxruntime" and self.provider in ("cuda", "tensorrt")
+        return self.tf32 and on_cuda and self.precision not in HALF
 
     def _check_device(self) -> None:
         place, _ = _parse_device(self.device)
@@ -446,6 +476,8 @@ def open_session(
     workers: int | None = None,
     cuda_graphs: int = 0,
     self_test: bool = True,
+    tf32: bool = False,
+    convolution_search: str = "heuristic",
 ) -> Session:
     """Load a bundle's model on a backend.
 
@@ -459,6 +491,8 @@ def open_session(
         workers: As for `SessionSettings`.
         cuda_graphs: As for `SessionSettings`.
         self_test: As for `SessionSettings`.
+        tf32: As for `SessionSettings`.
+        convolution_search: As for `SessionSettings`.
 
     Returns:
         The session.
@@ -467,7 +501,16 @@ def open_session(
         FlowsrError: As `SessionSettings.open`.
     """
     settings = SessionSettings(
-        backend, provider, device, threads, precision, workers, cuda_graphs, self_test
+        backend,
+        provider,
+        device,
+        threads,
+        precision,
+        workers,
+        cuda_graphs,
+        self_test,
+        tf32,
+        convolution_search,
     )
     return settings.open(bundle)
 

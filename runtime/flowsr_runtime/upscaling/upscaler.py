@@ -109,6 +109,8 @@ class Upscaler:
         max_memory: int | None = None,
         halo: HaloName = "default",
         self_test: bool = True,
+        tf32: bool = False,
+        convolution_search: str = "heuristic",
     ) -> "Upscaler":
         """Load a model.
 
@@ -135,6 +137,9 @@ class Upscaler:
                 higher cost.
             self_test: Whether the bundle's golden pair is run first, unless it has passed with
                 this library and device before; see `SessionSettings`.
+            tf32: Whether provider cuda computes float32 graphs in TF32: faster, and off by
+                1e-3 and more.
+            convolution_search: "heuristic" or "exhaustive"; see `SessionSettings`.
 
         Returns:
             The upscaler.
@@ -151,6 +156,9 @@ class Upscaler:
             bundle = Bundle.open(embedded_bundle() if bundle is None else bundle)
         settings = SessionSettings(
             backend, provider, device, threads, precision, workers, cuda_graphs, self_test
+        )
+        settings = replace(
+            settings, tf32=tf32, convolution_search=convolution_search, gpu_memory=max_memory
         )
         session, choice = settings.choose(bundle)
         bounds = {"memory_budget": memory_budget, "max_memory": max_memory}

@@ -82,6 +82,26 @@ def test_the_self_tests_of_a_bundle_are_shown(
     assert f"2 kept in {tmp_path / 'cache'}" in run("doctor").stdout
 
 
+def test_the_nodes_of_a_provider_are_counted(bundle: Path, run: Run) -> None:
+    done = run("inspect", bundle, "--provider", "cpu")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("onnxruntime cpu, fp32, self-test passed, max error 0\n")
+    assert "copies  0 between host and device" in done.stdout
+    found = json.loads(run("inspect", bundle, "--provider", "cpu", "--json").stdout)
+    assert (found["copies"], found["provider"], found["tf32"]) == (0, "cpu", False)
+    untested = run("inspect", bundle, "--provider", "cpu", "--no-self-test").stdout
+    assert "not tested: the self-test was switched off" in untested
+
+
+def test_a_provider_that_is_missing_ends_with_4(bundle: Path, run: Run) -> None:
+    done = run("inspect", bundle, "--provider", "openvino")
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert "provider openvino is not in the installed onnxruntime" in done.stderr
+    both = run("inspect", bundle, "--provider", "cpu", "--engine")
+    assert both.exit_code == 2
+    assert "give at most one of --engine and --provider" in both.stderr
+
+
 def test_the_command_ends_with_5_on_a_flipped_byte(bundle: Path, run: Run) -> None:
     flip_a_byte(bundle / "model.fp32.onnx")
     done = run("inspect", bundle)

@@ -19,7 +19,7 @@ class OnGpu:
     """A session that computes on the CPU and says that it is on a GPU."""
 
     backend, provider = "tensorrt", "cuda"
-    limits = None
+    limits, library = None, "a library 1"
 
     def __init__(self, bundle: Bundle, device: int) -> None:
         self.device = device

@@ -96,6 +96,9 @@ def test_a_broken_library_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPat
             {"backend": "tensorrt", "threads": 2},
             "threads is for .* openvino, got 2",
         ),
+        ({"convolution_search": "fast"}, "one of heuristic, exhaustive, got 'fast'"),
+        ({"provider": "cpu", "tf32": True}, "tf32 is for provider cuda, got cpu"),
+        ({"backend": "openvino", "tf32": True}, "tf32 is for provider cuda, got openvino"),
         ({"provider": "rocm"}, "provider must be one of cpu, cuda, .* got 'rocm'"),
     ],
 )
