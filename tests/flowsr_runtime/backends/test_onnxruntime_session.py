@@ -222,7 +222,11 @@ def test_the_settings_of_a_session_reach_cuda(
     monkeypatch.setattr(
         OnnxRuntimeSession, "open", lambda bundle, **options: seen.append(options["cuda"])
     )
-    settings = {"tf32": True, "convolution_search": "exhaustive", "gpu_memory": 3 << 30}
+    settings: dict[str, Any] = {
+        "tf32": True,
+        "convolution_search": "exhaustive",
+        "gpu_memory": 3 << 30,
+    }
     SessionSettings("onnxruntime", "cuda", precision="fp32", **settings).start(bundle)
     assert seen == [CudaOptions(tf32=True, search="exhaustive", memory=3 << 30)]
 
