@@ -208,7 +208,8 @@ def test_a_picture_that_is_damaged_is_refused_and_never_read_beyond(
         with pytest.raises(CppError, match="golden") as error:
             cpp.open(replaced(golden, "golden/input.png", bytes(data)).path)
         codes.append(error.value.code)
-    assert set(codes) == {3, 5}
+    assert 5 in codes
+    assert set(codes) <= {3, 5}
 
 
 def test_the_shipped_bundle_is_tested(cpp: CppLibrary, tmp_path: Path) -> None:
