@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from flowsr_runtime.backends import verdicts
 from flowsr_runtime.errors import ProviderError
 
 if TYPE_CHECKING:
@@ -55,3 +56,12 @@ def gpu() -> Device:
     except ProviderError as error:
         pytest.skip(f"needs a CUDA device: {error}")
     return opened
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_verdicts_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the verdicts of self-tests apart from those in the user's cache."""
+    folder = tmp_path_factory.mktemp("verdicts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdicts, "cache_folder", lambda: folder)
+        yield

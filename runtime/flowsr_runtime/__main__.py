@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", type=_device, default=0, metavar="N|cpu|cuda:N", help="device")
     add("--threads", type=int, help="number of CPU threads")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
+    add("--no-self-test", action="store_false", dest="self_test", help="skip the self-test")
     add("--force", action="store_true", help="overwrite an existing file")
     add("--version", action="version", version=f"flowsr_runtime {__version__}")
     return parser
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _upscale(given: argparse.Namespace) -> None:
     check_output(given.output, given.force)
     picture = read_picture(given.image)
-    names = ("provider", "device", "threads", "precision")
+    names = ("provider", "device", "threads", "precision", "self_test")
     settings = {name: getattr(given, name) for name in names}
     backend = given.backend.replace("-", "_")
     with Upscaler.open(given.bundle, backend=backend, **settings) as upscaler:

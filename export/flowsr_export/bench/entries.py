@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.bench.memory import Memory
+from flowsr_export.bench.placement import Placement
 from flowsr_export.bench.targets import Measures, ModelTarget
 from flowsr_export.bench.timing import Block, summarize, unloaded
 from flowsr_export.inputs.cases import Case
@@ -290,6 +291,7 @@ class Report:
         rows: Measurements.
         stages: Profiles.
         growth: Fits of time over size, None if they were not requested.
+        placements: Where the nodes of ONNX Runtime's graphs run.
         schema: Version of this format.
     """
 
@@ -301,6 +303,7 @@ class Report:
     rows: tuple[Row, ...]
     stages: tuple[StageEntry, ...]
     growth: tuple[ScalingFit, ...] | None = None
+    placements: tuple[Placement, ...] = ()
     schema: int = SCHEMA
 
     def as_dict(self) -> dict[str, Any]:

@@ -56,6 +56,9 @@ class BenchmarkConfig:
         memory: Whether to measure memory.
         stages: Whether to profile stages.
         growth: Whether to fit time over size.
+        self_test: Whether each session meets the golden pair before it is measured.
+        tf32: As in `SessionSettings`.
+        convolution_search: As in `SessionSettings`.
     """
 
     threads: int
@@ -77,6 +80,15 @@ class BenchmarkConfig:
     memory: bool = True
     stages: bool = True
     growth: bool = False
+    self_test: bool = True
+    tf32: bool = False
+    convolution_search: str = "heuristic"
+
+    @property
+    def graph_precision(self) -> str:
+        """Precision of the graph that runs; see `SessionSettings.graph_precision`."""
+        hinted = self.precision == "bf16" and "openvino" in self.backends
+        return "fp32" if hinted else self.precision
 
     def summary(self) -> dict[str, Any]:
         """Return the settings that a report states."""
@@ -91,6 +103,7 @@ class BenchmarkConfig:
             "streams": list(self.streams),
             "cuda_graphs": self.cuda_graphs,
             "percentiles": list(self.percentiles),
+            "self_test": self.self_test,
         }
 
 
@@ -141,6 +154,7 @@ def resolved(
         on_gpu = tensorrt or config.provider in GPU_PROVIDERS
         return replace(config, precision=preferred_precision(bundle, on_gpu=on_gpu))
     asked = SessionSettings(AUTO, config.provider, config.device, precision=config.precision)
+    asked = replace(asked, self_test=config.self_test, **_cuda(config))
     session, choice = asked.choose(bundle)
     session.close()
     choose(choice)
@@ -159,15 +173,22 @@ def session_settings(config: BenchmarkConfig) -> list[SessionSettings]:
         if backend in TORCH_BACKENDS:
             settings += _torch_settings(config, backend)
             continue
-        provider = config.provider if backend == "onnxruntime" else "cuda"
+        strict = {"onnxruntime": config.provider, "openvino": "cpu"}
+        provider = strict.get(backend, "cuda")
         device = 0 if provider in ("cpu", "openvino") else config.device
         one = SessionSettings(backend, provider, device, config.threads, config.precision)
-        if backend != "onnxruntime":
+        if backend == "onnxruntime":
+            one = replace(one, **_cuda(config))
+        elif provider == "cuda":
             one = replace(one, workers=max(config.streams))
         settings.append(one)
         if config.cuda_graphs and one.provider in GPU_PROVIDERS:
             settings.append(replace(one, cuda_graphs=config.cuda_graphs))
     return settings
+
+
+def _cuda(config: BenchmarkConfig) -> dict[str, Any]:
+    return {"tf32": config.tf32, "convolution_search": config.convolution_search}
 
 
 def _torch_settings(config: BenchmarkConfig, backend: str) -> list[SessionSettings]:

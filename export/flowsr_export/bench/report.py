@@ -60,7 +60,11 @@ def page_of(report: Report, command: str, sections: Sequence[Section] = ()) -> P
         "flowsr-export bench",
         command,
         _summary_lines(report),
-        tables + ([_stages(report)] if report.stages else []),
+        [
+            *tables,
+            *([_placements(report)] if report.placements else []),
+            *([_stages(report)] if report.stages else []),
+        ],
         sections,
         "Growth",
         [line for fit in report.growth or () for line in scaling_lines(fit)],
@@ -178,6 +182,21 @@ def _probes(report: Report) -> Table:
         rates = probe.best_per_second, probe.median_per_second
         cells = [f"{rate / 1e9:.4g} {unit}" for rate in rates]
         table.rows.append([f"{probe.name}, {probe.place}", *cells, probe.load])
+    return table
+
+
+def _placements(report: Report) -> Table:
+    note = (
+        "Nodes of the graph as ONNX Runtime optimizes it, by the provider that runs them, and "
+        "copies between host and device, in one run of the first size."
+    )
+    columns = ["provider", "nodes", "elsewhere", "copies", "float32 products"]
+    table = Table("Placement", columns, note)
+    for one in report.placements:
+        nodes = ", ".join(f"{count} {name}" for name, count in one.nodes.items())
+        kinds = ", ".join(f"{count} {name}" for name, count in one.kinds.items())
+        cells = [nodes, kinds or "none", str(one.copies), "TF32" if one.tf32 else "float32"]
+        table.rows.append([f"{one.provider} {one.precision}", *cells])
     return table
 
 

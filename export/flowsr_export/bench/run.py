@@ -22,6 +22,7 @@ from flowsr_export.bench.entries import (
     row_entry,
 )
 from flowsr_export.bench.memory import Memory, measure_memory
+from flowsr_export.bench.placement import Placement, placement_of
 from flowsr_export.bench.plan import (
     BenchmarkConfig,
     benchmark_cases,
@@ -34,6 +35,7 @@ from flowsr_export.bench.targets import (
     LoadedModel,
     Measures,
     ModelTarget,
+    check_target,
     load_model,
 )
 from flowsr_export.bench.timing import Block, at_once, interleave
@@ -67,10 +69,12 @@ class Measurement:
         load_meter: Measures the load of other processes, None for the machine's.
         gpu_meter: Open the meter of a GPU's energy and throttling, None without one.
         clocks: Read the clock speeds of the processors.
+        test: Run the golden pair of a model's bundle.
         load: Load a model.
         probes: Make the probes of the machine.
         memory: Measure memory.
         stages: Profile a graph.
+        placement: Count the nodes of a graph by provider.
     """
 
     clock: Callable[[], float] = time.perf_counter
@@ -78,10 +82,12 @@ class Measurement:
     load_meter: LoadMeter | None = None
     gpu_meter: Callable[[int], GpuMeter | None] = open_gpu_meter
     clocks: Callable[[], Clocks] = read_clocks
+    test: Callable[[ModelTarget], None] = check_target
     load: Callable[[ModelTarget], LoadedModel] = load_model
     probes: Callable[[int, set[str], int, str], list[Probe]] = probes_of
     memory: Callable[[ModelTarget, Case, Measures], Memory] = measure_memory
     stages: Callable[..., dict[str, float]] = stage_seconds
+    placement: Callable[[Bundle, SessionSettings, Case], Placement] = placement_of
 
 
 def bench(
@@ -138,6 +144,11 @@ def bench(
         rows=rows,
         stages=tuple(_stages(bundle, config, tools, *case, advance) for case in profiled),
         growth=fit_scaling(rows) if config.growth else None,
+        placements=tuple(
+            tools.placement(bundle, target.settings, sizes[0][1])
+            for target in models
+            if target.settings.backend == "onnxruntime"
+        ),
     )
 
 
@@ -156,6 +167,8 @@ def _load_models(
 ) -> tuple[dict[ModelTarget, LoadedModel], dict[ModelTarget, float], dict[str, str]]:
     """Load every model; a provider that was not chosen by name may fail to start.
 
+    Each meets the golden pair first, in a session of its own that is not timed.
+
     Returns:
         Models, the seconds to load each, and the reasons why others did not start.
     """
@@ -164,7 +177,10 @@ def _load_models(
     not_started: dict[str, str] = {}
 
     def load(settings: SessionSettings) -> LoadedModel:
-        target, began = _target(config, settings), tools.clock()
+        target = _target(config, settings)
+        if config.self_test:
+            tools.test(target)
+        began = tools.clock()
         model = stack.enter_context(closing(tools.load(target)))
         seconds[target] = tools.clock() - began
         return model
@@ -241,7 +257,7 @@ def _rows(
     memory: dict[BenchmarkCase, Memory],
     starts: dict[BenchmarkCase, Start],
 ) -> tuple[Row, ...]:
-    model = onnx.load_from_string(bundle.model_bytes(config.precision))
+    model = onnx.load_from_string(bundle.model_bytes(config.graph_precision))
     work = {case: _work(bundle, model, case) for case in {case.case for case in blocks}}
     best: dict[str, float] = {}
     for probe in probes:
@@ -274,7 +290,7 @@ def _stages(
     case: Case,
     advance: Advance,
 ) -> StageEntry:
-    model = bundle.model_bytes(config.precision)
+    model = bundle.model_bytes(config.graph_precision)
     feeds = graph_feeds(bundle.manifest, case)
     seconds = tools.stages(model, feeds, config.threads, STAGE_RUNS)
     advance(f"stages {scale}")
@@ -284,7 +300,7 @@ def _stages(
 
 
 def _about(bundle: Bundle, config: BenchmarkConfig) -> dict[str, Any]:
-    name = bundle.model_name(config.precision)
+    name = bundle.model_name(config.graph_precision)
     return {
         "path": "built-in" if config.bundle is None else str(config.bundle),
         "family": bundle.manifest.family,

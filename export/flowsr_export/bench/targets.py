@@ -25,6 +25,7 @@ __all__ = [
     "Measures",
     "ModelTarget",
     "load_model",
+    "check_target",
     "torch_precision",
 ]
 
@@ -103,7 +104,7 @@ class LoadedModel(Protocol):
 
 
 def load_model(target: ModelTarget) -> LoadedModel:
-    """Load a model.
+    """Load a model, without a self-test.
 
     Raises:
         UsageError: If the checkpoint is not the bundle's, or PyTorch has no such precision.
@@ -114,9 +115,21 @@ def load_model(target: ModelTarget) -> LoadedModel:
     bundle, settings = target.open_bundle(), target.settings
     if settings.backend in TORCH_BACKENDS:
         return _torch_model(bundle, target)
-    if settings.backend != "onnxruntime":
+    if target.place == "cuda" and settings.backend != "onnxruntime":
         settings = replace(settings, threads=None)
-    return _SessionModel(bundle, settings.open(bundle), target)
+    return _SessionModel(bundle, settings.start(bundle), target)
+
+
+def check_target(target: ModelTarget) -> None:
+    """Run the golden pair of a bundle in a session of its own; PyTorch has no such test.
+
+    Raises:
+        ParityError: If the golden pair is missed.
+        FlowsrError: As `load_model`.
+    """
+    settings = target.settings
+    if settings.backend not in TORCH_BACKENDS:
+        replace(settings, threads=None).open(target.open_bundle()).close()
 
 
 class _SessionModel:

@@ -15,7 +15,7 @@ import click
 from flowsr_export.options.choice import choice_record, say_choice
 from flowsr_export.options.command import Choice, Command, Group
 from flowsr_export.options.progress import counted_progress
-from flowsr_export.options.session import session_options
+from flowsr_export.options.session import cuda_options, self_test_option, session_options
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 BACKENDS = (
-    *("auto", "onnxruntime", "tensorrt", "tensorrt_rtx"),
+    *("auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"),
     *("torch", "torch-compiled", "published", "published-compiled"),
 )
 
@@ -289,12 +289,12 @@ def _server_options(
         "--precision": settings.precision,
         "--workers": settings.workers,
         "--cuda-graphs": settings.cuda_graphs,
+        "--convolution-search": settings.convolution_search,
     }
     given = [[name, str(value)] for name, value in options.items() if value is not None]
-    return [
-        *([] if bundle is None else [str(bundle)]),
-        *(word for one in given for word in one),
-    ]
+    flags = ["--tf32"] * settings.tf32 + ["--no-self-test"] * (not settings.self_test)
+    words = [word for one in given for word in one]
+    return [*([] if bundle is None else [str(bundle)]), *words, *flags]
 
 
 def _require_a_rate(best: float | None, limit: LatencyLimit) -> None:
@@ -430,6 +430,8 @@ def _config(
     seed_option("Random seed for the order of the blocks."),
     click.option("--memory/--no-memory", default=True, help="Measure memory.  [default: yes]"),
     click.option("--stages/--no-stages", default=True, help="Profile stages.  [default: yes]"),
+    *cuda_options,
+    self_test_option,
     flag("--sweep", "Measure several sizes and how the time grows with them."),
     name="config",
 )

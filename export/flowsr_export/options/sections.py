@@ -45,12 +45,12 @@ SECTIONS: dict[str, str] = {
         --max-pixels --max-queue --queue --timeout
     """,
     "Performance": """
-        --backend --cuda-graphs --device --devices --halo --max-memory --provider --threads
-        --workers
+        --backend --convolution-search --cuda-graphs --device --devices --halo --max-memory
+        --provider --self-test --threads --tf32 --workers
     """,
     "Shapes": "--max-shapes --min-shapes --opt-shapes",
     "Builder": """
-        --builder-optimization-level --hardware-compatibility-level --max-aux-streams --tf32
+        --builder-optimization-level --hardware-compatibility-level --max-aux-streams
         --tiling-optimization-level --timing-cache --version-compatible --workspace
     """,
     "Cluster": "--ray --ray-address --ray-workers",
@@ -60,6 +60,7 @@ SECTIONS: dict[str, str] = {
 # Options that mean something else in one command.
 BY_COMMAND: dict[str, dict[str, str]] = {
     "run": {"Measurement": "--blocks --seed"},
+    "build-engine": {"Builder": "--tf32"},
     "calibrate": {"Quantization": "--precision --samples --seed"},
     "flow": {"Network": "--blocks --scale", "Training": "--batch --crop --seed"},
     "prior": {"Network": "--depth --prior", "Training": "--batch --crop --seed"},

@@ -108,6 +108,9 @@ class Upscaler:
         memory_budget: int | None = None,
         max_memory: int | None = None,
         halo: HaloName = "default",
+        self_test: bool = True,
+        tf32: bool = False,
+        convolution_search: str = "heuristic",
     ) -> "Upscaler":
         """Load a model.
 
@@ -132,6 +135,11 @@ class Upscaler:
                 may take. None for no bound except `memory_budget`.
             halo: "default": tiles agree to one 8-bit step; "exact": to float rounding, at a
                 higher cost.
+            self_test: Whether the bundle's golden pair is run first, unless it has passed with
+                this library and device before; see `SessionSettings`.
+            tf32: Whether provider cuda computes float32 graphs in TF32: faster, and off by
+                1e-3 and more.
+            convolution_search: "heuristic" or "exhaustive"; see `SessionSettings`.
 
         Returns:
             The upscaler.
@@ -141,12 +149,16 @@ class Upscaler:
             BackendError: If the backend's library is not installed.
             ProviderError: If the provider or the device is missing.
             BundleError: If the bundle is missing, damaged or of a newer schema.
+            ParityError: If the golden pair is missed.
         """
         _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(embedded_bundle() if bundle is None else bundle)
         settings = SessionSettings(
-            backend, provider, device, threads, precision, workers, cuda_graphs
+            backend, provider, device, threads, precision, workers, cuda_graphs, self_test
+        )
+        settings = replace(
+            settings, tf32=tf32, convolution_search=convolution_search, gpu_memory=max_memory
         )
         session, choice = settings.choose(bundle)
         bounds = {"memory_budget": memory_budget, "max_memory": max_memory}

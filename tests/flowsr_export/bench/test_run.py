@@ -9,12 +9,19 @@ import pytest
 
 from flowsr_export.bench.entries import Row
 from flowsr_export.bench.plan import BenchmarkConfig, benchmark_cases, session_settings
+from flowsr_export.bench.report import as_markdown
 from flowsr_export.bench.run import bench
 from flowsr_export.bench.targets import LoadedModel, ModelTarget
 from flowsr_export.bench.timing import TimingSchedule
-from flowsr_runtime import Bundle, ProviderError, ScaleError
+from flowsr_runtime import Bundle, ParityError, ProviderError, ScaleError
 from flowsr_runtime.backends.session import Choice
-from tests.flowsr_export.bench.benchmarks import FakeMeter, FakeModel, FakeTime, instruments
+from tests.flowsr_export.bench.benchmarks import (
+    PLACED,
+    FakeMeter,
+    FakeModel,
+    FakeTime,
+    instruments,
+)
 
 
 def config(bundle: Path, **changes: Any) -> BenchmarkConfig:
@@ -50,6 +57,38 @@ def test_the_report_is_json(bundle: Path) -> None:
     document = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert [Row.from_json(entry) for entry in document["rows"]] == list(report.rows)
     assert (document["schema"], len(document["growth"])) == (1, 2)
+
+
+def test_the_report_says_where_the_nodes_run(bundle: Path) -> None:
+    report = bench(config(bundle), instruments(FakeTime()))
+    assert report.placements == (PLACED,)
+    assert report.as_dict()["placements"][0]["nodes"] == {"CPUExecutionProvider": 40}
+    assert "| cpu fp32 | 40 CPUExecutionProvider | none | 0 | float32 |" in as_markdown(
+        report, "bench"
+    )
+
+
+def test_each_target_meets_the_golden_pair_before_it_is_loaded(bundle: Path) -> None:
+    order: list[str] = []
+    time = FakeTime()
+
+    def load(target: ModelTarget) -> LoadedModel:
+        order.append("load")
+        return FakeModel(target, time)
+
+    tools = instruments(time, load=load, test=lambda target: order.append("test"))
+    bench(config(bundle, backends=("onnxruntime",)), tools)
+    assert order == ["test", "load"]
+    bench(config(bundle, backends=("onnxruntime",), self_test=False), tools)
+    assert order == ["test", "load", "load"]
+
+
+def test_a_provider_that_misses_the_golden_pair_is_not_measured(bundle: Path) -> None:
+    def miss(target: ModelTarget) -> None:
+        raise ParityError("misses the golden pair")
+
+    with pytest.raises(ParityError, match="misses the golden pair"):
+        bench(config(bundle), instruments(FakeTime(), test=miss))
 
 
 def test_without_a_probe_there_is_no_efficiency(bundle: Path) -> None:

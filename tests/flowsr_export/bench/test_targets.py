@@ -189,7 +189,7 @@ def test_on_a_gpu_arrays_can_stay_there(bundle: Path, monkeypatch: pytest.Monkey
         run_device=seen.append, limits=None, provider="tensorrt", close=lambda: None
     )
     module = "flowsr_export.bench.targets"
-    monkeypatch.setattr(SessionSettings, "open", lambda settings, bundle: session)
+    monkeypatch.setattr(SessionSettings, "start", lambda settings, bundle: session)
     monkeypatch.setattr(f"{module}._torch_has_gpu", lambda: True)
     monkeypatch.setattr(f"{module}._on_gpu", lambda array, place: f"{array.shape} on {place}")
     on_gpu = ModelTarget(bundle, None, None, SessionSettings("tensorrt", "cuda", 1))

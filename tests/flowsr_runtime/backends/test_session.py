@@ -92,7 +92,13 @@ def test_a_broken_library_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPat
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"workers": 2}, "workers is for tensorrt, got 2"),
         ({"backend": "tensorrt", "provider": "cpu"}, "cuda with backend tensorrt, got 'cpu'"),
-        ({"backend": "tensorrt", "threads": 2}, "threads is for onnxruntime, got 2"),
+        (
+            {"backend": "tensorrt", "threads": 2},
+            "threads is for .* openvino, got 2",
+        ),
+        ({"convolution_search": "fast"}, "one of heuristic, exhaustive, got 'fast'"),
+        ({"provider": "cpu", "tf32": True}, "tf32 is for provider cuda, got cpu"),
+        ({"backend": "openvino", "tf32": True}, "tf32 is for provider cuda, got openvino"),
         ({"provider": "rocm"}, "provider must be one of cpu, cuda, .* got 'rocm'"),
     ],
 )

@@ -1,0 +1,223 @@
+"""Run a bundle's ONNX file with OpenVINO on the CPU."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from flowsr_runtime.backends.cores import usable_cores
+from flowsr_runtime.backends.library_errors import is_out_of_memory, one_line
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.bundle.profile_limits import ProfileLimits
+from flowsr_runtime.errors import (
+    BundleError,
+    MemoryBudgetError,
+    ProviderError,
+    ScaleError,
+    UsageError,
+)
+
+__all__ = ["OpenvinoSession"]
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+_OUTPUT: Final = "output"
+_PLACE: Final = "CPU"
+
+_SIZES: Final = 8
+"""Compiled models that are kept, one for each set of shapes: the tiles of a picture with their
+borders have at most nine; the one that was not used for longest goes."""
+
+_TYPES: Final = {"float32": "f32", "uint8": "u8"}
+"""OpenVINO's names of the types of `picture.io` in the manifest."""
+
+_LARGEST_INTEGER: Final = 2**31 - 1
+
+
+class OpenvinoSession:
+    """A `Session` on OpenVINO's CPU plug-in, in float32 or, if asked, in bfloat16."""
+
+    backend = "openvino"
+    provider = "cpu"
+    device = 0
+    limits: ProfileLimits | None = None
+
+    def __init__(
+        self, model: bytes, *, threads: int | None, name: str, bfloat16: bool = False
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: Content of a self-contained ONNX file whose hash was checked.
+            threads: CPU threads, None for the number of usable cores.
+            name: Name of the model in messages.
+            bfloat16: Compute the heavy layers of a float32 graph in bfloat16.
+
+        Raises:
+            ProviderError: If the CPU has no bfloat16.
+            BundleError: If OpenVINO cannot load the model.
+        """
+        self.library = "openvino " + "-".join(ov.__version__.split("-")[:2])
+        self._core = ov.Core()
+        if bfloat16 and "BF16" not in self._core.get_property(
+            _PLACE, "OPTIMIZATION_CAPABILITIES"
+        ):
+            raise ProviderError(
+                "precision bf16 needs a CPU with AVX512_BF16 or AMX with backend openvino; "
+                "this one has neither"
+            )
+        # Its own choice would be bfloat16 where a CPU has it: 1.8 eight-bit steps off.
+        self._config = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            "INFERENCE_NUM_THREADS": usable_cores() if threads is None else threads,
+            "NUM_STREAMS": 1,
+        }
+        try:
+            self._model = self._core.read_model(model, b"")
+        except RuntimeError as error:
+            raise BundleError(f"openvino cannot load {name}: {one_line(error)}") from error
+        self.types = {
+            item.get_any_name(): item.get_element_type().get_type_name()
+            for item in self._model.inputs
+        }
+        self._compiled: OrderedDict[Shapes, _Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls, bundle: Bundle, *, threads: int | None = None, precision: str = "fp32"
+    ) -> "OpenvinoSession":
+        """Load a bundle's model.
+
+        Args:
+            bundle: Bundle with the model.
+            threads: CPU threads, None for the number of usable cores.
+            precision: Precision of the graph; "bf16" runs the fp32 graph in bfloat16.
+
+        Returns:
+            The session.
+
+        Raises:
+            ProviderError: If the CPU has no bfloat16.
+            BundleError: If the bundle holds no such model, or the model is damaged or differs
+                from the manifest in its inputs.
+        """
+        bfloat16 = precision == "bf16"
+        name = bundle.model_name("fp32" if bfloat16 else precision)
+        path = str(bundle.path / name)
+        session = cls(bundle.read(name), threads=threads, name=path, bfloat16=bfloat16)
+        session._check_inputs(bundle, path)
+        return session
+
+    def __repr__(self) -> str:
+        return f"<OpenvinoSession {self.provider}{', closed' * self._closed}>"
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Run the model; see `Session.run`.
+
+        Args:
+            feeds: The graph's inputs by name.
+
+        Returns:
+            Images, (B, 3, H, W).
+
+        Raises:
+            ScaleError: If the geometry exceeds the 32 bits that OpenVINO computes it in.
+            MemoryBudgetError: If memory runs out.
+            ProviderError: If OpenVINO fails during the run.
+        """
+        if "geometry" in feeds:
+            _check_geometry(feeds["geometry"])
+        with _translated():
+            compiled = self._compiled_for(feeds)
+            request = compiled.borrow()
+            request.infer({name: np.ascontiguousarray(feeds[name]) for name in feeds})
+            result = np.array(request.get_output_tensor(0).data)  # its memory is used again
+            compiled.give_back(request)
+        return result
+
+    def close(self) -> None:
+        """Free the model; the session cannot run after that."""
+        with self._lock:
+            self._closed = True
+            self._compiled.clear()
+            self._model = None
+
+    def _compiled_for(self, feeds: Mapping[str, NDArray[Any]]) -> "_Compiled":
+        """Return the model for the shapes of some inputs, compiled at their first use."""
+        shapes = tuple((name, feeds[name].shape) for name in sorted(feeds))
+        with self._lock:
+            if self._closed:
+                raise UsageError("the session is closed")
+            found = self._compiled.get(shapes)
+            if found is None:
+                fixed = self._model.clone()
+                fixed.reshape(dict(shapes))
+                found = _Compiled(self._core.compile_model(fixed, _PLACE, self._config))
+                self._compiled[shapes] = found
+                if len(self._compiled) > _SIZES:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(shapes)
+            return found
+
+    def _check_inputs(self, bundle: Bundle, path: str) -> None:
+        expected, taken = bundle.manifest.inputs, set(self.types)
+        if taken != expected:
+            raise BundleError(
+                f"{path} takes {sorted(taken)}, bundle.json says {sorted(expected)}"
+            )
+        due = _TYPES[bundle.manifest.io]
+        if self.types["input"] != due:
+            found = self.types["input"]
+            raise BundleError(f"{path} takes images of {found}, bundle.json says {due}")
+
+
+class _Compiled:
+    """A model compiled for one set of shapes, and its idle requests, one for each thread."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._idle = model, list[Any]()
+
+    def borrow(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._model.create_infer_request()
+
+    def give_back(self, request: Any) -> None:
+        self._idle.append(request)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Translate errors of the library to `FlowsrError`."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (RuntimeError, ValueError, TypeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise MemoryBudgetError(
+                "openvino ran out of memory; give a smaller memory_budget",
+                option="memory_budget",
+            ) from error
+        raise ProviderError(f"openvino failed: {one_line(error)}") from error
+
+
+def _check_geometry(geometry: NDArray[np.int64]) -> None:
+    """Refuse an image whose geometry overflows the 32 bits of OpenVINO's CPU plug-in."""
+    for axis in (0, 1):
+        source, target = int(geometry[axis]), int(geometry[2 + axis])
+        # The graph's largest products: (2 Y + 1) h of a row Y up to one patch below the last,
+        # and 2 H more that make it positive. A patch is far smaller than the factor's slack.
+        if 2 * (target + 64) * (source + 1) + 4 * target > _LARGEST_INTEGER:
+            raise ScaleError(
+                "openvino computes geometry in 32 bits and takes no picture of "
+                f"{source} upscaled to {target} pixels; use onnxruntime"
+            )
