@@ -48,6 +48,8 @@ class TorchModel:
             UsageError: If the backend needs a learned prior.
         """
         torch.set_num_threads(settings.threads or torch.get_num_threads())
+        # PyTorch would round the operands of float32 convolutions, and still call it float32.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         place = "cpu" if settings.provider == "cpu" else f"cuda:{settings.device}"
         self.measures: tuple[Literal["gpu", "graph"], ...] = ("gpu",)
         if place == "cpu":
