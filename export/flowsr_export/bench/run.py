@@ -144,12 +144,16 @@ def bench(
         rows=rows,
         stages=tuple(_stages(bundle, config, tools, *case, advance) for case in profiled),
         growth=fit_scaling(rows) if config.growth else None,
-        placements=tuple(
-            tools.placement(bundle, target.settings, sizes[0][1])
-            for target in models
-            if target.settings.backend == "onnxruntime"
-        ),
+        placements=_placements(bundle, tools, models, sizes[0][1]),
     )
+
+
+def _placements(
+    bundle: Bundle, tools: Measurement, targets: Iterable[ModelTarget], case: Case
+) -> tuple[Placement, ...]:
+    """Count the nodes of every target of ONNX Runtime."""
+    named = [one.settings for one in targets if one.settings.backend == "onnxruntime"]
+    return tuple(tools.placement(bundle, settings, case) for settings in named)
 
 
 def _memory(

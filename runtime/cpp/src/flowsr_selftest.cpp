@@ -25,6 +25,9 @@ bundle's golden output.
   --threads N          CPU threads  [all usable cores]
   --precision NAME     precision of the graph  [fp32]
   --max-memory BYTES     memory limit of one run, such as 800M
+  --tf32                 float32 graphs in TF32 on cuda
+  --convolution-search heuristic|exhaustive
+                         choice of convolutions on cuda  [heuristic]
   --json               print one JSON object
   --version, --help
 

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from flowsr_runtime import SessionSettings, Upscaler
+from flowsr_runtime import SessionSettings, Upscaler, embedded_bundle
 from flowsr_runtime.backends import onnxruntime_session, session, verdicts
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.backends.self_test import self_test
@@ -231,6 +231,16 @@ def test_the_session_of_a_failed_test_is_closed(
     with pytest.raises(ParityError, match="misses the golden pair"):
         ON_CPU.open(golden)
     assert closed == [True]
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_meets_the_golden_pair_in_float32(gpu: object) -> None:
+    bundle = Bundle.open(embedded_bundle())
+    settings = SessionSettings("onnxruntime", "cuda")
+    assert settings.choose(bundle)[1].self_test.passed
+    (kept,) = kept_verdicts()
+    assert kept.key["provider"] == "cuda"
+    assert "cuDNN" in kept.key["library"]
 
 
 @pytest.fixture

@@ -68,6 +68,18 @@ def test_a_missing_library_names_the_remedy(
         open_session(bundle)
 
 
+def test_a_missing_openvino_names_the_remedy(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "flowsr_runtime.backends.openvino_session"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    remedy = f"openvino is not installed; {pip_command('openvino')}"
+    with pytest.raises(BackendError, match=re.escape(remedy)) as error:
+        open_session(bundle, backend="openvino")
+    assert error.value.exit_code == 4
+
+
 def test_a_broken_library_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flowsr_runtime.backends.onnxruntime_session", None)
     with pytest.raises(BackendError, match="onnxruntime cannot be loaded: import of flowsr_"):
