@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from flowsr_export.engine.library import Library
 from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
 from flowsr_runtime import Bundle
+from flowsr_runtime.backends.self_test import GoldenPair
 from flowsr_runtime.bundle.engine_store import EngineEntry, EngineKey, LoadTarget, Profile
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import FlowsrError, MemoryBudgetError, ParityError
@@ -34,8 +32,9 @@ __all__ = ["bound_feeds", "loads_here", "open_engine", "qualify"]
 
 OUTPUT = "output"
 BOUNDS = ("min", "opt", "max")
-# Largest difference of a float32 engine from the golden output, and the least PSNR of others.
-MAX_ABS = 1e-4
+# Largest difference of eight-bit images from the golden output, as a value near a half may be
+# rounded either way; the least PSNR of precisions other than float32.
+EIGHT_BIT_STEP = 1.001 / 255
 LEAST_PSNR = {"fp16": 50.0, "bf16": 50.0, "int8": 38.0, "fp8": 38.0}
 
 Feeds = dict[str, NDArray[Any]]
@@ -168,9 +167,10 @@ def _run(engine: TensorrtEngine, index: int, feeds: Feeds, name: str) -> NDArray
 def _golden(
     bundle: Bundle, key: EngineKey, engine: TensorrtEngine
 ) -> Mapping[str, float | None] | None:
-    if "golden/case.json" not in bundle.manifest.files:
+    golden = GoldenPair.of(bundle)
+    if golden is None:
         return None
-    feeds, case = _golden_feeds(bundle)
+    feeds = _golden_feeds(bundle.manifest, golden)
     sizes = {
         name: tuple(array.tolist()) if name == "geometry" else array.shape
         for name, array in feeds.items()
@@ -183,17 +183,12 @@ def _golden(
     if not indices:
         return None
     output = full_range(_run(engine, indices[0], feeds, "the golden pair")[0])
-    right = full_range(
-        np.load(io.BytesIO(bundle.read("golden/output.npy")), allow_pickle=False)
-    )
-    height, width = right.shape[1:]
-    difference = np.abs(output[:, :height, :width].astype(np.float64) - right)
+    height, width = golden.output.shape[1:]
+    difference = np.abs(output[:, :height, :width].astype(np.float64) - golden.output)
     largest, mean_square = float(difference.max()), float(np.mean(difference**2))
     psnr = math.inf if mean_square == 0 else -10 * math.log10(mean_square)
     least = LEAST_PSNR.get(key.precision)
-    limit = (
-        float(case.get("max_abs", MAX_ABS)) if bundle.manifest.io == "float32" else 1.001 / 255
-    )
+    limit = golden.max_abs if bundle.manifest.io == "float32" else EIGHT_BIT_STEP
     if (least is None and largest > limit) or (least is not None and psnr < least):
         rule = (
             f"PSNR must be at least {least:g} dB" if least else f"must be at most {limit:.3g}"
@@ -205,22 +200,17 @@ def _golden(
     return {"max_abs": largest, "psnr": psnr if math.isfinite(psnr) else None}
 
 
-def _golden_feeds(bundle: Bundle) -> tuple[Feeds, Mapping[str, Any]]:
-    """Return the inputs of the golden pair, padded as the graph needs, and its case."""
-    manifest = bundle.manifest
-    case = json.loads(bundle.read("golden/case.json"))
-    with Image.open(io.BytesIO(bundle.read("golden/input.png"))) as image:
-        picture = padded(np.asarray(image.convert("RGB")), manifest.multiple)
-    height, width = picture.shape[:2]
-    size = tuple(case["size"])
+def _golden_feeds(manifest: Manifest, golden: GoldenPair) -> Feeds:
+    """Return the inputs of the golden pair, padded as the graph needs."""
+    picture = padded(golden.picture, manifest.multiple)
+    (height, width), size = picture.shape[:2], golden.output.shape[1:]
     if manifest.scale is not None:
         size = int(height * manifest.scale), int(width * manifest.scale)
-    feeds = graph_inputs(
+    return graph_inputs(
         planes(picture, manifest.io),
         Window.whole((height, width), (size[0], size[1])),
         latents=manifest.latents,
         geometry=manifest.geometry,
-        seed=int(case.get("seed", 0)),
-        temperature=float(case.get("temperature") or 0.0),
+        seed=golden.seed,
+        temperature=golden.temperature or 0.0,
     )
-    return feeds, case
