@@ -1,7 +1,8 @@
 """Loss of half precision: the deployed graph with emulated rounding against float32.
 
 The graph runs in PyTorch on the shipped photographs. The second table switches the float32
-islands to half precision one at a time, which shows why they are islands.
+islands to half precision one at a time, which shows why they are islands, and the flow to
+float32, which shows that it need not be one.
 
 Example:
     python -m benchmarks.precision --json precision.json
@@ -28,8 +29,8 @@ from flowsr_calibration.panel import psnr
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
 from flowsr_export.graph import linf as linf_graph
-from flowsr_export.graph.axis import Axis, half_pixel_matrix, low_pass_matrix
-from flowsr_export.graph.linf import LinfGraph
+from flowsr_export.graph.axis import Axis, Taps
+from flowsr_export.graph.linf import LinfGraph, _grid, _rows
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_export.reports.table import markdown_rows
@@ -47,10 +48,11 @@ __all__ = [
     "outputs",
 ]
 
+FLOW = "flow in float32"  # the other way: what the flow costs in half
 PHOTOGRAPHS = 7
 EIGHT_BIT = 255
 SCALES = ("2", "2.7", "4")
-ISLANDS = ("geometry", "phase", "flow", "sum", "resizing")
+ISLANDS = ("geometry", "phase", "sum", "resizing")
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,13 @@ class IslandGraph(LinfGraph):
     """The deployed graph with some of its float32 islands in half precision."""
 
     def __init__(self, network: LinfLP, dtype: torch.dtype, switched: frozenset[str]) -> None:
-        """Restate `network` in `dtype`, the islands in `switched` included."""
+        """Restate `network` in `dtype`, with the islands in `switched`; see `FLOW`."""
         super().__init__(network, dtype)
         self.switched = switched
+        if FLOW in switched:
+            self.flow = torch.float32
+            self.encode_maps.float()
+            self.decode_maps.float()
 
     def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
         """Upscale a tile; see `LinfGraph`."""
@@ -88,7 +94,7 @@ class IslandGraph(LinfGraph):
             return super().forward(input, geometry, latent)
         others: dict[str, Any] = {
             "neighbours": self._neighbours,
-            "half_pixel_matrix": self._half_pixel_matrix,
+            "half_pixel_taps": self._half_pixel_taps,
         }
         with mock.patch.multiple(linf_graph, **others):
             return super().forward(input, geometry, latent)
@@ -100,15 +106,11 @@ class IslandGraph(LinfGraph):
         assert self.prior is not None
         x = rgb * 2 - 1
         scale, shift = self._condition(x, row, col)
-        base, residual = self._resized(x, row, col)
-        z = self._encode(residual, scale, shift)
-        latent = self.prior(self._laid_out(z, row, col), x, row, col)
-        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift)
-        total = (y.to(self.dtype) + base.to(self.dtype)) * 0.5 + 0.5
-        return F.pixel_shuffle(self._laid_out(total, row, col), self.patch).float()
-
-    def _laid_out(self, z: Tensor, row: Axis, col: Axis) -> Tensor:
-        return z.reshape(z.shape[0], -1, row.patches, col.patches).transpose(0, 1)
+        z = self._encode(self._residual(x, row, col), scale, shift)
+        latent = self.prior(_grid(z, row, col), x, row, col)
+        y = _grid(self._decode(_rows(latent), scale, shift), row, col)
+        total = (y + self._cut(x, row, col).to(self.dtype)) * 0.5 + 0.5
+        return F.pixel_shuffle(total, self.patch).float()
 
     def _angle(
         self,
@@ -132,38 +134,10 @@ class IslandGraph(LinfGraph):
         second = along_cols.flatten(1, 2).index_select(1, _pairs(i, slots[1], 2 * col.patches))
         return first + second
 
-    def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
-        if "flow" not in self.switched:
-            return super()._encode(z, scale, shift)
-        *maps, last = self.encode_maps
-        z = z.to(self.dtype)
-        for linear, a, b in zip(maps, scale, shift, strict=True):
-            z = self._mapped(linear, z) * a.to(self.dtype) + b.to(self.dtype)
-        return self._mapped(last, z).float()
-
-    def _decode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
-        if "flow" not in self.switched:
-            return super()._decode(z, scale, shift)
-        *maps, last = self.decode_maps
-        z = self._mapped(last, z.to(self.dtype))
-        for linear, a, b in reversed(list(zip(maps, scale, shift, strict=True))):
-            z = self._mapped(linear, (z - b.to(self.dtype)) / a.to(self.dtype))
-        return z.float()
-
-    def _mapped(self, linear: Any, z: Tensor) -> Tensor:
-        weight, bias = linear.weight.to(self.dtype), linear.bias.to(self.dtype)
-        return torch.addmm(bias, weight, z)
-
-    def _resized(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
+    def _cut(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
         if "resizing" not in self.switched:
-            return super()._resized(x, row, col)
-        rounded: dict[str, Any] = {
-            make.__name__: lambda *parts, make=make: make(*parts).to(self.dtype)
-            for make in (half_pixel_matrix, low_pass_matrix)
-        }
-        with mock.patch.multiple(linf_graph, **rounded):
-            base, residual = super()._resized(x.to(self.dtype), row, col)
-        return base.float(), residual.float()
+            return super()._cut(x, row, col)
+        return super()._cut(x.to(self.dtype), row, col).float()
 
     def _positions(self, index: Tensor, ratio: Tensor) -> Tensor:
         """Return the position of an index center on the other grid, in half precision."""
@@ -185,22 +159,18 @@ class IslandGraph(LinfGraph):
         inside = torch.minimum((index - axis.lr_origin).clamp(min=0), last)
         return inside, offset.float(), weight.float()
 
-    def _half_pixel_matrix(
+    def _half_pixel_taps(
         self, index: Tensor, n_out: Any, n_in: Any, origin: Any, count: int
-    ) -> Tensor:
+    ) -> Taps:
         ratio = torch.as_tensor(n_in).float() / torch.as_tensor(n_out).float()
         position = self._positions(index, ratio).clamp(min=0)
         low = position.floor()
-        fraction = (position - low).float().unsqueeze(-1)
-        columns = torch.arange(count) + origin
-        end = torch.as_tensor(n_in) - 1
-        first, second = (
-            (torch.minimum(low.long() + k, end).unsqueeze(-1) == columns).float()
-            for k in (0, 1)
-        )
-        inside = (index < n_out).unsqueeze(-1).float()
-        matrix: Tensor = (first * (1 - fraction) + second * fraction) * inside
-        return matrix
+        fraction = (position - low).float()
+        whole, tile = torch.as_tensor(n_in) - 1, torch.as_tensor(count) - 1
+        places = [torch.minimum(low.long() + k, whole) - origin for k in (0, 1)]
+        first, second = (torch.minimum(place.clamp(min=0), tile) for place in places)
+        inside = (index < n_out).float()
+        return Taps((first, second), ((1 - fraction) * inside, fraction * inside), count)
 
 
 def exact_outputs(network: LinfLP, lr: int) -> dict[str, NDArray[np.float32]]:
@@ -300,7 +270,8 @@ def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -
     precisions = [*figures(network, "fp16", none, "none", exact)]
     precisions += figures(network, "bf16", none, "none", exact)
     islands = {name: frozenset({name}) for name in ISLANDS}
-    rows = {"none, as deployed": none, **islands, "all of them": frozenset(ISLANDS)}
+    rows = {"none, as deployed": none, FLOW: frozenset({FLOW}), **islands}
+    rows["all of them"] = frozenset(ISLANDS)
     switched: list[Figures] = []
     for name, island in rows.items():
         switched += figures(network, "fp16", island, name, exact)

@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from flowsr_calibration.codes import codes_of, zero_code
 from flowsr_calibration.collect import TensorTap
-from flowsr_calibration.layers import Layer
+from flowsr_calibration.layers import Layer, summands_of
 from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes
 from flowsr_calibration.quantize import QuantizationForm
 from flowsr_calibration.ranges import weight_scales
@@ -110,7 +110,7 @@ def _errors_graph(
     nodes: list[NodeProto] = []
     constants: dict[str, NDArray[Any]] = {
         "axes.Conv": np.array([0, 2, 3]),
-        "axes.Gemm": np.array([1]),
+        "axes.Gemm": np.array([0]),
     }
     for node in graph.nodes:
         nodes.append(node)
@@ -121,7 +121,7 @@ def _errors_graph(
         steps = weight_scales(weight.astype(np.float32), codes.most, per_tensor=form.per_tensor)
         along = steps.astype(np.float64).reshape(-1, *([1] * (weight.ndim - 1)))
         constants[f"{layer.weight}.twin"] = codes.rounded(weight, along).astype(np.float32)
-        constants[f"{layer.node}.step"] = np.float32(ranges[layer.source] / codes.most)
+        constants[f"{layer.node}.step"] = np.float32(ranges[layer.input] / codes.most)
         nodes += _twin(node, layer)
     wider = ModelProto()
     wider.CopyFrom(model)
@@ -142,8 +142,7 @@ def _twin(node: NodeProto, layer: Layer) -> list[NodeProto]:
     twin = NodeProto()
     twin.CopyFrom(node)
     twin.name, twin.output[0] = result, result
-    inputs = [coded, f"{layer.weight}.twin"]
-    twin.input[:2] = inputs[::-1] if layer.kind == "Gemm" else inputs
+    twin.input[:2] = [coded, f"{layer.weight}.twin"]
     axes, error = f"axes.{layer.kind}", _error(layer)
     return [
         helper.make_node("QuantizeLinear", [layer.input, *step], [code], name=code),
@@ -160,10 +159,11 @@ def _error(layer: Layer) -> str:
 
 def _owner(graph: OnnxGraph, layers: Sequence[Layer], layer: Layer) -> str | None:
     """Return the bias that a layer's correction changes: its own, or that of its sum."""
+    if layer.bias is not None:
+        return layer.bias
+    reader = graph.sole_reader(layer.output)
+    if reader is None:
+        return None
     by_output = {other.output: other for other in layers}
-    while layer.bias is None:
-        inputs = graph.producers[layer.output].input
-        if layer.kind == "Conv" or len(inputs) < 3 or inputs[2] not in by_output:
-            return None
-        layer = by_output[inputs[2]]
-    return layer.bias
+    summands = summands_of(graph, by_output, reader.output[0])
+    return next((other.bias for other in summands if other.bias is not None), None)

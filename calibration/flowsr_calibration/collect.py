@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,7 +95,7 @@ def collect(
     *,
     key: str,
     path: Path | None = None,
-    channel_axes: Mapping[str, int] | None = None,
+    per_channel: Collection[str] = (),
     advance: Callable[[int, str], None] = lambda steps, note: None,
 ) -> Statistics:
     """Run the crops of a plan, continuing an interrupted run.
@@ -107,7 +107,7 @@ def collect(
         pictures: Image files of the crops.
         key: Digest of all this.
         path: File that keeps the statistics, also of an interrupted run.
-        channel_axes: Channel axis of the tensors with statistics per channel.
+        per_channel: Tensors with statistics per channel.
         advance: Called with the number of crops since the last call, and the image.
 
     Returns:
@@ -121,7 +121,7 @@ def collect(
     advance(statistics.done, "")
     saved = time.monotonic()
     for crop in plan.crops(pictures, statistics.done):
-        statistics.add(tap.run(feeds_of(manifest, crop)), channel_axes or {})
+        statistics.add(tap.run(feeds_of(manifest, crop)), per_channel)
         advance(1, f"{crop.picture.name} ×{crop.scale}")
         if path is not None and time.monotonic() - saved > SAVE_SECONDS:
             replace_file(path, statistics.to_bytes())

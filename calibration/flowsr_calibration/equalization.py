@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from flowsr_calibration.layers import Layer
+from flowsr_calibration.layers import Layer, summands_of
 from flowsr_calibration.onnx_graph import OnnxGraph, with_nodes
 
 __all__ = ["Pair", "equalize_pairs", "pairs_of"]
@@ -53,7 +53,7 @@ def pairs_of(model: ModelProto, layers: Sequence[Layer]) -> list[Pair]:
         if relu is None or relu.op_type not in RELUS or layer.groups != 1:
             continue
         alone = graph.sole_reader(layer.input) is not None
-        before = _summands(graph, by_output, relu.input[0])
+        before = summands_of(graph, by_output, relu.input[0])
         if alone and before and all(other.groups == 1 for other in before):
             pairs.append(Pair(before, layer))
     return pairs
@@ -91,20 +91,6 @@ def equalize_pairs(
                 changed[layer.bias] = bias / _along(factor, bias.ndim, 0)
     constants = {name: array.astype(np.float32) for name, array in changed.items()}
     return with_nodes(model, model.graph.node, constants)
-
-
-def _summands(graph: OnnxGraph, by_output: Mapping[str, Layer], name: str) -> tuple[Layer, ...]:
-    """Return the layers whose sum a tensor is; none with other summands or readers."""
-    summands: list[Layer] = []
-    while True:
-        layer = by_output.get(name)
-        if layer is None or graph.sole_reader(name) is None:
-            return ()
-        summands.append(layer)
-        inputs = graph.producers[name].input
-        if layer.kind == "Conv" or layer.bias is not None or len(inputs) < 3:
-            return tuple(summands)
-        name = inputs[2]
 
 
 def _factors(channels: NDArray[np.float32], reach: NDArray[np.float64]) -> NDArray[np.float64]:

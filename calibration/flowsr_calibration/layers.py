@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from onnx import ModelProto, NodeProto
 
 from flowsr_calibration.onnx_graph import OnnxGraph, attribute
 
-__all__ = ["Layer", "blocks_of", "layers_of"]
+__all__ = ["Layer", "blocks_of", "layers_of", "summands_of"]
 
 Kind = Literal["Conv", "Gemm"]
 
@@ -25,7 +26,11 @@ INSIDE = re.compile(r"(\.(maxpool_conv|double_conv)\b.*|\.conv\d+)$")
 CHUNK = re.compile(r"levels\.\d+\.chunks\.\d+")
 BRANCH = re.compile(r"prior\.branches\.\d+\.")  # SRFlow's prior has a U-Net for each latent
 NUMBERED = re.compile(r"(?:[A-Za-z_]\w*\.)+?\d+(?=\.|$)")
-FIRST = {"conditioner.cosine": "conditioner.first", "conditioner.sine": "conditioner.first"}
+# Parts of one layer of the published network, which form a block.
+PARTS = (
+    (re.compile(r"conditioner\.(cosine|sine)"), "conditioner.first"),
+    (re.compile(r"conditioner\.last_weights\.\d+"), "conditioner.last"),
+)
 WRAPPERS = ("linf.", "srflow.")  # graphs of one scale contain the other graph as a module
 
 
@@ -35,12 +40,11 @@ class Layer:
 
     Attributes:
         node: Name of the node.
-        kind: "Conv", or "Gemm" for a weight times a matrix whose columns are pixels.
+        kind: "Conv", or "Gemm" for a product of a matrix whose rows are pixels.
         weight: Name of the weight: (O, I, k, k), or (O, I) of a product.
-        bias: Name of the bias, (O,) or (O, 1); None without one or if a tensor is added.
+        bias: Name of the bias, (O,); None without one.
         block: Name of its block.
-        input: Name of the input tensor, (B, I, h, w), or (I, M) of a product.
-        source: Name of the tensor to quantize: `input`, or (M, I) before the transposition.
+        input: Name of the input tensor, (B, I, h, w), or (M, I) of a product.
         output: Name of the output tensor.
         groups: Groups of a convolution.
     """
@@ -51,7 +55,6 @@ class Layer:
     bias: str | None
     block: str
     input: str
-    source: str
     output: str
     groups: int = 1
 
@@ -67,27 +70,45 @@ def layers_of(model: ModelProto) -> list[Layer]:
     """
     graph, layers = OnnxGraph(model), []
     for node in graph.nodes:
-        kind: Kind
-        if node.op_type == "Conv" and _is_network(node.input[1]):
-            kind, source, weight = "Conv", node.input[0], node.input[1]
-        elif node.op_type == "Gemm" and _is_network(node.input[0]) and _is_plain(node):
-            kind, weight, source = "Gemm", node.input[0], node.input[1]
-        else:
+        if node.op_type not in ("Conv", "Gemm") or not _is_network(node.input[1]):
+            continue
+        if node.op_type == "Gemm" and not _is_plain(node):
             continue
         third = node.input[2] if len(node.input) > 2 else ""
         layer = Layer(
             node=node.name or node.output[0],
-            kind=kind,
-            weight=weight,
-            bias=third if third and graph.is_constant(third) else None,
-            block=_block(weight),
-            input=source,
-            source=_untransposed(graph, source) if kind == "Gemm" else source,
+            kind="Conv" if node.op_type == "Conv" else "Gemm",
+            weight=node.input[1],
+            bias=third or None,
+            block=_block(node.input[1]),
+            input=node.input[0],
             output=node.output[0],
             groups=int(attribute(node, "group", 1)),
         )
         layers.append(layer)
     return layers
+
+
+def summands_of(
+    graph: OnnxGraph, by_output: Mapping[str, Layer], name: str
+) -> tuple[Layer, ...]:
+    """Return the layers whose output, or whose outputs' sum, a tensor is.
+
+    Args:
+        graph: Graph of the layers.
+        by_output: Layers by output tensor.
+        name: Name of the tensor.
+
+    Returns:
+        One layer, or the two that one Add alone reads; none if anything else is in the sum.
+    """
+    add = graph.producers.get(name)
+    names = list(add.input) if add is not None and add.op_type == "Add" else [name]
+    if not all(each in by_output for each in names):
+        return ()
+    if names != [name] and any(graph.sole_reader(each) is None for each in names):
+        return ()
+    return tuple(by_output[each] for each in names)
 
 
 def blocks_of(layers: list[Layer]) -> dict[str, list[Layer]]:
@@ -98,14 +119,6 @@ def blocks_of(layers: list[Layer]) -> dict[str, list[Layer]]:
     return blocks
 
 
-def _untransposed(graph: OnnxGraph, name: str) -> str:
-    """Return the matrix of which a matrix is the transpose, or the matrix itself."""
-    before = graph.producers.get(name)
-    if before is None or before.op_type != "Transpose" or attribute(before, "perm") != [1, 0]:
-        return name
-    return str(before.input[0])
-
-
 def _is_network(weight: str) -> bool:
     """Return whether a weight belongs to a module that may be quantized."""
     parts = weight.split(".")
@@ -113,18 +126,19 @@ def _is_network(weight: str) -> bool:
 
 
 def _is_plain(node: NodeProto) -> bool:
-    """Return whether a Gemm is W X + C, without factors and transpositions."""
+    """Return whether a Gemm is a linear layer, X Wᵀ + b, without factors."""
     factors = (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0))
     transposed = (attribute(node, "transA", 0), attribute(node, "transB", 0))
-    return factors == (1.0, 1.0) and transposed == (0, 0)
+    return factors == (1.0, 1.0) and transposed == (0, 1)
 
 
 def _block(weight: str) -> str:
     name = weight
     for wrapper in WRAPPERS:
         name = name.removeprefix(wrapper)
-    if name in FIRST:
-        return FIRST[name]
+    for pattern, block in PARTS:
+        if pattern.fullmatch(name):
+            return block
     name = INSIDE.sub("", name.removesuffix(".weight"))
     branch = BRANCH.match(name)
     lead = "" if branch is None else branch[0]

@@ -55,7 +55,7 @@ def tensors_of(model: ModelProto, layers: Sequence[Layer]) -> list[str]:
     graph = OnnxGraph(model)
     names: dict[str, None] = {}
     for layer in layers:
-        names[layer.source] = None
+        names[layer.input] = None
         if layer.kind == "Conv":
             names[layer.output] = None
             relu = _relu(graph, layer)
@@ -85,11 +85,11 @@ def quantize_layers(
     for node in writer.graph.nodes:
         layer = writer.chosen.get(node.name or node.output[0])
         if layer is None:
-            writer.copy(node)
+            writer.nodes.append(writer.relu(node))
         elif layer.kind == "Conv":
             writer.convolution(node, layer)
         else:
-            writer.product(node, layer)
+            writer.product(layer)
     opset = writer.codes.opset if layers else 0
     return with_nodes(model, writer.nodes, writer.constants, writer.stored, opset=opset)
 
@@ -105,8 +105,6 @@ class _Writer:
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     stored: list[TensorProto] = field(default_factory=list)
-    # Outputs of products with pixels as rows, by the name of their transpose.
-    row_major: dict[str, str] = field(default_factory=dict)
     used: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -116,16 +114,6 @@ class _Writer:
         self.inputs = {layer.input for layer in self.layers}
         if self.layers:
             self.stored.append(zero_code("zero.code", self.codes))
-
-    def copy(self, node: NodeProto) -> None:
-        """Write a node unchanged, or with pixels as rows after a product."""
-        if node.op_type in ("Relu", "LeakyRelu") and node.input[0] in self.row_major:
-            result = f"{node.output[0]}.rows"
-            self.emit(self._relu(node), [self.row_major[node.input[0]]], [result])
-            self.row_major[node.output[0]] = result
-            self.restore_columns(node.output[0])
-            return
-        self.nodes.append(self._relu(node))
 
     def convolution(self, node: NodeProto, layer: Layer) -> None:
         """Write a convolution of codes, with a quantized output if integer kernels need it."""
@@ -147,25 +135,13 @@ class _Writer:
         self.constants["unseen"] = np.asarray(UNSEEN)
         self.add("Add", [self.pair(raw, reach), "unseen"], layer.output)
 
-    def product(self, node: NodeProto, layer: Layer) -> None:
-        """Write W X + C as its transpose, (M, O), with pixels as rows."""
-        name = layer.output
-        source = layer.source
-        was_row_major = source != layer.input and layer.input not in self.row_major
-        rows = source if was_row_major else self._row_major(layer.input)
-        quantized_rows = self.pair(rows, self.ranges[source])
-        self.add("Gemm", [quantized_rows, self.weight(layer)], f"{name}.product", transB=1)
-        third = node.input[2] if len(node.input) > 2 else ""
-        result = f"{name}.product"
-        if third:
-            result = f"{name}.rows"
-            self.add("Add", [f"{name}.product", self._addend(third)], result)
-        self.row_major[name] = result
-        self.restore_columns(name)
-
-    def restore_columns(self, name: str) -> None:
-        """Write the transpose under its old name; it is removed later if nothing reads it."""
-        self.add("Transpose", [self.row_major[name]], name, perm=[1, 0])
+    def product(self, layer: Layer) -> None:
+        """Write a product of codes; a float32 bias is added to its result."""
+        source = self.pair(layer.input, self.ranges[layer.input])
+        result = layer.output if layer.bias is None else f"{layer.output}.product"
+        self.add("Gemm", [source, self.weight(layer)], result, transB=1)
+        if layer.bias is not None:
+            self.add("Add", [result, layer.bias], layer.output)
 
     def weight(self, layer: Layer) -> str:
         """Store a weight's codes and write its DequantizeLinear."""
@@ -215,22 +191,7 @@ class _Writer:
         copy.output.extend(outputs)
         self.nodes.append(copy)
 
-    def _row_major(self, name: str) -> str:
-        """Return a matrix with pixels as rows."""
-        if name not in self.row_major:
-            self.add("Transpose", [name], f"{name}.rows", perm=[1, 0])
-            self.row_major[name] = f"{name}.rows"
-        return self.row_major[name]
-
-    def _addend(self, third: str) -> str:
-        """Return the addend of a product with pixels as rows."""
-        if self.graph.is_constant(third):
-            flat = f"{third}.row"
-            self.constants[flat] = self.graph.value(third).reshape(-1)
-            return flat
-        return self._row_major(third)
-
-    def _relu(self, node: NodeProto) -> NodeProto:
+    def relu(self, node: NodeProto) -> NodeProto:
         """Return a node, or a LeakyRelu of slope zero for a Relu before codes.
 
         For int8 this applies between convolutions. Before FP8 codes ONNX Runtime 1.32 drops

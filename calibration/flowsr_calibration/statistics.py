@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -78,17 +78,17 @@ class Statistics:
     histograms: dict[str, Histogram] = field(default_factory=dict)
     channels: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    def add(self, tensors: Mapping[str, NDArray[Any]], channel_axes: Mapping[str, int]) -> None:
+    def add(self, tensors: Mapping[str, NDArray[Any]], per_channel: Collection[str]) -> None:
         """Add the tensors of one crop.
 
         Args:
             tensors: Float tensors by name.
-            channel_axes: Channel axis of the tensors with statistics per channel.
+            per_channel: Tensors with statistics per channel, (B, C, h, w) or (M, C).
         """
         for name, values in tensors.items():
             self.histograms.setdefault(name, Histogram()).add(values)
-            if name in channel_axes:
-                others = tuple(i for i in range(values.ndim) if i != channel_axes[name])
+            if name in per_channel:
+                others = tuple(i for i in range(values.ndim) if i != 1)
                 largest = np.abs(values).max(axis=others).astype(np.float32)
                 before = self.channels.get(name)
                 self.channels[name] = largest if before is None else np.maximum(before, largest)

@@ -34,11 +34,11 @@ def _weights(rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         "tables.1.bias": bias(WIDTH),
         "conditioner.cosine": normal(WIDTH, WIDTH),
         "conditioner.sine": normal(WIDTH, WIDTH),
-        "conditioner.bias": bias(WIDTH, 1),
-        "conditioner.last_weight": normal(OUTPUTS, WIDTH) * np.float32(0.3),
-        "conditioner.last_bias": bias(OUTPUTS, 1) + np.float32(0.5),
+        "conditioner.bias": bias(WIDTH),
+        "conditioner.last_weights.0": normal(OUTPUTS, WIDTH) * np.float32(0.3),
+        "conditioner.last_biases.0": bias(OUTPUTS) + np.float32(0.5),
         "decode_maps.0.weight": np.eye(OUTPUTS, dtype=np.float32),
-        "decode_maps.0.bias": np.zeros((OUTPUTS, 1), np.float32),
+        "decode_maps.0.bias": np.zeros(OUTPUTS, np.float32),
     }
 
 
@@ -54,6 +54,9 @@ def network(seed: int = 0) -> ModelProto:
     def node(kind: str, inputs: list[str], output: str, **more: Any) -> onnx.NodeProto:
         return helper.make_node(kind, inputs, [output], name=output, **more)
 
+    def linear(source: str, weight: str, bias: str | None, output: str) -> onnx.NodeProto:
+        return node("Gemm", [source, weight, *([bias] if bias else [])], output, transB=1)
+
     nodes = [
         conv("input", "encoder.head.0", "head"),
         conv("head", "encoder.body.0.body.0", "inner"),
@@ -67,14 +70,15 @@ def network(seed: int = 0) -> ModelProto:
         nodes += [
             node("Reshape", [name, "flat"], f"{name}_columns"),
             node("Transpose", [f"{name}_columns"], f"{name}_rows", perm=[1, 0]),
-            node("Transpose", [f"{name}_rows"], f"{name}_back", perm=[1, 0]),
         ]
     nodes += [
-        node("Gemm", ["conditioner.cosine", "cosine_back", "conditioner.bias"], "first"),
-        node("Gemm", ["conditioner.sine", "sine_back", "first"], "both"),
+        linear("cosine_rows", "conditioner.cosine", "conditioner.bias", "first"),
+        linear("sine_rows", "conditioner.sine", None, "second"),
+        node("Add", ["first", "second"], "both"),
         node("Relu", ["both"], "hidden"),
-        node("Gemm", ["conditioner.last_weight", "hidden", "conditioner.last_bias"], "patches"),
-        node("Gemm", ["decode_maps.0.weight", "patches", "decode_maps.0.bias"], "decoded"),
+        linear("hidden", "conditioner.last_weights.0", "conditioner.last_biases.0", "patches"),
+        linear("patches", "decode_maps.0.weight", "decode_maps.0.bias", "decoded_rows"),
+        node("Transpose", ["decoded_rows"], "decoded", perm=[1, 0]),
         node("Shape", ["input"], "sides", start=2),
         node("Concat", ["lead", "sides"], "patch_grid", axis=0),
         node("Reshape", ["decoded", "patch_grid"], "laid_out"),

@@ -27,8 +27,8 @@ def test_a_sum_of_products_has_its_correction_in_the_bias_of_the_sum(model: Mode
     found = bias_corrections(
         model, layers_of(model), ranges_of(model), QuantizationForm(), [FEEDS]
     )
-    assert found["both"].bias == found["first"].bias == "conditioner.bias"
-    assert found["both"].added.shape == (8, 1)
+    assert found["second"].bias == found["first"].bias == "conditioner.bias"
+    assert found["second"].added.shape == (8,)
 
 
 def test_layers_that_stay_float_keep_their_bias(model: ModelProto) -> None:

@@ -23,7 +23,7 @@ def test_inner_tensors_come_out(model: ModelProto) -> None:
     found = TensorTap(model, NAMES, 1).run(FEEDS)
     assert {name: values.shape for name, values in found.items()} == {
         "inner": (1, 8, 24, 24),
-        "hidden": (8, 576),
+        "hidden": (576, 8),
     }
     assert len(model.graph.output) == 1
 
@@ -46,7 +46,7 @@ def test_every_crop_is_seen_and_progress_told(
         PLAN,
         sorted(folder.iterdir()),
         key="k",
-        channel_axes={"hidden": 0},
+        per_channel=["hidden"],
         advance=lambda done, note: steps.append(done),
     )
     assert (found.done, sum(steps), list(found.histograms)) == (9, 9, NAMES)

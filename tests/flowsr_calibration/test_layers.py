@@ -3,7 +3,8 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from flowsr_calibration.layers import _block, blocks_of, layers_of
+from flowsr_calibration.layers import _block, blocks_of, layers_of, summands_of
+from flowsr_calibration.onnx_graph import OnnxGraph
 from flowsr_runtime import embedded_bundle
 
 
@@ -11,16 +12,24 @@ def test_the_flow_and_geometry_are_never_found(model: ModelProto) -> None:
     found = layers_of(model)
     assert [layer.node for layer in found] == [
         *("head", "inner", "outer", "cosine", "sine"),
-        *("first", "both", "patches"),
+        *("first", "second", "patches"),
     ]
     assert {layer.kind for layer in found} == {"Conv", "Gemm"}
 
 
-def test_a_product_reads_pixels_as_rows_where_they_were_before(model: ModelProto) -> None:
+def test_a_product_reads_pixels_as_rows(model: ModelProto) -> None:
     by_name = {layer.node: layer for layer in layers_of(model)}
-    assert (by_name["first"].input, by_name["first"].source) == ("cosine_back", "cosine_rows")
-    assert (by_name["patches"].input, by_name["patches"].source) == ("hidden", "hidden")
-    assert (by_name["first"].bias, by_name["both"].bias) == ("conditioner.bias", None)
+    assert [by_name[name].input for name in ("first", "patches")] == ["cosine_rows", "hidden"]
+    assert (by_name["first"].bias, by_name["second"].bias) == ("conditioner.bias", None)
+
+
+def test_two_layers_whose_sum_alone_is_read_are_summands(model: ModelProto) -> None:
+    graph = OnnxGraph(model)
+    by_output = {layer.output: layer for layer in layers_of(model)}
+    both = summands_of(graph, by_output, "both")
+    assert [layer.node for layer in both] == ["first", "second"]
+    assert summands_of(graph, by_output, "patches") == (by_output["patches"],)
+    assert summands_of(graph, by_output, "features") == ()  # "head" is no layer's alone
 
 
 def test_layers_make_up_blocks_in_the_order_of_a_run(model: ModelProto) -> None:
@@ -31,7 +40,7 @@ def test_layers_make_up_blocks_in_the_order_of_a_run(model: ModelProto) -> None:
         "tables.0": 1,
         "tables.1": 1,
         "conditioner.first": 2,
-        "conditioner.last_weight": 1,
+        "conditioner.last": 1,
     }
 
 
@@ -55,6 +64,7 @@ def test_layers_make_up_blocks_in_the_order_of_a_run(model: ModelProto) -> None:
         ),
         ("prior.branches.0.input_proj.conv2.weight", "prior.branches.0.input_proj"),
         ("linf.conditioner.sine", "conditioner.first"),
+        ("conditioner.last_weights.17", "conditioner.last"),
         ("conditioner.weights.1", "conditioner.weights.1"),
     ],
 )

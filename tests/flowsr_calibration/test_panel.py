@@ -27,7 +27,7 @@ def made_panel(bundle: Bundle, folder: Path) -> HeldOutSet:
 
 def brighter(model: ModelProto, steps: list[float]) -> ModelProto:
     """The network with so many eight-bit steps more of red, green and blue."""
-    added = np.repeat(np.array(steps, np.float32) / 255, 4)[:, None]
+    added = np.repeat(np.array(steps, np.float32) / 255, 4)
     bias = OnnxGraph(model).value("decode_maps.0.bias")
     return with_nodes(model, model.graph.node, {"decode_maps.0.bias": bias + added})
 

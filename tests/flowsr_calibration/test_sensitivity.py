@@ -13,9 +13,7 @@ from flowsr_calibration.sensitivity import Choice, choose_blocks, rank_blocks
 # Noise and multiply-adds of each block.
 BLOCKS = {"a": (1e-3, 100), "b": (1e-5, 300), "c": (5e-4, 10), "d": (1e-6, 590)}
 LAYERS = [
-    Layer(f"{name}{i}", "Conv", "w", None, name, "x", "x", "y")
-    for name in BLOCKS
-    for i in range(2)
+    Layer(f"{name}{i}", "Conv", "w", None, name, "x", "y") for name in BLOCKS for i in range(2)
 ]
 WORK = {layer.node: BLOCKS[layer.block][1] // 2 for layer in LAYERS}
 

@@ -27,6 +27,7 @@ __all__ = [
     "ScalingFit",
     "StageEntry",
     "Start",
+    "Work",
     "fit_scaling",
     "probe_entry",
     "row_entry",
@@ -164,6 +165,8 @@ class Row(Timed, RowKey):
         megapixels_per_second: Output at the median.
         multiply_adds: Multiply-adds of one run, or of all runs at once.
         efficiency: Share of the machine's rate of multiply-adds, None if that is unknown.
+        bandwidth: Share of the machine's rate of copies that the bytes of an engine's layers
+            take, None if they are unknown; with `efficiency` it is the roofline.
         memory: Peak memory, None if it was not measured.
         load_seconds: Time to load the model, None in an older report.
         first_call_seconds: Time of the first run, None in an older report.
@@ -179,6 +182,7 @@ class Row(Timed, RowKey):
     load_seconds: float | None = field(default=None, kw_only=True)
     first_call_seconds: float | None = field(default=None, kw_only=True)
     joules_per_megapixel: float | None = field(default=None, kw_only=True)
+    bandwidth: float | None = field(default=None, kw_only=True)
 
     @property
     def median(self) -> float:
@@ -315,6 +319,23 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Work:
+    """Work of one run of a case, and the rates of the machine in the same benchmark.
+
+    Attributes:
+        multiply_adds: Multiply-adds of the graph.
+        bytes: Bytes that the layers of an engine move, None if unknown.
+        product_rate: Multiply-adds per second of the machine, None if unknown.
+        copy_rate: Bytes per second that it reads and writes, None if unknown.
+    """
+
+    multiply_adds: int
+    bytes: int | None
+    product_rate: float | None
+    copy_rate: float | None
+
+
+@dataclass(frozen=True)
 class Start:
     """Times before a row was measured.
 
@@ -331,8 +352,7 @@ def row_entry(
     case: BenchmarkCase,
     blocks: Sequence[Block],
     percentiles: Sequence[float],
-    work: int,
-    rate: float | None,
+    work: Work,
     memory: Memory | None,
     start: Start,
 ) -> Row:
@@ -342,8 +362,7 @@ def row_entry(
         case: The case.
         blocks: Interleaved measurements.
         percentiles: Percentiles beside the median.
-        work: Multiply-adds of the graph for one run.
-        rate: Multiply-adds per second of the machine, None if unknown.
+        work: Work of one run, and the rates of the machine.
         memory: Peak memory, None if it was not measured.
         start: Times of loading and of the first run.
     """
@@ -351,7 +370,7 @@ def row_entry(
     seconds = summarize(kept, percentiles)
     key, median = case.key, seconds["p50"]
     assert median is not None, "the median needs one run"
-    megapixels, work = key.pixels[1] / 1e6, work * key.streams
+    megapixels, rate = key.pixels[1] / 1e6, key.streams / median
     energy = [(block.joules, len(block.seconds)) for block in kept if block.joules is not None]
     joules = None
     if energy:
@@ -361,8 +380,9 @@ def row_entry(
         device=case.target.settings.index,
         seconds={name: _rounded(value) for name, value in seconds.items()},
         megapixels_per_second=megapixels / median,
-        multiply_adds=work,
-        efficiency=None if rate is None else work / median / rate,
+        multiply_adds=work.multiply_adds * key.streams,
+        efficiency=_share(work.multiply_adds, rate, work.product_rate),
+        bandwidth=_share(work.bytes, rate, work.copy_rate),
         memory=memory,
         load_seconds=_rounded(start.load),
         first_call_seconds=_rounded(start.first_call),
@@ -440,6 +460,11 @@ def _least_squares(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
             best, least = np.zeros(len(scale)), error
             best[columns] = costs / scale[columns]
     return best
+
+
+def _share(amount: int | None, rate: float, best: float | None) -> float | None:
+    """Return the share of the machine's best rate at which an amount is done."""
+    return None if amount is None or best is None else amount * rate / best
 
 
 def _rounded(seconds: float | None) -> float | None:

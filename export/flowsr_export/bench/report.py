@@ -146,12 +146,13 @@ def _milliseconds(seconds: float | None) -> str:
 def _cost(report: Report) -> Table:
     note = (
         "Efficiency: multiply-adds of the graph over the median time, as a share of the "
-        "machine's matrix products in the same run. Memory: a separate process; the first "
-        "value is its peak above that of its libraries. Load: seconds to open the model; first "
-        "run: milliseconds, before the warm-up."
+        "machine's matrix products in the same run. Bandwidth: bytes that the layers of an "
+        "engine for one size move, as a share of the machine's copies. Memory: a separate "
+        "process; the first value is its peak above that of its libraries. Load: seconds to "
+        "open the model; first run: milliseconds, before the warm-up."
     )
     columns = ["row", "multiply-adds", "efficiency", "memory", "peak", "GPU memory"]
-    columns += ["load", "first run"]
+    columns += ["bandwidth", "load", "first run"]
     measured = any(row.joules_per_megapixel is not None for row in report.rows)
     if measured:
         columns.append("J/MP")
@@ -169,6 +170,7 @@ def _cost_cells(row: Row) -> list[str]:
         memory.trouble or mebibytes(memory.model_bytes),
         mebibytes(memory.host_bytes),
         "none" if row.provider == "cpu" else mebibytes(memory.device_bytes),
+        "" if row.bandwidth is None else f"{row.bandwidth:.2f}",
         "" if row.load_seconds is None else f"{row.load_seconds:.3g}",
         _milliseconds(row.first_call_seconds),
         "" if energy is None else f"{energy:.3g}",

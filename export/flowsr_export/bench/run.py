@@ -17,6 +17,7 @@ from flowsr_export.bench.entries import (
     Row,
     StageEntry,
     Start,
+    Work,
     fit_scaling,
     probe_entry,
     row_entry,
@@ -50,6 +51,7 @@ from flowsr_export.onnx_graph.multiply_adds import count_macs
 from flowsr_export.parity.candidates import open_each_provider
 from flowsr_runtime import Bundle, SessionSettings, embedded_bundle
 from flowsr_runtime.backends.session import Choice
+from flowsr_runtime.bundle.engine_store import EngineStore
 
 __all__ = ["Measurement", "bench"]
 
@@ -263,17 +265,21 @@ def _rows(
 ) -> tuple[Row, ...]:
     model = onnx.load_from_string(bundle.model_bytes(config.graph_precision))
     work = {case: _work(bundle, model, case) for case in {case.case for case in blocks}}
-    best: dict[str, float] = {}
+    best: dict[tuple[str, str], float] = {}
     for probe in probes:
-        if probe.kind == "matmul":
-            best[probe.place] = max(probe.best_per_second, best.get(probe.place, 0.0))
+        place = probe.kind, probe.place
+        best[place] = max(probe.best_per_second, best.get(place, 0.0))
     return tuple(
         row_entry(
             case,
             blocks[case],
             config.percentiles,
-            work[case.case],
-            best.get(case.target.place),
+            Work(
+                work[case.case],
+                _bytes_moved(bundle, case),
+                best.get(("matmul", case.target.place)),
+                best.get(("copy", case.target.place)),
+            ),
             memory.get(case),
             starts[case],
         )
@@ -284,6 +290,20 @@ def _rows(
 def _work(bundle: Bundle, model: onnx.ModelProto, case: Case) -> int:
     run = padded_run_size(bundle.manifest, case.lr, case.size)
     return count_macs(model, *run.shapes(bundle.manifest)).total * case.batch
+
+
+def _bytes_moved(bundle: Bundle, case: BenchmarkCase) -> int | None:
+    """Return the bytes that the layers of an engine for this size alone move, if counted."""
+    settings = case.target.settings
+    run = padded_run_size(bundle.manifest, case.case.lr, case.case.size)
+    shape = (case.case.batch, 3, *run.lr)
+    for entry in EngineStore(bundle.path).entries():
+        key, work = entry.key, entry.facts.get("work") or {}
+        fits = (key.flavour, key.precision) == (settings.backend, settings.precision)
+        fits = fits and [profile["input"].opt for profile in key.profiles] == [shape]
+        if fits and work.get("bytes_read") is not None:
+            return int(work["bytes_read"] + work["bytes_written"])
+    return None
 
 
 def _stages(

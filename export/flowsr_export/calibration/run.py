@@ -259,7 +259,7 @@ class _Run:
             pictures.calibration,
             key=key,
             path=self.config.work / f"statistics-{key[:16]}.npz",
-            channel_axes={one.input: 1 if one.kind == "Conv" else 0 for one in readers},
+            per_channel=[one.input for one in readers],
             advance=self._counter("collect statistics", self.plan.samples),
         )
 

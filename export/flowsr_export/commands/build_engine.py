@@ -13,7 +13,12 @@ import click
 
 from flowsr_export.options.choice import run_command
 from flowsr_export.options.command import Choice, Command
-from flowsr_export.options.engine import builder_options, flavour_option, size_options
+from flowsr_export.options.engine import (
+    builder_options,
+    flavour_option,
+    gpu_option,
+    size_options,
+)
 from flowsr_export.options.progress import progress, step_progress
 from flowsr_export.options.shared import (
     FILE,
@@ -104,6 +109,7 @@ BAR_STEPS = 100
     help="JSON file for the time of each layer, as trtexec writes it; needs a GPU.",
 )
 @flag("--dry-run", "Print the plan without building; needs no GPU.")
+@gpu_option
 @json_option
 def command(
     target: TargetBundle,
@@ -114,6 +120,7 @@ def command(
     export_layer_info: Path | None,
     export_profile: Path | None,
     dry_run: bool,
+    gpu: str | None,
     as_json: bool,
 ) -> None:
     """Build a TensorRT engine into BUNDLE, or into the bundle given with -o.
@@ -138,10 +145,10 @@ def command(
     from flowsr_export.engine.library import device_here
 
     precision = cast("Precision", request.precision)
-    gpu = device_here(device)
+    here = device_here(device)
     if not dry_run:
         target.check()
-    plan = plan_engine(target.manifest(precision), target.existing, flavour, request, gpu)
+    plan = plan_engine(target.manifest(precision), target.existing, flavour, request, here)
     if dry_run:
         click.echo(json.dumps(_plan_record(plan), indent=1) if as_json else _plan_text(plan))
         _warn(plan)
@@ -151,18 +158,18 @@ def command(
     files.check(plan)
     _warn(plan)
     bundle = _prepare(target, precision, has_graph=not plan.needs_export)
-    plan = plan_engine(bundle.manifest, bundle, flavour, request, gpu)
+    plan = plan_engine(bundle.manifest, bundle, flavour, request, here)
     log = log or bundle.path.with_name(f"{bundle.path.name}.build.log")
     with progress("build", BAR_STEPS) as bar:
         reporter = _reporter(bar.advance, bar.say)
         result = build_engine(bundle, plan, log=log, files=files, report=reporter)
     run = run_command(bundle, result.entry.key.precision, request.sizes.scales)
     if as_json:
-        record = _result_record(result, bundle)
+        record = _result_record(result, bundle, gpu)
         warnings = list(plan.warnings)
         click.echo(json.dumps({**record, "warnings": warnings, "run": run}, indent=1))
     else:
-        click.echo(f"{_result_text(result, bundle)}\nrun it     {run}")
+        click.echo(f"{_result_text(result, bundle, gpu)}\nrun it     {run}")
 
 
 def _warn(plan: EnginePlan) -> None:
@@ -224,16 +231,17 @@ def _plan_text(plan: EnginePlan) -> str:
     return "\n".join(lines)
 
 
-def _result_record(result: EngineResult, bundle: Bundle) -> dict[str, Any]:
-    from flowsr_export.engine.listing import record_of
+def _result_record(result: EngineResult, bundle: Bundle, gpu: str | None) -> dict[str, Any]:
+    from flowsr_export.engine.listing import record_of, roofline
 
     entry, reused = result.entry, result.built is None
     more = {"path": str(bundle.path), "reused": reused, "digest": entry.key.digest()}
-    return {**more, **record_of(entry)}
+    least = roofline(entry, gpu)
+    return {**more, **record_of(entry), "roofline": least and least.as_dict()}
 
 
-def _result_text(result: EngineResult, bundle: Bundle) -> str:
-    from flowsr_export.engine.listing import qualification_text
+def _result_text(result: EngineResult, bundle: Bundle, gpu: str | None) -> str:
+    from flowsr_export.engine.listing import qualification_text, roofline
 
     entry, facts = result.entry, result.entry.facts
     state = "kept: an engine with the same key exists"
@@ -250,6 +258,9 @@ def _result_text(result: EngineResult, bundle: Bundle) -> str:
         lines.append(f"profile {index}  {memory} of activations (estimate {estimate})")
         lines += _ranges(profile)
     lines += _precision(entry.key.precision, facts["precision"])
+    least = roofline(entry, gpu)
+    if least is not None:
+        lines += [f"work       {line}" for line in least.lines()]
     return "\n".join([*lines, f"qualified  {qualification_text(entry)}"])
 
 

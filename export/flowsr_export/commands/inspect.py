@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowsr_export.options.command import Choice, Command
-from flowsr_export.options.engine import flavour_option
+from flowsr_export.options.engine import flavour_option, gpu_option
 from flowsr_export.options.session import self_test_option
 from flowsr_export.options.shared import (
     PRECISIONS,
@@ -65,6 +65,7 @@ IMAGES = {
     show_default="this machine's GPU",
     help="Compute capability of the GPU, such as 8.9, with --engine.",
 )
+@gpu_option
 @json_option
 def command(
     bundle: Path | None,
@@ -75,6 +76,7 @@ def command(
     device: int,
     self_test: bool,
     compute_capability: str | None,
+    gpu: str | None,
     as_json: bool,
 ) -> None:
     """Check BUNDLE, or the built-in one, and print its contents.
@@ -98,7 +100,7 @@ def command(
         if provider is not None:
             raise click.UsageError("give at most one of --engine and --provider")
         match = match_engines(opened, flavour, precision or "fp16", compute_capability)
-        _print_match(opened, match, as_json)
+        _print_match(opened, match, gpu, as_json)
         return
     if provider is not None:
         _print_placement(opened, provider, device, precision or "auto", self_test, as_json)
@@ -158,16 +160,18 @@ def _problem(bundle: Bundle, name: str) -> str | None:
     return None
 
 
-def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
+def _print_match(bundle: Bundle, match: Match, gpu: str | None, as_json: bool) -> None:
     """Print the engines that load and, field by field, why the others do not."""
-    from flowsr_export.engine.listing import qualification_text
+    from flowsr_export.engine.listing import qualification_text, roofline
     from flowsr_runtime import BundleError
 
+    least = {entry.name: roofline(entry, gpu) for entry in match.loads}
     if as_json:
         content = {
             **vars(match),
             "loads": [entry.name for entry in match.loads],
             "qualified": {entry.name: entry.facts.get("qualified") for entry in match.loads},
+            "roofline": {name: each and each.as_dict() for name, each in least.items()},
             "differences": [dataclasses.asdict(field) for field in match.differences],
         }
         click.echo(json.dumps(content, indent=1))
@@ -175,6 +179,9 @@ def _print_match(bundle: Bundle, match: Match, as_json: bool) -> None:
         for entry in match.loads:
             click.echo(f"loads      {entry.name}")
             click.echo(f"  {'qualified':20}{qualification_text(entry)}")
+            each = least[entry.name]
+            for line in [] if each is None else each.lines():
+                click.echo(f"  work     {line}")
         for name in dict.fromkeys(field.name for field in match.differences):
             click.echo(f"does not   {name}")
             for field in (field for field in match.differences if field.name == name):

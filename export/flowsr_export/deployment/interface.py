@@ -40,7 +40,6 @@ class Deployment(ABC):
 
     Attributes:
         family: Name of the family in the manifest.
-        islands: Parts that stay float32 in a half-precision graph.
         half_share: Least share of multiply-adds in half precision in such a graph.
         max_abs: Largest accepted difference of a float32 graph from PyTorch, 1 is full range.
         multiple: Divisor of the sides of the graph's input.
@@ -49,12 +48,15 @@ class Deployment(ABC):
     """
 
     family: ClassVar[str]
-    islands: ClassVar[tuple[str, ...]]
     half_share: ClassVar[float]
     max_abs: ClassVar[float]
     multiple: ClassVar[int] = 1
     scale: Fraction | None = None
     latents: tuple[Latent, ...]
+
+    @abstractmethod
+    def islands(self, precision: Precision) -> list[str]:
+        """Return the parts that stay float32 in a graph of half precision."""
 
     @abstractmethod
     def graph(self, dtype: torch.dtype, scale: Fraction | None) -> nn.Module:

@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from flowsr_export.deployment.interface import Deployment
+from flowsr_export.deployment.interface import Deployment, Precision
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.folding import condition_numbers
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
@@ -43,7 +43,6 @@ class LinfDeployment(Deployment):
     """A LINF network, with a learned prior or sampled."""
 
     family = "linf-lp"
-    islands = ("geometry", "phase", "flow", "sum")
     half_share = FAMILIES["linf-lp"].half_share
     max_abs = 1e-4
 
@@ -52,6 +51,11 @@ class LinfDeployment(Deployment):
         self.network = network
         linf = network.linf
         self.latents = () if network.prior else (Latent("latent", linf.width, linf.patch_size),)
+
+    def islands(self, precision: Precision) -> list[str]:
+        """Return geometry, phase, resizing and sum, in bfloat16 the flow too."""
+        names = ["geometry", "phase", "resizing", "sum"]
+        return [*names, "flow"] if precision == "bf16" else names
 
     def graph(self, dtype: torch.dtype, scale: Fraction | None) -> nn.Module:
         """Return the deployment module."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from flowsr_export.deployment.interface import Deployment
+from flowsr_export.deployment.interface import Deployment, Precision
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, unet_radius
 from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
@@ -43,7 +43,6 @@ class SrflowDeployment(Deployment):
     """An SRFlow network, with a learned prior or sampled."""
 
     family = "srflow-lp"
-    islands = ("flow", "coupling")
     half_share = FAMILIES["srflow-lp"].half_share
     max_abs = 5e-4
     multiple = 2
@@ -54,6 +53,10 @@ class SrflowDeployment(Deployment):
         self.scale = Fraction(network.srflow.scale)
         drawn = [] if network.prior else list(enumerate(network.srflow.latents))
         self.latents = tuple(Latent(f"latent{i}", x.channels, x.patch) for i, x in drawn)
+
+    def islands(self, precision: Precision) -> list[str]:
+        """Return flow and couplings."""
+        return ["flow", "coupling"]
 
     def graph(self, dtype: torch.dtype, scale: Fraction | None) -> nn.Module:
         """Return the deployment module.

@@ -340,8 +340,9 @@ def build_engine(
         untested = plan.existing.facts.get("qualified") is False
         if not (untested and runs_here):
             return EngineResult(plan.existing, None)
-    built, audit = _build(bundle, plan, log, report)
-    facts = {**_facts(built, audit, plan), **_tested(bundle, plan, built, files, runs_here)}
+    built, audit, work = _build(bundle, plan, log, report)
+    tested = _tested(bundle, plan, built, files, runs_here)
+    facts = {**_facts(built, audit, plan), "work": work, **tested}
     return EngineResult(EngineStore(bundle.path).add(plan.key, built.plan, facts), built)
 
 
@@ -370,17 +371,18 @@ def _key(
 
 def _build(
     bundle: Bundle, plan: EnginePlan, log: Path | None, report: Callable[[float, str], None]
-) -> tuple[Built, PrecisionAudit]:
-    """Build the plan, and audit its precision before and after."""
+) -> tuple[Built, PrecisionAudit, dict[str, Any]]:
+    """Build the plan, audit its precision before and after, and count its work."""
     import onnx
 
+    from flowsr_export.engine.layers import layers_of
     from flowsr_export.engine.precision_audit import (
         audit,
-        layers_of,
         least_share,
         require_precision,
         work_at,
     )
+    from flowsr_export.engine.roofline import roofline_facts
     from flowsr_export.onnx_graph.gemm_rewrite import without_float32_gemm
 
     request, library = plan.request, plan.library
@@ -404,7 +406,7 @@ def _build(
     layers = layers_of(library.module, built, on_device=plan.device is not None)
     result = audit(work, layers, precision, least)
     require_precision(result)
-    return built, result
+    return built, result, roofline_facts(work, layers, len(plan.profiles))
 
 
 def _tested(

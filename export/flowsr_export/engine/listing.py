@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowsr_export.engine.library import TensorrtVariant, device_here, load_library
+from flowsr_export.engine.roofline import Roofline, roofline_of
 from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.engine_store import (
     Difference,
@@ -26,6 +27,7 @@ __all__ = [
     "prune_engines",
     "qualification_text",
     "record_of",
+    "roofline",
 ]
 
 
@@ -87,6 +89,19 @@ def qualification_text(entry: EngineEntry) -> str:
     if golden is not None:
         pair = f"the golden pair to {golden['max_abs']:.2g}"
     return f"yes: {facts['runs']} runs, {pair}"
+
+
+def roofline(entry: EngineEntry, gpu: str | None = None) -> Roofline | None:
+    """Return the least time of an engine's run.
+
+    Args:
+        entry: Description of the engine.
+        gpu: Name of a GPU in `machine.gpus`, None for one of the engine's.
+
+    Returns:
+        The roofline, None for an engine of an earlier version or an unknown GPU.
+    """
+    return roofline_of(entry.facts, entry.key.compute_capability, gpu)
 
 
 def list_engines(bundle: Bundle) -> list[Listed]:

@@ -2,70 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 
 from flowsr_export.deployment.traits import FAMILIES
-from flowsr_export.engine.build_log import BuildLog
-from flowsr_export.engine.builder import Built
+from flowsr_export.engine.layers import WIDEST, Layer
 from flowsr_export.onnx_graph.multiply_adds import MacCount, count_macs
 from flowsr_runtime.bundle.engine_store import Profile
 from flowsr_runtime.errors import PrecisionError
 
 __all__ = [
-    "Layer",
     "PrecisionAudit",
-    "layers_from_json",
-    "layers_from_log",
-    "layers_of",
+    "audit",
     "least_share",
     "require_precision",
-    "audit",
     "work_at",
 ]
 
 QUANTIZED = ("int8", "fp8")
 UNKNOWN = "unknown"
 ROUNDING = 1e-9  # rounding error of a sum of shares
-# Names of types in TensorRT 10, 11 and RTX, the widest first.
-WORDS = (
-    ("bf16", re.compile(r"bf16|bfloat", re.IGNORECASE)),
-    ("fp32", re.compile(r"fp32|\bfloat\b", re.IGNORECASE)),
-    ("fp16", re.compile(r"fp16|\bhalf\b", re.IGNORECASE)),
-    ("fp8", re.compile(r"fp8", re.IGNORECASE)),
-    ("int8", re.compile(r"\bint8\b", re.IGNORECASE)),
-)
-WIDEST = ("fp32", "bf16", "fp16", "fp8", "int8")
-
-NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-LINE = re.compile(
-    r"Name: .*?, LayerType: [^,]+, Inputs: (?P<inputs>.*?)"
-    r"(, Constants: (?P<constants>.*?))?, Outputs: (?P<outputs>.*)"
-)
-TENSOR = re.compile(
-    r"Dimensions: \[(?P<sides>[^\]]*)\].*?(?:Format/Datatype|Datatype): (?P<type>[^,}]+)"
-)
-WEIGHTS = re.compile(r"Weights: \{\s*\"?Type\"?: (?P<type>\w+)")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer of an engine.
-
-    Attributes:
-        type: Type of the multiplication or of the inputs, such as "fp16"; None for integers.
-        nodes: Names of the ONNX nodes in the layer.
-    """
-
-    type: str | None
-    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -175,105 +135,6 @@ def require_precision(result: PrecisionAudit) -> None:
                 "which keeps more in float32, lower least_share",
                 option="least_share",
             )
-
-
-def layers_of(trt: Any, built: Built, *, on_device: bool) -> list[Layer]:
-    """Read the layers from the engine if it can be opened, else from the builder's log.
-
-    Args:
-        trt: Module `tensorrt` or `tensorrt_rtx`.
-        built: Output of its build.
-        on_device: Whether there is a GPU; without one no engine can be opened.
-
-    Returns:
-        The layers, empty if neither lists them.
-    """
-    if on_device:
-        with BuildLog(None) as log:
-            runtime = trt.Runtime(log.logger(trt))
-            # This process built the plan, so its host code can be trusted.
-            runtime.engine_host_code_allowed = True
-            engine = runtime.deserialize_cuda_engine(built.plan)
-            if engine is not None:
-                form = trt.LayerInformationFormat.JSON
-                text = engine.create_engine_inspector().get_engine_information(form)
-                return layers_from_json(text) or layers_from_log(built.layers)
-    return layers_from_log(built.layers)
-
-
-def layers_from_log(text: str) -> list[Layer]:
-    """Parse the builder's list of layers, which needs no GPU.
-
-    Args:
-        text: `Built.layers`.
-
-    Returns:
-        The layers; those of each profile follow each other.
-    """
-    layers = []
-    for line in text.split("\nI/O Tensors:")[0].splitlines():
-        found = LINE.match(line)
-        if found is None:
-            continue
-        constants = [_tensor(each) for each in TENSOR.finditer(found["constants"] or "")]
-        constants += [((0, 0), each["type"]) for each in WEIGHTS.finditer(line)]
-        inputs = [_tensor(each) for each in TENSOR.finditer(found["inputs"])]
-        nodes = tuple(dict.fromkeys(NODE.findall(line)))
-        layers.append(Layer(_type(inputs, constants), nodes))
-    return layers
-
-
-def layers_from_json(text: str) -> list[Layer]:
-    """Parse the JSON of the engine inspector, of any version.
-
-    Args:
-        text: `get_engine_information(LayerInformationFormat.JSON)`.
-
-    Returns:
-        The layers; empty if the engine was built without details.
-    """
-    layers = []
-    for raw in json.loads(text).get("Layers", []):
-        if not isinstance(raw, dict):
-            continue
-        constants = [_described(each) for each in raw.get("Constants", [])]
-        for name in ("Weights", "Bias"):
-            if isinstance(raw.get(name), dict) and raw[name].get("Count"):
-                constants.append(((0, 0), str(raw[name].get("Type", ""))))
-        inputs = [_described(each) for each in raw.get("Inputs", [])]
-        nodes = tuple(dict.fromkeys(NODE.findall(str(raw.get("Metadata", "")))))
-        layers.append(Layer(_type(inputs, constants), nodes))
-    return layers
-
-
-Described = tuple[tuple[int, ...], str]
-
-
-def _tensor(found: re.Match[str]) -> Described:
-    sides = tuple(int(side) for side in found["sides"].split(",") if side.strip())
-    return sides, found["type"]
-
-
-def _described(raw: Mapping[str, object]) -> Described:
-    sides = raw.get("Dimensions")
-    word = raw.get("Datatype") or raw.get("Format/Datatype") or ""
-    return tuple(sides) if isinstance(sides, list) else (-1, -1), str(word)
-
-
-def _type(inputs: Sequence[Described], constants: Sequence[Described]) -> str | None:
-    """Return the type of the weights, else the widest input type.
-
-    Weights have at least two sides; a bias has one, and may be added after a cast.
-    """
-    weights = [word for sides, word in constants if sum(side != 1 for side in sides) > 1]
-    named = [_named(word) for word in weights]
-    if not any(named):
-        named = [_named(word) for _, word in inputs]
-    return min(filter(None, named), key=WIDEST.index, default=None)
-
-
-def _named(word: str) -> str | None:
-    return next((name for name, pattern in WORDS if pattern.search(word)), None)
 
 
 def _shares(parts: Iterable[tuple[str, int]]) -> dict[str, float]:

@@ -179,7 +179,7 @@ def verified_model(
         entry = {
             "precision": precision,
             "opset": model.opset_import[0].version,
-            "islands": [] if precision == "fp32" else list(deployment.islands),
+            "islands": [] if precision == "fp32" else deployment.islands(precision),
             "multiply_adds": deployment.work(model, scale),
             "verification": _verification(stats, plain),
         }

@@ -10,12 +10,14 @@ from torch import Tensor
 
 __all__ = [
     "Axis",
-    "aligned_matrix",
-    "half_pixel_matrix",
-    "low_pass_matrix",
+    "Taps",
+    "aligned_taps",
+    "half_pixel_taps",
+    "low_pass",
     "neighbours",
     "patch_count",
     "quotient",
+    "resized",
 ]
 
 # A number of the graph: an int (to the exporter a symbolic one) or an int64 scalar tensor.
@@ -90,42 +92,86 @@ def neighbours(axis: Axis) -> tuple[Tensor, Tensor, Tensor]:
     return _clamp(index - axis.lr_origin, axis.lr_count), offset, weight
 
 
-def half_pixel_matrix(
-    index: Tensor, n_out: Number, n_in: Number, origin: Number, count: int
-) -> Tensor:
-    """Bilinear resizing with half-pixel centres, as a matrix over a tile.
+@dataclass(frozen=True)
+class Taps:
+    """The two inputs that each output of a resize along one axis reads, and their weights.
+
+    Attributes:
+        index: Inputs within the tile, (n,) int64 each; clamped to the tile.
+        weight: Weights, (n,) float32 each; both zero where the output is beyond the image.
+        count: Input length of the tile.
+    """
+
+    index: tuple[Tensor, Tensor]
+    weight: tuple[Tensor, Tensor]
+    count: int
+
+    def read(self, x: Tensor, dim: int) -> Tensor:
+        """Resize dimension `dim` of `x` to n, in the type of `x`."""
+        shape = [1] * x.dim()
+        shape[dim] = -1
+        (low, high), (a, b) = self.index, (w.to(x.dtype).reshape(shape) for w in self.weight)
+        return x.index_select(dim, low) * a + x.index_select(dim, high) * b
+
+    def matrix(self) -> Tensor:
+        """Return the resize as a matrix, (n, count) float32."""
+        column = torch.arange(self.count)
+        parts = [
+            (index.unsqueeze(-1) == column).float() * weight.unsqueeze(-1)
+            for index, weight in zip(self.index, self.weight, strict=True)
+        ]
+        return parts[0] + parts[1]
+
+
+def resized(x: Tensor, row: Taps, col: Taps, *, products: bool) -> Tensor:
+    """Resize the last two dimensions of (B, C, h, w).
 
     Args:
-        index: Output positions in the whole picture, (n,) int64; zero rows beyond `n_out`.
+        x: Images.
+        row: Taps of the rows.
+        col: Taps of the columns.
+        products: Resize columns by a product. Reading the last dimension at two places takes
+            ONNX Runtime four times as long on a CPU; on a GPU a product in float32 is slow,
+            and reads every input.
+    """
+    x = row.read(x, 2)
+    return x @ col.matrix().mT if products else col.read(x, 3)
+
+
+def half_pixel_taps(
+    index: Tensor, n_out: Number, n_in: Number, origin: Number, count: int
+) -> Taps:
+    """Bilinear resizing with half-pixel centres, on a tile.
+
+    Args:
+        index: Output positions in the whole picture, (n,) int64; zero beyond `n_out`.
         n_out: Output length of the whole picture.
         n_in: Input length of the whole picture.
         origin: Start of the tile's input.
         count: Input length of the tile.
-
-    Returns:
-        (n, count); each row has the two weights of the exact resize.
     """
     numerator = torch.clamp((2 * index + 1) * n_in - n_out, min=0)
-    weights = _two_taps(numerator, 2 * n_out, n_in, origin, count)
-    return weights * (index < n_out).unsqueeze(-1).float()
+    return _taps(numerator, 2 * n_out, n_in, index < n_out, origin, count)
 
 
-def low_pass_matrix(axis: Axis) -> Tensor:
-    """Resizing up to the output and back to low resolution, (lr_count, lr_count)."""
+def low_pass(x: Tensor, axis: Axis, dim: int) -> Tensor:
+    """Resize dimension `dim` of a tile up to the output and back to low resolution."""
     index = torch.arange(axis.lr_count) + axis.lr_origin
     numerator = torch.clamp((2 * index + 1) * axis.output - axis.low_res, min=0)
     low = quotient(numerator, 2 * axis.low_res)
     fraction = (numerator - low * (2 * axis.low_res)).float() / _as_float(2 * axis.low_res)
-    high = _clamp(low + 1, axis.output)
-    first, second = (
-        half_pixel_matrix(row, axis.output, axis.low_res, axis.lr_origin, axis.lr_count)
-        for row in (low, high)
-    )
-    fraction = fraction.unsqueeze(-1)
+    up = [
+        half_pixel_taps(at, axis.output, axis.low_res, axis.lr_origin, axis.lr_count)
+        for at in (low, _clamp(low + 1, axis.output))
+    ]
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    fraction = fraction.to(x.dtype).reshape(shape)
+    first, second = (taps.read(x, dim) for taps in up)
     return first * (1 - fraction) + second * fraction
 
 
-def aligned_matrix(index: Tensor, n_in: Number, origin: Number, count: int) -> Tensor:
+def aligned_taps(index: Tensor, n_in: Number, origin: Number, count: int) -> Taps:
     """Bilinear doubling with aligned corners, zero beyond the doubled length.
 
     Args:
@@ -133,25 +179,24 @@ def aligned_matrix(index: Tensor, n_in: Number, origin: Number, count: int) -> T
         n_in: Length of the whole grid below.
         origin: Start of the tile's grid.
         count: Length of the tile's grid.
-
-    Returns:
-        (n, count).
     """
-    weights = _two_taps(index * (n_in - 1), 2 * n_in - 1, n_in, origin, count)
-    return weights * (index < 2 * n_in).unsqueeze(-1).float()
+    return _taps(index * (n_in - 1), 2 * n_in - 1, n_in, index < 2 * n_in, origin, count)
 
 
-def _two_taps(
-    numerator: Tensor, denominator: Number, n_in: Number, origin: Number, count: int
-) -> Tensor:
-    """Weights of the two inputs around numerator / denominator, (n, count)."""
+def _taps(
+    numerator: Tensor,
+    denominator: Number,
+    n_in: Number,
+    inside: Tensor,
+    origin: Number,
+    count: int,
+) -> Taps:
+    """Taps around numerator / denominator; no weight where `inside` is false."""
     low = quotient(numerator, denominator)
     fraction = (numerator - low * denominator).float() / _as_float(denominator)
-    fraction = fraction.unsqueeze(-1)
-    columns = torch.arange(count) + origin
-    first = (_clamp(low, n_in).unsqueeze(-1) == columns).float()
-    second = (_clamp(low + 1, n_in).unsqueeze(-1) == columns).float()
-    return first * (1 - fraction) + second * fraction
+    inside = inside.float()
+    first, second = (_clamp(_clamp(at, n_in) - origin, count) for at in (low, low + 1))
+    return Taps((first, second), ((1 - fraction) * inside, fraction * inside), count)
 
 
 def _clamp(index: Tensor, length: Number) -> Tensor:

@@ -17,7 +17,8 @@ __all__ = [
     "ChannelMap",
     "Conditioner",
     "condition_numbers",
-    "flow_maps",
+    "decode_maps",
+    "encode_maps",
     "fold_norms",
     "last_conditioner_layer",
     "pad_inputs",
@@ -36,94 +37,165 @@ class ChannelMap(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        """Keep a float64 `weight` (D', D) and `bias` (D',) as float32."""
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        """Keep a float64 `weight` (D', D) and `bias` (D',) as `dtype`."""
         super().__init__()
-        self.register_buffer("weight", weight.float())
-        self.register_buffer("bias", bias.float().unsqueeze(-1))
+        self.register_buffer("weight", weight.to(dtype))
+        self.register_buffer("bias", bias.to(dtype))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map (D, M) to (D', M)."""
-        return torch.addmm(self.bias, self.weight, z)
-
-    def padded(self) -> ChannelMap:
-        """Return the map with `padded_width` outputs, the added ones zero."""
-        missing = padded_width(len(self.weight)) - len(self.weight)
-        weight = F.pad(self.weight, (0, 0, 0, missing))
-        return ChannelMap(weight, F.pad(self.bias.squeeze(-1), (0, missing)))
+        """Map (M, D) to (M, D')."""
+        return F.linear(z, self.weight, self.bias)
 
 
-def flow_maps(flow: Flow, inverse: bool) -> nn.ModuleList:
-    """The linear maps of a flow, the last one at the end, or their inverses."""
+def encode_maps(flow: Flow, inner: int, outer: int, dtype: torch.dtype) -> nn.ModuleList:
+    """Return the linear maps of a flow in order, the last one at the end.
+
+    Args:
+        flow: The flow, of width D.
+        inner: Channels between two maps, at least D; those above D are zero.
+        outer: Channels of the latent, at least D; those above D are zero.
+        dtype: Type of the maps.
+    """
+    widths = [(inner, inner)] * len(flow.linears) + [(outer, inner)]
+    return nn.ModuleList(
+        _padded_map(weight, bias, width, dtype)
+        for (weight, bias), width in zip(_maps(flow), widths, strict=True)
+    )
+
+
+def decode_maps(flow: Flow, inner: int, outer: int, dtype: torch.dtype) -> nn.ModuleList:
+    """Return the inverses of a flow's linear maps in order; the last one is applied first.
+
+    Args:
+        flow: The flow, of width D; the first map's inverse gives D channels.
+        inner: Channels between two maps, at least D; those above D are zero.
+        outer: Channels of the latent, at least D.
+        dtype: Type of the maps.
+    """
+    count = len(flow.linears)
+    width = len(flow.last.bias)
+    widths = [(width, inner)] + [(inner, inner)] * (count - 1) + [(inner, outer)]
     maps = []
-    for linear in (*flow.linears, flow.last):
-        weight = linear._weight.detach().double()
-        bias = linear.bias.detach().double()
-        if inverse:
-            weight = torch.linalg.inv(weight)
-            bias = -weight @ bias
-        maps.append(ChannelMap(weight, bias))
+    for (weight, bias), sides in zip(_maps(flow), widths, strict=True):
+        inverse = torch.linalg.inv(weight)
+        maps.append(_padded_map(inverse, -inverse @ bias, sides, dtype))
     return nn.ModuleList(maps)
+
+
+def _maps(flow: Flow) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of each map in float64, the last one at the end."""
+    return [
+        (linear._weight.detach().double(), linear.bias.detach().double())
+        for linear in (*flow.linears, flow.last)
+    ]
+
+
+def _padded_map(
+    weight: Tensor, bias: Tensor, width: tuple[int, int], dtype: torch.dtype
+) -> ChannelMap:
+    """Add channels without weight until the map is `width` = (outputs, inputs)."""
+    rows, cols = (n - m for n, m in zip(width, weight.shape, strict=True))
+    return ChannelMap(F.pad(weight, (0, cols, 0, rows)), F.pad(bias, (0, rows)), dtype)
 
 
 def condition_numbers(flow: Flow) -> list[float]:
     """Ratio of the largest to the smallest singular value of each map, the last one last."""
-    weights = [linear._weight.detach().double() for linear in (*flow.linears, flow.last)]
-    return [float(torch.linalg.cond(weight)) for weight in weights]
+    return [float(torch.linalg.cond(weight)) for weight, _ in _maps(flow)]
 
 
 class Conditioner(nn.Module):
-    """The conditioner with channels first; the first layer reads cosines and sines apart.
+    """The conditioner, up to the flow's factors and shifts; a row for each query.
 
-    Two products that accumulate need no concatenation of the two halves. Channels first,
-    the pixels are a product's columns: the first layer alone took 148 ms instead of 163 for
-    29,241 queries in ONNX Runtime on two AVX2 cores, and what a flow layer reads is contiguous.
+    With queries as rows, the rows that a product reads have the same length for every image.
+    With queries as columns, an engine for a range of sizes copies the features before the first
+    product, and the latent before every map of the flow, to fill their rows up.
     """
 
-    def __init__(self, linf: LINF, dtype: torch.dtype = torch.float32) -> None:
-        """Copy the conditioner of `linf` to run in `dtype`."""
+    def __init__(self, linf: LINF, width: int, dtype: torch.dtype = torch.float32) -> None:
+        """Copy the conditioner of `linf` to run in `dtype`, with `width` channels a layer."""
         super().__init__()
         first, *others = [m for m in linf.layers if isinstance(m, nn.Conv2d)][:-1]
         half = linf.coef.out_channels // 2
         weight = first.weight.detach().view(first.out_channels, 4, 2, half)
-        self.cosine = _frozen(weight[:, :, 0].flatten(1), dtype)
-        self.sine = _frozen(weight[:, :, 1].flatten(1), dtype)
-        self.bias = _frozen(_column(first), dtype)
+        self.is_half = dtype != torch.float32
+        if self.is_half:
+            self.first = _frozen(first.weight.flatten(1), dtype)
+        else:
+            self.cosine = _frozen(weight[:, :, 0].flatten(1), dtype)
+            self.sine = _frozen(weight[:, :, 1].flatten(1), dtype)
+        self.bias = _frozen(_bias(first), dtype)
         self.weights = nn.ParameterList(_frozen(m.weight.flatten(1), dtype) for m in others)
-        self.biases = nn.ParameterList(_frozen(_column(m), dtype) for m in others)
-        last_weight, last_bias = last_conditioner_layer(linf)
-        self.last_weight = _frozen(last_weight, dtype)
-        self.last_bias = _frozen(last_bias, torch.float32)
+        self.biases = nn.ParameterList(_frozen(_bias(m), dtype) for m in others)
+        self.layers = linf.flow_layers
+        last_weight, last_bias = last_conditioner_layer(linf, width)
+        parts = 1 if self.is_half else 2 * self.layers
+        self.last_weights = nn.ParameterList(
+            _frozen(w, dtype) for w in last_weight.chunk(parts)
+        )
+        parts = 2 if self.is_half else parts
+        self.last_biases = nn.ParameterList(
+            _frozen(b, torch.float32) for b in last_bias.chunk(parts)
+        )
 
-    def forward(self, cosine: Tensor, sine: Tensor) -> Tensor:
-        """Map the halves of M queries' features, (M, 2 · hidden) each, to (2LD, M) float32."""
-        out = torch.addmm(self.bias, self.cosine, cosine.mT)
-        out = F.relu(torch.addmm(out, self.sine, sine.mT))
+    def forward(self, cosine: Tensor, sine: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Map features to the flow's factors and shifts.
+
+        Args:
+            cosine: Cosine half of the features of M queries, (M, 4, hidden / 2).
+            sine: Sine half.
+
+        Returns:
+            Factors and shifts of the L layers, (M, width) each.
+        """
+        if self.is_half:  # one product reads and writes less than two that add up
+            halves = torch.cat((cosine, sine), dim=-1).flatten(1)
+            out = F.relu(F.linear(halves, self.first, self.bias))
+        else:  # two need no copy of both halves, which costs a CPU more
+            out = F.linear(cosine.flatten(1), self.cosine, self.bias)
+            out = F.relu(out + F.linear(sine.flatten(1), self.sine))
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            out = F.relu(torch.addmm(bias, weight, out))
-        if out.dtype == torch.float32:
-            return torch.addmm(self.last_bias, self.last_weight, out)
+            out = F.relu(F.linear(out, weight, bias))
+        return self._half_affine(out) if self.is_half else self._affine(out)
+
+    def _affine(self, out: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The last layer as a product for each part: a CPU need not split a wide one."""
+        parts = [
+            F.linear(out, weight, bias)
+            for weight, bias in zip(self.last_weights, self.last_biases, strict=True)
+        ]
+        return [torch.sigmoid(x) + 1e-4 for x in parts[: self.layers]], parts[self.layers :]
+
+    def _half_affine(self, out: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The last layer as one product, whose input is read once."""
+        logits, shift = F.linear(out, self.last_weights[0]).chunk(2, dim=1)
+        logit_bias, shift_bias = self.last_biases
         # A sum in half would round the logits at the bias's magnitude.
-        return torch.mm(self.last_weight, out).float() + self.last_bias
+        factor = torch.sigmoid(logits.float() + logit_bias) + 1e-4
+        shift = shift.float() + shift_bias
+        factors, shifts = (x.to(out.dtype).chunk(self.layers, dim=1) for x in (factor, shift))
+        return list(factors), list(shifts)
 
 
-def last_conditioner_layer(linf: LINF) -> tuple[Tensor, Tensor]:
-    """The conditioner's last layer, channels first.
+def last_conditioner_layer(linf: LINF, width: int) -> tuple[Tensor, Tensor]:
+    """The conditioner's last layer, `width` outputs for each factor and shift of the flow.
 
     Args:
         linf: The network.
+        width: Outputs for each layer of the flow, at least D; those above D are zero.
 
     Returns:
-        Weight (2LD, hidden), whose outputs are all scale logits, then all shifts; bias
-        (2LD, 1) with the logits' + 2 added.
+        Weight (2 · L · width, hidden), whose outputs are all scale logits, then all shifts;
+        bias (2 · L · width,) with the logits' + 2 added. Both are float64.
     """
     last = linf.layers[-1]
     assert isinstance(last, nn.Conv2d)
-    order = torch.arange(2 * linf.flow_layers * linf.width)
-    order = order.view(linf.flow_layers, 2, linf.width).transpose(0, 1).reshape(-1)
-    bias = _column(last).double()[order]
-    bias[: len(bias) // 2] += 2
-    return last.weight.detach().flatten(1)[order], bias.float()
+    shape = (linf.flow_layers, 2, linf.width, -1)
+    weight = last.weight.detach().double().view(shape).transpose(0, 1)
+    bias = _bias(last).double().view(shape).transpose(0, 1).clone()
+    bias[0] += 2
+    weight, bias = (F.pad(x, (0, 0, 0, width - linf.width)) for x in (weight, bias))
+    return weight.flatten(0, 2), bias.flatten()
 
 
 def padded_width(channels: int) -> int:
@@ -182,9 +254,9 @@ def fold_norms(module: M) -> M:
     return folded.requires_grad_(False)
 
 
-def _column(conv: nn.Conv2d) -> Tensor:
+def _bias(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
-    return conv.bias.detach().unsqueeze(-1)
+    return conv.bias.detach()
 
 
 def _frozen(value: Tensor, dtype: torch.dtype) -> nn.Parameter:

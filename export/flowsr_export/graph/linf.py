@@ -11,16 +11,18 @@ from torch.nn import functional as F
 
 from flowsr_export.graph.axis import (
     Axis,
-    half_pixel_matrix,
-    low_pass_matrix,
+    half_pixel_taps,
+    low_pass,
     neighbours,
     patch_count,
+    resized,
 )
 from flowsr_export.graph.folding import (
-    ChannelMap,
     Conditioner,
-    flow_maps,
+    decode_maps,
+    encode_maps,
     fold_norms,
+    padded_width,
 )
 from flowsr_export.graph.linf_prior import PriorGraph
 from flowsr_lp.linf.model import LinfLP, guarded
@@ -28,14 +30,17 @@ from flowsr_lp.linf.model import LinfLP, guarded
 __all__ = ["LinfFixedGraph", "LinfGraph"]
 
 LONGEST_SIDE = 1 << 20  # pixels; bounds the exporter's symbols
+HALF_BLOCK = 4  # channels of half precision to which the flow's width is filled up
+LARGEST_HALF = 65504.0  # largest finite float16
 
 
 class LinfGraph(nn.Module):
     """Inference on a tile: encoder and conditioner once, shared by encode and decode.
 
     Built from a `LinfLP`; the same function as its `forward` with border "extend". In half
-    precision the encoder, the conditioner's products and the prior run in `dtype`; geometry,
-    phase, flow and the final sum stay float32.
+    precision the encoder, the conditioner's products and the prior run in `dtype`, and in
+    float16 the flow; geometry, phase, resizing, the logits and the final sum stay float32, and
+    none of them is a product.
     """
 
     phase: Tensor
@@ -55,15 +60,18 @@ class LinfGraph(nn.Module):
         self.tables = _quarters(linf.coef, linf.freq).to(dtype)
         self.hidden = linf.coef.out_channels
         self.register_buffer("phase", linf.phase.weight.detach().double().mul(torch.pi).float())
-        self.conditioner = Conditioner(linf, dtype)
-        self.encode_maps = flow_maps(linf.imnet, inverse=False)
-        self.decode_maps = flow_maps(linf.imnet, inverse=True)
-        self.prior = None
-        if network.prior is not None:
-            self.prior = PriorGraph(network.prior, dtype)
-            last = self.encode_maps[-1]
-            assert isinstance(last, ChannelMap)
-            self.encode_maps[-1] = last.padded()  # the prior reads whole blocks of channels
+        # bfloat16 has 8 bits, too few for ten layers in a row.
+        self.flow = torch.float16 if dtype == torch.float16 else torch.float32
+        # TensorRT copies the operands of a product in half whose rows are not whole words.
+        inner = self.width
+        if self.flow == torch.float16:
+            inner = -(-self.width // HALF_BLOCK) * HALF_BLOCK
+        outer = self.width if network.prior is None else padded_width(self.width)
+        self.missing = inner - self.width
+        self.conditioner = Conditioner(linf, inner, dtype)
+        self.encode_maps = encode_maps(linf.imnet, inner, outer, self.flow)
+        self.decode_maps = decode_maps(linf.imnet, inner, outer, self.flow)
+        self.prior = None if network.prior is None else PriorGraph(network.prior, dtype)
 
     def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
         """Enlarge a tile.
@@ -100,24 +108,23 @@ class LinfGraph(nn.Module):
         """Enlarge to whole patches, (B, 3, p · rows, p · cols)."""
         x = rgb * 2 - 1
         scale, shift = self._condition(x, row, col)
-        base, residual = self._resized(x, row, col)
         if latent is None:
             assert self.prior is not None
-            z = self._encode(residual, scale, shift)
+            z = self._encode(self._residual(x, row, col), scale, shift)
             latent = self.prior(_grid(z, row, col), x, row, col)
-        y = self._decode(latent.transpose(0, 1).flatten(1), scale, shift)
+        y = _grid(self._decode(_rows(latent), scale, shift), row, col).float()
+        base = self._cut(x, row, col)  # here, so that it need not be kept all the while
         if self.guard:
-            y = guarded(y, base, 0)
-        return F.pixel_shuffle(_grid((y + base) * 0.5 + 0.5, row, col), self.patch)
+            y = guarded(y, base, 1)
+        return F.pixel_shuffle((y + base) * 0.5 + 0.5, self.patch)
 
     def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
-        """Factors and shifts of every flow layer, L tensors (D, M) each, M = B · N."""
-        logits, shift = self.conditioner(*self._fourier(x, row, col)).chunk(2)
-        scale = torch.sigmoid(logits) + 1e-4
-        return list(scale.chunk(self.layers)), list(shift.chunk(self.layers))
+        """Factors and shifts of every flow layer, L tensors each of M = B · N rows."""
+        factors, shifts = self.conditioner(*self._fourier(x, row, col))
+        return [x.to(self.flow) for x in factors], [x.to(self.flow) for x in shifts]
 
     def _fourier(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
-        """Cosine and sine halves, (B · N, 2 · hidden) each; spec/linf.md, stage 3."""
+        """Cosine and sine halves, (B · N, 4, hidden / 2) each; spec/linf.md, stage 3."""
         (i, r_row, w_row), (j, r_col, w_col) = neighbours(row), neighbours(col)
         weight = (w_row[:, None, :, None] * w_col[None, :, None, :]).reshape(-1, 1)
         features = self.encoder(x.to(self.dtype))
@@ -133,7 +140,8 @@ class LinfGraph(nn.Module):
         cosine = cosine * (torch.cos(angle) * weight).to(self.dtype)
         sine = sine * (torch.sin(angle) * weight).to(self.dtype)
         n = x.shape[0] * row.patches * col.patches
-        return cosine.reshape(n, 2 * self.hidden), sine.reshape(n, 2 * self.hidden)
+        shape = (n, 4, self.hidden // 2)
+        return cosine.reshape(shape), sine.reshape(shape)
 
     def _angle(
         self,
@@ -159,23 +167,28 @@ class LinfGraph(nn.Module):
         second = along_cols.flatten(1, 2).index_select(1, _pairs(i, col_slot, 2 * col.patches))
         return first + second
 
-    def _resized(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
-        """Base and low-frequency residual in patch layout, (D, M) each.
+    def _cut(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
+        """Resize a tile (B, 3, h, w) to the window and cut it, (B, D, rows, cols) float32."""
+        up_row, up_col = (
+            half_pixel_taps(a.pixels(), a.output, a.low_res, a.lr_origin, a.lr_count)
+            for a in (row, col)
+        )
+        up = resized(x, up_row, up_col, products=self.dtype == torch.float32)
+        p = self.patch
+        up = up.reshape(x.shape[0], 3, p, row.patches, p, col.patches)
+        return up.permute(0, 1, 2, 4, 3, 5).flatten(1, 3)
+
+    def _residual(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
+        """Low-frequency residual of every query, (M, D) in the flow's type.
 
         `up - R·D·up` with `up = R·x` is `R·(x - D·R·x)`: the low pass runs at low resolution.
         """
-        low = low_pass_matrix(row) @ x @ low_pass_matrix(col).mT
-        up_row, up_col = (
-            half_pixel_matrix(a.pixels(), a.output, a.low_res, a.lr_origin, a.lr_count)
-            for a in (row, col)
-        )
-        up = up_row @ torch.cat((x, x - low), dim=1) @ up_col.mT
-        p = self.patch
-        up = up.reshape(x.shape[0], 6, p, row.patches, p, col.patches)
-        base, residual = up.permute(1, 2, 4, 0, 3, 5).reshape(2 * self.width, -1).chunk(2)
-        return base, residual
+        cut = self._cut(x - low_pass(low_pass(x, row, 2), col, 3), row, col)
+        return _rows(cut.to(self.flow))
 
     def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
+        """Encode residuals (M, D) to latents (M, padded_width(D))."""
+        z = F.pad(z, (0, self.missing))
         *maps, last = self.encode_maps
         for linear, a, b in zip(maps, scale, shift, strict=True):
             z = linear(z) * a + b
@@ -183,11 +196,16 @@ class LinfGraph(nn.Module):
         return out
 
     def _decode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
+        """Decode latents of the prior's or the input's channels to residuals (M, D)."""
         *maps, last = self.decode_maps
-        z = last(z)
+        z = last(z.to(self.flow))
         for linear, a, b in reversed(list(zip(maps, scale, shift, strict=True))):
-            z = linear((z - b) / a)
-        return z
+            z = linear(self._finite((z - b) / a))
+        return self._finite(z)
+
+    def _finite(self, z: Tensor) -> Tensor:
+        """Keep a patch that explodes in float16 from becoming NaN."""
+        return z.clamp(-LARGEST_HALF, LARGEST_HALF) if self.flow == torch.float16 else z
 
 
 class LinfFixedGraph(nn.Module):
@@ -229,9 +247,14 @@ def _ratio(axis: Axis) -> Tensor:
     return 2 * lr.float() / out.float()
 
 
+def _rows(z: Tensor) -> Tensor:
+    """Lay (B, C, rows, cols) out as (M, C)."""
+    return z.permute(0, 2, 3, 1).flatten(0, 2)
+
+
 def _grid(z: Tensor, row: Axis, col: Axis) -> Tensor:
-    """Lay (C, M) out as (B, C, rows, cols)."""
-    return z.reshape(z.shape[0], -1, row.patches, col.patches).transpose(0, 1)
+    """Lay (M, C) out as (B, C, rows, cols)."""
+    return z.reshape(-1, row.patches, col.patches, z.shape[1]).permute(0, 3, 1, 2)
 
 
 def _pairs(row: Tensor, col: Tensor, width: int) -> Tensor:

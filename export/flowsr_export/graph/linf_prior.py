@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from flowsr_export.graph.axis import (
     Axis,
     Number,
-    aligned_matrix,
-    half_pixel_matrix,
+    Taps,
+    aligned_taps,
+    half_pixel_taps,
     patch_count,
     quotient,
+    resized,
 )
 from flowsr_export.graph.folding import fold_norms, pad_inputs, pad_outputs
 from flowsr_lp.linf.encoder import DenseBlock
@@ -62,18 +64,18 @@ class UNetGraph(nn.Module):
             skip = skips[level]
             height = self._doubling(row, level, skip.shape[2], feature.shape[2])
             width = self._doubling(col, level, skip.shape[3], feature.shape[3])
-            feature = conv(torch.cat((skip, height @ feature @ width.mT), dim=1))
+            up = resized(feature, height, width, products=self.dtype == torch.float32)
+            feature = conv(torch.cat((skip, up), dim=1))
         out: Tensor = self.outc(feature)
         return out[:, :, :rows, :cols]
 
-    def _doubling(self, axis: Axis, level: int, target: int, count: int) -> Tensor:
-        """Sampling matrix from level + 1 to level, (target, count)."""
+    def _doubling(self, axis: Axis, level: int, target: int, count: int) -> Taps:
+        """Sampling from level + 1, `count` long, to level, `target` long."""
         whole = _larger(axis.whole_patches(), self.reduction)
         first = axis.first_patch()
         index = torch.arange(target) + quotient(first, 1 << level)
         below = 1 << (level + 1)
-        matrix = aligned_matrix(index, quotient(whole, below), quotient(first, below), count)
-        return matrix.to(self.dtype)
+        return aligned_taps(index, quotient(whole, below), quotient(first, below), count)
 
 
 class _Flat(nn.Module):
@@ -81,8 +83,8 @@ class _Flat(nn.Module):
 
     def __init__(self, prior: EdsrLatent, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layers = nn.Sequential(prior.body, prior.last_conv)
-        self.layers = fold_norms(self.layers).to(dtype)
+        self.layers = nn.Sequential(fold_norms(prior.body), pad_outputs(prior.last_conv))
+        self.layers = self.layers.to(dtype)
 
     def forward(self, feature: Tensor, row: Axis, col: Axis) -> Tensor:
         out: Tensor = self.layers(feature)
@@ -104,7 +106,13 @@ class PriorGraph(nn.Module):
         self.body = (
             _Flat(prior, dtype)
             if isinstance(prior, EdsrLatent)
-            else UNetGraph(prior.inc, prior.down_layers, prior.up_layers, prior.outc, dtype)
+            else UNetGraph(
+                prior.inc,
+                prior.down_layers,
+                prior.up_layers,
+                pad_outputs(prior.outc.conv),
+                dtype,
+            )
         )
         self.input_proj = pad_inputs(prior.input_proj).to(dtype)
         first, act, block = prior.lr_proj
@@ -117,30 +125,30 @@ class PriorGraph(nn.Module):
 
         Args:
             z: Encoded latent of the tile, its channels padded with zeros to whole blocks,
-                (B, fold.padded_width(D), rows, cols).
+                (B, padded_width(D), rows, cols).
             x: Normalized low-resolution tile, (B, 3, h, w).
             row: Geometry of the rows.
             col: Geometry of the columns.
 
         Returns:
-            Latent, (B, D, rows, cols) float32.
+            Latent in `dtype`, (B, padded_width(D), rows, cols); the added channels are zero.
         """
         a = self.input_proj(z.to(self.dtype))
         b = self.lr_proj(x.to(self.dtype))
         feature = torch.cat((a, self._stretched(b, row, col)), dim=1)
         out: Tensor = self.body(feature, row, col)
-        return out.float()
+        return out
 
     def _stretched(self, b: Tensor, row: Axis, col: Axis) -> Tensor:
         """Resize the picture's branch (B, C, ceil(h/3), ceil(w/3)) to the latent's grid."""
-        matrices = []
+        taps = []
         for axis, count in ((row, b.shape[2]), (col, b.shape[3])):
             index = torch.arange(axis.patches) + axis.first_patch()
             n_in = patch_count(axis.low_res, LR_STRIDE)
             origin = quotient(axis.lr_origin, LR_STRIDE)
             n_out = axis.whole_patches()
-            matrices.append(half_pixel_matrix(index, n_out, n_in, origin, count).to(self.dtype))
-        return matrices[0] @ b @ matrices[1].mT
+            taps.append(half_pixel_taps(index, n_out, n_in, origin, count))
+        return resized(b, *taps, products=self.dtype == torch.float32)
 
 
 @overload

@@ -6,7 +6,7 @@ convolutions, and it fuses sums of elementwise products without storing the prod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -46,9 +46,8 @@ def without_float32_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
         if not wide:
             nodes.append(node)
             continue
-        left, right = node.input[:2]
-        _check(node)
-        if left in constants and ranks[left] == ranks[right] == RANK:
+        if node.op_type == "Gemm":
+            _check(node, constants)
             nodes.extend(_convolution(node, copy.graph))
         else:
             nodes.extend(_sum(node, ranks, copy.graph))
@@ -72,32 +71,37 @@ def _inferred(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
     return ranks, types
 
 
-def _check(node: NodeProto) -> None:
-    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
-    for attribute in node.attribute:
-        value = helper.get_attribute_value(attribute)
-        if value != plain.get(attribute.name):
-            raise LintError(
-                f"{node.op_type} {node.name} cannot be rewritten for compute capability 7.5: "
-                f"{attribute.name} is {value}"
-            )
+def _check(node: NodeProto, constants: Container[str]) -> None:
+    """Refuse a Gemm that is not a linear layer, X Wᵀ + b with a stored W."""
+    values = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
+    given = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, **values}
+    faults = [f"{name} is {given[name]}" for name in plain if given[name] != plain[name]]
+    if node.input[1] not in constants:
+        faults.append(f"{node.input[1]} is not stored")
+    if faults:
+        raise LintError(
+            f"{node.op_type} {node.name} cannot be rewritten for compute capability 7.5: "
+            f"{faults[0]}"
+        )
 
 
 def _convolution(node: NodeProto, graph: onnx.GraphProto) -> Iterator[NodeProto]:
-    """Express W (M, K) @ X (K, N) + C as a 1x1 convolution over N positions."""
-    left, right, *added = node.input
+    """Express X (M, K) @ Wᵀ (K, N) + b as a 1x1 convolution over M positions."""
+    rows, stored_name, *bias = node.input
     prefix = node.name or node.output[0]
-    stored = next(tensor for tensor in graph.initializer if tensor.name == left)
+    stored = next(tensor for tensor in graph.initializer if tensor.name == stored_name)
     weight = numpy_helper.to_array(stored)[:, :, None, None]
     ends = _constant(graph, f"{prefix}_ends", np.array([0, 3]))
     kernel = _constant(graph, f"{prefix}_kernel", np.ascontiguousarray(weight))
-    wide, result = f"{prefix}_wide", f"{prefix}_result"
-    out = f"{prefix}_product" if added else node.output[0]
-    yield helper.make_node("Unsqueeze", [right, ends], [wide], name=f"{prefix}_unsqueeze")
-    yield helper.make_node("Conv", [wide, kernel], [result], name=prefix)
-    yield helper.make_node("Squeeze", [result, ends], [out], name=f"{prefix}_squeeze")
-    if added:
-        yield helper.make_node("Add", [out, added[0]], node.output, name=f"{prefix}_add")
+    columns, wide, result, product = (
+        f"{prefix}_{part}" for part in ("columns", "wide", "result", "product")
+    )
+    yield helper.make_node("Transpose", [rows], [columns], name=columns, perm=[1, 0])
+    yield helper.make_node("Unsqueeze", [columns, ends], [wide], name=f"{prefix}_unsqueeze")
+    yield helper.make_node("Conv", [wide, kernel, *bias], [result], name=prefix)
+    yield helper.make_node("Squeeze", [result, ends], [product], name=f"{prefix}_squeeze")
+    yield helper.make_node("Transpose", [product], node.output, name=product, perm=[1, 0])
 
 
 def _sum(node: NodeProto, ranks: dict[str, int], graph: onnx.GraphProto) -> Iterator[NodeProto]:

@@ -310,9 +310,9 @@ def _static_weights(graph: _Graph) -> Iterator[Problem]:
 def _no_half_geometry(graph: _Graph) -> Iterator[Problem]:
     """Refuse geometry and phase that are not float32 or integers.
 
-    There is one exception: a float32 matrix may be cast for the product that applies it to
-    features, with nothing but layout changes between. The phase is everything between the
-    geometry and a sine or cosine; features join it in float32.
+    There is one exception: float32 weights may be cast for the product, of matrices or
+    elements, that applies them to features, with nothing but layout changes between. The phase
+    is everything between the geometry and a sine or cosine; features join it in float32.
     """
     for name in dict.fromkeys(name for node in graph.nodes for name in node.output):
         dtype = graph.types.get(name)
@@ -324,7 +324,7 @@ def _no_half_geometry(graph: _Graph) -> Iterator[Problem]:
         elif graph.origins[name] == "geometry" and not _cast_for_product(graph, node):
             yield (
                 _label(node),
-                "keep geometry float32 or int64; cast at the MatMul that reads it",
+                "keep geometry float32 or int64; cast at the product that reads it",
             )
     for node in graph.nodes:
         half_wave = node.op_type in {"Cos", "Sin"} and graph.types.get(node.input[0]) in HALVES
@@ -336,7 +336,7 @@ def _cast_for_product(graph: _Graph, node: NodeProto) -> bool:
     """Whether a half-precision geometry tensor is a float32 one, cast where it is used."""
     readers = {reader.op_type for reader in graph.consumers.get(node.output[0], [])}
     cast = node.op_type == "Cast" and graph.types.get(node.input[0]) == TensorProto.FLOAT
-    used = bool(readers) and readers <= LAYOUT | PRODUCTS
+    used = bool(readers) and readers <= LAYOUT | PRODUCTS | {"Mul"}
     return used and (cast or node.op_type in LAYOUT)
 
 

@@ -20,6 +20,7 @@ from flowsr_export.options.shared import (
 from flowsr_export.options.values import (
     WholeRange,
     parse_capability,
+    parse_gpu,
     parse_memory,
     parse_shapes,
     size_type,
@@ -28,7 +29,7 @@ from flowsr_export.options.values import (
 if TYPE_CHECKING:
     from flowsr_export.engine.build import SizeSpec
 
-__all__ = ["builder_options", "flavour_option", "size_options"]
+__all__ = ["builder_options", "flavour_option", "gpu_option", "size_options"]
 
 flavour_option = click.option(
     "--flavor",
@@ -41,6 +42,14 @@ flavour_option = click.option(
     callback=lambda context, option, value: value.replace("-", "_"),
     help="TensorRT variant; auto is tensorrt if it is installed and there is a GPU, else "
     "tensorrt-rtx.",
+)
+
+
+gpu_option = value_option(
+    parse_gpu,
+    "--gpu",
+    show_default="one of the engine's compute capability",
+    help="GPU that the least times of an engine are printed for, such as rtx-4090.",
 )
 
 

@@ -13,8 +13,8 @@ SECTIONS: dict[str, str] = {
         --scale --size --start --steps --sweep --system --threshold --tolerance --validation
     """,
     "Output": """
-        --access-log --depth --dry-run --export-layer-info --export-profile --force --json
-        --log --output --truncate --work
+        --access-log --depth --dry-run --export-layer-info --export-profile --force --gpu
+        --json --log --output --truncate --work
     """,
     "Model": """
         --blocks --bundle --fixed-scale --guard --io --least-share --model --opset --precision

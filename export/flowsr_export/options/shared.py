@@ -57,6 +57,7 @@ METAVARS = {
     "parse_counts": "N,N,…",
     "parse_devices": "N,N,…",
     "parse_duration": "TIME",
+    "parse_gpu": "GPU",
     "parse_limit": "pP:TIME",
     "parse_memory": "BYTES",
     "parse_percentiles": "P,P,…",

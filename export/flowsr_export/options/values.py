@@ -88,6 +88,17 @@ def parse_capability(value: str) -> str:
     return value
 
 
+def parse_gpu(value: str) -> str:
+    """Read the name of a GPU whose rates are known, such as `rtx-4090`."""
+    from flowsr_export.machine.gpus import GPUS
+
+    names = [gpu.name for gpu in GPUS]
+    name = value.strip().lower().replace("_", "-").replace(" ", "-")
+    if name not in names:
+        raise click.BadParameter(f"expected one of {', '.join(names)}, got {value!r}")
+    return name
+
+
 def parse_memory(value: str) -> int:
     """Read an amount of memory such as `800M` or `1.5G`; units are powers of 1024."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper())

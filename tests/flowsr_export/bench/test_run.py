@@ -13,8 +13,10 @@ from flowsr_export.bench.report import as_markdown
 from flowsr_export.bench.run import bench
 from flowsr_export.bench.targets import LoadedModel, ModelTarget
 from flowsr_export.bench.timing import TimingSchedule
+from flowsr_export.machine.probes import Probe
 from flowsr_runtime import Bundle, ParityError, ProviderError, ScaleError
 from flowsr_runtime.backends.session import Choice
+from flowsr_runtime.bundle.engine_store import EngineKey, EngineStore, Range
 from tests.flowsr_export.bench.benchmarks import (
     PLACED,
     FakeMeter,
@@ -89,6 +91,31 @@ def test_a_provider_that_misses_the_golden_pair_is_not_measured(bundle: Path) ->
 
     with pytest.raises(ParityError, match="misses the golden pair"):
         bench(config(bundle), instruments(FakeTime(), test=miss))
+
+
+def test_an_engine_of_one_size_has_a_share_of_the_machines_copies(bundle: Path) -> None:
+    time, opened = FakeTime(), Bundle.open(bundle)
+    shape = (1, 3, 8, 10)
+    key = EngineKey(
+        onnx_sha256=opened.manifest.files["model.fp32.onnx"].sha256,
+        flavour="tensorrt",
+        version="10.13",
+        compute_capability=("8.9",),
+        gpu_name=None,
+        precision="fp32",
+        profiles=({"input": Range(shape, shape, shape)},),
+        options={},
+    )
+    facts = {"work": {"operations": {}, "bytes_read": 3000, "bytes_written": 1000}}
+    EngineStore(bundle).add(key, b"plan", facts)
+    copy = Probe("copy", "copy", "cuda", 10**9, lambda: time.pass_by(0.1))
+    fakes = instruments(time, probes=lambda *arguments: [copy], gpu_meter=lambda index: None)
+    asked = config(bundle, backends=("tensorrt",), precision="fp32", scales=("2",))
+    found = {row.measures: row for row in bench(asked, fakes).rows}
+    assert found["graph"].seconds["p50"] == pytest.approx(320e-6)
+    assert found["graph"].bandwidth == pytest.approx(4000 / 320e-6 / 1e10)
+    other = bench(replace(asked, lr_sizes=((8, 8),)), fakes)
+    assert {row.bandwidth for row in other.rows} == {None}
 
 
 def test_without_a_probe_there_is_no_efficiency(bundle: Path) -> None:

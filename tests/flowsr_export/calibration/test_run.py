@@ -70,7 +70,7 @@ def test_excluded_blocks_stay_float32(tmp_path: Path) -> None:
     done = calibrate(
         made_bundle(tmp_path / "b"), config_for(tmp_path, exclude=("^conditioner",))
     )
-    assert done.excluded == ("conditioner.first", "conditioner.last_weight")
+    assert done.excluded == ("conditioner.first", "conditioner.last")
     assert codes_in(done.content) == 5
     assert "conditioner.first" not in {loss.block for loss in done.losses}
 

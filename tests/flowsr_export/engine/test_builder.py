@@ -12,8 +12,8 @@ import pytest
 
 from flowsr_export.engine.build_log import BuildProgress
 from flowsr_export.engine.builder import Settings, build_plan
+from flowsr_export.engine.layers import layers_from_log
 from flowsr_export.engine.library import Library
-from flowsr_export.engine.precision_audit import layers_from_log
 from flowsr_export.engine.profiles import profile_of
 from flowsr_export.inputs.run_sizes import RunSize
 from flowsr_runtime.bundle.engine_store import Profile

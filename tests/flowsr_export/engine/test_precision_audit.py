@@ -1,6 +1,5 @@
 """Audits of the precision of engines."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -8,15 +7,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from flowsr_export.engine.builder import Built, Settings, build_plan
+from flowsr_export.engine.builder import Settings, build_plan
+from flowsr_export.engine.layers import Layer, layers_from_log, layers_of
 from flowsr_export.engine.library import Library
 from flowsr_export.engine.precision_audit import (
-    Layer,
     PrecisionAudit,
     audit,
-    layers_from_json,
-    layers_from_log,
-    layers_of,
     least_share,
     require_precision,
     work_at,
@@ -26,28 +22,11 @@ from flowsr_runtime.bundle.engine_store import Profile, Range
 from flowsr_runtime.errors import PrecisionError
 from tests.doubles.cuda_runtime import FakeCuda, Gpu
 from tests.doubles.trt_module import fake_tensorrt
+from tests.flowsr_export.engine.layer_log import LOGGED
 
 PROFILE: Profile = {"input": Range((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 8, 8))}
 # 1x1 convolutions: 3·1·64 multiply-adds in float32 and 1·19·64 in float16.
 SHARE = 19 / 22
-LOGGED = (
-    "Layers:\n"
-    "Name: conv_wide_myl1_1, LayerType: correlation, Inputs: [ { Name: input, Dimensions: "
-    "[1,3,-1,-1], Datatype: Float, Format: Row major }], Constants: [ { Name: w, Dimensions: "
-    "[2,3,1,1], Strides: [3,1,1,1], Datatype: Float, Format: Row major }, { Name: alpha, "
-    "Dimensions: [1], Datatype: Float, Format: Row major }], Outputs: [ { Name: a, Dimensions: "
-    "[1,1,-1,-1], Datatype: Float, Format: Row major }], TacticName: x, StreamId: 0, Metadata: "
-    "[ONNX Layer: conv_wide][ONNX Layer: to_half]\n"
-    "Name: conv_half_myl1_2, LayerType: runtime_fusion, Inputs: [ { Name: half, Dimensions: "
-    "[1,1,-1,-1], Datatype: Half, Format: Row major }, { Name: sum, Dimensions: [1,19,-1,-1], "
-    "Datatype: Float, Format: Row major }], Constants: [ { Name: v, Dimensions: [19,2,1,1], "
-    "Datatype: Half, Format: Row major }, { Name: alpha, Dimensions: [1], Datatype: Float, "
-    "Format: Row major }], Outputs: [ { Name: output, Dimensions: [1,19,-1,-1], Datatype: "
-    "Half, Format: Row major }], TacticName: , StreamId: 0, Metadata: [ONNX Layer: conv_half]\n"
-    "Name: wait_myl1_3, LayerType: wait, Inputs: [], Constants: [], Outputs: [], TacticName: , "
-    "StreamId: 0, EventId: 1, Metadata: \n\n"
-    "I/O Tensors:\n Name: input, LayerType: none, Inputs: x, Outputs: y\n"
-)
 
 
 def half_graph() -> Any:
@@ -80,51 +59,6 @@ def truth(
 ) -> PrecisionAudit:
     shares = {"fp16": share, "fp32": 1 - share}
     return PrecisionAudit("fp16", least, shares, engine, shares, None)
-
-
-def test_layers_of_the_log_have_the_type_of_their_weights() -> None:
-    assert layers_from_log(LOGGED) == [
-        Layer("fp32", ("conv_wide", "to_half")),
-        Layer("fp16", ("conv_half",)),
-        Layer(None, ()),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("word", "expected"),
-    [("Half", "fp16"), ("BFloat16", "bf16"), ("Float", "fp32"), ("Int64", None)],
-)
-def test_a_layer_without_weights_has_the_widest_type_that_it_reads(
-    word: str, expected: str | None
-) -> None:
-    text = LOGGED.replace("Datatype: Float", "Datatype: Int64")
-    text = text.replace("Datatype: Half", f"Datatype: {word}").replace("Constants: [ {", "x {")
-    assert layers_from_log(text)[1].type == expected
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        {"Inputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}]},
-        {"Inputs": [{"Dimensions": [1, 3, 8, 8], "Datatype": "Half"}]},
-        {"Inputs": [{"Datatype": "Float"}], "Weights": {"Type": "Half", "Count": 57}},
-        {
-            "Inputs": [{"Datatype": "Float"}],
-            "Constants": [
-                {"Dimensions": [19, 1], "Datatype": "Float"},
-                {"Dimensions": [19, 3], "Datatype": "Half"},
-            ],
-        },
-    ],
-)
-def test_layers_of_the_inspector_are_read_in_every_versions_words(raw: dict[str, Any]) -> None:
-    named = {"Name": "a", "LayerType": "gemm", "Metadata": "[ONNX Layer: b]\x1e[ONNX Layer: c]"}
-    text = json.dumps({"Layers": [{**raw, **named}], "Bindings": ["input"]})
-    assert layers_from_json(text) == [Layer("fp16", ("b", "c"))]
-
-
-def test_an_inspector_that_knows_names_alone_gives_no_layers() -> None:
-    assert layers_from_json('{"Layers": ["a", "b"], "I/O Tensors": []}') == []
 
 
 def test_shares_are_those_of_the_graph_and_of_the_engines_layers() -> None:
@@ -200,11 +134,3 @@ def test_float32_is_float32_all_through() -> None:
     found = audit(WORK, [], "fp32", 1.0)
     with pytest.raises(PrecisionError, match=r"at least 100% are needed"):
         require_precision(found)
-
-
-def test_the_builders_log_stands_in_where_no_engine_can_be_opened() -> None:
-    built = Built(b"", 0.0, (), (), LOGGED, ())
-    alone: Any = fake_tensorrt("tensorrt-rtx")
-    expected = layers_from_log(LOGGED)
-    assert layers_of(alone, built, on_device=False) == expected
-    assert layers_of(alone, built, on_device=True) == expected

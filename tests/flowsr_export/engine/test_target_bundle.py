@@ -31,7 +31,7 @@ def test_a_precision_is_added_to_a_copy(exported: Exported, tmp_path: Path) -> N
         "model.fp16.onnx",
     }
     entry = bundle.manifest.raw["files"]["model.fp16.onnx"]
-    assert entry["islands"] == ["geometry", "phase", "flow", "sum"]
+    assert entry["islands"] == ["geometry", "phase", "resizing", "sum"]
     assert entry["verification"]["rounding"]["psnr"] > 50
     outputs = []
     for precision in ("fp32", "fp16"):
@@ -54,7 +54,8 @@ def test_checkpoints_become_an_engine_in_one_command(
     assert list(tmp_path.iterdir()) == []
     done = run(*arguments)
     assert done.exit_code == 0, done.output
-    stricter = run(*arguments, "--least-share", "0.9", "--tf32")
+    # In bfloat16 the flow stays float32, a tenth of so small a network.
+    stricter = run(*arguments, "--precision", "bf16", "--least-share", "0.99")
     assert stricter.exit_code == 3
     assert "(--least-share)" in stricter.stderr
     (entry,) = EngineStore(place).entries()

@@ -7,16 +7,18 @@ from torch.nn import functional as F
 
 from flowsr_export.graph.axis import (
     Axis,
-    aligned_matrix,
-    half_pixel_matrix,
-    low_pass_matrix,
+    Taps,
+    aligned_taps,
+    half_pixel_taps,
+    low_pass,
     neighbours,
     patch_count,
     quotient,
+    resized,
 )
 from flowsr_lp.linf.query import queries
 
-# PyTorch computes sampling positions in float32: their error, not that of the matrices.
+# PyTorch computes sampling positions in float32: their error, not that of the taps.
 TOLERANCE = 2e-5
 
 
@@ -31,24 +33,55 @@ def rows(length: int) -> Tensor:
 
 @given(lr=st.integers(1, 60), out=st.integers(1, 200))
 @settings(deadline=None, max_examples=60)
-def test_half_pixel_matrices_resize_as_pytorch_does(lr: int, out: int) -> None:
+def test_half_pixel_taps_resize_as_pytorch_does(lr: int, out: int) -> None:
     x = rows(lr)
-    matrix = half_pixel_matrix(torch.arange(out), out, lr, 0, lr)
+    taps = half_pixel_taps(torch.arange(out), out, lr, 0, lr)
     expected = F.interpolate(x, size=(out, 1), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(matrix @ x, expected, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(taps.read(x, 2), expected, rtol=0, atol=TOLERANCE)
+
+
+@given(lr=st.integers(1, 30), out=st.integers(1, 90), origin=st.integers(0, 29))
+@settings(deadline=None, max_examples=40)
+def test_a_product_with_the_matrix_of_taps_is_what_they_read(
+    lr: int, out: int, origin: int
+) -> None:
+    tile = rows(lr)[:, :, min(origin, lr - 1) :]
+    index = torch.arange(out + 2)
+    taps = half_pixel_taps(index, out, lr, lr - tile.shape[2], tile.shape[2])
+    torch.testing.assert_close(taps.matrix() @ tile, taps.read(tile, 2))
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_images_are_resized_along_both_axes(products: bool) -> None:
+    x = torch.rand(2, 3, 7, 5, generator=torch.Generator().manual_seed(0))
+    row, col = (
+        half_pixel_taps(torch.arange(n_out), n_out, n_in, 0, n_in)
+        for n_out, n_in in ((17, 7), (9, 5))
+    )
+    expected = F.interpolate(x, size=(17, 9), mode="bilinear", align_corners=False)
+    output = resized(x, row, col, products=products)
+    torch.testing.assert_close(output, expected, rtol=0, atol=TOLERANCE)
 
 
 @given(n=st.integers(1, 90))
 @settings(deadline=None, max_examples=40)
-def test_aligned_matrices_double_as_pytorch_does(n: int) -> None:
+def test_aligned_taps_double_as_pytorch_does(n: int) -> None:
     x = rows(n)
-    matrix = aligned_matrix(torch.arange(2 * n), n, 0, n)
+    taps = aligned_taps(torch.arange(2 * n), n, 0, n)
     expected = F.interpolate(x, size=(2 * n, 1), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(matrix @ x, expected, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(taps.read(x, 2), expected, rtol=0, atol=TOLERANCE)
 
 
-def test_an_aligned_matrix_is_zero_beyond_the_doubled_length() -> None:
-    assert aligned_matrix(torch.tensor([6, 7]), 3, 0, 3).abs().sum() == 0
+@pytest.mark.parametrize(
+    "taps",
+    [
+        aligned_taps(torch.tensor([6, 7]), 3, 0, 3),
+        half_pixel_taps(torch.tensor([9, 10]), 9, 3, 0, 3),
+    ],
+    ids=["aligned", "half-pixel"],
+)
+def test_taps_are_zero_beyond_the_image(taps: Taps) -> None:
+    assert taps.read(torch.ones(1, 1, 3, 1), 2).abs().sum() == 0
 
 
 @given(lr=st.integers(1, 40), factor=st.floats(1, 5))
@@ -58,7 +91,8 @@ def test_the_low_pass_is_up_and_down_again(lr: int, factor: float) -> None:
     x = rows(lr)
     up = F.interpolate(x, size=(out, 1), mode="bilinear", align_corners=False)
     down = F.interpolate(up, size=(lr, 1), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(low_pass_matrix(axis(lr, out)) @ x, down, rtol=0, atol=TOLERANCE)
+    output = low_pass(x, axis(lr, out), 2)
+    torch.testing.assert_close(output, down, rtol=0, atol=TOLERANCE)
 
 
 @given(lr=st.integers(1, 40), out=st.integers(1, 160), patch=st.sampled_from([1, 3]))

@@ -1,5 +1,6 @@
 """Folded weights compute what the modules that they come from compute."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -8,7 +9,8 @@ from flowsr_export.graph.folding import (
     ChannelMap,
     Conditioner,
     condition_numbers,
-    flow_maps,
+    decode_maps,
+    encode_maps,
     fold_norms,
     last_conditioner_layer,
     pad_inputs,
@@ -22,6 +24,8 @@ from tests.flowsr_export.networks import small
 
 # Sums of the same products in another order.
 SAME = 1e-5
+# Eleven bits of products of this size, through four layers.
+SAME_IN_HALF = 2e-2
 
 
 def flow() -> Flow:
@@ -31,26 +35,32 @@ def flow() -> Flow:
 def test_the_maps_of_a_flow_are_its_linear_layers() -> None:
     module, z = flow(), stand_in.noise(5, 27)
     for folded, linear in zip(
-        flow_maps(module, inverse=False), [*module.linears, module.last], strict=True
+        encode_maps(module, 27, 27, torch.float32), [*module.linears, module.last], strict=True
     ):
-        torch.testing.assert_close(folded(z.T).T, linear(z), rtol=0, atol=SAME)
+        torch.testing.assert_close(folded(z), linear(z), rtol=0, atol=SAME)
 
 
 def test_the_inverse_maps_undo_the_maps() -> None:
-    module, z = flow(), stand_in.noise(27, 5)
-    pairs = zip(flow_maps(module, inverse=False), flow_maps(module, inverse=True), strict=True)
-    for forward, inverse in pairs:
+    module, z = flow(), stand_in.noise(5, 27)
+    widths = (module, 27, 27, torch.float32)
+    for forward, inverse in zip(encode_maps(*widths), decode_maps(*widths), strict=True):
         torch.testing.assert_close(inverse(forward(z)), z, rtol=0, atol=SAME)
 
 
-def test_a_padded_map_adds_zeros() -> None:
-    (*_, last) = flow_maps(flow(), inverse=False)
-    assert isinstance(last, ChannelMap)
-    z = stand_in.noise(27, 5)
-    padded = last.padded()(z)
-    assert padded.shape == (32, 5)
-    assert torch.equal(padded[27:], torch.zeros(5, 5))
-    torch.testing.assert_close(padded[:27], last(z), rtol=0, atol=SAME)
+def test_maps_of_more_channels_keep_the_added_ones_zero() -> None:
+    module, z = flow(), F.pad(stand_in.noise(5, 27), (0, 1))
+    plain = encode_maps(module, 27, 27, torch.float32)
+    for exact, padded in zip(plain, encode_maps(module, 28, 32, torch.float32), strict=True):
+        output = padded(z)
+        assert torch.equal(output[:, 27:], torch.zeros_like(output[:, 27:]))
+        torch.testing.assert_close(output[:, :27], exact(z[:, :27]), rtol=0, atol=SAME)
+
+
+def test_decoding_takes_the_latents_channels_and_gives_the_patchs() -> None:
+    module = flow()
+    maps = decode_maps(module, 28, 32, torch.float32)
+    shapes = [list(each.get_buffer("weight").shape) for each in maps]
+    assert shapes == [[27, 28], [28, 28], [28, 32]]
 
 
 def test_padded_dense_blocks_compute_what_the_block_computes() -> None:
@@ -72,7 +82,7 @@ def test_padded_convolutions_give_zeros_in_the_added_channels() -> None:
 
 def test_inverses_are_taken_in_float64_and_kept_in_float32() -> None:
     module = flow()
-    (*_, last) = flow_maps(module, inverse=True)
+    (*_, last) = decode_maps(module, 27, 27, torch.float32)
     exact = torch.linalg.inv(module.last._weight.double())
     assert isinstance(last, ChannelMap)
     assert last.weight.dtype == torch.float32
@@ -89,18 +99,25 @@ def test_condition_numbers_name_the_layer_that_is_nearly_singular() -> None:
     assert min(others) >= 1
 
 
-def test_cosines_and_sines_apart_give_what_the_conditioner_gives() -> None:
+@pytest.mark.parametrize("width", [27, 28])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, SAME), (torch.float16, SAME_IN_HALF)]
+)
+def test_cosines_and_sines_apart_give_what_the_conditioner_gives(
+    width: int, dtype: torch.dtype, tolerance: float
+) -> None:
     linf = small().linf
     half = linf.coef.out_channels // 2
     features = stand_in.noise(6, 4, 2, half)  # per neighbour cosines, then sines, as published
-    cosine, sine = features[:, :, 0].flatten(1), features[:, :, 1].flatten(1)
+    cosine, sine = (features[:, :, i].to(dtype) for i in (0, 1))
     with torch.inference_mode():
-        logits, shifts = Conditioner(linf)(cosine, sine).chunk(2)
+        factors, shifts = Conditioner(linf, width, dtype)(cosine, sine)
         published = linf.layers(features.reshape(6, -1, 1, 1)).flatten(1)
     scale, shift = scale_and_shift(published, linf.flow_layers)
-    factors = torch.sigmoid(logits.T) + 1e-4
-    torch.testing.assert_close(factors, scale.flatten(1), rtol=0, atol=SAME)
-    torch.testing.assert_close(shifts.T, shift.flatten(1), rtol=0, atol=SAME)
+    for outputs, expected in ((factors, scale), (shifts, shift)):
+        for output, layer in zip(outputs, expected.unbind(1), strict=True):
+            assert output.shape == (6, width)
+            torch.testing.assert_close(output[:, :27].float(), layer, rtol=0, atol=tolerance)
 
 
 def test_the_last_layer_gives_all_logits_and_then_all_shifts() -> None:
@@ -109,8 +126,8 @@ def test_the_last_layer_gives_all_logits_and_then_all_shifts() -> None:
     with torch.inference_mode():
         published = linf.layers[-1](rows[:, :, None, None]).flatten(1)
     scale, shift = scale_and_shift(published, linf.flow_layers)
-    weight, bias = last_conditioner_layer(linf)
-    logits, shifts = (weight @ rows.T + bias).T.chunk(2, dim=1)
+    weight, bias = last_conditioner_layer(linf, 27)
+    logits, shifts = (rows @ weight.mT.float() + bias.float()).chunk(2, dim=1)
     torch.testing.assert_close(
         torch.sigmoid(logits) + 1e-4, scale.flatten(1), rtol=0, atol=SAME
     )

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
+from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_lp import LinfLP
 from flowsr_runtime import Window
 from flowsr_runtime.geometry import Extent, Halo, exact_scale
@@ -153,6 +154,18 @@ def test_the_guarded_graph_is_the_guarded_model(
     output = run(LinfGraph(net), rgb, Window.whole(lr, size))
     torch.testing.assert_close(output, reference(net, rgb, size), rtol=0, atol=10 * SAME)
     assert -0.1 - 1e-5 <= output.min().item() <= output.max().item() <= 1.1 + 1e-5
+
+
+@pytest.mark.parametrize("factor", [0.05, 1e-3])
+def test_a_patch_that_explodes_in_half_stays_finite(factor: float) -> None:
+    net, rgb = exploding(), tensor(12, 13)
+    with torch.no_grad():
+        for linear in net.linf.imnet.linears:
+            linear.get_parameter("_weight").mul_(factor)
+    emulator = HalfPrecisionEmulator(deployment_of(net), "fp16", None)
+    geometry = Window.whole((12, 13), (48, 52)).geometry()
+    output = emulator.run({"input": rgb.numpy(), "geometry": geometry})
+    assert -0.1 - 1e-3 <= output.min() <= output.max() <= 1.1 + 1e-3
 
 
 def test_without_the_guard_such_values_leave_the_range() -> None:

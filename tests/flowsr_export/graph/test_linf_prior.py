@@ -52,13 +52,14 @@ def test_a_whole_picture_gives_the_latent_of_the_module(
     )
     graph = PriorGraph(prior, torch.float32)
     output = graph(whole_blocks(z), x, axis(11, grid[0]), axis(8, grid[1]))
-    torch.testing.assert_close(output, prior(z, x), rtol=0, atol=SAME)
+    assert output[:, 27:].abs().sum() == 0
+    torch.testing.assert_close(output[:, :27], prior(z, x), rtol=0, atol=SAME)
 
 
 @torch.inference_mode()
-def test_half_precision_gives_a_float32_latent() -> None:
+def test_half_precision_gives_a_latent_in_half() -> None:
     prior, z, x = filled(UNET), stand_in.noise(1, 27, 7, 10), stand_in.tensor(11, 8)
     graph = PriorGraph(prior, torch.float16)
     output = graph(whole_blocks(z), x, axis(11, 7), axis(8, 10))
-    assert output.dtype == torch.float32
-    torch.testing.assert_close(output, prior(z, x), rtol=0, atol=SAME_IN_HALF)
+    assert output.dtype == torch.float16
+    torch.testing.assert_close(output[:, :27].float(), prior(z, x), rtol=0, atol=SAME_IN_HALF)

@@ -43,19 +43,14 @@ def floats(*shape: int) -> NDArray[np.float32]:
 
 PRODUCTS: dict[str, tuple[NodeProto, dict[str, Any], dict[str, Any]]] = {
     "weights": (
-        helper.make_node("MatMul", ["w", "x"], ["output"], name="mm"),
+        helper.make_node("Gemm", ["x", "w"], ["output"], name="mm", transB=1),
         {"w": floats(5, 7)},
-        {"x": [7, 11]},
+        {"x": [11, 7]},
     ),
     "weights and a bias": (
-        helper.make_node("Gemm", ["w", "x", "b"], ["output"], name="mm", alpha=1.0),
-        {"w": floats(5, 7), "b": floats(5, 1)},
-        {"x": [7, 11]},
-    ),
-    "weights and another result": (
-        helper.make_node("Gemm", ["w", "x", "y"], ["output"]),
-        {"w": floats(5, 7)},
-        {"x": [7, 11], "y": [5, 11]},
+        helper.make_node("Gemm", ["x", "w", "b"], ["output"], name="mm", alpha=1.0, transB=1),
+        {"w": floats(5, 7), "b": floats(5)},
+        {"x": [11, 7]},
     ),
     "weights and a vector": (
         helper.make_node("MatMul", ["w", "x"], ["output"], name="mv"),
@@ -108,10 +103,24 @@ def test_a_product_in_half_stays() -> None:
     assert without_float32_gemm(model) == model
 
 
-def test_a_form_that_no_deployed_graph_has_is_refused() -> None:
-    node = helper.make_node("Gemm", ["w", "x"], ["output"], name="mm", transB=1)
-    with pytest.raises(LintError, match=r"Gemm mm .* transB is 1"):
-        without_float32_gemm(graph(node, {"w": floats(5, 7)}, {"x": [11, 7]}))
+@pytest.mark.parametrize(
+    ("node", "rule"),
+    [
+        (helper.make_node("Gemm", ["x", "w"], ["output"], name="mm"), "transB is 0"),
+        (
+            helper.make_node("Gemm", ["x", "w"], ["output"], name="mm", transB=1, alpha=2.0),
+            r"alpha is 2\.0",
+        ),
+        (
+            helper.make_node("Gemm", ["w", "x"], ["output"], name="mm", transB=1),
+            "x is not stored",
+        ),
+    ],
+    ids=["transposed", "scaled", "two inputs"],
+)
+def test_a_form_that_no_deployed_graph_has_is_refused(node: NodeProto, rule: str) -> None:
+    with pytest.raises(LintError, match=rf"Gemm mm .* {rule}"):
+        without_float32_gemm(graph(node, {"w": floats(7, 7)}, {"x": [7, 7]}))
 
 
 def test_the_deployed_graph_is_the_same_in_another_way(exported: Exported) -> None:
