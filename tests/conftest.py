@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from flowsr_runtime.backends import verdicts
+from flowsr_runtime.bundle import verdicts
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import ProviderError
 
