@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from flowsr_runtime.backends import verdicts
+from flowsr_runtime.bundle import verdicts
 from flowsr_runtime.errors import ProviderError
 
 if TYPE_CHECKING:

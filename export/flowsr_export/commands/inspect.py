@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from flowsr_export.engine.library import TensorrtVariant
     from flowsr_export.engine.listing import Match
     from flowsr_runtime import Bundle
-    from flowsr_runtime.backends.verdicts import Verdict
     from flowsr_runtime.bundle.manifest import Latent, Manifest, Tiling
+    from flowsr_runtime.bundle.verdicts import Verdict
     from flowsr_runtime.geometry import Halo
 
 __all__ = ["command"]
@@ -215,7 +215,7 @@ def _print(bundle: Bundle, problems: Mapping[str, str | None]) -> None:
 
 def _verdicts(bundle: Bundle) -> list[Verdict]:
     """Return the verdicts of this user's self-tests of a bundle."""
-    from flowsr_runtime.backends.verdicts import kept_verdicts
+    from flowsr_runtime.bundle.verdicts import kept_verdicts
 
     hashes = {entry.sha256 for entry in bundle.manifest.files.values()}
     return [verdict for verdict in kept_verdicts() if verdict.key["model"] in hashes]

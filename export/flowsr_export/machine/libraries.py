@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flowsr_export.machine.hardware import Device, read_device
-from flowsr_runtime.backends import verdicts
 from flowsr_runtime.backends.cuda_provider import cudnn_version
+from flowsr_runtime.bundle import verdicts
 from flowsr_runtime.installation import pip_command
 
 __all__ = ["Environment", "Part", "describe_machine", "find_library", "examine"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flowsr_export.parity.compare import Tolerance
 from flowsr_runtime.backends.cuda_provider import CudaOptions
-from flowsr_runtime.backends.onnxruntime_session import PROVIDERS, provider_list
+from flowsr_runtime.backends.onnxruntime_session import PROVIDERS, provider_list, silenced
 from flowsr_runtime.errors import BundleError, ParityError, ProviderError
 
 __all__ = [
@@ -124,7 +124,10 @@ def open_session(
     providers = provider_list(provider, device, CudaOptions(precision))
     state = ort.capi.onnxruntime_pybind11_state
     try:
-        session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
+        with silenced():
+            session = ort.InferenceSession(
+                content, options, providers=providers, enable_fallback=0
+            )
     except (
         state.Fail,
         state.InvalidGraph,

@@ -1,8 +1,10 @@
 // Runs a bundle's ONNX file with OpenVINO, on the CPU.
 
 #include <openvino/openvino.hpp>
+#include <openvino/opsets/opset13.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <list>
 #include <map>
@@ -45,6 +47,55 @@ void check_geometry(const std::vector<Input>& inputs) {
                         " pixels; use onnxruntime");
       }
     }
+  }
+}
+
+std::shared_ptr<ov::Node> constant(double value) {
+  return ov::opset13::Constant::create(ov::element::f32, ov::Shape{},
+                                       {static_cast<float>(value)});
+}
+
+/// Returns the sine or cosine of angles; see the session in Python, whose operations these are.
+std::shared_ptr<ov::Node> wave(const ov::Output<ov::Node>& angle, bool cosine) {
+  using namespace ov::opset13;
+  const auto times = [](const ov::Output<ov::Node>& a, const ov::Output<ov::Node>& b) {
+    return std::make_shared<Multiply>(a, b);
+  };
+  const auto minus = [](const ov::Output<ov::Node>& a, const ov::Output<ov::Node>& b) {
+    return std::make_shared<Subtract>(a, b);
+  };
+  const double pi = std::acos(-1.0);
+  const auto turns = std::make_shared<Round>(times(angle, constant(1 / pi)),
+                                             Round::RoundMode::HALF_TO_EVEN);
+  ov::Output<ov::Node> rest = angle;
+  for (const double part : {3.140625, 0.0009670257568359375, 6.2771141529083e-07}) {
+    rest = minus(rest, times(turns, constant(part)));
+  }
+  const auto halves = std::make_shared<Floor>(times(turns, constant(0.5)));
+  const auto odd = minus(turns, times(halves, constant(2)));
+  const auto sign = minus(constant(1), times(odd, constant(2)));
+  const auto square = times(rest, rest);
+  double factorial = 1;
+  std::vector<double> series = {1};
+  for (int i = cosine ? 1 : 2; i < 14; i += 2) {  // the powers up to 13 or 14
+    factorial *= static_cast<double>(i) * (i + 1);
+    series.push_back((series.size() % 2 == 0 ? 1 : -1) / factorial);
+  }
+  std::shared_ptr<ov::Node> value = constant(series.back());
+  for (std::size_t i = series.size() - 1; i-- > 0;) {
+    value = std::make_shared<Add>(times(value, square), constant(series[i]));
+  }
+  if (!cosine) value = times(value, rest);
+  return times(value, sign);
+}
+
+/// Replaces every sine and cosine, whose kernels compute one value at a time.
+void replace_waves(const ov::Model& model) {
+  for (const std::shared_ptr<ov::Node>& node : model.get_ordered_ops()) {
+    const bool cosine = ov::is_type<ov::opset13::Cos>(node);
+    if (!cosine && !ov::is_type<ov::opset13::Sin>(node)) continue;
+    if (node->get_element_type() != ov::element::f32) continue;
+    node->output(0).replace(wave(node->input_value(0), cosine)->output(0));
   }
 }
 
@@ -100,6 +151,7 @@ class OpenvinoSession : public Session {
     const std::string bytes = bundle.read(name);  // the very bytes whose hash was checked
     try {
       model_ = core_.read_model(bytes, ov::Tensor());
+      if (!bfloat16) replace_waves(*model_);
       check(*model_, bundle.manifest(), path);
     } catch (const ov::Exception& error) {
       throw Error(Code::bundle,

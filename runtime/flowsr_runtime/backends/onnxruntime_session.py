@@ -32,7 +32,7 @@ from flowsr_runtime.errors import (
 )
 from flowsr_runtime.installation import pip_command
 
-__all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers", "provider_list"]
+__all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers", "provider_list", "silenced"]
 
 logger = logging.getLogger(__name__)
 
@@ -311,6 +311,19 @@ def present_providers() -> list[str]:
     return [name for name, provider in PROVIDERS.items() if provider in available]
 
 
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keep the library's own lines about providers off stderr while a session is loaded.
+
+    They do not go through the logger of the session.
+    """
+    ort.set_default_logger_severity(_FATAL)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_WARNING)  # what it is by itself; it cannot be read
+
+
 def _library(provider: str) -> str:
     """Return the version of the library, and what tells builds of one version apart."""
     commit = re.search(r"git-commit-id=(\w+)", ort.get_build_info())
@@ -348,15 +361,14 @@ def _load(
     if provider in _ONE_DEVICE and device != 0:
         raise UsageError(f"device must be 0 with provider {provider}, got {device}")
     failed = f"provider {provider} did not start on device {device}"
-    # The lines of the library about providers do not go through the logger of the session.
-    ort.set_default_logger_severity(_FATAL)
     try:
-        session = ort.InferenceSession(
-            model,
-            sess_options=options,
-            providers=provider_list(provider, device, cuda, engine_cache),
-            enable_fallback=0,  # the fallback prints, and silently changes the provider
-        )
+        with silenced():
+            session = ort.InferenceSession(
+                model,
+                sess_options=options,
+                providers=provider_list(provider, device, cuda, engine_cache),
+                enable_fallback=0,  # the fallback prints, and silently changes the provider
+            )
     except _ERRORS as error:
         if provider in _ON_GPU and lacks_cudnn(error):
             raise ProviderError(f"{failed}: {_NO_CUDNN}: {one_line(error)}") from error
@@ -365,8 +377,6 @@ def _load(
         if provider != "cpu" and not isinstance(error, _MODEL_ERRORS):
             raise ProviderError(f"{failed}: {one_line(error)}") from error
         raise BundleError(f"onnxruntime cannot load {name}: {one_line(error)}") from error
-    finally:
-        ort.set_default_logger_severity(_WARNING)  # what it is by itself; it cannot be read
     if name_in_library not in session.get_providers():
         raise ProviderError(f"{failed}; {_remedy(provider)}")
     return session

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_runtime.backends.verdicts import Verdict, device_name, keep, kept_verdict
 from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.bundle.verdicts import Verdict, device_name, keep, kept_verdict
 from flowsr_runtime.errors import BundleError, ParityError
 from flowsr_runtime.pictures.pixels import full_range, padded, planes
 from flowsr_runtime.tiling.graph_inputs import graph_inputs

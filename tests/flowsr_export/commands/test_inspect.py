@@ -11,7 +11,7 @@ from click.testing import Result
 
 from flowsr_export.commands.inspect import flatten, summary
 from flowsr_runtime import Bundle, SessionSettings
-from flowsr_runtime.backends import verdicts
+from flowsr_runtime.bundle import verdicts
 from flowsr_runtime.bundle.manifest import Manifest
 from tests.flowsr_export.conftest import fourfold_manifest
 

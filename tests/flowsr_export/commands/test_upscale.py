@@ -14,7 +14,7 @@ from click.testing import Result
 from PIL import Image
 
 from flowsr_runtime import write_bundle
-from flowsr_runtime.backends import verdicts
+from flowsr_runtime.bundle import verdicts
 from flowsr_runtime.installation import pip_command
 from tests.flowsr_export.conftest import fourfold_graph, fourfold_manifest
 from tests.flowsr_runtime.golden import Noisy

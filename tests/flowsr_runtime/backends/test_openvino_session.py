@@ -65,6 +65,22 @@ def test_every_kind_of_graph_is_run(bundles: dict[str, Bundle], name: str) -> No
     np.testing.assert_allclose(result, due, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("name", ["Sin", "Cos"])
+@pytest.mark.parametrize(("largest", "bound"), [(7.0, 1.8e-7), (2000.0, 3e-7)])
+def test_sines_and_cosines_are_those_of_numpy(name: str, largest: float, bound: float) -> None:
+    angles = np.linspace(-largest, largest, 100_003, dtype=np.float32)
+    parameter = module.ops.parameter([-1], np.float32)
+    wave = {"Sin": module.ops.sin, "Cos": module.ops.cos}[name](parameter)
+    model = ov.Model([module.ops.abs(wave)], [parameter])
+    module._replace_waves(model)
+    kinds = [node.get_type_name() for node in model.get_ordered_ops()]
+    assert name not in kinds
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    result = ov.Core().compile_model(model, "CPU", config)([angles])[0]
+    due = np.abs({"Sin": np.sin, "Cos": np.cos}[name](angles.astype(np.float64)))
+    assert np.abs(result - due).max() < bound
+
+
 def test_a_result_is_not_overwritten_by_the_next(bundle: Bundle) -> None:
     session = opened(bundle)
     first = session.run(feeds_of(4, 5))

@@ -10,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from flowsr_runtime import SessionSettings, Upscaler, embedded_bundle
-from flowsr_runtime.backends import onnxruntime_session, session, verdicts
+from flowsr_runtime.backends import onnxruntime_session, session
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.backends.self_test import self_test
-from flowsr_runtime.backends.verdicts import kept_verdicts
+from flowsr_runtime.bundle import verdicts
 from flowsr_runtime.bundle.directory import Bundle, write_bundle
+from flowsr_runtime.bundle.verdicts import kept_verdicts
 from flowsr_runtime.errors import BundleError, IntegrityError, ParityError
 from tests.doubles.rig import Rig, profile
 from tests.flowsr_runtime.conftest import BILINEAR, CHANGES, EIGHT_BIT

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowsr_runtime import embedded_bundle
-from flowsr_runtime.backends import verdicts
-from flowsr_runtime.backends.verdicts import kept_verdicts
+from flowsr_runtime.bundle import verdicts
 from flowsr_runtime.bundle.directory import Bundle, write_bundle
+from flowsr_runtime.bundle.verdicts import kept_verdicts
 from tests.flowsr_runtime.conftest import BILINEAR, CHANGES, EIGHT_BIT
 from tests.flowsr_runtime.cpp.library import CppError, CppLibrary
 from tests.flowsr_runtime.golden import golden_bundle

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flowsr_runtime.backends import verdicts
-from flowsr_runtime.backends.verdicts import (
+from flowsr_runtime.bundle import verdicts
+from flowsr_runtime.bundle.verdicts import (
     Verdict,
     cache_folder,
     device_name,
