@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from fractions import Fraction
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,9 +18,10 @@ from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.feeds import graph_feeds
 from flowsr_runtime import SessionSettings, UsageError, output_size
 from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.cuda.nvtx import is_profiled, nvtx_range
 from flowsr_runtime.pictures.pixels import full_range
 
-__all__ = ["TorchModel", "run_of"]
+__all__ = ["TorchModel", "name_stages", "run_of"]
 
 COMPILED_SIZES = 256
 
@@ -108,12 +111,35 @@ def run_of(network: Network, backend: str, precision: str) -> Run:
         return _on_device(_Exported(deployment, DTYPES[precision], device, is_compiled), device)
     if is_compiled:
         _compile_each_size(network)
+    elif is_profiled():
+        name_stages(network)
 
     def reference(feeds: Feeds, size: tuple[int, int]) -> Tensor:
         latents = [feed for name, feed in feeds.items() if name not in ("input", "geometry")]
         return deployment.reference(feeds["input"], size, latents or None)
 
     return _on_device(reference, device)
+
+
+def name_stages(network: nn.Module) -> None:
+    """Give the parts of a network NVTX ranges, such as "linf.encoder" and "prior".
+
+    Args:
+        network: The network; its parts get hooks.
+    """
+    opened: list[AbstractContextManager[None]] = []
+
+    def begin(name: str, *call: object) -> None:
+        opened.append(nvtx_range(name))
+        opened[-1].__enter__()
+
+    def end(*call: object) -> None:
+        opened.pop().__exit__(None, None, None)
+
+    for name, part in network.named_modules():
+        if name and name.count(".") <= 1:
+            part.register_forward_pre_hook(partial(begin, name))
+            part.register_forward_hook(end, always_call=True)
 
 
 class _Exported:

@@ -141,7 +141,7 @@ def compare_command(first: Path, second: Path, threshold: float, as_json: bool) 
     "--rate",
     "rates",
     help="Requests per second, joined by commas.",
-    show_default="the highest that holds is searched",
+    show_default="a search for the highest that holds",
 )
 @choice_option(
     "--arrivals",

@@ -1,5 +1,7 @@
 """Every target runs: the graph, an image, PyTorch and the published order."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +122,27 @@ def test_no_tensor_is_made_on_the_cpu_while_the_network_is_elsewhere(
         output = run({"input": torch.empty(1, 3, 8, 9, device="meta")}, (16, 18))
     assert isinstance(output, torch.Tensor)
     assert (output.device.type, output.shape) == ("meta", (1, 3, 16, 18))
+
+
+def test_a_profiler_sees_the_parts_of_the_network(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    @contextmanager
+    def watched(name: str) -> Iterator[None]:
+        events.append(name)
+        yield
+        events.append(f"end of {name}")
+
+    monkeypatch.setattr("flowsr_export.bench.torch_target.nvtx_range", watched)
+    monkeypatch.setattr("flowsr_export.bench.torch_target.is_profiled", lambda: True)
+    model = load_model(torch_target(exported, "torch"))
+    model.call(Case((8, 9), (20, 22)), "graph")()
+    begins = [event for event in events if not event.startswith("end of ")]
+    assert {"linf.encoder", "prior"} <= set(begins)
+    assert len(events) == 2 * len(begins)
+    assert events.index("end of linf.encoder") > events.index("linf.encoder")
 
 
 @pytest.mark.gpu
