@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -71,13 +72,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("python", "nvidia-smi"):
         (folder / name).write_text(STAND_IN)
         (folder / name).chmod(0o755)
-    real = subprocess.run(
-        ["python", "-c", "import sys; print(sys.executable)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    monkeypatch.setenv("REAL_PYTHON", real.stdout.strip())
+    monkeypatch.setenv("REAL_PYTHON", sys.executable)
     return folder
 
 
