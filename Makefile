@@ -15,7 +15,7 @@ $(VENV)/runtime.stamp: pyproject.toml constraints.txt
 
 $(VENV)/develop.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e '.[cpu,export,bench,ray,serve,tensorrt-rtx,tiff,docs,dev]'
+	$(INSTALL) -e '.[cpu,openvino,export,bench,ray,serve,tensorrt-rtx,tiff,docs,dev]'
 	touch $@ $(VENV)/runtime.stamp
 
 # Upscale a shipped photograph and write build/demo/demo.png (needs no PyTorch).

@@ -1,185 +1,254 @@
 #!/usr/bin/env bash
-# What a machine with a GPU has to show: the tests that need one, engines, agreement, latency.
+# What a machine with a GPU has to show, in eight minutes and without a package index.
 #
-# usage: benchmarks/gpu_acceptance.sh [--dry-run] [--flavor tensorrt|tensorrt-rtx] [-o FOLDER]
+# usage: gpu_acceptance.sh [--prepare | --dry-run] [--wheels DIR] [--bundles DIR] [-o DIR]
 #
-# Run it from the repository's root; `flowsr-export`, `python` and `nvidia-smi` are taken from
-# PATH. FOLDER (build/gpu-acceptance) must not be there; it gets the bundles, each step's log,
-# and report.md with a table of the steps, their outputs and the benchmark's own reports. A step
-# that fails does not stop the others; the exit code is 1 then. --dry-run prints every command
-# and runs none. Peak memory is the largest that nvidia-smi saw on the first GPU, ten times a
-# second, whatever process used it: run nothing else there.
+#   benchmarks/gpu_acceptance.sh --prepare --bundles build/bundles    (any machine, minutes)
+#   benchmarks/gpu_acceptance.sh --wheels wheels --bundles build/bundles    (the GPU's)
+#
+# --prepare exports and calibrates the bundles into a folder (build/gpu-bundles), which needs no
+# GPU; what the folder lacks later is made then, which takes longer than eight minutes.
+# --wheels unpacks the wheels of a folder, such as onnxruntime-gpu's, beside what the machine
+# has: PyTorch, onnx, psutil, matplotlib, jinja2, pytest, hypothesis. The project is here.
+#
+# The folder after -o (build/gpu-acceptance) must not exist. It gets the log of each step, the
+# reports of the benchmarks, and table.md, which is printed at the end. Every step has a limit
+# of time, and all of them have BUDGET seconds (480). A step that fails, or for which no time is
+# left, does not stop the others; the exit code is 1 then. DEVICE=cpu runs the steps on a CPU
+# with small images, to test this script. --dry-run prints every command and runs none. The peak
+# of GPU memory is that of all processes on the first GPU: run nothing else there.
 
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
-USAGE="usage: benchmarks/gpu_acceptance.sh [--dry-run] [--flavor tensorrt|tensorrt-rtx] [-o FOLDER]"
-DRY_RUN=""
-FLAVOUR="tensorrt"
+USAGE="$(sed -n 's/^# usage: //p' benchmarks/gpu_acceptance.sh)"
+DEVICE="${DEVICE:-cuda}"
+MODE="run"
+WHEELS=""
+BUNDLES="build/gpu-bundles"
 OUT="build/gpu-acceptance"
+
+usage() { echo "usage: $USAGE" >&2; exit 2; }
 
 while [ $# -gt 0 ]; do
     case "$1" in
-        --dry-run) DRY_RUN=1 ;;
-        --flavor | --flavour) shift; FLAVOUR="${1:-}" ;;
+        --dry-run) MODE="dry" ;;
+        --prepare) MODE="prepare" ;;
+        --wheels) shift; WHEELS="${1:-}"; [ -d "$WHEELS" ] || usage ;;
+        --bundles) shift; BUNDLES="${1:-}" ;;
         -o) shift; OUT="${1:-}" ;;
-        *) echo "$USAGE" >&2; exit 2 ;;
+        *) usage ;;
     esac
-    shift || { echo "$USAGE" >&2; exit 2; }
+    shift || usage
 done
+[ -n "$OUT" ] && [ -n "$BUNDLES" ] || usage
 
-case "$FLAVOUR" in
-    tensorrt) BACKEND="tensorrt" ;;
-    tensorrt-rtx) BACKEND="tensorrt_rtx" ;;
-    *) echo "$USAGE" >&2; exit 2 ;;
+case "$DEVICE" in
+    cuda)
+        SMALL="128x128" LARGE="480x270" SIDE="1024x1024" PHOTOS=48 RATES="10,20,40"
+        PACE=(--duration 1s --warm-up 200ms --blocks 5)
+        COMPILED=(--backend torch-compiled --backend published-compiled)
+        GRAPHS=(--cuda-graphs 2 --streams 1,2,4)
+        SLOWER=1 BUDGET="${BUDGET:-480}" ;;
+    cpu) # compiling takes minutes there, and there are no CUDA graphs
+        SMALL="24x24" LARGE="32x18" SIDE="64x64" PHOTOS=3 RATES="1,2"
+        PACE=(--duration 50ms --warm-up 10ms --blocks 2)
+        COMPILED=()
+        GRAPHS=(--streams 1,2)
+        SLOWER=10 BUDGET="${BUDGET:-7200}" ;;
+    *) usage ;;
 esac
-[ -n "$OUT" ] || { echo "$USAGE" >&2; exit 2; }
-
-# Everything that `verify` runs: sides to 256, windows to 512, batches to three.
-FREE="1048576x1048576x1048576x1048576"
-LINF_SHAPES=(
-    --min-shapes "input:1x3x1x1,geometry:1x1x1x1x0x0x0x0x1x1"
-    --opt-shapes "input:1x3x64x64,geometry:64x64x128x128x0x0x0x0x128x128"
-    --max-shapes "input:3x3x256x256,geometry:${FREE}x${FREE}x512x512"
-)
-SRFLOW_SHAPES=(
-    --min-shapes "input:1x3x2x2"
-    --opt-shapes "input:1x3x64x64"
-    --max-shapes "input:3x3x160x160"
-)
-# What the benchmark runs, and 1080p from a quarter of it.
-SCALES="1.5,2,3,4,8"
-SIZES=(--lr-size 128x128 --scale 1.5,2,3,4,8)
-FULL_HD=(--lr-size 480x270 --scale 4)
-PHOTO="export/flowsr_export/inputs/pictures/chelsea_256.png"
-SECTIONS="" # of the report, behind its table
+[ "$MODE" != prepare ] || BUDGET=3600
+FLOWSR=(python -m flowsr_export)
+ON=(--provider "$DEVICE")
+QUICK=("${PACE[@]}" --no-memory --no-stages --scale 4)
+PEERS=(--backend onnxruntime --backend torch --backend published "${COMPILED[@]}")
+PICTURES="export/flowsr_export/inputs/pictures"
+PHOTO="$PICTURES/chelsea_256.png"
+LINF=(--model "$BUNDLES/linf/model.safetensors" --prior "$BUNDLES/linf/prior.safetensors")
+BEGAN=$SECONDS
 FAILED=0
 
-# Run one step: its name, then the command.
+printed() { printf '%q ' "$@"; printf '\n'; }
+
+# Add a row to the table: name, result, seconds, peak memory.
+row() { printf '%s\t%s\t%s\t%s\n' "$@" >> "$OUT/steps.tsv"; }
+
+skip() { [ "$MODE" = dry ] || row "$1" "skipped: $2" "" ""; }
+
+# Run one step: its name, its limit in seconds, then the command.
 step() {
-    local name="$1"
-    shift
-    if [ -n "$DRY_RUN" ]; then
-        printf '%q ' "$@"
-        printf '\n'
+    local name="$1" limit=$(($2 * SLOWER))
+    shift 2
+    if [ "$MODE" = dry ]; then printed "$@"; return; fi
+    local left=$((BUDGET - SECONDS + BEGAN)) code=0 began=$SECONDS watcher="" peak=""
+    local log="$OUT/logs/$name.log" memory="$OUT/logs/$name.memory"
+    if [ "$left" -lt 2 ]; then
+        row "$name" "NOT RUN: no time is left" "" ""
+        FAILED=1
         return
     fi
-    local log="$OUT/logs/$name.log" memory="$OUT/logs/$name.memory" code=0 began ended watcher
+    [ "$limit" -lt "$left" ] || limit=$left
     echo "$name" >&2
-    nvidia-smi --id=0 --query-gpu=memory.used --format=csv,noheader,nounits --loop-ms=100 \
-        > "$memory" 2> /dev/null &
-    watcher=$!
-    began=$(date +%s)
-    "$@" > "$log" 2>&1 || code=$?
-    ended=$(date +%s)
-    kill "$watcher" 2> /dev/null || true
-    wait "$watcher" 2> /dev/null || true
+    printed "$@" > "$log"
+    if command -v nvidia-smi > /dev/null; then
+        nvidia-smi --id=0 --query-gpu=memory.used --format=csv,noheader,nounits --loop-ms=200 \
+            > "$memory" 2> /dev/null &
+        watcher=$!
+    fi
+    timeout -k 5 "$limit" "$@" >> "$log" 2>&1 < /dev/null || code=$?
+    if [ -n "$watcher" ]; then
+        kill "$watcher" 2> /dev/null || true
+        wait "$watcher" 2> /dev/null || true
+        peak=$(grep -E '^[0-9]+$' "$memory" | sort -n | tail -n 1 || true)
+    fi
+    local result="ok"
+    case "$code" in
+        0) ;;
+        124 | 137) result="FAILED: longer than $limit s" ;;
+        *) result="FAILED: exit code $code" ;;
+    esac
     [ "$code" -eq 0 ] || FAILED=1
-    local peak
-    peak=$(grep -E '^[0-9]+$' "$memory" | sort -n | tail -n 1 || true)
-    echo "| $name | $code | $((ended - began)) | ${peak:-not seen} |" >> "$OUT/table.md"
-    {
-        printf '\n## %s\n\n```sh\n' "$name"
-        printf '%q ' "$@"
-        printf '\n```\n\n```\n'
-        tail -n 80 "$log"
-        printf '```\n'
-    } >> "$SECTIONS"
+    row "$name" "$result" $((SECONDS - began)) "$peak"
 }
 
-# Put a report that a step wrote into ours.
-include() {
-    if [ -z "$DRY_RUN" ] && [ -f "$1" ]; then
-        { echo; cat "$1"; } >> "$SECTIONS"
+# Make one thing in BUNDLES unless it is there: its name, then the command.
+make() {
+    [ "$MODE" != dry ] && [ -e "$BUNDLES/$1" ] || step "make-$1" 600 "${@:2}"
+}
+
+prepare() {
+    local model files sizes=(--scale 4 --lr-size "$SMALL,$LARGE")
+    make linf python -m benchmarks.stand_in_checkpoint linf --half -o "$BUNDLES/linf"
+    for model in small edsr; do
+        files=()
+        [ "$model" = small ] || files=("${LINF[@]}")
+        make "$model.bundle" "${FLOWSR[@]}" export-onnx "${files[@]}" --precision fp16 \
+            -o "$BUNDLES/$model.bundle"
+        make "$model-fixed.bundle" "${FLOWSR[@]}" export-onnx "${files[@]}" --precision fp16 \
+            "${sizes[@]}" -o "$BUNDLES/$model-fixed.bundle"
+    done
+    make int8.bundle "${FLOWSR[@]}" calibrate --images "$PICTURES" --samples 16 --crop 24 \
+        -o "$BUNDLES/int8.bundle"
+}
+
+# Fill the cache of PyTorch's compiler on the disk while nothing is timed.
+compile_peers() {
+    local model files
+    for model in small edsr; do
+        files=()
+        [ "$model" = small ] || files=("${LINF[@]}")
+        timeout -k 5 240 "${FLOWSR[@]}" bench "$BUNDLES/$model.bundle" "${files[@]}" \
+            "${ON[@]}" "${COMPILED[@]}" --precision fp16 "${QUICK[@]}" --duration 10ms \
+            --blocks 1 --lr-size "$SMALL" --lr-size "$LARGE" -o "$OUT/logs/compile-$model" \
+            > "$OUT/logs/compile-$model.log" 2>&1 < /dev/null &
+    done
+}
+
+# Steps whose times do not count: they run while the peers are compiled.
+checks() {
+    step doctor 60 "${FLOWSR[@]}" doctor
+    step tests 120 python -m pytest -q -m gpu -rs -p no:cacheprovider tests
+    step pictures 30 python -m benchmarks.acceptance pictures "$PHOTO" "$OUT/many" \
+        --count "$PHOTOS" --size "$LARGE"
+    step picture 30 python -m benchmarks.acceptance pictures "$PHOTO" "$OUT/one" --size "$SIDE"
+    step self-test 60 "${FLOWSR[@]}" upscale "$BUNDLES/small.bundle" "$PHOTO" "${ON[@]}" \
+        -o "$OUT/self-test.png" --scale 4
+    step verdicts 30 "${FLOWSR[@]}" inspect "$BUNDLES/small.bundle"
+    step no-self-test 60 "${FLOWSR[@]}" upscale "$BUNDLES/small.bundle" "$PHOTO" "${ON[@]}" \
+        -o "$OUT/no-self-test.png" --scale 4 --no-self-test
+    [ "$DEVICE" = cpu ] || step tf32 60 "${FLOWSR[@]}" upscale "$PHOTO" "${ON[@]}" --tf32 \
+        -o "$OUT/tf32.png" --scale 4
+    step placement 60 "${FLOWSR[@]}" inspect "$BUNDLES/edsr.bundle" "${ON[@]}"
+    if [ "$MODE" = dry ] || [ "$(nvidia-smi --list-gpus 2> /dev/null | wc -l)" -ge 2 ]; then
+        step two-devices 60 "${FLOWSR[@]}" upscale "$OUT/many" "${ON[@]}" --devices 0,1 \
+            -o "$OUT/two-devices" --scale 4
+    else
+        skip two-devices "there are no two GPUs"
     fi
 }
 
-# Build, compare and measure one model in one precision: name, precision, scales (4 alone for
-# SRFlow), then the options that name its checkpoints.
-model() {
-    local name="$1" precision="$2" scales="$3" bundle="$OUT/$1.bundle"
-    shift 3
-    local files=("$@")
-    local shapes=("${LINF_SHAPES[@]}") sizes=("${SIZES[@]}")
-    if [ "$scales" = 4 ]; then
-        shapes=("${SRFLOW_SHAPES[@]}")
-        sizes=(--lr-size 128x128)
+# Steps that are timed: agreement, then speed.
+measurements() {
+    step verify-fp32 60 "${FLOWSR[@]}" verify "${ON[@]}"
+    step verify-fp16-small 60 "${FLOWSR[@]}" verify "$BUNDLES/small.bundle" "${ON[@]}"
+    step verify-fp16-edsr 60 "${FLOWSR[@]}" verify "$BUNDLES/edsr.bundle" "${LINF[@]}" \
+        "${ON[@]}"
+    step verify-int8 60 "${FLOWSR[@]}" verify "$BUNDLES/int8.bundle" "${ON[@]}" --precision int8
+    step bench-edsr-fixed 60 "${FLOWSR[@]}" bench "$BUNDLES/edsr-fixed.bundle" "${ON[@]}" \
+        "${QUICK[@]}" --lr-size "$LARGE" "${GRAPHS[@]}" -o "$OUT/bench-edsr-fixed"
+    step bench-small-fixed 60 "${FLOWSR[@]}" bench "$BUNDLES/small-fixed.bundle" "${ON[@]}" \
+        "${QUICK[@]}" --lr-size "$SMALL" "${GRAPHS[@]}" -o "$OUT/bench-small-fixed"
+    step bench-edsr 150 "${FLOWSR[@]}" bench "$BUNDLES/edsr.bundle" "${LINF[@]}" "${ON[@]}" \
+        "${QUICK[@]}" "${PEERS[@]}" --precision fp16 --lr-size "$SMALL" --lr-size "$LARGE" \
+        -o "$OUT/bench-edsr"
+    step bench-small 150 "${FLOWSR[@]}" bench "$BUNDLES/small.bundle" "${ON[@]}" \
+        "${QUICK[@]}" "${PEERS[@]}" --precision fp16 --lr-size "$SMALL" --lr-size "$LARGE" \
+        -o "$OUT/bench-small"
+    step bench-fp32 60 "${FLOWSR[@]}" bench "${ON[@]}" "${QUICK[@]}" --lr-size "$LARGE" \
+        -o "$OUT/bench-fp32"
+    step bench-batch 60 "${FLOWSR[@]}" bench "$BUNDLES/edsr.bundle" "${ON[@]}" "${QUICK[@]}" \
+        --lr-size "$SMALL" --batch 1,4 -o "$OUT/bench-batch"
+    step bench-memory 90 "${FLOWSR[@]}" bench "$BUNDLES/edsr.bundle" "${ON[@]}" "${PACE[@]}" \
+        --no-stages --scale 4 --lr-size "$LARGE" -o "$OUT/bench-memory"
+    step upscale-folder 60 "${FLOWSR[@]}" upscale "$BUNDLES/edsr.bundle" "$OUT/many" \
+        "${ON[@]}" -o "$OUT/upscaled" --scale 4
+    step upscale-large 60 "${FLOWSR[@]}" upscale "$OUT/one/000.png" "${ON[@]}" \
+        -o "$OUT/large.png" --scale 4
+    step bench-serve 60 "${FLOWSR[@]}" bench serve "$BUNDLES/small.bundle" "${ON[@]}" \
+        --limit p90:2s --rate "$RATES" --duration 2s --lr-size "$SMALL"
+    if [ "$DEVICE" = cuda ]; then
+        step out-of-memory 90 python -m benchmarks.acceptance short-of-memory -- \
+            "${FLOWSR[@]}" upscale "$OUT/one/000.png" "${ON[@]}" -o "$OUT/tiled.png" --scale 4 \
+            --max-memory 64G
+    else
+        skip out-of-memory "needs a GPU"
     fi
-    local common=(--flavor "$FLAVOUR" --precision "$precision")
-    step "$name-$precision-build-for-verify" flowsr-export build-engine -o "$bundle" \
-        "${files[@]}" "${common[@]}" "${shapes[@]}"
-    step "$name-$precision-verify-$BACKEND" flowsr-export verify "$bundle" "${files[@]}" \
-        --backend "$BACKEND" --precision "$precision"
-    step "$name-$precision-verify-onnxruntime" flowsr-export verify "$bundle" "${files[@]}" \
-        --precision "$precision"
-    step "$name-$precision-build-for-bench" flowsr-export build-engine "$bundle" \
-        "${files[@]}" "${common[@]}" "${sizes[@]}"
-    step "$name-$precision-build-for-1080p" flowsr-export build-engine "$bundle" \
-        "${files[@]}" "${common[@]}" "${FULL_HD[@]}"
-    step "$name-$precision-bench" flowsr-export bench "$bundle" --backend "$BACKEND" \
-        --precision "$precision" --scale "$scales" --no-stages \
-        -o "$OUT/$name-$precision-bench"
-    include "$OUT/$name-$precision-bench.md"
-    step "$name-$precision-bench-cuda" flowsr-export bench "$bundle" --backend onnxruntime \
-        --provider cuda --precision "$precision" --scale "$scales" --no-stages \
-        -o "$OUT/$name-$precision-bench-cuda"
-    include "$OUT/$name-$precision-bench-cuda.md"
-    step "$name-$precision-bench-1080p" flowsr-export bench "$bundle" --backend "$BACKEND" \
-        --precision "$precision" --scale 4 --lr-size 480x270 --no-stages \
-        -o "$OUT/$name-$precision-bench-1080p"
-    include "$OUT/$name-$precision-bench-1080p.md"
 }
 
-if [ -z "$DRY_RUN" ]; then
-    [ ! -e "$OUT" ] || { echo "$OUT is there; name another folder with -o" >&2; exit 1; }
-    command -v nvidia-smi > /dev/null || { echo "nvidia-smi is not on PATH" >&2; exit 4; }
-    mkdir -p "$OUT/logs"
-    SECTIONS="$OUT/sections.md"
-    : > "$SECTIONS"
-    printf '| step | exit code | seconds | peak GPU memory, MiB |\n| --- | --- | --- | --- |\n' \
-        > "$OUT/table.md"
+# Engines, where TensorRT is installed.
+engines() {
+    local bundle="$OUT/engine.bundle" sizes=(--scale 4 --lr-size "$LARGE")
+    step engine-build 120 "${FLOWSR[@]}" build-engine "$BUNDLES/small.bundle" -o "$bundle" \
+        --flavor tensorrt "${sizes[@]}" --export-layer-info "$OUT/layers.json" \
+        --export-profile "$OUT/profile.json"
+    step engine-list 30 "${FLOWSR[@]}" engines list "$bundle"
+    step engine-bench 60 "${FLOWSR[@]}" bench "$bundle" --backend tensorrt "${QUICK[@]}" \
+        --precision fp16 --lr-size "$LARGE" "${GRAPHS[@]}" -o "$OUT/engine-bench"
+}
+
+if [ "$MODE" != dry ]; then
+    [ ! -e "$OUT" ] || { echo "$OUT exists; name another folder with -o" >&2; exit 1; }
+    if [ "$DEVICE" = cuda ] && [ "$MODE" = run ] && ! command -v nvidia-smi > /dev/null; then
+        echo "nvidia-smi is not on PATH" >&2
+        exit 4
+    fi
+    mkdir -p "$OUT/logs" "$OUT/site" "$BUNDLES"
+    : > "$OUT/steps.tsv"
+    [ -z "$WHEELS" ] || for wheel in "$WHEELS"/*.whl; do
+        python -m zipfile -e "$wheel" "$OUT/site"
+    done
+    export PYTHONPATH="$(realpath "$OUT/site"):$PWD:$PWD/export:$PWD/runtime:$PWD/calibration"
 fi
 
-step machine nvidia-smi
-step doctor flowsr-export doctor
-step tests python -m pytest -q -m gpu tests
-
-for precision in fp32 fp16; do
-    model built-in "$precision" "$SCALES"
-done
-
-step published-checkpoint python -m benchmarks.stand_in_checkpoint linf --half -o "$OUT/linf"
-for precision in fp32 fp16; do
-    model published "$precision" "$SCALES" \
-        --model "$OUT/linf/model.safetensors" --prior "$OUT/linf/prior.safetensors"
-done
-
-step srflow-checkpoint python -m benchmarks.stand_in_checkpoint srflow -o "$OUT/srflow"
-for precision in fp32 fp16; do
-    model srflow "$precision" 4 \
-        --model "$OUT/srflow/model.safetensors" --prior "$OUT/srflow/prior.safetensors"
-done
-
-# Pictures of eight bits, captured graphs and several workers.
-step eight-bit-export flowsr-export export-onnx -o "$OUT/eight.bundle" --precision fp16 \
-    --io uint8
-step eight-bit-build flowsr-export build-engine "$OUT/eight.bundle" --flavor "$FLAVOUR" \
-    --precision fp16 "${LINF_SHAPES[@]}"
-step eight-bit-verify flowsr-export verify "$OUT/eight.bundle" --backend "$BACKEND" \
-    --precision fp16
-step eight-bit-upscale flowsr-export upscale "$OUT/eight.bundle" "$PHOTO" \
-    -o "$OUT/eight.png" --scale 4 --backend "$BACKEND" --precision fp16 --cuda-graphs 4 \
-    --workers 2
-for bundle in built-in published srflow eight; do
-    step "$bundle-engines" flowsr-export engines list "$OUT/$bundle.bundle"
-done
-
-if [ -z "$DRY_RUN" ]; then
+prepare
+if [ "$MODE" != prepare ]; then
+    [ "$MODE" = dry ] || [ ${#COMPILED[@]} -eq 0 ] || compile_peers
+    checks
+    wait
+    measurements
+    if [ "$MODE" = dry ] || python -c 'import tensorrt; tensorrt.Builder' 2> /dev/null; then
+        engines
+    else
+        skip engines "tensorrt is not installed"
+    fi
+fi
+if [ "$MODE" != dry ]; then
     {
-        printf '# Acceptance on a GPU\n\n%s, %s, commit %s\n\n' "$(date -u +%Y-%m-%d)" \
-            "$FLAVOUR" "$(git rev-parse --short HEAD 2> /dev/null || echo unknown)"
-        cat "$OUT/table.md" "$SECTIONS"
-    } > "$OUT/report.md"
-    rm "$OUT/table.md" "$SECTIONS"
-    echo "$OUT/report.md"
+        printf '# Acceptance, %s, %s, commit %s, %s s\n\n' "$DEVICE" "$(date -u +%Y-%m-%d)" \
+            "$(git rev-parse --short HEAD 2> /dev/null || echo unknown)" $((SECONDS - BEGAN))
+        python -m benchmarks.acceptance table "$OUT"
+    } > "$OUT/table.md"
+    cat "$OUT/table.md"
 fi
 exit "$FAILED"

@@ -15,12 +15,8 @@ import asyncio
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,30 +26,12 @@ import numpy as np
 import psutil
 
 from benchmarks.serve_requests import Attack, attacks, picture_file, request_for
+from flowsr_export.bench.local_server import LocalServer, serving
 
-__all__ = ["Load", "Server", "fire", "load", "markdown", "serving"]
+__all__ = ["Load", "fire", "load", "markdown"]
 
 PATIENCE = 60.0
 """Seconds after which a response counts as lost."""
-
-SERVE = [sys.executable, "-c", "from flowsr_export.cli import main; main()", "serve"]
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server.
-
-    Attributes:
-        process: Process of the server.
-        port: Port on 127.0.0.1.
-    """
-
-    process: subprocess.Popen[str]
-    port: int
-
-    def resident(self) -> int:
-        """Return the resident memory in bytes."""
-        return int(psutil.Process(self.process.pid).memory_info().rss)
 
 
 @dataclass
@@ -76,28 +54,9 @@ class Load:
         return float(np.quantile(values, share)) if values else float("nan")
 
 
-@contextmanager
-def serving(*options: str) -> Iterator[Server]:
-    """Run the built-in model's server on a free port until the block ends.
-
-    Args:
-        options: Further options of `flowsr-export serve`.
-
-    Yields:
-        The server.
-    """
-    command = [*SERVE, "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-            if found is None:
-                raise click.ClickException(f"no server started: {line!r}")
-            yield Server(process, int(found[1]))
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
+def resident(server: LocalServer) -> int:
+    """Return the resident memory of a server in bytes."""
+    return int(psutil.Process(server.process.pid).memory_info().rss)
 
 
 async def load(port: int, clients: int, seconds: float, pause: float, side: int) -> Load:
@@ -254,27 +213,27 @@ def main(
     target: Path | None,
 ) -> None:
     """Measure `flowsr-export serve` under load and under malformed requests."""
-    with serving("--queue", "4") as server:
-        resident = [server.resident()]
+    with serving(["--queue", "4"]) as server:
+        memory = [resident(server)]
         full = asyncio.run(load(server.port, clients, seconds, pause, side))
         moment = asyncio.run(burst(server.port, crowd, side))
-        resident.append(server.resident())
+        memory.append(resident(server))
     # The queue holds every request, so none is refused before it is examined.
-    with serving("--queue", str(malformed), "--body-timeout", "3") as server:
-        resident.append(server.resident())
+    with serving(["--queue", str(malformed), "--body-timeout", "3"]) as server:
+        memory.append(resident(server))
         ends = asyncio.run(fire(server.port, list(attacks(malformed))))
         after = asyncio.run(burst(server.port, 1, side))
-        resident.append(server.resident())
-    with serving("--threads", "1") as server:
+        memory.append(resident(server))
+    with serving(["--threads", "1"]) as server:
         asyncio.run(soak(server.port, 100))
-        flat = [server.resident()]
+        flat = [resident(server)]
         soaked = asyncio.run(soak(server.port, pictures))
-        flat.append(server.resident())
+        flat.append(resident(server))
         facts = {
             "alive": server.process.poll() is None,
             "enlarges afterwards": list(after.seconds) == [200],
             "retry_after": dict(full.retry),
-            "resident_bytes": resident,
+            "resident_bytes": memory,
         }
     facts |= {
         "soaked": {status: len(values) for status, values in soaked.seconds.items()},

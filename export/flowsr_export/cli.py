@@ -42,7 +42,7 @@ Exit codes:
   4    a backend, provider or device is missing
   5    an input is missing, damaged, stale or for another device
   6    out of memory
-  7    slower than before by more than the threshold
+  7    slower than before, or than a limit
   130  interrupted
 """
 

@@ -52,11 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", required=True, metavar="OUT", help="output file")
     add("--scale", type=_checked(parse_scale), help="upscaling factor such as 4 or 2.7x3.6")
     add("--size", type=_checked(parse_size), metavar="WxH", help="output width and height")
-    add("--backend", default="auto", help="auto, onnxruntime, tensorrt or tensorrt_rtx")
+    add(
+        "--backend",
+        default="auto",
+        help="auto, onnxruntime, tensorrt, tensorrt_rtx or openvino",
+    )
     add("--provider", help="cpu, cuda, tensorrt or openvino")
     add("--device", type=_device, default=0, metavar="N|cpu|cuda:N", help="device")
     add("--threads", type=int, help="number of CPU threads")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
+    add("--no-self-test", action="store_false", dest="self_test", help="skip the self-test")
     add("--force", action="store_true", help="overwrite an existing file")
     add("--version", action="version", version=f"flowsr_runtime {__version__}")
     return parser
@@ -65,12 +70,15 @@ def _parser() -> argparse.ArgumentParser:
 def _upscale(given: argparse.Namespace) -> None:
     check_output(given.output, given.force)
     picture = read_picture(given.image)
-    names = ("provider", "device", "threads", "precision")
+    names = ("provider", "device", "threads", "precision", "self_test")
     settings = {name: getattr(given, name) for name in names}
     backend = given.backend.replace("-", "_")
     with Upscaler.open(given.bundle, backend=backend, **settings) as upscaler:
         large = upscaler.upscale(picture.pixels, given.scale, size=given.size)
+        choice = upscaler.choice
     write_picture(given.output, large, like=picture, force=given.force)
+    if choice is not None and not choice.self_test.passed:
+        sys.stderr.write(f"{_PROGRAM}: {choice.self_test}\n")
     height, width = large.shape[:2]
     sys.stdout.write(f"{given.output}  {size_text((height, width))}\n")
 

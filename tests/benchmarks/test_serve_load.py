@@ -3,12 +3,13 @@
 import asyncio
 from collections import Counter
 
-from benchmarks.serve_load import Load, burst, fire, load, markdown, serving
+from benchmarks.serve_load import Load, burst, fire, load, markdown
 from benchmarks.serve_requests import attacks
+from flowsr_export.bench.local_server import serving
 
 
 def test_no_request_to_a_full_server_goes_without_an_answer() -> None:
-    with serving("--queue", "2", "--threads", "1") as server:
+    with serving(["--queue", "2", "--threads", "1"]) as server:
         full = asyncio.run(load(server.port, clients=8, seconds=2.0, pause=0.05, side=48))
         moment = asyncio.run(burst(server.port, 40, 48))
     assert full.lost == moment.lost == 0
@@ -19,7 +20,7 @@ def test_no_request_to_a_full_server_goes_without_an_answer() -> None:
 def test_malformed_requests_are_refused_and_the_server_lives() -> None:
     # A slow head takes the ten seconds of its deadline; the protocol's own tests shorten it.
     made = [attack for attack in attacks(54) if attack.kind != "a slow head"]
-    with serving("--queue", "99", "--threads", "1", "--body-timeout", "1") as server:
+    with serving(["--queue", "99", "--threads", "1", "--body-timeout", "1"]) as server:
         ends = asyncio.run(fire(server.port, made))
         after = asyncio.run(burst(server.port, 1, 48))
         assert server.process.poll() is None

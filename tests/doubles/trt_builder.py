@@ -15,7 +15,7 @@ from tests.doubles.trt_names import DataType, Dims, Variant
 from tests.doubles.trt_objects import ILogger, IProgressMonitor, Log
 from tests.doubles.trt_plan import Plan
 
-__all__ = ["IHostMemory", "Network", "OnnxParser", "Tensor", "builder_class"]
+__all__ = ["Config", "IHostMemory", "Network", "OnnxParser", "Tensor", "builder_class"]
 
 TYPES = {
     onnx.TensorProto.FLOAT: DataType.FLOAT,
@@ -107,6 +107,9 @@ class OptimizationProfile:
 
 class Config(SimpleNamespace):
     """Builder settings; attributes that the double does not interpret are kept as set."""
+
+    max_aux_streams = -1
+    tiling_optimization_level: Any = None
 
     def __init__(self, names: dict[str, Any]) -> None:
         super().__init__(progress_monitor=None)

@@ -32,6 +32,9 @@ class ExecutionContext(Closed):
         self._changes = 0  # a graph that was captured is valid until the next
         self._busy = threading.Lock()
         self._session: Any = None
+        self.profiler: Any = None
+        # As the engine was built, until it is set: ranges for every layer.
+        self.nvtx_verbosity = engine._names["ProfilingVerbosity"].DETAILED
         self._open = False
 
     def __del__(self) -> None:
@@ -170,6 +173,9 @@ class ExecutionContext(Closed):
         if cache is not None:
             cache.kernels.add(str(self._shapes.get("input")))
         stream.push(self._work(captured=stream.captured is not None))
+        if self.profiler is not None:
+            for layer in self._engine._model.graph.node:
+                self.profiler.report_layer_time(layer.name or layer.output[0], 0.5)
         return True
 
     def _may_capture(self, stream: Stream, state: Any) -> bool:

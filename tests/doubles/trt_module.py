@@ -4,10 +4,15 @@ from types import ModuleType
 from typing import Any
 
 from tests.doubles.cuda_runtime import FakeCuda
-from tests.doubles.trt_builder import IHostMemory, Network, OnnxParser, builder_class
+from tests.doubles.trt_builder import Config, IHostMemory, Network, OnnxParser, builder_class
 from tests.doubles.trt_context import ExecutionContext
 from tests.doubles.trt_names import VARIANTS, DataType, Dims, enumerations, nptype
-from tests.doubles.trt_objects import ILogger, IOutputAllocator, IProgressMonitor
+from tests.doubles.trt_objects import (
+    ILogger,
+    IOutputAllocator,
+    IProfiler,
+    IProgressMonitor,
+)
 from tests.doubles.trt_runtime import (
     Engine,
     RtxRuntimeConfig,
@@ -36,12 +41,14 @@ def fake_tensorrt(variant: str, cuda: FakeCuda | None = None) -> Any:
         "Builder": builder_class(names, chosen, machine),
         "DataType": DataType,
         "Dims": Dims,
+        "IBuilderConfig": Config,
         "ICudaEngine": Engine,
         "IExecutionContext": ExecutionContext,
         "IHostMemory": IHostMemory,
         "ILogger": ILogger,
         "INetworkDefinition": Network,
         "IOutputAllocator": IOutputAllocator,
+        "IProfiler": IProfiler,
         "IProgressMonitor": IProgressMonitor,
         "OnnxParser": OnnxParser,
         "Runtime": runtime_class(names, chosen, machine),

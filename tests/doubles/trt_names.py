@@ -117,6 +117,7 @@ ENUMERATIONS = {
     "BuilderFlag": ["TF32", "VERSION_COMPATIBLE"],
     "MemoryPoolType": ["WORKSPACE"],
     "ProfilingVerbosity": ["LAYER_NAMES_ONLY", "NONE", "DETAILED"],
+    "TilingOptimizationLevel": ["NONE", "FAST", "MODERATE", "FULL"],
     "HardwareCompatibilityLevel": ["NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"],
     "TensorIOMode": ["NONE", "INPUT", "OUTPUT"],
     "TensorLocation": ["DEVICE", "HOST"],

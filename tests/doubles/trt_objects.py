@@ -4,7 +4,7 @@ from typing import Any, TypeAlias
 
 from tests.doubles.trt_names import Severity
 
-__all__ = ["Closed", "ILogger", "IOutputAllocator", "IProgressMonitor", "Log"]
+__all__ = ["Closed", "ILogger", "IOutputAllocator", "IProfiler", "IProgressMonitor", "Log"]
 
 
 class Bound(type):
@@ -45,6 +45,11 @@ class IProgressMonitor(Base):
 
     def step_complete(self, phase_name: str, step: int) -> bool:
         raise NotImplementedError("step_complete() must be overridden")
+
+
+class IProfiler(Base):
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        raise NotImplementedError("report_layer_time() must be overridden")
 
 
 class IOutputAllocator(Base):

@@ -1,5 +1,7 @@
 """A small bundle to drive the commands with: its graph is plain linear interpolation."""
 
+import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,24 +101,37 @@ def small_manifest(**changes: Any) -> dict[str, Any]:
     }
 
 
+def black_pair(factor: int) -> dict[str, bytes]:
+    """Return a golden pair of 4x4 pixels: every graph here keeps black as it is."""
+    picture, array = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    np.save(array, np.zeros((3, 4 * factor, 4 * factor), dtype=np.float32))
+    case = {"input": "input.png", "output": "output.npy", "size": [4 * factor] * 2}
+    return {
+        "golden/input.png": picture.getvalue(),
+        "golden/output.npy": array.getvalue(),
+        "golden/case.json": json.dumps(case).encode(),
+    }
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A bundle that works."""
-    files = {"model.fp32.onnx": resizing_graph()}
+    files = {"model.fp32.onnx": resizing_graph(), **black_pair(2)}
     return write_bundle(tmp_path / "bundle", small_manifest(), files).path
 
 
 @pytest.fixture
 def fourfold(tmp_path: Path) -> Path:
     """A bundle of one scale that works."""
-    files = {"model.fp32.onnx": fourfold_graph()}
+    files = {"model.fp32.onnx": fourfold_graph(), **black_pair(4)}
     return write_bundle(tmp_path / "fourfold", fourfold_manifest(), files).path
 
 
 @pytest.fixture
 def exploding(tmp_path: Path) -> Path:
     """A bundle whose pictures are nine times as bright as they should be."""
-    files = {"model.fp32.onnx": fourfold_graph(gain=9.0)}
+    files = {"model.fp32.onnx": fourfold_graph(gain=9.0), **black_pair(4)}
     return write_bundle(tmp_path / "exploding", fourfold_manifest(), files).path
 
 

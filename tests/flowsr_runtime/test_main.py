@@ -27,10 +27,21 @@ def test_a_module_upscales_like_the_library(
 ) -> None:
     large = tmp_path / "large.png"
     assert main([str(bundle.path), str(photo), "-o", str(large), "--scale", "2.5x2"]) == 0
-    assert capsys.readouterr() == (f"{large}  30x20\n", "")
+    untested = f"{START}not tested: the bundle holds no golden pair\n"
+    assert capsys.readouterr() == (f"{large}  30x20\n", untested)
     with Upscaler.open(bundle) as upscaler:
         expected = upscaler.upscale(read_picture(photo).pixels, scale=(2, 2.5))
     assert np.array_equal(read_picture(large).pixels, expected)
+
+
+def test_the_self_test_can_be_switched_off_and_that_is_said(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(photo), "-o", str(tmp_path / "large.png"), "--scale", "2", "--force"]
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""
+    assert main([*words, "--no-self-test"]) == 0
+    assert capsys.readouterr().err == f"{START}not tested: the self-test was switched off\n"
 
 
 def test_it_runs_without_click_and_pytorch(photo: Path, tmp_path: Path) -> None:

@@ -48,11 +48,12 @@ def _series(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _latency(rows: Sequence[Row], axes: Axes) -> None:
+    highest = _highest(rows)
     for name, group in _series(rows).items():
         x = [_megapixels(row) for row in group]
-        y = [1e3 * row.seconds["p50"] for row in group]
-        high = [1e3 * row.seconds[_highest(row)] for row in group]
-        low = [1e3 * row.seconds["minimum"] for row in group]
+        y = [1e3 * row.median for row in group]
+        high = [1e3 * (row.seconds[highest] or row.median) for row in group]
+        low = [1e3 * (row.seconds["minimum"] or row.median) for row in group]
         (line,) = axes.plot(x, y, marker="o", markersize=4, label=name)
         axes.fill_between(x, low, high, color=line.get_color(), alpha=BAND_ALPHA, linewidth=0)
     for row in {_megapixels(row): row for row in rows}.values():
@@ -67,7 +68,7 @@ def _latency(rows: Sequence[Row], axes: Axes) -> None:
             color="#666666",
         )
     axes.set(xscale="log", yscale="log", xlabel="output megapixels", ylabel="milliseconds")
-    axes.set_title(f"median; band from the fastest run to {_highest(rows[0])}", fontsize=9)
+    axes.set_title(f"median; band from the fastest run to {highest}", fontsize=9)
     _finish(axes)
 
 
@@ -108,9 +109,13 @@ def _megapixels(row: Row) -> float:
     return row.pixels[1] / 1e6
 
 
-def _highest(row: Row) -> str:
-    """Return the name of the highest percentile of a row."""
-    names = [name for name in row.seconds if name.startswith("p")]
+def _highest(rows: Sequence[Row]) -> str:
+    """Return the name of the highest percentile that every row has."""
+    names = [
+        name
+        for name in rows[0].seconds
+        if name.startswith("p") and all(row.seconds.get(name) is not None for row in rows)
+    ]
     return max(names, key=lambda name: float(name[1:]))
 
 

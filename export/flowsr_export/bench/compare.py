@@ -169,8 +169,8 @@ def _verdict(
 ) -> Verdict:
     a, b = _medians(first), _medians(second)
     if min(len(a), len(b)) < MIN_BLOCKS:
-        note = f"fewer than {MIN_BLOCKS} blocks without a competing load"
-        ratio = second.seconds["p50"] / first.seconds["p50"]
+        note = f"fewer than {MIN_BLOCKS} undisturbed blocks"
+        ratio = second.median / first.median
         return Verdict(first.key, "inconclusive", ratio, None, None, note)
     ratio = float(np.median(b) / np.median(a))
     low, high = _interval(a, b, level, random)
@@ -183,8 +183,8 @@ def _verdict(
 
 
 def _medians(row: Row) -> NDArray[np.float64]:
-    """Return the median of each block without a competing load."""
-    return np.array([np.median(block.seconds) for block in row.blocks if not block.loaded])
+    """Return the median of each block that nothing disturbed."""
+    return np.array([np.median(block.seconds) for block in row.blocks if not block.disturbed])
 
 
 def _interval(

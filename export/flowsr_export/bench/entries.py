@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_export.bench.memory import Memory
+from flowsr_export.bench.placement import Placement
 from flowsr_export.bench.targets import Measures, ModelTarget
 from flowsr_export.bench.timing import Block, summarize, unloaded
 from flowsr_export.inputs.cases import Case
@@ -25,6 +26,8 @@ __all__ = [
     "RowKey",
     "ScalingFit",
     "StageEntry",
+    "Start",
+    "Work",
     "fit_scaling",
     "probe_entry",
     "row_entry",
@@ -48,12 +51,14 @@ class BenchmarkCase:
         scale: Scale as it was typed.
         case: Sizes and batch.
         measures: Kind of run.
+        streams: Runs at once.
     """
 
     target: ModelTarget
     scale: str
     case: Case
     measures: Measures
+    streams: int = 1
 
     def __str__(self) -> str:
         """Name of the case in a progress bar."""
@@ -64,7 +69,11 @@ class BenchmarkCase:
         """Identity of the row."""
         settings, case = self.target.settings, self.case
         backend = settings.backend, settings.provider or "cuda", settings.precision
-        return RowKey(*backend, self.measures, self.scale, case.lr, case.size, case.batch)
+        return RowKey(
+            *(*backend, self.measures, self.scale, case.lr, case.size, case.batch),
+            streams=self.streams,
+            cuda_graph=settings.cuda_graphs > 0,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,9 @@ class RowKey:
         scale: Scale as it was typed.
         lr: Low-resolution size (h, w).
         size: Output size (H, W).
-        batch: Images at once.
+        batch: Images in one run.
+        streams: Runs at once.
+        cuda_graph: Whether the run is a captured CUDA graph.
     """
 
     backend: str
@@ -90,6 +101,8 @@ class RowKey:
     lr: tuple[int, int]
     size: tuple[int, int]
     batch: int
+    streams: int = field(default=1, kw_only=True)
+    cuda_graph: bool = field(default=False, kw_only=True)
 
     def __str__(self) -> str:
         """Name of the row in tables."""
@@ -100,17 +113,26 @@ class RowKey:
     @property
     def series(self) -> str:
         """Name of all rows that differ in size only."""
-        return f"{self.backend} {self.provider} {self.precision}, {self.measures}"
+        graph = ", CUDA graph" if self.cuda_graph else ""
+        streams = f", {self.streams} streams" if self.streams > 1 else ""
+        backend = f"{self.backend} {self.provider} {self.precision}"
+        return f"{backend}, {self.measures}{graph}{streams}"
+
+    @property
+    def images(self) -> int:
+        """Images of all runs at once."""
+        return self.batch * self.streams
 
     @property
     def pixels(self) -> tuple[int, int]:
         """Input and output pixels of all images."""
-        return self.batch * self.lr[0] * self.lr[1], self.batch * self.size[0] * self.size[1]
+        (h, w), (height, width) = self.lr, self.size
+        return self.images * h * w, self.images * height * width
 
     @property
     def key(self) -> RowKey:
         """The identity alone."""
-        return RowKey(*(getattr(self, field.name) for field in fields(RowKey)))
+        return RowKey(**{each.name: getattr(self, each.name) for each in fields(RowKey)})
 
 
 @dataclass(frozen=True)
@@ -119,15 +141,17 @@ class Timed:
 
     Attributes:
         runs: Number of runs that count.
-        load: Whether blocks under a load of other processes had to be counted.
-        loaded_blocks: Number of blocks under such a load.
+        load: Whether disturbed blocks had to be counted.
+        loaded_blocks: Number of blocks under a load of other processes.
         blocks: All blocks.
+        throttled_blocks: Number of blocks during which the GPU was throttled.
     """
 
     runs: int
     load: Load
     loaded_blocks: int
     blocks: tuple[Block, ...]
+    throttled_blocks: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -136,29 +160,48 @@ class Row(Timed, RowKey):
 
     Attributes:
         device: GPU index.
-        seconds: Percentiles, mean and minimum of the time of a run.
+        seconds: Percentiles, mean and minimum of the time of a run, or of all runs at once; a
+            percentile is None where there are too few runs.
         megapixels_per_second: Output at the median.
-        multiply_adds: Multiply-adds of one run.
+        multiply_adds: Multiply-adds of one run, or of all runs at once.
         efficiency: Share of the machine's rate of multiply-adds, None if that is unknown.
+        bandwidth: Share of the machine's rate of copies that the bytes of an engine's layers
+            take, None if they are unknown; with `efficiency` it is the roofline.
         memory: Peak memory, None if it was not measured.
+        load_seconds: Time to load the model, None in an older report.
+        first_call_seconds: Time of the first run, None in an older report.
+        joules_per_megapixel: Energy of the GPU for a megapixel of output, None if unknown.
     """
 
     device: int
-    seconds: dict[str, float]
+    seconds: dict[str, float | None]
     megapixels_per_second: float
     multiply_adds: int
     efficiency: float | None
     memory: Memory | None
+    load_seconds: float | None = field(default=None, kw_only=True)
+    first_call_seconds: float | None = field(default=None, kw_only=True)
+    joules_per_megapixel: float | None = field(default=None, kw_only=True)
+    bandwidth: float | None = field(default=None, kw_only=True)
+
+    @property
+    def median(self) -> float:
+        """Median time, which every row has."""
+        return self.seconds["p50"] or 0.0
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Row:
-        """Read a row of a report's JSON file.
+        """Read a row of a report's JSON file; an older one lacks the later fields.
 
         Raises:
             KeyError: If a field is missing.
             TypeError: If a field of a block is missing.
         """
-        values = {field.name: entry[field.name] for field in fields(cls)}
+        values = {
+            each.name: entry[each.name]
+            for each in fields(cls)
+            if each.default is MISSING or each.name in entry
+        }
         blocks = [{**block, "seconds": tuple(block["seconds"])} for block in values["blocks"]]
         values["blocks"] = tuple(Block(**block) for block in blocks)
         values["memory"] = values["memory"] and Memory(**values["memory"])
@@ -252,6 +295,7 @@ class Report:
         rows: Measurements.
         stages: Profiles.
         growth: Fits of time over size, None if they were not requested.
+        placements: Where the nodes of ONNX Runtime's graphs run.
         schema: Version of this format.
     """
 
@@ -263,6 +307,7 @@ class Report:
     rows: tuple[Row, ...]
     stages: tuple[StageEntry, ...]
     growth: tuple[ScalingFit, ...] | None = None
+    placements: tuple[Placement, ...] = ()
     schema: int = SCHEMA
 
     def as_dict(self) -> dict[str, Any]:
@@ -273,13 +318,43 @@ class Report:
         return report
 
 
+@dataclass(frozen=True)
+class Work:
+    """Work of one run of a case, and the rates of the machine in the same benchmark.
+
+    Attributes:
+        multiply_adds: Multiply-adds of the graph.
+        bytes: Bytes that the layers of an engine move, None if unknown.
+        product_rate: Multiply-adds per second of the machine, None if unknown.
+        copy_rate: Bytes per second that it reads and writes, None if unknown.
+    """
+
+    multiply_adds: int
+    bytes: int | None
+    product_rate: float | None
+    copy_rate: float | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Times before a row was measured.
+
+    Attributes:
+        load: Seconds to load the model.
+        first_call: Seconds of the first run.
+    """
+
+    load: float
+    first_call: float
+
+
 def row_entry(
     case: BenchmarkCase,
     blocks: Sequence[Block],
     percentiles: Sequence[float],
-    work: int,
-    rate: float | None,
+    work: Work,
     memory: Memory | None,
+    start: Start,
 ) -> Row:
     """Summarize the blocks of a case.
 
@@ -287,21 +362,31 @@ def row_entry(
         case: The case.
         blocks: Interleaved measurements.
         percentiles: Percentiles beside the median.
-        work: Multiply-adds of the graph for the case.
-        rate: Multiply-adds per second of the machine, None if unknown.
+        work: Work of one run, and the rates of the machine.
         memory: Peak memory, None if it was not measured.
+        start: Times of loading and of the first run.
     """
     kept = unloaded(blocks)
     seconds = summarize(kept, percentiles)
     key, median = case.key, seconds["p50"]
+    assert median is not None, "the median needs one run"
+    megapixels, rate = key.pixels[1] / 1e6, key.streams / median
+    energy = [(block.joules, len(block.seconds)) for block in kept if block.joules is not None]
+    joules = None
+    if energy:
+        joules = sum(each * runs for each, runs in energy) / sum(runs for _, runs in energy)
     return Row(
         **vars(key),
         device=case.target.settings.index,
-        seconds={name: round(value, DIGITS) for name, value in seconds.items()},
-        megapixels_per_second=key.pixels[1] / 1e6 / median,
-        multiply_adds=work,
-        efficiency=None if rate is None else work / median / rate,
+        seconds={name: _rounded(value) for name, value in seconds.items()},
+        megapixels_per_second=megapixels / median,
+        multiply_adds=work.multiply_adds * key.streams,
+        efficiency=_share(work.multiply_adds, rate, work.product_rate),
+        bandwidth=_share(work.bytes, rate, work.copy_rate),
         memory=memory,
+        load_seconds=_rounded(start.load),
+        first_call_seconds=_rounded(start.first_call),
+        joules_per_megapixel=None if joules is None else joules / megapixels,
         **_timed(kept, blocks),
     )
 
@@ -310,13 +395,16 @@ def probe_entry(probe: Probe, blocks: Sequence[Block]) -> ProbeEntry:
     """Summarize the blocks of a probe."""
     kept = unloaded(blocks)
     seconds = summarize(kept, [])
+    fastest, median = seconds["minimum"], seconds["p50"]
+    assert fastest is not None, "a probe has runs"
+    assert median is not None, "a probe has runs"
     return ProbeEntry(
         name=probe.name,
         kind=probe.kind,
         place=probe.place,
         unit="multiply-adds" if probe.kind == "matmul" else "bytes",
-        best_per_second=probe.amount / seconds["minimum"],
-        median_per_second=probe.amount / seconds["p50"],
+        best_per_second=probe.amount / fastest,
+        median_per_second=probe.amount / median,
         **_timed(kept, blocks),
     )
 
@@ -337,7 +425,7 @@ def _fit(rows: Sequence[Row]) -> ScalingFit:
     first = rows[0]
     identity = first.backend, first.provider, first.precision, first.measures
     sizes = np.array([row.pixels for row in rows])
-    times = np.array([row.seconds["p50"] for row in rows])
+    times = np.array([row.median for row in rows])
     matrix = np.concatenate([np.ones((len(rows), 1)), sizes], axis=1)
     if len(rows) < MIN_FIT_ROWS or np.linalg.matrix_rank(matrix / matrix.max(0)) < COSTS:
         trouble = f"a fit needs at least {MIN_FIT_ROWS} rows of several sizes and scales"
@@ -374,6 +462,15 @@ def _least_squares(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return best
 
 
+def _share(amount: int | None, rate: float, best: float | None) -> float | None:
+    """Return the share of the machine's best rate at which an amount is done."""
+    return None if amount is None or best is None else amount * rate / best
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, DIGITS)
+
+
 def _timed(kept: Sequence[Block], blocks: Sequence[Block]) -> dict[str, Any]:
     """Return the fields of `Timed` from the blocks that count, and all of them."""
     entries = tuple(
@@ -385,9 +482,14 @@ def _timed(kept: Sequence[Block], blocks: Sequence[Block]) -> dict[str, Any]:
         )
         for block in blocks
     )
-    loaded = sum(entry.loaded for entry in entries)
-    load: Load = "quiet" if len(kept) == len(blocks) - loaded else "loaded"
+    disturbed = sum(entry.disturbed for entry in entries)
+    load: Load = "quiet" if len(kept) == len(blocks) - disturbed else "loaded"
     if all(block.others is None for block in blocks):
         load = "unknown"
-    runs = sum(len(block.seconds) for block in kept)
-    return {"runs": runs, "load": load, "loaded_blocks": loaded, "blocks": entries}
+    return {
+        "runs": sum(len(block.seconds) for block in kept),
+        "load": load,
+        "loaded_blocks": sum(entry.loaded for entry in entries),
+        "throttled_blocks": sum(entry.throttled for entry in entries),
+        "blocks": entries,
+    }

@@ -78,6 +78,8 @@ def _import_library(backend: str) -> None:
     """Import the library of a backend before its memory is measured."""
     if backend == "onnxruntime":
         import flowsr_runtime.backends.onnxruntime_session
+    elif backend == "openvino":
+        import flowsr_runtime.backends.openvino_session
     elif backend in ("tensorrt", "tensorrt_rtx"):
         import flowsr_runtime.backends.tensorrt_session  # noqa: F401
     else:

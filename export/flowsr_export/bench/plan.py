@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flowsr_export.bench.targets import TORCH_BACKENDS
+from flowsr_export.bench.targets import TORCH_BACKENDS, torch_precision
 from flowsr_export.bench.timing import TimingSchedule
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.run_sizes import Scale, low_resolution_size, scales_of
@@ -44,16 +44,21 @@ class BenchmarkConfig:
         provider: Provider of ONNX Runtime; None for every provider that starts.
         device: GPU index.
         precision: Precision of the bundle's graph, "auto" for the one that the first backend
-            would choose; PyTorch runs float32.
+            would choose; `torch_precision` says what PyTorch runs beside it.
         scales: Scales as they were typed; empty for the bundle's own, or `SCALES`.
         lr_sizes: Low-resolution sizes (h, w).
         output_size: Output size (H, W), which replaces `lr_sizes`.
-        batch: Images at once.
+        batches: Numbers of images in one run.
+        streams: Numbers of runs at once, for the runtime's backends.
+        cuda_graphs: Captured CUDA graphs with which GPUs are measured too, 0 for none.
         pace: Duration and blocks.
         percentiles: Percentiles beside the median.
         memory: Whether to measure memory.
         stages: Whether to profile stages.
         growth: Whether to fit time over size.
+        self_test: Whether each session meets the golden pair before it is measured.
+        tf32: As in `SessionSettings`.
+        convolution_search: As in `SessionSettings`.
     """
 
     threads: int
@@ -67,12 +72,23 @@ class BenchmarkConfig:
     scales: tuple[Scale, ...] = ()
     lr_sizes: tuple[tuple[int, int], ...] = ((128, 128),)
     output_size: tuple[int, int] | None = None
-    batch: int = 1
+    batches: tuple[int, ...] = (1,)
+    streams: tuple[int, ...] = (1,)
+    cuda_graphs: int = 0
     pace: TimingSchedule = field(default_factory=TimingSchedule)
     percentiles: tuple[float, ...] = (90.0, 95.0, 99.0)
     memory: bool = True
     stages: bool = True
     growth: bool = False
+    self_test: bool = True
+    tf32: bool = False
+    convolution_search: str = "heuristic"
+
+    @property
+    def graph_precision(self) -> str:
+        """Precision of the graph that runs; see `SessionSettings.graph_precision`."""
+        hinted = self.precision == "bf16" and "openvino" in self.backends
+        return "fp32" if hinted else self.precision
 
     def summary(self) -> dict[str, Any]:
         """Return the settings that a report states."""
@@ -82,8 +98,12 @@ class BenchmarkConfig:
             "duration_seconds": self.pace.duration,
             "blocks": self.pace.blocks,
             "seed": self.pace.seed,
-            "batch": self.batch,
+            "min_runs": self.pace.min_runs,
+            "batches": list(self.batches),
+            "streams": list(self.streams),
+            "cuda_graphs": self.cuda_graphs,
             "percentiles": list(self.percentiles),
+            "self_test": self.self_test,
         }
 
 
@@ -110,7 +130,7 @@ def benchmark_cases(bundle: Bundle, config: BenchmarkConfig) -> list[tuple[str, 
         else:
             lr = low_resolution_size(manifest, config.output_size, (row, column))
             sizes = [(lr, config.output_size)]
-        cases += [(text, Case(lr, out, config.batch)) for lr, out in sizes]
+        cases += [(text, Case(lr, out, batch)) for lr, out in sizes for batch in config.batches]
     return cases
 
 
@@ -134,6 +154,7 @@ def resolved(
         on_gpu = tensorrt or config.provider in GPU_PROVIDERS
         return replace(config, precision=preferred_precision(bundle, on_gpu=on_gpu))
     asked = SessionSettings(AUTO, config.provider, config.device, precision=config.precision)
+    asked = replace(asked, self_test=config.self_test, **_cuda(config))
     session, choice = asked.choose(bundle)
     session.close()
     choose(choice)
@@ -149,18 +170,41 @@ def session_settings(config: BenchmarkConfig) -> list[SessionSettings]:
     """Return the settings of each backend; without a provider every one is to be tried."""
     settings = []
     for backend in dict.fromkeys(config.backends):
-        providers = [config.provider if backend == "onnxruntime" else "cuda"]
-        precision = config.precision
         if backend in TORCH_BACKENDS:
-            providers, precision = _torch_providers(config.provider), "fp32"
-        for provider in providers:
-            device = 0 if provider in ("cpu", "openvino") else config.device
-            one = SessionSettings(backend, provider, device, config.threads, precision)
-            settings.append(one)
+            settings += _torch_settings(config, backend)
+            continue
+        strict = {"onnxruntime": config.provider, "openvino": "cpu"}
+        provider = strict.get(backend, "cuda")
+        device = 0 if provider in ("cpu", "openvino") else config.device
+        one = SessionSettings(backend, provider, device, config.threads, config.precision)
+        if backend == "onnxruntime":
+            one = replace(one, **_cuda(config))
+        elif provider == "cuda":
+            one = replace(one, workers=max(config.streams))
+        settings.append(one)
+        if config.cuda_graphs and one.provider in GPU_PROVIDERS:
+            settings.append(replace(one, cuda_graphs=config.cuda_graphs))
     return settings
 
 
-def _torch_providers(provider: str | None) -> list[str | None]:
+def _cuda(config: BenchmarkConfig) -> dict[str, Any]:
+    return {"tf32": config.tf32, "convolution_search": config.convolution_search}
+
+
+def _torch_settings(config: BenchmarkConfig, backend: str) -> list[SessionSettings]:
+    return [
+        SessionSettings(
+            backend,
+            provider,
+            0 if provider == "cpu" else config.device,
+            config.threads,
+            torch_precision(backend, config.precision, on_gpu=provider != "cpu"),
+        )
+        for provider in _torch_providers(config.provider)
+    ]
+
+
+def _torch_providers(provider: str | None) -> list[str]:
     if provider is not None:
         return ["cuda" if provider in ("cuda", "tensorrt") else "cpu"]
     import torch

@@ -9,6 +9,7 @@ from typing import Any
 
 from flowsr_export.bench.entries import Report, Row, ScalingFit
 from flowsr_export.bench.memory import Memory
+from flowsr_export.bench.timing import runs_needed
 from flowsr_export.onnx_graph.stages import STAGES
 from flowsr_export.reports.files import report_paths, write_files
 from flowsr_export.reports.page import Page, Section
@@ -59,7 +60,11 @@ def page_of(report: Report, command: str, sections: Sequence[Section] = ()) -> P
         "flowsr-export bench",
         command,
         _summary_lines(report),
-        tables + ([_stages(report)] if report.stages else []),
+        [
+            *tables,
+            *([_placements(report)] if report.placements else []),
+            *([_stages(report)] if report.stages else []),
+        ],
         sections,
         "Growth",
         [line for fit in report.growth or () for line in scaling_lines(fit)],
@@ -100,8 +105,8 @@ def _summary_lines(report: Report) -> list[str]:
     loaded = sum(row.load == "loaded" for row in report.rows)
     if loaded:
         lines.append(
-            f"Other processes were busy: {loaded} of {len(report.rows)} rows could not be "
-            "measured without them."
+            f"Other processes were busy or the GPU was throttled: {loaded} of "
+            f"{len(report.rows)} rows could not be measured without that."
         )
     return lines + [f"Not measured, {name}: {why}." for name, why in report.not_started.items()]
 
@@ -110,29 +115,54 @@ def _latency(report: Report) -> Table:
     names = list(report.rows[0].seconds)
     note = (
         "Milliseconds. gpu: the model alone, arrays in GPU memory; graph: the model alone, "
-        "arrays in host memory; end-to-end: an eight-bit image from array to array."
+        "arrays in host memory; end-to-end: an eight-bit image from array to array; streams: "
+        "several runs at once, timed until the last of them ends."
     )
+    empty = sorted(
+        {
+            float(name[1:])
+            for row in report.rows
+            for name, value in row.seconds.items()
+            if value is None
+        }
+    )
+    if empty:
+        needs = ", ".join(f"p{level:g} needs {runs_needed(level)} runs" for level in empty)
+        note += f" Empty: too few runs ({needs}); --min-runs sets the least number."
     table = Table("Latency", ["row", *names, "output MP/s", "runs", "load"], note)
     for row in report.rows:
-        times = [f"{1e3 * row.seconds[name]:.4g}" for name in names]
+        times = [_milliseconds(row.seconds[name]) for name in names]
         load = row.load + (f", {row.loaded_blocks} blocks" if row.loaded_blocks else "")
+        load += f", {row.throttled_blocks} throttled" if row.throttled_blocks else ""
         rate = f"{row.megapixels_per_second:.3g}"
         table.rows.append([str(row), *times, rate, str(row.runs), load])
     return table
 
 
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.4g}"
+
+
 def _cost(report: Report) -> Table:
     note = (
         "Efficiency: multiply-adds of the graph over the median time, as a share of the "
-        "machine's matrix products in the same run. Memory: a separate process; the first "
-        "value is its peak above that of its libraries."
+        "machine's matrix products in the same run. Bandwidth: bytes that the layers of an "
+        "engine for one size move, as a share of the machine's copies. Memory: a separate "
+        "process; the first value is its peak above that of its libraries. Load: seconds to "
+        "open the model; first run: milliseconds, before the warm-up."
     )
     columns = ["row", "multiply-adds", "efficiency", "memory", "peak", "GPU memory"]
-    return Table("Efficiency and memory", columns, note, [_cost_cells(r) for r in report.rows])
+    columns += ["bandwidth", "load", "first run"]
+    measured = any(row.joules_per_megapixel is not None for row in report.rows)
+    if measured:
+        columns.append("J/MP")
+        note += " J/MP: energy of the GPU for a megapixel of output."
+    rows = [_cost_cells(row)[: len(columns)] for row in report.rows]
+    return Table("Cost", columns, note, rows)
 
 
 def _cost_cells(row: Row) -> list[str]:
-    memory = row.memory or Memory()
+    memory, energy = row.memory or Memory(), row.joules_per_megapixel
     return [
         str(row),
         f"{row.multiply_adds / 1e9:.3g} G",
@@ -140,6 +170,10 @@ def _cost_cells(row: Row) -> list[str]:
         memory.trouble or mebibytes(memory.model_bytes),
         mebibytes(memory.host_bytes),
         "none" if row.provider == "cpu" else mebibytes(memory.device_bytes),
+        "" if row.bandwidth is None else f"{row.bandwidth:.2f}",
+        "" if row.load_seconds is None else f"{row.load_seconds:.3g}",
+        _milliseconds(row.first_call_seconds),
+        "" if energy is None else f"{energy:.3g}",
     ]
 
 
@@ -150,6 +184,21 @@ def _probes(report: Report) -> Table:
         rates = probe.best_per_second, probe.median_per_second
         cells = [f"{rate / 1e9:.4g} {unit}" for rate in rates]
         table.rows.append([f"{probe.name}, {probe.place}", *cells, probe.load])
+    return table
+
+
+def _placements(report: Report) -> Table:
+    note = (
+        "Nodes of the graph as ONNX Runtime optimizes it, by the provider that runs them, and "
+        "copies between host and device, in one run of the first size."
+    )
+    columns = ["provider", "nodes", "elsewhere", "copies", "float32 products"]
+    table = Table("Placement", columns, note)
+    for one in report.placements:
+        nodes = ", ".join(f"{count} {name}" for name, count in one.nodes.items())
+        kinds = ", ".join(f"{count} {name}" for name, count in one.kinds.items())
+        cells = [nodes, kinds or "none", str(one.copies), "TF32" if one.tf32 else "float32"]
+        table.rows.append([f"{one.provider} {one.precision}", *cells])
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,22 @@ from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
 from flowsr_runtime.backends.session import AUTO, Session
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.pictures.depth import to_depth
-from flowsr_runtime.pictures.pixels import full_range
 
-if TYPE_CHECKING:
-    import torch
-
-    from flowsr_export.deployment.interface import Network
-
-__all__ = ["TORCH_BACKENDS", "LoadedModel", "Measures", "ModelTarget", "load_model"]
+__all__ = [
+    "AUTOCAST",
+    "TORCH_BACKENDS",
+    "LoadedModel",
+    "Measures",
+    "ModelTarget",
+    "load_model",
+    "check_target",
+    "torch_precision",
+]
 
 Measures = Literal["gpu", "graph", "end-to-end"]
-TORCH_BACKENDS = ("torch", "torch-compiled", "published")
-COMPILED_SIZES = 256
+TORCH_BACKENDS = ("torch", "torch-compiled", "published", "published-compiled")
+AUTOCAST = "autocast-fp16"
+HALVES = ("fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class ModelTarget:
         model: Checkpoint of the flow, for PyTorch; None for the built-in one.
         prior: Checkpoint of the latent module.
         settings: Backend, provider, device, threads and precision. The backend may be one of
-            `TORCH_BACKENDS`, whose provider is "cpu" or "cuda" and whose precision is "fp32".
+            `TORCH_BACKENDS`, whose provider is "cpu" or "cuda" and whose precision is one that
+            `torch_precision` returns.
     """
 
     bundle: Path | None
@@ -63,6 +68,23 @@ class ModelTarget:
         return Bundle.open(embedded_bundle() if self.bundle is None else self.bundle)
 
 
+def torch_precision(backend: str, precision: str, *, on_gpu: bool) -> str:
+    """Return the precision in which PyTorch is measured beside a bundle's graph.
+
+    Args:
+        backend: One of `TORCH_BACKENDS`.
+        precision: Precision of the bundle's graph.
+        on_gpu: Whether PyTorch runs on a GPU.
+
+    Returns:
+        Half precision for the network as it is exported, if the graph has it; `AUTOCAST` for
+        the compiled published order on a GPU; else "fp32".
+    """
+    if backend == "published-compiled":
+        return AUTOCAST if on_gpu else "fp32"
+    return precision if backend != "published" and precision in HALVES else "fp32"
+
+
 class LoadedModel(Protocol):
     """A loaded model."""
 
@@ -82,7 +104,7 @@ class LoadedModel(Protocol):
 
 
 def load_model(target: ModelTarget) -> LoadedModel:
-    """Load a model.
+    """Load a model, without a self-test.
 
     Raises:
         UsageError: If the checkpoint is not the bundle's, or PyTorch has no such precision.
@@ -92,10 +114,22 @@ def load_model(target: ModelTarget) -> LoadedModel:
     """
     bundle, settings = target.open_bundle(), target.settings
     if settings.backend in TORCH_BACKENDS:
-        return _TorchModel(bundle, target)
-    if settings.backend != "onnxruntime":
+        return _torch_model(bundle, target)
+    if target.place == "cuda" and settings.backend != "onnxruntime":
         settings = replace(settings, threads=None)
-    return _SessionModel(bundle, settings.open(bundle), target)
+    return _SessionModel(bundle, settings.start(bundle), target)
+
+
+def check_target(target: ModelTarget) -> None:
+    """Run the golden pair of a bundle in a session of its own; PyTorch has no such test.
+
+    Raises:
+        ParityError: If the golden pair is missed.
+        FlowsrError: As `load_model`.
+    """
+    settings = target.settings
+    if settings.backend not in TORCH_BACKENDS:
+        replace(settings, threads=None).open(target.open_bundle()).close()
 
 
 class _SessionModel:
@@ -142,48 +176,29 @@ class _SessionModel:
         self._upscaler.close()
 
 
-class _TorchModel:
-    """The network that a bundle was exported from, in eager, compiled or published form."""
+def _torch_model(bundle: Bundle, target: ModelTarget) -> LoadedModel:
+    from flowsr_export.bench.torch_target import TorchModel
+    from flowsr_export.parity.reference import reference_of
 
-    def __init__(self, bundle: Bundle, target: ModelTarget) -> None:
-        import torch
+    settings = replace(target.settings, precision=_checked_precision(target.settings))
+    checkpoint = reference_of(bundle, target.model, target.prior)
+    return TorchModel(checkpoint.network, bundle.manifest, settings)
 
-        from flowsr_export.parity.reference import reference_of
 
-        settings = target.settings
-        if settings.precision not in (AUTO, "fp32"):
-            raise UsageError(
-                f"precision must be fp32 with {settings.backend}, got {settings.precision}",
-                option="precision",
-            )
-        torch.set_num_threads(settings.threads or torch.get_num_threads())
-        place = "cpu" if settings.provider == "cpu" else f"cuda:{settings.device}"
-        network = reference_of(bundle, target.model, target.prior).network.to(place)
-        self._place, self._manifest = place, bundle.manifest
-        self._run = _torch_call(network, settings.backend)
-        # Tensors are on the device of the network.
-        self.measures: tuple[Measures, ...] = ("graph",) if place == "cpu" else ("gpu",)
-
-    def call(self, case: Case, measures: Measures) -> Callable[[], object]:
-        import torch
-
-        feeds = graph_feeds(self._manifest, case)
-        rgb = torch.from_numpy(full_range(feeds["input"])).to(self._place)
-        latents = [
-            torch.from_numpy(feeds[latent.name]).to(self._place)
-            for latent in self._manifest.latents
-        ]
-
-        def upscale() -> None:
-            with torch.inference_mode():
-                self._run(rgb, case.size, latents)
-            if self._place != "cpu":
-                torch.cuda.synchronize(self._place)
-
-        return upscale
-
-    def close(self) -> None:
-        del self._run
+def _checked_precision(settings: SessionSettings) -> str:
+    backend, on_gpu = settings.backend, settings.provider != "cpu"
+    choices = dict.fromkeys(
+        torch_precision(backend, precision, on_gpu=on_gpu) for precision in ("fp32", *HALVES)
+    )
+    if settings.precision == AUTO:
+        return next(iter(choices))
+    if settings.precision not in choices:
+        raise UsageError(
+            f"precision must be {' or '.join(choices)} with {backend}, "
+            f"got {settings.precision}",
+            option="precision",
+        )
+    return settings.precision
 
 
 def _torch_has_gpu() -> bool:
@@ -196,30 +211,3 @@ def _on_gpu(array: NDArray[Any], place: str) -> Any:
     import torch
 
     return torch.from_numpy(array).to(place)
-
-
-def _torch_call(
-    network: Network, backend: str
-) -> Callable[[torch.Tensor, tuple[int, int], list[torch.Tensor]], object]:
-    """Return a function of an image, an output size and latents that runs a network."""
-    from flowsr_export.deployment.families import deployment_of
-
-    deployment = deployment_of(network)
-    if backend == "published":
-        if network.prior is None:
-            raise UsageError("backend published needs a bundle with a learned prior")
-        published = deployment.published()
-        return lambda rgb, size, latents: published(rgb, size)
-    if backend == "torch-compiled":
-        _compile(network)
-    return lambda rgb, size, latents: deployment.reference(rgb, size, latents or None)
-
-
-def _compile(network: Network) -> None:
-    """Compile for each size separately; PyTorch 2.13 fails on LINF's patches of any size."""
-    import torch._dynamo.config as settings
-
-    # Beyond eight sizes PyTorch would silently run the others uncompiled.
-    settings.recompile_limit = settings.accumulated_recompile_limit = COMPILED_SIZES
-    settings.fail_on_recompile_limit_hit = True
-    network.compile(dynamic=False)

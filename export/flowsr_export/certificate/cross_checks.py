@@ -90,7 +90,7 @@ def compare_backends(
     for name, candidate, provider, device in graphs:
         assert candidate.file is not None
         content = bundle.read(candidate.file)
-        sessions[name] = open_session(content, provider, device)
+        sessions[name] = open_session(content, provider, device, precision=candidate.precision)
         reference = graphs[0][1].precision
         looser = reference if candidate.precision == "fp32" else candidate.precision
         tolerances[name] = metric_limit(tolerance_for(deployment, looser, io), io)

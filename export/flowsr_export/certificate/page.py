@@ -229,7 +229,8 @@ def _candidates(record: Record) -> Table:
     table = Table("Candidates compared with PyTorch", columns)
     for one in record.candidates:
         counts = [str(one.comparisons), str(one.passed), three_digits(one.used)]
-        table.rows.append([one.name, *counts, str(one.max_steps), one.worst or "none"])
+        name = f"{one.name} (float32 products in TF32)" if one.tf32 else one.name
+        table.rows.append([name, *counts, str(one.max_steps), one.worst or "none"])
     return table
 
 

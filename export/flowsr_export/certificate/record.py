@@ -117,6 +117,7 @@ class CandidateSummary:
         max_steps: Largest difference in eight-bit steps.
         used: Largest fraction of a tolerance that is used, None without a comparison.
         worst: Mode and case of that comparison.
+        tf32: Whether its float32 products are computed in TF32.
     """
 
     name: str
@@ -129,6 +130,7 @@ class CandidateSummary:
     max_steps: int | None
     used: float | None
     worst: str | None
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -317,6 +319,7 @@ def summarize_candidate(candidate: Candidate, checks: Sequence[Check]) -> Candid
         max_steps=max(steps, default=None),
         used=None if worst is None else worst.used,
         worst=None if worst is None else f"{worst.mode}, {worst.case}",
+        tf32=getattr(candidate.session, "tf32", False),
     )
 
 

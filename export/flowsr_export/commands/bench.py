@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from flowsr_export.options.choice import choice_record, say_choice
 from flowsr_export.options.command import Choice, Command, Group
 from flowsr_export.options.progress import counted_progress
+from flowsr_export.options.session import cuda_options, self_test_option, session_options
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
@@ -24,6 +27,7 @@ from flowsr_export.options.shared import (
     force_option,
     json_option,
     number_option,
+    open_bundle,
     packs,
     provider_option,
     scales_option,
@@ -33,22 +37,29 @@ from flowsr_export.options.shared import (
 )
 from flowsr_export.options.values import (
     FiniteRange,
+    WholeRange,
+    parse_counts,
     parse_duration,
+    parse_limit,
     parse_percentiles,
+    parse_rates,
+    scale_type,
     size_type,
 )
 
 if TYPE_CHECKING:
     from flowsr_export.bench.compare import Comparison
+    from flowsr_export.bench.open_loop import LatencyLimit, Load, RateResult
     from flowsr_export.bench.plan import BenchmarkConfig
     from flowsr_export.inputs.run_sizes import Scale
+    from flowsr_runtime import SessionSettings
     from flowsr_runtime.backends.session import Choice as RunChoice
 
 __all__ = ["command"]
 
 BACKENDS = (
-    *("auto", "onnxruntime", "tensorrt", "tensorrt_rtx"),
-    *("torch", "torch-compiled", "published"),
+    *("auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"),
+    *("torch", "torch-compiled", "published", "published-compiled"),
 )
 
 
@@ -67,19 +78,19 @@ class _DefaultCommand(Command):
 
 
 class _DefaultGroup(Group):
-    """A group that runs `run` unless the command line is one of `compare`."""
+    """A group that runs `run` unless the command line is one of `compare` or `serve`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Insert `run` before its arguments; only measuring has an output."""
         measures = any(arg.startswith(("-o", "--output")) for arg in args)
-        if args[:1] != ["compare"] or measures:
+        if args[:1] not in (["compare"], ["serve"]) or measures:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
 @click.group("bench", cls=_DefaultGroup, add_help_option=False)
 def command() -> None:
-    """Measure latency, throughput and memory of a bundle, or compare two reports."""
+    """Measure a bundle, or a server under load, or compare two reports."""
 
 
 @command.command("compare")
@@ -116,6 +127,183 @@ def compare_command(first: Path, second: Path, threshold: float, as_json: bool) 
     check(comparison, threshold)
 
 
+@command.command("serve")
+@bundle_argument
+@click.option("--url", help="Address of a running server, instead of one of BUNDLE.")
+@value_option(
+    parse_limit,
+    "--limit",
+    help="Percentile and the longest time that it may have, such as p99:200ms.",
+    required=True,
+)
+@value_option(
+    parse_rates,
+    "--rate",
+    "rates",
+    help="Requests per second, joined by commas.",
+    show_default="a search for the highest that holds",
+)
+@choice_option(
+    "--arrivals",
+    ["poisson", "constant"],
+    "Gaps between requests: random, as of independent clients, or equal.",
+)
+@value_option(
+    parse_duration,
+    "--duration",
+    help="Least time of each rate; a percentile needs its number of requests.",
+    default="10s",
+)
+@value_option(size_type, "--lr-size", help="Width and height of the image.", default="128x128")
+@value_option(scale_type, "--scale", help="Upscaling factor of a request.", default="4")
+@seed_option("Random seed for the arrivals.")
+@number_option("--jobs", POSITIVE, 1, "Number of images that the server processes at once.")
+@number_option("--queue", WholeRange(min=0), 16, "Number of waiting images of the server.")
+@session_options
+@json_option
+def serve_command(
+    bundle: Path | None,
+    url: str | None,
+    limit: tuple[float, float],
+    rates: tuple[float, ...] | None,
+    arrivals: Literal["poisson", "constant"],
+    duration: float,
+    lr_size: tuple[int, int],
+    scale: str | tuple[str, str],
+    seed: int,
+    jobs: int,
+    queue: int,
+    settings: SessionSettings,
+    as_json: bool,
+) -> None:
+    """Find the highest rate of requests at which a server keeps a limit of latency.
+
+    A server of BUNDLE, or of the built-in model, is started for it, unless --url names one.
+    Requests arrive when they are due, whether earlier ones were answered or not, and their
+    times count from then. A refused request misses the limit. Exit code 7 means that no rate
+    holds.
+
+    \b
+    Examples:
+      flowsr-export bench serve --limit p90:1s --lr-size 64x64
+      flowsr-export bench serve edsr.bundle --limit p99:200ms --rate 5,10,20 --json
+      flowsr-export bench serve --url http://127.0.0.1:8000 --limit p99:200ms
+    """
+    import json
+
+    from flowsr_export.bench.local_server import serving
+    from flowsr_export.bench.open_loop import LatencyLimit, Load
+    from flowsr_runtime import UsageError
+
+    if url is not None and bundle is not None:
+        raise UsageError("give either BUNDLE or --url")
+    request = {"lr_size": lr_size, "scale": scale}
+    with ExitStack() as stack:
+        about: dict[str, Any] = {"url": url, "runs_on": None}
+        if url is None:
+            open_bundle(bundle)
+            options = _server_options(bundle, settings, jobs, queue)
+            server = stack.enter_context(serving(options))
+            about = {"url": server.url, "runs_on": server.runs_on}
+        body = _request(about["url"], lr_size, scale)
+        load = Load(about["url"], body, arrivals, duration, seed)
+        record = _offer_rates(load, LatencyLimit(*limit), rates or (), as_json)
+    if as_json:
+        click.echo(json.dumps({"server": about, "request": request, **record}, indent=1))
+    _require_a_rate(record["highest_rate"], LatencyLimit(*limit))
+
+
+def _offer_rates(
+    load: Load, limit: LatencyLimit, rates: Sequence[float], quiet: bool
+) -> dict[str, Any]:
+    """Measure rates, print a line for each unless quiet, and return all as JSON values."""
+    from flowsr_export.bench.open_loop import highest_rate, offer, service_time
+    from flowsr_export.machine.libraries import describe_machine
+
+    alone = service_time(load)
+    if not quiet:
+        click.echo(f"one request alone takes {1e3 * alone:.1f} ms; limit: {limit}")
+
+    def measure(rate: float) -> RateResult:
+        result = offer(load, rate, limit)
+        if not quiet:
+            click.echo(_rate_line(result))
+        return result
+
+    results = highest_rate(measure, rates, 0.5 / alone)
+    held = [result.rate for result in results if result.holds]
+    best = max(held, default=None)
+    if not quiet and best is not None:
+        click.echo(f"highest rate that holds: {best:.3g} requests per second")
+    return {
+        "limit": asdict(limit),
+        "arrivals": load.arrivals,
+        "seed": load.seed,
+        "alone_seconds": alone,
+        "highest_rate": best,
+        "rates": [result.as_dict() for result in results],
+        "machine": describe_machine(),
+    }
+
+
+def _rate_line(result: RateResult) -> str:
+    times = ", ".join(
+        f"{name} {'unknown' if value is None else f'{1e3 * value:.1f} ms'}"
+        for name, value in result.seconds.items()
+    )
+    word = "holds" if result.holds else "fails"
+    return (
+        f"{word}  {result.rate:8.3g} per second  {result.answered} of {result.requests} "
+        f"answered, {times}"
+    )
+
+
+def _request(url: str, lr_size: tuple[int, int], scale: str | tuple[str, str]) -> bytes:
+    """Return a request with a crop of a shipped photograph as PNG."""
+    import io
+
+    from PIL import Image
+
+    from flowsr_export.bench.open_loop import request_of
+    from flowsr_export.inputs.cases import Case, sample_pictures
+    from flowsr_runtime.pictures.depth import to_depth
+
+    (photo,) = to_depth(sample_pictures(Case(lr_size, lr_size)), 8).transpose(0, 2, 3, 1)
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "PNG")
+    text = scale if isinstance(scale, str) else f"{scale[1]}x{scale[0]}"
+    return request_of(url, file.getvalue(), f"scale={text}")
+
+
+def _server_options(
+    bundle: Path | None, settings: SessionSettings, jobs: int, queue: int
+) -> list[str]:
+    """Return the arguments of `serve` for a bundle and the settings of its session."""
+    options = {
+        "--jobs": jobs,
+        "--queue": queue,
+        "--backend": settings.backend,
+        "--provider": settings.provider,
+        "--device": settings.device,
+        "--threads": settings.threads,
+        "--precision": settings.precision,
+        "--workers": settings.workers,
+        "--cuda-graphs": settings.cuda_graphs,
+        "--convolution-search": settings.convolution_search,
+    }
+    given = [[name, str(value)] for name, value in options.items() if value is not None]
+    flags = ["--tf32"] * settings.tf32 + ["--no-self-test"] * (not settings.self_test)
+    words = [word for one in given for word in one]
+    return [*([] if bundle is None else [str(bundle)]), *words, *flags]
+
+
+def _require_a_rate(best: float | None, limit: LatencyLimit) -> None:
+    from flowsr_runtime.errors import RegressionError
+
+    if best is None:
+        raise RegressionError(f"no rate that was offered keeps the limit, {limit}")
+
+
 def _config(
     *,
     threads: int | None,
@@ -127,6 +315,7 @@ def _config(
     duration: float,
     blocks: int,
     seed: int,
+    min_runs: int,
     **fields: Any,
 ) -> BenchmarkConfig:
     """Combine options into the configuration of a benchmark."""
@@ -145,7 +334,7 @@ def _config(
         scales=scales,
         lr_sizes=lr_size or default_sizes,
         output_size=output_size,
-        pace=TimingSchedule(warm_up, duration, blocks, seed),
+        pace=TimingSchedule(warm_up, duration, blocks, seed, min_runs),
         growth=sweep,
         **fields,
     )
@@ -173,7 +362,8 @@ def _config(
     choice_option(
         "--precision",
         ["auto", *PRECISIONS],
-        "Precision of the bundle's graph to run; PyTorch runs float32.",
+        "Precision of the bundle's graph to run; torch and torch-compiled run it too if it is "
+        "fp16 or bf16, published-compiled on a GPU in fp16 autocast.",
     ),
     click.option("--model", type=FILE, help="Checkpoint of the bundle's flow, for PyTorch."),
     click.option("--prior", type=FILE, help="Checkpoint of the bundle's prior, for PyTorch."),
@@ -192,7 +382,25 @@ def _config(
         old=["--output-size"],
         help="Output width and height, instead of --lr-size.",
     ),
-    number_option("--batch", POSITIVE, 1, "Number of images per run."),
+    value_option(
+        parse_counts,
+        "--batch",
+        "batches",
+        help="Numbers of images in one run, joined by commas.",
+        default="1",
+    ),
+    value_option(
+        parse_counts,
+        "--streams",
+        help="Numbers of runs of the graph at once, joined by commas; not of PyTorch.",
+        default="1",
+    ),
+    number_option(
+        "--cuda-graphs",
+        WholeRange(min=0),
+        0,
+        "Maximum number of captured CUDA graphs; above 0 the GPU is also measured with them.",
+    ),
     value_option(
         parse_duration,
         "--duration",
@@ -206,6 +414,12 @@ def _config(
         default="200ms",
     ),
     number_option("--blocks", POSITIVE, 10, "Number of blocks per row; comparing needs five."),
+    number_option(
+        "--min-runs",
+        POSITIVE,
+        1,
+        "Least number of runs of each row; the 90th percentile needs 64, the 99th 662.",
+    ),
     value_option(
         parse_percentiles,
         "--percentile",
@@ -216,6 +430,8 @@ def _config(
     seed_option("Random seed for the order of the blocks."),
     click.option("--memory/--no-memory", default=True, help="Measure memory.  [default: yes]"),
     click.option("--stages/--no-stages", default=True, help="Profile stages.  [default: yes]"),
+    *cuda_options,
+    self_test_option,
     flag("--sweep", "Measure several sizes and how the time grows with them."),
     name="config",
 )

@@ -98,6 +98,16 @@ BAR_STEPS = 100
 @click.option(
     "--log", type=FILE, show_default="beside the bundle", help="File for the builder's log."
 )
+@click.option(
+    "--export-layer-info",
+    type=FILE,
+    help="JSON file for the engine's layers, as trtexec writes it; builds the engine anew.",
+)
+@click.option(
+    "--export-profile",
+    type=FILE,
+    help="JSON file for the time of each layer, as trtexec writes it; needs a GPU.",
+)
 @flag("--dry-run", "Print the plan without building; needs no GPU.")
 @gpu_option
 @json_option
@@ -107,6 +117,8 @@ def command(
     flavour: TensorrtVariant,
     device: int,
     log: Path | None,
+    export_layer_info: Path | None,
+    export_profile: Path | None,
     dry_run: bool,
     gpu: str | None,
     as_json: bool,
@@ -115,7 +127,8 @@ def command(
 
     Without BUNDLE, the bundle is made from --model and --prior, or is the built-in one. An
     existing engine with the same key is kept. An engine that does not run in the requested
-    precision ends with exit code 3.
+    precision ends with exit code 3. With a GPU the engine is run before it is stored: every
+    profile's smallest, usual and largest sizes, and the bundle's golden pair.
 
     The engine takes every image from 16 pixels a side to the given size, and larger ones in
     tiles; it is optimized for the given size. --exact takes that size only.
@@ -128,7 +141,7 @@ def command(
           --min-shapes input:1x3x16x16 --opt-shapes input:1x3x128x128 --max-shapes \\
           input:1x3x256x256 --scale 2,4
     """
-    from flowsr_export.engine.build import build_engine, plan_engine
+    from flowsr_export.engine.build import LayerFiles, build_engine, plan_engine
     from flowsr_export.engine.library import device_here
 
     precision = cast("Precision", request.precision)
@@ -141,12 +154,15 @@ def command(
         _warn(plan)
         return
     plan.check()
+    files = LayerFiles(export_layer_info, export_profile, target.force)
+    files.check(plan)
     _warn(plan)
     bundle = _prepare(target, precision, has_graph=not plan.needs_export)
     plan = plan_engine(bundle.manifest, bundle, flavour, request, here)
     log = log or bundle.path.with_name(f"{bundle.path.name}.build.log")
     with progress("build", BAR_STEPS) as bar:
-        result = build_engine(bundle, plan, log=log, report=_reporter(bar.advance, bar.say))
+        reporter = _reporter(bar.advance, bar.say)
+        result = build_engine(bundle, plan, log=log, files=files, report=reporter)
     run = run_command(bundle, result.entry.key.precision, request.sizes.scales)
     if as_json:
         record = _result_record(result, bundle, gpu)
@@ -225,7 +241,7 @@ def _result_record(result: EngineResult, bundle: Bundle, gpu: str | None) -> dic
 
 
 def _result_text(result: EngineResult, bundle: Bundle, gpu: str | None) -> str:
-    from flowsr_export.engine.listing import roofline
+    from flowsr_export.engine.listing import qualification_text, roofline
 
     entry, facts = result.entry, result.entry.facts
     state = "kept: an engine with the same key exists"
@@ -245,7 +261,7 @@ def _result_text(result: EngineResult, bundle: Bundle, gpu: str | None) -> str:
     least = roofline(entry, gpu)
     if least is not None:
         lines += [f"work       {line}" for line in least.lines()]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"qualified  {qualification_text(entry)}"])
 
 
 def _precision(precision: str, facts: Mapping[str, Any]) -> list[str]:

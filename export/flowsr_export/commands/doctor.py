@@ -64,6 +64,10 @@ def command(as_json: bool) -> None:
         click.echo(f"{'CUDA device':13} {gpu.name}, {about}")
     if not device.gpus:
         click.echo(f"{'CUDA device':13} none found by nvidia-smi")
+    where = found.verdict_folder or "nowhere: there is no home directory"
+    click.echo(f"{'self-tests':13} {len(found.self_tests) or 'none'} kept in {where}")
+    for verdict in found.self_tests:
+        click.echo(f"{'':13} {verdict}")
 
 
 def _print_abilities(abilities: Sequence[Ability]) -> None:

@@ -90,13 +90,15 @@ def prune_command(
 
 def _text(listed: Listed) -> str:
     from flowsr_export.engine.library import Target
+    from flowsr_export.engine.listing import qualification_text
 
     entry, key = listed.entry, listed.entry.key
     target = Target(key.compute_capability, key.gpu_name)
     profiles = f"{len(key.profiles)} profile{'s' * (len(key.profiles) > 1)}"
     return (
         f"{_state(listed):8}{entry.name}  {entry.size / 1e6:.2f} MB\n"
-        f"        {key.flavour} {key.version}, {key.precision}, {target}, {profiles}"
+        f"        {key.flavour} {key.version}, {key.precision}, {target}, {profiles}\n"
+        f"        qualified: {qualification_text(entry)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The `inspect` command: check a bundle and print it, without any inference library."""
+"""The `inspect` command: check a bundle and print it; count the nodes of its graph."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.command import Command
+from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.engine import flavour_option, gpu_option
+from flowsr_export.options.session import self_test_option
 from flowsr_export.options.shared import (
+    PRECISIONS,
     bundle_argument,
+    device_option,
     flag,
     json_option,
     open_bundle,
-    precision_option,
+    provider_option,
     value_option,
 )
 from flowsr_export.options.speech import program
@@ -28,11 +31,14 @@ if TYPE_CHECKING:
     from flowsr_export.engine.listing import Match
     from flowsr_runtime import Bundle
     from flowsr_runtime.bundle.manifest import Latent, Manifest, Tiling
+    from flowsr_runtime.bundle.verdicts import Verdict
     from flowsr_runtime.geometry import Halo
 
 __all__ = ["command"]
 
 FIXED_SCALE = "{:g} only; upscale --resample reaches other scales"
+COUNTED_SIDE = 64
+"""Low-resolution side of the run whose nodes are counted."""
 PADDED = "any; padded to multiples of {} for the graph, then cropped"
 IMAGES = {
     "float32": "float32 in [0, 1]",
@@ -44,7 +50,15 @@ IMAGES = {
 @bundle_argument
 @flag("--engine", "List engines that load on a GPU, and why others do not.")
 @flavour_option
-@precision_option("Precision of the engine, with --engine.", "fp16")
+@provider_option("Count where the nodes run, and the copies, on a provider of ONNX Runtime.")
+@click.option(
+    "--precision",
+    type=Choice(PRECISIONS),
+    show_default="fp16 with --engine, what upscale takes with --provider",
+    help="Precision of the engine or of the graph that runs.",
+)
+@device_option
+@self_test_option
 @value_option(
     parse_capability,
     "--compute-capability",
@@ -57,7 +71,10 @@ def command(
     bundle: Path | None,
     engine: bool,
     flavour: TensorrtVariant,
-    precision: str,
+    provider: str | None,
+    precision: str | None,
+    device: int,
+    self_test: bool,
     compute_capability: str | None,
     gpu: str | None,
     as_json: bool,
@@ -65,12 +82,14 @@ def command(
     """Check BUNDLE, or the built-in one, and print its contents.
 
     The first line sums up: sound or DAMAGED, family, scale, precisions. A damaged file ends
-    with exit code 5, and so does --engine if no engine loads.
+    with exit code 5, and so does --engine if no engine loads. --provider runs the golden
+    pair and counts the nodes of the optimized graph by provider.
 
     \b
     Examples:
       flowsr-export inspect
       flowsr-export inspect edsr.bundle --engine --compute-capability 8.9
+      flowsr-export inspect edsr.bundle --provider cuda
     """
     from flowsr_runtime.errors import IntegrityError
 
@@ -78,8 +97,13 @@ def command(
     if engine:
         from flowsr_export.engine.listing import match_engines
 
-        match = match_engines(opened, flavour, precision, compute_capability)
+        if provider is not None:
+            raise click.UsageError("give at most one of --engine and --provider")
+        match = match_engines(opened, flavour, precision or "fp16", compute_capability)
         _print_match(opened, match, gpu, as_json)
+        return
+    if provider is not None:
+        _print_placement(opened, provider, device, precision or "auto", self_test, as_json)
         return
     problems = {name: _problem(opened, name) for name in opened.manifest.files}
     if as_json:
@@ -89,6 +113,7 @@ def command(
             "sound": not any(problems.values()),
             "title": opened.title,
             "files": files,
+            "self_tests": [verdict.as_dict() for verdict in _verdicts(opened)],
             "manifest": opened.manifest.raw,
         }
         click.echo(json.dumps(content, indent=2, default=dict))
@@ -97,6 +122,31 @@ def command(
     damaged = [problem for problem in problems.values() if problem is not None]
     if damaged:
         raise IntegrityError("; ".join(damaged))
+
+
+def _print_placement(
+    bundle: Bundle, provider: str, device: int, precision: str, self_test: bool, as_json: bool
+) -> None:
+    """Test a provider, and print where the nodes of the graph run on it."""
+    from flowsr_export.bench.placement import placement_of
+    from flowsr_export.inputs.cases import Case
+    from flowsr_runtime import SessionSettings
+    from flowsr_runtime.geometry import size_for
+
+    asked = SessionSettings(
+        "onnxruntime", provider, device, precision=precision, self_test=self_test
+    )
+    session, choice = asked.choose(bundle)
+    session.close()
+    lr = (COUNTED_SIDE, COUNTED_SIDE)
+    case = Case(lr, size_for(lr, scale=bundle.manifest.scale or 2, size=None))
+    placement = placement_of(bundle, choice.settings, case)
+    if as_json:
+        click.echo(json.dumps({**choice.as_dict(), **dataclasses.asdict(placement)}, indent=1))
+        return
+    click.echo(f"{choice}, {choice.self_test}")
+    for line in placement.lines():
+        click.echo(line)
 
 
 def _problem(bundle: Bundle, name: str) -> str | None:
@@ -112,7 +162,7 @@ def _problem(bundle: Bundle, name: str) -> str | None:
 
 def _print_match(bundle: Bundle, match: Match, gpu: str | None, as_json: bool) -> None:
     """Print the engines that load and, field by field, why the others do not."""
-    from flowsr_export.engine.listing import roofline
+    from flowsr_export.engine.listing import qualification_text, roofline
     from flowsr_runtime import BundleError
 
     least = {entry.name: roofline(entry, gpu) for entry in match.loads}
@@ -120,6 +170,7 @@ def _print_match(bundle: Bundle, match: Match, gpu: str | None, as_json: bool) -
         content = {
             **vars(match),
             "loads": [entry.name for entry in match.loads],
+            "qualified": {entry.name: entry.facts.get("qualified") for entry in match.loads},
             "roofline": {name: each and each.as_dict() for name, each in least.items()},
             "differences": [dataclasses.asdict(field) for field in match.differences],
         }
@@ -127,6 +178,7 @@ def _print_match(bundle: Bundle, match: Match, gpu: str | None, as_json: bool) -
     else:
         for entry in match.loads:
             click.echo(f"loads      {entry.name}")
+            click.echo(f"  {'qualified':20}{qualification_text(entry)}")
             each = least[entry.name]
             for line in [] if each is None else each.lines():
                 click.echo(f"  work     {line}")
@@ -149,12 +201,24 @@ def _print(bundle: Bundle, problems: Mapping[str, str | None]) -> None:
     click.echo(f"{'bundle':{width}}{bundle.path}")
     for heading, text in rows:
         click.echo(f"{heading:{width}}{text}".rstrip())
+    verdicts = _verdicts(bundle)
+    click.echo("self-tests" if verdicts else f"{'self-tests':{width}}none yet")
+    for verdict in verdicts:
+        click.echo(f"  {verdict}")
     click.echo("files")
     for name, problem in problems.items():
         entry = bundle.manifest.files[name]
         state = "ok" if problem is None else "DAMAGED"
         size = f"{entry.bytes / 1e6:8.2f} MB  {entry.precision or ''}"
         click.echo(f"  {state:9}{name:28}{size}".rstrip())
+
+
+def _verdicts(bundle: Bundle) -> list[Verdict]:
+    """Return the verdicts of this user's self-tests of a bundle."""
+    from flowsr_runtime.bundle.verdicts import kept_verdicts
+
+    hashes = {entry.sha256 for entry in bundle.manifest.files.values()}
+    return [verdict for verdict in kept_verdicts() if verdict.key["model"] in hashes]
 
 
 def summary(manifest: Manifest) -> list[tuple[str, str]]:

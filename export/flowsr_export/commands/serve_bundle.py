@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowsr_export.options.command import Group
+from flowsr_export.options.session import cuda_options
 from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
@@ -81,6 +82,7 @@ def command() -> None:
     threads_option,
     memory_budget_option,
     halo_option,
+    *cuda_options,
     name="config",
 )
 @force_option

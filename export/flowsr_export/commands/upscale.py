@@ -169,6 +169,8 @@ def _upscale_on_ray(
 
     if machine.pop("devices") is not None:
         raise click.UsageError("--devices is not for --ray; Ray assigns a GPU to each worker")
+    if not machine["settings"].self_test:
+        note("no worker is tested: the self-test was switched off")
     config = WorkerConfig(bundle.path, request=request, **machine)
     line = item_lines(len(jobs))
     with progress("upscaling", len(jobs)) as bar:

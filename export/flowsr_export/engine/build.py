@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from flowsr_export.engine.profiles import (
     profiles_for,
 )
 from flowsr_export.inputs.run_sizes import Scale, default_runs, run_sizes_for
+from flowsr_export.reports.files import prepare_files, write_files
 from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.engine_store import EngineEntry, EngineKey, EngineStore, Profile
 from flowsr_runtime.bundle.manifest import Manifest
@@ -45,6 +47,7 @@ __all__ = [
     "EnginePlan",
     "EngineRequest",
     "EngineResult",
+    "LayerFiles",
     "SizeSpec",
     "build_engine",
     "has_graph",
@@ -53,6 +56,7 @@ __all__ = [
 ]
 
 Size = tuple[int, int]
+PROFILED_RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,38 @@ class EngineResult:
     built: Built | None
 
 
+@dataclass(frozen=True)
+class LayerFiles:
+    """Files about the layers of an engine, None for those that are not written.
+
+    Attributes:
+        information: Layers, as trtexec's --exportLayerInfo writes them.
+        profile: Time of each layer, as trtexec's --exportProfile writes it.
+        force: Whether existing files are overwritten.
+    """
+
+    information: Path | None = None
+    profile: Path | None = None
+    force: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any file is written, which needs a new build."""
+        return self.information is not None or self.profile is not None
+
+    def check(self, plan: EnginePlan) -> None:
+        """Check that this machine can write the files.
+
+        Raises:
+            ProviderError: If times are to be measured and there is no GPU.
+            OutputError: As `prepare_files`.
+        """
+        prepare_files(filter(None, (self.information, self.profile)), force=self.force)
+        if self.profile is not None and plan.device is None:
+            message = "export_profile needs a GPU that runs the engine"
+            raise ProviderError(message, option="export_profile")
+
+
 def profiles_of(manifest: Manifest, sizes: SizeSpec) -> list[Profile]:
     """Choose the profiles of an engine.
 
@@ -268,14 +304,19 @@ def build_engine(
     plan: EnginePlan,
     *,
     log: Path | None = None,
+    files: LayerFiles | None = None,
     report: Callable[[float, str], None] = lambda share, phase: None,
 ) -> EngineResult:
     """Build an engine into the bundle's store, unless the store has it.
+
+    An engine that this machine can load is run before it is stored. An engine in the store
+    that never ran is built again where it can run.
 
     Args:
         bundle: Bundle with the graph.
         plan: Plan for this bundle.
         log: File for the builder's log.
+        files: Files about its layers, for which the engine is built again; None for none.
         report: Called about five times a second with the completed share and the phase.
 
     Returns:
@@ -283,14 +324,25 @@ def build_engine(
 
     Raises:
         PrecisionError: If the graph or the engine does not compute in the requested precision.
+        ParityError: If the engine fails in a run, or misses the golden pair.
+        ProviderError: If the times of layers are to be measured and no GPU runs the engine.
         FlowsrError: As `EnginePlan.check` and `build_plan`.
     """
+    from flowsr_export.engine.qualification import loads_here
+
+    files = files or LayerFiles()
     plan.check()
+    files.check(plan)
     assert plan.key is not None
-    if plan.existing is not None:
-        return EngineResult(plan.existing, None)
+    assert plan.library is not None
+    runs_here = loads_here(plan.key, plan.library, plan.device)
+    if plan.existing is not None and not files.wanted:
+        untested = plan.existing.facts.get("qualified") is False
+        if not (untested and runs_here):
+            return EngineResult(plan.existing, None)
     built, audit, work = _build(bundle, plan, log, report)
-    facts = {**_facts(built, audit, plan), "work": work}
+    tested = _tested(bundle, plan, built, files, runs_here)
+    facts = {**_facts(built, audit, plan), "work": work, **tested}
     return EngineResult(EngineStore(bundle.path).add(plan.key, built.plan, facts), built)
 
 
@@ -355,6 +407,42 @@ def _build(
     result = audit(work, layers, precision, least)
     require_precision(result)
     return built, result, roofline_facts(work, layers, len(plan.profiles))
+
+
+def _tested(
+    bundle: Bundle, plan: EnginePlan, built: Built, files: LayerFiles, runs_here: bool
+) -> dict[str, Any]:
+    """Run an engine where it can run, write the files about its layers; return the facts."""
+    from flowsr_export.engine.layer_files import layer_information, layer_profile
+    from flowsr_export.engine.qualification import (
+        OUTPUT,
+        bound_feeds,
+        open_engine,
+        qualify,
+    )
+
+    key, library, device = plan.key, plan.library, plan.device
+    assert key is not None
+    assert library is not None
+    if files.information is not None:
+        content = layer_information(library.module, built, on_device=runs_here)
+        write_files({files.information: json.dumps(content, indent=1) + "\n"})
+    if not runs_here or device is None:
+        if files.profile is not None:
+            message = (
+                f"export_profile needs a GPU that runs the engine, it is for {plan.target}"
+            )
+            raise ProviderError(message, option="export_profile")
+        return {"qualified": False}
+    with open_engine(key, built.plan, library, device) as engine:
+        facts = qualify(bundle, key, engine)
+        if files.profile is not None:
+            feeds = bound_feeds(bundle.manifest, key.profiles[0], "opt")
+            with engine.worker() as worker:
+                times = worker.layer_times(0, feeds, OUTPUT, PROFILED_RUNS)
+            text = json.dumps(layer_profile(times), indent=1) + "\n"
+            write_files({files.profile: text})
+    return {"qualified": True, "qualification": facts}
 
 
 def _intact(store: EngineStore, key: EngineKey) -> EngineEntry | None:

@@ -29,6 +29,7 @@ HARDWARE = {
     "ampere-plus": "AMPERE_PLUS",
     "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
 }
+TILING = ("none", "fast", "moderate", "full")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Settings:
         hardware_compatibility: Key of `HARDWARE` (tensorrt).
         compute_capabilities: GPUs to build for, without having them (tensorrt_rtx).
         timing_cache: Timing cache file, read and updated (tensorrt).
+        max_aux_streams: Most streams on which layers run beside the main one, None for the
+            library's choice.
+        tiling_optimization_level: Key of `TILING`: how long the builder searches for layers
+            that pass their results through the cache in tiles; None for the library's choice.
     """
 
     workspace: int | None = None
@@ -53,9 +58,18 @@ class Settings:
     hardware_compatibility: str = "none"
     compute_capabilities: tuple[str, ...] = ()
     timing_cache: Path | None = None
+    max_aux_streams: int | None = None
+    tiling_optimization_level: str | None = None
 
     def options(self) -> dict[str, Option]:
-        """Return the settings that change the plan, for its key; the target is separate."""
+        """Return the settings that change the plan, for its key; the target is separate.
+
+        A later setting is in the key only if it is given, so that older engines are found.
+        """
+        later: dict[str, Option | None] = {
+            "max_aux_streams": self.max_aux_streams,
+            "tiling_optimization_level": self.tiling_optimization_level,
+        }
         return {
             "workspace": "unlimited" if self.workspace is None else self.workspace,
             "optimization_level": self.optimization_level,
@@ -63,6 +77,7 @@ class Settings:
             "version_compatible": self.version_compatible,
             "hardware_compatibility": self.hardware_compatibility,
             "profiling_verbosity": "detailed",
+            **{name: value for name, value in later.items() if value is not None},
         }
 
 
@@ -162,6 +177,10 @@ def check_settings(library: Library, settings: Settings) -> None:
     if library.is_rtx and settings.timing_cache is not None:
         message = "timing_cache is for tensorrt: tensorrt_rtx measures no kernels"
         raise UsageError(message, option="timing_cache")
+    config = getattr(library.module, "IBuilderConfig", None)
+    for name in ("max_aux_streams", "tiling_optimization_level"):
+        if getattr(settings, name) is not None and not hasattr(config, name):
+            raise UsageError(f"{name} is not in {library}", option=name)
 
 
 def _parsed(library: Library, builder: Any, logger: Any, model: bytes) -> Any:
@@ -188,6 +207,11 @@ def _configured(library: Library, builder: Any, settings: Settings) -> Any:
     if settings.hardware_compatibility != "none":
         level = HARDWARE[settings.hardware_compatibility]
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+    if settings.max_aux_streams is not None:
+        config.max_aux_streams = settings.max_aux_streams
+    if settings.tiling_optimization_level is not None:
+        level = settings.tiling_optimization_level.upper()
+        config.tiling_optimization_level = getattr(trt.TilingOptimizationLevel, level)
     if library.is_rtx:
         constants = library.capabilities()
         config.num_compute_capabilities = len(settings.compute_capabilities)

@@ -25,6 +25,7 @@ __all__ = [
     "list_engines",
     "match_engines",
     "prune_engines",
+    "qualification_text",
     "record_of",
     "roofline",
 ]
@@ -73,6 +74,21 @@ def record_of(entry: EngineEntry) -> dict[str, Any]:
         "key": entry.key.fields(),
         "facts": dict(entry.facts),
     }
+
+
+def qualification_text(entry: EngineEntry) -> str:
+    """Return whether an engine was run on a GPU before it was stored, in words."""
+    qualified = entry.facts.get("qualified")
+    if qualified is None:
+        return "not known: built by an earlier version"
+    if not qualified:
+        return "no: no GPU that runs it was there"
+    facts = entry.facts["qualification"]
+    golden = facts["golden"]
+    pair = "no golden pair of its sizes"
+    if golden is not None:
+        pair = f"the golden pair to {golden['max_abs']:.2g}"
+    return f"yes: {facts['runs']} runs, {pair}"
 
 
 def roofline(entry: EngineEntry, gpu: str | None = None) -> Roofline | None:

@@ -298,7 +298,8 @@ def _open_checkpoint(
 def _place(settings: SessionSettings) -> str:
     """Return PyTorch's device; refuse settings that only bundles have."""
     plain = SessionSettings(TORCH, settings.provider, settings.device, settings.threads)
-    if replace(settings, precision=AUTO) != plain or settings.precision not in (AUTO, "fp32"):
+    asked = replace(settings, precision=AUTO, self_test=True)  # PyTorch is the reference
+    if asked != plain or settings.precision not in (AUTO, "fp32"):
         wrong = f"precision must be fp32 and workers and CUDA graphs unset with backend {TORCH}"
         raise UsageError(wrong, option="backend")
     if settings.provider not in (None, "cpu", "cuda"):

@@ -231,6 +231,7 @@ def _golden(deployment: Deployment, session: Runner, request: Request) -> dict[s
     size = (output_size(h, scale), output_size(w, scale))
     feeds = deployment.feeds(Case(GOLDEN_LR, size), request.scale)
     case: dict[str, Any] = {"input": "input.png", "output": "output.npy", "size": list(size)}
+    case["max_abs"] = deployment.max_abs
     if deployment.latents:
         case.update(seed=0, temperature=TEMPERATURE)
     output = session.run(feeds)

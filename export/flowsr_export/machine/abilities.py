@@ -11,6 +11,7 @@ from flowsr_runtime.installation import pip_command
 __all__ = ["Ability", "abilities_of"]
 
 RUN = ("numpy", "PIL", "onnxruntime")
+CUDA = (*RUN, "cudnn")
 EXPORT = ("torch", "onnx", "onnxscript", "safetensors", "onnxruntime")
 NO_GPU = "no NVIDIA GPU was found; it needs one and its driver"
 RTX = "tensorrt_rtx"
@@ -46,7 +47,8 @@ def abilities_of(environment: Environment) -> list[Ability]:
 
     return [
         ability("upscale on the CPU", RUN),
-        ability("upscale on CUDA", RUN, *_without_cuda(parts["onnxruntime"]), *no_gpu),
+        ability("upscale on the CPU with OpenVINO", ("numpy", "PIL", "openvino")),
+        ability("upscale on CUDA", CUDA, *_without_cuda(parts["onnxruntime"]), *no_gpu),
         ability("upscale on a TensorRT engine", _engine_library(parts), *no_gpu),
         ability("build engines for GeForce and RTX, without a GPU too", (RTX, "onnx")),
         ability("build engines for the GPU of this machine", ("tensorrt", "onnx"), *no_gpu),

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flowsr_export.machine.hardware import Device, read_device
+from flowsr_runtime.backends.cuda_provider import cudnn_version
+from flowsr_runtime.bundle import verdicts
 from flowsr_runtime.installation import pip_command
 
 __all__ = ["Environment", "Part", "describe_machine", "find_library", "examine"]
@@ -81,8 +83,8 @@ LIBRARIES = (
     _Library(
         "openvino",
         ("openvino",),
-        "the openvino provider, together with onnxruntime-openvino in onnxruntime's place",
-        "pip install openvino onnxruntime-openvino",
+        "--backend openvino: running a bundle on Intel and AMD processors",
+        pip_command("openvino"),
     ),
 )
 
@@ -117,21 +119,28 @@ class Environment:
         python: Version of the interpreter.
         parts: The libraries.
         device: The machine.
+        self_tests: Kept verdicts of self-tests, in words.
+        verdict_folder: Folder that keeps them, None without a home.
     """
 
     version: str
     python: str
     parts: tuple[Part, ...]
     device: Device
+    self_tests: tuple[str, ...] = ()
+    verdict_folder: str | None = None
 
 
 def examine() -> Environment:
-    """Check every library and read the machine."""
+    """Check every library, read the machine and the kept verdicts of self-tests."""
+    folder = verdicts.cache_folder()
     return Environment(
         version=_version_of(("flowsr-lp",)) or "not installed",
         python=platform.python_version(),
-        parts=tuple(find_library(library) for library in LIBRARIES),
+        parts=(*(find_library(library) for library in LIBRARIES), _find_cudnn()),
         device=read_device(),
+        self_tests=tuple(str(verdict) for verdict in verdicts.kept_verdicts()),
+        verdict_folder=None if folder is None else str(folder),
     )
 
 
@@ -163,6 +172,13 @@ def find_library(library: _Library) -> Part:
         trouble = f"a package of that name is installed but has no {library.attribute}"
         return replace(missing, trouble=trouble)
     return replace(part, providers=tuple(getattr(module, "get_available_providers", list)()))
+
+
+def _find_cudnn() -> Part:
+    """Find the cuDNN that ONNX Runtime would load."""
+    gives = "upscale --provider cuda: convolutions of ONNX Runtime"
+    remedy = "pip install nvidia-cudnn-cu13 (nvidia-cudnn-cu12 for CUDA 12)"
+    return Part("cudnn", cudnn_version(), gives, remedy)
 
 
 def _version_of(distributions: tuple[str, ...]) -> str | None:

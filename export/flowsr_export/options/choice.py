@@ -20,17 +20,21 @@ __all__ = ["choice_record", "run_command", "say_choice"]
 def say_choice(
     choice: Choice | None, asked: SessionSettings, say: Callable[[str], None] = note
 ) -> None:
-    """Print one line on stderr, unless backend and precision were named.
+    """Print one line on stderr, unless backend and precision were named and tested.
 
     Args:
         choice: How the bundle is run, None if no bundle is.
         asked: Settings of the command line.
         say: Writer of a note; see `speaker` for other threads.
     """
-    if choice is None or "auto" not in (asked.backend, asked.precision):
+    if choice is None:
         return
-    reasons = "".join(f"; not {name}: {why}" for name, why in choice.passed_over.items())
-    say(f"runs on {choice}{reasons}")
+    untested = "" if choice.self_test.passed else str(choice.self_test)
+    if "auto" in (asked.backend, asked.precision):
+        reasons = "".join(f"; not {name}: {why}" for name, why in choice.passed_over.items())
+        say(f"runs on {choice}{f', {untested}' if untested else ''}{reasons}")
+    elif untested:
+        say(untested)
 
 
 def choice_record(choice: Choice | None) -> dict[str, Any] | None:

@@ -140,6 +140,19 @@ builder_options = packs(
     ),
     flag("--tf32", "Allow TF32 in float32 products: faster, with a 10-bit mantissa."),
     click.option(
+        "--max-aux-streams",
+        type=WholeRange(min=0),
+        show_default="the library's choice",
+        help="Maximum number of streams on which layers run beside the main one.",
+    ),
+    click.option(
+        "--tiling-optimization-level",
+        type=Choice(["none", "fast", "moderate", "full"]),
+        show_default="the library's choice",
+        help="Effort of the search for layers that hand over their results in tiles, through "
+        "the cache.",
+    ),
+    click.option(
         "--timing-cache", type=FILE, help="Timing cache file, read and updated (tensorrt)."
     ),
     flag(

@@ -13,7 +13,8 @@ SECTIONS: dict[str, str] = {
         --scale --size --start --steps --sweep --system --threshold --tolerance --validation
     """,
     "Output": """
-        --access-log --depth --dry-run --force --gpu --json --log --output --truncate --work
+        --access-log --depth --dry-run --export-layer-info --export-profile --force --gpu
+        --json --log --output --truncate --work
     """,
     "Model": """
         --blocks --bundle --fixed-scale --guard --io --least-share --model --opset --precision
@@ -24,7 +25,10 @@ SECTIONS: dict[str, str] = {
         --alexnet --baseline --budget-db --lpips-weights --max-psnr-loss --metric --samples
         --shave
     """,
-    "Measurement": "--duration --memory --percentile --stages --warm-up",
+    "Measurement": """
+        --arrivals --duration --limit --memory --min-runs --percentile --rate --stages
+        --streams --url --warm-up
+    """,
     "Network": """
         --coupling-width --dim --encoder --flow-layers --gc --hidden-dim --n-feats
         --n-resblocks --nb --nf --num-layer --patch-size --steps-per-level
@@ -41,13 +45,13 @@ SECTIONS: dict[str, str] = {
         --max-pixels --max-queue --queue --timeout
     """,
     "Performance": """
-        --backend --cuda-graphs --device --devices --halo --max-memory --provider --threads
-        --workers
+        --backend --convolution-search --cuda-graphs --device --devices --halo --max-memory
+        --provider --self-test --threads --tf32 --workers
     """,
     "Shapes": "--max-shapes --min-shapes --opt-shapes",
     "Builder": """
-        --builder-optimization-level --hardware-compatibility-level --tf32 --timing-cache
-        --version-compatible --workspace
+        --builder-optimization-level --hardware-compatibility-level --max-aux-streams
+        --tiling-optimization-level --timing-cache --version-compatible --workspace
     """,
     "Cluster": "--ray --ray-address --ray-workers",
     "General": "--help --quiet --verbose --version",
@@ -56,6 +60,7 @@ SECTIONS: dict[str, str] = {
 # Options that mean something else in one command.
 BY_COMMAND: dict[str, dict[str, str]] = {
     "run": {"Measurement": "--blocks --seed"},
+    "build-engine": {"Builder": "--tf32"},
     "calibrate": {"Quantization": "--precision --samples --seed"},
     "flow": {"Network": "--blocks --scale", "Training": "--batch --crop --seed"},
     "prior": {"Network": "--depth --prior", "Training": "--batch --crop --seed"},

@@ -11,6 +11,7 @@ from flowsr_export.options.shared import (
     PRECISIONS,
     Option,
     choice_option,
+    flag,
     number_option,
     packs,
     provider_option,
@@ -18,13 +19,38 @@ from flowsr_export.options.shared import (
 )
 from flowsr_export.options.values import WholeRange
 
-__all__ = ["evaluation_options", "session_options", "verification_options"]
+__all__ = [
+    "cuda_options",
+    "evaluation_options",
+    "self_test_option",
+    "session_options",
+    "verification_options",
+]
 
-BACKENDS = ["auto", "onnxruntime", "tensorrt", "tensorrt_rtx"]
+BACKENDS = ["auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"]
 BACKEND_HELP = (
     "Inference library; auto takes an engine of the bundle that fits the GPU, else ONNX "
     "Runtime on CUDA if it starts, else on the CPU."
 )
+SELF_TEST_HELP = (
+    "Run the bundle's golden pair first, unless it has passed with this library and device "
+    "before.  [default: yes]"
+)
+self_test_option = click.option("--self-test/--no-self-test", default=True, help=SELF_TEST_HELP)
+
+cuda_options = [
+    flag(
+        "--tf32",
+        "Compute float32 graphs in TF32 on CUDA: faster, and off by 1e-3 and more. "
+        "Half-precision graphs use it in any case.",
+    ),
+    choice_option(
+        "--convolution-search",
+        ["heuristic", "exhaustive"],
+        "Choice of convolution algorithms on CUDA; exhaustive searches again at every new size "
+        "and is for graphs of fixed size.",
+    ),
+]
 
 
 def device_type(value: str) -> int | str:
@@ -36,6 +62,7 @@ def _session_options(
     provider_help: str,
     backends: Sequence[str] = BACKENDS,
     backend_help: str = BACKEND_HELP,
+    *options: Option,
 ) -> Option:
     """Return a decorator that passes `SessionSettings` to the command as `settings`."""
     return packs(
@@ -55,7 +82,7 @@ def _session_options(
             "--precision",
             ["auto", *PRECISIONS],
             "Precision to run; auto is the bundle's only one, of several fp16 on a GPU and "
-            "fp32 on a CPU.",
+            "fp32 on a CPU. bf16 with openvino computes the fp32 graph in bfloat16.",
         ),
         click.option(
             "--workers",
@@ -70,12 +97,17 @@ def _session_options(
             "Maximum number of captured CUDA graphs, which speed up sizes that repeat; 0 "
             "disables them.",
         ),
+        *cuda_options,
+        *options,
     )
 
 
 session_options = _session_options(
     "Execution provider of ONNX Runtime, taken strictly.  [default: cpu with --backend "
-    "onnxruntime]"
+    "onnxruntime]",
+    BACKENDS,
+    BACKEND_HELP,
+    self_test_option,
 )
 verification_options = _session_options(
     "Execution provider of ONNX Runtime.  [default: every available one]",
@@ -86,4 +118,6 @@ evaluation_options = _session_options(
     "Execution provider of ONNX Runtime, or device of PyTorch.  [default: cpu with --backend "
     "onnxruntime and torch]",
     [*BACKENDS, "torch"],
+    BACKEND_HELP,
+    self_test_option,
 )

@@ -77,6 +77,8 @@ machine_options = packs(
     value_option(
         parse_memory,
         "--max-memory",
+        "max_memory",
+        old=["--memory-budget"],
         help="Memory limit of the process, such as 2G; on a GPU, of one run. Larger images are "
         "tiled, and images are processed one after another.",
         show_default="the bundle's own limit for one run, or 1G, or 16G with an engine",

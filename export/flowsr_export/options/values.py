@@ -16,11 +16,14 @@ __all__ = [
     "exact_scale_type",
     "parse_blocks",
     "parse_capability",
+    "parse_counts",
     "parse_devices",
     "parse_duration",
+    "parse_limit",
     "parse_memory",
     "parse_percentiles",
     "parse_range",
+    "parse_rates",
     "parse_scales",
     "parse_shapes",
     "scale_type",
@@ -109,6 +112,14 @@ def parse_blocks(value: str) -> tuple[int, ...]:
     return _indices(value, "1,8,15,22")
 
 
+def parse_counts(value: str) -> tuple[int, ...]:
+    """Read numbers from 1 joined by commas, such as `1,2,4`."""
+    counts = _indices(value, "1,2,4", "numbers")
+    if min(counts) < 1:
+        raise click.BadParameter(f"numbers must be at least 1, got {value!r}")
+    return counts
+
+
 def parse_devices(value: str) -> tuple[int, ...]:
     """Read GPU indices, counted from 0, such as `0,1`."""
     return _indices(value, "0,1")
@@ -136,6 +147,17 @@ def parse_duration(value: str) -> float:
     return seconds
 
 
+def parse_limit(value: str) -> tuple[float, float]:
+    """Read a percentile and its longest time in seconds, such as `p99:200ms`."""
+    match = re.fullmatch(r"p([\d.]+):(.+)", value.strip().lower())
+    try:
+        (percentile,) = parse_percentiles(match[1] if match else "")
+        return percentile, parse_duration(match[2] if match else "")
+    except click.BadParameter:
+        message = f"expected a percentile and a time such as p99:200ms, got {value!r}"
+        raise click.BadParameter(message) from None
+
+
 def parse_percentiles(value: str) -> tuple[float, ...]:
     """Read percentiles joined by commas, such as `90,95,99`."""
     try:
@@ -145,6 +167,17 @@ def parse_percentiles(value: str) -> tuple[float, ...]:
     if not all(0 < percentile < 100 for percentile in percentiles):
         raise click.BadParameter(f"expected percentiles such as 90,95,99, got {value!r}")
     return percentiles
+
+
+def parse_rates(value: str) -> tuple[float, ...]:
+    """Read rates above 0 joined by commas, such as `5,10,20`."""
+    try:
+        rates = tuple(map(float, value.split(",")))
+    except ValueError:
+        rates = (0.0,)
+    if not all(0 < rate < math.inf for rate in rates):
+        raise click.BadParameter(f"expected rates such as 5,10,20, got {value!r}")
+    return rates
 
 
 def parse_scales(value: str) -> tuple[str | tuple[str, str], ...]:
@@ -171,9 +204,9 @@ def parse_shapes(value: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _indices(value: str, example: str) -> tuple[int, ...]:
+def _indices(value: str, example: str, name: str = "indices") -> tuple[int, ...]:
     if re.fullmatch(r"\d+(,\d+)*", value.strip()) is None:
-        raise click.BadParameter(f"expected indices such as {example}, got {value!r}")
+        raise click.BadParameter(f"expected {name} such as {example}, got {value!r}")
     return tuple(map(int, value.split(",")))
 
 

@@ -13,7 +13,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from flowsr_export.parity.compare import Tolerance
-from flowsr_runtime.backends.onnxruntime_session import PROVIDERS
+from flowsr_runtime.backends.cuda_provider import CudaOptions
+from flowsr_runtime.backends.onnxruntime_session import PROVIDERS, provider_list, silenced
 from flowsr_runtime.errors import BundleError, ParityError, ProviderError
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
 
 Feeds = Mapping[str, NDArray[Any]]
 
-GPU = ("cuda", "tensorrt")
 EIGHT_BIT = 255
 QUANTILE = 0.999
 
@@ -96,7 +96,12 @@ def metric_limit(tolerance: Tolerance, io: str) -> MetricLimit:
 
 
 def open_session(
-    content: bytes, provider: str = "cpu", device: int = 0, *, optimized: bool = True
+    content: bytes,
+    provider: str = "cpu",
+    device: int = 0,
+    *,
+    precision: str = "fp32",
+    optimized: bool = True,
 ) -> ort.InferenceSession:
     """Load an ONNX model for Polygraphy.
 
@@ -104,6 +109,7 @@ def open_session(
         content: The ONNX file.
         provider: A key of `PROVIDERS`.
         device: Index of the GPU.
+        precision: Precision of the graph, which decides the options of provider cuda.
         optimized: Whether ONNX Runtime may rewrite the graph.
 
     Raises:
@@ -115,13 +121,13 @@ def open_session(
     options.enable_mem_pattern = False  # as in the runtime
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    place = {"device_id": str(device)} if provider in GPU else {}
-    providers = [(PROVIDERS[provider], place), (PROVIDERS["cpu"], {})]
-    if provider == "cpu":
-        providers = providers[:1]
+    providers = provider_list(provider, device, CudaOptions(precision))
     state = ort.capi.onnxruntime_pybind11_state
     try:
-        session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
+        with silenced():
+            session = ort.InferenceSession(
+                content, options, providers=providers, enable_fallback=0
+            )
     except (
         state.Fail,
         state.InvalidGraph,

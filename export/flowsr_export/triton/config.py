@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flowsr_export.triton.pbtxt import Fields, Word
+from flowsr_runtime.backends.cuda_provider import CudaOptions
 from flowsr_runtime.bundle.engine_key import Profile
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import UsageError
@@ -49,6 +50,9 @@ class TritonModelConfig:
         memory_budget: Memory limit of one run in bytes, None for the bundle's own (Python).
         halo: Overlap of tiles, "default" or "exact" (Python).
         engine: Name of the engine, None for the only one (TensorRT).
+        tf32: Whether provider cuda computes float32 graphs in TF32.
+        convolution_search: Choice of convolutions of provider cuda, "heuristic" or
+            "exhaustive".
     """
 
     name: str = "flowsr"
@@ -62,6 +66,8 @@ class TritonModelConfig:
     memory_budget: int | None = None
     halo: str = "default"
     engine: str | None = None
+    tf32: bool = False
+    convolution_search: str = "heuristic"
 
 
 @dataclass(frozen=True)
@@ -220,12 +226,21 @@ def _instances(options: TritonModelConfig, profiles: Sequence[Profile]) -> dict[
 
 
 def _optimization(options: TritonModelConfig) -> dict[str, Any]:
-    """Return the execution provider of ONNX Runtime, if it needs a setting."""
-    if options.backend != "onnxruntime" or options.provider in ("cpu", "cuda"):
+    """Return the execution providers of ONNX Runtime, if they need a setting."""
+    if options.backend != "onnxruntime" or options.provider == "cpu":
         return {}
-    device = "cpu" if options.provider == "openvino" else "gpu"
-    accelerators = {f"{device}_execution_accelerator": [{"name": options.provider}]}
-    return {"optimization": {"execution_accelerators": accelerators}}
+    if options.provider == "openvino":
+        return _accelerated("cpu", {"name": "openvino"})
+    cuda = CudaOptions(options.precision, options.tf32, options.convolution_search).of_cuda(0)
+    del cuda["device_id"]  # that of the instance
+    named = [{"key": key, "value": value} for key, value in cuda.items()]
+    first = [{"name": "tensorrt"}] if options.provider == "tensorrt" else []
+    return _accelerated("gpu", *first, {"name": "cuda", "parameters": named})
+
+
+def _accelerated(device: str, *accelerators: dict[str, Any]) -> dict[str, Any]:
+    listed = {f"{device}_execution_accelerator": list(accelerators)}
+    return {"optimization": {"execution_accelerators": listed}}
 
 
 def _warm_up(warm: WarmUp, types: Mapping[str, Word]) -> dict[str, Any]:
@@ -248,6 +263,8 @@ def _parameters(options: TritonModelConfig) -> list[dict[str, Any]]:
             "precision": options.precision,
             "memory_budget": options.memory_budget,
             "halo": options.halo,
+            "tf32": options.tf32,
+            "convolution_search": options.convolution_search,
         }
         texts["upscaler"] = json.dumps(upscaler)
     elif options.backend == "onnxruntime" and options.threads is not None:
@@ -268,5 +285,11 @@ def check_options(options: TritonModelConfig) -> None:
     for name, value in tiling.items():
         if options.backend != "python" and value not in (None, "default"):
             raise UsageError(f"{name} is for python, got {options.backend}", option=name)
+    on_cuda = options.backend != "tensorrt" and options.provider in ("cuda", "tensorrt")
+    plain = (options.tf32, options.convolution_search) == (False, "heuristic")
+    if not plain and not on_cuda:
+        name = "tf32" if options.tf32 else "convolution_search"
+        user = options.backend if options.backend == "tensorrt" else options.provider
+        raise UsageError(f"{name} is for provider cuda, got {user}", option=name)
     if options.backend != "tensorrt" and options.engine is not None:
         raise UsageError(f"engine is for tensorrt, got {options.backend}", option="engine")

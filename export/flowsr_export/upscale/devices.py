@@ -44,6 +44,7 @@ def open_upscalers(
         for one in [settings] if devices is None else _on_each(settings, devices):
             if upscalers and upscalers[0].choice is not None:  # all run alike
                 one = dataclasses.replace(upscalers[0].choice.settings, device=one.index)
+            one = dataclasses.replace(one, gpu_memory=max_memory)
             session, choice = one.choose(bundle)
             upscaler = Upscaler(
                 bundle, session, max_memory=max_memory, halo=halo, choice=choice
@@ -62,6 +63,8 @@ def is_on_host(settings: SessionSettings) -> bool:
         return True
     if settings.provider is not None:
         return settings.provider in ON_HOST
+    if settings.backend == "openvino":
+        return True
     return settings.backend == "onnxruntime" and not isinstance(settings.device, str)
 
 

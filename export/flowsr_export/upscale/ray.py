@@ -99,6 +99,7 @@ class PictureMapper:
         settings = config.settings
         if settings.threads is None and is_on_host(settings):
             settings = replace(settings, threads=1)
+        settings = replace(settings, gpu_memory=config.max_memory)
         self.request = config.request
         self.upscaler = Upscaler(
             bundle, settings.open(bundle), max_memory=config.max_memory, halo=config.halo

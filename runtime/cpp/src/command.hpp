@@ -116,7 +116,8 @@ inline std::int64_t parse_memory(const std::string& text) {
 
 /// The options of `settings_of`.
 inline std::set<std::string> with_settings(std::set<std::string> options) {
-  options.insert({"backend", "provider", "device", "threads", "precision", "max-memory"});
+  options.insert({"backend", "provider", "device", "threads", "precision", "max-memory",
+                  "convolution-search"});
   return options;
 }
 
@@ -126,6 +127,9 @@ inline Settings settings_of(const Arguments& arguments) {
   settings.backend = arguments.text("backend");
   settings.provider = arguments.text("provider");
   settings.precision = arguments.text("precision", "fp32");
+  settings.convolution_search = arguments.text("convolution-search", "heuristic");
+  settings.tf32 = arguments.has("tf32");
+  settings.self_test = !arguments.has("no-self-test");
   settings.device = static_cast<int>(arguments.whole("device", 0, kMost));
   settings.threads = static_cast<int>(arguments.whole("threads", 0, kMost));
   if (arguments.has("max-memory")) {

@@ -67,6 +67,9 @@ flowsr::Settings settings_of(const flowsr_settings* settings) {
   }
   result.memory_budget = static_cast<std::int64_t>(settings->memory_budget);
   if (settings->exact_halo != 0) result.halo = flowsr::HaloKind::exact;
+  result.self_test = settings->no_self_test == 0;
+  result.tf32 = settings->tf32 != 0;
+  if (settings->exhaustive_search != 0) result.convolution_search = "exhaustive";
   return result;
 }
 
@@ -183,6 +186,10 @@ int flowsr_open(const char* bundle, const flowsr_settings* settings,
     const flowsr::Settings wanted = settings_of(settings);
     *upscaler = new flowsr_upscaler{flowsr::Upscaler::open(given(bundle, "bundle"), wanted)};
   });
+}
+
+const char* flowsr_untested(const flowsr_upscaler* upscaler) {
+  return upscaler == nullptr ? "" : upscaler->upscaler.untested().c_str();
 }
 
 int flowsr_target(const flowsr_upscaler* upscaler, int64_t height, int64_t width,

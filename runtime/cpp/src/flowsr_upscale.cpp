@@ -28,10 +28,14 @@ other metadata is dropped.
   --device N             GPU index  [0]
   --threads N            CPU threads  [all usable cores]
   --precision NAME       precision of the graph  [fp32]
+  --tf32                 float32 graphs in TF32 on cuda: faster, and off by 1e-3 and more
+  --convolution-search heuristic|exhaustive
+                         choice of convolutions on cuda  [heuristic]
+  --no-self-test         do not run the bundle's golden pair first
   --force                replace an existing OUT.png
   --version, --help
 
-Exit codes: 0 done, 1 failure, 2 usage, 3 NaN or infinity, 4 a backend or device is missing,
+Exit codes: 0 done, 1 failure, 2 usage, 3 NaN or infinity or a missed golden pair, 4 a backend or device is missing,
 5 a bundle or picture is missing or damaged, 6 out of memory.
 
 Example: flowsr-upscale edsr.bundle photo.png large.png --scale 2.7
@@ -113,6 +117,9 @@ int upscale(const detail::Arguments& arguments) {
     large.bytes = upscaled(upscaler, picture.bytes, picture.size, target, request);
   }
   detail::write_png_file(out, large, force);
+  if (!upscaler.untested().empty()) {
+    std::cerr << "flowsr-upscale: not tested: " << upscaler.untested() << '\n';
+  }
   std::cout << out << "  " << size.width << "x" << size.height << '\n';
   return FLOWSR_DONE;
 }
@@ -124,7 +131,7 @@ int main(int count, char** words) {
     const flowsr::detail::Arguments arguments(
         count, words,
         flowsr::detail::with_settings({"scale", "size", "halo", "temperature", "seed"}),
-        {"truncate", "force", "version", "help"});
+        {"truncate", "force", "tf32", "no-self-test", "version", "help"});
     if (arguments.has("help")) {
       std::cout << kHelp;
       return 0;

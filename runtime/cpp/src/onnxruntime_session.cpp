@@ -4,6 +4,8 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
+#include <map>
+#include <memory>
 #include <mutex>
 
 #include "cores.hpp"
@@ -28,19 +30,64 @@ void init_api() {
   });
 }
 
-void add_cuda(Ort::SessionOptions& options, int device) {
+constexpr const char* kNoCudnn =
+    "cuDNN 9 is missing or does not fit; install it, for example with pip install "
+    "nvidia-cudnn-cu13 for CUDA 13 or nvidia-cudnn-cu12 for CUDA 12";
+
+/// Returns whether an error of provider cuda comes from a missing cuDNN, which is optional in
+/// newer versions (microsoft/onnxruntime#29252): convolutions then have no kernel.
+bool lacks_cudnn(const std::string& message) {
+  std::string words;
+  for (const char c : message) words += c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  const auto says = [&words](const char* sign) { return words.find(sign) != std::string::npos; };
+  const bool no_kernel = says("not_implemented") || says("could not find an implementation");
+  return says("libcudnn") || says("cudnn is not available") || says("cudnn not found") ||
+         (no_kernel && says("conv"));
+}
+
+/// Returns the options of provider cuda by name, as in Python.
+std::map<std::string, std::string> cuda_options(const Settings& settings) {
+  const std::string& precision = settings.precision;
+  const bool half = precision == "fp16" || precision == "bf16";
+  std::map<std::string, std::string> options = {
+      {"device_id", std::to_string(settings.device)},
+      {"arena_extend_strategy", "kSameAsRequested"},
+      {"use_tf32", settings.tf32 || half ? "1" : "0"},
+      {"cudnn_conv_algo_search",
+       settings.convolution_search == "exhaustive" ? "EXHAUSTIVE" : "HEURISTIC"},
+  };
+  if (precision == "fp16") options["prefer_nhwc"] = "1";
+  if (settings.memory_budget > 0) {
+    options["gpu_mem_limit"] = std::to_string(settings.memory_budget);
+  }
+  return options;
+}
+
+void add_cuda(Ort::SessionOptions& options, const Settings& settings) {
   const std::vector<std::string> there = Ort::GetAvailableProviders();
   if (std::find(there.begin(), there.end(), "CUDAExecutionProvider") == there.end()) {
     throw Error(Code::backend, "provider cuda is not in this ONNX Runtime");
   }
-  OrtCUDAProviderOptions cuda{};
-  cuda.device_id = device;
-  cuda.arena_extend_strategy = 1;  // as much as is asked for
+  const std::map<std::string, std::string> named = cuda_options(settings);
+  std::vector<const char*> names, values;
+  for (const auto& [name, value] : named) {
+    names.push_back(name.c_str());
+    values.push_back(value.c_str());
+  }
+  OrtCUDAProviderOptionsV2* cuda = nullptr;
   try {
-    options.AppendExecutionProvider_CUDA(cuda);
+    const OrtApi& api = Ort::GetApi();
+    Ort::ThrowOnError(api.CreateCUDAProviderOptions(&cuda));
+    const std::unique_ptr<OrtCUDAProviderOptionsV2, void (*)(OrtCUDAProviderOptionsV2*)> owner(
+        cuda, api.ReleaseCUDAProviderOptions);
+    Ort::ThrowOnError(
+        api.UpdateCUDAProviderOptions(cuda, names.data(), values.data(), names.size()));
+    options.AppendExecutionProvider_CUDA_V2(*cuda);
   } catch (const Ort::Exception& error) {
-    throw Error(Code::backend, "provider cuda did not start on device " +
-                                   std::to_string(device) + ": " + one_line(error.what()));
+    const std::string reason = one_line(error.what());
+    throw Error(Code::backend,
+                "provider cuda did not start on device " + std::to_string(settings.device) +
+                    ": " + (lacks_cudnn(reason) ? std::string(kNoCudnn) + ": " : "") + reason);
   }
 }
 
@@ -55,7 +102,7 @@ Ort::SessionOptions options_of(const Settings& settings) {
   options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);  // errors are thrown, and said once
   const std::string provider = settings.provider.empty() ? "cpu" : settings.provider;
   if (provider == "cuda") {
-    add_cuda(options, settings.device);
+    add_cuda(options, settings);
   } else if (provider != "cpu") {
     throw Error(Code::usage, "provider must be cpu or cuda, got " + provider);
   } else if (settings.device != 0) {
@@ -115,11 +162,32 @@ class OnnxruntimeSession : public Session {
         throw Error(Code::memory,
                     provider_ + " ran out of memory; give a smaller memory_budget");
       }
-      throw Error(Code::backend, provider_ + " failed: " + one_line(error.what()));
+      throw Error(Code::backend, provider_ + " failed: " + explained(error));
     }
   }
 
+  SessionFacts facts() const override {
+    // The build that is linked, which can differ from Python's of the same version.
+    const std::string version = OrtGetApiBase()->GetVersionString();
+    const std::string build = Ort::GetBuildInfoString();
+    const std::string sign = "git-commit-id=";
+    const std::size_t begin = build.find(sign);
+    std::string commit;
+    if (begin != std::string::npos) {
+      const std::size_t first = begin + sign.size();
+      commit = " (" + build.substr(first, build.find_first_of(", ", first) - first) + ")";
+    }
+    return {"onnxruntime", provider_, "onnxruntime " + version + commit, ""};
+  }
+
  private:
+  /// Returns the message of an error, with the remedy where cuDNN is missing.
+  std::string explained(const Ort::Exception& error) const {
+    const std::string reason = one_line(error.what());
+    const bool remedied = provider_ == "cuda" && lacks_cudnn(reason);
+    return (remedied ? std::string(kNoCudnn) + ": " : "") + reason;
+  }
+
   Error load_error(const Ort::Exception& error, const std::string& path) const {
     if (says_out_of_memory(error.what())) {
       return Error(Code::memory, path + " does not fit in memory");
@@ -127,9 +195,8 @@ class OnnxruntimeSession : public Session {
     const OrtErrorCode code = error.GetOrtErrorCode();
     const bool model = code == ORT_INVALID_GRAPH || code == ORT_INVALID_PROTOBUF ||
                        code == ORT_NOT_IMPLEMENTED;
-    if (provider_ != "cpu" && !model) {
-      return Error(Code::backend,
-                   "provider " + provider_ + " did not start: " + one_line(error.what()));
+    if (provider_ != "cpu" && (!model || lacks_cudnn(error.what()))) {
+      return Error(Code::backend, "provider " + provider_ + " did not start: " + explained(error));
     }
     return Error(Code::bundle,
                  "onnxruntime cannot load " + path + ": " + one_line(error.what()));

@@ -43,12 +43,20 @@ class ProfileLimits {
                                              const std::vector<Piece>& pieces) const = 0;
 };
 
+/// What a loaded model runs on, for the key of its self-test.
+struct SessionFacts {
+  std::string backend, provider;
+  std::string library;  ///< Name and version.
+  std::string engines;  ///< SHA-256 of the engines, separated by spaces.
+};
+
 /// A loaded model; `run` may be called by many threads at once.
 class Session {
  public:
   virtual ~Session() = default;
   virtual Output run(const std::vector<Input>& inputs) = 0;
   virtual const ProfileLimits* limits() const { return nullptr; }
+  virtual SessionFacts facts() const = 0;
 };
 
 // Each is in its own source, the only one that needs the backend's library. They throw Error:

@@ -241,6 +241,12 @@ class TensorrtSession : public Session {
 
   const ProfileLimits* limits() const override { return &limits_; }
 
+  SessionFacts facts() const override {
+    std::string hashes;
+    for (const Engine& engine : engines_) hashes += (hashes.empty() ? "" : " ") + engine.sha256;
+    return {rig_.flavour, "cuda", rig_.flavour + " " + rig_.version, hashes};
+  }
+
   Output run(const std::vector<Input>& inputs) override {
     check_cuda(cudaSetDevice(device_), "start");
     for (std::size_t i = 0; i < engines_.size(); ++i) {

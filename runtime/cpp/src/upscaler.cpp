@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "noise.hpp"
+#include "self_test.hpp"
 #include "tile_loop.hpp"
 
 namespace flowsr {
@@ -13,6 +14,7 @@ struct Upscaler::State {
   Bundle bundle;
   Settings settings;
   std::unique_ptr<Session> session;
+  string untested;
 
   template <class T>
   Size upscale(const T* image, Size source, const Target& target, T* result,
@@ -79,6 +81,15 @@ std::unique_ptr<Session> open_session(const Bundle& bundle, Settings settings) {
   if (settings.device < 0 || settings.threads < 0 || settings.memory_budget < 0) {
     throw Error(Code::usage, "device, threads and memory_budget must not be negative");
   }
+  const bool on_cuda = name == "onnxruntime" && settings.provider == "cuda";
+  if (settings.convolution_search != "heuristic" &&
+      settings.convolution_search != "exhaustive") {
+    throw Error(Code::usage, "convolution_search must be heuristic or exhaustive, got " +
+                                 settings.convolution_search);
+  }
+  if ((settings.tf32 || settings.convolution_search != "heuristic") && !on_cuda) {
+    throw Error(Code::usage, "tf32 and convolution_search are for provider cuda");
+  }
   (void)bundle;  // of a library without a backend
 #ifdef FLOWSR_WITH_ONNXRUNTIME
   if (name == "onnxruntime") return open_onnxruntime(bundle, settings);
@@ -105,10 +116,15 @@ Upscaler Upscaler::open(const string& bundle, const Settings& settings) {
 
 Upscaler Upscaler::open(const Bundle& bundle, const Settings& settings) {
   std::unique_ptr<Session> session = open_session(bundle, settings);
-  return Upscaler(std::make_unique<State>(State{bundle, settings, std::move(session)}));
+  string untested = settings.self_test ? self_test(bundle, *session, settings)
+                                       : "the self-test was switched off";
+  return Upscaler(std::make_unique<State>(
+      State{bundle, settings, std::move(session), std::move(untested)}));
 }
 
 const Bundle& Upscaler::bundle() const { return state_->bundle; }
+
+const string& Upscaler::untested() const { return state_->untested; }
 
 Size Upscaler::target(Size source, const Target& target) const {
   return state_->bundle.target(source, target);

@@ -1,1 +1,1 @@
-"""Run a model on ONNX Runtime, TensorRT or TensorRT for RTX."""
+"""Run a model on ONNX Runtime, OpenVINO, TensorRT or TensorRT for RTX, once it is tested."""

@@ -59,7 +59,12 @@ _NUMPY_TYPES: Final = {
 
 
 def run_bound(
-    session: Any, feeds: Mapping[str, Any], output: str, device: tuple[str, int], out: Any
+    session: Any,
+    feeds: Mapping[str, Any],
+    output: str,
+    device: tuple[str, int],
+    out: Any,
+    options: Any = None,
 ) -> Any:
     """Run a session on arrays without copies.
 
@@ -69,6 +74,7 @@ def run_bound(
         output: Name of the output.
         device: ("cpu" or "cuda", index).
         out: Array on the device to write to, None for a new one.
+        options: `RunOptions`, None for plain ones.
 
     Returns:
         `out`, or an `OrtArray`.
@@ -89,7 +95,7 @@ def run_bound(
         else:
             binding.bind_output(output, *device, *_borrowed("out", out, place, borrowed))
         binding.synchronize_inputs()
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
         binding.synchronize_outputs()
         return OrtArray(binding.get_outputs()[0], place) if out is None else out
 
@@ -169,11 +175,15 @@ class GraphRunner:
                 return self._replay(bound, feeds)
             self.counters.plain += 1
             result: NDArray[Any] = self._session.run(
-                [self._output], dict(feeds), self._run_options(_NO_GRAPH)
+                [self._output], dict(feeds), self.without_graph()
             )[0]
             if len(self._results) < 64 * max(self._limit, 1):
                 self._results[key] = result.shape, result.dtype
             return result
+
+    def without_graph(self) -> Any:
+        """Return the options of a run that neither captures nor replays a graph."""
+        return self._run_options(_NO_GRAPH)
 
     def _replay(self, bound: _Bound, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         for name, value in bound.inputs.items():

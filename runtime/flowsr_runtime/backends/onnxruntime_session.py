@@ -1,8 +1,10 @@
 """Run a bundle's ONNX file with ONNX Runtime, on exactly the requested provider."""
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +12,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from flowsr_runtime.backends.cores import usable_cores
+from flowsr_runtime.backends.cuda_provider import CudaOptions, cudnn_version
 from flowsr_runtime.backends.engine_cache import record_hashes, remove_unrecorded
+from flowsr_runtime.backends.library_errors import (
+    is_out_of_memory,
+    lacks_cudnn,
+    one_line,
+)
 from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
@@ -24,7 +32,7 @@ from flowsr_runtime.errors import (
 )
 from flowsr_runtime.installation import pip_command
 
-__all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers"]
+__all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers", "provider_list", "silenced"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +57,19 @@ _REMEDIES: Final = {
 
 _ON_GPU: Final = ("cuda", "tensorrt")
 
+_NO_CUDNN: Final = (
+    "cuDNN 9 is missing or does not fit; install it, for example with pip install "
+    "nvidia-cudnn-cu13 for CUDA 13 or nvidia-cudnn-cu12 for CUDA 12"
+)
+
+_FATAL: Final = 4
+_WARNING: Final = 2
+"""Severities of ONNX Runtime's loggers."""
+
+_PLAIN: Final = CudaOptions()
+
 _ONE_DEVICE: Final = ("cpu", "openvino")
 """Providers that this version only supports on their first device."""
-
-# Messages of ONNX Runtime, CUDA, cuDNN and the C++ library for a failed allocation.
-_OUT_OF_MEMORY: Final = (
-    "failed to allocate memory",
-    "out of memory",
-    "bad_alloc",
-    "bad allocation",
-    "alloc_failed",
-    "available memory of",
-)
 
 _STATE: Final = ort.capi.onnxruntime_pybind11_state
 _MODEL_ERRORS: Final[tuple[type[Exception], ...]] = (
@@ -96,6 +105,8 @@ class OnnxRuntimeSession:
         name: str,
         cuda_graphs: int = 0,
         engine_cache: Path | None = None,
+        cuda: CudaOptions = _PLAIN,
+        profile: Path | None = None,
     ) -> None:
         """Load a model.
 
@@ -108,6 +119,9 @@ class OnnxRuntimeSession:
             cuda_graphs: Largest number of CUDA graphs, 0 for none; for a model whose shapes
                 follow from those of its inputs.
             engine_cache: Folder for the engines of provider tensorrt, None for no cache.
+            cuda: Options of provider cuda.
+            profile: Start of the file name of a profile that `end_profile` writes, None for
+                none.
 
         Raises:
             UsageError: If there is no such provider, or it has no CUDA graphs.
@@ -116,12 +130,15 @@ class OnnxRuntimeSession:
         """
         self.provider = provider
         self.device = device
+        self.library = _library(provider)
+        self.tf32 = provider in _ON_GPU and cuda.uses_tf32
         if cuda_graphs and provider not in _ON_GPU:
             names = " and ".join(_ON_GPU)
             given = f"got {cuda_graphs} with provider {provider}"
             raise UsageError(f"cuda_graphs is for {names}, {given}")
+        cuda = replace(cuda, graphs=bool(cuda_graphs))
         self._session: ort.InferenceSession | None = _load(
-            model, provider, device, threads, name, bool(cuda_graphs), engine_cache
+            model, provider, device, _options(threads, profile), name, cuda, engine_cache
         )
         self._engine_cache = engine_cache
         self._place = ("cuda" if provider in _ON_GPU else "cpu", device)
@@ -141,6 +158,8 @@ class OnnxRuntimeSession:
         threads: int | None = None,
         precision: str = "fp32",
         cuda_graphs: int = 0,
+        cuda: CudaOptions = _PLAIN,
+        profile: Path | None = None,
     ) -> "OnnxRuntimeSession":
         """Load a bundle's model.
 
@@ -154,6 +173,8 @@ class OnnxRuntimeSession:
             threads: CPU threads, None for the number of usable cores.
             precision: "fp32", "fp16" or "int8".
             cuda_graphs: Largest number of CUDA graphs, 0 for none.
+            cuda: Options of provider cuda; `precision` replaces theirs.
+            profile: As in the constructor.
 
         Returns:
             The session.
@@ -181,6 +202,8 @@ class OnnxRuntimeSession:
             name=path,
             cuda_graphs=cuda_graphs,
             engine_cache=_engine_cache(bundle, name) if provider == "tensorrt" else None,
+            cuda=replace(cuda, precision=precision),
+            profile=profile,
         )
         session._check_inputs(bundle, path)
         return session
@@ -227,12 +250,18 @@ class OnnxRuntimeSession:
         """
         session = self._opened()
         with self._translated():
-            return run_bound(session, feeds, _OUTPUT, self._place, out)
+            # A graph would be captured and replayed with memory of another run's output.
+            options = None if self._graphs is None else self._graphs.without_graph()
+            return run_bound(session, feeds, _OUTPUT, self._place, out, options)
 
     @property
     def graph_counters(self) -> GraphCounters:
         """Counters of CUDA graphs."""
         return GraphCounters() if self._graphs is None else self._graphs.counters
+
+    def end_profile(self) -> Path:
+        """Finish the profile that was begun with the session, and return its file."""
+        return Path(self._opened().end_profiling())
 
     def close(self) -> None:
         """Free the model; the session cannot run after that."""
@@ -262,12 +291,15 @@ class OnnxRuntimeSession:
         except FlowsrError:
             raise
         except _ERRORS as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise MemoryBudgetError(
                     f"{self.provider} ran out of memory; give a smaller memory_budget",
                     option="memory_budget",
                 ) from error
-            raise ProviderError(f"{self.provider} failed: {_one_line(error)}") from error
+            if self.provider in _ON_GPU and lacks_cudnn(error):
+                reason = one_line(error)
+                raise ProviderError(f"{self.provider} failed: {_NO_CUDNN}: {reason}") from error
+            raise ProviderError(f"{self.provider} failed: {one_line(error)}") from error
 
 
 def present_providers() -> list[str]:
@@ -277,6 +309,29 @@ def present_providers() -> list[str]:
     """
     available = ort.get_available_providers()
     return [name for name, provider in PROVIDERS.items() if provider in available]
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keep the library's own lines about providers off stderr while a session is loaded.
+
+    They do not go through the logger of the session.
+    """
+    ort.set_default_logger_severity(_FATAL)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_WARNING)  # what it is by itself; it cannot be read
+
+
+def _library(provider: str) -> str:
+    """Return the version of the library, and what tells builds of one version apart."""
+    commit = re.search(r"git-commit-id=(\w+)", ort.get_build_info())
+    text = f"onnxruntime {ort.__version__}" + (f" ({commit[1]})" if commit else "")
+    if provider not in _ON_GPU:
+        return text
+    # Loading cuDNN here also finds that of NVIDIA's Python package for ONNX Runtime.
+    return f"{text}, cuDNN {cudnn_version() or 'missing'}"
 
 
 def _engine_cache(bundle: Bundle, name: str) -> Path | None:
@@ -297,9 +352,9 @@ def _load(
     model: bytes,
     provider: str,
     device: int,
-    threads: int | None,
+    options: ort.SessionOptions,
     name: str,
-    graphs: bool,
+    cuda: CudaOptions,
     engine_cache: Path | None,
 ) -> ort.InferenceSession:
     name_in_library = _provider_name(provider)
@@ -307,18 +362,21 @@ def _load(
         raise UsageError(f"device must be 0 with provider {provider}, got {device}")
     failed = f"provider {provider} did not start on device {device}"
     try:
-        session = ort.InferenceSession(
-            model,
-            sess_options=_options(threads),
-            providers=_provider_list(provider, device, graphs, engine_cache),
-            enable_fallback=0,  # the fallback prints, and silently changes the provider
-        )
+        with silenced():
+            session = ort.InferenceSession(
+                model,
+                sess_options=options,
+                providers=provider_list(provider, device, cuda, engine_cache),
+                enable_fallback=0,  # the fallback prints, and silently changes the provider
+            )
     except _ERRORS as error:
-        if _is_out_of_memory(error):
+        if provider in _ON_GPU and lacks_cudnn(error):
+            raise ProviderError(f"{failed}: {_NO_CUDNN}: {one_line(error)}") from error
+        if is_out_of_memory(error):
             raise MemoryBudgetError(f"{name} does not fit in memory") from error
         if provider != "cpu" and not isinstance(error, _MODEL_ERRORS):
-            raise ProviderError(f"{failed}: {_one_line(error)}") from error
-        raise BundleError(f"onnxruntime cannot load {name}: {_one_line(error)}") from error
+            raise ProviderError(f"{failed}: {one_line(error)}") from error
+        raise BundleError(f"onnxruntime cannot load {name}: {one_line(error)}") from error
     if name_in_library not in session.get_providers():
         raise ProviderError(f"{failed}; {_remedy(provider)}")
     return session
@@ -341,29 +399,29 @@ def _provider_name(provider: str) -> str:
     return name
 
 
-def _provider_list(
-    provider: str, device: int, graphs: bool, engine_cache: Path | None
+def provider_list(
+    provider: str, device: int, cuda: CudaOptions = _PLAIN, engine_cache: Path | None = None
 ) -> list[Any]:
-    at = {"device_id": str(device)}
-    arena = {"arena_extend_strategy": "kSameAsRequested"}
-    captured = {"enable_cuda_graph": "1"} if graphs and provider == "cuda" else {}
-    cuda = (PROVIDERS["cuda"], {**at, **arena, **captured})
-    tensorrt = {**at, "trt_cuda_graph_enable": "1"} if graphs else at
-    if engine_cache is not None:
-        kept = {"trt_engine_cache_enable": "1", "trt_timing_cache_enable": "1"}
-        folder = str(engine_cache)
-        paths = {"trt_engine_cache_path": folder, "trt_timing_cache_path": folder}
-        tensorrt = {**tensorrt, **kept, **paths}
+    """Return the providers of a session with their options, the CPU's last.
+
+    Args:
+        provider: A key of `PROVIDERS`.
+        device: GPU index.
+        cuda: Options of provider cuda, which also runs what TensorRT leaves.
+        engine_cache: Folder for the engines of provider tensorrt, None for no cache.
+    """
+    on_cuda = (PROVIDERS["cuda"], cuda.of_cuda(device))
+    on_tensorrt = (PROVIDERS["tensorrt"], cuda.of_tensorrt(device, engine_cache))
     accelerated: dict[str, list[Any]] = {
         "cpu": [],
-        "cuda": [cuda],
-        "tensorrt": [(PROVIDERS["tensorrt"], tensorrt), cuda],
+        "cuda": [on_cuda],
+        "tensorrt": [on_tensorrt, on_cuda],
         "openvino": [(PROVIDERS["openvino"], {})],
     }
     return [*accelerated[provider], PROVIDERS["cpu"]]
 
 
-def _options(threads: int | None) -> ort.SessionOptions:
+def _options(threads: int | None, profile: Path | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = usable_cores() if threads is None else threads
     options.inter_op_num_threads = 1
@@ -372,14 +430,8 @@ def _options(threads: int | None) -> ort.SessionOptions:
     # Memory patterns reserve one block per tile shape, in a worse layout than the arena's:
     # 590 MB against 343 MB for 9 convolutions and a GEMM at 172x172, at the same speed (CPU).
     options.enable_mem_pattern = False
-    options.log_severity_level = 4  # fatal: errors are raised, and reported once
+    options.log_severity_level = _FATAL  # errors are raised, and reported once
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     return options
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in words for sign in _OUT_OF_MEMORY)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -9,6 +9,8 @@ from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
+from flowsr_runtime.backends.cuda_provider import HALF, SEARCHES, CudaOptions
+from flowsr_runtime.backends.self_test import SKIPPED, SelfTest, self_test
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.engine_store import FLAVOURS, EngineStore
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
@@ -18,6 +20,7 @@ from flowsr_runtime.errors import (
     BundleError,
     FlowsrError,
     IntegrityError,
+    ParityError,
     ProviderError,
     UsageError,
 )
@@ -42,6 +45,7 @@ BACKENDS = {
     "onnxruntime": "cpu",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
+    "openvino": "openvino",
 }
 """Backends and the extra that installs each."""
 
@@ -54,10 +58,17 @@ _PREFERRED: Final = {
 _ON_HOST: Final = ("cpu", "openvino")
 """Providers that run on the processor."""
 
-_PASSED_OVER: Final = (BackendError, ProviderError, BundleError)
+_ON_ENGINES: Final = ("tensorrt", "tensorrt_rtx")
+"""Backends that run engines on a GPU."""
+
+_PASSED_OVER: Final = (BackendError, ProviderError, BundleError, ParityError)
 """Errors after which `AUTO` tries the next candidate."""
 
-_LIBRARIES: Final = {"onnxruntime": "onnxruntime", "cuda": "cuda-bindings"}
+_LIBRARIES: Final = {
+    "onnxruntime": "onnxruntime",
+    "cuda": "cuda-bindings",
+    "openvino": "openvino",
+}
 """Modules that backends import, and their package names for messages."""
 
 _WORKERS: Final = 4
@@ -108,10 +119,12 @@ class Choice:
     Attributes:
         settings: Settings that name backend, provider, device index and precision.
         passed_over: Reasons by candidate why better ones were not taken.
+        self_test: Whether the golden pair of the bundle was met, and the difference.
     """
 
     settings: "SessionSettings"
     passed_over: Mapping[str, str] = field(default_factory=dict)
+    self_test: SelfTest = SKIPPED
 
     def __str__(self) -> str:
         return _label(self.settings)
@@ -125,6 +138,7 @@ class Choice:
             "device": one.device,
             "precision": one.precision,
             "passed_over": dict(self.passed_over),
+            "self_test": str(self.self_test),
         }
 
 
@@ -134,18 +148,26 @@ class SessionSettings:
 
     Attributes:
         backend: A key of `BACKENDS`, or "auto": an engine of the bundle that fits the device,
-            else ONNX Runtime on the best provider that starts.
+            else ONNX Runtime on the best provider that starts. OpenVINO is never chosen.
         provider: Provider of ONNX Runtime: "cpu", "cuda", "tensorrt" or "openvino"; None for
-            "cpu" with backend onnxruntime. TensorRT only has "cuda". A named provider makes
-            backend auto take ONNX Runtime.
+            "cpu" with backend onnxruntime. TensorRT only has "cuda", and
+            backend openvino "cpu". A named provider makes backend auto take ONNX Runtime.
         device: "cpu", "cuda", "cuda:1" or a GPU index. An index is 0 with cpu and openvino.
-        threads: CPU threads, None for the number of usable cores; ONNX Runtime only.
+        threads: CPU threads, None for the number of usable cores; not for TensorRT.
         precision: "fp32", "fp16", "bf16", "int8" or "fp8", or "auto": the bundle's one graph;
-            of several fp16 on a GPU and fp32 on a CPU.
+            of several fp16 on a GPU and fp32 on a CPU. With backend openvino bf16 is the fp32
+            graph with bfloat16 arithmetic, on CPUs that have it.
         workers: Largest number of concurrent runs, None for four; TensorRT only.
         cuda_graphs: Largest number of CUDA graphs, per worker with TensorRT; 0 for none. They
             help if the same sizes recur. ONNX Runtime only captures graphs of fixed-scale
             bundles.
+        tf32: Whether provider cuda computes float32 graphs in TF32: faster, and off by 1e-3 and
+            more. Half-precision graphs use it in any case.
+        convolution_search: Way in which provider cuda chooses convolutions, "heuristic" or
+            "exhaustive", which searches again at every new size.
+        gpu_memory: Bytes that provider cuda may take, None for no limit.
+        self_test: Whether the bundle's golden pair is run before anything else; a verdict that
+            passed is kept in the user's cache, and a miss refuses the session.
     """
 
     backend: str = AUTO
@@ -155,6 +177,16 @@ class SessionSettings:
     precision: str = AUTO
     workers: int | None = None
     cuda_graphs: int = 0
+    self_test: bool = True
+    tf32: bool = False
+    convolution_search: str = "heuristic"
+    gpu_memory: int | None = None
+
+    @property
+    def graph_precision(self) -> str:
+        """Precision of the graph that runs: OpenVINO's bf16 is a hint for the fp32 graph."""
+        hinted = (self.backend, self.precision) == ("openvino", "bf16")
+        return "fp32" if hinted else self.precision
 
     @property
     def index(self) -> int:
@@ -171,20 +203,31 @@ class SessionSettings:
             names = ", ".join((AUTO, *BACKENDS))
             raise UsageError(f"backend must be one of {names}, got {self.backend!r}")
         self._check_device()
+        if self.convolution_search not in SEARCHES:
+            message = f"convolution_search must be one of {', '.join(SEARCHES)}"
+            raise UsageError(f"{message}, got {self.convolution_search!r}")
+        on_cuda = self.backend in (AUTO, "onnxruntime") and self.provider not in _ON_HOST
+        if (self.tf32 or self.convolution_search != SEARCHES[0]) and not on_cuda:
+            name = "tf32" if self.tf32 else "convolution_search"
+            user = self.provider or self.backend
+            raise UsageError(f"{name} is for provider cuda, got {user}", option=name)
         _check_count("cuda_graphs", self.cuda_graphs, least=0)
         for name, value in (("threads", self.threads), ("workers", self.workers)):
             if value is not None:
                 _check_count(name, value, least=1)
-        if self.backend not in (AUTO, "onnxruntime"):
-            if self.provider not in (None, "cuda"):
-                raise UsageError(
-                    f"provider must be cuda with backend {self.backend}, got {self.provider!r}",
-                    option="provider",
-                )
-            if self.threads is not None:
-                raise UsageError(f"threads is for onnxruntime, got {self.threads}")
-        elif self.workers is not None and self.backend != AUTO:
+        due = {"openvino": "cpu", **dict.fromkeys(_ON_ENGINES, "cuda")}.get(self.backend)
+        if due is not None and self.provider not in (None, due):
+            raise UsageError(
+                f"provider must be {due} with backend {self.backend}, got {self.provider!r}",
+                option="provider",
+            )
+        if self.backend in _ON_ENGINES and self.threads is not None:
+            message = f"threads is for onnxruntime and openvino, got {self.threads}"
+            raise UsageError(message)
+        if self.backend in ("onnxruntime", "openvino") and self.workers is not None:
             raise UsageError(f"workers is for tensorrt, got {self.workers}")
+        if self.backend == "openvino" and self.cuda_graphs:
+            raise UsageError(f"cuda_graphs is for GPUs, got {self.cuda_graphs} with openvino")
 
     def candidates(self, bundle: Bundle) -> list["SessionSettings"]:
         """Return the ways to run a bundle that the settings allow, the best first.
@@ -204,6 +247,11 @@ class SessionSettings:
         """
         self.check()
         found = [*self._on_engines(bundle), *self._on_onnxruntime(bundle)]
+        if self.backend == "openvino":
+            precision = self.precision
+            if precision == AUTO:
+                precision = preferred_precision(bundle, on_gpu=False)
+            found.append(self._named("openvino", "cpu", precision))
         faults = [_fault(one) for one in found]
         valid = [one for one, fault in zip(found, faults, strict=True) if fault is None]
         if not valid:
@@ -211,7 +259,7 @@ class SessionSettings:
         return valid
 
     def choose(self, bundle: Bundle) -> tuple[Session, Choice]:
-        """Load a bundle's model with the first candidate that starts.
+        """Load a bundle's model with the first candidate that starts and passes the self-test.
 
         Args:
             bundle: Bundle with the model; TensorRT also needs an engine of it.
@@ -220,7 +268,7 @@ class SessionSettings:
             The session, and what was chosen.
 
         Raises:
-            FlowsrError: As `open`, if no candidate starts.
+            FlowsrError: As `open`, if no candidate starts and passes the self-test.
         """
         errors: dict[str, FlowsrError] = {}
         candidates = self.candidates(bundle)
@@ -228,20 +276,21 @@ class SessionSettings:
             try:
                 if len(candidates) > 1:
                     _check_gpu(one)
-                session = one.open(bundle)
+                session, tested = one._tested(bundle)
             except IntegrityError:  # never hidden by another way to run the bundle
                 raise
             except _PASSED_OVER as error:
                 errors[_label(one)] = error
                 continue
-            choice = Choice(one, {name: str(error) for name, error in errors.items()})
-            logger.info("%s runs on %s", bundle.path, choice)
+            passed_over = {name: str(error) for name, error in errors.items()}
+            choice = Choice(one, passed_over, tested)
+            logger.info("%s runs on %s, %s", bundle.path, choice, tested)
             return session, choice
         alike = len({one.backend for one in candidates}) == 1
         raise [*errors.values()][0 if alike else -1]
 
     def open(self, bundle: Bundle) -> Session:
-        """Load a bundle's model.
+        """Load a bundle's model, and test it with the bundle's golden pair.
 
         Args:
             bundle: Bundle with the model; TensorRT also needs an engine of it.
@@ -254,10 +303,25 @@ class SessionSettings:
             BackendError: If the backend's library is not installed.
             ProviderError: If the provider or the device is missing.
             BundleError: If the bundle is damaged, or has no such model or engine.
+            ParityError: If the golden pair is missed.
+        """
+        return self.choose(bundle)[0]
+
+    def start(self, bundle: Bundle) -> Session:
+        """Load a bundle's model without a self-test.
+
+        Args:
+            bundle: Bundle with the model; TensorRT also needs an engine of it.
+
+        Returns:
+            The session.
+
+        Raises:
+            FlowsrError: As `open`, except for a `ParityError`.
         """
         self.check()
         if AUTO in (self.backend, self.precision) or isinstance(self.device, str):
-            return self.choose(bundle)[0]
+            return replace(self, self_test=False).choose(bundle)[0]
         try:
             if self.backend == "onnxruntime":
                 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
@@ -269,6 +333,15 @@ class SessionSettings:
                     threads=self.threads,
                     precision=self.precision,
                     cuda_graphs=self.cuda_graphs,
+                    cuda=CudaOptions(
+                        tf32=self.tf32, search=self.convolution_search, memory=self.gpu_memory
+                    ),
+                )
+            if self.backend == "openvino":
+                from flowsr_runtime.backends.openvino_session import OpenvinoSession
+
+                return OpenvinoSession.open(
+                    bundle, threads=self.threads, precision=self.precision
                 )
             from flowsr_runtime.backends.tensorrt_session import TensorrtSession
 
@@ -285,22 +358,52 @@ class SessionSettings:
                 raise
             raise _missing(self.backend, error) from error
 
+    def _tested(self, bundle: Bundle) -> tuple[Session, SelfTest]:
+        """Load a bundle's model with named settings, and test it."""
+        session = self.start(bundle)
+        if not self.self_test:
+            return session, SKIPPED
+        try:
+            return session, self_test(
+                bundle,
+                session,
+                precision=self.precision,
+                graph=self.graph_precision,
+                options="tf32" if self._loosened_by_tf32 else "",
+            )
+        except BaseException:
+            session.close()
+            raise
+
+    @property
+    def _loosened_by_tf32(self) -> bool:
+        """Whether a float32 graph is computed in TF32."""
+        on_cuda = self.backend == "onnxruntime" and self.provider in ("cuda", "tensorrt")
+        return self.tf32 and on_cuda and self.precision not in HALF
+
     def _check_device(self) -> None:
         place, _ = _parse_device(self.device)
-        needs_gpu = self.backend not in (AUTO, "onnxruntime")
+        needs_gpu = self.backend in _ON_ENGINES
         if place == "cpu" and (needs_gpu or self.provider not in (None, *_ON_HOST)):
             user = f"backend {self.backend}" if needs_gpu else f"provider {self.provider}"
             message = f"device must be a GPU with {user}, got {self.device!r}"
             raise UsageError(message, option="device")
-        if place == "cuda" and self.provider in _ON_HOST:
-            message = f"device must be cpu with provider {self.provider}, got {self.device!r}"
+        on_host = self.provider in _ON_HOST or self.backend == "openvino"
+        if place == "cuda" and on_host:
+            user = f"provider {self.provider}" if self.provider else f"backend {self.backend}"
+            message = f"device must be cpu with {user}, got {self.device!r}"
+            raise UsageError(message, option="device")
+        if self.backend == "openvino" and self.index != 0:
+            message = f"device must be 0 with backend openvino, got {self.device}"
             raise UsageError(message, option="device")
 
     def _on_engines(self, bundle: Bundle) -> list["SessionSettings"]:
         """Return a candidate for each variant of TensorRT and precision with an engine."""
-        is_named = self.backend not in (AUTO, "onnxruntime")
+        is_named = self.backend in _ON_ENGINES
         on_host = _parse_device(self.device)[0] == "cpu"
-        if self.backend == "onnxruntime" or on_host or (self.provider and not is_named):
+        if not (is_named or self.backend == AUTO) or on_host:
+            return []
+        if self.provider and not is_named:
             return []
         keys = [entry.key for entry in EngineStore(bundle.path).entries()]
         found = []
@@ -372,6 +475,9 @@ def open_session(
     precision: str = AUTO,
     workers: int | None = None,
     cuda_graphs: int = 0,
+    self_test: bool = True,
+    tf32: bool = False,
+    convolution_search: str = "heuristic",
 ) -> Session:
     """Load a bundle's model on a backend.
 
@@ -384,6 +490,9 @@ def open_session(
         precision: As for `SessionSettings`.
         workers: As for `SessionSettings`.
         cuda_graphs: As for `SessionSettings`.
+        self_test: As for `SessionSettings`.
+        tf32: As for `SessionSettings`.
+        convolution_search: As for `SessionSettings`.
 
     Returns:
         The session.
@@ -392,7 +501,16 @@ def open_session(
         FlowsrError: As `SessionSettings.open`.
     """
     settings = SessionSettings(
-        backend, provider, device, threads, precision, workers, cuda_graphs
+        backend,
+        provider,
+        device,
+        threads,
+        precision,
+        workers,
+        cuda_graphs,
+        self_test,
+        tf32,
+        convolution_search,
     )
     return settings.open(bundle)
 

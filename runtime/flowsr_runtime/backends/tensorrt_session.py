@@ -49,6 +49,7 @@ class TensorrtSession:
     ) -> None:
         """Find the engines that the device can load, and load the first; see `open`."""
         self.backend = str(module.__name__)
+        self.library = f"{module.__name__} {module.__version__}"
         self.device = device.index
         self._module, self._device = module, device
         self._workers, self._graphs = workers, graphs
@@ -105,6 +106,11 @@ class TensorrtSession:
         profiles = [item for entry in self._entries for item in entry.key.profiles or ({},)]
         bounds = (bounds_of(profile, latents) for profile in profiles)
         return ProfileLimits(tuple(pair for pair in bounds if pair is not None), self._build())
+
+    @property
+    def engine_hashes(self) -> list[str]:
+        """SHA-256 of the engines for the device, loaded or not."""
+        return [entry.sha256 for entry in self._entries]
 
     @property
     def engines(self) -> list[str]:

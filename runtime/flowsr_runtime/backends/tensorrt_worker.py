@@ -14,6 +14,7 @@ from flowsr_runtime.backends.tensorrt_request import Destination, Request
 from flowsr_runtime.cuda.device import Buffer, Device, Graph, Staging, Stream
 from flowsr_runtime.cuda.device_array import DeviceArray, DeviceView, is_device_array, view_of
 from flowsr_runtime.cuda.graph_cache import Captured, GraphCache
+from flowsr_runtime.cuda.nvtx import is_profiled, nvtx_range
 from flowsr_runtime.errors import FlowsrError, MemoryBudgetError, ProviderError, ShapeError
 
 __all__ = ["TensorrtWorker"]
@@ -81,7 +82,7 @@ class TensorrtWorker:
             MemoryBudgetError: If the device runs out of memory.
             ProviderError: If TensorRT or the device fails.
         """
-        with self._request(profile, feeds, output) as request:
+        with nvtx_range("engine"), self._request(profile, feeds, output) as request:
             self._go(request, Destination(self._buffer(output), fetch=True))
             return np.array(self._pinned(output).array(request.result, self._dtype(output)))
 
@@ -105,7 +106,7 @@ class TensorrtWorker:
             MemoryBudgetError: As `run`.
             ProviderError: As `run`.
         """
-        with self._request(profile, feeds, output) as request:
+        with nvtx_range("engine"), self._request(profile, feeds, output) as request:
             if out is not None:
                 view = self._borrow("out", out, output)
                 try:
@@ -121,6 +122,37 @@ class TensorrtWorker:
             except BaseException:
                 fresh.close()
                 raise
+
+    def layer_times(
+        self, profile: int, feeds: Mapping[str, Any], output: str, runs: int
+    ) -> dict[str, list[float]]:
+        """Measure every layer.
+
+        Args:
+            profile: Index of the optimization profile.
+            feeds: The inputs by name.
+            output: Name of the output.
+            runs: Number of runs, after one that is not measured.
+
+        Returns:
+            Milliseconds of each run by layer, in the order of the engine.
+
+        Raises:
+            FlowsrError: As `run`.
+        """
+        times: dict[str, list[float]] = {}
+
+        class Profiler(self._module.IProfiler):  # type: ignore[name-defined,misc]  # the library's
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                times.setdefault(layer_name, []).append(ms)
+
+        self.run(profile, feeds, output)
+        profiler = Profiler()
+        self._context.profiler = profiler
+        for _ in range(runs):
+            self.run(profile, feeds, output)
+        self._context = self._new_context()  # a context keeps its profiler
+        return times
 
     def close(self) -> None:
         """Free all resources; the worker cannot run after that."""
@@ -302,6 +334,9 @@ class TensorrtWorker:
         context = self._engine.create_execution_context(self._config)
         if context is None:
             raise self._log.failure("create an execution context")
+        if not is_profiled():
+            # Engines are built with detailed layers, whose NVTX ranges cost time in every run.
+            context.nvtx_verbosity = self._module.ProfilingVerbosity.NONE
         return context
 
     def _set_address(self, context: Any, name: str, address: int) -> None:

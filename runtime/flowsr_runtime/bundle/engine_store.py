@@ -111,6 +111,8 @@ class EngineStore:
     def add(self, key: EngineKey, plan: bytes, facts: Mapping[str, Any]) -> EngineEntry:
         """Write an engine, or return the intact engine with the same key.
 
+        A qualified engine, one that has run, replaces one that has not.
+
         Args:
             key: Key of the engine.
             plan: Plan from the builder.
@@ -128,7 +130,9 @@ class EngineStore:
         with self._writing():
             existing = self._intact(key)
             if existing is not None:
-                return existing
+                has_run = existing.facts.get("qualified") is not False
+                if has_run or facts.get("qualified") is not True:
+                    return existing
             description = self._description(key)
             description.parent.mkdir(exist_ok=True)
             # Remove the description first and write it last: it never describes another plan.

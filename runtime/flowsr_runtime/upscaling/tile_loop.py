@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.backends.session import Session
 from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.cuda.nvtx import nvtx_range
 from flowsr_runtime.errors import BundleError, MemoryBudgetError, NonFiniteError
 from flowsr_runtime.pictures.pixels import planes
 from flowsr_runtime.tiling.exploding_inverse import (
@@ -108,15 +109,17 @@ class TileLoop:
         """Run one tile and return its pixels without the halo, (rows, columns, 3)."""
         window = tile.window
         assert self.temperature is not None or not self.manifest.latents
-        inputs = graph_inputs(
-            planes(self.image[tile.source], self.manifest.io),
-            window,
-            latents=self.manifest.latents,
-            geometry=self.manifest.geometry,
-            seed=self.seed,
-            temperature=self.temperature or 0.0,
-        )
-        output = self.session.run(inputs)
+        with nvtx_range("inputs"):
+            inputs = graph_inputs(
+                planes(self.image[tile.source], self.manifest.io),
+                window,
+                latents=self.manifest.latents,
+                geometry=self.manifest.geometry,
+                seed=self.seed,
+                temperature=self.temperature or 0.0,
+            )
+        with nvtx_range("graph"):
+            output = self.session.run(inputs)
         expected = (1, 3, window.rows.out_size, window.columns.out_size)
         if output.shape != expected:
             raise BundleError(f"model output must have shape {expected}, got {output.shape}")

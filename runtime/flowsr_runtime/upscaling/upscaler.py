@@ -109,30 +109,34 @@ class Upscaler:
         memory_budget: int | None = None,
         max_memory: int | None = None,
         halo: HaloName = "default",
+        self_test: bool = True,
+        tf32: bool = False,
+        convolution_search: str = "heuristic",
     ) -> "Upscaler":
         """Load a model.
 
         Args:
             bundle: Bundle or its directory, None for the one that ships with the package.
             backend: "auto" takes an engine of the bundle that fits the device, else ONNX
-                Runtime on CUDA if it starts, else on the CPU. "onnxruntime", "tensorrt" or
-                "tensorrt_rtx" is taken strictly; the last two need an engine in the bundle.
+                Runtime on CUDA if it starts, else on the CPU. "onnxruntime", "openvino",
+                "tensorrt" and "tensorrt_rtx" are taken strictly; the last two need an engine.
             provider: "cpu", "cuda", "tensorrt" or "openvino", taken strictly: a provider of
                 ONNX Runtime; TensorRT only has "cuda". None for "cpu" with "onnxruntime".
             device: "cpu", "cuda" or "cuda:1", or the index of the GPU to use if one is used.
-            threads: CPU threads, None for the number of usable cores; ONNX Runtime only.
+            threads: CPU threads, None for the number of usable cores; not for TensorRT.
             precision: "fp32", "fp16", "bf16", "int8" or "fp8"; "auto" takes the bundle's one
                 graph, of several fp16 on a GPU and fp32 on a CPU.
             workers: Largest number of concurrent runs on a GPU, None for four; TensorRT only.
             cuda_graphs: Largest number of CUDA graphs, 0 for none; see `SessionSettings`.
             memory_budget: Bytes of activations that one run may take, None for the bundle's
-                own setting, or 1 GiB, or 16 GiB with an engine; a larger image is split into
-                tiles.
+                own setting, or 1 GiB, or 16 GiB with an engine; larger images are tiled.
             max_memory: On the CPU, bytes that the process may take in total, with the model,
                 the image, the result and its file; on a GPU, bytes of its memory that one run
                 may take. None for no bound except `memory_budget`.
-            halo: "default": tiles agree to one 8-bit step; "exact": to float rounding, at a
-                higher cost.
+            halo: "default": tiles agree to one 8-bit step; "exact": to float rounding.
+            self_test: Whether the bundle's golden pair is run first; see `SessionSettings`.
+            tf32: As for `SessionSettings`.
+            convolution_search: As for `SessionSettings`.
 
         Returns:
             The upscaler.
@@ -142,13 +146,13 @@ class Upscaler:
             BackendError: If the backend's library is not installed.
             ProviderError: If the provider or the device is missing.
             BundleError: If the bundle is missing, damaged or of a newer schema.
+            ParityError: If the golden pair is missed.
         """
         _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(embedded_bundle() if bundle is None else bundle)
-        settings = SessionSettings(
-            backend, provider, device, threads, precision, workers, cuda_graphs
-        )
+        named = (backend, provider, device, threads, precision, workers, cuda_graphs)
+        settings = SessionSettings(*named, self_test, tf32, convolution_search, max_memory)
         session, choice = settings.choose(bundle)
         bounds = {"memory_budget": memory_budget, "max_memory": max_memory}
         return cls(bundle, session, **bounds, halo=halo, choice=choice)

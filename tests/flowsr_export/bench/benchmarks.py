@@ -9,6 +9,7 @@ from typing import Any
 from flowsr_export.bench.compare import SavedReport, read_report
 from flowsr_export.bench.entries import Report, Row, StageEntry
 from flowsr_export.bench.memory import Memory
+from flowsr_export.bench.placement import Placement
 from flowsr_export.bench.run import Measurement
 from flowsr_export.bench.targets import Measures, ModelTarget
 from flowsr_export.bench.timing import Block
@@ -18,6 +19,7 @@ from flowsr_export.machine.probes import Probe
 
 __all__ = ["FakeModel", "FakeMeter", "FakeTime", "instruments", "report", "row", "saved"]
 
+PLACED = Placement("cpu", "fp32", False, {"CPUExecutionProvider": 40}, {}, 0)
 CLOCKS = Clocks((2000.0,), None, None, ())
 
 
@@ -72,9 +74,11 @@ def instruments(time: FakeTime, **changes: Any) -> Measurement:
         "sleep": time.pass_by,
         "load_meter": FakeMeter(),
         "clocks": lambda: CLOCKS,
+        "test": lambda target: None,
         "load": lambda target: FakeModel(target, time),
         "probes": lambda threads, places, device, precision: [gemm],
         "memory": lambda target, case, measures: Memory(3 << 20, 1 << 20),
+        "placement": lambda bundle, settings, case: PLACED,
         "stages": lambda model, feeds, threads, runs: {"encoder": 0.002, "fold": 0.001},
     }
     return Measurement(**{**fakes, **changes})

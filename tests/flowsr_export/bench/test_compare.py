@@ -92,7 +92,7 @@ def test_loaded_blocks_give_no_verdict() -> None:
     blocks = tuple(replace(block, loaded=True) for block in usual.blocks)
     loaded = replace(usual, blocks=blocks)
     (verdict,) = compared(report([row([0.01] * BLOCKS)]), report([loaded])).verdicts
-    note = "fewer than 5 blocks without a competing load"
+    note = "fewer than 5 undisturbed blocks"
     assert verdict == Verdict(usual.key, "inconclusive", 2.0, None, None, note)
 
 

@@ -18,7 +18,7 @@ def rows(factor: float = 1.0) -> list[Row]:
             out = (side * int(scale)) ** 2
             grown.append(row([COSTS[0] + COSTS[1] * side**2 + COSTS[2] * out], scale, side))
     last = grown.pop()
-    return [*grown, replace(last, seconds={"p50": factor * last.seconds["p50"]})]
+    return [*grown, replace(last, seconds={"p50": factor * last.median})]
 
 
 def test_the_fit_finds_the_costs() -> None:

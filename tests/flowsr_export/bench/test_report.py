@@ -28,7 +28,7 @@ def test_loaded_and_missing_rows_are_stated() -> None:
         not_started={"onnxruntime cuda": "no device"},
     )
     text = as_markdown(loaded, "x")
-    assert "Other processes were busy: 1 of 1 rows" in text
+    assert "Other processes were busy or the GPU was throttled: 1 of 1 rows" in text
     assert "loaded, 4 blocks" in text
     assert "Not measured, onnxruntime cuda: no device." in text
 

@@ -1,5 +1,8 @@
 """Every target runs: the graph, an image, PyTorch and the published order."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,16 +10,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 import torch._dynamo.config as dynamo
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowsr_export.bench.memory import Memory, measure_memory
 from flowsr_export.bench.targets import Measures, ModelTarget, load_model
+from flowsr_export.bench.torch_target import run_of
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.feeds import graph_feeds
 from flowsr_export.machine.probes import probes_of
 from flowsr_export.onnx_graph.uint8_io import with_uint8_io
+from flowsr_export.parity.reference import reference_of
 from flowsr_runtime import Bundle, BundleError, SessionSettings, UsageError, write_bundle
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
+from flowsr_runtime.cuda.device import Device
 from tests.flowsr_export.conftest import Exported, resizing_graph, small_manifest
 
 CASE = Case((8, 9), (20, 22), batch=2)
@@ -72,11 +80,108 @@ def test_a_graph_of_eight_bits_runs(
     assert seen == [np.dtype(np.uint8)]
 
 
-@pytest.mark.parametrize("backend", ["torch", "published"])
-def test_pytorch_runs(exported: Exported, backend: str) -> None:
+@pytest.mark.parametrize("backend", ["torch", "published", "published-compiled"])
+def test_pytorch_computes_the_image_of_the_graph(
+    exported: Exported, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda call, **options: call)  # a minute long
+    case = Case((8, 9), (20, 22))
+    graph = load_model(target(exported.bundle))
     model = load_model(torch_target(exported, backend))
-    assert model.call(Case((8, 9), (20, 22)), "graph")() is None
+    assert model.measures == ("graph",)
+    assert not torch.backends.cudnn.allow_tf32
+    output, right = np.asarray(model.call(case, "graph")()), graph.call(case, "graph")()
+    assert np.abs(output - np.asarray(right)).max() < 1e-4
     model.close()
+
+
+@pytest.mark.parametrize("size", [(20, 23), (20, 25)])  # one scale, and one for each axis
+def test_half_precision_runs_the_network_as_it_is_exported(
+    exported: Exported, size: tuple[int, int]
+) -> None:
+    case = Case((8, 9), size)
+    graph = load_model(target(exported.bundle))
+    settings = SessionSettings("torch", "cpu", threads=1, precision="bf16")
+    model = load_model(replace(torch_target(exported, "torch"), settings=settings))
+    output = model.call(case, "graph")()
+    difference = np.abs(np.asarray(output) - graph.call(case, "graph")())
+    assert 0 < difference.max() < 0.1
+    assert difference.mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [("torch", "fp32"), ("torch", "fp16"), ("published", "fp32")],
+)
+def test_no_tensor_is_made_on_the_cpu_while_the_network_is_elsewhere(
+    exported: Exported, backend: str, precision: str
+) -> None:
+    checkpoint = reference_of(Bundle.open(exported.bundle), exported.model, exported.prior)
+    run = run_of(checkpoint.network.to("meta"), backend, precision)
+    with torch.inference_mode(), _NoCpuTensors():  # type: ignore[no-untyped-call]
+        output = run({"input": torch.empty(1, 3, 8, 9, device="meta")}, (16, 18))
+    assert isinstance(output, torch.Tensor)
+    assert (output.device.type, output.shape) == ("meta", (1, 3, 16, 18))
+
+
+def test_a_profiler_sees_the_parts_of_the_network(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    @contextmanager
+    def watched(name: str) -> Iterator[None]:
+        events.append(name)
+        yield
+        events.append(f"end of {name}")
+
+    monkeypatch.setattr("flowsr_export.bench.torch_target.nvtx_range", watched)
+    monkeypatch.setattr("flowsr_export.bench.torch_target.is_profiled", lambda: True)
+    model = load_model(torch_target(exported, "torch"))
+    model.call(Case((8, 9), (20, 22)), "graph")()
+    begins = [event for event in events if not event.startswith("end of ")]
+    assert {"linf.encoder", "prior"} <= set(begins)
+    assert len(events) == 2 * len(begins)
+    assert events.index("end of linf.encoder") > events.index("linf.encoder")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("backend", "precision", "limit"),
+    [
+        ("torch", "fp32", 1e-3),
+        ("torch", "fp16", 2e-2),
+        ("torch-compiled", "fp32", 1e-3),
+        ("torch-compiled", "fp16", 2e-2),
+        ("published", "fp32", 1e-3),
+        ("published-compiled", "autocast-fp16", 0.1),
+    ],
+)
+def test_pytorch_computes_the_image_of_the_graph_on_a_gpu(
+    gpu: Device, exported: Exported, backend: str, precision: str, limit: float
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a PyTorch with CUDA")
+    case = Case((24, 24), (48, 48))
+    right = load_model(target(exported.bundle)).call(case, "graph")()
+    settings = SessionSettings(backend, "cuda", gpu.index, threads=1, precision=precision)
+    model = load_model(replace(torch_target(exported, backend), settings=settings))
+    assert model.measures == ("gpu",)
+    output = model.call(case, "gpu")()
+    assert isinstance(output, torch.Tensor)
+    assert np.abs(output.float().cpu().numpy() - np.asarray(right)).max() < limit
+
+
+class _NoCpuTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's own
+    """Refuse operations that make or take arrays on the CPU."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor):
+            assert output.device.type == "meta" or output.ndim == 0, func
+        return output
 
 
 def test_compiled_pytorch_never_runs_uncompiled(
@@ -90,9 +195,11 @@ def test_compiled_pytorch_never_runs_uncompiled(
     assert dynamo.recompile_limit > 100
 
 
-def test_pytorch_has_one_precision(exported: Exported) -> None:
-    with pytest.raises(UsageError, match="fp32 with torch, got fp16"):
-        load_model(target(exported.bundle, "torch", "fp16"))
+def test_pytorch_refuses_a_precision_that_it_does_not_have(exported: Exported) -> None:
+    with pytest.raises(UsageError, match="fp32 with published, got fp16"):
+        load_model(target(exported.bundle, "published", "fp16"))
+    with pytest.raises(UsageError, match="fp32 or fp16 or bf16 with torch, got int8"):
+        load_model(target(exported.bundle, "torch", "int8"))
 
 
 def test_a_graph_that_the_bundle_lacks_is_refused(bundle: Path) -> None:
@@ -106,7 +213,7 @@ def test_on_a_gpu_arrays_can_stay_there(bundle: Path, monkeypatch: pytest.Monkey
         run_device=seen.append, limits=None, provider="tensorrt", close=lambda: None
     )
     module = "flowsr_export.bench.targets"
-    monkeypatch.setattr(SessionSettings, "open", lambda settings, bundle: session)
+    monkeypatch.setattr(SessionSettings, "start", lambda settings, bundle: session)
     monkeypatch.setattr(f"{module}._torch_has_gpu", lambda: True)
     monkeypatch.setattr(f"{module}._on_gpu", lambda array, place: f"{array.shape} on {place}")
     on_gpu = ModelTarget(bundle, None, None, SessionSettings("tensorrt", "cuda", 1))

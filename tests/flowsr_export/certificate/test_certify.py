@@ -298,7 +298,7 @@ def test_the_graphs_of_engines_are_compared_on_the_cpu(monkeypatch: pytest.Monke
     bundle = Bundle.open(embedded_bundle())
     deployment = deployment_of(reference_of(bundle, None, None).network)
     engine = Engine(HalfPrecisionEmulator(deployment, "fp32", None))
-    monkeypatch.setattr(SessionSettings, "open", lambda settings, bundle: engine)
+    monkeypatch.setattr(SessionSettings, "start", lambda settings, bundle: engine)
     done = certify(settings=SessionSettings("tensorrt"), precision="fp32")
     assert done.passed, done.record.trouble()
     assert [s.name for s in done.record.candidates] == ["tensorrt cuda fp32"]

@@ -17,6 +17,8 @@ from tests.flowsr_export.engine.engines import convolving_bundle
 Run = Callable[..., Result]
 SMALL = ("--lr-size", "32x24", "--scale", "2", "--flavor", "tensorrt-rtx")
 
+HERE = ("--flavor", "tensorrt-rtx", "--compute-capability", "8.9")
+
 
 @pytest.fixture
 def both(tmp_path: Path) -> Path:
@@ -40,6 +42,24 @@ def test_the_same_again_is_kept(both: Path, run: Run) -> None:
     assert (first["reused"], second["reused"]) == (False, True)
     assert first["sha256"] == second["sha256"]
     assert "kept" in run("build-engine", both, *SMALL).stdout
+
+
+def test_layers_go_to_a_file_and_later_settings_into_the_key(
+    both: Path, run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "layers.json"
+    more = ("--max-aux-streams", "1", "--tiling-optimization-level", "fast")
+    done = run("build-engine", both, *SMALL, *more, "--export-layer-info", path)
+    assert done.exit_code == 0, done.output
+    assert "qualified  no: no GPU that runs it was there" in done.stdout
+    assert json.loads(path.read_text())["Layers"]
+    (entry,) = EngineStore(both).entries()
+    options = entry.key.options
+    assert (options["max_aux_streams"], options["tiling_optimization_level"]) == (1, "fast")
+    assert "qualified: no" in run("engines", "list", both).stdout
+    found = run("inspect", both, "--engine", "--precision", "fp16", *HERE, "--json")
+    assert list(json.loads(found.stdout)["qualified"].values()) == [False]
+    assert "qualified           no:" in run("inspect", both, "--engine", *HERE).stdout
 
 
 def test_a_dry_run_says_what_would_be_built_and_builds_nothing(both: Path, run: Run) -> None:

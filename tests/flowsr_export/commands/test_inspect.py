@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
 from flowsr_export.commands.inspect import flatten, summary
+from flowsr_runtime import Bundle, SessionSettings
+from flowsr_runtime.bundle import verdicts
 from flowsr_runtime.bundle.manifest import Manifest
 from tests.flowsr_export.conftest import fourfold_manifest
 
@@ -34,7 +37,7 @@ def test_the_command_prints_what_the_bundle_holds(bundle: Path, run: Run) -> Non
     assert "any from 1, per axis" in done.stdout
     assert "2 linear layers of the flow, largest 12.2" in done.stdout
     assert "  psnr" in done.stdout
-    assert done.stdout.splitlines()[-1].split()[:2] == ["ok", "model.fp32.onnx"]
+    assert done.stdout.splitlines()[-4].split()[:2] == ["ok", "model.fp32.onnx"]
 
 
 def test_a_model_of_one_scale_says_what_it_takes(fourfold: Path, run: Run) -> None:
@@ -60,7 +63,43 @@ def test_the_command_prints_one_json_object(bundle: Path, run: Run) -> None:
     found = json.loads(run("inspect", bundle, "--json").stdout)
     assert found["manifest"]["family"] == "linf-lp"
     assert (found["sound"], found["title"]) == (True, "LINF-LP, any scale, fp32")
-    assert found["files"] == {"model.fp32.onnx": "ok"}
+    golden = [f"golden/{name}" for name in ("input.png", "output.npy", "case.json")]
+    assert found["files"] == dict.fromkeys(["model.fp32.onnx", *golden], "ok")
+
+
+def test_the_self_tests_of_a_bundle_are_shown(
+    bundle: Path, exploding: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(verdicts, "cache_folder", lambda: tmp_path / "cache")
+    assert "self-tests" in run("inspect", bundle).stdout
+    for each in (bundle, exploding):
+        SessionSettings().open(Bundle.open(each))
+    shown = run("inspect", bundle).stdout
+    assert shown.count("passed, max error 0: onnxruntime cpu, fp32, onnxruntime") == 1
+    (verdict,) = json.loads(run("inspect", bundle, "--json").stdout)["self_tests"]
+    assert verdict["passed"]
+    assert verdict["key"]["interface"] == "python"
+    assert f"2 kept in {tmp_path / 'cache'}" in run("doctor").stdout
+
+
+def test_the_nodes_of_a_provider_are_counted(bundle: Path, run: Run) -> None:
+    done = run("inspect", bundle, "--provider", "cpu")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("onnxruntime cpu, fp32, self-test passed, max error 0\n")
+    assert "copies  0 between host and device" in done.stdout
+    found = json.loads(run("inspect", bundle, "--provider", "cpu", "--json").stdout)
+    assert (found["copies"], found["provider"], found["tf32"]) == (0, "cpu", False)
+    untested = run("inspect", bundle, "--provider", "cpu", "--no-self-test").stdout
+    assert "not tested: the self-test was switched off" in untested
+
+
+def test_a_provider_that_is_missing_ends_with_4(bundle: Path, run: Run) -> None:
+    done = run("inspect", bundle, "--provider", "openvino")
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert "provider openvino is not in the installed onnxruntime" in done.stderr
+    both = run("inspect", bundle, "--provider", "cpu", "--engine")
+    assert both.exit_code == 2
+    assert "give at most one of --engine and --provider" in both.stderr
 
 
 def test_the_command_ends_with_5_on_a_flipped_byte(bundle: Path, run: Run) -> None:

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from click.testing import Result
 from PIL import Image
 
 from flowsr_runtime import write_bundle
+from flowsr_runtime.bundle import verdicts
 from flowsr_runtime.installation import pip_command
 from tests.flowsr_export.conftest import fourfold_graph, fourfold_manifest
+from tests.flowsr_runtime.golden import Noisy
 
 Run = Callable[..., Result]
 
@@ -242,12 +245,55 @@ def test_the_json_says_what_the_model_ran_on(bundle: Path, photo: Path, run: Run
         "device": 0,
         "precision": "fp32",
         "passed_over": {},
+        "self_test": "self-test passed, max error 0",
     }
 
 
 def test_nothing_is_said_of_a_backend_that_was_named(upscale: Run) -> None:
     done = upscale("--backend", "onnxruntime", "--precision", "fp32")
     assert (done.exit_code, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def noisy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A CUDA provider that starts, fails nowhere, and returns noise; no verdict is kept yet."""
+    monkeypatch.setattr(verdicts, "cache_folder", lambda: tmp_path / "cache")
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr("flowsr_runtime.backends.session.count_gpus", lambda: 1)
+    place = "flowsr_runtime.backends.onnxruntime_session.OnnxRuntimeSession"
+    monkeypatch.setattr(place, Noisy)
+
+
+@pytest.mark.usefixtures("noisy")
+def test_a_provider_that_returns_noise_ends_with_3_and_nothing_is_written(
+    upscale: Run, bundle: Path, tmp_path: Path, run: Run
+) -> None:
+    done = upscale("--provider", "cuda")
+    assert_refused(done, 3, "misses the golden pair")
+    assert "onnxruntime cuda" in done.stderr
+    assert not (tmp_path / "o.png").exists()
+    shown = run("inspect", bundle).stdout
+    assert "FAILED, max error must be at most 0.0001" in shown
+
+
+@pytest.mark.usefixtures("noisy")
+def test_a_provider_that_returns_noise_is_passed_over_and_said(upscale: Run) -> None:
+    done = upscale()
+    assert done.exit_code == 0
+    words = "runs on onnxruntime cpu, fp32; not onnxruntime cuda:0, fp32: onnxruntime cuda ("
+    assert words in done.stderr
+
+
+@pytest.mark.usefixtures("noisy")
+def test_a_self_test_that_is_switched_off_is_said(upscale: Run) -> None:
+    done = upscale("--provider", "cuda", "--no-self-test")
+    assert done.exit_code == 0
+    assert "cuda:0, fp32, not tested: the self-test was switched off\n" in done.stderr
+    named = upscale(
+        "--backend", "onnxruntime", "--precision", "fp32", "--no-self-test", "--force"
+    )
+    assert named.stderr == "flowsr-export: not tested: the self-test was switched off\n"
 
 
 def test_a_missing_file_is_named(bundle: Path, tmp_path: Path, run: Run) -> None:

@@ -76,6 +76,23 @@ MAKE: list[Row] = [
     ("build-engine good.bundle --least-share nan", 2, "nan is not a finite number"),
     ("build-engine --model nope.pth -o out --dry-run", 5, "model nope.pth does not exist"),
     ("build-engine -o photo.png --lr-size 32x32", 1, "photo.png exists and is not a bundle"),
+    (
+        "build-engine good.bundle --precision fp32 --export-profile times.json",
+        4,
+        "export_profile needs a GPU",
+    ),
+    (
+        "build-engine good.bundle --precision fp32 --export-layer-info photo.png",
+        1,
+        "photo.png exists; --force replaces it",
+    ),
+    (
+        "build-engine good.bundle --precision fp32 --export-layer-info photo.png/a.json",
+        1,
+        "photo.png is not a folder",
+    ),
+    ("build-engine good.bundle --max-aux-streams -1", 2, "-1 is not in the range x>=0"),
+    ("build-engine good.bundle --tiling-optimization-level 9", 2, "'9' is not one of none"),
     ("engines list", 2, "Missing argument 'BUNDLE'"),
     ("engines list nope.bundle", 5, "bundle nope.bundle does not exist"),
     ("engines prune empty --all", 5, "empty is not a bundle: no bundle.json"),

@@ -1,39 +1,43 @@
 """A bundle with a small graph, and libraries to build its engines."""
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorrt_rtx
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from flowsr_export.engine.build import EngineRequest, EngineResult, build_engine, plan_engine
 from flowsr_export.engine.library import Library
 from flowsr_runtime import Bundle, write_bundle
+from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.cuda.device import Device
+from flowsr_runtime.geometry import Window
+from flowsr_runtime.pictures.depth import to_depth
 from tests.doubles.cuda_runtime import FakeCuda, Gpu
 from tests.doubles.trt_module import fake_tensorrt
 from tests.flowsr_export.conftest import small_manifest
+from tests.stand_in import picture
 
-__all__ = ["L4", "convolving_bundle", "library", "make_engine"]
+__all__ = ["CUDA", "L4", "convolving_bundle", "library", "make_engine", "with_golden_pair"]
 
+CUDA = FakeCuda(Gpu())
+"""The machine of the doubles; tests that run engines put it in the place of CUDA."""
 
-class StillDevice(Device):
-    """A GPU that only the doubles of TensorRT know of."""
-
-    def use(self) -> None:
-        """Do nothing: there is no CUDA here."""
-
-
-L4 = StillDevice(0, "Double L4", "8.9", "13.0")
+L4 = Device(0, "Double L4", "8.9", "13.0")
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 
 
 def library(variant: str) -> Library:
     """Return the double of a version on a machine with a GPU; tensorrt_rtx itself for RTX."""
-    rtx = variant == "tensorrt-rtx"
-    module: Any = tensorrt_rtx if rtx else fake_tensorrt(variant, FakeCuda(Gpu()))
+    if variant == "tensorrt-rtx":
+        module: Any = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    else:
+        module = fake_tensorrt(variant, CUDA)
     return Library(module, module.__name__, module.__version__)
 
 
@@ -50,6 +54,29 @@ def convolving_bundle(folder: Path, *precisions: str) -> Path:
     graphs = {f"model.{each}.onnx": _graph(each) for each in precisions}
     entries = {f"model.{each}.onnx": {"precision": each} for each in precisions}
     return write_bundle(folder, small_manifest(files=entries), graphs).path
+
+
+def with_golden_pair(folder: Path, bundle: Bundle, *, error: float = 0.0) -> Bundle:
+    """Write a bundle again with a golden pair, whose output is wrong by an error."""
+    scale, rgb = 2, picture(16, 20)
+    rows, columns, _ = rgb.shape
+    feeds = {
+        "input": to_depth(rgb, "float").transpose(2, 0, 1)[None],
+        "geometry": Window.whole((rows, columns), (scale * rows, scale * columns)).geometry(),
+    }
+    output = OnnxRuntimeSession.open(bundle, precision="fp32").run(feeds)[0] + np.float32(error)
+    png, array = io.BytesIO(), io.BytesIO()
+    Image.fromarray(rgb).save(png, "PNG")
+    np.save(array, output)
+    case = {"input": "input.png", "output": "output.npy", "size": list(output.shape[1:])}
+    names = [name for name in bundle.manifest.files if name.endswith(".onnx")]
+    entries = {name: {"precision": bundle.manifest.files[name].precision} for name in names}
+    files = {name: bundle.read(name) for name in names} | {
+        "golden/input.png": png.getvalue(),
+        "golden/output.npy": array.getvalue(),
+        "golden/case.json": json.dumps(case).encode(),
+    }
+    return write_bundle(folder, small_manifest(files=entries), files)
 
 
 def _graph(precision: str) -> bytes:

@@ -17,6 +17,7 @@ from flowsr_export.engine.builder import Settings
 from flowsr_export.engine.library import Library
 from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.engine_store import EngineStore
+from flowsr_runtime.cuda import device as device_module
 from flowsr_runtime.errors import (
     BackendError,
     MemoryBudgetError,
@@ -24,7 +25,13 @@ from flowsr_runtime.errors import (
     ProviderError,
     UsageError,
 )
-from tests.flowsr_export.engine.engines import L4, convolving_bundle, library, make_engine
+from tests.flowsr_export.engine.engines import (
+    CUDA,
+    L4,
+    convolving_bundle,
+    library,
+    make_engine,
+)
 from tests.flowsr_export.manifests import linf_manifest
 
 VARIANTS = ["tensorrt-10", "tensorrt-11", "tensorrt-rtx"]
@@ -34,6 +41,11 @@ SHAPES = {"input": (1, 3, 8, 8)}
 
 def request(precision: str = "fp16", sizes: SizeSpec = SIZES, **settings: Any) -> EngineRequest:
     return EngineRequest(precision, sizes, Settings(**settings))
+
+
+@pytest.fixture(autouse=True)
+def _double_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "cudart", CUDA)
 
 
 @pytest.fixture
@@ -98,6 +110,8 @@ def test_what_is_known_of_an_engine_lies_beside_it(variant: str, both: Bundle) -
         {"optimization_level": 4},
         {"tf32": True},
         {"compute_capabilities": ("8.9",)},
+        {"max_aux_streams": 0},
+        {"tiling_optimization_level": "fast"},
     ],
 )
 def test_every_change_makes_another_engine(change: dict[str, Any], both: Bundle) -> None:

@@ -1,18 +1,38 @@
 """Engines of the built-in model, built by the real tensorrt_rtx, which needs no GPU."""
 
 import importlib
+import json
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flowsr_export.engine.build import EngineRequest, EngineResult, SizeSpec
+from flowsr_export.calibration.bundle import write_calibrated
+from flowsr_export.calibration.gates import Budget
+from flowsr_export.calibration.run import calibrate
+from flowsr_export.engine.build import (
+    EngineRequest,
+    EngineResult,
+    LayerFiles,
+    SizeSpec,
+    build_engine,
+    plan_engine,
+)
 from flowsr_export.engine.builder import Settings
-from flowsr_export.engine.library import Library
+from flowsr_export.engine.library import Library, load_library
+from flowsr_export.engine.qualification import loads_here
 from flowsr_export.engine.target_bundle import TargetBundle
 from flowsr_runtime import Bundle
 from flowsr_runtime.bundle.engine_store import EngineStore
-from tests.flowsr_export.engine.engines import make_engine
+from flowsr_runtime.cuda.device import Device
+from flowsr_runtime.errors import BackendError, ProviderError
+from tests.flowsr_export.calibration.calibrations import config_for, made_bundle, photographs_in
+from tests.flowsr_export.engine.engines import (
+    convolving_bundle,
+    make_engine,
+    with_golden_pair,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -80,3 +100,38 @@ def test_full_hd_takes_less_than_one_and_a_half_gigabytes(
     check_sound(result, any_scale)
     assert result.built is not None
     assert result.built.scratch[0] < 1.5 * GIGABYTE
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_the_calibrated_file_builds_and_its_engine_multiplies_eight_bits(
+    kind: Any, tmp_path: Path, rtx: Library
+) -> None:
+    photographs_in(tmp_path / "photos")
+    source = made_bundle(tmp_path / "b")
+    done = calibrate(source, config_for(tmp_path, type=kind, budget=Budget(20.0)))
+    bundle = write_calibrated(source, source.path, done)
+    sizes, settings = SizeSpec(pictures=((24, 24),)), Settings(compute_capabilities=("8.9",))
+    result = make_engine(bundle, rtx, EngineRequest(kind, sizes, settings))
+    audit = result.entry.facts["precision"]
+    assert audit["least"] > 0.9
+    assert audit["engine"][kind] == pytest.approx(audit["onnx"][kind])
+
+
+@pytest.mark.gpu
+def test_an_engine_of_this_gpu_runs_before_it_is_stored(gpu: Device, tmp_path: Path) -> None:
+    sizes = SizeSpec(pictures=((32, 48),), scales=("2",))
+    request = EngineRequest("fp32", sizes, Settings())
+    plain = Bundle.open(convolving_bundle(tmp_path / "plain", "fp32"))
+    bundle = with_golden_pair(tmp_path / "golden", plain)
+    try:
+        chosen = load_library("auto", gpu)
+        plan = plan_engine(bundle.manifest, bundle, chosen, request, gpu)
+    except (BackendError, ProviderError) as error:
+        pytest.skip(f"needs a TensorRT that builds for {gpu.name}: {error}")
+    if plan.key is None or not loads_here(plan.key, chosen, gpu):
+        pytest.skip(f"{chosen} builds no engine for {gpu.compute_capability}")
+    files = LayerFiles(tmp_path / "layers.json", tmp_path / "profile.json")
+    facts = build_engine(bundle, plan, files=files).entry.facts
+    assert facts["qualified"] is True
+    assert facts["qualification"]["golden"]["max_abs"] < 1e-4
+    assert len(json.loads((tmp_path / "profile.json").read_text())) > 1

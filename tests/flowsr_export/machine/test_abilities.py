@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from flowsr_export.machine.abilities import NO_GPU, abilities_of
-from flowsr_export.machine.libraries import LIBRARIES, Environment, Part, examine
+from flowsr_export.machine.libraries import Environment, examine
 from flowsr_export.machine.nvidia_smi import Gpu
 from flowsr_runtime.installation import pip_command
 
@@ -16,7 +16,7 @@ GPU = Gpu("NVIDIA L4", "8.9", 24_576, "580.1")
 def here() -> Environment:
     """This machine without a GPU, with every library and a CUDA build of ONNX Runtime."""
     found = examine()
-    parts = [Part(one.module, "1.0", one.gives, one.remedy) for one in LIBRARIES]
+    parts = [replace(one, version="1.0", trouble=None) for one in found.parts]
     both = ("CUDAExecutionProvider", "CPUExecutionProvider")
     parts = [replace(p, providers=both) if p.name == "onnxruntime" else p for p in parts]
     return replace(found, parts=tuple(parts), device=replace(found.device, gpus=()))
@@ -43,6 +43,12 @@ def test_without_a_gpu_the_jobs_on_one_are_left(here: Environment) -> None:
         "upscale on a TensorRT engine": (NO_GPU,),
         "build engines for the GPU of this machine": (NO_GPU,),
     }
+
+
+def test_a_machine_without_cudnn_cannot_upscale_on_cuda(here: Environment) -> None:
+    bare = replace(without(here, "cudnn"), device=replace(here.device, gpus=(GPU,)))
+    remedy = "pip install nvidia-cudnn-cu13 (nvidia-cudnn-cu12 for CUDA 12)"
+    assert missing(bare) == {"upscale on CUDA": ("cudnn is missing", remedy)}
 
 
 def test_all_missing_libraries_are_named_at_once_with_each_remedy_once(

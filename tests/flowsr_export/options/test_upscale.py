@@ -128,7 +128,8 @@ def test_memory_of_gpus_does_not_keep_them_from_working_at_once(
 
     class OnGpu(OnnxRuntimeSession):
         def run(self, feeds: Any) -> Any:
-            barrier.wait(30)
+            if feeds["input"].shape[-1] > 4:  # not the golden picture
+                barrier.wait(30)
             return super().run(feeds)
 
     def open_on(settings: SessionSettings, bundle: Bundle) -> OnnxRuntimeSession:
@@ -136,7 +137,7 @@ def test_memory_of_gpus_does_not_keep_them_from_working_at_once(
         session.provider = "cuda"
         return session
 
-    monkeypatch.setattr(SessionSettings, "open", open_on)
+    monkeypatch.setattr(SessionSettings, "start", open_on)
     (pictures / "a.png").unlink()
     words = ("--scale", "2", "--backend", "tensorrt", "--devices", "0,1", "--max-memory", "1G")
     done = run("upscale", bundle, pictures, "-o", tmp_path / "out", *words)

@@ -86,23 +86,48 @@ def test_the_warm_up_of_a_graph_has_a_true_geometry() -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "kind", "accelerator"),
+    ("provider", "kind", "accelerators"),
     [
-        ("cpu", "KIND_CPU", None),
-        ("openvino", "KIND_CPU", "cpu_execution_accelerator"),
-        ("cuda", "KIND_GPU", None),
-        ("tensorrt", "KIND_GPU", "gpu_execution_accelerator"),
+        ("cpu", "KIND_CPU", {}),
+        ("openvino", "KIND_CPU", {"cpu_execution_accelerator": ["openvino"]}),
+        ("cuda", "KIND_GPU", {"gpu_execution_accelerator": ["cuda"]}),
+        ("tensorrt", "KIND_GPU", {"gpu_execution_accelerator": ["tensorrt", "cuda"]}),
     ],
 )
-def test_a_provider_becomes_a_kind_and_an_accelerator(
-    provider: str, kind: str, accelerator: str | None
+def test_a_provider_becomes_a_kind_and_its_accelerators(
+    provider: str, kind: str, accelerators: dict[str, list[str]]
 ) -> None:
     config = parsed(any_scale(), TritonModelConfig(backend="onnxruntime", provider=provider))
     group = config.instance_group[0]
     listed = config.optimization.execution_accelerators.ListFields()
     assert model_config.ModelInstanceGroup.Kind.Name(group.kind) == kind
-    assert [field.name for field, _ in listed] == [accelerator] * (accelerator is not None)
-    assert [each.name for _, several in listed for each in several] == [provider] * len(listed)
+    names = {field.name: [each.name for each in several] for field, several in listed}
+    assert names == accelerators
+
+
+@pytest.mark.parametrize(
+    ("changes", "due"),
+    [
+        ({}, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+        ({"precision": "fp16"}, {"use_tf32": "1", "prefer_nhwc": "1"}),
+        ({"tf32": True}, {"use_tf32": "1"}),
+        ({"convolution_search": "exhaustive"}, {"cudnn_conv_algo_search": "EXHAUSTIVE"}),
+    ],
+)
+def test_cuda_gets_the_options_of_the_runtime(
+    changes: dict[str, Any], due: dict[str, str]
+) -> None:
+    options = TritonModelConfig(backend="onnxruntime", provider="cuda", **changes)
+    config = parsed(any_scale(), options)
+    (cuda,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert due.items() <= dict(cuda.parameters).items()
+    assert "device_id" not in cuda.parameters
+    python = parsed(any_scale(), TritonModelConfig(provider="cuda", **changes))
+    stated = json.loads(python.parameters["upscaler"].string_value)
+    assert (stated["tf32"], stated["convolution_search"]) == (
+        options.tf32,
+        options.convolution_search,
+    )
 
 
 def test_the_threads_of_onnx_runtime_are_a_parameter() -> None:
@@ -152,6 +177,14 @@ def test_python_takes_noise_where_there_is_no_prior() -> None:
         (TritonModelConfig(backend="tensorrt", provider="cuda"), "provider is for onnxruntime"),
         (TritonModelConfig(backend="onnxruntime", halo="exact"), "halo is for python"),
         (TritonModelConfig(backend="onnxruntime", engine="a"), "engine is for tensorrt"),
+        (
+            TritonModelConfig(backend="tensorrt", tf32=True),
+            "tf32 is for provider cuda",
+        ),
+        (
+            TritonModelConfig(convolution_search="exhaustive"),
+            "convolution_search is for provider cuda, got cpu",
+        ),
     ],
 )
 def test_settings_that_a_backend_has_not_are_refused(

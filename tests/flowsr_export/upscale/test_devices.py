@@ -19,7 +19,7 @@ class OnGpu:
     """A session that computes on the CPU and says that it is on a GPU."""
 
     backend, provider = "tensorrt", "cuda"
-    limits = None
+    limits, library = None, "a library 1"
 
     def __init__(self, bundle: Bundle, device: int) -> None:
         self.device = device
@@ -45,7 +45,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[OnGpu]:
         sessions.append(OnGpu(bundle, settings.index))
         return sessions[-1]
 
-    monkeypatch.setattr(SessionSettings, "open", open_on)
+    monkeypatch.setattr(SessionSettings, "start", open_on)
     return sessions
 
 

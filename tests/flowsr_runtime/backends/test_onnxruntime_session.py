@@ -12,11 +12,13 @@ import pytest
 
 from flowsr_runtime.backends import onnxruntime_session
 from flowsr_runtime.backends.cores import usable_cores
+from flowsr_runtime.backends.cuda_provider import CudaOptions
 from flowsr_runtime.backends.engine_cache import remove_unrecorded
 from flowsr_runtime.backends.onnxruntime_session import (
     PROVIDERS,
     OnnxRuntimeSession,
 )
+from flowsr_runtime.backends.session import SessionSettings
 from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from flowsr_runtime.cuda.graph_cache import GraphCounters
 from flowsr_runtime.errors import (
@@ -29,6 +31,7 @@ from flowsr_runtime.errors import (
 from flowsr_runtime.geometry import Window
 from flowsr_runtime.installation import pip_command
 from tests.doubles.rig import feeds_of
+from tests.flowsr_runtime.conftest import BILINEAR
 
 Feeds = dict[str, Any]
 
@@ -177,6 +180,105 @@ def options_of(
     with pytest.raises(ProviderError, match="did not start on device 0: no GPU"):
         OnnxRuntimeSession.open(bundle, **wanted)
     return seen
+
+
+@pytest.mark.parametrize(
+    ("precision", "options", "due"),
+    [
+        ("fp32", {}, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+        ("fp32", {"tf32": True}, {"use_tf32": "1"}),
+        ("int8", {}, {"use_tf32": "0", "prefer_nhwc": None}),
+        ("fp16", {}, {"use_tf32": "1", "prefer_nhwc": "1"}),
+        ("bf16", {}, {"use_tf32": "1", "prefer_nhwc": None}),
+        ("fp32", {"search": "exhaustive"}, {"cudnn_conv_algo_search": "EXHAUSTIVE"}),
+        ("fp32", {"memory": 2**30}, {"gpu_mem_limit": "1073741824", "prefer_nhwc": None}),
+        ("fp32", {}, {"gpu_mem_limit": None, "enable_cuda_graph": None, "device_id": "0"}),
+    ],
+)
+def test_cuda_gets_the_options_of_the_precision(
+    tmp_path: Path,
+    manifest: dict[str, Any],
+    install: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    options: dict[str, Any],
+    due: dict[str, str | None],
+) -> None:
+    name = f"model.{precision}.onnx"
+    manifest["files"] = {name: {"precision": precision}}
+    bundle = write_bundle(tmp_path / "b", manifest, {name: BILINEAR})
+    install("cuda")
+    wanted = {"provider": "cuda", "precision": precision, "cuda": CudaOptions(**options)}
+    found = options_of(bundle, monkeypatch, **wanted)[PROVIDERS["cuda"]]
+    assert {key: found.get(key) for key in due} == due
+    assert all(isinstance(value, str) for value in found.values())
+
+
+def test_the_settings_of_a_session_reach_cuda(
+    bundle: Bundle, install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("cuda")
+    seen: list[CudaOptions] = []
+    monkeypatch.setattr(
+        OnnxRuntimeSession, "open", lambda bundle, **options: seen.append(options["cuda"])
+    )
+    settings: dict[str, Any] = {
+        "tf32": True,
+        "convolution_search": "exhaustive",
+        "gpu_memory": 3 << 30,
+    }
+    SessionSettings("onnxruntime", "cuda", precision="fp32", **settings).start(bundle)
+    assert seen == [CudaOptions(tf32=True, search="exhaustive", memory=3 << 30)]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "NOT_IMPLEMENTED : Could not find an implementation for Conv(11) node",
+        "libcudnn.so.9: cannot open shared object file: No such file or directory",
+    ],
+)
+def test_a_missing_cudnn_ends_with_the_remedy(
+    bundle: Bundle,
+    install: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    message: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise onnxruntime_session._STATE.NotImplemented(message)
+
+    install("cuda")
+    monkeypatch.setattr(ort, "InferenceSession", fail)
+    words = "cuda did not start on device 0: cuDNN 9 is missing .* nvidia-cudnn-cu13"
+    with pytest.raises(ProviderError, match=words) as error:
+        OnnxRuntimeSession.open(bundle, provider="cuda")
+    assert error.value.exit_code == 4
+
+
+def test_a_cudnn_that_is_missed_during_a_run_ends_with_the_remedy(bundle: Bundle) -> None:
+    def fail(*_: object) -> None:
+        raise onnxruntime_session._STATE.NotImplemented("Conv: cuDNN is not available")
+
+    session = OnnxRuntimeSession.open(bundle)
+    session.provider, session._session = "cuda", SimpleNamespace(run=fail)
+    with pytest.raises(ProviderError, match="cuda failed: cuDNN 9 is missing"):
+        session.run({})
+
+
+def test_the_lines_of_the_library_itself_are_kept_off_while_it_loads(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int | str] = []
+    real = ort.InferenceSession
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        heard.append("load")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(ort, "set_default_logger_severity", heard.append)
+    monkeypatch.setattr(ort, "InferenceSession", load)
+    OnnxRuntimeSession.open(bundle)
+    assert heard == [4, "load", 2]
 
 
 def test_tensorrt_keeps_its_engines_in_the_bundle(

@@ -68,6 +68,18 @@ def test_a_missing_library_names_the_remedy(
         open_session(bundle)
 
 
+def test_a_missing_openvino_names_the_remedy(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "flowsr_runtime.backends.openvino_session"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    remedy = f"openvino is not installed; {pip_command('openvino')}"
+    with pytest.raises(BackendError, match=re.escape(remedy)) as error:
+        open_session(bundle, backend="openvino")
+    assert error.value.exit_code == 4
+
+
 def test_a_broken_library_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flowsr_runtime.backends.onnxruntime_session", None)
     with pytest.raises(BackendError, match="onnxruntime cannot be loaded: import of flowsr_"):
@@ -92,7 +104,13 @@ def test_a_broken_library_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPat
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"workers": 2}, "workers is for tensorrt, got 2"),
         ({"backend": "tensorrt", "provider": "cpu"}, "cuda with backend tensorrt, got 'cpu'"),
-        ({"backend": "tensorrt", "threads": 2}, "threads is for onnxruntime, got 2"),
+        (
+            {"backend": "tensorrt", "threads": 2},
+            "threads is for .* openvino, got 2",
+        ),
+        ({"convolution_search": "fast"}, "one of heuristic, exhaustive, got 'fast'"),
+        ({"provider": "cpu", "tf32": True}, "tf32 is for provider cuda, got cpu"),
+        ({"backend": "openvino", "tf32": True}, "tf32 is for provider cuda, got openvino"),
         ({"provider": "rocm"}, "provider must be one of cpu, cuda, .* got 'rocm'"),
     ],
 )

@@ -52,6 +52,9 @@ class Settings(ctypes.Structure):
         ("threads", c_int),
         ("memory_budget", c_uint64),
         ("exact_halo", c_int),
+        ("no_self_test", c_int),
+        ("tf32", c_int),
+        ("exhaustive_search", c_int),
     )
 
 
@@ -133,6 +136,11 @@ class CppUpscaler:
         self._library.call(name, self._handle, pointers[0], *size, byref(request), pointers[1])
         return result
 
+    @property
+    def untested(self) -> str:
+        """Reason why the golden pair was not run, "" if it was met."""
+        return str(self._library.native.flowsr_untested(self._handle).decode())
+
     def close(self) -> None:
         self._library.native.flowsr_close(self._handle)
 
@@ -168,7 +176,9 @@ class CppLibrary:
     def open(self, bundle: Path, **settings: Any) -> CppUpscaler:
         handle = c_void_p()
         wanted = settings_of(**settings)
-        self.call("flowsr_open", os.fsencode(bundle), byref(wanted), byref(handle))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(self.folder / "cache"))
+            self.call("flowsr_open", os.fsencode(bundle), byref(wanted), byref(handle))
         return CppUpscaler(self, handle)
 
     def with_bundle(self, path: Path, use: Callable[[c_void_p], Any]) -> Any:
@@ -218,10 +228,13 @@ class CppLibrary:
         self.call("flowsr_noise", seed, stream, *window, temperature, where)
         return result
 
-    def run(self, command: str, *words: object) -> subprocess.CompletedProcess[str]:
-        """Run a built command."""
+    def run(
+        self, command: str, *words: object, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a built command, with some variables of the environment."""
         return subprocess.run(
             [str(self.folder / command), *map(str, words)],
+            env={**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache"), **environment},
             capture_output=True,
             text=True,
             check=False,
@@ -316,6 +329,7 @@ def load(folder: Path) -> CppLibrary:
         function = getattr(native, name)
         function.argtypes, function.restype = arguments, c_int
     native.flowsr_close.restype = native.flowsr_bundle_close.restype = None
+    native.flowsr_untested.argtypes, native.flowsr_untested.restype = (c_void_p,), c_char_p
     native.flowsr_last_error.restype = c_char_p
     native.flowsr_version.restype = native.flowsr_backends.restype = c_char_p
     return CppLibrary(folder, native)

@@ -28,6 +28,7 @@ from tests.flowsr_runtime.cpp.library import (
 Bundles = dict[str, Bundle]
 
 ORIENTATION: Final = 0x0112
+UNTESTED: Final = "flowsr-upscale: not tested: the bundle holds no golden pair\n"
 PICTURES: Final = ROOT / "export" / "flowsr_export" / "inputs" / "pictures"
 USAGE: Final = [
     (["--scael", "2"], "no such option: --scael"),
@@ -124,7 +125,7 @@ def test_the_command_writes_the_picture_that_python_writes(
     source, ours, due = (tmp_path / name for name in ("in.png", "cpp.png", "python.png"))
     picture_of(kind).save(source)
     done = cpp.run("flowsr-upscale", bundle.path, source, ours, "--scale", "2.7x3.6")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, UNTESTED)
     picture = read_picture(source)
     with Upscaler.open(bundle) as upscaler:
         write_picture(due, upscaler.upscale(picture.pixels, ("3.6", "2.7")), like=picture)
@@ -153,7 +154,7 @@ def test_the_color_profile_is_kept(cpp: CppLibrary, bundle: Bundle, tmp_path: Pa
     for source in (tmp_path / "made.png", PICTURES / "chelsea_256.png"):
         target = tmp_path / f"large_{source.name}"
         done = cpp.run("flowsr-upscale", bundle.path, source, target, "--scale=1")
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (0, UNTESTED)
         profile = read_picture(source).icc
         assert profile is not None
         assert read_picture(target).icc == profile

@@ -43,6 +43,33 @@ def test_a_photograph_is_enlarged_as_by_onnx_runtime(
     assert np.abs(steps).max() <= 1
 
 
+def test_it_equals_openvino_in_python(openvino: CppLibrary) -> None:
+    pixels = read_picture(PHOTO).rgb[100:148, 60:116].astype(np.float32) / np.float32(255)
+    with (
+        Upscaler.open(backend="openvino") as python,
+        openvino.open(embedded_bundle()) as other,
+    ):
+        due = python.upscale(pixels, 2, clamp=False)
+        got = other.upscale(pixels, scale_rows="2", unclamped=1)
+        assert other.untested == ""
+    np.testing.assert_array_equal(got, due)
+
+
+def test_bfloat16_is_a_hint_for_the_float32_graph(openvino: CppLibrary) -> None:
+    core = pytest.importorskip("openvino").Core()
+    pixels = read_picture(PHOTO).rgb[100:132, 60:92].astype(np.float32) / np.float32(255)
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(CppError, match="precision bf16 needs a CPU with AVX512_BF16"):
+            openvino.open(embedded_bundle(), precision="bf16")
+        return
+    with (
+        openvino.open(embedded_bundle(), precision="bf16") as half,
+        openvino.open(embedded_bundle()) as single,
+    ):
+        results = [one.upscale(pixels, scale_rows="2", unclamped=1) for one in (half, single)]
+    assert 1e-5 < np.abs(results[0] - results[1]).max() < 0.05
+
+
 def test_a_geometry_beyond_32_bits_is_refused(openvino: CppLibrary, bundle: Bundle) -> None:
     column = np.zeros((30_000, 1, 3), dtype=np.uint8)
     with (

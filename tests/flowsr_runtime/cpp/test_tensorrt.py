@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -11,15 +12,17 @@ from numpy.typing import NDArray
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.engine_store import EngineKey, EngineStore, Range
 from tests.flowsr_runtime.bundle.engine_keys import key as any_key
+from tests.flowsr_runtime.conftest import BILINEAR
 from tests.flowsr_runtime.cpp.library import ROOT, SOURCE, CppError, CppLibrary, Warn, load
+from tests.flowsr_runtime.golden import golden_bundle
 
 PLAN: Final = b"nearest"
 """Plan of the only kind of engine in tests/doubles/cpp/NvInfer.h."""
 
 FLAGS: Final = ("-std=c++17", "-O0", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fPIC")
 SOURCES: Final = (
-    *("bundle", "flowsr_c", "geometry", "json", "manifest", "noise", "pixels", "session"),
-    *("sha256", "tiling", "upscaler"),
+    *("bundle", "flowsr_c", "geometry", "golden", "json", "manifest", "noise", "pixels"),
+    *("self_test", "session", "sha256", "tiling", "upscaler", "verdicts"),
     *("tensorrt_engines", "tensorrt_session"),
 )
 DEFINITIONS: Final = ('-DFLOWSR_VERSION="0.1.0"', '-DFLOWSR_WITH_TENSORRT="tensorrt"')
@@ -82,6 +85,28 @@ def test_an_engine_enlarges_whole_pictures_and_tiles(
         tiled = upscaler.upscale(large, scale_rows="3", scale_columns="4")
     np.testing.assert_array_equal(whole, nearest(photo, 62, 84))
     np.testing.assert_array_equal(tiled, nearest(large, 207, 372))
+
+
+def test_an_engine_that_computes_something_else_is_refused(
+    tensorrt: CppLibrary, tmp_path: Path, manifest: dict[str, Any]
+) -> None:
+    bundle = golden_bundle(tmp_path / "golden", manifest, BILINEAR)
+    add_engine(bundle)
+    with pytest.raises(CppError, match=r"tensorrt cuda .* misses the golden pair .* max error"):
+        tensorrt.open(bundle.path)
+    with tensorrt.open(bundle.path, no_self_test=1) as upscaler:
+        assert upscaler.untested == "the self-test was switched off"
+
+
+def test_an_engine_that_takes_no_part_of_the_golden_picture_says_so(
+    tensorrt: CppLibrary, tmp_path: Path, manifest: dict[str, Any]
+) -> None:
+    bundle = golden_bundle(tmp_path / "golden", manifest, BILINEAR)
+    (taken,) = key_of(bundle).profiles
+    large = Range((1, 3, 60, 60), (1, 3, 62, 62), (1, 3, 64, 64))
+    add_engine(bundle, profiles=({**taken, "input": large},))
+    with tensorrt.open(bundle.path) as upscaler:
+        assert upscaler.untested == "no profile takes the golden picture or tiles of it"
 
 
 def test_a_library_of_one_backend_names_it(tensorrt: CppLibrary) -> None:

@@ -31,7 +31,7 @@ enum flowsr_code {
   FLOWSR_DONE = 0,
   FLOWSR_FAILURE = 1, /* an output file, or anything else */
   FLOWSR_USAGE = 2,   /* an invalid argument, scale or size */
-  FLOWSR_PARITY = 3,  /* NaN or infinity, or an unexpected result */
+  FLOWSR_PARITY = 3,  /* NaN or infinity, or a missed golden pair */
   FLOWSR_BACKEND = 4, /* a backend, provider or device is missing or failed */
   FLOWSR_BUNDLE = 5,  /* a bundle or picture file is missing or damaged */
   FLOWSR_MEMORY = 6   /* out of memory */
@@ -52,9 +52,12 @@ typedef struct flowsr_settings {
   uint64_t memory_budget;  /* bytes of activations of one run, 0: the bundle's own setting, or
                               1 GiB; a larger image is split into tiles */
   int exact_halo;          /* 0: tiles agree to one 8-bit step; 1: to float rounding */
+  int no_self_test;        /* 0: run the golden pair first, unless it has passed before; 1: not */
+  int tf32;                /* 1: float32 graphs in TF32 on cuda, faster and off by 1e-3 */
+  int exhaustive_search;   /* 1: search convolutions again at every new size on cuda */
 } flowsr_settings;
 
-#define FLOWSR_SETTINGS_INIT {sizeof(flowsr_settings), NULL, NULL, NULL, 0, 0, 0, 0}
+#define FLOWSR_SETTINGS_INIT {sizeof(flowsr_settings), NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0}
 
 /* One upscale request. Initialize with FLOWSR_REQUEST_INIT. A bundle of one scale needs neither
  * scale nor size; other bundles need exactly one of them. */
@@ -119,6 +122,9 @@ FLOWSR_API void flowsr_bundle_close(flowsr_bundle* bundle);
 /* Load the model of a bundle. settings may be NULL. */
 FLOWSR_API int flowsr_open(const char* bundle, const flowsr_settings* settings,
                            flowsr_upscaler** upscaler);
+
+/* Return "" if the golden pair was met, else the reason why it was not run. */
+FLOWSR_API const char* flowsr_untested(const flowsr_upscaler* upscaler);
 
 /* Return the output size of an image. */
 FLOWSR_API int flowsr_target(const flowsr_upscaler* upscaler, int64_t height, int64_t width,

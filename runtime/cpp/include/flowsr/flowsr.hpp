@@ -174,12 +174,19 @@ struct Settings {
   std::string backend;             ///< "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx";
                                    ///< "" for the first of these in this build.
   std::string provider;            ///< For onnxruntime: "cpu" or "cuda"; "" for "cpu".
-  std::string precision = "fp32";  ///< Precision of the graph.
+  std::string precision = "fp32";  ///< Precision of the graph; "bf16" with openvino is the
+                                   ///< fp32 graph in bfloat16.
   int device = 0;                  ///< GPU index.
   int threads = 0;                 ///< CPU threads, 0 for all usable cores.
   std::int64_t memory_budget = 0;  ///< Bytes of one run, 0 for the bundle's own setting, or
-                                   ///< 1 GiB, or 16 GiB with an engine.
+                                   ///< 1 GiB, or 16 GiB with an engine; with
+                                   ///< cuda also the limit of its memory.
   HaloKind halo = HaloKind::standard;
+  bool self_test = true;           ///< Run the bundle's golden pair first, unless it has passed
+                                   ///< with this library and device before.
+  bool tf32 = false;               ///< Float32 graphs in TF32 on cuda: faster, off by 1e-3.
+  std::string convolution_search = "heuristic";  ///< On cuda; or "exhaustive", which searches
+                                                 ///< again at every new size.
 };
 
 /// One upscale request.
@@ -227,7 +234,7 @@ class FLOWSR_API Bundle {
 /// A loaded model; many threads may use it at once.
 class FLOWSR_API Upscaler {
  public:
-  /// Loads a model. Throws Error: usage, backend or bundle.
+  /// Loads a model. Throws Error: usage, backend, bundle, or parity for a missed golden pair.
   static Upscaler open(const std::string& bundle, const Settings& settings = {});
   static Upscaler open(const Bundle& bundle, const Settings& settings = {});
   Upscaler(Upscaler&&) noexcept;
@@ -235,6 +242,8 @@ class FLOWSR_API Upscaler {
   ~Upscaler();
 
   const Bundle& bundle() const;
+  /// Returns "" if the golden pair was met, else the reason why it was not run.
+  const std::string& untested() const;
   Size target(Size source, const Target& target) const;
   Plan plan(Size source, const Target& target) const;
 
