@@ -171,8 +171,10 @@ class LinfGraph(nn.Module):
         )
         up = up_row @ torch.cat((x, x - low), dim=1) @ up_col.mT
         p = self.patch
-        up = up.reshape(x.shape[0], 6, p, row.patches, p, col.patches)
-        base, residual = up.permute(1, 2, 4, 0, 3, 5).reshape(2 * self.width, -1).chunk(2)
+        # In steps of four dimensions: ncnn and others know no more.
+        up = up.reshape(-1, row.patches, p, col.patches).transpose(1, 2)
+        up = up.reshape(x.shape[0], 2 * self.width, -1).transpose(0, 1)
+        base, residual = up.reshape(2 * self.width, -1).chunk(2)
         return base, residual
 
     def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:

@@ -60,6 +60,7 @@ METAVARS = {
     "parse_percentiles": "P,P,…",
     "parse_range": "FROM,TO",
     "parse_scales": "S,S,…",
+    "parse_sizes": "WxH,WxH,…",
     "scale_type": "S|SxS",
     "size_type": "WxH",
 }

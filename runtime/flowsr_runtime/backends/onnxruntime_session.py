@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.backends.engine_cache import record_hashes, remove_unrecorded
 from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound
+from flowsr_runtime.backends.size_fixed import SizeFixedSessions, matching_graph
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.cuda.graph_cache import GraphCounters
@@ -116,10 +117,7 @@ class OnnxRuntimeSession:
         """
         self.provider = provider
         self.device = device
-        if cuda_graphs and provider not in _ON_GPU:
-            names = " and ".join(_ON_GPU)
-            given = f"got {cuda_graphs} with provider {provider}"
-            raise UsageError(f"cuda_graphs is for {names}, {given}")
+        _check_graphs(cuda_graphs, provider)
         self._session: ort.InferenceSession | None = _load(
             model, provider, device, threads, name, bool(cuda_graphs), engine_cache
         )
@@ -128,6 +126,7 @@ class OnnxRuntimeSession:
         self._graphs: GraphRunner | None = None
         if cuda_graphs:
             self._graphs = GraphRunner(ort, self._session, _OUTPUT, self._place, cuda_graphs)
+        self._size_fixed: SizeFixedSessions[OnnxRuntimeSession] | None = None
         self.types = {item.name: str(item.type) for item in self._session.get_inputs()}
         self.inputs = frozenset(self.types)
 
@@ -144,6 +143,9 @@ class OnnxRuntimeSession:
     ) -> "OnnxRuntimeSession":
         """Load a bundle's model.
 
+        A run of a whole image for whose size the bundle has a size-fixed graph is computed by
+        that; see `graph_for`.
+
         Provider tensorrt caches its engines in the bundle, in one folder per model and version
         of ONNX Runtime, because it does not check which model an engine belongs to.
 
@@ -153,7 +155,8 @@ class OnnxRuntimeSession:
             device: GPU index; 0 with cpu and openvino.
             threads: CPU threads, None for the number of usable cores.
             precision: "fp32", "fp16" or "int8".
-            cuda_graphs: Largest number of CUDA graphs, 0 for none.
+            cuda_graphs: Largest number of CUDA graphs, 0 for none; with size-fixed graphs of
+                each of them, and of no other run.
 
         Returns:
             The session.
@@ -168,21 +171,31 @@ class OnnxRuntimeSession:
         name = bundle.model_name(precision)
         model = bundle.read(name)
         path = str(bundle.path / name)
-        if cuda_graphs and "geometry" in bundle.manifest.inputs:
+        _check_graphs(cuda_graphs, provider)
+        fixed = bundle.size_fixed(precision)
+        if cuda_graphs and not fixed and "geometry" in bundle.manifest.inputs:
             raise UsageError(
-                "cuda_graphs needs a bundle of one fixed scale with onnxruntime; "
-                "backend tensorrt captures those of any bundle"
+                "cuda_graphs needs size-fixed graphs with onnxruntime, which export-onnx "
+                "--lr-size adds; backend tensorrt captures those of any bundle"
             )
-        session = cls(
-            model,
-            provider=provider,
-            device=device,
-            threads=threads,
-            name=path,
-            cuda_graphs=cuda_graphs,
-            engine_cache=_engine_cache(bundle, name) if provider == "tensorrt" else None,
-        )
+
+        def load(name: str, model: bytes, graphs: int) -> OnnxRuntimeSession:
+            return cls(
+                model,
+                provider=provider,
+                device=device,
+                threads=threads,
+                name=str(bundle.path / name),
+                cuda_graphs=graphs,
+                engine_cache=_engine_cache(bundle, name) if provider == "tensorrt" else None,
+            )
+
+        session = load(name, model, 0 if fixed else cuda_graphs)
         session._check_inputs(bundle, path)
+        if fixed:
+            session._size_fixed = SizeFixedSessions(
+                fixed, lambda name: load(name, bundle.read(name), cuda_graphs)
+            )
         return session
 
     def __repr__(self) -> str:
@@ -203,6 +216,10 @@ class OnnxRuntimeSession:
             ProviderError: If the provider fails during the run.
         """
         session = self._opened()
+        if self._size_fixed is not None:
+            fixed = self._size_fixed.session_for(feeds)
+            if fixed is not None:
+                return fixed[0].run(fixed[1])
         with self._translated():
             if self._graphs is not None:
                 return self._graphs.run(feeds)
@@ -226,18 +243,33 @@ class OnnxRuntimeSession:
             ProviderError: If the provider fails during the run.
         """
         session = self._opened()
+        if self._size_fixed is not None:
+            fixed = self._size_fixed.session_for(feeds)
+            if fixed is not None:
+                return fixed[0].run_device(fixed[1], out)
         with self._translated():
             return run_bound(session, feeds, _OUTPUT, self._place, out)
 
+    def graph_for(self, feeds: Mapping[str, Any]) -> str | None:
+        """Return the file of the size-fixed graph that computes a run, None for any size."""
+        graphs = () if self._size_fixed is None else self._size_fixed.graphs
+        graph = matching_graph(graphs, feeds)
+        return None if graph is None else graph.file
+
     @property
     def graph_counters(self) -> GraphCounters:
-        """Counters of CUDA graphs."""
+        """Counters of CUDA graphs, of size-fixed graphs together."""
+        if self._size_fixed is not None:
+            counters = (session.graph_counters for session in self._size_fixed.loaded())
+            return sum(counters, GraphCounters())
         return GraphCounters() if self._graphs is None else self._graphs.counters
 
     def close(self) -> None:
         """Free the model; the session cannot run after that."""
         if self._session is not None and self._engine_cache is not None:
             record_hashes(self._engine_cache)
+        if self._size_fixed is not None:
+            self._size_fixed.close()
         self._session = self._graphs = None
 
     def _check_inputs(self, bundle: Bundle, path: str) -> None:
@@ -277,6 +309,13 @@ def present_providers() -> list[str]:
     """
     available = ort.get_available_providers()
     return [name for name, provider in PROVIDERS.items() if provider in available]
+
+
+def _check_graphs(cuda_graphs: int, provider: str) -> None:
+    if cuda_graphs and provider not in _ON_GPU:
+        names = " and ".join(_ON_GPU)
+        given = f"got {cuda_graphs} with provider {provider}"
+        raise UsageError(f"cuda_graphs is for {names}, {given}")
 
 
 def _engine_cache(bundle: Bundle, name: str) -> Path | None:
