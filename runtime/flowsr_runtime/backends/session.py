@@ -144,8 +144,7 @@ class SessionSettings:
             of several fp16 on a GPU and fp32 on a CPU.
         workers: Largest number of concurrent runs, None for four; TensorRT only.
         cuda_graphs: Largest number of CUDA graphs, per worker with TensorRT; 0 for none. They
-            help if the same sizes recur. ONNX Runtime only captures graphs of fixed-scale
-            bundles.
+            help if the same sizes recur. ONNX Runtime only captures size-fixed graphs.
     """
 
     backend: str = AUTO

@@ -10,6 +10,7 @@ from click.testing import Result
 from flowsr_export.triton.config import TritonModelConfig
 from flowsr_export.triton.repository import write_repository
 from flowsr_runtime import Bundle, BundleError, IntegrityError, OutputError, UsageError
+from flowsr_runtime.bundle.directory import extend_bundle
 from flowsr_runtime.bundle.engine_key import EngineKey, Range
 from flowsr_runtime.bundle.engine_store import EngineStore
 
@@ -55,6 +56,21 @@ def test_python_gets_the_graph_of_its_precision_alone(bundle: Path, tmp_path: Pa
     (bundle / "model.fp16.onnx").write_bytes((bundle / "model.fp32.onnx").read_bytes())
     model = write_repository(Bundle.open(bundle), tmp_path, TritonModelConfig(precision="fp16"))
     assert list(Bundle.open(model / "1" / "bundle").manifest.files) == ["model.fp16.onnx"]
+
+
+def test_python_gets_the_size_fixed_graphs_of_its_precision(
+    bundle: Path, tmp_path: Path
+) -> None:
+    graphs = [
+        {"file": f"{name}.onnx", "precision": name, "scale": "4", "lr_size": [8, 9], "batch": 1}
+        for name in ("fp32", "fp16")
+    ]
+    added = {graph["file"]: b"graph" for graph in graphs}
+    extend_bundle(bundle, added, {}, graphs)
+    model = write_repository(Bundle.open(bundle), tmp_path, TritonModelConfig())
+    inner = Bundle.open(model / "1" / "bundle")
+    inner.check_files()
+    assert [graph.file for graph in inner.manifest.graphs] == ["fp32.onnx"]
 
 
 def test_an_engine_is_copied_as_it_is(bundle: Path, tmp_path: Path) -> None:
