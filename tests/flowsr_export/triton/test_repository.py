@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -61,7 +62,7 @@ def test_python_gets_the_graph_of_its_precision_alone(bundle: Path, tmp_path: Pa
 def test_python_gets_the_size_fixed_graphs_of_its_precision(
     bundle: Path, tmp_path: Path
 ) -> None:
-    graphs = [
+    graphs: list[dict[str, Any]] = [
         {"file": f"{name}.onnx", "precision": name, "scale": "4", "lr_size": [8, 9], "batch": 1}
         for name in ("fp32", "fp16")
     ]
