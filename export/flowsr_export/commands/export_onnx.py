@@ -20,17 +20,43 @@ from flowsr_export.options.shared import (
     choice_option,
     force_option,
     json_option,
+    packs,
     value_option,
 )
 from flowsr_export.options.values import WholeRange, exact_scale_type, parse_sizes
 
 if TYPE_CHECKING:
-    from flowsr_export.deployment.interface import Precision
+    from flowsr_export.deployment.interface import Deployment, Precision
+    from flowsr_export.export_onnx.size_fixed import SizeFixed
     from flowsr_export.parity.compare import ErrorStats
     from flowsr_runtime import Bundle
     from flowsr_runtime.bundle.manifest import Io
 
 __all__ = ["command"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Values of --scale, --lr-size and --batch."""
+
+    scale: Fraction | None
+    lr_sizes: list[tuple[int, int]] | None
+    batch: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse a batch without size-fixed graphs."""
+        if self.batch is not None and not self.lr_sizes:
+            from flowsr_runtime.errors import UsageError
+
+            raise UsageError("--batch needs --lr-size")
+
+    def of(self, deployment: Deployment, scale: Fraction | None) -> SizeFixed | None:
+        """Return the sizes of size-fixed graphs at a scale, None without any."""
+        from flowsr_export.export_onnx.size_fixed import size_fixed
+
+        if not self.lr_sizes:
+            return None
+        return size_fixed(deployment, scale, self.lr_sizes, self.batch or 1)
 
 
 @click.command("export-onnx", cls=Command)
@@ -54,23 +80,28 @@ __all__ = ["command"]
     ["fp32", "fp16", "bf16"],
     "Precision of the heavy layers; geometry, phase and flow stay float32.",
 )
-@value_option(
-    exact_scale_type,
-    "--scale",
-    help="Export a graph with this one scale, such as 4 or 2.7, for whole images only; with "
-    "--lr-size the scale of the size-fixed graphs.",
-)
-@value_option(
-    parse_sizes,
-    "--lr-size",
-    "lr_sizes",
-    help="Low-resolution sizes to add size-fixed graphs for, whose geometry is all constant.",
-)
-@click.option(
-    "--batch",
-    type=POSITIVE,
-    show_default="1",
-    help="Number of images per run of the size-fixed graphs.",
+@packs(
+    Sizes,
+    value_option(
+        exact_scale_type,
+        "--scale",
+        help="Export a graph with this one scale, such as 4 or 2.7, for whole images only; "
+        "with --lr-size the scale of the size-fixed graphs.",
+    ),
+    value_option(
+        parse_sizes,
+        "--lr-size",
+        "lr_sizes",
+        help="Low-resolution sizes to add size-fixed graphs for, joined by commas; their "
+        "geometry is all constant.",
+    ),
+    click.option(
+        "--batch",
+        type=POSITIVE,
+        show_default="1",
+        help="Number of images per run of the size-fixed graphs.",
+    ),
+    name="sizes",
 )
 @click.option(
     "--opset",
@@ -100,9 +131,7 @@ def command(
     output: Path | None,
     bundle: Path | None,
     precision: Precision,
-    scale: Fraction | None,
-    lr_sizes: list[tuple[int, int]] | None,
-    batch: int | None,
+    sizes: Sizes,
     opset: int | None,
     io: Io,
     guard: bool | None,
@@ -116,8 +145,8 @@ def command(
     sides.
 
     --lr-size adds graphs for images of these sizes at one --scale, beside the graph of any
-    size. They hold no shape operator and no tensor of more than four dimensions, and
-    upscale, bench and verify take them for their size.
+    size. They hold no shape operator and no tensor of more than four dimensions. upscale,
+    bench and verify take them for their size.
 
     The graph is linted and compared with PyTorch at sizes and scales that it was not traced
     with; a difference ends with exit code 3 and writes nothing. With --io uint8 the
@@ -132,45 +161,17 @@ def command(
       flowsr-export export-onnx -o small.bundle --scale 4 --lr-size 480x270,128x128
       flowsr-export export-onnx --bundle small.bundle --scale 4 --lr-size 960x540
     """
-    import json
-
-    from flowsr_runtime.bundle.directory import check_replaceable
     from flowsr_runtime.errors import UsageError
 
     if model is None and prior is not None:
         raise UsageError("--prior needs --model: the built-in model has its own prior")
-    if batch is not None and not lr_sizes:
-        raise UsageError("--batch needs --lr-size")
-    sizes = Sizes(scale, lr_sizes or [], batch or 1)
     if bundle is not None:
         _check_added(context, output, sizes)
-        extended, stats = _extended(bundle, model, prior, blocks, precision, opset, sizes)
-        license_text = str(extended.manifest.raw["model"]["licence"])
+        done = _extended(bundle, model, prior, precision, opset, sizes)
     else:
-        if output is None:
-            raise UsageError(
-                "missing option '-o' / '--output' for a new bundle, or --bundle to add to one"
-            )
-        check_replaceable(output, force)
-        extended, stats, license_text = _written(
-            output, model, prior, blocks, (precision, opset, io, guard), sizes, force
-        )
-    if as_json:
-        manifest = dict(extended.manifest.raw)
-        run = run_command(extended, precision)
-        content = {"path": str(extended.path), "manifest": manifest, "run": run}
-        click.echo(json.dumps(content, indent=1))
-        return
-    _print(extended, precision, stats, license_text)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Values of --scale, --lr-size and --batch."""
-
-    scale: Fraction | None
-    lr: list[tuple[int, int]]
-    batch: int
+        form = precision, opset, io, guard
+        done = _written(output, model, prior, blocks, form, sizes, force)
+    _print(*done, precision, as_json)
 
 
 def _check_added(context: click.Context, output: Path | None, sizes: Sizes) -> None:
@@ -185,26 +186,34 @@ def _check_added(context: click.Context, output: Path | None, sizes: Sizes) -> N
             raise UsageError(
                 f"--{name} and --bundle exclude each other: the bundle has its own"
             )
-    if sizes.scale is not None and not sizes.lr:
+    if sizes.scale is not None and not sizes.lr_sizes:
         raise UsageError("--scale needs --lr-size beside --bundle")
 
 
 def _written(
-    output: Path,
+    output: Path | None,
     model: Path | None,
     prior: Path | None,
     blocks: tuple[int, ...] | None,
     form: tuple[Precision, int | None, Io, bool | None],
     sizes: Sizes,
     force: bool,
-) -> tuple[Bundle, list[ErrorStats], str]:
+) -> tuple[Bundle, list[ErrorStats]]:
     """Export a new bundle."""
+    from flowsr_runtime.bundle.directory import check_replaceable
+    from flowsr_runtime.errors import UsageError
+
+    if output is None:
+        raise UsageError(
+            "missing option '-o' / '--output' for a new bundle, or --bundle to add to one"
+        )
+    check_replaceable(output, force)
+
     from flowsr_export.deployment.families import deployment_of
     from flowsr_export.deployment.traits import FAMILIES
     from flowsr_export.export_onnx.bundle import build_bundle
     from flowsr_export.export_onnx.manifest import Request
     from flowsr_export.export_onnx.model import STEPS
-    from flowsr_export.export_onnx.size_fixed import size_fixed
     from flowsr_lp import embedded_checkpoint, load_checkpoint
 
     built_in = model is None
@@ -213,22 +222,19 @@ def _written(
     checkpoint = load_checkpoint(model, prior, blocks)
     license_text = "Apache-2.0" if built_in else FAMILIES[checkpoint.family].license
     precision, opset, io, guard = form
-    fixed = None
-    if sizes.lr:  # beside the graph of any size and, where the network has it, any scale
-        deployment = deployment_of(checkpoint.network)
-        fixed = size_fixed(deployment, sizes.scale, sizes.lr, sizes.batch)
-    scale = None if fixed else sizes.scale
+    fixed = sizes.of(deployment_of(checkpoint.network), sizes.scale)
+    # Size-fixed graphs lie beside the graph of any size and, where there is one, any scale.
+    scale = sizes.scale if fixed is None else None
     request = Request(precision, scale, opset, license_text, io, guard)
-    with step_progress("export", len(STEPS) + len(sizes.lr)) as begin:
-        bundle, stats = build_bundle(checkpoint, output, request, force, begin, fixed)
-    return bundle, stats, license_text
+    count = len(STEPS) + (len(fixed.cases) if fixed else 0)
+    with step_progress("export", count) as begin:
+        return build_bundle(checkpoint, output, request, force, begin, fixed)
 
 
 def _extended(
     path: Path,
     model: Path | None,
     prior: Path | None,
-    blocks: tuple[int, ...] | None,
     precision: Precision,
     opset: int | None,
     sizes: Sizes,
@@ -238,24 +244,22 @@ def _extended(
     from flowsr_export.export_onnx.bundle import add_precision
     from flowsr_export.export_onnx.manifest import Request
     from flowsr_export.export_onnx.model import STEPS
-    from flowsr_export.export_onnx.size_fixed import add_size_fixed, size_fixed
+    from flowsr_export.export_onnx.size_fixed import add_size_fixed
     from flowsr_export.parity.reference import reference_of
     from flowsr_runtime import Bundle, UsageError
 
     bundle = Bundle.open(path)
     adds = precision not in bundle.precisions
-    if not adds and not sizes.lr:
+    if not adds and not sizes.lr_sizes:
         raise UsageError(
             f"{path} holds {precision} already; give --lr-size or another --precision"
         )
     checkpoint = reference_of(bundle, model, prior)
-    fixed = None
-    if sizes.lr:
-        scale = sizes.scale or bundle.manifest.scale
-        deployment = deployment_of(checkpoint.network)
-        fixed = size_fixed(deployment, scale, sizes.lr, sizes.batch)
+    scale = sizes.scale or bundle.manifest.scale
+    fixed = sizes.of(deployment_of(checkpoint.network), scale)
     stats: list[ErrorStats] = []
-    with step_progress("export", (len(STEPS) if adds else 1) + len(sizes.lr)) as begin:
+    count = (len(STEPS) if adds else 1) + (len(fixed.cases) if fixed else 0)
+    with step_progress("export", count) as begin:
         if adds:
             bundle, stats = add_precision(bundle, checkpoint, precision, begin)
         if fixed is not None:
@@ -265,17 +269,24 @@ def _extended(
     return bundle, stats
 
 
-def _print(bundle: Bundle, precision: str, stats: list[ErrorStats], license_text: str) -> None:
+def _print(bundle: Bundle, stats: list[ErrorStats], precision: str, as_json: bool) -> None:
+    import json
+
     from flowsr_export.export_onnx.model import worst
 
+    manifest, run = bundle.manifest, run_command(bundle, precision)
+    if as_json:
+        content = {"path": str(bundle.path), "manifest": dict(manifest.raw), "run": run}
+        click.echo(json.dumps(content, indent=1))
+        return
     largest = worst(stats)
-    size = bundle.manifest.files[bundle.model_name(precision)].bytes
+    size = manifest.files[bundle.model_name(precision)].bytes
     click.echo(f"{bundle.path}  {size / 1e6:.2f} MB")
     for graph in bundle.size_fixed(precision):
-        click.echo(f"{graph.file}  {bundle.manifest.files[graph.file].bytes / 1e6:.2f} MB")
+        click.echo(f"{graph.file}  {manifest.files[graph.file].bytes / 1e6:.2f} MB")
     click.echo(
         f"agrees with PyTorch in {len(stats)} cases; worst {largest.max_abs:.1e} of full "
         f"range, {largest.max_steps} eight-bit steps, at {largest.case}"
     )
-    click.echo(f"license of the weights: {license_text}")
-    click.echo(f"run it: {run_command(bundle, precision)}")
+    click.echo(f"license of the weights: {manifest.raw['model']['licence']}")
+    click.echo(f"run it: {run}")

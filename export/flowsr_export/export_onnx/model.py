@@ -84,9 +84,8 @@ def verified_model(
     metadata = graph_metadata(checkpoint, deployment, scale)
     model = onnx_from_deployment(deployment, precision, scale, request.opset, metadata, sizes)
     report(STEPS[1])
-    content = _linted(model, sizes)
+    content, tolerance = _linted(model, sizes), tolerance_for(deployment, precision)
     report(STEPS[2])
-    tolerance = tolerance_for(deployment, precision)
     with ExitStack() as stack:
         plain = stack.enter_context(closing(_session(content, deployment, request)))
         stats = compare(deployment, plain, cases, scale, tolerance)
@@ -111,8 +110,8 @@ def verified_model(
             raw = stack.enter_context(closing(_session(content, deployment, request)))
             assert isinstance(raw, OnnxRuntimeSession)  # a Request refuses bf16 with uint8
             session = Uint8Session(raw)
-            limit = tolerance_for(deployment, precision, request.io)
-            in_steps = compare(deployment, session, cases, scale, limit)
+            tolerance = tolerance_for(deployment, precision, request.io)
+            in_steps = compare(deployment, session, cases, scale, tolerance)
             entry["verification"]["eight_bit"] = _verification(in_steps, session)
         yield VerifiedModel(f"model.{precision}.onnx", content, entry, stats, plain, session)
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -169,8 +170,6 @@ class OnnxRuntimeSession:
         """
         _provider_name(provider)
         name = bundle.model_name(precision)
-        model = bundle.read(name)
-        path = str(bundle.path / name)
         _check_graphs(cuda_graphs, provider)
         fixed = bundle.size_fixed(precision)
         if cuda_graphs and not fixed and "geometry" in bundle.manifest.inputs:
@@ -179,23 +178,17 @@ class OnnxRuntimeSession:
                 "--lr-size adds; backend tensorrt captures those of any bundle"
             )
 
-        def load(name: str, model: bytes, graphs: int) -> OnnxRuntimeSession:
-            return cls(
-                model,
-                provider=provider,
-                device=device,
-                threads=threads,
-                name=str(bundle.path / name),
-                cuda_graphs=graphs,
-                engine_cache=_engine_cache(bundle, name) if provider == "tensorrt" else None,
-            )
+        start = partial(cls, provider=provider, device=device, threads=threads)
 
-        session = load(name, model, 0 if fixed else cuda_graphs)
-        session._check_inputs(bundle, path)
+        def load(name: str, graphs: int) -> OnnxRuntimeSession:
+            model, path = bundle.read(name), str(bundle.path / name)
+            cache = _engine_cache(bundle, name) if provider == "tensorrt" else None
+            return start(model, name=path, cuda_graphs=graphs, engine_cache=cache)
+
+        session = load(name, 0 if fixed else cuda_graphs)
+        session._check_inputs(bundle, str(bundle.path / name))
         if fixed:
-            session._size_fixed = SizeFixedSessions(
-                fixed, lambda name: load(name, bundle.read(name), cuda_graphs)
-            )
+            session._size_fixed = SizeFixedSessions(fixed, lambda name: load(name, cuda_graphs))
         return session
 
     def __repr__(self) -> str:
