@@ -24,6 +24,7 @@ __all__ = [
     "parse_size",
     "size_for",
     "size_text",
+    "tile_multiple",
 ]
 
 MAX_SIDE = 2**20
@@ -153,6 +154,22 @@ def size_for(
         found = size_text(target)
         raise ScaleError(f"output sides must be at most {MAX_SIDE} pixels, got {found}")
     return target
+
+
+def tile_multiple(scale: Fraction, align: int) -> int:
+    """Return the LR pixels whose multiples are multiples of the alignment in the output.
+
+    A tile that is run without its geometry, as if it were a whole image, must begin there.
+
+    Args:
+        scale: Output pixels per LR pixel.
+        align: Output pixels whose multiples windows begin at.
+
+    Returns:
+        The smallest such number: 3 at x4, 4 at x3 and 6 at x2 for an alignment of 12.
+    """
+    step = align * scale.denominator
+    return step // math.gcd(scale.numerator, step)
 
 
 @dataclass(frozen=True)

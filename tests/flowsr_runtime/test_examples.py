@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.pictures.files import read_picture, write_picture
 from flowsr_runtime.upscaling.upscaler import Upscaler
@@ -94,3 +95,19 @@ def test_the_engine_example_without_a_fitting_engine_says_why(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "<Upscaler own: onnxruntime cpu, fp32>"
     assert lines[1].startswith("not tensorrt cuda:0, fp32: ")
+
+
+def test_polygraphys_inputs_are_those_of_a_whole_image(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / "polygraphy_data.py"))
+    loaded = list(example["load_data"]())
+    assert len(loaded) == example["RUNS"]
+    height, width = (n * example["SCALE"] for n in example["LR"])
+    output = OnnxRuntimeSession.open(bundle).run(loaded[0])
+    assert output.shape == (1, 3, height, width)
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, "polygraphy_data.py")
+    geometry = np.fromfile("geometry.bin", np.int64)
+    np.testing.assert_array_equal(geometry, loaded[0]["geometry"])
+    assert Path("input.bin").stat().st_size == loaded[0]["input"].nbytes

@@ -10,6 +10,7 @@ from typing import Any
 from flowsr_export.bench.entries import Report, Row, ScalingFit
 from flowsr_export.bench.memory import Memory
 from flowsr_export.bench.timing import runs_needed
+from flowsr_export.inputs.cases import Case
 from flowsr_export.onnx_graph.stages import STAGES
 from flowsr_export.reports.files import report_paths, write_files
 from flowsr_export.reports.page import Page, Section
@@ -135,12 +136,19 @@ def _latency(report: Report) -> Table:
         load = row.load + (f", {row.loaded_blocks} blocks" if row.loaded_blocks else "")
         load += f", {row.throttled_blocks} throttled" if row.throttled_blocks else ""
         rate = f"{row.megapixels_per_second:.3g}"
-        table.rows.append([str(row), *times, rate, str(row.runs), load])
+        table.rows.append([_name(report, row), *times, rate, str(row.runs), load])
     return table
 
 
 def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{1e3 * seconds:.4g}"
+
+
+def _name(report: Report, row: Row) -> str:
+    """Return the name of a row, with the file of the size-fixed graph that it ran, if any."""
+    fixed = report.bundle.get("size_fixed", {})
+    file = fixed.get(str(Case(row.lr, row.size, row.batch)))
+    return f"{row}, {file}" if file and row.backend == "onnxruntime" else str(row)
 
 
 def _cost(report: Report) -> Table:

@@ -330,4 +330,8 @@ def _about(bundle: Bundle, config: BenchmarkConfig) -> dict[str, Any]:
         "family": bundle.manifest.family,
         "graph": name,
         "sha256": bundle.manifest.files[name].sha256,
+        "size_fixed": {
+            str(Case(one.lr, one.size, one.batch)): one.file
+            for one in bundle.size_fixed(config.precision)
+        },
     }

@@ -179,7 +179,7 @@ def _warn(plan: EnginePlan) -> None:
 
 def _prepare(target: TargetBundle, precision: Precision, *, has_graph: bool) -> Bundle:
     """Return the bundle that receives the engine; show a bar if its graph is exported."""
-    from flowsr_export.export_onnx.bundle import STEPS
+    from flowsr_export.export_onnx.model import STEPS
 
     if has_graph:
         return target.prepare(precision)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowsr_export.engine.library import TensorrtVariant
     from flowsr_export.engine.listing import Match
     from flowsr_runtime import Bundle
-    from flowsr_runtime.bundle.manifest import Latent, Manifest, Tiling
+    from flowsr_runtime.bundle.manifest import Latent, Manifest, SizeFixedGraph, Tiling
     from flowsr_runtime.bundle.verdicts import Verdict
     from flowsr_runtime.geometry import Halo
 
@@ -206,11 +206,12 @@ def _print(bundle: Bundle, problems: Mapping[str, str | None]) -> None:
     for verdict in verdicts:
         click.echo(f"  {verdict}")
     click.echo("files")
+    longest = max(26, *map(len, problems)) + 2
     for name, problem in problems.items():
         entry = bundle.manifest.files[name]
         state = "ok" if problem is None else "DAMAGED"
         size = f"{entry.bytes / 1e6:8.2f} MB  {entry.precision or ''}"
-        click.echo(f"  {state:9}{name:28}{size}".rstrip())
+        click.echo(f"  {state:9}{name:{longest}}{size}".rstrip())
 
 
 def _verdicts(bundle: Bundle) -> list[Verdict]:
@@ -234,6 +235,7 @@ def summary(manifest: Manifest) -> list[tuple[str, str]]:
         *([("border", str(raw["border"]))] if "border" in raw else []),
         ("sides", "any" if multiple == 1 else PADDED.format(multiple)),
         *_tiling(manifest.tiling),
+        *_size_fixed(manifest.graphs),
         (
             "memory",
             f"{memory.base_bytes / 2**20:.0f} MiB + "
@@ -276,6 +278,17 @@ def _tiling(tiling: Tiling) -> list[tuple[str, str]]:
         ("  default", f"halo {_reach(halo)}, seam {stated}"),
         ("  exact", f"halo {_reach(tiling.exact)}"),
     ]
+
+
+def _size_fixed(graphs: tuple[SizeFixedGraph, ...]) -> list[tuple[str, str]]:
+    """Return a row for each size-fixed graph, under one heading."""
+    from flowsr_runtime.geometry import size_text
+
+    texts = (
+        f"{size_text(one.lr)} to {size_text(one.size)}, batch {one.batch}, {one.precision}"
+        for one in graphs
+    )
+    return [("" if i else "size-fixed", text) for i, text in enumerate(texts)]
 
 
 def _reach(halo: Halo) -> str:

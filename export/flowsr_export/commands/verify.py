@@ -160,6 +160,7 @@ def _as_dict(done: Verification) -> dict[str, Any]:
         "round_trip": done.round_trip,
         "runs": runs,
         "not_started": done.not_started,
+        "size_fixed": {str(case): file for case, file in done.size_fixed.items()},
     }
 
 
@@ -170,7 +171,8 @@ def _print(done: Verification) -> None:
         click.echo(head)
         for f in figures:
             size = f"{f.max_abs:11.1e}{f.max_steps:7d}{f.p999_steps:13.4f}{f.psnr:10.1f}"
-            click.echo(f"{f.case!s:36}{size}")
+            ran = done.size_fixed.get(f.case) if backend.startswith("onnxruntime") else None
+            click.echo(f"{f.case!s:36}{size}  {ran or ''}".rstrip())
     click.echo(f"flow's inverse(forward(x)): {done.round_trip:.1e} relative")
     for name, reason in done.not_started.items():
         click.echo(f"not compared, {name}: {reason}")

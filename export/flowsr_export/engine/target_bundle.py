@@ -112,7 +112,7 @@ class TargetBundle:
         from flowsr_export.parity.reference import reference_of
 
         checkpoint = reference_of(bundle, self.model, self.prior)
-        return add_precision(bundle, checkpoint, precision, report)
+        return add_precision(bundle, checkpoint, precision, report)[0]
 
     @property
     def _is_made(self) -> bool:

@@ -10,11 +10,15 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnxscript import opset18 as op
 
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
+from flowsr_export.inputs.cases import Case
+from flowsr_export.onnx_graph.constant_folding import LARGEST_FOLDED, fold_constants
+from flowsr_export.onnx_graph.lint import LARGEST_FILE
 from flowsr_runtime.errors import LintError, UsageError
 
 __all__ = ["OPSETS", "onnx_from_deployment"]
@@ -26,6 +30,7 @@ OPSETS = (18, 19)
 BF16_OPSET = 22
 # Readable by ONNX Runtime 1.17; the opsets above need no newer version.
 IR_VERSION = 10
+# Of images; those of a latent follow its name.
 AXES = {"input": ("h", "w"), "output": ("H", "W")}
 
 
@@ -35,6 +40,7 @@ def onnx_from_deployment(
     scale: Fraction | None = None,
     opset: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    sizes: Case | None = None,
 ) -> onnx.ModelProto:
     """Export the deployment graph.
 
@@ -43,10 +49,13 @@ def onnx_from_deployment(
         precision: Data type of the heavy layers; the deployment's islands stay float32.
         scale: Fixed scale of the single-input variant; None for any scale.
         opset: ONNX operator set, 18 or 19; None for 18, or 22 in bf16, the only one there.
-        metadata: Entries of the model's metadata, written as JSON.
+        metadata: Entries of the model's metadata; a text as it is, the rest as JSON.
+        sizes: Sizes and batch to fix, of a graph with a `scale`; None for any.
 
     Returns:
-        The checked model with its weights; axes are named batch, h, w, H, W.
+        The checked model with its weights. Axes are named batch, h, w, H, W, those of the
+        output 4*h and 4*w at a whole scale such as 4. With `sizes` they are numbers, and all
+        that follows from them is a constant.
 
     Raises:
         UsageError: If the opset is not supported.
@@ -55,9 +64,12 @@ def onnx_from_deployment(
     opset = _checked_opset(precision, opset)
     module = deployment.graph(DTYPES[precision], scale).eval()
     named = deployment.example(scale)
+    vary: dict[str, Any] | None = deployment.vary(named)
+    if sizes is not None:
+        # Dimensions that are not declared dynamic become constants.
+        feeds = deployment.feeds(sizes, scale)
+        named, vary = {name: torch.from_numpy(feeds[name]) for name in named}, None
     names, example = list(named), tuple(named.values())
-    # Dimensions that are not declared dynamic become constants.
-    vary = deployment.vary(named)
     with _quiet():
         exported = torch.export.export(module, example, dynamic_shapes=vary, strict=False)
         program = torch.onnx.export(
@@ -69,10 +81,49 @@ def onnx_from_deployment(
             output_names=["output"],
             optimize=True,
             verbose=False,
-            custom_translation_table={torch.ops.aten.div.Tensor_mode: _integer_division},
+            custom_translation_table=_translations(size_fixed=sizes is not None),
         )
     assert program is not None
-    return _finished(program.model_proto, opset, metadata or {})
+    model = program.model_proto
+    if sizes is not None:
+        return _folded(model, opset, metadata or {})
+    if scale is not None and scale.denominator == 1 and deployment.scale is None:
+        _state_output_size(model, scale.numerator)
+    return _finished(model, opset, metadata or {}, scale or deployment.scale)
+
+
+def _state_output_size(model: onnx.ModelProto, scale: int) -> None:
+    """End a graph of LINF with a Reshape to (B, 3, scale h, scale w), which it has already.
+
+    From it, onnx.shape_inference derives the output's size once h and w are numbers; the
+    exporter's own computation of it stops at a Range. SRFlow's has none.
+    """
+    graph = model.graph
+    (last,) = (node for node in graph.node if "output" in node.output)
+    last.output[:] = ["scaled" if name == "output" else name for name in last.output]
+    factors = onnx.numpy_helper.from_array(np.array([1, 1, scale, scale]), "output_factors")
+    graph.initializer.append(factors)
+    graph.node.extend(
+        [
+            onnx.helper.make_node("Shape", ["input"], ["input_size"], name="input_size"),
+            onnx.helper.make_node(
+                "Mul", ["input_size", "output_factors"], ["output_size"], name="output_size"
+            ),
+            onnx.helper.make_node(
+                "Reshape", ["scaled", "output_size"], ["output"], name="sized_output"
+            ),
+        ]
+    )
+
+
+def _folded(model: onnx.ModelProto, opset: int, metadata: Mapping[str, Any]) -> onnx.ModelProto:
+    """Fold a graph of fixed sizes; what would make the file too large stays compact."""
+    finished = model
+    for largest in (LARGEST_FOLDED, LARGEST_FOLDED >> 4, LARGEST_FOLDED >> 8):
+        finished = _finished(fold_constants(model, largest), opset, metadata)
+        if finished.ByteSize() <= LARGEST_FILE:
+            break
+    return finished
 
 
 def _checked_opset(precision: Precision, opset: int | None) -> int:
@@ -92,14 +143,19 @@ def _checked_opset(precision: Precision, opset: int | None) -> int:
 
 
 def _finished(
-    model: onnx.ModelProto, opset: int, metadata: Mapping[str, Any]
+    model: onnx.ModelProto,
+    opset: int,
+    metadata: Mapping[str, Any],
+    scale: Fraction | None = None,
 ) -> onnx.ModelProto:
-    """Name the axes, set the metadata and check the model."""
+    """Name the axes that are not numbers, set the metadata and check the model."""
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         if len(dims) == 4:
-            rows, cols = AXES.get(value.name, _latent_axes(value.name))
-            dims[0].dim_param, dims[2].dim_param, dims[3].dim_param = "batch", rows, cols
+            names = ("batch", None, *_axes(value.name, scale))
+            for dim, name in zip(dims, names, strict=True):
+                if name is not None and not dim.dim_value:
+                    dim.dim_param = name
     # Inner shapes use the exporter's symbols instead of the axes' names.
     del model.graph.value_info[:]
     versions = {entry.domain: entry.version for entry in model.opset_import}
@@ -109,7 +165,8 @@ def _finished(
     model.producer_name, model.producer_version = "flowsr-lp", ""
     del model.metadata_props[:]
     for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=json.dumps(value, sort_keys=True))
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        model.metadata_props.add(key=key, value=text)
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -120,10 +177,12 @@ def _finished(
     return model
 
 
-def _latent_axes(name: str) -> tuple[str, str]:
-    """Return the axes of a latent: rows0 and cols0 for `latent0`."""
+def _axes(name: str, scale: Fraction | None) -> tuple[str, str]:
+    """Return the axes of an image, or of a latent: rows0 and cols0 for `latent0`."""
+    if name == "output" and scale is not None and scale.denominator == 1:
+        return f"{scale}*h", f"{scale}*w"
     index = name.removeprefix("latent")
-    return f"rows{index}", f"cols{index}"
+    return AXES.get(name, (f"rows{index}", f"cols{index}"))
 
 
 def _integer_division(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
@@ -134,6 +193,26 @@ def _integer_division(self: Any, other: Any, rounding_mode: str | None = None) -
     float one.
     """
     return op.Div(self, other)
+
+
+def _translations(*, size_fixed: bool) -> dict[Any, Any]:
+    """Return translations in place of the exporter's own."""
+    table: dict[Any, Any] = {torch.ops.aten.div.Tensor_mode: _integer_division}
+    if size_fixed:
+        table[torch.ops.aten.pixel_unshuffle.default] = _space_to_depth
+    return table
+
+
+def _space_to_depth(self: Any, downscale_factor: int) -> Any:
+    """Translate `pixel_unshuffle` in four dimensions at most; the exporter takes six.
+
+    ONNX's SpaceToDepth puts the position in a block before the channel, PyTorch after it.
+    """
+    blocks = op.SpaceToDepth(self, blocksize=downscale_factor)
+    split = [0, downscale_factor**2, self.shape[1], -1]
+    shape: Any = op.Constant(value_ints=split)
+    apart = op.Reshape(blocks, shape)
+    return op.Reshape(op.Transpose(apart, perm=[0, 2, 1, 3]), op.Shape(blocks))
 
 
 @contextmanager

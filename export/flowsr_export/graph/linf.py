@@ -115,7 +115,7 @@ class LinfGraph(nn.Module):
         y = _grid(self._decode(_rows(latent), scale, shift), row, col).float()
         base = self._cut(x, row, col)  # here, so that it need not be kept all the while
         if self.guard:
-            y = guarded(y, base, 1)
+            y = guarded(y.flatten(2), base.flatten(2), 1).reshape(base.shape)
         return F.pixel_shuffle((y + base) * 0.5 + 0.5, self.patch)
 
     def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
@@ -175,8 +175,9 @@ class LinfGraph(nn.Module):
         )
         up = resized(x, up_row, up_col, products=self.dtype == torch.float32)
         p = self.patch
-        up = up.reshape(x.shape[0], 3, p, row.patches, p, col.patches)
-        return up.permute(0, 1, 2, 4, 3, 5).flatten(1, 3)
+        # In steps of four dimensions: ncnn and others know no more.
+        up = up.reshape(-1, row.patches, p, col.patches).transpose(1, 2)
+        return up.reshape(x.shape[0], self.width, row.patches, col.patches)
 
     def _residual(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
         """Low-frequency residual of every query, (M, D) in the flow's type.

@@ -104,5 +104,6 @@ def _weights(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
 def _doubled(x: Tensor) -> Tensor:
     """Double (B, C, h, w) by nearest neighbour."""
     batch, channels, h, w = x.shape
-    wide = x[:, :, :, None, :, None].expand(batch, channels, h, 2, w, 2)
-    return wide.reshape(batch, channels, 2 * h, 2 * w)
+    wide = x.reshape(batch * channels, h, w, 1).expand(-1, -1, -1, 2)
+    tall = wide.reshape(batch * channels, h, 1, 2 * w).expand(-1, -1, 2, -1)
+    return tall.reshape(batch, channels, 2 * h, 2 * w)

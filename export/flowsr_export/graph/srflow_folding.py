@@ -164,8 +164,8 @@ def interleave(parts: list[Tensor]) -> Tensor:
     """Join four maps (B, C, h, w), the positions of a block, to (B, C, 2h, 2w)."""
     batch, channels, h, w = parts[0].shape
     # Two moves of one axis each, the second of rows: ONNX Runtime is slow at both at once.
-    blocks = torch.stack(parts, dim=1).reshape(batch, 2, 2, channels, h, w)
-    rows = blocks.permute(0, 1, 3, 4, 5, 2).reshape(batch, 2, channels * h, 2 * w)
+    blocks = torch.cat(parts, dim=1).reshape(2 * batch, 2, channels * h * w)
+    rows = blocks.transpose(1, 2).reshape(batch, 2, channels * h, 2 * w)
     return rows.transpose(1, 2).reshape(batch, channels, 2 * h, 2 * w)
 
 

@@ -21,7 +21,15 @@ from onnx.external_data_helper import uses_external_data
 
 from flowsr_runtime.errors import LintError
 
-__all__ = ["GEOMETRY_RULES", "RULES", "Finding", "lint", "require_clean"]
+__all__ = [
+    "GEOMETRY_RULES",
+    "LARGEST_FILE",
+    "RULES",
+    "SIZE_RULES",
+    "Finding",
+    "lint",
+    "require_clean",
+]
 
 Origin = Literal["weight", "geometry", "picture"]
 Problem = tuple[str, str]
@@ -68,8 +76,14 @@ VALUE_OPERANDS = {
 }
 LAYOUT = {"Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 PRODUCTS = {"Gemm", "MatMul"}
+VECTOR_PRODUCTS = {"Gemm": 2, "MatMul": 2, "Einsum": None}  # operands that are multiplied
 ROUNDINGS = {"Ceil", "Floor", "Mod", "Round"}
 SIZES = {"Range", "Shape", "Size"}
+# Operators that size-fixed graphs have no use for; ncnn and NPU compilers lack them.
+SHAPE_OPERATORS = {*SIZES, "ConstantOfShape", "NonZero"}
+MOST_DIMENSIONS = 4  # of a tensor in ncnn and in most NPU compilers
+LARGEST_FILE = 64_000_000
+"""Bytes of the largest size-fixed graph."""
 INTEGERS = {TensorProto.INT32, TensorProto.INT64}
 HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 FLOATS = {*HALVES, TensorProto.FLOAT, TensorProto.DOUBLE}
@@ -96,17 +110,19 @@ class Finding:
         return f"{self.rule} at {self.place}: {self.remedy}"
 
 
-def lint(model: ModelProto, *, linf: bool = True) -> list[Finding]:
+def lint(model: ModelProto, *, linf: bool = True, size_fixed: bool = False) -> list[Finding]:
     """Check a graph against all rules.
 
     Args:
         model: A model that passes the ONNX checker.
         linf: Whether the graph computes its geometry, as LINF's does.
+        size_fixed: Whether the sizes of the graph's inputs are numbers.
 
     Returns:
         Findings, ordered by rule and then by node; empty for a clean graph.
     """
     rules = {**RULES, **GEOMETRY_RULES} if linf else RULES
+    rules = {**rules, **SIZE_RULES} if size_fixed else rules
     graph = _Graph(model)
     return [
         Finding(name, place, remedy)
@@ -115,17 +131,18 @@ def lint(model: ModelProto, *, linf: bool = True) -> list[Finding]:
     ]
 
 
-def require_clean(model: ModelProto, *, linf: bool = True) -> None:
+def require_clean(model: ModelProto, *, linf: bool = True, size_fixed: bool = False) -> None:
     """Refuse a graph that breaks a rule.
 
     Args:
         model: A model that passes the ONNX checker.
         linf: Whether the graph computes its geometry, as LINF's does.
+        size_fixed: Whether the sizes of the graph's inputs are numbers.
 
     Raises:
         LintError: If there is a finding; the message shows the first and counts the others.
     """
-    findings = lint(model, linf=linf)
+    findings = lint(model, linf=linf, size_fixed=size_fixed)
     if findings:
         more = f"; {len(findings) - 1} more" if len(findings) > 1 else ""
         raise LintError(f"graph breaks {findings[0]}{more}")
@@ -357,10 +374,49 @@ def _integer_indices(graph: _Graph) -> Iterator[Problem]:
 
 
 def _no_vector_products(graph: _Graph) -> Iterator[Problem]:
-    """Refuse MatMul with a vector, which ONNX Runtime for the web lacks on WebGPU."""
+    """Refuse products with a vector, which ONNX Runtime for the web lacks on WebGPU."""
     for node in graph.nodes:
-        if node.op_type == "MatMul" and any(graph.ranks.get(name) == 1 for name in node.input):
-            yield _label(node), "multiply and sum, or give the vector a second dimension"
+        if node.op_type in VECTOR_PRODUCTS:
+            factors = node.input[: VECTOR_PRODUCTS[node.op_type]]
+            if any(graph.ranks.get(name) == 1 for name in factors):
+                yield _label(node), "multiply and sum, or give the vector a second dimension"
+
+
+def _sizes_are_numbers(graph: _Graph) -> Iterator[Problem]:
+    for value in (*graph.model.graph.input, *graph.model.graph.output):
+        shape = value.type.tensor_type.shape
+        if not all(dim.dim_value > 0 for dim in shape.dim):
+            yield f"tensor {value.name!r}", "give every dimension of it a number"
+
+
+def _no_shape_operators(graph: _Graph) -> Iterator[Problem]:
+    """Refuse operators that compute shapes, and shapes that are computed."""
+    for node in graph.nodes:
+        if node.op_type in SHAPE_OPERATORS:
+            yield _label(node), "compute the shape at export"
+        elif node.op_type in VALUE_OPERANDS and not node.op_type.startswith("Gather"):
+            shapes = [name for name in node.input[VALUE_OPERANDS[node.op_type] :] if name]
+            if not graph.constants.issuperset(shapes):
+                yield _label(node), "make the shape or the positions that it reads a constant"
+
+
+def _four_dimensions(graph: _Graph) -> Iterator[Problem]:
+    for name, rank in graph.ranks.items():
+        if rank > MOST_DIMENSIONS:
+            yield (
+                f"tensor {name!r}",
+                f"go by steps of at most {MOST_DIMENSIONS} dimensions, got {rank}",
+            )
+
+
+def _file_size(graph: _Graph) -> Iterator[Problem]:
+    size = graph.model.ByteSize()
+    if size > LARGEST_FILE:
+        yield (
+            "the file",
+            f"give a smaller size or half precision: it must have at most "
+            f"{LARGEST_FILE / 1e6:g} MB, got {size / 1e6:.1f} MB",
+        )
 
 
 RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
@@ -379,6 +435,12 @@ RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
 GEOMETRY_RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
     "integer-indices": _integer_indices,
     "no-half-geometry": _no_half_geometry,
+}
+SIZE_RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
+    "sizes-are-numbers": _sizes_are_numbers,
+    "no-shape-operators": _no_shape_operators,
+    "four-dimensions": _four_dimensions,
+    "file-size": _file_size,
 }
 
 

@@ -103,6 +103,9 @@ def with_uint8_io(model: ModelProto) -> ModelProto:
     for value in (*graph.input, *graph.output):
         if value.name in RENAMED:
             value.type.tensor_type.elem_type = TensorProto.UINT8
+    for entry in converted.metadata_props:
+        if entry.key == "range":
+            entry.value = f"[0, {WHITE}]"
     onnx.checker.check_model(converted, full_check=True)
     return converted
 

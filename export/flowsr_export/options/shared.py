@@ -64,6 +64,7 @@ METAVARS = {
     "parse_range": "FROM,TO",
     "parse_rates": "R,R,…",
     "parse_scales": "S,S,…",
+    "parse_sizes": "WxH,WxH,…",
     "scale_type": "S|SxS",
     "size_type": "WxH",
 }

@@ -26,6 +26,7 @@ __all__ = [
     "parse_rates",
     "parse_scales",
     "parse_shapes",
+    "parse_sizes",
     "scale_type",
     "size_type",
 ]
@@ -79,6 +80,11 @@ def size_type(value: str) -> tuple[int, int]:
     if min(size) < 1:
         raise click.BadParameter(f"size must be at least 1x1, got {value}")
     return size
+
+
+def parse_sizes(value: str) -> list[tuple[int, int]]:
+    """Read sizes joined by commas, such as `480x270,960x540`, as (H, W)."""
+    return [size_type(text) for text in value.split(",")]
 
 
 def parse_capability(value: str) -> str:

@@ -40,6 +40,7 @@ class Verification:
         round_trip: Largest relative error of the flow's inverse(forward(x)) in PyTorch.
         runs: Statistics of every case by backend, such as "onnxruntime cpu".
         not_started: Reasons by installed provider that did not start.
+        size_fixed: Files of the size-fixed graphs that ran, by their cases.
     """
 
     bundle: Bundle
@@ -47,6 +48,7 @@ class Verification:
     round_trip: float
     runs: dict[str, list[ErrorStats]]
     not_started: dict[str, str]
+    size_fixed: dict[Case, str]
 
 
 def verify(
@@ -80,16 +82,26 @@ def verify(
         precision = preferred_precision(bundle, on_gpu=False)
     deployment, trip = _sound(bundle, model, prior)
     cases = deployment.verify_cases(restated_scale(bundle, deployment))
+    # Of a size that is among the cases of any size, the size-fixed graph runs.
+    fixed = {Case(g.lr, g.size, g.batch): g.file for g in bundle.size_fixed(precision)}
     with ExitStack() as stack:
         sessions, not_started = open_candidates(bundle, settings, [precision], stack)
-        start(len(cases) * len(sessions))
-        runs = {
-            f"{session.backend} {session.provider}": _compared(
-                deployment, session, cases, bundle, precision, advance
+        listed = {
+            f"{session.backend} {session.provider}": (
+                session,
+                # Other backends have engines, and no size-fixed graphs.
+                list(dict.fromkeys([*cases, *fixed]))
+                if session.backend == "onnxruntime"
+                else cases,
             )
             for session in sessions.values()
         }
-    return Verification(bundle, precision, trip, runs, not_started)
+        start(sum(len(sizes) for _, sizes in listed.values()))
+        runs = {
+            name: _compared(deployment, session, sizes, bundle, precision, advance)
+            for name, (session, sizes) in listed.items()
+        }
+    return Verification(bundle, precision, trip, runs, not_started, fixed)
 
 
 def _compared(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from flowsr_export.triton.config import TritonModelConfig, check_options, config_of, warm_ups
@@ -95,14 +95,13 @@ def _files(bundle: Bundle, options: TritonModelConfig) -> dict[str, bytes]:
 
 
 def _python_files(bundle: Bundle, precision: str) -> dict[str, bytes]:
-    """Return the Python model and a bundle with the one graph that it runs."""
-    model = bundle.model_name(precision)
-    entries = bundle.manifest.raw["files"]
-    kept = [name for name in entries if name == model or not name.endswith(".onnx")]
-    manifest: Mapping[str, object] = {
-        **bundle.manifest.raw,
-        "files": {name: entries[name] for name in kept},
-    }
+    """Return the Python model and a bundle with the graphs of the precision that it runs."""
+    models = {bundle.model_name(precision), *(g.file for g in bundle.size_fixed(precision))}
+    raw = bundle.manifest.raw
+    kept = [name for name in raw["files"] if name in models or not name.endswith(".onnx")]
+    manifest = {**raw, "files": {name: raw["files"][name] for name in kept}}
+    if "graphs" in raw:
+        manifest["graphs"] = [graph for graph in raw["graphs"] if graph["file"] in kept]
     text = json.dumps(manifest, indent=1) + "\n"
     files = {"model.py": MODEL_FILE.read_bytes(), f"bundle/{MANIFEST_NAME}": text.encode()}
     return files | {f"bundle/{name}": bundle.read(name) for name in kept}

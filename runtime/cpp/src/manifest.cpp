@@ -205,6 +205,66 @@ FileEntry file_entry(const string& name, const Json& entry) {
   return result;
 }
 
+SizeFixedGraph graph_of(const Keys& keys, const string& key, const Manifest& manifest) {
+  SizeFixedGraph graph;
+  graph.file = keys.text(key + ".file");
+  graph.precision = keys.text(key + ".precision");
+  const string scale = keys.text(key + ".scale");
+  const Json& size = keys.get(key + ".lr_size");
+  if (!size.is(Json::Kind::array) || size.items().size() != 2) {
+    refuse(key + ".lr_size in bundle.json must be a list of height and width, got " +
+           size.shown());
+  }
+  graph.source = {keys.whole(key + ".lr_size.0", 1, kMaxSide),
+                  keys.whole(key + ".lr_size.1", 1, kMaxSide)};
+  graph.batch = keys.whole(key + ".batch", 1);
+  const auto entry = manifest.files.find(graph.file);
+  const size_t stem = graph.file.size() < 5 ? 0 : graph.file.size() - 5;
+  if (entry == manifest.files.end() || entry->second.precision ||
+      graph.file.substr(stem) != ".onnx") {
+    refuse(key + ".file in bundle.json must be an ONNX file of files, which has no precision "
+           "there, got '" + graph.file + "'");
+  }
+  try {
+    graph.target = scaled_size(graph.source, Scale(scale));
+    if (manifest.scale && graph.target != scaled_size(graph.source, *manifest.scale)) {
+      refuse(key + ".scale in bundle.json must be the scale " + manifest.scale->text() +
+             ", got " + scale);
+    }
+  } catch (const Error& error) {
+    if (error.code() == Code::bundle) throw;
+    refuse(key + ".scale in bundle.json: " + error.what());
+  }
+  if (graph.source.height % manifest.multiple != 0 ||
+      graph.source.width % manifest.multiple != 0) {
+    refuse(key + ".lr_size in bundle.json must be multiples of " +
+           std::to_string(manifest.multiple) + ", got " + size.shown());
+  }
+  return graph;
+}
+
+vector<SizeFixedGraph> graphs_of(const Json& root, const Keys& keys, const Manifest& manifest) {
+  const Json* listed = root.find("graphs");
+  if (listed == nullptr) return {};
+  if (!listed->is(Json::Kind::array)) {
+    refuse("graphs in bundle.json must be a list, got " + listed->shown());
+  }
+  vector<SizeFixedGraph> graphs;
+  for (size_t i = 0; i < listed->items().size(); ++i) {
+    graphs.push_back(graph_of(keys, "graphs." + std::to_string(i), manifest));
+    const SizeFixedGraph& last = graphs.back();
+    for (size_t j = 0; j < i; ++j) {
+      const SizeFixedGraph& one = graphs[j];
+      if (one.precision == last.precision && one.source == last.source &&
+          one.target == last.target && one.batch == last.batch) {
+        refuse("graphs in bundle.json must be of different precision, scale, size or batch, "
+               "got '" + one.file + "' and '" + last.file + "'");
+      }
+    }
+  }
+  return graphs;
+}
+
 /// Refuses keys that are valid by themselves but contradict each other.
 void check_agreement(const Manifest& manifest) {
   const Halo& halo = manifest.halo;
@@ -267,6 +327,7 @@ Manifest detail::manifest_of(const Json& root) {
     manifest.files.emplace(name, file_entry(name, entry));
   }
   check_agreement(manifest);
+  manifest.graphs = graphs_of(root, keys, manifest);
   return manifest;
 }
 

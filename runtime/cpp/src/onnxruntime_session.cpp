@@ -129,33 +129,34 @@ class OnnxruntimeSession : public Session {
  public:
   OnnxruntimeSession(const Bundle& bundle, const Settings& settings)
       : provider_(settings.provider.empty() ? "cpu" : settings.provider),
+        bundle_(bundle),
+        settings_(settings),
         env_(ORT_LOGGING_LEVEL_FATAL, "flowsr") {
     const std::string name = bundle.model_name(settings.precision);
-    const std::string path = bundle.path() + "/" + name;
-    const Ort::SessionOptions options = options_of(settings);
-    const std::string model = bundle.read(name);  // the very bytes whose hash was checked
-    try {
-      session_ = Ort::Session(env_, model.data(), model.size(), options);
-    } catch (const Ort::Exception& error) {
-      throw load_error(error, path);
+    session_ = load(name);
+    check(bundle.manifest(), bundle.path() + "/" + name);
+    for (const SizeFixedGraph& graph : bundle.manifest().graphs) {
+      if (graph.precision == settings.precision) graphs_.push_back(graph);
     }
-    check(bundle.manifest(), path);
   }
 
   Output run(const std::vector<Input>& inputs) override {
+    const SizeFixedGraph* graph = matching_graph(graphs_, inputs);
+    Ort::Session& session = graph == nullptr ? session_ : size_fixed(graph->file);
     try {
       const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
       std::vector<const char*> names;
       std::vector<Ort::Value> values;
       for (const Input& input : inputs) {
+        if (graph != nullptr && input.name == "geometry") continue;
         names.push_back(input.name.c_str());
         values.push_back(Ort::Value::CreateTensor(
             memory, const_cast<void*>(input.data), input.bytes, input.shape.data(),
             input.shape.size(), type_of(input.kind)));
       }
       const char* wanted[] = {"output"};
-      std::vector<Ort::Value> results = session_.Run(Ort::RunOptions{nullptr}, names.data(),
-                                                     values.data(), values.size(), wanted, 1);
+      std::vector<Ort::Value> results = session.Run(Ort::RunOptions{nullptr}, names.data(),
+                                                    values.data(), values.size(), wanted, 1);
       return output_of(std::move(results[0]));
     } catch (const Ort::Exception& error) {
       if (says_out_of_memory(error.what())) {
@@ -186,6 +187,24 @@ class OnnxruntimeSession : public Session {
     const std::string reason = one_line(error.what());
     const bool remedied = provider_ == "cuda" && lacks_cudnn(reason);
     return (remedied ? std::string(kNoCudnn) + ": " : "") + reason;
+  }
+
+  Ort::Session load(const std::string& name) {
+    const Ort::SessionOptions options = options_of(settings_);
+    const std::string model = bundle_.read(name);  // the very bytes whose hash was checked
+    try {
+      return Ort::Session(env_, model.data(), model.size(), options);
+    } catch (const Ort::Exception& error) {
+      throw load_error(error, bundle_.path() + "/" + name);
+    }
+  }
+
+  /// Returns the session of a size-fixed graph, loaded when its size first runs.
+  Ort::Session& size_fixed(const std::string& file) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = size_fixed_.find(file);
+    if (found != size_fixed_.end()) return found->second;
+    return size_fixed_.emplace(file, load(file)).first->second;
   }
 
   Error load_error(const Ort::Exception& error, const std::string& path) const {
@@ -232,8 +251,13 @@ class OnnxruntimeSession : public Session {
   }
 
   std::string provider_;
+  Bundle bundle_;
+  Settings settings_;
   Ort::Env env_;
   Ort::Session session_{nullptr};
+  std::vector<SizeFixedGraph> graphs_;
+  std::mutex mutex_;
+  std::map<std::string, Ort::Session> size_fixed_;
 };
 
 }  // namespace

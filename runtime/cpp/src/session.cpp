@@ -1,5 +1,6 @@
 #include "session.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <set>
 
@@ -45,6 +46,25 @@ void detail::check_inputs(const std::string& path, const std::vector<std::string
     return text;
   };
   refuse(path + " takes " + joined(taken) + ", bundle.json says " + joined(expected));
+}
+
+const SizeFixedGraph* detail::matching_graph(const std::vector<SizeFixedGraph>& graphs,
+                                             const std::vector<Input>& inputs) {
+  const std::int64_t* geometry = nullptr;
+  const std::vector<std::int64_t>* shape = nullptr;
+  for (const Input& input : inputs) {
+    if (input.name == "input") shape = &input.shape;
+    if (input.name == "geometry") geometry = static_cast<const std::int64_t*>(input.data);
+  }
+  if (shape == nullptr || shape->size() != 4) return nullptr;
+  for (const SizeFixedGraph& graph : graphs) {
+    const Size lr = graph.source, out = graph.target;
+    if ((*shape)[0] != graph.batch || lr != Size{(*shape)[2], (*shape)[3]}) continue;
+    const std::vector<std::int64_t> whole = geometry_of(whole_extent(lr.height, out.height),
+                                                        whole_extent(lr.width, out.width));
+    if (geometry == nullptr || std::equal(whole.begin(), whole.end(), geometry)) return &graph;
+  }
+  return nullptr;
 }
 
 std::string detail::short_text(double value, int digits) {

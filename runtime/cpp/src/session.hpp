@@ -78,6 +78,11 @@ std::string one_line(const std::string& text);
 void check_inputs(const std::string& path, const std::vector<std::string>& names,
                   const Manifest& manifest);
 
+/// Returns the size-fixed graph that computes a run, null if none does. Of a graph with the
+/// input `geometry` that is a run of a whole image: a tile samples where the whole image does.
+const SizeFixedGraph* matching_graph(const std::vector<SizeFixedGraph>& graphs,
+                                     const std::vector<Input>& inputs);
+
 /// Returns the content of a file. Throws Error (bundle).
 std::string read_file(const std::string& path);
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from flowsr_runtime.backends.library_errors import (
     one_line,
 )
 from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound
+from flowsr_runtime.backends.size_fixed import SizeFixedSessions, matching_graph
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.cuda.graph_cache import GraphCounters
@@ -132,10 +134,7 @@ class OnnxRuntimeSession:
         self.device = device
         self.library = _library(provider)
         self.tf32 = provider in _ON_GPU and cuda.uses_tf32
-        if cuda_graphs and provider not in _ON_GPU:
-            names = " and ".join(_ON_GPU)
-            given = f"got {cuda_graphs} with provider {provider}"
-            raise UsageError(f"cuda_graphs is for {names}, {given}")
+        _check_graphs(cuda_graphs, provider)
         cuda = replace(cuda, graphs=bool(cuda_graphs))
         self._session: ort.InferenceSession | None = _load(
             model, provider, device, _options(threads, profile), name, cuda, engine_cache
@@ -145,6 +144,7 @@ class OnnxRuntimeSession:
         self._graphs: GraphRunner | None = None
         if cuda_graphs:
             self._graphs = GraphRunner(ort, self._session, _OUTPUT, self._place, cuda_graphs)
+        self._size_fixed: SizeFixedSessions[OnnxRuntimeSession] | None = None
         self.types = {item.name: str(item.type) for item in self._session.get_inputs()}
         self.inputs = frozenset(self.types)
 
@@ -163,6 +163,9 @@ class OnnxRuntimeSession:
     ) -> "OnnxRuntimeSession":
         """Load a bundle's model.
 
+        A run of a whole image for whose size the bundle has a size-fixed graph is computed by
+        that; see `graph_for`.
+
         Provider tensorrt caches its engines in the bundle, in one folder per model and version
         of ONNX Runtime, because it does not check which model an engine belongs to.
 
@@ -172,7 +175,8 @@ class OnnxRuntimeSession:
             device: GPU index; 0 with cpu and openvino.
             threads: CPU threads, None for the number of usable cores.
             precision: "fp32", "fp16" or "int8".
-            cuda_graphs: Largest number of CUDA graphs, 0 for none.
+            cuda_graphs: Largest number of CUDA graphs, 0 for none; with size-fixed graphs of
+                each of them, and of no other run.
             cuda: Options of provider cuda; `precision` replaces theirs.
             profile: As in the constructor.
 
@@ -187,25 +191,31 @@ class OnnxRuntimeSession:
         """
         _provider_name(provider)
         name = bundle.model_name(precision)
-        model = bundle.read(name)
-        path = str(bundle.path / name)
-        if cuda_graphs and "geometry" in bundle.manifest.inputs:
+        _check_graphs(cuda_graphs, provider)
+        fixed = bundle.size_fixed(precision)
+        if cuda_graphs and not fixed and "geometry" in bundle.manifest.inputs:
             raise UsageError(
-                "cuda_graphs needs a bundle of one fixed scale with onnxruntime; "
-                "backend tensorrt captures those of any bundle"
+                "cuda_graphs needs size-fixed graphs with onnxruntime, which export-onnx "
+                "--lr-size adds; backend tensorrt captures those of any bundle"
             )
-        session = cls(
-            model,
+        start = partial(
+            cls,
             provider=provider,
             device=device,
             threads=threads,
-            name=path,
-            cuda_graphs=cuda_graphs,
-            engine_cache=_engine_cache(bundle, name) if provider == "tensorrt" else None,
             cuda=replace(cuda, precision=precision),
             profile=profile,
         )
-        session._check_inputs(bundle, path)
+
+        def load(name: str, graphs: int) -> OnnxRuntimeSession:
+            model, path = bundle.read(name), str(bundle.path / name)
+            cache = _engine_cache(bundle, name) if provider == "tensorrt" else None
+            return start(model, name=path, cuda_graphs=graphs, engine_cache=cache)
+
+        session = load(name, 0 if fixed else cuda_graphs)
+        session._check_inputs(bundle, str(bundle.path / name))
+        if fixed:
+            session._size_fixed = SizeFixedSessions(fixed, lambda name: load(name, cuda_graphs))
         return session
 
     def __repr__(self) -> str:
@@ -226,6 +236,10 @@ class OnnxRuntimeSession:
             ProviderError: If the provider fails during the run.
         """
         session = self._opened()
+        if self._size_fixed is not None:
+            fixed = self._size_fixed.session_for(feeds)
+            if fixed is not None:
+                return fixed[0].run(fixed[1])
         with self._translated():
             if self._graphs is not None:
                 return self._graphs.run(feeds)
@@ -249,14 +263,27 @@ class OnnxRuntimeSession:
             ProviderError: If the provider fails during the run.
         """
         session = self._opened()
+        if self._size_fixed is not None:
+            fixed = self._size_fixed.session_for(feeds)
+            if fixed is not None:
+                return fixed[0].run_device(fixed[1], out)
         with self._translated():
             # A graph would be captured and replayed with memory of another run's output.
             options = None if self._graphs is None else self._graphs.without_graph()
             return run_bound(session, feeds, _OUTPUT, self._place, out, options)
 
+    def graph_for(self, feeds: Mapping[str, Any]) -> str | None:
+        """Return the file of the size-fixed graph that computes a run, None for any size."""
+        graphs = () if self._size_fixed is None else self._size_fixed.graphs
+        graph = matching_graph(graphs, feeds)
+        return None if graph is None else graph.file
+
     @property
     def graph_counters(self) -> GraphCounters:
-        """Counters of CUDA graphs."""
+        """Counters of CUDA graphs, of size-fixed graphs together."""
+        if self._size_fixed is not None:
+            counters = (session.graph_counters for session in self._size_fixed.loaded())
+            return sum(counters, GraphCounters())
         return GraphCounters() if self._graphs is None else self._graphs.counters
 
     def end_profile(self) -> Path:
@@ -267,6 +294,8 @@ class OnnxRuntimeSession:
         """Free the model; the session cannot run after that."""
         if self._session is not None and self._engine_cache is not None:
             record_hashes(self._engine_cache)
+        if self._size_fixed is not None:
+            self._size_fixed.close()
         self._session = self._graphs = None
 
     def _check_inputs(self, bundle: Bundle, path: str) -> None:
@@ -332,6 +361,13 @@ def _library(provider: str) -> str:
         return text
     # Loading cuDNN here also finds that of NVIDIA's Python package for ONNX Runtime.
     return f"{text}, cuDNN {cudnn_version() or 'missing'}"
+
+
+def _check_graphs(cuda_graphs: int, provider: str) -> None:
+    if cuda_graphs and provider not in _ON_GPU:
+        names = " and ".join(_ON_GPU)
+        given = f"got {cuda_graphs} with provider {provider}"
+        raise UsageError(f"cuda_graphs is for {names}, {given}")
 
 
 def _engine_cache(bundle: Bundle, name: str) -> Path | None:

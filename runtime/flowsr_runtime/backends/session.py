@@ -159,8 +159,7 @@ class SessionSettings:
             graph with bfloat16 arithmetic, on CPUs that have it.
         workers: Largest number of concurrent runs, None for four; TensorRT only.
         cuda_graphs: Largest number of CUDA graphs, per worker with TensorRT; 0 for none. They
-            help if the same sizes recur. ONNX Runtime only captures graphs of fixed-scale
-            bundles.
+            help if the same sizes recur. ONNX Runtime only captures size-fixed graphs.
         tf32: Whether provider cuda computes float32 graphs in TF32: faster, and off by 1e-3 and
             more. Half-precision graphs use it in any case.
         convolution_search: Way in which provider cuda chooses convolutions, "heuristic" or

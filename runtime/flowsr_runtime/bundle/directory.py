@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from flowsr_runtime.atomic import (
     replace_directory,
     replace_file,
 )
-from flowsr_runtime.bundle.manifest import Manifest
+from flowsr_runtime.bundle.manifest import Manifest, SizeFixedGraph
 from flowsr_runtime.errors import BundleError, IntegrityError, OutputError, UsageError
 
 __all__ = [
@@ -118,6 +118,10 @@ class Bundle:
         files = self.manifest.files.items()
         models = (entry.precision for name, entry in files if name.endswith(".onnx"))
         return list(dict.fromkeys(name for name in models if name is not None))
+
+    def size_fixed(self, precision: str) -> list[SizeFixedGraph]:
+        """Return the size-fixed graphs of a precision, in the order of the manifest."""
+        return [one for one in self.manifest.graphs if one.precision == precision]
 
     def model_name(self, precision: str = "fp32") -> str:
         """Return the name of the ONNX file of a precision.
@@ -229,6 +233,7 @@ def extend_bundle(
     directory: str | os.PathLike[str],
     files: Mapping[str, bytes],
     described: Mapping[str, Mapping[str, Any]],
+    graphs: Sequence[Mapping[str, Any]] = (),
 ) -> Bundle:
     """Add files to a bundle; bundle.json lists each file only after it is complete.
 
@@ -236,6 +241,7 @@ def extend_bundle(
         directory: The bundle; its other files and its engines stay.
         files: Content by path inside the bundle, of files not listed yet.
         described: Facts about each file for bundle.json, besides hash and size.
+        graphs: Entries of the size-fixed graphs among the files.
 
     Returns:
         The extended bundle.
@@ -252,7 +258,10 @@ def extend_bundle(
                 raise OutputError(f"{directory} holds {name} already")
         listed = {name: described.get(name, {}) for name in files}
         added = json.loads(_manifest_text({**raw, "files": listed}, files))["files"]
-        text = json.dumps({**raw, "files": {**raw["files"], **added}}, indent=1) + "\n"
+        raw["files"] = {**raw["files"], **added}
+        if graphs:
+            raw["graphs"] = [*raw.get("graphs", []), *graphs]
+        text = json.dumps(raw, indent=1) + "\n"
         parsed = _parse(text, target / MANIFEST_NAME)
         for name, data in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,18 @@ from pathlib import PurePosixPath
 from typing import Any, Final, Literal, get_args
 
 from flowsr_runtime.errors import BundleError, ScaleError
-from flowsr_runtime.geometry import Halo, exact_scale
+from flowsr_runtime.geometry import MAX_SIDE, Halo, exact_scale, output_size
 
-__all__ = ["SCHEMA", "FileEntry", "Io", "Latent", "Manifest", "Memory", "Tiling"]
+__all__ = [
+    "SCHEMA",
+    "FileEntry",
+    "Io",
+    "Latent",
+    "Manifest",
+    "Memory",
+    "SizeFixedGraph",
+    "Tiling",
+]
 
 SCHEMA: Final = 1
 """Newest schema that this runtime reads."""
@@ -60,6 +69,30 @@ class Latent:
             Rows and columns; the last ones may reach beyond the output.
         """
         return -(-size[0] // self.patch), -(-size[1] // self.patch)
+
+
+@dataclass(frozen=True)
+class SizeFixedGraph:
+    """A graph for whole images of one size; it has no input `geometry`.
+
+    Attributes:
+        file: Its ONNX file, by path in the bundle.
+        precision: As of a file with any sizes.
+        scale: Output pixels per LR pixel.
+        lr: LR size (h, w).
+        batch: Number of images.
+    """
+
+    file: str
+    precision: str
+    scale: Fraction
+    lr: tuple[int, int]
+    batch: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Output size (H, W)."""
+        return output_size(self.lr[0], self.scale), output_size(self.lr[1], self.scale)
 
 
 @dataclass(frozen=True)
@@ -126,6 +159,7 @@ class Manifest:
         tiling: Rules for tiles.
         memory: Peak activation memory.
         files: Files by relative path with forward slashes.
+        graphs: Size-fixed graphs, if any, beside those of any size.
         raw: The whole manifest, unknown keys included.
     """
 
@@ -139,6 +173,7 @@ class Manifest:
     tiling: Tiling
     memory: Memory
     files: Mapping[str, FileEntry]
+    graphs: tuple[SizeFixedGraph, ...]
     raw: Mapping[str, Any]
 
     def __repr__(self) -> str:
@@ -182,6 +217,7 @@ class Manifest:
                 budget_bytes=_budget(raw),
             ),
             files=_files(raw),
+            graphs=_graphs(raw),
             raw=raw,
         )
         _check_agreement(manifest)
@@ -216,6 +252,28 @@ def _check_agreement(manifest: Manifest) -> None:
     if halo.align % step:
         rule = f"a multiple of {step}, the ratio times the picture's multiple"
         raise _wrong("tiling.align", rule, halo.align)
+    _check_graphs(manifest)
+
+
+def _check_graphs(manifest: Manifest) -> None:
+    """Refuse size-fixed graphs that contradict the rest of the manifest or each other."""
+    for i, graph in enumerate(manifest.graphs):
+        entry = manifest.files.get(graph.file)
+        if entry is None or entry.precision is not None or not graph.file.endswith(".onnx"):
+            # With a precision, readers that ignore `graphs` would take it for any sizes.
+            rule = "an ONNX file of files, which has no precision there"
+            raise _wrong(f"graphs.{i}.file", rule, repr(graph.file))
+        if manifest.scale not in (None, graph.scale):
+            raise _wrong(f"graphs.{i}.scale", f"the scale {manifest.scale}", graph.scale)
+        if any(side % manifest.multiple for side in graph.lr):
+            rule = f"multiples of {manifest.multiple}"
+            raise _wrong(f"graphs.{i}.lr_size", rule, list(graph.lr))
+        if max(graph.size) > MAX_SIDE:
+            raise _wrong(f"graphs.{i}", f"an output of at most {MAX_SIDE} pixels a side", graph)
+    alike = {(one.precision, one.scale, one.lr, one.batch) for one in manifest.graphs}
+    if len(alike) < len(manifest.graphs):
+        rule = "of different precision, scale, size or batch"
+        raise _wrong("graphs", rule, [one.file for one in manifest.graphs])
 
 
 def _get(raw: Mapping[str, Any], key: str) -> Any:
@@ -265,10 +323,14 @@ def _scale(raw: Mapping[str, Any]) -> Fraction | None:
     kinds = ("any", "fixed")
     if _checked(raw, "scale.kind", "any or fixed", lambda value: value in kinds) == "any":
         return None
+    return _exact(raw, "scale.value")
+
+
+def _exact(raw: Mapping[str, Any], key: str) -> Fraction:
     try:
-        return exact_scale(_text(raw, "scale.value"))
+        return exact_scale(_text(raw, key))
     except ScaleError as error:
-        raise BundleError(f"scale.value in bundle.json: {error}") from error
+        raise BundleError(f"{key} in bundle.json: {error}") from error
 
 
 def _io(raw: Mapping[str, Any]) -> Io:
@@ -337,6 +399,33 @@ def _files(raw: Mapping[str, Any]) -> dict[str, FileEntry]:
     if not isinstance(files, dict):
         raise BundleError("files in bundle.json must be an object")
     return {name: _entry(name, entry) for name, entry in files.items()}
+
+
+def _graphs(raw: Mapping[str, Any]) -> tuple[SizeFixedGraph, ...]:
+    if "graphs" not in raw:
+        return ()
+    listed = _checked(raw, "graphs", "a list", lambda value: isinstance(value, list))
+    return tuple(
+        SizeFixedGraph(
+            file=_text(raw, f"graphs.{i}.file"),
+            precision=_text(raw, f"graphs.{i}.precision"),
+            scale=_exact(raw, f"graphs.{i}.scale"),
+            lr=_size(raw, f"graphs.{i}.lr_size"),
+            batch=_whole(raw, f"graphs.{i}.batch", least=1),
+        )
+        for i in range(len(listed))
+    )
+
+
+def _size(raw: Mapping[str, Any], key: str) -> tuple[int, int]:
+    def holds(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 2
+
+    _checked(raw, key, "a list of height and width", holds)
+    height, width = (_whole(raw, f"{key}.{i}", least=1) for i in (0, 1))
+    if max(height, width) > MAX_SIDE:
+        raise _wrong(key, f"at most {MAX_SIDE} pixels a side", [height, width])
+    return height, width
 
 
 def _entry(name: str, entry: object) -> FileEntry:

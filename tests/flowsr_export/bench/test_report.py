@@ -22,6 +22,14 @@ def test_markdown_holds_every_row_and_the_command() -> None:
     assert text.count("×4, 8x8 to 32x32") == 2
 
 
+def test_a_row_names_the_size_fixed_graph_that_it_ran() -> None:
+    done = measured()
+    done.bundle["size_fixed"] = {"8x8 to 16x16, batch 1": "model.fp32.x2.8x8.onnx"}
+    text = as_markdown(done, "x")
+    assert "| onnxruntime cpu fp32, graph, ×2, 8x8 to 16x16, model.fp32.x2.8x8.onnx |" in text
+    assert "model.fp32.x4" not in text
+
+
 def test_loaded_and_missing_rows_are_stated() -> None:
     loaded = report(
         [row([0.01] * 5, load="loaded", loaded_blocks=4)],

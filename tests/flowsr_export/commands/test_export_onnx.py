@@ -10,7 +10,7 @@ import torch
 from click.testing import Result
 from PIL import Image
 
-from flowsr_export.export_onnx import bundle as build
+from flowsr_export.export_onnx import model as build
 from flowsr_lp import prior_from_spec, save_weights
 from flowsr_runtime import Bundle, Upscaler, output_size
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
@@ -46,6 +46,42 @@ def test_the_graph_names_its_axes_and_stands_alone(exported: Exported) -> None:
     assert [dim.dim_value for dim in geometry.type.tensor_type.shape.dim] == [10]
     assert output.name == "output"
     assert not any(tensor.external_data for tensor in model.graph.initializer)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata.keys() == {
+        *("scale", "range", "color_order", "layout", "tile_align", "tile_multiple"),
+        "flowsr-lp",
+    }
+    assert (metadata["scale"], metadata["color_order"]) == ("any", "RGB")
+
+
+def test_size_fixed_graphs_are_added_to_a_bundle_and_used(
+    exported: Exported, run: Run, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "sizes.bundle"
+    checkpoints = ("--model", exported.model, "--prior", exported.prior)
+    sizes = ("--scale", "4", "--lr-size", "20x12")
+    done = run("export-onnx", *checkpoints, "-o", bundle, *sizes)
+    assert done.exit_code == 0, done.output
+    assert "model.fp32.x4.20x12.onnx" in done.output
+    added = ("--bundle", bundle, "--scale", "4", "--lr-size", "9x8", "--batch", "2", "--json")
+    done = run("export-onnx", *checkpoints, *added)
+    assert done.exit_code == 0, done.output
+    graphs = Bundle.open(bundle).manifest.graphs
+    assert [(one.lr, one.batch, one.size) for one in graphs] == [
+        ((12, 20), 1, (48, 80)),
+        ((8, 9), 2, (32, 36)),
+    ]
+    again = run("export-onnx", *checkpoints, *added)
+    assert again.exit_code == 1
+    assert "holds model.fp32.x4.9x8.b2.onnx already" in again.stderr
+    rgb = np.asarray(picture(12, 20) / 255, np.float32)
+    with (
+        Upscaler.open(bundle, threads=1) as fixed,
+        Upscaler.open(exported.bundle, threads=1) as free,
+    ):
+        output = fixed.upscale(rgb, 4, clamp=False)
+        expected = free.upscale(rgb, 4, clamp=False)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
 
 
 def test_the_golden_pair_of_a_bundle_is_what_its_graph_gives(exported: Exported) -> None:

@@ -12,6 +12,7 @@ from click.testing import Result
 from flowsr_export.commands.inspect import flatten, summary
 from flowsr_runtime import Bundle, SessionSettings
 from flowsr_runtime.bundle import verdicts
+from flowsr_runtime.bundle.directory import extend_bundle
 from flowsr_runtime.bundle.manifest import Manifest
 from tests.flowsr_export.conftest import fourfold_manifest
 
@@ -117,3 +118,13 @@ def test_inspecting_needs_no_inference_library(bundle: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     heavy = {"torch", "onnx", "onnxruntime", "tensorrt"}
     assert set(done.stderr.split()) & heavy == set()
+
+
+def test_size_fixed_graphs_are_listed(bundle: Path, run: Run) -> None:
+    sizes = {"scale": "4", "lr_size": [270, 480], "precision": "fp32"}
+    graphs = [{**sizes, "file": f"{batch}.onnx", "batch": batch} for batch in (1, 2)]
+    extend_bundle(bundle, {"1.onnx": b"one", "2.onnx": b"two"}, {}, graphs)
+    lines = run("inspect", bundle).stdout.splitlines()
+    (first,) = (i for i, line in enumerate(lines) if line.startswith("size-fixed "))
+    assert lines[first].split(maxsplit=1)[1] == "480x270 to 1920x1080, batch 1, fp32"
+    assert lines[first + 1].strip() == "480x270 to 1920x1080, batch 2, fp32"

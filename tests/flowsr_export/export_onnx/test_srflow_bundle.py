@@ -1,6 +1,7 @@
 """SRFlow-LP from checkpoints to pictures: with a prior, of a single input, and sampled."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +24,7 @@ from flowsr_calibration.quantize import QuantizationForm, quantize_layers, tenso
 from flowsr_export.cli import main
 from flowsr_export.onnx_graph.lint import lint
 from flowsr_lp import SrflowLP, save_weights
-from flowsr_runtime import Bundle, Upscaler
+from flowsr_runtime import Bundle, IntegrityError, Upscaler
 from tests.flowsr_export.networks import (
     small_srflow,
     small_srflow_model,
@@ -297,3 +298,27 @@ def test_srflow_has_no_guard(srflow: Srflow, run: Run, tmp_path: Path) -> None:
     done = run("export-onnx", *files, "-o", tmp_path / "guarded.bundle", "--guard")
     assert done.exit_code == 2
     assert "(--guard)" in done.stderr
+
+
+def test_a_size_fixed_graph_is_taken_for_its_size(srflow: Srflow, tmp_path: Path) -> None:
+    bundle = tmp_path / "sized.bundle"
+    shutil.copytree(srflow.bundle, bundle)
+    arguments = ["export-onnx", "--bundle", bundle, *srflow.files, "--lr-size", "22x16"]
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    (graph,) = Bundle.open(bundle).manifest.graphs
+    assert (graph.file, graph.lr) == ("model.fp32.x4.22x16.onnx", (16, 22))
+    # An image of odd sides is padded to the graph's size.
+    rgb = np.asarray(picture(15, 21) / 255, np.float32)
+    with (
+        Upscaler.open(bundle, threads=1) as fixed,
+        Upscaler.open(srflow.bundle, threads=1) as free,
+    ):
+        output = fixed.upscale(rgb, clamp=False)
+        np.testing.assert_allclose(output, free.upscale(rgb, clamp=False), rtol=0, atol=1e-5)
+    (bundle / graph.file).unlink()
+    with (
+        Upscaler.open(bundle, threads=1) as broken,
+        pytest.raises(IntegrityError, match=graph.file),
+    ):
+        broken.upscale(rgb)

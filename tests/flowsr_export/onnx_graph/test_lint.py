@@ -5,7 +5,14 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from flowsr_export.onnx_graph.lint import GEOMETRY_RULES, RULES, lint, require_clean
+from flowsr_export.onnx_graph.lint import (
+    GEOMETRY_RULES,
+    LARGEST_FILE,
+    RULES,
+    SIZE_RULES,
+    lint,
+    require_clean,
+)
 from flowsr_runtime.errors import LintError
 
 HALF, FLOAT, INT64 = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT64
@@ -296,6 +303,84 @@ def test_half_geometry_that_leaves_the_graph_is_found() -> None:
 def test_every_rule_has_a_failing_graph() -> None:
     elsewhere = {"opset", "self-contained", "no-half-geometry"}
     assert {*CASES, *elsewhere} == {*RULES, *GEOMETRY_RULES}
+
+
+def test_every_product_with_a_vector_is_found() -> None:
+    einsum = node("Einsum", ["input", "vector"], ["output"], equation="bchw,w->bch")
+    assert rules_of(model([einsum])) == ["no-vector-products"]
+    rows = node("Gemm", ["square", "vector"], ["output"])
+    assert "no-vector-products" in rules_of(model([rows]))
+    bias = [
+        node("Reshape", ["input", "flat"], ["rows"]),
+        node("Gemm", ["rows", "square", "vector"], ["output"]),
+    ]
+    graph = model(bias)
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([-1, 3]), "flat"))
+    assert lint(graph) == []
+
+
+def size_fixed(nodes: Sequence[NodeProto]) -> ModelProto:
+    """Return the graph with numbers for the sizes, and a few shapes."""
+    graph = model(nodes)
+    sizes = [helper.make_tensor_value_info("input", FLOAT, [1, 3, 4, 6])]
+    del graph.graph.input[:]
+    graph.graph.input.extend(sizes)
+    output = helper.make_tensor_value_info("output", FLOAT, [1, 3, 4, 6])
+    graph.graph.output[0].CopyFrom(output)
+    shapes = {"six": [1, 3, 2, 2, 2, 3], "four": [1, 3, 4, 6], "pads": [0] * 8}
+    graph.graph.initializer.extend(
+        numpy_helper.from_array(np.array(shape), name) for name, shape in shapes.items()
+    )
+    return graph
+
+
+SIZE_CASES: dict[str, tuple[list[NodeProto], list[NodeProto]]] = {
+    "no-shape-operators": (
+        [
+            node("Reshape", ["input", "four"], ["same"]),
+            node("Gather", ["same", "three"], ["row"], axis=3),
+            node("Pad", ["same", "pads"], ["output"]),
+        ],
+        [
+            node("Shape", ["input"], ["shape"]),
+            node("Reshape", ["input", "shape"], ["output"]),
+        ],
+    ),
+    "four-dimensions": (
+        [node("Reshape", ["input", "four"], ["output"])],
+        [
+            node("Reshape", ["input", "six"], ["split"]),
+            node("Reshape", ["split", "four"], ["output"]),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", SIZE_CASES)
+def test_size_fixed_graphs_have_rules_of_their_own(rule: str) -> None:
+    kept, broken = SIZE_CASES[rule]
+    assert lint(size_fixed(kept), size_fixed=True) == []
+    assert {found.rule for found in lint(size_fixed(broken), size_fixed=True)} == {rule}
+    assert lint(size_fixed(broken)) == []
+
+
+def test_sizes_that_are_names_are_found() -> None:
+    graph = model([node("Relu", ["input"], ["output"])])
+    found = lint(graph, size_fixed=True)
+    assert [(one.rule, one.place) for one in found] == [("sizes-are-numbers", "tensor 'input'")]
+
+
+def test_a_size_fixed_graph_that_is_too_large_says_what_to_do() -> None:
+    graph = size_fixed([node("Relu", ["input"], ["output"])])
+    large = np.zeros(LARGEST_FILE // 4, np.float32)
+    graph.graph.initializer.append(numpy_helper.from_array(large, "large"))
+    require_clean(graph)
+    with pytest.raises(LintError, match=r"file-size .*smaller size .*64 MB, got 64\.0 MB"):
+        require_clean(graph, size_fixed=True)
+
+
+def test_every_size_rule_has_a_failing_graph() -> None:
+    assert {*SIZE_CASES, "sizes-are-numbers", "file-size"} == {*SIZE_RULES}
 
 
 @pytest.mark.parametrize("opset", [16, 19])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -10,6 +11,7 @@ from click.testing import Result
 from flowsr_export.triton.config import TritonModelConfig
 from flowsr_export.triton.repository import write_repository
 from flowsr_runtime import Bundle, BundleError, IntegrityError, OutputError, UsageError
+from flowsr_runtime.bundle.directory import extend_bundle
 from flowsr_runtime.bundle.engine_key import EngineKey, Range
 from flowsr_runtime.bundle.engine_store import EngineStore
 
@@ -57,6 +59,21 @@ def test_python_gets_the_graph_of_its_precision_alone(bundle: Path, tmp_path: Pa
     files = list(Bundle.open(model / "1" / "bundle").manifest.files)
     assert [name for name in files if name.endswith(".onnx")] == ["model.fp16.onnx"]
     assert "golden/case.json" in files  # Python tests the bundle when Triton loads it
+
+
+def test_python_gets_the_size_fixed_graphs_of_its_precision(
+    bundle: Path, tmp_path: Path
+) -> None:
+    graphs: list[dict[str, Any]] = [
+        {"file": f"{name}.onnx", "precision": name, "scale": "4", "lr_size": [8, 9], "batch": 1}
+        for name in ("fp32", "fp16")
+    ]
+    added = {graph["file"]: b"graph" for graph in graphs}
+    extend_bundle(bundle, added, {}, graphs)
+    model = write_repository(Bundle.open(bundle), tmp_path, TritonModelConfig())
+    inner = Bundle.open(model / "1" / "bundle")
+    inner.check_files()
+    assert [graph.file for graph in inner.manifest.graphs] == ["fp32.onnx"]
 
 
 def test_an_engine_is_copied_as_it_is(bundle: Path, tmp_path: Path) -> None:

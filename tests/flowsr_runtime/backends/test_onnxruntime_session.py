@@ -355,7 +355,7 @@ def test_cuda_graphs_are_enabled_where_they_were_asked_for(
 @pytest.mark.parametrize(
     ("name", "provider", "message"),
     [
-        ("bilinear", "cuda", "cuda_graphs needs a bundle of one fixed scale with onnxruntime"),
+        ("bilinear", "cuda", "cuda_graphs needs size-fixed graphs with onnxruntime"),
         ("fixed", "cpu", "cuda_graphs is for cuda and tensorrt, got 2 with provider cpu"),
     ],
 )

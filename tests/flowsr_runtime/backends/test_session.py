@@ -100,7 +100,7 @@ def test_a_broken_library_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPat
         ({"device": "cuda:1", "provider": "cpu"}, "cpu with provider cpu, got 'cuda:1'"),
         ({"device": 1, "provider": "cpu"}, "device must be 0 with provider cpu, got 1"),
         ({"cuda_graphs": -1}, "cuda_graphs must be at least 0, got -1"),
-        ({"cuda_graphs": 2}, "cuda_graphs needs a bundle of one fixed scale with onnxruntime"),
+        ({"cuda_graphs": 2}, "cuda_graphs is for cuda and tensorrt, got 2"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"workers": 2}, "workers is for tensorrt, got 2"),
         ({"backend": "tensorrt", "provider": "cpu"}, "cuda with backend tensorrt, got 'cpu'"),

@@ -56,6 +56,69 @@ def test_a_manifest_is_typed(raw: dict[str, Any]) -> None:
     assert manifest.files["model.fp32.onnx"].precision == "fp32"
 
 
+GRAPH = {"file": "x4.onnx", "precision": "fp32", "scale": "4", "lr_size": [6, 8], "batch": 2}
+
+
+@pytest.fixture
+def sized(raw: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with a size-fixed graph."""
+    raw["files"]["x4.onnx"] = dict(FILE)
+    return {**raw, "graphs": [dict(GRAPH)]}
+
+
+def test_size_fixed_graphs_are_typed(sized: dict[str, Any]) -> None:
+    (graph,) = Manifest.parse(sized).graphs
+    assert (graph.file, graph.precision, graph.scale) == ("x4.onnx", "fp32", Fraction(4))
+    assert (graph.lr, graph.size, graph.batch) == ((6, 8), (24, 32), 2)
+
+
+def test_a_reader_that_ignores_size_fixed_graphs_finds_one_model(
+    sized: dict[str, Any],
+) -> None:
+    del sized["graphs"]
+    manifest = Manifest.parse(sized)
+    assert manifest.graphs == ()
+    models = [one.precision for one in manifest.files.values() if one.precision]
+    assert models == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("file", "model.fp32.onnx", r"graphs.0.file .*no precision there, got 'model.fp32"),
+        ("file", "gone.onnx", r"graphs.0.file .*an ONNX file of files, .*got 'gone.onnx'"),
+        ("precision", 4, "graphs.0.precision .*a string, got 4"),
+        ("scale", "0.5", "graphs.0.scale .*at least 1, got 0.5"),
+        ("scale", 4, "graphs.0.scale .*a string, got 4"),
+        ("lr_size", [6], r"graphs.0.lr_size .*height and width, got \[6\]"),
+        ("lr_size", [0, 8], "graphs.0.lr_size.0 .*at least 1, got 0"),
+        ("lr_size", [1, 2**20], "graphs.0 .*1048576 pixels"),
+        ("lr_size", [1, 2**21], "graphs.0.lr_size .*1048576 pixels"),
+        ("batch", True, "graphs.0.batch .*at least 1, got True"),
+    ],
+)
+def test_a_wrong_size_fixed_graph_is_refused(
+    sized: dict[str, Any], key: str, value: object, message: str
+) -> None:
+    sized["graphs"][0][key] = value
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse(sized)
+
+
+def test_size_fixed_graphs_keep_to_the_rest_of_the_manifest(
+    sized: dict[str, Any], fourfold: dict[str, Any]
+) -> None:
+    with pytest.raises(BundleError, match=r"graphs in bundle.json must be a list, got 4"):
+        Manifest.parse({**sized, "graphs": 4})
+    with pytest.raises(BundleError, match=r"graphs .*different precision.*'x4.onnx', 'x4"):
+        Manifest.parse({**sized, "graphs": [GRAPH, GRAPH]})
+    fourfold["files"] = {"x4.onnx": dict(FILE)}
+    with pytest.raises(BundleError, match=r"graphs.0.scale .*the scale 4, got 2"):
+        Manifest.parse({**fourfold, "graphs": [{**GRAPH, "scale": "2"}]})
+    with pytest.raises(BundleError, match=r"graphs.0.lr_size .*multiples of 2, got \[6, 7\]"):
+        Manifest.parse({**fourfold, "graphs": [{**GRAPH, "lr_size": [6, 7]}]})
+
+
 def test_unknown_keys_are_kept(raw: dict[str, Any]) -> None:
     manifest = Manifest.parse({**raw, "color_of_the_sky": "blue"})
     assert manifest.raw["color_of_the_sky"] == "blue"

@@ -20,6 +20,7 @@ from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import FlowsrError
 from flowsr_runtime.geometry import output_size
 from flowsr_runtime.tiling.noise import latent
+from tests.flowsr_runtime.conftest import BILINEAR, FIXED
 from tests.flowsr_runtime.cpp.library import (
     ROOT,
     CppError,
@@ -237,6 +238,42 @@ def test_a_changed_manifest_is_taken_by_both_or_by_none(
             verdicts.append((text, opened, outcome(lambda: cpp.with_bundle(tmp_path, takes))))
     assert [case for case in verdicts if case[1] != case[2]] == []
     assert {case[1] for case in verdicts} == {"taken", "code 5"}
+
+
+@pytest.fixture
+def sized(manifest: dict[str, Any], tmp_path: Path) -> Bundle:
+    """A bilinear bundle whose graph for 5x4 at x2 takes the nearest pixel instead."""
+    graph = {"file": "x2.onnx", "precision": "fp32", "scale": "2", "lr_size": [4, 5]}
+    raw = {**manifest, "graphs": [{**graph, "batch": 1}]}
+    raw["files"] = {**manifest["files"], "x2.onnx": {}}
+    return write_bundle(tmp_path / "b", raw, {"model.fp32.onnx": BILINEAR, "x2.onnx": FIXED})
+
+
+def test_a_size_fixed_graph_is_taken_for_its_size_alone(cpp: CppLibrary, sized: Bundle) -> None:
+    rng = np.random.default_rng(0)
+    with Upscaler.open(sized) as python, cpp.open(sized.path) as other:
+        for size in ((4, 5), (5, 4), (4, 5)):
+            image = rng.random((*size, 3), dtype=np.float32)
+            due, got = python.upscale(image, 2), other.upscale(image, scale_rows="2")
+            np.testing.assert_allclose(got, due, rtol=0, atol=BAR)
+            nearest = image.repeat(2, axis=0).repeat(2, axis=1)
+            assert (np.abs(got - nearest).max() == 0) == (size == (4, 5))
+
+
+@pytest.mark.parametrize("key", ["file", "precision", "scale", "lr_size", "batch"])
+def test_a_changed_size_fixed_graph_is_taken_by_both_or_by_none(
+    cpp: CppLibrary, sized: Bundle, tmp_path: Path, key: str
+) -> None:
+    path = tmp_path / "bundle.json"
+    taken = []
+    for change in [*VALUES, "x2.onnx", "2.0", "1e7", [0, 5], [4, 5, 6], [1, 2**20], [1, 2**21]]:
+        raw = json.loads((sized.path / "bundle.json").read_text())
+        raw["graphs"][0][key] = change
+        path.write_text(json.dumps(raw))
+        opened = outcome(lambda: Bundle.open(tmp_path) and "taken")
+        assert outcome(lambda: cpp.with_bundle(tmp_path, takes)) == opened, change
+        taken.append(opened)
+    assert {"code 5"} <= set(taken) <= {"code 5", "taken"}
 
 
 def takes(_: Any) -> str:

@@ -110,6 +110,15 @@ struct FileEntry {
   std::optional<std::string> precision;  ///< Only for a model.
 };
 
+/// A graph for whole images of one size, without the input `geometry`.
+struct SizeFixedGraph {
+  std::string file;
+  std::string precision;
+  Size source;             ///< Input size.
+  Size target;             ///< Output size.
+  std::int64_t batch = 1;  ///< Images at once.
+};
+
 /// A noise input of a graph.
 struct Latent {
   std::string name;
@@ -140,6 +149,7 @@ struct Manifest {
   bool whole_only = false;
   Memory memory;
   std::map<std::string, FileEntry> files;
+  std::vector<SizeFixedGraph> graphs;  ///< Size-fixed graphs beside those of any size.
 };
 
 /// One axis of a window: half-open ranges in pixels of the whole image.
