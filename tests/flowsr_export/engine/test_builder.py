@@ -198,7 +198,7 @@ def test_the_thread_that_builds_uses_the_gpu_that_is_meant(profile: Profile) -> 
 
 
 def test_progress_is_reported_while_it_builds(profile: Profile) -> None:
-    slow, before = library("tensorrt-11"), threading.enumerate()
+    slow = library("tensorrt-11")
     build = slow.module.Builder.build_serialized_network
 
     def build_slowly(self: Any, network: Any, config: Any) -> Any:
