@@ -27,7 +27,7 @@ __all__ = [
     "verification_options",
 ]
 
-BACKENDS = ["auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"]
+BACKENDS = ["auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "inductor", "openvino"]
 BACKEND_HELP = (
     "Inference library; auto takes an engine of the bundle that fits the GPU, else ONNX "
     "Runtime on CUDA if it starts, else on the CPU."

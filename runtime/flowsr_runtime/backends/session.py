@@ -217,7 +217,7 @@ class SessionSettings:
             if value is not None:
                 _check_count(name, value, least=1)
         if self.backend == INDUCTOR and self.provider not in (None, "cpu", "cuda"):
-            message = f"provider must be cpu or cuda with backend inductor, got {self.provider!r}"
+            message = f"provider must be cpu or cuda with inductor, got {self.provider!r}"
             raise UsageError(message, option="provider")
         due = {"openvino": "cpu", **dict.fromkeys(_ON_ENGINES, "cuda")}.get(self.backend)
         if due is not None and self.provider not in (None, due):
