@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import UserError
 from torch._inductor import aot_compile
 from torch._inductor.exc import InductorError
 from torch._inductor.package import package_aoti
@@ -27,6 +28,7 @@ from flowsr_runtime.errors import BackendError, FlowsrError
 __all__ = ["Package", "compile_package", "triton_version"]
 
 WHITE = 255
+LONGEST_REASON = 300  # characters of a message of the compiler, which may span pages
 OPTIONS: dict[str, Any] = {
     "aot_inductor.package": True,
     # Else the number of threads of this machine would be in the code.
@@ -109,13 +111,13 @@ def _compiled(compilable: Compilable, device: torch.device) -> Any:
     # The module makes its index tensors without a device.
     with _quiet(), torch.no_grad(), device:
         example = tuple(item.to(device) for item in compilable.example.values())
-        exported = torch.export.export(
-            module, example, dynamic_shapes=compilable.vary, strict=False
-        )
         try:
+            exported = torch.export.export(
+                module, example, dynamic_shapes=compilable.vary, strict=False
+            )
             return aot_compile(exported.module(check_guards=False), example, options=OPTIONS)
-        except InductorError as error:
-            reason = str(error).strip().splitlines()[0]
+        except (InductorError, UserError) as error:
+            reason = " ".join(str(error).split())[:LONGEST_REASON]
             if "compiler" in reason.lower() or "triton" in reason.lower():
                 raise BackendError(f"inductor cannot compile here: {reason}") from error
             raise FlowsrError(f"inductor cannot compile the model: {reason}") from error

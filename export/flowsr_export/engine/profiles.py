@@ -26,6 +26,7 @@ __all__ = [
     "fewest_groups",
     "profile_of",
     "profiles_for",
+    "with_least_window",
 ]
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -145,6 +146,24 @@ def explicit_profile(
     if "geometry" not in names:
         low, high = _anywhere(low, 1, 0), _anywhere(high, MAX_SIDE)
     return _ranges(low, best, high)
+
+
+def with_least_window(manifest: Manifest, profile: Profile) -> Profile:
+    """Return a profile of a range of sizes whose smallest window Inductor can compile.
+
+    Below two cells of the prior's deepest level a side would be one cell, whose code differs.
+
+    Args:
+        manifest: Manifest of the bundle.
+        profile: Ranges by input.
+    """
+    bounds = profile.get("geometry")
+    if bounds is None or bounds.min[WINDOW] == bounds.max[WINDOW]:
+        return profile
+    least = 2 * manifest.tiling.halo.align
+    window = (max(side, least) for side in bounds.min[WINDOW])
+    low = bounds.min[: WINDOW.start] + tuple(map(min, window, bounds.opt[WINDOW]))
+    return {**profile, "geometry": Range(low, bounds.opt, bounds.max)}
 
 
 def estimated_memory(manifest: Manifest, profile: Profile) -> int:
