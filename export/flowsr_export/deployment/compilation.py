@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import UserError
 from torch._inductor import aot_compile
 from torch._inductor.exc import InductorError
-from torch._inductor.package import package_aoti
+from torch._inductor.package.package import package_aoti
 
 from flowsr_export.deployment.interface import DTYPES, Compilable, Deployment, Precision
 from flowsr_runtime.backends.engines.inductor_engine import model_names
@@ -151,7 +151,7 @@ def _tensors(compilable: Compilable) -> tuple[dict[str, Any], ...]:
     if "others" in vary:
         names = list(compilable.example)
         vary = dict(zip(names, (vary["input"], *vary["others"]), strict=True))
-    records = [
+    records: list[dict[str, Any]] = [
         {
             "name": name,
             "input": True,

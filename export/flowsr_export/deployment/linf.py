@@ -22,7 +22,7 @@ from flowsr_export.onnx_graph.multiply_adds import count_macs, per_pixel_and_pat
 from flowsr_lp import LinfLP
 from flowsr_lp.linf.model import low_frequency_residual
 from flowsr_runtime import output_size
-from flowsr_runtime.bundle.engine_key import Profile, Range
+from flowsr_runtime.bundle.engine_key import GRID, Profile, Range
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.geometry import Halo
 
@@ -70,7 +70,6 @@ class LinfDeployment(Deployment):
     ) -> Compilable:
         """Return the module for a window, a range of windows, or whole images at a scale."""
         graph = without_products(LinfGraph(self.network, dtype).eval())
-        assert isinstance(graph, LinfGraph)
         example = example_of(profile, self.latents, geometry=scale is None)
         if scale is not None:
             dims = {**dict.fromkeys(example), **_input_sides(profile)}
@@ -79,23 +78,20 @@ class LinfDeployment(Deployment):
         bounds = profile["geometry"]
         if is_fixed(profile):
             return Compilable(LinfWindowGraph(graph, (bounds.opt[8], bounds.opt[9])), example)
-        patch, grid = graph.patch, {}
-        for i, name in enumerate(("rows", "columns")):
-            counts = (-(-side[8 + i] // patch) for side in (bounds.min, bounds.opt, bounds.max))
-            least, best, most = counts
-            grid[name] = Range((least,), (best,), (most,))
-        lengths = {
-            name: torch.zeros(item.opt, dtype=torch.uint8) for name, item in grid.items()
-        }
-        vary: dict[str, Any] = {"geometry": None, **_input_sides(profile)}
-        dims = [side_of(name, item, 0) for name, item in grid.items()]
-        vary |= {name: _sides({0: dim}) for name, dim in zip(grid, dims, strict=True)}
+        grid = _grid_ranges(bounds, graph.patch)
+        lengths = [torch.zeros(item.opt, dtype=torch.uint8) for item in grid.values()]
+        example |= dict(zip(grid, lengths, strict=True))
+        sides = [side_of(name, item, 0) for name, item in grid.items()]
+        dims = {"geometry": None, **_input_sides(profile)}
+        dims |= {name: _sides({0: side}) for name, side in zip(grid, sides, strict=True)}
         for latent in self.latents:
-            vary[latent.name] = _sides({2 + i: dim for i, dim in enumerate(dims)})
-        order = ["input", "geometry", *lengths, *(latent.name for latent in self.latents)]
-        example |= lengths
-        ordered = {name: example[name] for name in order}
-        return Compilable(LinfGridGraph(graph), ordered, {name: vary[name] for name in order})
+            dims[latent.name] = _sides({2 + i: side for i, side in enumerate(sides)})
+        order = ["input", "geometry", *grid, *(latent.name for latent in self.latents)]
+        return Compilable(
+            LinfGridGraph(graph),
+            {name: example[name] for name in order},
+            {name: dims[name] for name in order},
+        )
 
     def manifest_fields(self, scale: Fraction | None) -> dict[str, Any]:
         """Add the rule for patches beyond the edge (spec/linf.md "Borders") and the guard."""
@@ -220,7 +216,16 @@ class LinfDeployment(Deployment):
         return float((back - residual).abs().max() / residual.abs().max())
 
 
-def _input_sides(profile: Profile) -> dict[str, dict[int, Any]]:
+def _grid_ranges(bounds: Range, patch: int) -> dict[str, Range]:
+    """Return the ranges of the window's rows and columns of patches."""
+    counts = {
+        name: [-(-side[8 + i] // patch) for side in (bounds.min, bounds.opt, bounds.max)]
+        for i, name in enumerate(GRID)
+    }
+    return {name: Range(*((count,) for count in three)) for name, three in counts.items()}
+
+
+def _input_sides(profile: Profile) -> dict[str, Any]:
     """Return the dynamic sides of the image."""
     return {"input": _sides({i: side_of("hw"[i - 2], profile["input"], i) for i in (2, 3)})}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from flowsr_export.graph.axis import Axis, patch_count
 from flowsr_export.graph.linf import LinfGraph
+from flowsr_export.graph.linf_prior import PriorGraph, UNetGraph
 
 __all__ = ["LinfGridGraph", "LinfWindowGraph", "without_products"]
 
@@ -63,7 +63,7 @@ class LinfGridGraph(nn.Module):
         return self.linf.patches(input, *_axes(self.linf, input, geometry, grid), latent)
 
 
-def without_products(graph: nn.Module) -> nn.Module:
+def without_products(graph: LinfGraph) -> LinfGraph:
     """Let a graph resize by two taps alone, which a compiler fuses with what follows.
 
     Inductor also fails on the product of the columns where the sizes are not fixed.
@@ -75,7 +75,7 @@ def without_products(graph: nn.Module) -> nn.Module:
         The graph.
     """
     for module in graph.modules():
-        if hasattr(module, "products"):
+        if isinstance(module, (LinfGraph, PriorGraph, UNetGraph)):
             module.products = False
     return graph
 
@@ -84,7 +84,15 @@ def _axes(
     linf: LinfGraph, input: Tensor, geometry: Tensor, grid: tuple[int, int]
 ) -> tuple[Axis, Axis]:
     row, col = (
-        Axis(*torch.unbind(geometry)[i:8:2], input.shape[2 + i], grid[i], linf.patch)
+        Axis(
+            geometry[i],
+            geometry[2 + i],
+            geometry[4 + i],
+            geometry[6 + i],
+            input.shape[2 + i],
+            grid[i],
+            linf.patch,
+        )
         for i in (0, 1)
     )
     return row, col

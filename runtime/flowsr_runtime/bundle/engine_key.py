@@ -12,6 +12,7 @@ from flowsr_runtime.errors import UsageError
 __all__ = [
     "CPU_PREFIX",
     "FLAVOURS",
+    "GRID",
     "SUFFIXES",
     "EngineKey",
     "LoadTarget",
@@ -29,6 +30,9 @@ SUFFIXES: Final = (".engine", ".pt2")
 
 CPU_PREFIX: Final = "cpu-"
 """Begin of the compute capability of an engine for a CPU, which is its instruction set."""
+
+GRID: Final = ("rows", "columns")
+"""Inputs of a package for a range of sizes; their lengths are the window's patches."""
 
 Option: TypeAlias = str | int | bool
 
@@ -135,7 +139,8 @@ class EngineKey:
         _check("onnx_sha256", self.onnx_sha256, _SHA256, "64 hexadecimal digits")
         _check("precision", self.precision, _PRECISION, "lower-case letters and digits")
         if self.flavour not in FLAVOURS:
-            raise UsageError(f"flavour must be {' or '.join(FLAVOURS)}, got {self.flavour!r}")
+            names = f"{', '.join(FLAVOURS[:-1])} or {FLAVOURS[-1]}"
+            raise UsageError(f"flavour must be {names}, got {self.flavour!r}")
         _check("version", self.version, _TEXT, "a text")
         if self.gpu_name is not None:
             _check("gpu_name", self.gpu_name, _TEXT, "a text or None")

@@ -10,28 +10,26 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch._inductor.package import load_package
+from torch._inductor.package.package import load_package
+from torch.utils.dlpack import from_dlpack
 
 from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.backends.engines.host import host_isa
 from flowsr_runtime.backends.engines.inductor_graphs import capture_graph
 from flowsr_runtime.backends.library_errors import is_out_of_memory, one_line
-from flowsr_runtime.bundle.engine_store import EngineEntry
+from flowsr_runtime.bundle.engine_entry import EngineEntry
+from flowsr_runtime.bundle.engine_key import GRID
 from flowsr_runtime.cuda.dlpack import is_device_array
 from flowsr_runtime.cuda.graph_cache import Captured, GraphCache, GraphCounters
 from flowsr_runtime.errors import BundleError, MemoryBudgetError, ProviderError, ShapeError
 
 __all__ = [
-    "GRID",
     "InductorEngine",
     "compute_capability",
     "model_names",
     "set_threads",
     "version",
 ]
-
-GRID: Final = ("rows", "columns")
-"""Inputs of a package for a range of sizes; their lengths are the window's patches."""
 
 _OUTPUT: Final = "output"
 _WINDOW: Final = 8
@@ -172,7 +170,7 @@ class InductorEngine:
         """
         result = self._result(profile, feeds)
         if out is not None:
-            target = self._borrowed(out)
+            target = _viewed(out, self._device)
             if (target.shape, target.dtype) != (result.shape, result.dtype):
                 raise ShapeError(
                     f"out must be {result.dtype} of shape {tuple(result.shape)}, "
@@ -202,8 +200,8 @@ class InductorEngine:
             raise ProviderError(f"inductor failed: {one_line(error)}") from error
         if any(name == GRID[0] for name, _ in self._inputs):  # whole patches: cut the window
             height, width = _window(feeds)
-            result = result[:, :, :height, :width].contiguous()
-        return result
+            result = result[:, :, :height, :width]
+        return result.contiguous()
 
     def _computed(self, profile: int, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         model = self._models[profile]
@@ -234,20 +232,13 @@ class InductorEngine:
             return torch.empty(length, dtype=torch.uint8, device=self._device)
         if name not in feeds:
             raise ShapeError(f"input {name} is missing")
-        tensor = self._borrowed(feeds[name])
+        value = feeds[name]
+        if not is_device_array(value) and not isinstance(value, torch.Tensor):
+            value = np.require(value, requirements=["C", "W"])  # else PyTorch warns
+        tensor = _viewed(value, self._device)
         if str(tensor.dtype) != f"torch.{dtype}":
             raise ShapeError(f"input {name} must be {dtype}, got {tensor.dtype}")
         return tensor.to(self._device).contiguous()
-
-    def _borrowed(self, value: Any) -> torch.Tensor:
-        if isinstance(value, torch.Tensor):
-            return value
-        if not is_device_array(value):
-            return torch.from_numpy(np.require(value, requirements=["C", "W"]))
-        if hasattr(value, "__dlpack__"):
-            borrowed: torch.Tensor = torch.from_dlpack(value)
-            return borrowed
-        return torch.as_tensor(value, device=self._device)
 
 
 def model_names(count: int) -> list[str]:
@@ -261,3 +252,12 @@ def _window(feeds: Mapping[str, Any]) -> tuple[int, int]:
         raise ShapeError("input geometry is missing")
     geometry = feeds["geometry"]
     return int(geometry[_WINDOW]), int(geometry[_WINDOW + 1])
+
+
+def _viewed(value: Any, device: torch.device) -> torch.Tensor:
+    """Return an array of any library as a tensor on the same memory."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if hasattr(value, "__dlpack__"):
+        return from_dlpack(value)
+    return torch.as_tensor(value, device=device)
