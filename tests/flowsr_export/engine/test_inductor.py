@@ -18,6 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+from PIL import Image
 
 from flowsr_export.cli import main
 from flowsr_export.deployment.families import deployment_of
@@ -275,18 +276,67 @@ def test_arrays_are_exchanged_by_dlpack(session: InductorSession) -> None:
         session.run_device(feeds, out[:, :, :1])
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("verify",),
-        ("bench", "--scale", "3", "--lr-size", "20x24", "--duration", "50ms", "--no-stages"),
-    ],
-)
-def test_commands_run_an_engine(
-    command: tuple[str, ...], exported: Exported, built: Bundle
+def test_verify_compares_the_sizes_that_the_engines_take(
+    exported: Exported, built: Bundle
 ) -> None:
     named = ["--model", exported.model, "--prior", exported.prior, "--backend", "inductor"]
-    words = [command[0], built.path, *named, *command[1:], "--json"]
+    words = ["verify", built.path, *named, "--json"]
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert result.exit_code == 0, result.output
-    assert '"inductor' in result.stdout
+    cases = [row["case"] for row in json.loads(result.stdout)["runs"]["inductor cpu"]]
+    lrs = {tuple(case["lr"]) for case in cases}
+    assert {(24, 20), (16, 16), (32, 40), (23, 37)} <= lrs
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bench", "{}", "--scale", "3", "--lr-size", "20x24", "--duration", "50ms", "-o", "r"),
+        ("upscale", "{}", "a.png", "-o", "b.png", "--scale", "3"),
+        ("inspect", "{}", "--engine", "--flavor", "inductor", "--precision", "fp32"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_commands_run_an_engine(
+    words: tuple[str, ...], built: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(to_depth(sample_pictures(SIZE)[0].transpose(1, 2, 0), 8)).save("a.png")
+    backend = [] if words[0] == "inspect" else ["--backend", "inductor"]
+    named = [word.format(built.path) for word in words]
+    result = CliRunner().invoke(main, [*named, *backend])
+    assert result.exit_code == 0, result.output
+    assert "inductor" in result.output + str(list(tmp_path.glob("r*")))
+
+
+def test_an_error_names_the_command_that_builds_the_engine(bundle: Bundle) -> None:
+    EngineStore(bundle.path).prune(lambda entry: False)
+    words = ["upscale", str(bundle.path), "none.png", "-o", "b.png", "--backend", "inductor"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 5
+    assert "--flavor inductor --precision fp32 --device cpu" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tf32",), r"tf32 is for tensorrt and tensorrt_rtx, got True with inductor"),
+        (("--precision", "int8"), "precision must be fp32, fp16, bf16 with inductor, got int8"),
+        (("--log", "x.log"), "--log is for tensorrt and tensorrt-rtx"),
+        (("--export-layer-info", "x.json"), "export_layer_info is for tensorrt"),
+        (("--device", "tpu"), "device must be cpu, cuda, cuda:N or a GPU index, got 'tpu'"),
+    ],
+)
+def test_options_of_tensorrt_are_refused(
+    options: tuple[str, ...], message: str, exported: Exported, built: Bundle
+) -> None:
+    result = build(exported, built.path, *EXACT, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_device_by_name_is_for_inductor(exported: Exported) -> None:
+    words = ["build-engine", str(exported.bundle), "--device", "cpu"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert "--device must be a GPU index with auto, got cpu" in result.stderr

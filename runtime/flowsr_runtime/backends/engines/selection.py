@@ -26,7 +26,7 @@ class EngineSelection:
     """The engines of a bundle for one library, device and precision.
 
     Attributes:
-        entries: The engines that the device loads, those for fewest devices first.
+        entries: The engines that the device loads, those of one size first.
     """
 
     def __init__(self, bundle: Bundle, target: LoadTarget, facts: Mapping[str, str]) -> None:
@@ -43,7 +43,8 @@ class EngineSelection:
         """
         self._bundle, self._target, self._facts = bundle, target, facts
         self.store = EngineStore(bundle.path)
-        self.entries = self._matching()
+        # An engine of one size is the fastest for it.
+        self.entries = sorted(self._matching(), key=lambda entry: not _is_of_one_size(entry))
 
     @property
     def limits(self) -> ProfileLimits:
@@ -126,6 +127,12 @@ class EngineSelection:
                 height, width, *target = sizes["geometry"][:4]
                 facts["scale"] = Fraction(target[0], height), Fraction(target[1], width)
         return facts
+
+
+def _is_of_one_size(entry: EngineEntry) -> bool:
+    """Return whether no profile of an engine takes a range of sizes."""
+    inputs = [profile.get("input") for profile in entry.key.profiles]
+    return all(item is not None and item.min == item.max for item in inputs)
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
