@@ -38,12 +38,19 @@ from flowsr_runtime.pictures.depth import to_depth
 from flowsr_runtime.tiling.graph_inputs import graph_inputs
 from tests.flowsr_export.conftest import Exported
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="Inductor needs g++ to compile for a CPU"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("g++") is None, reason="Inductor needs g++ to compile for a CPU"
+    ),
+]
 
 RANGE = ("--lr-size", "40x32", "--scale", "2")
 EXACT = ("--lr-size", "20x24", "--scale", "3", "--exact")
+BENCH = (
+    *("--scale", "3", "--lr-size", "20x24", "--duration", "50ms", "--no-memory"),
+    *("--provider", "cpu", "-o", "r"),
+)
 SIZE = Case((24, 20), (72, 60))  # of EXACT; the command takes widths first
 CLOSE = 1e-5  # float rounding of these small networks, ten times below the limit of `verify`
 
@@ -291,7 +298,7 @@ def test_verify_compares_the_sizes_that_the_engines_take(
 @pytest.mark.parametrize(
     "words",
     [
-        ("bench", "{}", "--scale", "3", "--lr-size", "20x24", "--duration", "50ms", "-o", "r"),
+        ("bench", "{}", *BENCH),
         ("upscale", "{}", "a.png", "-o", "b.png", "--scale", "3"),
         ("inspect", "{}", "--engine", "--flavor", "inductor", "--precision", "fp32"),
     ],
