@@ -84,7 +84,6 @@ def compile_package(
         The package.
 
     Raises:
-        UsageError: If the family takes no range of sizes.
         BackendError: If there is no C++ compiler, or no Triton for a GPU.
         FlowsrError: If the compiler fails otherwise.
     """

@@ -72,9 +72,8 @@ class LinfDeployment(Deployment):
         graph = without_products(LinfGraph(self.network, dtype).eval())
         example = example_of(profile, self.latents, geometry=scale is None)
         if scale is not None:
-            dims = {**dict.fromkeys(example), **_input_sides(profile)}
-            vary = None if is_fixed(profile) else dims
-            return Compilable(LinfFixedGraph(graph, scale), example, vary)
+            assert is_fixed(profile)  # no range of sizes compiles
+            return Compilable(LinfFixedGraph(graph, scale), example)
         bounds = profile["geometry"]
         if is_fixed(profile):
             return Compilable(LinfWindowGraph(graph, (bounds.opt[8], bounds.opt[9])), example)
@@ -82,7 +81,7 @@ class LinfDeployment(Deployment):
         lengths = [torch.zeros(item.opt, dtype=torch.uint8) for item in grid.values()]
         example |= dict(zip(grid, lengths, strict=True))
         sides = [side_of(name, item, 0) for name, item in grid.items()]
-        dims = {"geometry": None, **_input_sides(profile)}
+        dims: dict[str, Any] = {"geometry": None, **_input_sides(profile)}
         dims |= {name: _sides({0: side}) for name, side in zip(grid, sides, strict=True)}
         for latent in self.latents:
             dims[latent.name] = _sides({2 + i: side for i, side in enumerate(sides)})

@@ -23,7 +23,7 @@ from flowsr_export.onnx_graph.multiply_adds import count_macs
 from flowsr_lp import SrflowLP
 from flowsr_runtime.bundle.engine_key import Profile
 from flowsr_runtime.bundle.manifest import Latent
-from flowsr_runtime.errors import ScaleError, UsageError
+from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import Halo
 from flowsr_runtime.tiling.memory import DEFAULT_MEMORY_BUDGET
 
@@ -79,16 +79,8 @@ class SrflowDeployment(Deployment):
     def compilable(
         self, dtype: torch.dtype, scale: Fraction | None, profile: Profile
     ) -> Compilable:
-        """Return the deployment module for one size.
-
-        Raises:
-            UsageError: If the profile takes a range of sizes.
-        """
-        if not is_fixed(profile):
-            message = (
-                "exact must be set for srflow with inductor, which takes no range of sizes"
-            )
-            raise UsageError(message, option="exact")
+        """Return the deployment module for one size; no range of sizes compiles."""
+        assert is_fixed(profile)
         example = example_of(profile, self.latents, geometry=self.takes_geometry(scale))
         return Compilable(self.graph(dtype, scale), example)
 

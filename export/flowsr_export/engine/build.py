@@ -26,11 +26,11 @@ from flowsr_export.engine.library import (
 )
 from flowsr_export.engine.profiles import (
     Shapes,
+    compiled_profile,
     estimated_memory,
     explicit_profile,
     profile_of,
     profiles_for,
-    with_least_window,
 )
 from flowsr_export.inputs.run_sizes import Scale, default_runs, run_sizes_for
 from flowsr_export.reports.files import prepare_files, write_files
@@ -295,7 +295,7 @@ def plan_engine(
     compiles = flavour == "inductor" if isinstance(flavour, str) else flavour.is_inductor
     profiles = tuple(profiles_of(manifest, request.sizes, apart=compiles))
     if compiles:
-        profiles = tuple(with_least_window(manifest, profile) for profile in profiles)
+        profiles = tuple(compiled_profile(manifest, profile) for profile in profiles)
     estimates = tuple(estimated_memory(manifest, profile) for profile in profiles)
     obstacles: list[FlowsrError] = []
     library: Library | None = None

@@ -109,7 +109,6 @@ def build_package(
         report: Called with the completed share and the phase.
 
     Raises:
-        UsageError: If the family takes no range of sizes.
         BackendError: If this machine has no compiler.
         FlowsrError: If the compiler fails.
     """

@@ -322,28 +322,3 @@ def test_an_error_names_the_command_that_builds_the_engine(bundle: Bundle) -> No
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 5
     assert "--flavor inductor --precision fp32 --device cpu" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--tf32",), r"tf32 is for tensorrt and tensorrt_rtx, got True with inductor"),
-        (("--precision", "int8"), "precision must be fp32, fp16, bf16 with inductor, got int8"),
-        (("--log", "x.log"), "--log is for tensorrt and tensorrt-rtx"),
-        (("--export-layer-info", "x.json"), "export_layer_info is for tensorrt"),
-        (("--device", "tpu"), "device must be cpu, cuda, cuda:N or a GPU index, got 'tpu'"),
-    ],
-)
-def test_options_of_tensorrt_are_refused(
-    options: tuple[str, ...], message: str, exported: Exported, built: Bundle
-) -> None:
-    result = build(exported, built.path, *EXACT, *options)
-    assert result.exit_code == 2
-    assert message in result.stderr
-
-
-def test_a_device_by_name_is_for_inductor(exported: Exported) -> None:
-    words = ["build-engine", str(exported.bundle), "--device", "cpu"]
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 2
-    assert "--device must be a GPU index with auto, got cpu" in result.stderr
