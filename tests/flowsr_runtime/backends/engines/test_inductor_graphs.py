@@ -26,11 +26,11 @@ class Graph:
         self.live = False
 
 
-class Stream:
+class Queue:
     def __init__(self, log: list[str]) -> None:
         self.log = log
 
-    def wait_stream(self, other: "Stream") -> None:
+    def wait_stream(self, other: "Queue") -> None:
         self.log.append("wait")
 
 
@@ -43,14 +43,14 @@ class Cuda:
         self.log: list[str] = []
         self.capturing: Graph | None = None
 
-    def Stream(self) -> Stream:  # noqa: N802  # the name is PyTorch's
-        return Stream(self.log)
+    def Stream(self) -> Queue:  # noqa: N802  # the name is PyTorch's
+        return Queue(self.log)
 
-    def current_stream(self) -> Stream:
-        return Stream(self.log)
+    def current_stream(self) -> Queue:
+        return Queue(self.log)
 
     @contextmanager
-    def stream(self, stream: Stream) -> Iterator[None]:
+    def stream(self, stream: Queue) -> Iterator[None]:
         self.log.append("beside")
         yield
 
