@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--backend",
         default="auto",
-        help="auto, onnxruntime, tensorrt, tensorrt_rtx or openvino",
+        help="auto, onnxruntime, tensorrt, tensorrt_rtx, inductor or openvino",
     )
     add("--provider", help="cpu, cuda, tensorrt or openvino")
     add("--device", type=_device, default=0, metavar="N|cpu|cuda:N", help="device")

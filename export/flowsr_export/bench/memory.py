@@ -80,6 +80,8 @@ def _import_library(backend: str) -> None:
         import flowsr_runtime.backends.onnxruntime_session
     elif backend == "openvino":
         import flowsr_runtime.backends.openvino_session
+    elif backend == "inductor":
+        import flowsr_runtime.backends.engines.inductor_session
     elif backend in ("tensorrt", "tensorrt_rtx"):
         import flowsr_runtime.backends.tensorrt_session  # noqa: F401
     else:

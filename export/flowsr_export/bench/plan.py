@@ -14,6 +14,7 @@ from flowsr_export.inputs.run_sizes import Scale, low_resolution_size, scales_of
 from flowsr_export.parity.candidates import GPU_PROVIDERS
 from flowsr_runtime import Bundle, SessionSettings
 from flowsr_runtime.backends.session import AUTO, Choice, preferred_precision
+from flowsr_runtime.cuda.driver import count_gpus
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import size_for, size_text
 
@@ -161,7 +162,7 @@ def resolved(
     one = choice.settings
     named = (one.backend if name == AUTO else name for name in config.backends)
     changes: dict[str, Any] = {"backends": tuple(named), "precision": one.precision}
-    if one.backend == "onnxruntime":
+    if one.backend in ("onnxruntime", "inductor"):
         changes["provider"] = one.provider
     return replace(config, **changes)
 
@@ -174,12 +175,14 @@ def session_settings(config: BenchmarkConfig) -> list[SessionSettings]:
             settings += _torch_settings(config, backend)
             continue
         strict = {"onnxruntime": config.provider, "openvino": "cpu"}
+        if backend == "inductor":
+            strict[backend] = config.provider or ("cuda" if count_gpus() else "cpu")
         provider = strict.get(backend, "cuda")
         device = 0 if provider in ("cpu", "openvino") else config.device
         one = SessionSettings(backend, provider, device, config.threads, config.precision)
         if backend == "onnxruntime":
             one = replace(one, **_cuda(config))
-        elif provider == "cuda":
+        elif backend == "inductor" or provider == "cuda":
             one = replace(one, workers=max(config.streams))
         settings.append(one)
         if config.cuda_graphs and one.provider in GPU_PROVIDERS:

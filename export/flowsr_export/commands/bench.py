@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 BACKENDS = (
-    *("auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"),
+    *("auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "inductor", "openvino"),
     *("torch", "torch-compiled", "published", "published-compiled"),
 )
 

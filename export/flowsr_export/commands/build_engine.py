@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,11 +20,11 @@ from flowsr_export.options.engine import (
     size_options,
 )
 from flowsr_export.options.progress import progress, step_progress
+from flowsr_export.options.session import device_type
 from flowsr_export.options.shared import (
     FILE,
     blocks_option,
     bundle_argument,
-    device_option,
     flag,
     force_option,
     json_option,
@@ -94,7 +94,13 @@ BAR_STEPS = 100
     name="request",
     takes=("sizes", "settings"),
 )
-@device_option
+@click.option(
+    "--device",
+    type=device_type,
+    show_default="0; with inductor cuda if PyTorch has it, else cpu",
+    metavar="N|cpu|cuda:N",
+    help="GPU index; inductor also compiles for the CPU of this machine.",
+)
 @click.option(
     "--log", type=FILE, show_default="beside the bundle", help="File for the builder's log."
 )
@@ -115,7 +121,7 @@ def command(
     target: TargetBundle,
     request: EngineRequest,
     flavour: TensorrtVariant,
-    device: int,
+    device: int | str | None,
     log: Path | None,
     export_layer_info: Path | None,
     export_profile: Path | None,
@@ -123,29 +129,41 @@ def command(
     gpu: str | None,
     as_json: bool,
 ) -> None:
-    """Build a TensorRT engine into BUNDLE, or into the bundle given with -o.
+    """Build an engine into BUNDLE, or into the bundle given with -o.
 
     Without BUNDLE, the bundle is made from --model and --prior, or is the built-in one. An
     existing engine with the same key is kept. An engine that does not run in the requested
-    precision ends with exit code 3. With a GPU the engine is run before it is stored: every
-    profile's smallest, usual and largest sizes, and the bundle's golden pair.
+    precision ends with exit code 3. Where the engine can run, it is run before it is stored:
+    every profile's smallest, usual and largest sizes, and the bundle's golden pair.
 
     The engine takes every image from 16 pixels a side to the given size, and larger ones in
-    tiles; it is optimized for the given size. --exact takes that size only.
+    tiles; it is optimized for the given size. --exact takes that size only. With --flavor
+    inductor each exact size, tiles too, is compiled for itself.
 
     \b
     Examples:
       flowsr-export build-engine -o small.bundle --size 1920x1080
+      flowsr-export build-engine -o small.bundle --flavor inductor --device cpu \\
+          --precision fp32 --lr-size 128x128 --scale 4 --exact
       flowsr-export build-engine edsr.bundle --compute-capability 8.9 --size 1920x1080 --dry-run
       flowsr-export build-engine --model linf.pth --prior linf-LP.pth -o edsr.bundle \\
           --min-shapes input:1x3x16x16 --opt-shapes input:1x3x128x128 --max-shapes \\
           input:1x3x256x256 --scale 2,4
     """
     from flowsr_export.engine.build import LayerFiles, build_engine, plan_engine
+    from flowsr_export.engine.inductor import place_of
     from flowsr_export.engine.library import device_here
 
     precision = cast("Precision", request.precision)
-    here = device_here(device)
+    here = None
+    if flavour == "inductor":
+        request = replace(request, place=place_of(device))
+        if log is not None:
+            raise click.UsageError("--log is for tensorrt and tensorrt-rtx")
+    elif isinstance(device, str):
+        raise click.UsageError(f"--device must be a GPU index with {flavour}, got {device}")
+    else:
+        here = device_here(device or 0)
     if not dry_run:
         target.check()
     plan = plan_engine(target.manifest(precision), target.existing, flavour, request, here)
@@ -162,7 +180,13 @@ def command(
     log = log or bundle.path.with_name(f"{bundle.path.name}.build.log")
     with progress("build", BAR_STEPS) as bar:
         reporter = _reporter(bar.advance, bar.say)
-        result = build_engine(bundle, plan, log=log, files=files, report=reporter)
+        result = build_engine(
+            *(bundle, plan),
+            log=log,
+            files=files,
+            checkpoint=lambda: target.checkpoint(bundle),
+            report=reporter,
+        )
     run = run_command(bundle, result.entry.key.precision, request.sizes.scales)
     if as_json:
         record = _result_record(result, bundle, gpu)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +18,7 @@ from torch.export import Dim
 from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
 from flowsr_lp import LinfLP, SrflowLP
 from flowsr_runtime import Window
+from flowsr_runtime.bundle.engine_key import Profile
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.geometry import Halo
@@ -24,6 +26,7 @@ from flowsr_runtime.tiling.graph_inputs import graph_inputs
 
 __all__ = [
     "DTYPES",
+    "Compilable",
     "Deployment",
     "Network",
     "Precision",
@@ -33,6 +36,21 @@ Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 Network = LinfLP | SrflowLP
+
+
+@dataclass(frozen=True)
+class Compilable:
+    """A module for the sizes of one profile.
+
+    Attributes:
+        module: The module.
+        example: Inputs to trace it with, by name, in the order of its arguments.
+        vary: Dynamic dimensions for `torch.export`, None if all sizes are fixed.
+    """
+
+    module: nn.Module
+    example: dict[str, Tensor]
+    vary: dict[str, Any] | None = None
 
 
 class Deployment(ABC):
@@ -70,6 +88,18 @@ class Deployment(ABC):
         """Return the dynamic dimensions of the example's inputs for `torch.export`."""
         free = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
         return {name: free if x.ndim == 4 else None for name, x in example.items()}
+
+    @abstractmethod
+    def compilable(
+        self, dtype: torch.dtype, scale: Fraction | None, profile: Profile
+    ) -> Compilable:
+        """Return the deployment module for the sizes of a profile, for a compiler.
+
+        Args:
+            dtype: As for `graph`.
+            scale: As for `graph`.
+            profile: Ranges by input.
+        """
 
     @abstractmethod
     def takes_geometry(self, scale: Fraction | None) -> bool:

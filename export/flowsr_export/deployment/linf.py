@@ -10,16 +10,19 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from flowsr_export.deployment.interface import Deployment, Precision
+from flowsr_export.deployment.interface import Compilable, Deployment, Precision
+from flowsr_export.deployment.sizes import example_of, is_fixed, side_of
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.folding import condition_numbers
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
+from flowsr_export.graph.linf_window import LinfGridGraph, LinfWindowGraph, without_products
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, encoder_radius, prior_radius
 from flowsr_export.inputs.cases import Case, Scale, cases_of, sample_pictures
 from flowsr_export.onnx_graph.multiply_adds import count_macs, per_pixel_and_patch
 from flowsr_lp import LinfLP
 from flowsr_lp.linf.model import low_frequency_residual
 from flowsr_runtime import output_size
+from flowsr_runtime.bundle.engine_key import GRID, Profile, Range
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.geometry import Halo
 
@@ -61,6 +64,33 @@ class LinfDeployment(Deployment):
         """Return the deployment module."""
         graph = LinfGraph(self.network, dtype).eval()
         return graph if scale is None else LinfFixedGraph(graph, scale)
+
+    def compilable(
+        self, dtype: torch.dtype, scale: Fraction | None, profile: Profile
+    ) -> Compilable:
+        """Return the module for a window, a range of windows, or whole images at a scale."""
+        graph = without_products(LinfGraph(self.network, dtype).eval())
+        example = example_of(profile, self.latents, geometry=scale is None)
+        if scale is not None:
+            assert is_fixed(profile)  # no range of sizes compiles
+            return Compilable(LinfFixedGraph(graph, scale), example)
+        bounds = profile["geometry"]
+        if is_fixed(profile):
+            return Compilable(LinfWindowGraph(graph, (bounds.opt[8], bounds.opt[9])), example)
+        grid = _grid_ranges(bounds, graph.patch)
+        lengths = [torch.zeros(item.opt, dtype=torch.uint8) for item in grid.values()]
+        example |= dict(zip(grid, lengths, strict=True))
+        sides = [side_of(name, item, 0) for name, item in grid.items()]
+        dims: dict[str, Any] = {"geometry": None, **_input_sides(profile)}
+        dims |= {name: _sides({0: side}) for name, side in zip(grid, sides, strict=True)}
+        for latent in self.latents:
+            dims[latent.name] = _sides({2 + i: side for i, side in enumerate(sides)})
+        order = ["input", "geometry", *grid, *(latent.name for latent in self.latents)]
+        return Compilable(
+            LinfGridGraph(graph),
+            {name: example[name] for name in order},
+            {name: dims[name] for name in order},
+        )
 
     def manifest_fields(self, scale: Fraction | None) -> dict[str, Any]:
         """Add the rule for patches beyond the edge (spec/linf.md "Borders") and the guard."""
@@ -183,6 +213,25 @@ class LinfDeployment(Deployment):
             c = linf.condition(x, size, "extend")
             back = linf.decode(linf.encode(residual, c), c, size)
         return float((back - residual).abs().max() / residual.abs().max())
+
+
+def _grid_ranges(bounds: Range, patch: int) -> dict[str, Range]:
+    """Return the ranges of the window's rows and columns of patches."""
+    counts = {
+        name: [-(-side[8 + i] // patch) for side in (bounds.min, bounds.opt, bounds.max)]
+        for i, name in enumerate(GRID)
+    }
+    return {name: Range(*((count,) for count in three)) for name, three in counts.items()}
+
+
+def _input_sides(profile: Profile) -> dict[str, Any]:
+    """Return the dynamic sides of the image."""
+    return {"input": _sides({i: side_of("hw"[i - 2], profile["input"], i) for i in (2, 3)})}
+
+
+def _sides(dims: dict[int, Any]) -> dict[int, Any]:
+    """Return the dimensions that are not fixed."""
+    return {index: dim for index, dim in dims.items() if dim is not None}
 
 
 def _part(exact: Halo, share: float) -> Halo:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from flowsr_export.deployment.interface import Deployment, Precision
+from flowsr_export.deployment.interface import Compilable, Deployment, Precision
+from flowsr_export.deployment.sizes import example_of, is_fixed
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, unet_radius
 from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
@@ -20,6 +21,7 @@ from flowsr_export.graph.srflow_level import CHUNK
 from flowsr_export.inputs.cases import Case, cases_of, sample_pictures
 from flowsr_export.onnx_graph.multiply_adds import count_macs
 from flowsr_lp import SrflowLP
+from flowsr_runtime.bundle.engine_key import Profile
 from flowsr_runtime.bundle.manifest import Latent
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import Halo
@@ -73,6 +75,14 @@ class SrflowDeployment(Deployment):
         if self.latents:
             return SrflowSampledGraph(graph)
         return graph if scale is None else SrflowPlainGraph(graph)
+
+    def compilable(
+        self, dtype: torch.dtype, scale: Fraction | None, profile: Profile
+    ) -> Compilable:
+        """Return the deployment module for one size; no range of sizes compiles."""
+        assert is_fixed(profile)
+        example = example_of(profile, self.latents, geometry=self.takes_geometry(scale))
+        return Compilable(self.graph(dtype, scale), example)
 
     def example(self, scale: Fraction | None) -> dict[str, Tensor]:
         """Return inputs to trace `graph` with."""

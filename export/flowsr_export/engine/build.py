@@ -1,4 +1,4 @@
-"""Plan a TensorRT engine, and build it into a bundle's store."""
+"""Plan an engine, and build it into a bundle's store."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowsr_export.engine.builder import Built, Settings, build_plan, check_settings
+from flowsr_export.engine.inductor import (
+    build_package,
+    check_request,
+    key_options,
+    open_package,
+    target_of_place,
+)
 from flowsr_export.engine.library import (
     Library,
     Target,
@@ -19,6 +26,7 @@ from flowsr_export.engine.library import (
 )
 from flowsr_export.engine.profiles import (
     Shapes,
+    compiled_profile,
     estimated_memory,
     explicit_profile,
     profile_of,
@@ -40,7 +48,11 @@ from flowsr_runtime.geometry import size_text
 from flowsr_runtime.tiling.memory import ENGINE_MEMORY_BUDGET
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from flowsr_export.engine.precision_audit import PrecisionAudit
+    from flowsr_export.onnx_graph.multiply_adds import MacCount
+    from flowsr_lp import Checkpoint
     from flowsr_runtime.cuda.device import Device
 
 __all__ = [
@@ -93,12 +105,14 @@ class EngineRequest:
         settings: Settings of the builder.
         least_share: Minimum share of the multiply-adds with weights that must run in the
             precision; None for the default of the model's family.
+        place: Device that Inductor compiles for, "cpu" or "cuda:N".
     """
 
     precision: str
     sizes: SizeSpec
     settings: Settings
     least_share: float | None = None
+    place: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -196,20 +210,25 @@ class LayerFiles:
 
         Raises:
             ProviderError: If times are to be measured and there is no GPU.
+                UsageError: If the engine is a package of Inductor.
             OutputError: As `prepare_files`.
         """
+        if self.wanted and plan.library is not None and plan.library.is_inductor:
+            name = "export_layer_info" if self.information else "export_profile"
+            raise UsageError(f"{name} is for tensorrt and tensorrt_rtx", option=name)
         prepare_files(filter(None, (self.information, self.profile)), force=self.force)
         if self.profile is not None and plan.device is None:
             message = "export_profile needs a GPU that runs the engine"
             raise ProviderError(message, option="export_profile")
 
 
-def profiles_of(manifest: Manifest, sizes: SizeSpec) -> list[Profile]:
+def profiles_of(manifest: Manifest, sizes: SizeSpec, *, apart: bool = False) -> list[Profile]:
     """Choose the profiles of an engine.
 
     Args:
         manifest: Manifest of the bundle.
         sizes: Image sizes that the engine must accept.
+        apart: Whether each exact size has a profile of its own, for which it is compiled.
 
     Returns:
         Explicit profiles unchanged; else the fewest profiles that cover every image and its
@@ -238,6 +257,8 @@ def profiles_of(manifest: Manifest, sizes: SizeSpec) -> list[Profile]:
         budget=budget,
         halo=sizes.halo,
     )
+    if apart and sizes.exact:
+        return [profile_of(manifest, [run]) for run in runs]
     return profiles_for(manifest, runs, exact=sizes.exact)
 
 
@@ -261,7 +282,7 @@ def plan_engine(
     Args:
         manifest: Manifest of the bundle, existing or not.
         bundle: The bundle, None if it does not exist yet.
-        flavour: TensorRT variant, or a loaded library.
+        flavour: Library that builds it, or a loaded one.
         request: Specification of the engine.
         device: GPU of this machine, None without one.
 
@@ -271,21 +292,21 @@ def plan_engine(
     Raises:
         FlowsrError: As `profiles_of`, or if the library cannot build the requested engine.
     """
-    profiles = tuple(profiles_of(manifest, request.sizes))
+    compiles = flavour == "inductor" if isinstance(flavour, str) else flavour.is_inductor
+    profiles = tuple(profiles_of(manifest, request.sizes, apart=compiles))
+    if compiles:
+        profiles = tuple(compiled_profile(manifest, profile) for profile in profiles)
     estimates = tuple(estimated_memory(manifest, profile) for profile in profiles)
-    settings, obstacles = request.settings, list[FlowsrError]()
+    obstacles: list[FlowsrError] = []
     library: Library | None = None
     target: Target | None = None
     try:
         library = load_library(flavour, device) if isinstance(flavour, str) else flavour
-        check_settings(library, settings)
-        target = target_of(
-            library, settings.compute_capabilities, settings.hardware_compatibility, device
-        )
+        target = _target(library, request, device)
     except BackendError as error:
         obstacles.append(error)
     except ProviderError as error:
-        if library is None or library.is_rtx or device is not None:
+        if library is None or library.flavour != "tensorrt" or device is not None:
             raise
         obstacles.append(error)
     needs_export = bundle is None or not has_graph(bundle, request.precision)
@@ -305,6 +326,7 @@ def build_engine(
     *,
     log: Path | None = None,
     files: LayerFiles | None = None,
+    checkpoint: Callable[[], Checkpoint] | None = None,
     report: Callable[[float, str], None] = lambda share, phase: None,
 ) -> EngineResult:
     """Build an engine into the bundle's store, unless the store has it.
@@ -317,6 +339,7 @@ def build_engine(
         plan: Plan for this bundle.
         log: File for the builder's log.
         files: Files about its layers, for which the engine is built again; None for none.
+        checkpoint: Returns the checkpoint of the bundle, which Inductor compiles.
         report: Called about five times a second with the completed share and the phase.
 
     Returns:
@@ -335,13 +358,19 @@ def build_engine(
     files.check(plan)
     assert plan.key is not None
     assert plan.library is not None
-    runs_here = loads_here(plan.key, plan.library, plan.device)
+    compiles = plan.library.is_inductor
+    runs_here = compiles or loads_here(plan.key, plan.library, plan.device)
     if plan.existing is not None and not files.wanted:
         untested = plan.existing.facts.get("qualified") is False
         if not (untested and runs_here):
             return EngineResult(plan.existing, None)
-    built, audit, work = _build(bundle, plan, log, report)
-    tested = _tested(bundle, plan, built, files, runs_here)
+    if compiles:
+        assert checkpoint is not None
+        built, audit, work = _compiled(bundle, plan, checkpoint(), report)
+        tested = _tested_package(bundle, plan, built)
+    else:
+        built, audit, work = _build(bundle, plan, log, report)
+        tested = _tested(bundle, plan, built, files, runs_here)
     facts = {**_facts(built, audit, plan), "work": work, **tested}
     return EngineResult(EngineStore(bundle.path).add(plan.key, built.plan, facts), built)
 
@@ -355,6 +384,8 @@ def _key(
 ) -> EngineKey:
     """Return the key of an engine, which decides whether it can be reused."""
     options = request.settings.options()
+    if library.is_inductor:
+        options = key_options(request.place)
     if library.lacks_gemm(request.settings.compute_capabilities):
         options["float32_gemm"] = "rewritten"
     return EngineKey(
@@ -369,6 +400,65 @@ def _key(
     )
 
 
+def _target(library: Library, request: EngineRequest, device: Device | None) -> Target:
+    """Return the devices that the engine will run on, once the settings are checked."""
+    settings = request.settings
+    if library.is_inductor:
+        check_request(request.precision, settings)
+        return target_of_place(request.place)
+    check_settings(library, settings)
+    return target_of(
+        library, settings.compute_capabilities, settings.hardware_compatibility, device
+    )
+
+
+def _audited(
+    bundle: Bundle, plan: EnginePlan, model: ModelProto
+) -> tuple[MacCount, PrecisionAudit]:
+    """Count the graph's work and audit its precision, before the slow part."""
+    from flowsr_export.engine.precision_audit import (
+        audit,
+        least_share,
+        require_precision,
+        work_at,
+    )
+
+    precision, least = plan.request.precision, plan.request.least_share
+    work = work_at(model, plan.profiles[-1])
+    if least is None:
+        least = least_share(precision, bundle.manifest.family, work)
+    result = audit(work, [], precision, least)
+    require_precision(result)
+    return work, result
+
+
+def _compiled(
+    bundle: Bundle,
+    plan: EnginePlan,
+    checkpoint: Checkpoint,
+    report: Callable[[float, str], None],
+) -> tuple[Built, PrecisionAudit, dict[str, Any]]:
+    """Compile the package; its layers are not known, so the graph is audited alone."""
+    import onnx
+
+    from flowsr_export.engine.roofline import roofline_facts
+
+    assert plan.key is not None
+    model = onnx.load_from_string(bundle.model_bytes(plan.request.precision))
+    work, result = _audited(bundle, plan, model)
+    built = build_package(bundle, plan.key, checkpoint, plan.request.place, report)
+    return built, result, roofline_facts(work, [], len(plan.profiles))
+
+
+def _tested_package(bundle: Bundle, plan: EnginePlan, built: Built) -> dict[str, Any]:
+    """Run a package on the device that it was compiled for; return the facts."""
+    from flowsr_export.engine.qualification import qualify
+
+    assert plan.key is not None
+    with open_package(bundle, plan.key, built, plan.request.place) as engine:
+        return {"qualified": True, "qualification": qualify(bundle, plan.key, engine)}
+
+
 def _build(
     bundle: Bundle, plan: EnginePlan, log: Path | None, report: Callable[[float, str], None]
 ) -> tuple[Built, PrecisionAudit, dict[str, Any]]:
@@ -376,24 +466,15 @@ def _build(
     import onnx
 
     from flowsr_export.engine.layers import layers_of
-    from flowsr_export.engine.precision_audit import (
-        audit,
-        least_share,
-        require_precision,
-        work_at,
-    )
+    from flowsr_export.engine.precision_audit import audit, require_precision
     from flowsr_export.engine.roofline import roofline_facts
     from flowsr_export.onnx_graph.gemm_rewrite import without_float32_gemm
 
     request, library = plan.request, plan.library
     assert library is not None
-    precision, least = request.precision, request.least_share
-    content = bundle.model_bytes(precision)
+    content = bundle.model_bytes(request.precision)
     model = onnx.load_from_string(content)
-    work = work_at(model, plan.profiles[-1])
-    if least is None:
-        least = least_share(precision, bundle.manifest.family, work)
-    require_precision(audit(work, [], precision, least))  # before the slow part
+    work, before = _audited(bundle, plan, model)
     if library.lacks_gemm(request.settings.compute_capabilities):
         content = without_float32_gemm(model).SerializeToString()
     built = build_plan(
@@ -404,7 +485,7 @@ def _build(
         report=report,
     )
     layers = layers_of(library.module, built, on_device=plan.device is not None)
-    result = audit(work, layers, precision, least)
+    result = audit(work, layers, request.precision, before.least)
     require_precision(result)
     return built, result, roofline_facts(work, layers, len(plan.profiles))
 

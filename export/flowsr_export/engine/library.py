@@ -1,4 +1,4 @@
-"""Load TensorRT or TensorRT for RTX, and determine the GPUs it builds for."""
+"""Load a library that builds engines, and determine the devices it builds for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from flowsr_runtime.bundle.engine_key import CPU_PREFIX
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
 from flowsr_runtime.installation import pip_command
 
@@ -16,21 +17,22 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorrtVariant", "Library", "Target", "device_here", "load_library", "target_of"]
 
-TensorrtVariant = Literal["auto", "tensorrt", "tensorrt_rtx"]
+TensorrtVariant = Literal["auto", "tensorrt", "tensorrt_rtx", "inductor"]
 
 # The first versions with all the calls we use.
 OLDEST = {"tensorrt": (10, 13), "tensorrt_rtx": (1, 1)}
 TURING = "7.5"  # tensorrt_rtx has no float32 matrix products for it
-EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+MODULES = {"inductor": "torch"}
+EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx", "inductor": "export"}
 
 
 @dataclass(frozen=True)
 class Library:
-    """A TensorRT library.
+    """A library that builds engines.
 
     Attributes:
-        module: Module `tensorrt` or `tensorrt_rtx`.
-        flavour: Name of the module.
+        module: Module `tensorrt`, `tensorrt_rtx`, or `torch` of Inductor.
+        flavour: "tensorrt", "tensorrt_rtx" or "inductor".
         version: Version of the library.
     """
 
@@ -40,6 +42,11 @@ class Library:
 
     def __str__(self) -> str:
         return f"{self.flavour} {self.version}"
+
+    @property
+    def is_inductor(self) -> bool:
+        """Whether it is PyTorch's Inductor, which also builds for a CPU."""
+        return self.flavour == "inductor"
 
     @property
     def is_rtx(self) -> bool:
@@ -72,6 +79,8 @@ class Target:
 
     def __str__(self) -> str:
         devices = ", ".join(self.compute_capability) or "8.0 and above"
+        if devices.startswith(CPU_PREFIX):
+            return f"CPU with {devices.removeprefix(CPU_PREFIX)}"
         return f"compute capability {devices}" + (f", {self.gpu_name}" * bool(self.gpu_name))
 
 
@@ -171,12 +180,15 @@ def target_of(
 
 def _load(flavour: str) -> Library:
     remedy = pip_command(EXTRAS[flavour])
+    name = MODULES.get(flavour, flavour)
     try:
-        module = importlib.import_module(flavour)
+        module = importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == flavour:
-            raise BackendError(f"{flavour} is not installed; {remedy}") from error
-        raise BackendError(f"{flavour} cannot be loaded: {error}") from error
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise BackendError(f"{name} is not installed; {remedy}") from error
+        raise BackendError(f"{name} cannot be loaded: {error}") from error
+    if flavour == "inductor":
+        return Library(module, flavour, str(module.__version__))
     if not hasattr(module, "Builder"):
         raise BackendError(f"the installed {flavour} is an empty package; {remedy}")
     version = str(module.__version__)

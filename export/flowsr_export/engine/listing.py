@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from flowsr_export.engine.inductor import place_of, target_of_place
 from flowsr_export.engine.library import TensorrtVariant, device_here, load_library
 from flowsr_export.engine.roofline import Roofline, roofline_of
 from flowsr_runtime import Bundle
@@ -77,7 +78,7 @@ def record_of(entry: EngineEntry) -> dict[str, Any]:
 
 
 def qualification_text(entry: EngineEntry) -> str:
-    """Return whether an engine was run on a GPU before it was stored, in words."""
+    """Return whether an engine was run before it was stored, in words."""
     qualified = entry.facts.get("qualified")
     if qualified is None:
         return "not known: built by an earlier version"
@@ -162,7 +163,7 @@ def match_engines(
 
     Args:
         bundle: The bundle.
-        flavour: TensorRT variant.
+        flavour: Library of the engines.
         precision: Precision of the graph.
         compute_capability: Compute capability of another machine's GPU; None for this one's.
 
@@ -172,8 +173,10 @@ def match_engines(
         BundleError: If the bundle has no graph of the precision.
         IntegrityError: If a description is damaged.
     """
-    gpu = device_here(0)
+    gpu = None if flavour == "inductor" else device_here(0)
     library = load_library(flavour, gpu)
+    if compute_capability is None and library.is_inductor:
+        (compute_capability,) = target_of_place(place_of(None)).compute_capability
     if compute_capability is None:
         if gpu is None:
             message = "compute_capability must be given on a machine without a GPU"
@@ -202,7 +205,7 @@ def _digests(bundle: Bundle) -> set[str]:
 def _versions() -> dict[str, str]:
     """Return the versions of the installed libraries by name."""
     versions: dict[str, str] = {}
-    flavours: tuple[TensorrtVariant, ...] = ("tensorrt", "tensorrt_rtx")
+    flavours: tuple[TensorrtVariant, ...] = ("tensorrt", "tensorrt_rtx", "inductor")
     for flavour in flavours:
         with suppress(BackendError):
             versions[flavour] = load_library(flavour).version

@@ -21,6 +21,7 @@ from flowsr_runtime.geometry import MAX_SIDE, size_for
 
 __all__ = [
     "Shapes",
+    "compiled_profile",
     "estimated_memory",
     "explicit_profile",
     "fewest_groups",
@@ -145,6 +146,33 @@ def explicit_profile(
     if "geometry" not in names:
         low, high = _anywhere(low, 1, 0), _anywhere(high, MAX_SIDE)
     return _ranges(low, best, high)
+
+
+def compiled_profile(manifest: Manifest, profile: Profile) -> Profile:
+    """Return a profile as Inductor compiles it.
+
+    Args:
+        manifest: Manifest of the bundle.
+        profile: Ranges by input.
+
+    Returns:
+        The profile; of a range of windows the smallest is two cells of the prior's deepest
+        level, because code for one cell differs.
+
+    Raises:
+        UsageError: If a model of one scale is to take a range of sizes.
+    """
+    bounds, images = profile.get("geometry"), profile["input"]
+    fixed_window = bounds is None or bounds.min[WINDOW] == bounds.max[WINDOW]
+    if images.min == images.max and fixed_window:
+        return profile
+    if bounds is None or manifest.scale is not None:
+        message = "exact must be set for a model of one scale with inductor"
+        raise UsageError(f"{message}, which compiles no range of sizes for it", option="exact")
+    least = 2 * manifest.tiling.halo.align
+    window = (max(side, least) for side in bounds.min[WINDOW])
+    low = bounds.min[: WINDOW.start] + tuple(map(min, window, bounds.opt[WINDOW]))
+    return {**profile, "geometry": Range(low, bounds.opt, bounds.max)}
 
 
 def estimated_memory(manifest: Manifest, profile: Profile) -> int:

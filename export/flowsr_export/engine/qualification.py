@@ -1,4 +1,4 @@
-"""Run an engine on the GPU before it is stored: every profile's shapes and the golden pair."""
+"""Run an engine before it is stored: every profile's shapes and the golden pair."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from flowsr_runtime.pictures.pixels import full_range, padded, planes
 from flowsr_runtime.tiling.graph_inputs import graph_inputs
 
 if TYPE_CHECKING:
+    from flowsr_runtime.backends.engines.inductor_engine import InductorEngine
     from flowsr_runtime.backends.tensorrt_engine import TensorrtEngine
     from flowsr_runtime.cuda.device import Device
 
@@ -38,6 +39,7 @@ EIGHT_BIT_STEP = 1.001 / 255
 LEAST_PSNR = {"fp16": 50.0, "bf16": 50.0, "int8": 38.0, "fp8": 38.0}
 
 Feeds = dict[str, NDArray[Any]]
+Engine: TypeAlias = "TensorrtEngine | InductorEngine"
 
 
 def loads_here(key: EngineKey, library: Library, device: Device | None) -> bool:
@@ -98,7 +100,7 @@ def open_engine(
             engine.close()
 
 
-def qualify(bundle: Bundle, key: EngineKey, engine: TensorrtEngine) -> dict[str, Any]:
+def qualify(bundle: Bundle, key: EngineKey, engine: Engine) -> dict[str, Any]:
     """Run the minimum, optimal and maximum shapes of every profile, and the golden pair.
 
     Args:
@@ -112,7 +114,7 @@ def qualify(bundle: Bundle, key: EngineKey, engine: TensorrtEngine) -> dict[str,
 
     Raises:
         ParityError: If a run fails, returns NaN or infinity, or misses the golden pair.
-        MemoryBudgetError: If the GPU runs out of memory.
+        MemoryBudgetError: If the device runs out of memory.
     """
     runs = 0
     for index, profile in enumerate(key.profiles):
@@ -151,7 +153,7 @@ def bound_feeds(manifest: Manifest, profile: Profile, bound: str) -> Feeds:
     return feeds
 
 
-def _run(engine: TensorrtEngine, index: int, feeds: Feeds, name: str) -> NDArray[Any]:
+def _run(engine: Engine, index: int, feeds: Feeds, name: str) -> NDArray[Any]:
     try:
         with engine.worker() as worker:
             output = worker.run(index, feeds, OUTPUT)
@@ -165,7 +167,7 @@ def _run(engine: TensorrtEngine, index: int, feeds: Feeds, name: str) -> NDArray
 
 
 def _golden(
-    bundle: Bundle, key: EngineKey, engine: TensorrtEngine
+    bundle: Bundle, key: EngineKey, engine: Engine
 ) -> Mapping[str, float | None] | None:
     golden = GoldenPair.of(bundle)
     if golden is None:

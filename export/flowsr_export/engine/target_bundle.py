@@ -114,6 +114,19 @@ class TargetBundle:
         checkpoint = reference_of(bundle, self.model, self.prior)
         return add_precision(bundle, checkpoint, precision, report)[0]
 
+    def checkpoint(self, bundle: Bundle) -> Checkpoint:
+        """Return the checkpoint of a bundle, which a compiler of PyTorch modules needs.
+
+        Args:
+            bundle: Result of `prepare`.
+
+        Raises:
+            UsageError: If the checkpoint is not the bundle's.
+        """
+        from flowsr_export.parity.reference import reference_of
+
+        return reference_of(bundle, self.model, self.prior)
+
     @property
     def _is_made(self) -> bool:
         """Whether the bundle is made from checkpoints, given or built in."""

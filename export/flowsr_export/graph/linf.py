@@ -41,6 +41,9 @@ class LinfGraph(nn.Module):
     precision the encoder, the conditioner's products and the prior run in `dtype`, and in
     float16 the flow; geometry, phase, resizing, the logits and the final sum stay float32, and
     none of them is a product.
+
+    Attributes:
+        products: Whether columns are resized by a product; see `axis.resized`.
     """
 
     phase: Tensor
@@ -56,6 +59,7 @@ class LinfGraph(nn.Module):
         linf = network.linf
         self.patch, self.layers, self.dtype = linf.patch_size, linf.flow_layers, dtype
         self.width, self.guard = linf.width, linf.guard
+        self.products = dtype == torch.float32
         self.encoder = fold_norms(linf.encoder).to(dtype)
         self.tables = _quarters(linf.coef, linf.freq).to(dtype)
         self.hidden = linf.coef.out_channels
@@ -173,7 +177,7 @@ class LinfGraph(nn.Module):
             half_pixel_taps(a.pixels(), a.output, a.low_res, a.lr_origin, a.lr_count)
             for a in (row, col)
         )
-        up = resized(x, up_row, up_col, products=self.dtype == torch.float32)
+        up = resized(x, up_row, up_col, products=self.products)
         p = self.patch
         # In steps of four dimensions: ncnn and others know no more.
         up = up.reshape(-1, row.patches, p, col.patches).transpose(1, 2)

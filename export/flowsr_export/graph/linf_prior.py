@@ -40,7 +40,7 @@ class UNetGraph(nn.Module):
     ) -> None:
         """Copy the parts of a U-Net, their norms folded, to run in `dtype`."""
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.products = dtype, dtype == torch.float32
         self.inc, self.outc = (fold_norms(module).to(dtype) for module in (inc, outc))
         self.downs = nn.ModuleList(fold_norms(down).to(dtype) for down in down_layers)
         convs = [up.conv for up in up_layers if isinstance(up, Up)]
@@ -64,7 +64,7 @@ class UNetGraph(nn.Module):
             skip = skips[level]
             height = self._doubling(row, level, skip.shape[2], feature.shape[2])
             width = self._doubling(col, level, skip.shape[3], feature.shape[3])
-            up = resized(feature, height, width, products=self.dtype == torch.float32)
+            up = resized(feature, height, width, products=self.products)
             feature = conv(torch.cat((skip, up), dim=1))
         out: Tensor = self.outc(feature)
         return out[:, :, :rows, :cols]
@@ -102,7 +102,7 @@ class PriorGraph(nn.Module):
     def __init__(self, prior: Prior, dtype: torch.dtype) -> None:
         """Copy `prior`, its norms folded, to run in `dtype`."""
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.products = dtype, dtype == torch.float32
         self.body = (
             _Flat(prior, dtype)
             if isinstance(prior, EdsrLatent)
@@ -148,7 +148,7 @@ class PriorGraph(nn.Module):
             origin = quotient(axis.lr_origin, LR_STRIDE)
             n_out = axis.whole_patches()
             taps.append(half_pixel_taps(index, n_out, n_in, origin, count))
-        return resized(b, *taps, products=self.dtype == torch.float32)
+        return resized(b, *taps, products=self.products)
 
 
 @overload

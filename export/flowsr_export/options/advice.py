@@ -15,6 +15,7 @@ __all__ = ["advised"]
 OPTIONS = {
     "precision": "--precision",
     "compute_capability": "--compute-capability",
+    "device": "--device",
     "memory_budget": "--max-memory",
 }
 

@@ -1,4 +1,4 @@
-"""Options of the commands that build and inspect TensorRT engines."""
+"""Options of the commands that build and inspect engines."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ flavour_option = click.option(
     "flavour",
     cls=Option,
     old=["--flavour"],
-    type=Choice(["auto", "tensorrt", "tensorrt-rtx"]),
+    type=Choice(["auto", "tensorrt", "tensorrt-rtx", "inductor"]),
     default="auto",
     show_default=True,
     callback=lambda context, option, value: value.replace("-", "_"),
-    help="TensorRT variant; auto is tensorrt if it is installed and there is a GPU, else "
-    "tensorrt-rtx.",
+    help="Library; auto is tensorrt if it is installed and there is a GPU, else tensorrt-rtx. "
+    "inductor is PyTorch's compiler, for every CUDA GPU and for CPUs.",
 )
 
 

@@ -27,10 +27,10 @@ __all__ = [
     "verification_options",
 ]
 
-BACKENDS = ["auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"]
+BACKENDS = ["auto", "onnxruntime", "tensorrt", "tensorrt_rtx", "inductor", "openvino"]
 BACKEND_HELP = (
     "Inference library; auto takes an engine of the bundle that fits the GPU, else ONNX "
-    "Runtime on CUDA if it starts, else on the CPU."
+    "Runtime on CUDA if it starts, else on the CPU an engine that fits it, else ONNX Runtime."
 )
 SELF_TEST_HELP = (
     "Run the bundle's golden pair first, unless it has passed with this library and device "
@@ -88,7 +88,7 @@ def _session_options(
             "--workers",
             type=POSITIVE,
             show_default="4",
-            help="Maximum number of concurrent runs on a GPU (TensorRT).",
+            help="Maximum number of concurrent runs of an engine (TensorRT and inductor).",
         ),
         number_option(
             "--cuda-graphs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +20,17 @@ from flowsr_runtime import (
     Session,
     SessionSettings,
     embedded_bundle,
+    output_size,
 )
 from flowsr_runtime.backends.session import AUTO, preferred_precision
+from flowsr_runtime.bundle.profile_limits import ProfileLimits
+from flowsr_runtime.geometry import MAX_SIDE, Window
 
 __all__ = ["ROUND_TRIP_TOLERANCE", "Verification", "verify"]
 
 # Largest relative error of decode(encode(x)) against x, float32.
 ROUND_TRIP_TOLERANCE = 1e-4
+LARGEST_LR = 256 * 256  # pixels of an engine's own size that is compared
 DEFAULTS = SessionSettings()
 
 
@@ -92,7 +96,7 @@ def verify(
                 # Other backends have engines, and no size-fixed graphs.
                 list(dict.fromkeys([*cases, *fixed]))
                 if session.backend == "onnxruntime"
-                else cases,
+                else cases_taken(bundle, session, cases),
             )
             for session in sessions.values()
         }
@@ -102,6 +106,41 @@ def verify(
             for name, (session, sizes) in listed.items()
         }
     return Verification(bundle, precision, trip, runs, not_started, fixed)
+
+
+def cases_taken(bundle: Bundle, session: Session, cases: Sequence[Case]) -> list[Case]:
+    """Return the cases that a session takes.
+
+    Args:
+        bundle: Bundle of the session.
+        session: The session.
+        cases: Cases for a session of any size.
+
+    Returns:
+        `cases`; of Inductor's engines, which may be of few sizes, those of single images that
+        they take whole, and the ends of their ranges.
+    """
+    limits, scale = session.limits, bundle.manifest.scale
+    if session.backend != "inductor" or limits is None:
+        return list(cases)
+    taken = [case for case in cases if case.batch == 1 and _is_taken(limits, case)]
+    for rows, columns in limits.profiles:
+        for end in (0, 1):
+            lr = rows.lr_size[end], columns.lr_size[end]
+            size = rows.out_size[end], columns.out_size[end]
+            if scale is not None:
+                size = output_size(lr[0], scale), output_size(lr[1], scale)
+            if lr[0] * lr[1] <= LARGEST_LR and max(size) <= MAX_SIDE:
+                taken.append(Case(lr, size))
+    return list(dict.fromkeys(taken))
+
+
+def _is_taken(limits: ProfileLimits, case: Case) -> bool:
+    window = Window.whole(case.lr, case.size)
+    return any(
+        rows.covers(window.rows) and columns.covers(window.columns)
+        for rows, columns in limits.profiles
+    )
 
 
 def _compared(

@@ -10,9 +10,9 @@ from typing import Any, Final, Protocol
 from numpy.typing import NDArray
 
 from flowsr_runtime.backends.cuda_provider import HALF, SEARCHES, CudaOptions
+from flowsr_runtime.backends.engines.candidates import INDUCTOR, engine_candidates
 from flowsr_runtime.backends.self_test import SKIPPED, SelfTest, self_test
 from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.bundle.engine_store import FLAVOURS, EngineStore
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.cuda.driver import count_gpus
 from flowsr_runtime.errors import (
@@ -45,6 +45,7 @@ BACKENDS = {
     "onnxruntime": "cpu",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
+    "inductor": "inductor",
     "openvino": "openvino",
 }
 """Backends and the extra that installs each."""
@@ -68,6 +69,7 @@ _LIBRARIES: Final = {
     "onnxruntime": "onnxruntime",
     "cuda": "cuda-bindings",
     "openvino": "openvino",
+    "torch": "torch",
 }
 """Modules that backends import, and their package names for messages."""
 
@@ -150,14 +152,14 @@ class SessionSettings:
         backend: A key of `BACKENDS`, or "auto": an engine of the bundle that fits the device,
             else ONNX Runtime on the best provider that starts. OpenVINO is never chosen.
         provider: Provider of ONNX Runtime: "cpu", "cuda", "tensorrt" or "openvino"; None for
-            "cpu" with backend onnxruntime. TensorRT only has "cuda", and
-            backend openvino "cpu". A named provider makes backend auto take ONNX Runtime.
+            "cpu" with backend onnxruntime. TensorRT only has "cuda", inductor "cuda" and
+            "cpu", openvino "cpu". A named provider makes backend auto take ONNX Runtime.
         device: "cpu", "cuda", "cuda:1" or a GPU index. An index is 0 with cpu and openvino.
         threads: CPU threads, None for the number of usable cores; not for TensorRT.
         precision: "fp32", "fp16", "bf16", "int8" or "fp8", or "auto": the bundle's one graph;
             of several fp16 on a GPU and fp32 on a CPU. With backend openvino bf16 is the fp32
             graph with bfloat16 arithmetic, on CPUs that have it.
-        workers: Largest number of concurrent runs, None for four; TensorRT only.
+        workers: Largest number of concurrent runs, None for four; TensorRT and inductor only.
         cuda_graphs: Largest number of CUDA graphs, per worker with TensorRT; 0 for none. They
             help if the same sizes recur. ONNX Runtime only captures size-fixed graphs.
         tf32: Whether provider cuda computes float32 graphs in TF32: faster, and off by 1e-3 and
@@ -214,6 +216,9 @@ class SessionSettings:
         for name, value in (("threads", self.threads), ("workers", self.workers)):
             if value is not None:
                 _check_count(name, value, least=1)
+        if self.backend == INDUCTOR and self.provider not in (None, "cpu", "cuda"):
+            message = f"provider must be cpu or cuda with inductor, got {self.provider!r}"
+            raise UsageError(message, option="provider")
         due = {"openvino": "cpu", **dict.fromkeys(_ON_ENGINES, "cuda")}.get(self.backend)
         if due is not None and self.provider not in (None, due):
             raise UsageError(
@@ -231,8 +236,8 @@ class SessionSettings:
     def candidates(self, bundle: Bundle) -> list["SessionSettings"]:
         """Return the ways to run a bundle that the settings allow, the best first.
 
-        Engines come first, then CUDA, then the CPU. No library of an engine is imported, and
-        a candidate can still fail to start.
+        A GPU comes before the CPU, and there an engine before ONNX Runtime. No library of an
+        engine is imported, and a candidate can still fail to start.
 
         Args:
             bundle: Bundle with the model.
@@ -245,7 +250,11 @@ class SessionSettings:
             BundleError: If the bundle holds no model.
         """
         self.check()
-        found = [*self._on_engines(bundle), *self._on_onnxruntime(bundle)]
+        graphs = self._on_onnxruntime(bundle)
+        found = self._on_engines(bundle, on_cpu=False)
+        found += [one for one in graphs if one.provider not in _ON_HOST]
+        found += self._on_engines(bundle, on_cpu=True)
+        found += [one for one in graphs if one.provider in _ON_HOST]
         if self.backend == "openvino":
             precision = self.precision
             if precision == AUTO:
@@ -319,7 +328,8 @@ class SessionSettings:
             FlowsrError: As `open`, except for a `ParityError`.
         """
         self.check()
-        if AUTO in (self.backend, self.precision) or isinstance(self.device, str):
+        unnamed = self.backend == INDUCTOR and self.provider is None
+        if AUTO in (self.backend, self.precision) or isinstance(self.device, str) or unnamed:
             return replace(self, self_test=False).choose(bundle)[0]
         try:
             if self.backend == "onnxruntime":
@@ -342,6 +352,18 @@ class SessionSettings:
                 return OpenvinoSession.open(
                     bundle, threads=self.threads, precision=self.precision
                 )
+            workers = _WORKERS if self.workers is None else self.workers
+            if self.backend == INDUCTOR:
+                from flowsr_runtime.backends.engines.inductor_session import InductorSession
+
+                return InductorSession.open(
+                    bundle,
+                    device="cpu" if self.provider == "cpu" else f"cuda:{self.device}",
+                    precision=self.precision,
+                    threads=self.threads,
+                    workers=workers,
+                    graphs=self.cuda_graphs,
+                )
             from flowsr_runtime.backends.tensorrt_session import TensorrtSession
 
             return TensorrtSession.open(
@@ -349,7 +371,7 @@ class SessionSettings:
                 backend=self.backend,
                 device=self.device,
                 precision=self.precision,
-                workers=_WORKERS if self.workers is None else self.workers,
+                workers=workers,
                 graphs=self.cuda_graphs,
             )
         except ImportError as error:
@@ -396,25 +418,27 @@ class SessionSettings:
             message = f"device must be 0 with backend openvino, got {self.device}"
             raise UsageError(message, option="device")
 
-    def _on_engines(self, bundle: Bundle) -> list["SessionSettings"]:
-        """Return a candidate for each variant of TensorRT and precision with an engine."""
-        is_named = self.backend in _ON_ENGINES
-        on_host = _parse_device(self.device)[0] == "cpu"
-        if not (is_named or self.backend == AUTO) or on_host:
+    def _on_engines(self, bundle: Bundle, *, on_cpu: bool) -> list["SessionSettings"]:
+        """Return a candidate for each library and precision of engines for a GPU or the CPU."""
+        place, index = _parse_device(self.device)
+        named = None if self.backend == AUTO else self.backend
+        if named not in (None, *_ON_ENGINES, INDUCTOR) or (on_cpu and named in _ON_ENGINES):
             return []
-        if self.provider and not is_named:
+        provider = "cpu" if on_cpu else "cuda"
+        wanted = (self.provider or provider, place or provider)
+        elsewhere = wanted != (provider, provider) or (on_cpu and index > 0)
+        if elsewhere or (self.provider is not None and named is None):
             return []
-        keys = [entry.key for entry in EngineStore(bundle.path).entries()]
-        found = []
-        for flavour in (self.backend,) if is_named else FLAVOURS:
-            built = {key.precision for key in keys if key.flavour == flavour}
-            precisions = [name for name in _PREFERRED["gpu"] if name in built]
-            if self.precision != AUTO:
-                precisions = [self.precision] if is_named or self.precision in built else []
-            elif is_named and not precisions:
-                precisions = [preferred_precision(bundle, on_gpu=True)]
-            found += [self._named(flavour, "cuda", name) for name in precisions]
-        return found
+        pairs = engine_candidates(
+            bundle,
+            named,
+            None if self.precision == AUTO else self.precision,
+            order=_PREFERRED["cpu" if on_cpu else "gpu"],
+            preferred=lambda: preferred_precision(bundle, on_gpu=not on_cpu),
+            on_cpu=on_cpu,
+            required=named != INDUCTOR or on_cpu or provider in (self.provider, place),
+        )
+        return [self._named(flavour, provider, precision) for flavour, precision in pairs]
 
     def _on_onnxruntime(self, bundle: Bundle) -> list["SessionSettings"]:
         """Return a candidate for each provider of ONNX Runtime that may be taken."""

@@ -1,4 +1,4 @@
-"""The description of one engine, `<name>.engine.json`."""
+"""The description of one engine, `<name>.engine.json` or `<name>.pt2.json`."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from flowsr_runtime.errors import BundleError, IntegrityError, UsageError
 __all__ = ["ENGINE_SCHEMA", "EngineEntry"]
 
 ENGINE_SCHEMA: Final = 1
-"""Newest schema of `<name>.engine.json` that this runtime reads."""
+"""Newest schema of a description that this runtime reads."""
 
 
 @dataclass(frozen=True)

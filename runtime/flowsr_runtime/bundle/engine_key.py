@@ -9,15 +9,35 @@ from typing import Any, Final, TypeAlias
 
 from flowsr_runtime.errors import UsageError
 
-__all__ = ["FLAVOURS", "EngineKey", "LoadTarget", "Option", "Profile", "Range", "canonical"]
+__all__ = [
+    "CPU_PREFIX",
+    "FLAVOURS",
+    "GRID",
+    "SUFFIXES",
+    "EngineKey",
+    "LoadTarget",
+    "Option",
+    "Profile",
+    "Range",
+    "canonical",
+]
 
-FLAVOURS: Final = ("tensorrt", "tensorrt_rtx")
-"""Libraries whose plans a store holds; each loads only its own plans."""
+FLAVOURS: Final = ("tensorrt", "tensorrt_rtx", "inductor")
+"""Libraries whose engines a store holds; each loads only its own."""
+
+SUFFIXES: Final = (".engine", ".pt2")
+"""Endings of engine files: plans of TensorRT, and packages of PyTorch's Inductor."""
+
+CPU_PREFIX: Final = "cpu-"
+"""Begin of the compute capability of an engine for a CPU, which is its instruction set."""
+
+GRID: Final = ("rows", "columns")
+"""Inputs of a package for a range of sizes; their lengths are the window's patches."""
 
 Option: TypeAlias = str | int | bool
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_CAPABILITY: Final = re.compile(r"[1-9]\d?\.\d")
+_CAPABILITY: Final = re.compile(rf"[1-9]\d?\.\d|{CPU_PREFIX}[a-z0-9_-]+")
 _TEXT: Final = re.compile(r".+")
 _PRECISION: Final = re.compile(r"[a-z0-9]{1,16}")
 _PORTABLE_FROM: Final = (8, 0)
@@ -73,9 +93,10 @@ class LoadTarget:
 
     Attributes:
         onnx_sha256: Digest of the bundle's ONNX file.
-        flavour: "tensorrt" or "tensorrt_rtx".
+        flavour: One of `FLAVOURS`.
         version: Version of the installed library.
-        compute_capability: Compute capability of the device, such as "8.9".
+        compute_capability: Compute capability of the device, such as "8.9", or the
+            instruction set of a CPU, such as "cpu-x86_64-avx512-0f1e2d3c".
         precision: Precision of the ONNX file.
         gpu_name: Name of the device, None if unknown.
     """
@@ -93,11 +114,12 @@ class EngineKey:
     """Source and target of an engine build; two keys are equal if their digests are.
 
     Attributes:
-        onnx_sha256: Digest of the compiled ONNX file.
-        flavour: "tensorrt" or "tensorrt_rtx".
+        onnx_sha256: Digest of the compiled ONNX file; a package of Inductor is compiled from
+            the same module.
+        flavour: One of `FLAVOURS`.
         version: Version of the library.
-        compute_capability: Devices that it runs on, such as ("8.9",); empty for a portable
-            engine, which runs on 8.0 and above.
+        compute_capability: Devices that it runs on, such as ("8.9",), or the instruction set
+            of a CPU; empty for a portable engine, which runs on 8.0 and above.
         gpu_name: Name of the only GPU model it runs on, None for any of the capability.
         precision: Precision of the ONNX file, such as "fp16".
         profiles: Optimization profiles in the order of their indices.
@@ -117,7 +139,8 @@ class EngineKey:
         _check("onnx_sha256", self.onnx_sha256, _SHA256, "64 hexadecimal digits")
         _check("precision", self.precision, _PRECISION, "lower-case letters and digits")
         if self.flavour not in FLAVOURS:
-            raise UsageError(f"flavour must be {' or '.join(FLAVOURS)}, got {self.flavour!r}")
+            names = f"{', '.join(FLAVOURS[:-1])} or {FLAVOURS[-1]}"
+            raise UsageError(f"flavour must be {names}, got {self.flavour!r}")
         _check("version", self.version, _TEXT, "a text")
         if self.gpu_name is not None:
             _check("gpu_name", self.gpu_name, _TEXT, "a text or None")
@@ -162,7 +185,10 @@ class EngineKey:
 
     def file_name(self) -> str:
         """Return the path of the engine inside its bundle, in safe characters."""
-        devices = "_".join(f"sm{item.replace('.', '')}" for item in self.compute_capability)
+        devices = "_".join(
+            item if item.startswith(CPU_PREFIX) else f"sm{item.replace('.', '')}"
+            for item in self.compute_capability
+        )
         shapes = "-".join(
             "_".join(
                 "x".join(map(str, shape.opt))
@@ -178,7 +204,7 @@ class EngineKey:
             shapes[:_MOST_SHAPES].strip("-") or "static",
             self.digest()[:12],
         )
-        return f"engines/{'-'.join(parts)}.engine"
+        return f"engines/{'-'.join(parts)}{SUFFIXES[self.flavour == 'inductor']}"
 
     def incompatibilities(self, target: LoadTarget) -> dict[str, tuple[str, str]]:
         """Return the reasons why a target cannot load the engine.
@@ -198,6 +224,11 @@ class EngineKey:
         if self.gpu_name is not None:
             pairs["gpu_name"] = (target.gpu_name or "any", self.gpu_name)
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the engine runs on a CPU."""
+        return any(item.startswith(CPU_PREFIX) for item in self.compute_capability)
 
     def loads_in(self, version: str) -> bool:
         """Return whether a version of the library loads the engine.

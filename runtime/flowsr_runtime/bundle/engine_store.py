@@ -1,7 +1,8 @@
 """Store, find and check the engines of a bundle.
 
-Each engine is a plain plan, `<name>.engine`, as trtexec and C++ load it. `<name>.engine.json`
-holds its key, its hash and facts about it; a plan without that file is not part of the store.
+Each engine is a plain file: a plan, `<name>.engine`, as trtexec and C++ load it, or a package
+of Inductor, `<name>.pt2`. The same name with `.json` holds its key, its hash and facts about
+it; an engine without that file is not part of the store.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from flowsr_runtime.bundle.directory import MANIFEST_NAME, fault_of, writing
 from flowsr_runtime.bundle.engine_entry import EngineEntry
 from flowsr_runtime.bundle.engine_key import (
     FLAVOURS,
+    SUFFIXES,
     EngineKey,
     LoadTarget,
     Option,
@@ -95,7 +97,7 @@ class EngineStore:
             IntegrityError: If a description is damaged.
             BundleError: If a description is of a newer schema.
         """
-        paths = sorted(self._folder().glob("*.engine.json"))
+        paths = sorted(filter(_is_description, self._folder().glob("*.json")))
         return [entry for entry in map(self._describe, paths) if entry is not None]
 
     def find(self, key: EngineKey) -> EngineEntry | None:
@@ -229,9 +231,9 @@ class EngineStore:
     ) -> Iterator[tuple[Path, str]]:
         """Yield files and reasons, a description before its plan."""
         files = sorted(self._folder().iterdir(), key=lambda path: path.name)
-        plans = {path for path in files if path.suffix == ".engine"}
+        plans = {path for path in files if path.suffix in SUFFIXES}
         removed = {path.name for path in plans}
-        for description in (path for path in files if path.name.endswith(".engine.json")):
+        for description in filter(_is_description, files):
             plan = description.with_suffix("")
             reason = self._reason(description, keep)
             if reason is not None:
@@ -242,7 +244,7 @@ class EngineStore:
                 removed.discard(plan.name)
             plans.discard(plan)
         yield from ((plan, "no description") for plan in sorted(plans))
-        kept = {path.name for path in files if path.suffix == ".engine"} - removed
+        kept = {path.name for path in files if path.suffix in SUFFIXES} - removed
         for path in files:
             if path.suffix == ".cache" and path.name.rsplit(".", 2)[0] not in kept:
                 yield path, "kernels of a missing engine"
@@ -305,6 +307,10 @@ class EngineStore:
             if not (target / MANIFEST_NAME).is_file():
                 raise BundleError(f"{self.bundle} is not a bundle: no {MANIFEST_NAME}")
             yield
+
+
+def _is_description(path: Path) -> bool:
+    return path.suffix == ".json" and path.stem.endswith(SUFFIXES)
 
 
 def _read(path: Path) -> bytes:

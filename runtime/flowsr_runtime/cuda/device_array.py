@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsr_runtime.cuda.device import Buffer, Device, Staging, Stream
-from flowsr_runtime.cuda.dlpack import CPU, CUDA, borrow, lend
+from flowsr_runtime.cuda.dlpack import CUDA, borrow, is_device_array, lend
 from flowsr_runtime.errors import ShapeError
 
 __all__ = ["DeviceArray", "DeviceView", "is_device_array", "view_of"]
@@ -105,14 +105,6 @@ class DeviceView:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     release: Callable[[], None]
-
-
-def is_device_array(value: object) -> bool:
-    """Return whether a value is an array on a GPU."""
-    if hasattr(value, _INTERFACE):
-        return True
-    describe = getattr(value, "__dlpack_device__", None)
-    return describe is not None and int(describe()[0]) != CPU
 
 
 def view_of(name: str, value: Any, device: Device, stream: Stream) -> DeviceView:

@@ -10,7 +10,7 @@ import numpy as np
 
 from flowsr_runtime.errors import ShapeError
 
-__all__ = ["CPU", "CUDA", "Borrowed", "borrow", "lend"]
+__all__ = ["CPU", "CUDA", "Borrowed", "borrow", "is_device_array", "lend"]
 
 CPU: Final = 1
 CUDA: Final = 2
@@ -127,6 +127,14 @@ def lend(
     at = ctypes.addressof(managed)
     _lent[at] = (managed, owner, shape_field)
     return _API.PyCapsule_New(at, _NAME, ctypes.cast(_FORGET, ctypes.c_void_p))
+
+
+def is_device_array(value: object) -> bool:
+    """Return whether a value is an array on a GPU."""
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    describe = getattr(value, "__dlpack_device__", None)
+    return describe is not None and int(describe()[0]) != CPU
 
 
 def borrow(capsule: object) -> Borrowed:

@@ -118,10 +118,12 @@ class Upscaler:
         Args:
             bundle: Bundle or its directory, None for the one that ships with the package.
             backend: "auto" takes an engine of the bundle that fits the device, else ONNX
-                Runtime on CUDA if it starts, else on the CPU. "onnxruntime", "openvino",
-                "tensorrt" and "tensorrt_rtx" are taken strictly; the last two need an engine.
+                Runtime on CUDA if it starts, else on the CPU an engine or ONNX Runtime.
+                "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx" and "inductor" are taken
+                strictly; the last three need an engine.
             provider: "cpu", "cuda", "tensorrt" or "openvino", taken strictly: a provider of
-                ONNX Runtime; TensorRT only has "cuda". None for "cpu" with "onnxruntime".
+                ONNX Runtime; TensorRT only has "cuda", inductor "cpu" and "cuda". None for
+                "cpu" with "onnxruntime".
             device: "cpu", "cuda" or "cuda:1", or the index of the GPU to use if one is used.
             threads: CPU threads, None for the number of usable cores; not for TensorRT.
             precision: "fp32", "fp16", "bf16", "int8" or "fp8"; "auto" takes the bundle's one

@@ -116,7 +116,9 @@ def test_choices_take_dashes_and_underscores(backend: str, bundle: Path) -> None
 def test_choices_are_shown_with_dashes() -> None:
     assert "tensorrt-rtx" in CliRunner().invoke(main, ["upscale", "--help"]).stdout
     words = ["upscale", "a.png", "-o", "b.png", "--backend", "ncnn"]
-    assert "tensorrt, tensorrt-rtx, openvino;" in CliRunner().invoke(main, words).stderr
+    assert (
+        "tensorrt, tensorrt-rtx, inductor, openvino;" in CliRunner().invoke(main, words).stderr
+    )
 
 
 def test_summaries_are_whole_and_in_groups() -> None:

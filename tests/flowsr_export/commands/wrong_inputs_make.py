@@ -6,6 +6,7 @@ __all__ = ["MAKE"]
 
 FLOW = "train flow --images pictures -o run"
 PRIOR = "train prior --images pictures -o run --crop 8 --scale-range 1,2"
+INDUCTOR = "build-engine good.bundle --precision fp32 --flavor inductor --device cpu"
 RTX = "build-engine good.bundle --precision fp32 --flavor tensorrt-rtx"
 
 MAKE: list[Row] = [
@@ -90,6 +91,18 @@ MAKE: list[Row] = [
     (f"{RTX} --opt-shapes input=1x3x8x8", 2, "expected a shape such as input:1x3x64x64"),
     (f"{RTX} --opt-shapes input:0x3x8x8", 2, "input must have 4 positive numbers"),
     ("build-engine good.bundle --flavor trt", 2, "'trt' is not one of auto, tensorrt"),
+    (f"{INDUCTOR} --tf32", 2, "tf32 is for tensorrt and tensorrt_rtx, got True"),
+    (f"{INDUCTOR} --precision int8", 2, "precision must be fp32, fp16, bf16 with inductor"),
+    (f"{INDUCTOR} --log x.log", 2, "--log is for tensorrt and tensorrt-rtx"),
+    (f"{INDUCTOR} --export-layer-info x.json", 2, "export_layer_info is for tensorrt"),
+    (f"{INDUCTOR} --device tpu", 2, "must be cpu, cuda, cuda:N or a GPU index, got 'tpu'"),
+    (f"{INDUCTOR} --device 77", 4, "cuda:77 is not usable"),
+    (
+        "build-engine x4.bundle --precision fp32 --flavor inductor --device cpu",
+        2,
+        "exact must be set for a model of one scale",
+    ),
+    ("build-engine good.bundle --device cpu", 2, "must be a GPU index with auto, got cpu"),
     ("build-engine good.bundle --workspace none", 2, "expected an amount such as 800M"),
     ("build-engine good.bundle --least-share nan", 2, "nan is not a finite number"),
     ("build-engine --model nope.pth -o out --dry-run", 5, "model nope.pth does not exist"),

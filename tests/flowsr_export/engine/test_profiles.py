@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from flowsr_export.engine.build import SizeSpec, profiles_of
 from flowsr_export.engine.profiles import (
     SPARE,
+    compiled_profile,
     estimated_memory,
     explicit_profile,
     fewest_groups,
@@ -141,6 +143,32 @@ def test_the_estimate_is_that_of_the_longest_sides(manifest: Manifest) -> None:
     runs = [RunSize((16, 48), (64, 192)), RunSize((48, 16), (192, 64))]
     profile = profile_of(manifest, runs)
     assert estimated_memory(manifest, profile) == union(runs).memory(manifest)
+
+
+def test_inductor_compiles_a_range_from_two_cells_of_the_prior() -> None:
+    manifest = linf_manifest()
+    (wide,) = profiles_of(manifest, SizeSpec(((40, 40),), scales=(Fraction(2),)))
+    compiled = compiled_profile(manifest, wide)
+    least = 2 * manifest.tiling.halo.align
+    assert least > wide["geometry"].min[8]
+    assert compiled["geometry"].min[8:] == (least, least)
+    assert compiled["input"] == wide["input"]
+
+
+def test_inductor_compiles_each_exact_size_for_itself() -> None:
+    manifest = linf_manifest()
+    sizes = SizeSpec(((40, 40), (44, 40)), scales=(Fraction(2),), exact=True)
+    apart = profiles_of(manifest, sizes, apart=True)
+    assert len(profiles_of(manifest, sizes)) < len(apart)
+    assert [profile["input"].opt[2:] for profile in apart] == [(40, 40), (44, 40)]
+    assert [compiled_profile(manifest, profile) for profile in apart] == apart
+
+
+def test_inductor_refuses_a_range_for_a_model_of_one_scale() -> None:
+    manifest = srflow_manifest()
+    (wide, *_) = profiles_of(manifest, SizeSpec(((40, 40),)))
+    with pytest.raises(UsageError, match="exact must be set for a model of one scale"):
+        compiled_profile(manifest, wide)
 
 
 def test_an_explicit_profile_is_kept_as_it_is() -> None:

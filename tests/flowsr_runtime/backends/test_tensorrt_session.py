@@ -82,9 +82,9 @@ def test_a_picture_that_no_engine_takes_is_refused_before_a_run(eleven: Rig) -> 
 
 
 def test_the_first_profile_that_covers_is_taken(session: TensorrtSession) -> None:
-    assert session._choose(feeds_of(4, 5))[1] == 0
-    assert session._choose(feeds_of(17, 5))[1] == 1
-    assert session._choose(feeds_of(1, 5))[1] == 0
+    assert session._selection.choose(feeds_of(4, 5))[1] == 0
+    assert session._selection.choose(feeds_of(17, 5))[1] == 1
+    assert session._selection.choose(feeds_of(1, 5))[1] == 0
 
 
 def test_another_engine_is_loaded_when_a_size_needs_it(eleven: Rig) -> None:

@@ -27,7 +27,8 @@ def test_a_key_comes_back_from_json(one: EngineKey) -> None:
 @given(keys())
 def test_a_file_name_stays_inside_the_bundle(one: EngineKey) -> None:
     name = one.file_name()
-    assert re.fullmatch(r"engines/[a-z0-9_-]{1,150}\.engine", name)
+    suffix = "pt2" if one.flavour == "inductor" else "engine"
+    assert re.fullmatch(rf"engines/[a-z0-9_-]{{1,150}}\.{suffix}", name)
     assert one.digest()[:12] in name
 
 
@@ -71,7 +72,10 @@ def test_the_order_of_profiles_makes_a_difference() -> None:
     ("changes", "message"),
     [
         ({"onnx_sha256": "A" * 64}, "onnx_sha256 must be 64 hexadecimal digits, got 'AAA"),
-        ({"flavour": "../x"}, r"flavour must be tensorrt or tensorrt_rtx, got '\.\./x'"),
+        (
+            {"flavour": "../x"},
+            r"flavour must be tensorrt, tensorrt_rtx or inductor, got '\.\./x'",
+        ),
         ({"version": ""}, "version must be a text, got ''"),
         ({"gpu_name": 3}, "gpu_name must be a text or None, got 3"),
         ({"precision": "../fp16"}, r"precision must be lower-case letters and digits, got"),

@@ -1,0 +1,61 @@
+"""Sizes of a profile as `torch.export` takes them: example inputs and dynamic dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+from flowsr_runtime.bundle.engine_key import Profile, Range
+from flowsr_runtime.bundle.manifest import Latent
+
+__all__ = ["example_of", "is_fixed", "side_of"]
+
+WINDOW = slice(8, 10)
+
+
+def is_fixed(profile: Profile) -> bool:
+    """Return whether a profile takes one size only; `geometry` then varies in position."""
+    fixed = all(r.min == r.max for name, r in profile.items() if name != "geometry")
+    bounds = profile.get("geometry")
+    return fixed and (bounds is None or bounds.min[WINDOW] == bounds.max[WINDOW])
+
+
+def example_of(
+    profile: Profile, latents: Sequence[Latent], *, geometry: bool
+) -> dict[str, Tensor]:
+    """Return inputs of a profile's optimal sizes to trace a module with.
+
+    Args:
+        profile: Ranges by input.
+        latents: Noise inputs.
+        geometry: Whether the module takes `geometry`.
+    """
+    named = {"input": torch.rand(profile["input"].opt)}
+    if geometry:
+        h, w = profile["input"].opt[2:]
+        bounds = profile.get("geometry")
+        size = (h, w) if bounds is None else bounds.opt[WINDOW]
+        named["geometry"] = torch.tensor([h, w, *size, 0, 0, 0, 0, *size])
+    for latent in latents:
+        named[latent.name] = torch.randn(profile[latent.name].opt)
+    return named
+
+
+def side_of(name: str, bounds: Range, index: int, multiple: int = 1) -> Any:
+    """Return the dynamic dimension of a side, None if it is fixed.
+
+    Args:
+        name: Name of the dimension.
+        bounds: Range of an input.
+        index: Index of the dimension.
+        multiple: Number that the side is always a multiple of.
+    """
+    least, most = -(-bounds.min[index] // multiple), bounds.max[index] // multiple
+    if least == most:
+        return None
+    dim = Dim(name, min=least, max=most)
+    return dim if multiple == 1 else multiple * dim

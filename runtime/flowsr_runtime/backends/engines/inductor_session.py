@@ -1,0 +1,180 @@
+"""Run a bundle's engines with PyTorch's Inductor, on a GPU or a CPU."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from flowsr_runtime.backends.engines.inductor_engine import (
+    InductorEngine,
+    compute_capability,
+    set_threads,
+    version,
+)
+from flowsr_runtime.backends.engines.selection import EngineSelection
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.bundle.engine_store import EngineEntry, LoadTarget
+from flowsr_runtime.bundle.profile_limits import ProfileLimits
+from flowsr_runtime.cuda.graph_cache import GraphCounters
+from flowsr_runtime.errors import UsageError
+
+__all__ = ["InductorSession"]
+
+
+class InductorSession:
+    """A `Session` on packages of a bundle, which are loaded when a run needs them."""
+
+    backend = "inductor"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str,
+        *,
+        precision: str,
+        threads: int | None,
+        workers: int,
+        graphs: int,
+    ) -> None:
+        """Find the engines that the device can load, and load the first; see `open`."""
+        self.provider, _, index = device.partition(":")
+        self.device = int(index or 0)
+        self.library = f"pytorch {version()}"
+        self._place, self._patch = device, bundle.manifest.tiling.halo.patch
+        self._workers, self._graphs = workers, graphs
+        target = LoadTarget(
+            bundle.manifest.files[bundle.model_name(precision)].sha256,
+            self.backend,
+            version(),
+            compute_capability(device),
+            precision,
+        )
+        self._selection = EngineSelection(bundle, target, {"device": self.provider})
+        self._loaded: dict[str, InductorEngine] = {}
+        self._closed = False
+        self._lock = threading.Lock()
+        if self.provider == "cpu":
+            set_threads(threads)
+        self._load(self._selection.entries[0])
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+        workers: int = 4,
+        graphs: int = 0,
+    ) -> "InductorSession":
+        """Open a bundle's packages.
+
+        Args:
+            bundle: Bundle with an engine of the model for the device.
+            device: "cpu" or "cuda:N".
+            precision: Precision of the engine.
+            threads: CPU threads of PyTorch in this process, None for all usable cores.
+            workers: Largest number of concurrent runs.
+            graphs: Largest number of CUDA graphs per engine, 0 for none.
+
+        Returns:
+            The session.
+
+        Raises:
+            ProviderError: If PyTorch has no such device.
+            BundleError: If the bundle has no such model, or no engine of it for the device.
+            IntegrityError: If an engine is damaged.
+        """
+        return cls(
+            *(bundle, device),
+            precision=precision,
+            threads=threads,
+            workers=workers,
+            graphs=graphs,
+        )
+
+    def __repr__(self) -> str:
+        count = len(self._selection.entries)
+        state = ", closed" * self._closed
+        return f"<InductorSession {self._place}, {count} engine{'s' * (count > 1)}{state}>"
+
+    @property
+    def limits(self) -> ProfileLimits:
+        """The sizes that the engines for the device take, loaded or not."""
+        return self._selection.limits
+
+    @property
+    def engine_hashes(self) -> list[str]:
+        """SHA-256 of the engines for the device, loaded or not."""
+        return self._selection.hashes
+
+    @property
+    def engines(self) -> list[str]:
+        """Loaded engines, as paths inside the bundle."""
+        with self._lock:
+            return list(self._loaded)
+
+    @property
+    def graph_counters(self) -> GraphCounters:
+        """Counters of CUDA graphs."""
+        with self._lock:
+            return sum((engine.counters for engine in self._loaded.values()), GraphCounters())
+
+    def run(self, feeds: Mapping[str, Any]) -> NDArray[Any]:
+        """Run the model; see `Session.run`.
+
+        Args:
+            feeds: The graph's inputs by name, arrays on the host or the device and of any
+                strides; `geometry` must be on the host.
+
+        Returns:
+            Images, (B, 3, H, W).
+
+        Raises:
+            BundleError: If no engine has a profile for these shapes.
+            FlowsrError: As `InductorEngine.run`.
+        """
+        entry, profile = self._selection.choose(feeds)
+        return self._load(entry).run(profile, feeds)
+
+    def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
+        """Run the model and leave the images on the device.
+
+        Args:
+            feeds: As for `run`. A contiguous array on the device (`__dlpack__` or
+                `__cuda_array_interface__`) is read without a copy.
+            out: Array on the device to write to, None for a new tensor.
+
+        Returns:
+            `out`, or a `torch.Tensor`, with the complete result.
+
+        Raises:
+            BundleError: As `run`.
+            FlowsrError: As `InductorEngine.run_device`.
+        """
+        entry, profile = self._selection.choose(feeds)
+        return self._load(entry).run_device(profile, feeds, out=out)
+
+    def close(self) -> None:
+        """Free the engines; the session cannot run after that."""
+        with self._lock:
+            loaded, self._loaded, self._closed = self._loaded, {}, True
+        for engine in loaded.values():
+            engine.close()
+
+    def _load(self, entry: EngineEntry) -> InductorEngine:
+        with self._lock:
+            if self._closed:
+                raise UsageError("the session is closed")
+            if entry.name not in self._loaded:
+                self._loaded[entry.name] = InductorEngine(
+                    entry,
+                    self._selection.store.read(entry),  # checked before it is loaded
+                    self._place,
+                    patch=self._patch,
+                    workers=self._workers,
+                    graphs=self._graphs,
+                )
+            return self._loaded[entry.name]
