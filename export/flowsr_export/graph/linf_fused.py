@@ -111,13 +111,21 @@ class FusedLinfGraph(LinfGraph):
 
     def _affine(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
         """Logits and shifts of every flow layer without their bias, (M, 2 · L · P)."""
-        x = x.to(self.dtype, memory_format=torch.channels_last)
-        features = self.table(self.encoder(x)).permute(0, 2, 3, 1)
         # Not a matrix times a vector, as in `LinfGraph._angle`.
         phase = (self.phase * torch.stack([_ratio(row), _ratio(col)])).sum(-1)
-        out: Tensor = first_product(
-            features, *neighbours(row), *neighbours(col), phase, self.first, self.first_bias
+        features = self._features(x.to(self.dtype, memory_format=torch.channels_last))
+        axes = (*neighbours(row), *neighbours(col))
+        return self._products(
+            first_product(features, *axes, phase, self.first, self.first_bias)
         )
+
+    def _features(self, x: Tensor) -> Tensor:
+        """The four feature tables of a tile (B, 3, h, w), (B, h, w, 2 · hidden)."""
+        features: Tensor = self.table(self.encoder(x)).permute(0, 2, 3, 1)
+        return features
+
+    def _products(self, out: Tensor) -> Tensor:
+        """The conditioner's layers after the first."""
         for weight, bias in zip(self.weights, self.biases, strict=True):
             out = F.relu(F.linear(out, weight, bias))
         return F.linear(out, self.last)
