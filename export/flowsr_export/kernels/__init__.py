@@ -1,0 +1,1 @@
+"""Fused kernels of the query stage, and their definitions in PyTorch."""
