@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -254,7 +255,7 @@ def _encoded(
         raise
     except MemoryError as error:
         raise MemoryBudgetError(f"{name} does not fit in memory as {target.name}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError, struct.error) as error:
         reason = _reason(error)
         raise OutputError(f"{name} cannot be encoded as {target.name}: {reason}") from error
 

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ _KEPT_TAGS: Final = frozenset(
 _DIRECTORIES: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _INTEROP: Final = ExifTags.IFD.Interop
 _CENTIMETER, _INCH = 3, 2  # units of a resolution
+_MOST_DPI: Final = 1e6  # a larger one is a mistake, which some formats cannot hold
 
 _COLOR_CHUNKS: Final = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
 """Chunks of PNG that define its colors if it has no ICC profile."""
@@ -201,19 +202,25 @@ def _xmp(value: object) -> bytes | None:
 
 
 def _dpi(source: Source) -> tuple[float, float] | None:
+    """Return the resolution, None if there is none or none that makes sense."""
+    try:
+        across, down = map(float, _stated_dpi(source) or ())
+    except (ArithmeticError, TypeError, ValueError):
+        return None
+    return (across, down) if 0 < across <= _MOST_DPI and 0 < down <= _MOST_DPI else None
+
+
+def _stated_dpi(source: Source) -> Sequence[Any] | None:
     value = source.info.get("dpi")
     if source.format == "TIFF":  # Pillow returns 1 for a missing resolution
         factor = {_INCH: 1.0, _CENTIMETER: 2.54}.get(
             source.exif.get(_BASE.ResolutionUnit, _INCH)
         )
         sides = [source.exif.get(tag, 0) for tag in (_BASE.XResolution, _BASE.YResolution)]
-        value = None if factor is None else tuple(factor * float(side) for side in sides)
+        return None if factor is None else [factor * float(side) for side in sides]
     if source.format == "JPEG" and source.info.get("jfif_unit", 0) == 0:  # and 72 there
-        value = value if _BASE.XResolution in source.exif else None
-    if not isinstance(value, tuple) or len(value) != 2:
-        return None
-    across, down = float(value[0]), float(value[1])
-    return (across, down) if across > 0 and down > 0 else None
+        return value if _BASE.XResolution in source.exif else None
+    return value if isinstance(value, tuple) else None
 
 
 def _text(source: Source) -> tuple[tuple[str, str], ...]:

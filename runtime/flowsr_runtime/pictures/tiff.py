@@ -12,6 +12,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from flowsr_runtime.errors import OutputError, PictureError
 from flowsr_runtime.installation import pip_command
 from flowsr_runtime.pictures.formats import Mode
+from flowsr_runtime.pictures.tiff_directory import check_compression, page_of
 
 __all__ = ["encode_tiff", "read_by_tifffile"]
 
@@ -101,18 +102,19 @@ def read_by_tifffile(
         PictureError: If tifffile is not installed, or the kind of file is not supported.
     """
     try:
+        import imagecodecs  # noqa: F401  # without it tifffile expands strips without a bound
         import tifffile
     except ImportError as error:
         raise PictureError(
             f"{name} is a TIFF that Pillow does not read; {pip_command('tiff')}, or {_REMEDY}"
         ) from error
+    index = page_of(data, name)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        if len(file.pages) != 1:
-            raise PictureError(f"{name} has {len(file.pages)} frames; give a file with one")
-        page = file.pages[0]
+        page = file.pages[index]
         size = page.imagewidth * page.imagelength
         if size > max_pixels:
             raise PictureError(f"{name} has {size} pixels, more than {max_pixels}")
+        check_compression(int(page.compression), name)
         mode, dtype = _kind_of(page, name)
         pixels = page.asarray()
         if pixels.ndim == 3 and page.axes == "SYX":

@@ -143,7 +143,7 @@ def test_other_modes_are_refused(save: Callable[..., Path], photo: Photo) -> Non
 def test_several_frames_are_refused(save: Callable[..., Path], photo: Photo, name: str) -> None:
     first, second = Image.fromarray(photo), Image.fromarray(255 - photo)
     path = save(first, name, save_all=True, append_images=[second])
-    with pytest.raises(PictureError, match="has 2 frames; give a file with one"):
+    with pytest.raises(PictureError, match="has several frames; give a file with one"):
         read_picture(path)
 
 
