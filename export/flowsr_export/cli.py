@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import logging
 import traceback
 import warnings
+from os import fspath
 from typing import Any, NoReturn
 
 import click
@@ -46,12 +48,24 @@ Exit codes:
   130  interrupted
 """
 
+FAILURE = 1
 MISSING = 4
+BAD_INPUT = 5
 OUT_OF_MEMORY = 6
 INTERRUPTED = 130
 
 # PyTorch's messages for a failed allocation, on the CPU and on a GPU.
 NO_MEMORY = ("can't allocate memory", "out of memory")
+
+# Messages of Python, the C++ library and ONNX Runtime if the system makes no more threads.
+NO_THREADS = ("can't start new thread", "Resource temporarily unavailable", "pthread_create")
+NO_MORE_THREADS = "the system allows no more threads; give fewer --threads, or raise ulimit -u"
+
+BAD_PATHS = (
+    *(errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EPERM),
+)
+"""Errors of the operating system about a path that was given."""
 
 
 class LazyGroup(Group):
@@ -198,7 +212,20 @@ def _ending(error: Exception, command: str) -> tuple[str, int] | None:
         return str(error) or "out of memory", OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
         return "out of memory", OUT_OF_MEMORY
+    if any(words in str(error) for words in NO_THREADS):
+        return NO_MORE_THREADS, OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno is not None:
+        return _os_ending(error)
     return None
+
+
+def _os_ending(error: OSError) -> tuple[str, int]:
+    """Return the line and the exit code of an error of the operating system."""
+    reason = error.strerror or str(error)
+    message = reason if error.filename is None else f"{fspath(error.filename)}: {reason}"
+    if error.errno == errno.ENOMEM:
+        return message, OUT_OF_MEMORY
+    return message, BAD_INPUT if error.errno in BAD_PATHS else FAILURE
 
 
 def _end(ctx: click.Context, message: str, exit_code: int) -> NoReturn:

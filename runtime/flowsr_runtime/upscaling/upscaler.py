@@ -13,7 +13,7 @@ from PIL import Image
 
 from flowsr_runtime.backends.session import AUTO, Choice, Session, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
-from flowsr_runtime.errors import ScaleError, UsageError
+from flowsr_runtime.errors import ReplacedError, ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for, size_text
 from flowsr_runtime.pictures.alpha import fill_hidden, resize_alpha
 from flowsr_runtime.pictures.files import read_picture
@@ -47,6 +47,9 @@ HaloName = Literal["default", "exact"]
 Size = tuple[int, int]
 
 logger = logging.getLogger(__name__)
+
+
+_TRIES = 10  # to open a bundle that other processes keep replacing
 
 
 class Upscaler:
@@ -149,13 +152,11 @@ class Upscaler:
             ParityError: If the golden pair is missed.
         """
         _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
-        if not isinstance(bundle, Bundle):
-            bundle = Bundle.open(embedded_bundle() if bundle is None else bundle)
         named = (backend, provider, device, threads, precision, workers, cuda_graphs)
         settings = SessionSettings(*named, self_test, tf32, convolution_search, max_memory)
-        session, choice = settings.choose(bundle)
+        opened, session, choice = _chosen(bundle, settings)
         bounds = {"memory_budget": memory_budget, "max_memory": max_memory}
-        return cls(bundle, session, **bounds, halo=halo, choice=choice)
+        return cls(opened, session, **bounds, halo=halo, choice=choice)
 
     def __repr__(self) -> str:
         session = self._session
@@ -462,6 +463,20 @@ class Upscaler:
                 option="temperature",
             )
         check_noise(seed, 0.0 if temperature is None else temperature)
+
+
+def _chosen(
+    bundle: str | os.PathLike[str] | Bundle | None, settings: SessionSettings
+) -> tuple[Bundle, Session, Choice]:
+    """Open a bundle and its session, anew if another process replaces the bundle meanwhile."""
+    path = embedded_bundle() if bundle is None else bundle
+    opened = path if isinstance(path, Bundle) else Bundle.open(path)
+    for _ in range(_TRIES - 1):
+        try:
+            return opened, *settings.choose(opened)
+        except ReplacedError:
+            opened = Bundle.open(opened.path)
+    return opened, *settings.choose(opened)
 
 
 def _check_settings(halo: object, **sizes: object) -> None:
