@@ -36,11 +36,14 @@ __all__ = ["command"]
 SECONDS = FiniteRange(min=0, min_open=True)
 
 
-def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, ServeLimits]:
+def _limits(
+    jobs: int, queue: int, host: str, allow_host: tuple[str, ...], **fields: Any
+) -> tuple[int, str, ServeLimits]:
     """Return the number of jobs, the host and the limits of a server."""
     from flowsr_export.serve.admission import LOOPBACK, ServeLimits, is_loopback
 
-    hosts = (*LOOPBACK, host) if is_loopback(host) else None
+    names = tuple(name.lower() for name in allow_host)
+    hosts = (*LOOPBACK, host, *names) if is_loopback(host) or names else None
     return jobs, host, ServeLimits(places=jobs + queue, hosts=hosts, **fields)
 
 
@@ -53,6 +56,12 @@ def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, 
         default="127.0.0.1",
         show_default=True,
         help="Address to listen on; 0.0.0.0 listens on all addresses of this machine.",
+    ),
+    click.option(
+        "--allow-host",
+        multiple=True,
+        metavar="NAME",
+        help="Host name that requests may address, besides the loopback's; repeatable.",
     ),
     number_option(
         "--jobs",

@@ -17,7 +17,6 @@ from flowsr_runtime.pictures.high_bit_depth import (
     deep_pixels,
     is_read_whole,
 )
-from flowsr_runtime.pictures.jpeg import check_scans, completions
 from flowsr_runtime.pictures.metadata import (
     Source,
     orientation_of,
@@ -25,9 +24,9 @@ from flowsr_runtime.pictures.metadata import (
     sound_exif,
 )
 from flowsr_runtime.pictures.picture import Picture
-from flowsr_runtime.pictures.png import check_png, chunks_of
+from flowsr_runtime.pictures.png import chunks_of
+from flowsr_runtime.pictures.soundness import check_png, check_scans, completions, page_of
 from flowsr_runtime.pictures.tiff import read_by_tifffile
-from flowsr_runtime.pictures.tiff_directory import page_of
 
 __all__ = ["decode", "eight_bit", "picture_errors"]
 

@@ -1,4 +1,4 @@
-"""Write PNG of 16 bits per channel, which Pillow cannot, and check the chunks of a PNG."""
+"""Write PNG of 16 bits per channel, which Pillow cannot, and read the chunks of a PNG."""
 
 import io
 import struct
@@ -10,19 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_runtime.errors import PictureError
+__all__ = ["PNG_SIGNATURE", "chunks_of", "encode_png16"]
 
-__all__ = ["check_png", "chunks_of", "encode_png16"]
-
-_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-_ANCILLARY: Final = 0x20  # bit of the first letter of a chunk that decoders may ignore
-_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
-_ADAM7: Final = (
-    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
-    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
-)
-"""Left, top, horizontal and vertical step of each pass of an interlaced PNG."""
-
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES: Final = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
 # Filtered 16-bit rows hold runs, but few repeats: an upscaled photograph compresses four times
 # as fast as with zlib's default strategy, and to 2 % less.
@@ -41,50 +31,13 @@ def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     Yields:
         Name and content of each chunk, up to the first incomplete one.
     """
-    at = len(_SIGNATURE)
+    at = len(PNG_SIGNATURE)
     while at + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
         if at + 12 + length > len(data):
             return
         yield name, data[at + 8 : at + 8 + length]
         at += 12 + length
-
-
-def check_png(data: bytes, name: str) -> bool:
-    """Check what Pillow does not: the CRC of critical chunks, and the length of the pixels.
-
-    Args:
-        data: The file's content.
-        name: Name of the file in messages.
-
-    Returns:
-        Whether the file has its last chunk, IEND.
-
-    Raises:
-        PictureError: If a critical chunk is damaged, or pixels are missing.
-    """
-    header, ended = b"", False
-    inflater, inflated = zlib.decompressobj(), 0
-    at = len(_SIGNATURE)
-    for kind, content in chunks_of(data):
-        at += 8 + len(content)
-        check = struct.unpack_from(">I", data, at)[0]
-        at += 4
-        if not kind[0] & _ANCILLARY and zlib.crc32(content, zlib.crc32(kind)) != check:
-            shown = kind.decode("ascii", "replace")
-            raise PictureError(f"{name} is damaged: the CRC of {shown} is wrong")
-        if kind == b"IHDR":
-            header = content
-        elif kind == b"IDAT":
-            inflated += _inflated(inflater, content)
-        elif kind == b"IEND":
-            ended = True
-            break
-    if len(header) != 13:
-        raise PictureError(f"{name} is damaged: it has no header")
-    if inflated < _packed_bytes(header):
-        raise PictureError(f"{name} is damaged: its pixels end early")
-    return ended
 
 
 def encode_png16(pixels: NDArray[np.uint16], mode: str, options: dict[str, Any]) -> bytes:
@@ -103,35 +56,13 @@ def encode_png16(pixels: NDArray[np.uint16], mode: str, options: dict[str, Any])
     Image.new(mode, (1, 1)).save(stand_in, format="PNG", **options)
     height, width = pixels.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOR_TYPES[mode], 0, 0, 0)
-    parts = [_SIGNATURE]
+    parts = [PNG_SIGNATURE]
     for name, content in chunks_of(stand_in.getvalue()):
         if name == b"IDAT":
             parts += [_chunk(name, packed) for packed in _packed(pixels)]
         else:
             parts.append(_chunk(name, header if name == b"IHDR" else content))
     return b"".join(parts)
-
-
-def _inflated(inflater: "zlib._Decompress", content: bytes) -> int:
-    """Return how many bytes a part of the compressed rows expands to, keeping none of them."""
-    size, rest = 0, content
-    while rest and not inflater.eof:
-        size += len(inflater.decompress(rest, _BLOCK_BYTES))
-        rest = inflater.unconsumed_tail
-    return size
-
-
-def _packed_bytes(header: bytes) -> int:
-    """Return the bytes of the filtered rows that a header describes."""
-    width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", header)
-    bits = depth * _CHANNELS.get(color, 0)
-    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
-    total = 0
-    for left, top, across, down in passes:
-        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
-        if columns > 0 and rows > 0:
-            total += rows * (1 + -(-columns * bits // 8))
-    return total
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
