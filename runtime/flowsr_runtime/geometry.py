@@ -39,7 +39,7 @@ _SHOWN: Final = 60  # characters of a value in a message
 
 # An exponent of three digits: its exact value could fill the memory.
 _POWER: Final = re.compile(r"e[-+]?0*[1-9]\d\d", re.ASCII | re.IGNORECASE)
-_SIZE: Final = re.compile(r"(-?[0-9]{1,9})x(-?[0-9]{1,9})")
+_SIZE: Final = re.compile(r"(-?[0-9]{1,18})x(-?[0-9]{1,18})")
 
 Number = float | str | Fraction
 
