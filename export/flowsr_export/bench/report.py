@@ -148,7 +148,7 @@ def _name(report: Report, row: Row) -> str:
     """Return the name of a row, with the file of the size-fixed graph that it ran, if any."""
     fixed = report.bundle.get("size_fixed", {})
     file = fixed.get(str(Case(row.lr, row.size, row.batch)))
-    return f"{row}, {file}" if file and row.backend == "onnxruntime" else str(row)
+    return f"{row}, {file}" if file and row.backend in ("onnxruntime", "openvino") else str(row)
 
 
 def _cost(report: Report) -> Table:

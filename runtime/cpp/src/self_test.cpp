@@ -135,8 +135,9 @@ std::string self_test(const Bundle& bundle, Session& session, const Settings& se
   const std::optional<Verdict> kept = kept_verdict(key);
   if (kept && kept->passed) return "";
   const std::optional<GoldenPair> golden = read_golden_pair(bundle);
-  const TilePlanner planner(manifest, HaloKind::exact, session.limits(), golden->source,
-                            golden->size);
+  Settings exact = settings;
+  exact.halo = HaloKind::exact;
+  const TilePlanner planner(manifest, exact, session.limits(), golden->source, golden->size);
   Plan plan;
   try {
     plan = planner.plan(kNoLimit);

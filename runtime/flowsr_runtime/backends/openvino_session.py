@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.backends.library_errors import is_out_of_memory, one_line
+from flowsr_runtime.backends.size_fixed import SizeFixedSessions, matching_graph
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.errors import (
@@ -98,6 +99,7 @@ class OpenvinoSession:
             for item in self._model.inputs
         }
         self._compiled: OrderedDict[Shapes, _Compiled] = OrderedDict()
+        self._size_fixed: SizeFixedSessions[OpenvinoSession] | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -106,6 +108,9 @@ class OpenvinoSession:
         cls, bundle: Bundle, *, threads: int | None = None, precision: str = "fp32"
     ) -> "OpenvinoSession":
         """Load a bundle's model.
+
+        A run of a whole image for whose size the bundle has a size-fixed graph is computed by
+        that; see `graph_for`.
 
         Args:
             bundle: Bundle with the model.
@@ -121,10 +126,18 @@ class OpenvinoSession:
                 from the manifest in its inputs.
         """
         bfloat16 = precision == "bf16"
-        name = bundle.model_name("fp32" if bfloat16 else precision)
-        path = str(bundle.path / name)
-        session = cls(bundle.read(name), threads=threads, name=path, bfloat16=bfloat16)
-        session._check_inputs(bundle, path)
+        stored = "fp32" if bfloat16 else precision
+
+        def load(name: str) -> OpenvinoSession:
+            path = str(bundle.path / name)
+            return cls(bundle.read(name), threads=threads, name=path, bfloat16=bfloat16)
+
+        name = bundle.model_name(stored)
+        session = load(name)
+        session._check_inputs(bundle, str(bundle.path / name))
+        fixed = bundle.size_fixed(stored)
+        if fixed:
+            session._size_fixed = SizeFixedSessions(fixed, load)
         return session
 
     def __repr__(self) -> str:
@@ -144,6 +157,10 @@ class OpenvinoSession:
             MemoryBudgetError: If memory runs out.
             ProviderError: If OpenVINO fails during the run.
         """
+        if self._size_fixed is not None:
+            fixed = self._size_fixed.session_for(feeds)
+            if fixed is not None:
+                return fixed[0].run(fixed[1])
         if "geometry" in feeds:
             _check_geometry(feeds["geometry"])
         with _translated():
@@ -154,8 +171,16 @@ class OpenvinoSession:
             compiled.give_back(request)
         return result
 
+    def graph_for(self, feeds: Mapping[str, Any]) -> str | None:
+        """Return the file of the size-fixed graph that computes a run, None for any size."""
+        graphs = () if self._size_fixed is None else self._size_fixed.graphs
+        graph = matching_graph(graphs, feeds)
+        return None if graph is None else graph.file
+
     def close(self) -> None:
         """Free the model; the session cannot run after that."""
+        if self._size_fixed is not None:
+            self._size_fixed.close()
         with self._lock:
             self._closed = True
             self._compiled.clear()

@@ -81,9 +81,9 @@ def find_out_of_range(
     """
     least, most = RANGE
     # Comparisons with NaN are false.
-    inside = (values >= least) & (values <= most)
-    if inside.all():
+    if values.min() >= least and values.max() <= most:
         return None
+    inside = (values >= least) & (values <= most)
     finite = np.isfinite(values)
     return OutOfRangeValues(
         non_finite=int(np.count_nonzero(~finite)),
@@ -102,12 +102,14 @@ def count_guarded(values: NDArray[np.float32], patch: int) -> int:
             beginning at a corner of a patch.
         patch: Side of a patch in pixels.
     """
-    least, most = GUARDED_RANGE
-    at_end = (values <= least + HALF_STEP) | (values >= most - HALF_STEP)
-    if not at_end.any():
+    least, most = GUARDED_RANGE[0] + HALF_STEP, GUARDED_RANGE[1] - HALF_STEP
+    if values.min() > least and values.max() < most:
         return 0
+    at_end = (values <= least) | (values >= most)
     rows, columns = np.nonzero(at_end.any(axis=2))
-    return len(np.unique(np.stack((rows // patch, columns // patch)), axis=1).T)
+    patches = np.zeros([-(-side // patch) for side in values.shape[:2]], dtype=np.bool_)
+    patches[rows // patch, columns // patch] = True
+    return int(np.count_nonzero(patches))
 
 
 def _ends(invalid: NDArray[np.bool_], axis: int, begin: int) -> tuple[int, int]:

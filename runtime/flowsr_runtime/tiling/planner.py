@@ -76,10 +76,10 @@ class TilePlanner:
         """
         if self.whole_only:
             return self._whole_plan(budget)
-        rows, columns = self._splits(0, top), self._splits(1, 0)
-        whole = rows[0], columns[0]
+        whole = [self._split(i, _whole(*self._axis(i))) for i in (0, 1)]
         if top == 0 and self._cost(*whole) <= budget and _is_covered(*whole):
             return self._plan_of(*whole)
+        rows, columns = self._splits(0, top), self._splits(1, 0)
         fitting = self._fitting(rows, columns, budget)
         if not fitting:
             least = self._least(rows, columns)

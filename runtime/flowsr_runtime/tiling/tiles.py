@@ -234,7 +234,7 @@ def _band(
     """
     if len(columns) == 1 and not (row.fade_in or row.fade_out):
         return compute(Tile(row, columns[0]))
-    band = planes[:, : row.end - row.begin].transpose(1, 2, 0)
+    band: NDArray[np.float32] = planes[:, : row.end - row.begin].transpose(1, 2, 0)
     band[: len(shared)] = shared
     for column in columns:
         _add(band, Tile(row, column), compute)

@@ -149,7 +149,8 @@ class TileLoop:
     def _check_finite(self, core: NDArray[np.float32], top: int, left: int) -> None:
         """Refuse NaN and infinity at once, except in the padding, which is cropped."""
         visible = core[: self.size[0] - top, : self.size[1] - left]
-        if np.isfinite(visible).all():
+        # The sum is finite unless a value is not, or millions of them are near the largest.
+        if np.isfinite(visible.sum()) or np.isfinite(visible).all():
             return
         tile = "" if self._tiles == 1 else f" in tile {self.done + 1} of {self._tiles}"
         invalid = find_out_of_range(visible.transpose(2, 0, 1), top=top, left=left)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from flowsr_runtime.backends.onnxruntime_session import PROVIDERS, OnnxRuntimeSession
+from flowsr_runtime.backends.session import open_session
 from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from flowsr_runtime.errors import IntegrityError, UsageError
 from flowsr_runtime.geometry import Window
@@ -45,6 +46,16 @@ def test_a_run_of_its_size_takes_the_size_fixed_graph(sized: Bundle) -> None:
     assert session.graph_for(run) == FILE
     np.testing.assert_array_equal(session.run(run), nearest(run["input"]))
     session.close()
+
+
+@pytest.mark.parametrize("size", [(8, 10), (12, 15)])
+def test_openvino_takes_it_for_its_size_alone(sized: Bundle, size: tuple[int, int]) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed; extra [openvino]")
+    other = open_session(sized, backend="openvino", self_test=False)
+    session, run = OnnxRuntimeSession.open(sized), feeds((4, 5), size)
+    assert other.graph_for(run) == session.graph_for(run)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(other.run(run), session.run(run), atol=1e-6)
+    other.close()
 
 
 OTHERS = {
