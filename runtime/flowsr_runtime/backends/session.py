@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 AUTO: Final = "auto"
 """Backend or precision that is chosen from the bundle and this machine."""
 
+MOST_THREADS: Final = 1024
+"""Largest number of threads or workers; more would take the memory of the machine."""
+
 BACKENDS = {
     "onnxruntime": "cpu",
     "tensorrt": "tensorrt",
@@ -214,6 +217,8 @@ class SessionSettings:
         for name, value in (("threads", self.threads), ("workers", self.workers)):
             if value is not None:
                 _check_count(name, value, least=1)
+                if value > MOST_THREADS:
+                    raise UsageError(f"{name} must be at most {MOST_THREADS}, got {value}")
         due = {"openvino": "cpu", **dict.fromkeys(_ON_ENGINES, "cuda")}.get(self.backend)
         if due is not None and self.provider not in (None, due):
             raise UsageError(
