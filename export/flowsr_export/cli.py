@@ -6,8 +6,10 @@ import errno
 import importlib
 import json
 import logging
+import sys
 import traceback
 import warnings
+from io import TextIOWrapper
 from os import fspath
 from typing import Any, NoReturn
 
@@ -82,6 +84,9 @@ class LazyGroup(Group):
         **extra: Any,
     ) -> click.Context:
         """Return the context, under the name that the program was called by."""
+        for stream in (sys.stdout, sys.stderr):  # file names need not be text of the locale
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         name = info_name if info_name in PROGRAMS else PROGRAM
         return super().make_context(name, args, parent, **extra)
 
@@ -214,7 +219,10 @@ def _ending(error: Exception, command: str) -> tuple[str, int] | None:
         return "out of memory", OUT_OF_MEMORY
     if any(words in str(error) for words in NO_THREADS):
         return NO_MORE_THREADS, OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, OSError) and error.errno not in (
+        None,
+        errno.EPIPE,
+    ):  # click ends on a pipe
         return _os_ending(error)
     return None
 

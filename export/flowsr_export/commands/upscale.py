@@ -82,7 +82,7 @@ def command(
       flowsr-export upscale archive/ -o large/ --scale 4 --ray
     """
     from flowsr_export.upscale.inputs import split_bundle
-    from flowsr_export.upscale.jobs import earlier_outputs, plan
+    from flowsr_export.upscale.jobs import earlier_outputs, other_files, plan
 
     context = click.get_current_context()
     if machine["devices"] is not None and context.get_parameter_source("device") != DEFAULT:
@@ -93,7 +93,7 @@ def command(
         raise click.UsageError(f"{path} is a bundle; name the images after it")
     request = _completed(request, opened)
     jobs = plan(images, output, request, make=not dry_run)
-    left_out = earlier_outputs(images)
+    left_out, others = earlier_outputs(images), other_files(images)
     if dry_run:
         from flowsr_export.upscale.devices import open_upscalers
         from flowsr_export.upscale.dry_run import plan_all
@@ -101,14 +101,14 @@ def command(
         with open_upscalers(opened, **machine) as upscalers:
             choice = upscalers[0].choice
             planned = plan_all(jobs, upscalers[0], request)
-            exit_code = _print_plan(*planned, choice, as_json)
+            exit_code = _print_plan(*planned, others, choice, as_json)
         if planned[0]:
             say_choice(choice, machine["settings"])
     else:
         report, choice = _upscale(opened, jobs, request, machine, cluster)
-        _print(report, choice, as_json)
+        _print(report, others, choice, as_json)
         exit_code = report.exit_code
-    _print_left_out(left_out)
+    _print_left_out(left_out, others)
     context.exit(exit_code)
 
 
@@ -183,14 +183,17 @@ def _upscale_on_ray(
         return upscale_on_ray(jobs, config, cluster, tell)
 
 
-def _print(report: Report, choice: Choice | None, as_json: bool) -> None:
+def _print(
+    report: Report, others: dict[str, int], choice: Choice | None, as_json: bool
+) -> None:
     if as_json:
         figures = {
             "pictures": len(report.done),
             "megapixels": round(report.megapixels, 6),
             "megapixels_per_second": round(report.megapixels_per_second, 6),
         }
-        content = {**dataclasses.asdict(report), **figures, "runs_on": choice_record(choice)}
+        found = {"other_files": others, "runs_on": choice_record(choice)}
+        content = {**dataclasses.asdict(report), **figures, **found}
         click.echo(json.dumps(content, default=str, indent=2))
     else:
         for done in report.done:
@@ -221,6 +224,7 @@ def _summary(report: Report) -> str:
 def _print_plan(
     planned: Sequence[PlannedUpscale],
     failures: Sequence[Failure],
+    others: dict[str, int],
     choice: Choice | None,
     as_json: bool,
 ) -> int:
@@ -231,6 +235,7 @@ def _print_plan(
         rows = {
             "planned": [dataclasses.asdict(upscale) for upscale in planned],
             "failures": [dataclasses.asdict(failure) for failure in failures],
+            "other_files": others,
             "runs_on": choice_record(choice),
         }
         click.echo(json.dumps(rows, default=str, indent=2))
@@ -246,7 +251,11 @@ def _print_plan(
     return Report((), tuple(failures)).exit_code
 
 
-def _print_left_out(outputs: Sequence[Path]) -> None:
+def _print_left_out(outputs: Sequence[Path], others: dict[str, int]) -> None:
+    if others:
+        count = sum(others.values())
+        kinds = ", ".join(f"{number} {kind}" for kind, number in others.items())
+        note(f"left out {count} file{'' if count == 1 else 's'} of other kinds ({kinds})")
     if outputs:
         count = f"{len(outputs)} earlier output{'' if len(outputs) == 1 else 's'}"
         example = f"such as {outputs[0]}; name a file to upscale it"

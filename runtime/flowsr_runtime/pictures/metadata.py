@@ -36,6 +36,10 @@ _KEPT_TAGS: Final = frozenset(
 _DIRECTORIES: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _INTEROP: Final = ExifTags.IFD.Interop
 _CENTIMETER, _INCH = 3, 2  # units of a resolution
+_MOST_OF_JPEG: Final = {"xmp": 65504, "exif": 65533, "comment": 65533}
+"""Bytes that a segment of JPEG holds, by option of Pillow's `save`."""
+
+_TITLES: Final = {"xmp": "XMP", "exif": "EXIF", "comment": "comment"}
 _MOST_DPI: Final = 1e6  # a larger one is a mistake, which some formats cannot hold
 
 _COLOR_CHUNKS: Final = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
@@ -151,8 +155,9 @@ def save_options(
     options: dict[str, Any] = {}
     if icc is not None:
         options["icc_profile"] = icc
-    if "exif" in holds and metadata.exif is not None:
-        options["exif"] = _exif_for(metadata.exif, size)
+    in_exif = None if "dpi" in holds else metadata.dpi
+    if "exif" in holds and (metadata.exif is not None or in_exif is not None):
+        options["exif"] = _exif_for(metadata.exif, size, in_exif)
     if "xmp" in holds and metadata.xmp is not None and target.name != "PNG":
         options["xmp"] = metadata.xmp
     if "dpi" in holds and metadata.dpi is not None:
@@ -162,6 +167,13 @@ def save_options(
         options |= {"comment": comments[0]} if comments else {}
     if target.name == "PNG":
         options["pnginfo"] = _png_info(metadata, icc)
+    for key in [key for key in _MOST_OF_JPEG if target.name == "JPEG" and key in options]:
+        if (
+            len(options[key].encode() if key == "comment" else options[key])
+            > _MOST_OF_JPEG[key]
+        ):
+            logger.warning("JPEG holds no %s of this size; it is not kept", _TITLES[key])
+            del options[key]
     return options
 
 
@@ -183,10 +195,19 @@ def _exif(exif: Image.Exif, name: str) -> bytes | None:
         return None
 
 
-def _exif_for(exif: bytes, size: tuple[int, int]) -> bytes:
-    """Return an EXIF block whose size tags, if it has any, state another size."""
+def _exif_for(
+    exif: bytes | None, size: tuple[int, int], dpi: tuple[float, float] | None
+) -> bytes:
+    """Return an EXIF block whose size tags, if it has any, state another size.
+
+    A resolution is added if the format has no other place for it.
+    """
     block = Image.Exif()
-    block.load(exif)
+    if exif is not None:
+        block.load(exif)
+    if dpi is not None:
+        block[_BASE.XResolution], block[_BASE.YResolution] = dpi
+        block[_BASE.ResolutionUnit] = _INCH
     directory = block.get_ifd(ExifTags.IFD.Exif)
     sizes = {_BASE.ExifImageHeight: size[0], _BASE.ExifImageWidth: size[1]}
     directory.update({tag: side for tag, side in sizes.items() if tag in directory})
@@ -212,15 +233,13 @@ def _dpi(source: Source) -> tuple[float, float] | None:
 
 def _stated_dpi(source: Source) -> Sequence[Any] | None:
     value = source.info.get("dpi")
-    if source.format == "TIFF":  # Pillow returns 1 for a missing resolution
-        factor = {_INCH: 1.0, _CENTIMETER: 2.54}.get(
-            source.exif.get(_BASE.ResolutionUnit, _INCH)
-        )
-        sides = [source.exif.get(tag, 0) for tag in (_BASE.XResolution, _BASE.YResolution)]
-        return None if factor is None else [factor * float(side) for side in sides]
     if source.format == "JPEG" and source.info.get("jfif_unit", 0) == 0:  # and 72 there
         return value if _BASE.XResolution in source.exif else None
-    return value if isinstance(value, tuple) else None
+    if source.format != "TIFF" and isinstance(value, tuple):  # for TIFF it may be 1
+        return value
+    factor = {_INCH: 1.0, _CENTIMETER: 2.54}.get(source.exif.get(_BASE.ResolutionUnit, _INCH))
+    sides = [source.exif.get(tag, 0) for tag in (_BASE.XResolution, _BASE.YResolution)]
+    return None if factor is None else [factor * float(side) for side in sides]
 
 
 def _text(source: Source) -> tuple[tuple[str, str], ...]:

@@ -19,7 +19,6 @@ Base, IFD = ExifTags.Base, ExifTags.IFD
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="%d"/></x:xmpmeta>'
 # Where each format holds what: the table of docs/guides/pictures.md.
 EXIF = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
-DPI = ("PNG", "JPEG", "TIFF", "BMP")
 DEPTHS = {"PNG": (8, 16), "TIFF": (8, 16, "float")}
 TARGETS = [(format, depth) for format in (*EXIF, "BMP") for depth in DEPTHS.get(format, (8,))]
 # PNG and BMP count in whole pixels per metre.
@@ -71,8 +70,8 @@ def test_what_a_format_holds_is_kept(
     held = format in EXIF
     assert facts(found.exif) == (facts(like.metadata.exif) if held else facts(None))
     assert found.xmp == (like.metadata.xmp if held else None)
-    due = (300, 200) if format in DPI else (0, 0)
-    np.testing.assert_allclose(found.dpi or (0, 0), due, atol=DPI_ROUNDING)
+    assert found.dpi is not None
+    np.testing.assert_allclose(found.dpi, (300, 200), atol=DPI_ROUNDING)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
@@ -95,7 +94,7 @@ def test_an_upright_picture_says_that_it_is_upright(
 ) -> None:
     exif = exif_block(orientation)
     del exif[Base.ImageWidth], exif[Base.StripOffsets]  # a TIFF would believe them
-    options = {"dpi": (300, 200)} if format in DPI else {}
+    options = {"dpi": (300, 200)} if format in ("PNG", "JPEG", "TIFF") else {}
     xmp = {} if format in ("PNG", "TIFF") else {"xmp": XMP % orientation}
     picture = read_picture(saved(photo, format, exif=exif, **options, **xmp))
     swapped = orientation > 4
@@ -186,3 +185,33 @@ def test_a_resolution_of_no_unit_is_none() -> None:
     shape = (b"pHYs", (11811).to_bytes(4, "big") * 2 + b"\0")
     data = png_of_chunks((b"IHDR", header), shape, pixels, (b"IEND", b""))
     assert read_picture(data).metadata.dpi is None
+
+
+@pytest.mark.parametrize("format", ["WEBP", "AVIF", "PNG"])
+def test_a_resolution_that_stands_only_in_exif_is_kept(photo: Photo, format: str) -> None:
+    exif = Image.Exif()
+    exif[Base.XResolution], exif[Base.YResolution], exif[Base.ResolutionUnit] = 50.0, 100.0, 3
+    picture = read_picture(saved(photo, format, exif=exif))
+    assert picture.metadata.dpi == (127, 254)
+    for target in (*EXIF, "BMP"):
+        found = read_picture(encode_picture(picture, target)).metadata.dpi
+        assert found == pytest.approx((127, 254), abs=DPI_ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "title"),
+    [
+        (Metadata(xmp=b"<x:xmpmeta>" + b"h" * 70_000), "XMP"),
+        (Metadata(text=(("Comment", "h" * 70_000),)), "comment"),
+    ],
+)
+def test_metadata_that_jpeg_cannot_hold_are_left_out_with_a_line(
+    photo: Photo, metadata: Metadata, title: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = encode_picture(Picture(photo, metadata=metadata), "jpeg")
+    found = read_picture(data).metadata
+    assert (found.xmp, found.text) == (None, ())
+    assert caplog.messages == [f"JPEG holds no {title} of this size; it is not kept"]
+    assert read_picture(encode_picture(Picture(photo, metadata=metadata), "png")).metadata == (
+        metadata
+    )
