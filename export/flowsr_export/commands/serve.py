@@ -129,6 +129,8 @@ def command(
     from flowsr_export.serve.http_server import listen, make_server, url_of
     from flowsr_export.serve.niceness import lower_priority, run_at_low_priority
     from flowsr_runtime import Upscaler
+    from flowsr_runtime.tiling.cgroups import memory_left
+    from flowsr_runtime.tiling.memory import ON_HOST
     from flowsr_runtime.upscaling.pool import UpscalerPool
 
     jobs, host, limits = limited
@@ -146,6 +148,12 @@ def command(
         upscaler = Upscaler(
             opened, session, memory_budget=memory_budget, halo=halo, choice=choice
         )
+        left, needed = memory_left(), jobs * upscaler.memory_budget
+        if session.provider in ON_HOST and left is not None and needed > left:
+            note(
+                f"{jobs} jobs may take {needed >> 20} MiB, and this container has "
+                f"{left >> 20} MiB left; give fewer --jobs or less --memory-budget"
+            )
         pool = UpscalerPool(upscaler, jobs, limits.places, begin=lower_priority)
         stack.enter_context(upscaler)
         stack.enter_context(pool)

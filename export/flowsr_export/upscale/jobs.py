@@ -20,6 +20,7 @@ from flowsr_runtime.errors import (
 )
 from flowsr_runtime.pictures.depth import Depth
 from flowsr_runtime.pictures.files import SUFFIXES, Picture
+from flowsr_runtime.tiling.memory import check_available
 
 __all__ = [
     "DEFAULT_SCALE",
@@ -258,6 +259,7 @@ def prepare(
         picture = picture.promote_depth(request.depth)
     size, resample = request.size, request.resample
     target = upscaler.target(picture.size, request.scale, size=size, resample=resample)
+    check_available(picture.size, target, picture.pixels.itemsize * len(picture.mode))
     if check:
         check_output(job.target, request.force, like=picture, size=target, depth=request.depth)
     return picture, target

@@ -27,11 +27,13 @@ from flowsr_runtime.pictures.pixels import (
     resampled,
     store,
 )
+from flowsr_runtime.tiling.cgroups import memory_left
 from flowsr_runtime.tiling.memory import (
     DEFAULT_MEMORY_BUDGET,
     ENGINE_MEMORY_BUDGET,
     ON_HOST,
     MemoryBudget,
+    check_available,
 )
 from flowsr_runtime.tiling.noise import check_noise
 from flowsr_runtime.tiling.planner import TilePlanner
@@ -85,6 +87,9 @@ class Upscaler:
         stated = bundle.manifest.memory.budget_bytes or DEFAULT_MEMORY_BUDGET
         if session.limits is not None:  # an engine takes the memory of its profile anyway
             stated = max(stated, ENGINE_MEMORY_BUDGET)
+        left = memory_left() if session.provider in ON_HOST else None
+        if left is not None:  # half is for pictures, and what other processes take meanwhile
+            stated = min(stated, left // 2)
         self.memory_budget = memory_budget or max_memory or stated
         self._budget = MemoryBudget.of(self.memory_budget, max_memory, session.provider)
         self.halo = halo
@@ -412,8 +417,10 @@ class Upscaler:
         warn: Callable[[str], None],
     ) -> TileLoop:
         source, manifest = picture.size, self.bundle.manifest
+        pixel_bytes = picture.pixels.itemsize * len(picture.mode)
+        check_available(source, target, pixel_bytes)
         rgb = picture.rgb if picture.alpha is None else fill_hidden(picture.rgb, picture.alpha)
-        planner, budget = self._planner(source, target, rgb.itemsize * len(picture.mode))
+        planner, budget = self._planner(source, target, pixel_bytes)
         return TileLoop(
             manifest=manifest,
             session=self._session,
