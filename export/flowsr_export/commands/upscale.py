@@ -82,17 +82,26 @@ def command(
       flowsr-export upscale archive/ -o large/ --scale 4 --ray
     """
     from flowsr_export.upscale.inputs import split_bundle
-    from flowsr_export.upscale.jobs import earlier_outputs, other_files, plan
+    from flowsr_export.upscale.jobs import (
+        Report,
+        earlier_outputs,
+        other_files,
+        plan,
+        split_existing,
+    )
 
     context = click.get_current_context()
     if machine["devices"] is not None and context.get_parameter_source("device") != DEFAULT:
         raise click.UsageError("give at most one of --device and --devices")
+    if request.force and request.skip_existing:
+        raise click.UsageError("give at most one of --force and --skip-existing")
     path, images = (bundle, inputs) if bundle is not None else split_bundle(inputs)
     opened = open_bundle(path)
     if path is not None and not images:
         raise click.UsageError(f"{path} is a bundle; name the images after it")
     request = _completed(request, opened)
     jobs = plan(images, output, request, make=not dry_run)
+    jobs, existing = split_existing(jobs, request)
     left_out, others = earlier_outputs(images), other_files(images)
     if dry_run:
         from flowsr_export.upscale.devices import open_upscalers
@@ -105,7 +114,10 @@ def command(
         if planned[0]:
             say_choice(choice, machine["settings"])
     else:
-        report, choice = _upscale(opened, jobs, request, machine, cluster)
+        report, choice = Report((), ()), None
+        if jobs:
+            report, choice = _upscale(opened, jobs, request, machine, cluster)
+        report = dataclasses.replace(report, skipped=(*report.skipped, *existing))
         _print(report, others, choice, as_json)
         exit_code = report.exit_code
     _print_left_out(left_out, others)

@@ -15,7 +15,7 @@ SECTIONS: dict[str, str] = {
     """,
     "Output": """
         --access-log --depth --dry-run --export-layer-info --export-profile --force --gpu
-        --json --log --output --truncate --work
+        --json --log --output --skip-existing --truncate --work
     """,
     "Model": """
         --blocks --bundle --fixed-scale --guard --io --least-share --model --opset --precision

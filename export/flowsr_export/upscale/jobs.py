@@ -34,6 +34,7 @@ __all__ = [
     "other_files",
     "plan",
     "prepare",
+    "split_existing",
 ]
 
 FAILURE = 1
@@ -72,6 +73,7 @@ class Request:
         temperature: Standard deviation of that noise.
         force: Overwrite existing files.
         depth: Depth of the outputs, None for the depth of each input.
+        skip_existing: Keep existing outputs, without an error.
     """
 
     scale: str | tuple[str, str] | None
@@ -82,6 +84,7 @@ class Request:
     temperature: float | None = None
     force: bool = False
     depth: Depth | None = None
+    skip_existing: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,19 @@ def plan(
     except OSError as error:
         raise OutputError(f"folder {output} cannot be created: {error.strerror}") from error
     return jobs
+
+
+def split_existing(jobs: Sequence[Job], request: Request) -> tuple[list[Job], tuple[Path, ...]]:
+    """Return the jobs to do, and the outputs that exist and are kept.
+
+    Args:
+        jobs: Jobs made by `plan`.
+        request: Parameters.
+    """
+    if not request.skip_existing:
+        return list(jobs), ()
+    due = [job for job in jobs if not os.path.lexists(job.target)]
+    return due, tuple(job.target for job in jobs if job not in due)
 
 
 def earlier_outputs(inputs: Sequence[Path]) -> list[Path]:

@@ -153,8 +153,8 @@ int run_command(const char* name, Body body) {
   } catch (const std::system_error& error) {
     const bool threads = error.code() == std::errc::resource_unavailable_try_again;
     std::cerr << name << ": "
-              << (threads ? "the system allows no more threads; give fewer --threads, or "
-                            "raise ulimit -u"
+              << (threads ? "the system allows no more threads; give fewer threads, or raise "
+                            "the limit (ulimit -u)"
                           : error.what())
               << '\n';
     return threads ? FLOWSR_MEMORY : FLOWSR_FAILURE;

@@ -24,7 +24,7 @@ from flowsr_runtime.pictures.metadata import (
     sound_exif,
 )
 from flowsr_runtime.pictures.picture import Picture
-from flowsr_runtime.pictures.png import chunks_of
+from flowsr_runtime.pictures.png import chunks_of, without_large_chunks
 from flowsr_runtime.pictures.soundness import check_png, check_scans, completions, page_of
 from flowsr_runtime.pictures.tiff import read_by_tifffile
 
@@ -76,6 +76,9 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
             f"{name} is AVIF of {avif_bit_depth(data)} bits per channel, which Pillow "
             "reduces to 8; convert it to PNG of 16 bits"
         )
+    profile: bytes | None = None
+    if kind_of(data) == "PNG":
+        data, profile = without_large_chunks(data, name)
     image = _opened(data, name)
     _check_kind(image, name, max_pixels)
     if image.format == "PNG" and not check_png(data, name):
@@ -96,7 +99,8 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
     text = image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
     exif = sound_exif(image, name)
     turned = max(turned, orientation_of(exif))
-    return pixels, mode, Source(str(image.format), exif, image.info, turned, text, chunks)
+    info = image.info if profile is None else {**image.info, "icc_profile": profile}
+    return pixels, mode, Source(str(image.format), exif, info, turned, text, chunks)
 
 
 def _opened(data: bytes, name: str) -> ImageFile.ImageFile:

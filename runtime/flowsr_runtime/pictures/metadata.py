@@ -9,6 +9,7 @@ from typing import Any, Final
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from flowsr_runtime.pictures.formats import Format
+from flowsr_runtime.pictures.png import MOST_PROFILE, MOST_TEXT
 
 __all__ = [
     "Metadata",
@@ -153,8 +154,10 @@ def save_options(
     """
     holds = target.metadata
     options: dict[str, Any] = {}
-    if icc is not None:
+    if icc is not None and len(icc) <= MOST_PROFILE:
         options["icc_profile"] = icc
+    elif icc is not None:
+        logger.warning("an ICC profile of more than 16 MiB is not kept")
     in_exif = None if "dpi" in holds else metadata.dpi
     if "exif" in holds and (metadata.exif is not None or in_exif is not None):
         options["exif"] = _exif_for(metadata.exif, size, in_exif)
@@ -256,5 +259,8 @@ def _png_info(metadata: Metadata, icc: bytes | None) -> PngImagePlugin.PngInfo:
     if metadata.xmp is not None:
         info.add_itxt("XML:com.adobe.xmp", metadata.xmp)
     for key, text in metadata.text:
-        info.add_text(key, text)
+        if len(text.encode()) <= MOST_TEXT:
+            info.add_text(key, text)
+        else:
+            logger.warning("a text of more than 1 MiB is not kept")
     return info

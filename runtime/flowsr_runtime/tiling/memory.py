@@ -1,5 +1,7 @@
 """Measure the memory of the process, and estimate the memory for a picture."""
 
+import ctypes
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,7 @@ __all__ = [
     "MemoryBudget",
     "ResidentMemory",
     "check_available",
+    "give_back_memory",
     "peak_bytes",
     "picture_bytes",
     "process_bytes",
@@ -148,6 +151,14 @@ def check_available(source: Size, target: Size, pixel_bytes: int) -> None:
             f"{size_text(source)} to {size_text(target)} needs about {needed / _GIB:.1f} GiB, "
             f"and {available / _GIB:.1f} GiB are available"
         )
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, where the C library keeps it (glibc)."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def process_bytes() -> int:

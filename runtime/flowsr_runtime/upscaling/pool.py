@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -95,6 +96,7 @@ class UpscalerPool:
         self._running: set[PendingPicture[Any]] = set()
         self._called = 0  # tasks in the executor that will each take one waiting picture
         self._closed = False
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         running, waiting = self.load
@@ -136,8 +138,9 @@ class UpscalerPool:
 
         Raises:
             BusyError: If all workers are busy and the queue is full.
-            UsageError: If the pool is closed.
+            UsageError: If the pool is closed, or was made before this process was forked.
         """
+        self.upscaler.check_process()
         pending: PendingPicture[PixelT] = PendingPicture()
         pending.work = partial(
             self.upscaler.upscale,
@@ -172,6 +175,8 @@ class UpscalerPool:
                 Otherwise cancel the waiting pictures, stop the others at their next tile, and
                 return at once.
         """
+        if os.getpid() != self._process:
+            return  # its threads are those of the parent
         with self._lock:
             self._closed = True
             cancelled = [] if wait else [*self._waiting, *self._running]

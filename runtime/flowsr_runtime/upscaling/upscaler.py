@@ -34,6 +34,7 @@ from flowsr_runtime.tiling.memory import (
     ON_HOST,
     MemoryBudget,
     check_available,
+    give_back_memory,
 )
 from flowsr_runtime.tiling.noise import check_noise
 from flowsr_runtime.tiling.planner import TilePlanner
@@ -84,6 +85,7 @@ class Upscaler:
         tiling = bundle.manifest.tiling
         self.bundle = bundle
         self.choice = choice
+        self._options: dict[str, Any] | None = None
         stated = bundle.manifest.memory.budget_bytes or DEFAULT_MEMORY_BUDGET
         if session.limits is not None:  # an engine takes the memory of its profile anyway
             stated = max(stated, ENGINE_MEMORY_BUDGET)
@@ -161,7 +163,19 @@ class Upscaler:
         settings = SessionSettings(*named, self_test, tf32, convolution_search, max_memory)
         opened, session, choice = _chosen(bundle, settings)
         bounds = {"memory_budget": memory_budget, "max_memory": max_memory}
-        return cls(opened, session, **bounds, halo=halo, choice=choice)
+        upscaler = cls(opened, session, **bounds, halo=halo, choice=choice)
+        names = ("backend", "provider", "device", "threads", "precision", "workers")
+        options = {name: getattr(settings, name) for name in (*names, "cuda_graphs")}
+        options |= {"self_test": self_test, "tf32": tf32, "halo": halo, **bounds}
+        options |= {"bundle": opened.path, "convolution_search": convolution_search}
+        upscaler._options = options
+        return upscaler
+
+    def __reduce__(self) -> tuple[Callable[..., "Upscaler"], tuple[dict[str, Any]]]:
+        """Pickle how this was opened, so that another process opens its own."""
+        if self._options is None:
+            raise UsageError("this upscaler was given its session; open one in each process")
+        return _reopened, (self._options,)
 
     def __repr__(self) -> str:
         session = self._session
@@ -367,6 +381,15 @@ class Upscaler:
         call frees the model. Closing twice has no effect.
         """
         self._in_flight.close()
+        give_back_memory()
+
+    def check_process(self) -> None:
+        """Check that this was not opened before the process was forked.
+
+        Raises:
+            UsageError: If it was: its threads are those of the parent.
+        """
+        self._in_flight.check_process()
 
     def __enter__(self) -> "Upscaler":
         return self
@@ -470,6 +493,10 @@ class Upscaler:
                 option="temperature",
             )
         check_noise(seed, 0.0 if temperature is None else temperature)
+
+
+def _reopened(options: dict[str, Any]) -> Upscaler:
+    return Upscaler.open(**options)
 
 
 def _chosen(

@@ -152,3 +152,24 @@ def test_a_photo_with_opaque_alpha_becomes_a_jpeg(
     assert done.exit_code == 0, done.stderr
     with Image.open(tmp_path / "a.jpg") as image:
         assert (image.mode, image.size) == ("RGB", (12, 10))
+
+
+def test_existing_outputs_can_be_kept_and_the_missing_ones_made(
+    bundle: Path, tmp_path: Path, run: Run
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make_image(folder / "a.png")
+    arguments = ("upscale", bundle, folder, "-o", tmp_path / "out", "--scale", "2")
+    assert run(*arguments).exit_code == 0
+    kept = (tmp_path / "out" / "a.png").read_bytes()
+    make_image(folder / "b.png")
+    done = run(*arguments, "--skip-existing")
+    assert done.exit_code == 0, done.stderr
+    assert "1 image," in done.stdout
+    assert "1 skipped because they exist" in done.stdout
+    assert (tmp_path / "out" / "a.png").read_bytes() == kept
+    content = json.loads(run(*arguments, "--skip-existing", "--json").stdout)
+    assert (content["pictures"], len(content["skipped"]), content["failures"]) == (0, 2, [])
+    done = run(*arguments, "--skip-existing", "--force")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)

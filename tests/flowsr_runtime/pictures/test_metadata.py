@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from flowsr_runtime.pictures.files import Metadata, Picture, encode_picture, read_picture
 from tests.flowsr_runtime.pictures.picture_files import RGB_ICC, deep_png_file, png_of_chunks
@@ -215,3 +215,35 @@ def test_metadata_that_jpeg_cannot_hold_are_left_out_with_a_line(
     assert read_picture(encode_picture(Picture(photo, metadata=metadata), "png")).metadata == (
         metadata
     )
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "compressed iTXt", "tEXt"])
+def test_a_text_beyond_the_limit_is_left_out_and_the_pixels_are_read(
+    photo: Photo, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    info, large = PngImagePlugin.PngInfo(), "x" * 1_100_000
+    if "iTXt" in kind:
+        info.add_itxt("workflow", large, zip="compressed" in kind)
+    else:
+        info.add_text("workflow", large, zip=kind == "zTXt")
+    info.add_text("Comment", "sea")
+    picture = read_picture(saved(photo, "PNG", pnginfo=info))
+    np.testing.assert_array_equal(picture.pixels, photo)
+    assert picture.metadata.text == (("Comment", "sea"),)
+    assert caplog.messages == ["the picture: a text of more than 1 MiB is not kept"]
+
+
+@pytest.mark.parametrize("target", ["PNG", "WEBP", "TIFF", "AVIF", "JPEG"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_large_profile_is_written_only_where_it_can_be_read(
+    photo: Photo, target: str, depth: int
+) -> None:
+    made = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    made += bytes(1_100_000)
+    made[:4] = len(made).to_bytes(4, "big")
+    picture = read_picture(saved(photo, "JPEG", icc_profile=bytes(made)))
+    assert picture.icc == bytes(made)
+    if depth == 16 and target not in ("PNG", "TIFF"):
+        depth = 8
+    found = read_picture(encode_picture(picture.promote_depth(depth), target))
+    assert found.icc == bytes(made)
