@@ -265,9 +265,9 @@ def _print_plan(
 
 def _print_left_out(outputs: Sequence[Path], others: dict[str, int]) -> None:
     if others:
-        count = sum(others.values())
+        total = sum(others.values())
         kinds = ", ".join(f"{number} {kind}" for kind, number in others.items())
-        note(f"left out {count} file{'' if count == 1 else 's'} of other kinds ({kinds})")
+        note(f"left out {total} file{'' if total == 1 else 's'} of other kinds ({kinds})")
     if outputs:
         count = f"{len(outputs)} earlier output{'' if len(outputs) == 1 else 's'}"
         example = f"such as {outputs[0]}; name a file to upscale it"

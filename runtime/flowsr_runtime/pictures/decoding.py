@@ -99,8 +99,10 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
     text = image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
     exif = sound_exif(image, name)
     turned = max(turned, orientation_of(exif))
-    info = image.info if profile is None else {**image.info, "icc_profile": profile}
-    return pixels, mode, Source(str(image.format), exif, info, turned, text, chunks)
+    described: dict[Any, Any] = dict(image.info)
+    if profile is not None:
+        described["icc_profile"] = profile
+    return pixels, mode, Source(str(image.format), exif, described, turned, text, chunks)
 
 
 def _opened(data: bytes, name: str) -> ImageFile.ImageFile:

@@ -236,7 +236,7 @@ def test_a_text_beyond_the_limit_is_left_out_and_the_pixels_are_read(
 @pytest.mark.parametrize("target", ["PNG", "WEBP", "TIFF", "AVIF", "JPEG"])
 @pytest.mark.parametrize("depth", [8, 16])
 def test_a_large_profile_is_written_only_where_it_can_be_read(
-    photo: Photo, target: str, depth: int
+    photo: Photo, target: str, depth: Any
 ) -> None:
     made = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     made += bytes(1_100_000)
