@@ -2,6 +2,7 @@
 
 import logging
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -49,6 +50,21 @@ _COLOR_CHUNKS: Final = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
 _OUR_OWN: Final = ("XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1")
 """Texts of PNG that hold XMP and EXIF, which `Metadata` stores apart."""
 
+_IPTC_TAG, _IPTC_RESOURCE = 33723, 0x0404  # of TIFF, and of Photoshop's blocks in JPEG
+
+_SEARCHED: Final = 1 << 16  # bytes of XMP; the search takes quadratic time
+
+_CLAIMED: Final = (b"Camera:", b"hdrgm:", b"Container:Directory")
+# Motion photos and Ultra HDR: what follows the picture, or lies beside it, is not upscaled.
+_XMP_CLAIMS: Final = (
+    re.compile(rb"<(Container|GContainer):Directory\b.*?</\1:Directory>", re.DOTALL),
+    re.compile(
+        rb"\s(?:GCamera|Camera|hdrgm):[\w-]*(?:Motion|MicroVideo|Version|Gain|Gamma|Offset|HDR)"
+        rb"[\w-]*\s*=\s*(?:\"[^\"]*\"|'[^']*')"
+    ),
+    re.compile(rb"<(GCamera|Camera|hdrgm):([\w-]+)\b[^>]*>.*?</\1:\2>", re.DOTALL),
+)
+
 _XMP_ORIENTATION: Final = re.compile(rb"(tiff:Orientation(?:=[\"']|>))\d")
 
 
@@ -63,6 +79,7 @@ class Metadata:
         dpi: Horizontal and vertical pixels per inch, or None.
         text: Keys and texts of PNG in order; a comment of JPEG is "Comment".
         chunks: Color chunks of PNG by name: gAMA, cHRM, sRGB, cICP.
+        iptc: Title, keywords and caption as IPTC-IIM records, or None.
     """
 
     exif: bytes | None = None
@@ -70,6 +87,7 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     text: tuple[tuple[str, str], ...] = ()
     chunks: tuple[tuple[bytes, bytes], ...] = ()
+    iptc: bytes | None = None
 
     def __repr__(self) -> str:
         names = [name for name, value in vars(self).items() if value]
@@ -129,7 +147,8 @@ def read_metadata(source: Source, name: str) -> Metadata:
         dpi = dpi[::-1]
     return Metadata(
         exif=_exif(source.exif, name),
-        xmp=_xmp(source.info.get("xmp")),
+        xmp=_xmp(source.info.get("xmp"), name),
+        iptc=_iptc(source),
         dpi=dpi,
         text=_text(source),
         chunks=tuple(
@@ -168,6 +187,14 @@ def save_options(
     if "comment" in holds:
         comments = [text for key, text in metadata.text if key == "Comment"]
         options |= {"comment": comments[0]} if comments else {}
+    if metadata.iptc is not None and target.name == "JPEG":
+        options["extra"] = _photoshop(metadata.iptc)
+    elif metadata.iptc is not None and target.name == "TIFF":
+        options["iptc"] = metadata.iptc
+    elif metadata.iptc is not None:
+        logger.warning(
+            "%s holds no IPTC; title, keywords and caption are not kept", target.name
+        )
     if target.name == "PNG":
         options["pnginfo"] = _png_info(metadata, icc)
     for key in [key for key in _MOST_OF_JPEG if target.name == "JPEG" and key in options]:
@@ -217,12 +244,42 @@ def _exif_for(
     return block.tobytes()
 
 
-def _xmp(value: object) -> bytes | None:
-    """Return an XMP packet with upright orientation."""
+def _iptc(source: Source) -> bytes | None:
+    """Return the IPTC records of a JPEG or TIFF."""
+    photoshop = source.info.get("photoshop")
+    if source.format == "JPEG" and isinstance(photoshop, dict):
+        value = photoshop.get(_IPTC_RESOURCE)
+    else:
+        value = source.exif.get(_IPTC_TAG) if source.format == "TIFF" else None
+    return value if isinstance(value, bytes) and value else None
+
+
+def _photoshop(iptc: bytes) -> bytes:
+    """Return a segment APP13 of JPEG with IPTC records, empty if they are too large for one."""
+    padded = iptc + bytes(len(iptc) % 2)
+    block = b"8BIM" + struct.pack(">HHI", _IPTC_RESOURCE, 0, len(iptc)) + padded
+    content = b"Photoshop 3.0\0" + block
+    if len(content) > _MOST_OF_JPEG["exif"]:
+        logger.warning("JPEG holds no IPTC of this size; it is not kept")
+        return b""
+    return b"\xff\xed" + struct.pack(">H", len(content) + 2) + content
+
+
+def _xmp(value: object, name: str) -> bytes | None:
+    """Return an XMP packet with upright orientation, without claims of what is not kept."""
     packet = value.encode() if isinstance(value, str) else value
     if not isinstance(packet, bytes) or not packet:
         return None
-    return _XMP_ORIENTATION.sub(rb"\g<1>1", packet)
+    honest = packet
+    if any(word in packet for word in _CLAIMED):
+        if len(packet) > _SEARCHED:
+            logger.warning("%s: its XMP, of a video or gain map, is not kept", name)
+            return None
+        for claim in _XMP_CLAIMS:
+            honest = claim.sub(b"", honest)
+    if honest != packet:
+        logger.warning("%s: its video or gain map is not kept", name)
+    return _XMP_ORIENTATION.sub(rb"\g<1>1", honest)
 
 
 def _dpi(source: Source) -> tuple[float, float] | None:

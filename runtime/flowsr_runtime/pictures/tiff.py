@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from flowsr_runtime.errors import OutputError, PictureError
@@ -24,7 +24,7 @@ _MOST_BYTES: Final = 2**32 - 2**26
 """Largest size of the pixels: a TIFF has 2^32 bytes, with its ICC profile and EXIF."""
 
 _DEFLATE, _DIFFERENCE, _STRAIGHT_ALPHA, _INCH = 8, 2, 2, 2
-_EXTRA_SAMPLES, _SAMPLE_FORMAT, _PREDICTOR, _XMP, _ICC = 338, 339, 317, 700, 34675
+_EXTRA_SAMPLES, _SAMPLE_FORMAT, _PREDICTOR, _XMP, _ICC, _IPTC = 338, 339, 317, 700, 34675, 33723
 _DIRECTORIES: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _MODES: Final[dict[tuple[str, int], Mode]] = {
     ("MINISBLACK", 1): "L",
@@ -154,6 +154,9 @@ def _describe(directory: ImageFileDirectory_v2, options: dict[str, Any]) -> None
             directory[tag] = _group(block, tag) if tag in _DIRECTORIES else block[tag]
     if "xmp" in options:
         directory[_XMP] = options["xmp"]
+    if "iptc" in options:
+        directory.tagtype[_IPTC] = TiffTags.UNDEFINED
+        directory[_IPTC] = options["iptc"]
     if "icc_profile" in options:
         directory[_ICC] = options["icc_profile"]
     if "dpi" in options:

@@ -247,3 +247,54 @@ def test_a_large_profile_is_written_only_where_it_can_be_read(
         depth = 8
     found = read_picture(encode_picture(picture.promote_depth(depth), target))
     assert found.icc == bytes(made)
+
+
+def iptc_of(*records: tuple[int, bytes]) -> bytes:
+    """Return IPTC-IIM records of the application."""
+    return b"".join(
+        b"\x1c\x02" + bytes([number]) + len(text).to_bytes(2, "big") + text
+        for number, text in records
+    )
+
+
+@pytest.mark.parametrize("title", [b"My title", b"My titles"])  # of even and of odd length
+@pytest.mark.parametrize("target", ["JPEG", "TIFF"])
+def test_title_and_keywords_are_kept(photo: Photo, title: bytes, target: str) -> None:
+    iptc = iptc_of((5, title), (25, b"keyword"))
+    picture = Picture(photo, metadata=Metadata(iptc=iptc))
+    jpeg = read_picture(encode_picture(picture, "JPEG"))
+    assert jpeg.metadata.iptc == iptc
+    assert read_picture(encode_picture(jpeg, target)).metadata.iptc == iptc
+
+
+def test_title_and_keywords_that_a_format_lacks_are_named(
+    photo: Photo, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = Picture(photo, metadata=Metadata(iptc=iptc_of((5, b"My title"))))
+    assert read_picture(encode_picture(picture, "PNG")).metadata.iptc is None
+    assert caplog.messages == ["PNG holds no IPTC; title, keywords and caption are not kept"]
+
+
+MOTION = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description
+ xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MotionPhoto="1"
+ GCamera:MicroVideoOffset='24' hdrgm:Version="1.0" xmp:Rating="5">
+ <Container:Directory><rdf:Seq><rdf:li Item:Semantic="GainMap"/></rdf:Seq></Container:Directory>
+ </rdf:Description></rdf:RDF></x:xmpmeta>"""
+
+
+def test_a_video_or_gain_map_that_is_lost_is_not_claimed(
+    photo: Photo, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = read_picture(saved(photo, "JPEG", xmp=MOTION))
+    assert picture.metadata.xmp is not None
+    for word in (b"MotionPhoto", b"MicroVideo", b"hdrgm:", b"Container:", b"GainMap"):
+        assert word not in picture.metadata.xmp
+    assert b'xmp:Rating="5"' in picture.metadata.xmp
+    assert b"xmlns:GCamera=" in picture.metadata.xmp
+    assert caplog.messages == ["the picture: its video or gain map is not kept"]
+
+
+def test_claims_in_a_large_packet_are_left_out_with_it(photo: Photo) -> None:
+    opened = b"<Container:Directory>" * 200_000
+    data = saved(photo, "WEBP", xmp=b"<x:xmpmeta>" + opened, lossless=True)
+    assert read_picture(data).metadata.xmp is None
