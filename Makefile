@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NEWER := import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")
 INSTALL := $(BIN)/pip install --quiet $(shell $(PYTHON) -c '$(NEWER)')
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs fuzz clean
 
 # A stamp remembers a finished set-up; it is repeated only when the requirements change.
 $(VENV)/runtime.stamp: pyproject.toml constraints.txt
@@ -31,6 +31,10 @@ lint: $(VENV)/develop.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Mutated pictures, bundles, checkpoints and requests, for about an hour; `test` has a few.
+fuzz: $(VENV)/develop.stamp
+	FLOWSR_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -q tests/fuzz
 
 # The site in build/site; a warning, such as a broken link, is an error.
 docs: $(VENV)/develop.stamp

@@ -7,11 +7,12 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,6 +34,7 @@ from flowsr_lp.srflow.prior import SrflowPrior, srflow_prior_from_spec
 from flowsr_runtime.errors import CheckpointError, OutputError
 
 Kind = Literal["model", "prior"]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 METADATA_KEY = "flowsr_lp"
 EMBEDDED = Path(__file__).parent / "weights" / "default"
 # Parameters of the released files that inference never reads.
@@ -155,14 +157,14 @@ def _load_model(
     flow: LINF | SRFlow
     if is_srflow(tensors):
         spec = srflow_spec(tensors, file.spec, blocks, path)
-        flow = srflow_from_spec(spec)
+        flow = _built(srflow_from_spec, spec, tensors, path)
     else:
         if blocks is not None:
             raise CheckpointError(f"{path} is not an SRFlow model: blocks are not for it")
         spec = model_spec_from_tensors(tensors, file.spec, path)
         if file.spec and file.spec.get("guard"):
             spec = {**spec, "guard": True}
-        flow = linf_from_spec(spec)
+        flow = _built(linf_from_spec, spec, tensors, path)
     _fill(flow, tensors, path)
     return flow, spec, file.sha256
 
@@ -174,10 +176,10 @@ def _load_prior(path: Path) -> tuple[Prior | SrflowPrior, dict[str, Any], str]:
     prior: Prior | SrflowPrior
     if is_srflow_prior(tensors):
         spec = srflow_prior_spec(tensors, file.spec, path)
-        prior = srflow_prior_from_spec(spec)
+        prior = _built(srflow_prior_from_spec, spec, tensors, path)
     else:
         spec = prior_spec_from_tensors(tensors, file.spec, path)
-        prior = prior_from_spec(spec)
+        prior = _built(prior_from_spec, spec, tensors, path)
     _fill(prior, tensors, path)
     return prior, spec, file.sha256
 
@@ -217,8 +219,13 @@ def _read(path: Path, kind: Kind) -> _File:
         raise CheckpointError(f"{kind} {path} is empty (0 bytes)")
     sha256 = hashlib.sha256(data).hexdigest()
     if path.suffix == ".safetensors":
-        return _read_safetensors(path, kind, sha256)
-    return _read_torch(path, kind, sha256)
+        file = _read_safetensors(path, kind, sha256)
+    else:
+        _check_archive(path, len(data), kind)
+        file = _read_torch(path, kind, sha256)
+    for name, tensor in file.tensors.items():
+        _check_tensor(name, tensor, len(data), path)
+    return file
 
 
 def _read_safetensors(path: Path, kind: Kind, sha256: str) -> _File:
@@ -233,7 +240,7 @@ def _read_safetensors(path: Path, kind: Kind, sha256: str) -> _File:
     try:
         header = json.loads(metadata[METADATA_KEY])
         held, spec = header["kind"], _checked_spec(header["spec"], path)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{kind} {path} has damaged metadata: {error}") from error
     if held != kind:
         raise CheckpointError(f"{path} holds a {held}, not a {kind}")
@@ -267,6 +274,7 @@ def _is_state_dict(content: object) -> bool:
     return (
         isinstance(content, dict)
         and bool(content)
+        and all(isinstance(name, str) for name in content)
         and all(map(torch.is_tensor, content.values()))
     )
 
@@ -290,8 +298,70 @@ def _named(entry: object) -> dict[str, Any] | None:
     return {"name": name, "args": args, **guard}
 
 
-def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load every parameter; only tensors that inference never reads may be extra."""
+def _check_archive(path: Path, size: int, kind: Kind) -> None:
+    """Refuse a zip whose parts expand: PyTorch stores them as they are."""
+    with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(path) as archive:
+        expanded = sum(part.file_size for part in archive.infolist())
+        if expanded > size:
+            raise CheckpointError(
+                f"{kind} {path} has {size} bytes that expand to {expanded}; save it again "
+                "without compression"
+            )
+
+
+def _check_tensor(name: str, tensor: Tensor, size: int, path: Path) -> None:
+    """Refuse a tensor that is not stored value by value, or claims more than the file holds."""
+    plain = tensor.layout == torch.strided and not tensor.is_quantized
+    if not plain or tensor.device.type != "cpu":
+        form = "quantized" if tensor.is_quantized else f"{tensor.layout} on {tensor.device}"
+        raise CheckpointError(f"{path}: tensor {name} must be dense, got {form}")
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise CheckpointError(
+            f"{path}: tensor {name} must be of real numbers, got {tensor.dtype}"
+        )
+    if tensor.numel() * tensor.element_size() > size:
+        shape = tuple(tensor.shape)
+        raise CheckpointError(f"{path}: tensor {name} of {shape} is larger than the file")
+
+
+def _built(
+    build: Callable[[dict[str, Any]], ModuleT],
+    spec: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+) -> ModuleT:
+    """Build a network of a size that its tensors can have, without memory at first."""
+    most = max(len(tensors), *(max(tensor.shape, default=1) for tensor in tensors.values()))
+    largest = max(_numbers(spec), default=0)
+    if largest > most:
+        raise CheckpointError(
+            f"{path} describes a network with {largest} channels or layers; its tensors have "
+            f"at most {most}"
+        )
+    try:
+        with torch.device("meta"):
+            _check_shapes(build(spec), tensors, path)
+        return build(spec)
+    except CheckpointError:
+        raise
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} describes no network of ours: {reason}") from error
+
+
+def _numbers(entry: object) -> Iterator[int]:
+    """Iterate over the whole numbers in a spec."""
+    if isinstance(entry, Mapping):
+        entry = list(entry.values())
+    if isinstance(entry, (list, tuple)):
+        for value in entry:
+            yield from _numbers(value)
+    elif type(entry) is int:
+        yield entry
+
+
+def _check_shapes(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Compare the names and shapes of parameters with the tensors of a file."""
     expected = module.state_dict()
     missing = [name for name in expected if name not in tensors]
     extra = [n for n in tensors if n not in expected and not n.startswith(UNUSED_PREFIXES)]
@@ -304,4 +374,13 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
                 f"{path}: tensor {name} must be {tuple(tensor.shape)} for the architecture it "
                 f"names, got {tuple(tensors[name].shape)}"
             )
-    module.load_state_dict({name: tensors[name].to(expected[name].dtype) for name in expected})
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load every parameter; only tensors that inference never reads may be extra."""
+    expected = module.state_dict()
+    values = {name: tensors[name].to(expected[name].dtype) for name in expected}
+    for name, value in values.items():
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{path}: tensor {name} must be finite, got NaN or infinity")
+    module.load_state_dict(values)

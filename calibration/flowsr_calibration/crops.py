@@ -163,7 +163,11 @@ def find_pictures(folder: Path, plan: CropPlan) -> Pictures:
     if not folder.is_dir():
         rule = "is not a folder" if folder.exists() else "does not exist"
         raise PictureError(f"folder of images {folder} {rule}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
     if not paths:
         raise PictureError(f"folder {folder} must contain images ({', '.join(SUFFIXES)})")
     skipped, digests = [], {}

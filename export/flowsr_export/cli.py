@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import logging
+import os
+import sys
 import traceback
 import warnings
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import click
@@ -46,12 +50,20 @@ Exit codes:
   130  interrupted
 """
 
+FAILURE = 1
 MISSING = 4
+BAD_INPUT = 5
 OUT_OF_MEMORY = 6
 INTERRUPTED = 130
 
 # PyTorch's messages for a failed allocation, on the CPU and on a GPU.
 NO_MEMORY = ("can't allocate memory", "out of memory")
+
+BAD_PATHS = (
+    *(errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EPERM),
+)
+"""Errors of the operating system about a path that was given."""
 
 
 class LazyGroup(Group):
@@ -68,6 +80,10 @@ class LazyGroup(Group):
         **extra: Any,
     ) -> click.Context:
         """Return the context, under the name that the program was called by."""
+        _open_streams()
+        for stream in (sys.stdout, sys.stderr):  # file names need not be text of the locale
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         name = info_name if info_name in PROGRAMS else PROGRAM
         return super().make_context(name, args, parent, **extra)
 
@@ -175,6 +191,23 @@ def completion(context: click.Context, shell: str, as_json: bool) -> None:
     click.echo(json.dumps({"shell": shell, "script": script}) if as_json else script)
 
 
+def _open_streams() -> None:
+    """Let streams that the caller has closed lead nowhere.
+
+    A file that is opened later would take the place of a closed one, and libraries write there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def _usage(error: click.ClickException) -> str:
     """Return the problem of a command line, and the command that shows the help."""
     message = error.format_message().rstrip(".")
@@ -184,6 +217,7 @@ def _usage(error: click.ClickException) -> str:
 
 def _ending(error: Exception, command: str) -> tuple[str, int] | None:
     """Return the line and the exit code of an error of a command, None for a bug."""
+    from flowsr_runtime.backends.library_errors import NO_THREADS, is_out_of_threads
     from flowsr_runtime.errors import FlowsrError
 
     if isinstance(error, ImportError):
@@ -198,7 +232,23 @@ def _ending(error: Exception, command: str) -> tuple[str, int] | None:
         return str(error) or "out of memory", OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
         return "out of memory", OUT_OF_MEMORY
+    if isinstance(error, (OSError, RuntimeError)) and is_out_of_threads(error):
+        return NO_THREADS, OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno not in (
+        None,
+        errno.EPIPE,
+    ):  # click ends on a pipe
+        return _os_ending(error)
     return None
+
+
+def _os_ending(error: OSError) -> tuple[str, int]:
+    """Return the line and the exit code of an error of the operating system."""
+    reason = error.strerror or str(error)
+    message = reason if error.filename is None else f"{os.fspath(error.filename)}: {reason}"
+    if error.errno == errno.ENOMEM:
+        return message, OUT_OF_MEMORY
+    return message, BAD_INPUT if error.errno in BAD_PATHS else FAILURE
 
 
 def _end(ctx: click.Context, message: str, exit_code: int) -> NoReturn:

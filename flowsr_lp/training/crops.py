@@ -39,7 +39,11 @@ def load_pictures(folder: Path, smallest: int) -> list[NDArray[np.uint8]]:
     if not folder.is_dir():
         rule = "is not a folder" if folder.exists() else "does not exist"
         raise PictureError(f"folder of images {folder} {rule}")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
     pictures = [picture for picture in map(_read, paths) if min(picture.shape[:2]) >= smallest]
     if not pictures:
         raise PictureError(f"no picture of at least {smallest} pixels a side in {folder}")

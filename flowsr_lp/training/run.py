@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -156,11 +159,10 @@ def train_flow(
         low, high = crops.batch_at(0)
         fit_norms(flow, low.to(device), high.to(device))
     held_out = _validation(loop)
-    report = _begin_run(loop, first, started)
-    arguments = objective, crops, loop.settings, loop.output, report, device, recipe
-    weights = train(*arguments, held_out)
     path = loop.output / "model.safetensors"
-    save_weights(path, "model", spec, weights)
+    with _begun_run(loop, first, started) as report:
+        arguments = objective, crops, loop.settings, loop.output, report, device, recipe
+        save_weights(path, "model", spec, train(*arguments, held_out))
     return path
 
 
@@ -214,17 +216,17 @@ def train_prior(
         **_describe(loop, crops),
     }
     held_out = _validation(loop)
-    report = _begin_run(loop, first, started)
-    arguments = objective, crops, loop.settings, loop.output, report, device, described
-    weights = train(*arguments, held_out)
-    if recipe.likelihood_weight:
-        trained = _part(weights, "linf.")
-        save_weights(
-            loop.output / "model.safetensors", "model", checkpoint.config["model"], trained
-        )
-        weights = _part(weights, "prior.")
     path = loop.output / "prior.safetensors"
-    save_weights(path, "prior", spec, weights)
+    with _begun_run(loop, first, started) as report:
+        arguments = objective, crops, loop.settings, loop.output, report, device, described
+        weights = train(*arguments, held_out)
+        if recipe.likelihood_weight:
+            trained = _part(weights, "linf.")
+            save_weights(
+                loop.output / "model.safetensors", "model", checkpoint.config["model"], trained
+            )
+            weights = _part(weights, "prior.")
+        save_weights(path, "prior", spec, weights)
     return path
 
 
@@ -245,13 +247,22 @@ def _prepare(loop: Loop) -> torch.device:
     return torch.device(loop.device)
 
 
-def _begin_run(loop: Loop, first: int, started: Callable[[int], Report]) -> Report:
-    """Make the folder of the run; all other inputs have been checked."""
+@contextmanager
+def _begun_run(loop: Loop, first: int, started: Callable[[int], Report]) -> Iterator[Report]:
+    """Make the folder of the run, and keep other runs out; all other inputs are checked."""
     try:
         loop.output.mkdir(parents=True, exist_ok=True)
+        folder = os.open(loop.output, os.O_RDONLY)
     except OSError as error:
         raise OutputError(f"cannot make folder {loop.output}: {error.strerror}") from error
-    return started(first)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"another run is training in {loop.output}") from error
+        yield started(first)
+    finally:
+        os.close(folder)
 
 
 def _at_own_scale(loop: Loop, flow: LINF | SRFlow) -> Loop:

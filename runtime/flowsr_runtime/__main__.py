@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -84,7 +85,7 @@ def _upscale(given: argparse.Namespace) -> None:
 
 
 def _device(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else text
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -147,6 +147,10 @@ class IntegrityError(BundleError):
     """A file of a bundle that differs from its entry in the manifest."""
 
 
+class ReplacedError(IntegrityError):
+    """A bundle that another process replaced while it was read; open it again."""
+
+
 class MemoryBudgetError(FlowsrError, MemoryError):
     """Work that does not fit in the memory it may use."""
 

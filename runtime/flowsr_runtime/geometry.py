@@ -30,9 +30,16 @@ __all__ = [
 MAX_SIDE = 2**20
 """Largest output side in pixels; keeps every product of the graph's geometry in int64."""
 
+# Fraction itself also reads underscores and digits of other scripts.
+_NUMBER: Final = re.compile(
+    r"\s*[-+]?(\d+/\d+|(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?)\s*", re.ASCII | re.IGNORECASE
+)
+_LONGEST: Final = 1000  # characters of a scale, whose exact value takes time to compute
+_SHOWN: Final = 60  # characters of a value in a message
+
 # An exponent of three digits: its exact value could fill the memory.
-_POWER: Final = re.compile(r"e[-+]?0*[1-9]\d\d", re.IGNORECASE)
-_SIZE: Final = re.compile(r"(-?[0-9]+)x(-?[0-9]+)")
+_POWER: Final = re.compile(r"e[-+]?0*[1-9]\d\d", re.ASCII | re.IGNORECASE)
+_SIZE: Final = re.compile(r"(-?[0-9]{1,18})x(-?[0-9]{1,18})")
 
 Number = float | str | Fraction
 
@@ -58,7 +65,8 @@ def parse_scale(text: str) -> str | tuple[str, str]:
     """
     factors = text.strip().lower().split("x")
     if len(factors) > 2 or not all(factors):
-        raise ScaleError(f"scale must be such as 4 or 2.7x3.6, got {text!r}", option="scale")
+        found = repr(text[:_SHOWN])
+        raise ScaleError(f"scale must be such as 4 or 2.7x3.6, got {found}", option="scale")
     return factors[0] if len(factors) == 1 else (factors[1], factors[0])
 
 
@@ -76,7 +84,8 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
-        raise ScaleError(f"size must be such as 1920x1080, got {text!r}", option="size")
+        found = repr(text[:_SHOWN])
+        raise ScaleError(f"size must be such as 1920x1080, got {found}", option="size")
     return int(match[2]), int(match[1])
 
 
@@ -95,16 +104,14 @@ def exact_scale(scale: Number) -> Fraction:
     """
     if not isinstance(scale, (str, numbers.Real)) or isinstance(scale, (bool, np.bool_)):
         raise ScaleError(f"scale must be a number, got {scale!r}")
-    if _POWER.search(str(scale)):
-        raise ScaleError(f"scale must be from 1 to {MAX_SIDE}, got {scale}")
-    try:
-        exact = Fraction(str(scale))
-    except (ValueError, ZeroDivisionError) as error:
-        raise ScaleError(f"scale must be a finite number, got {scale}") from error
+    if isinstance(scale, numbers.Rational):
+        exact = Fraction(scale.numerator, scale.denominator)
+    else:
+        exact = _parsed(str(scale))
     if exact < 1:
-        raise ScaleError(f"scale must be at least 1, got {scale}")
+        raise ScaleError(f"scale must be at least 1, got {_shown(scale)}")
     if exact > MAX_SIDE:
-        raise ScaleError(f"scale must be from 1 to {MAX_SIDE}, got {scale}")
+        raise ScaleError(f"scale must be from 1 to {MAX_SIDE}, got {_shown(scale)}")
     return exact
 
 
@@ -323,6 +330,28 @@ class Window:
             ],
             dtype=np.int64,
         )
+
+
+def _parsed(text: str) -> Fraction:
+    """Return the exact value of a number in ASCII; the C++ runtime has the same grammar."""
+    if _POWER.search(text):
+        raise ScaleError(f"scale must be from 1 to {MAX_SIDE}, got {_shown(text)}")
+    finite = f"scale must be a finite number, got {_shown(text)}"
+    if len(text) > _LONGEST or _NUMBER.fullmatch(text) is None:
+        raise ScaleError(finite)
+    try:
+        return Fraction(text)
+    except ZeroDivisionError as error:
+        raise ScaleError(finite) from error
+
+
+def _shown(value: object) -> str:
+    """Return a value on one line, cut if it is long."""
+    try:
+        text = " ".join(str(value).split())
+    except ValueError:  # more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _neighbor(row: int, source: int, target: int) -> int:

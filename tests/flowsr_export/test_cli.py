@@ -275,3 +275,49 @@ def test_what_pillow_remarks_is_not_shown(
     monkeypatch.setattr("flowsr_export.cli.importlib.import_module", lambda name: loaded)
     done = CliRunner().invoke(cli.main, ["doctor"])
     assert isinstance(done.exception, error)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&- <&-"])
+def test_a_closed_stream_stops_no_command(tmp_path: Path, closed: str) -> None:
+    program = "from flowsr_export.cli import main; main()"
+    arguments = f"completion bash {closed}"
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -c '{program}' {arguments}"], check=False
+    )
+    assert done.returncode == 0
+
+
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    program = "from flowsr_export.cli import main; main(['completion', 'bash'])"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"flowsr-export: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "exit_code"),
+    [
+        (RuntimeError("can't start new thread"), "the system allows no more threads", 6),
+        (PermissionError(13, "Permission denied", "/a"), "/a: Permission denied", 5),
+        (OSError(36, "File name too long", "b"), "b: File name too long", 5),
+        (OSError(28, "No space left on device", "c"), "c: No space left on device", 1),
+        (OSError(12, "Cannot allocate memory"), "Cannot allocate memory", 6),
+        (OSError(24, "Too many open files"), "Too many open files", 1),
+    ],
+)
+def test_an_error_of_the_system_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, line: str, exit_code: int
+) -> None:
+    @click.command("doctor")
+    def command() -> None:
+        raise error
+
+    loaded = SimpleNamespace(command=command)
+    monkeypatch.setattr("flowsr_export.cli.importlib.import_module", lambda name: loaded)
+    done = CliRunner().invoke(cli.main, ["doctor"])
+    assert done.exit_code == exit_code
+    assert done.stderr.startswith(f"flowsr-export: {line}")
+    assert done.stderr.count("\n") == 1

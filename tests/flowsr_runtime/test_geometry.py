@@ -67,9 +67,14 @@ def test_sizes_follow_the_decimal_form(pixels: int, scale: Any) -> None:
     ("rule", "scales"),
     [
         ("a finite number", [math.nan, math.inf, -math.inf, "four", "1/0"]),
+        # Fraction reads these; the first one takes minutes.
+        ("a finite number", ["1e9_9_9_9_9_9_9", "1_0", "\u0664", "2.\u0665", "9" * 1001]),
         ("at least 1", [0, -2, 0.5, "0.99"]),
         # Their exact value would fill the memory.
-        ("from 1 to 1048576", ["1e999999999", "1E-999999999", 1e300, "2e0100", "1e99", 1e9]),
+        (
+            "from 1 to 1048576",
+            ["1e999999999", "1E-999999999", 1e300, "2e0100", "1e99", 1e9, 10**6000],
+        ),
         ("a number", [True, None, [2], 2j]),
     ],
 )
@@ -77,6 +82,17 @@ def test_a_scale_that_cannot_be_is_refused(rule: str, scales: list[Any]) -> None
     for scale in scales:
         with pytest.raises(ScaleError, match=f"scale must be {rule}, got"):
             exact_scale(scale)
+
+
+def test_a_long_scale_is_shown_in_part() -> None:
+    with pytest.raises(ScaleError, match=r"got 9{59}…$"):
+        exact_scale("9" * 100_000)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000 + "x4", "4x\u0664", "1_0x9"])
+def test_a_size_has_few_ascii_digits(text: str) -> None:
+    with pytest.raises(ScaleError, match=r"size must be such as 1920x1080, got '.{,60}'$"):
+        parse_size(text)
 
 
 @pytest.mark.parametrize("scale", [(1, 2, 3), ()])

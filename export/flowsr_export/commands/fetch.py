@@ -11,7 +11,7 @@ import click
 from flowsr_export.fetch import DEFAULT_BASE_URL, LICENSE_LINE, RELEASES, fetch
 from flowsr_export.options.command import Choice, Command
 from flowsr_export.options.progress import counted_progress
-from flowsr_export.options.shared import json_option
+from flowsr_export.options.shared import PathName, json_option
 from flowsr_export.options.speech import note
 
 __all__ = ["command"]
@@ -23,7 +23,7 @@ __all__ = ["command"]
     "-o",
     "--output",
     "directory",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathName(path_type=Path, file_okay=False),
     required=True,
     help="Folder for the files.",
 )

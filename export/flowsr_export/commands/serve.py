@@ -36,11 +36,14 @@ __all__ = ["command"]
 SECONDS = FiniteRange(min=0, min_open=True)
 
 
-def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, ServeLimits]:
+def _limits(
+    jobs: int, queue: int, host: str, allow_host: tuple[str, ...], **fields: Any
+) -> tuple[int, str, ServeLimits]:
     """Return the number of jobs, the host and the limits of a server."""
     from flowsr_export.serve.admission import LOOPBACK, ServeLimits, is_loopback
 
-    hosts = (*LOOPBACK, host) if is_loopback(host) else None
+    names = tuple(name.lower() for name in allow_host)
+    hosts = (*LOOPBACK, host, *names) if is_loopback(host) or names else None
     return jobs, host, ServeLimits(places=jobs + queue, hosts=hosts, **fields)
 
 
@@ -53,6 +56,12 @@ def _limits(jobs: int, queue: int, host: str, **fields: Any) -> tuple[int, str, 
         default="127.0.0.1",
         show_default=True,
         help="Address to listen on; 0.0.0.0 listens on all addresses of this machine.",
+    ),
+    click.option(
+        "--allow-host",
+        multiple=True,
+        metavar="NAME",
+        help="Host name that requests may address, besides the loopback's; repeatable.",
     ),
     number_option(
         "--jobs",
@@ -120,6 +129,8 @@ def command(
     from flowsr_export.serve.http_server import listen, make_server, url_of
     from flowsr_export.serve.niceness import lower_priority, run_at_low_priority
     from flowsr_runtime import Upscaler
+    from flowsr_runtime.tiling.cgroups import memory_left
+    from flowsr_runtime.tiling.memory import ON_HOST
     from flowsr_runtime.upscaling.pool import UpscalerPool
 
     jobs, host, limits = limited
@@ -137,6 +148,12 @@ def command(
         upscaler = Upscaler(
             opened, session, memory_budget=memory_budget, halo=halo, choice=choice
         )
+        left, needed = memory_left(), jobs * upscaler.memory_budget
+        if session.provider in ON_HOST and left is not None and needed > left:
+            note(
+                f"{jobs} jobs may take {needed >> 20} MiB, and this container has "
+                f"{left >> 20} MiB left; give fewer --jobs or less --memory-budget"
+            )
         pool = UpscalerPool(upscaler, jobs, limits.places, begin=lower_priority)
         stack.enter_context(upscaler)
         stack.enter_context(pool)

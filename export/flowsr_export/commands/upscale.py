@@ -82,18 +82,27 @@ def command(
       flowsr-export upscale archive/ -o large/ --scale 4 --ray
     """
     from flowsr_export.upscale.inputs import split_bundle
-    from flowsr_export.upscale.jobs import earlier_outputs, plan
+    from flowsr_export.upscale.jobs import (
+        Report,
+        earlier_outputs,
+        other_files,
+        plan,
+        split_existing,
+    )
 
     context = click.get_current_context()
     if machine["devices"] is not None and context.get_parameter_source("device") != DEFAULT:
         raise click.UsageError("give at most one of --device and --devices")
+    if request.force and request.skip_existing:
+        raise click.UsageError("give at most one of --force and --skip-existing")
     path, images = (bundle, inputs) if bundle is not None else split_bundle(inputs)
     opened = open_bundle(path)
     if path is not None and not images:
         raise click.UsageError(f"{path} is a bundle; name the images after it")
     request = _completed(request, opened)
     jobs = plan(images, output, request, make=not dry_run)
-    left_out = earlier_outputs(images)
+    jobs, existing = split_existing(jobs, request)
+    left_out, others = earlier_outputs(images), other_files(images)
     if dry_run:
         from flowsr_export.upscale.devices import open_upscalers
         from flowsr_export.upscale.dry_run import plan_all
@@ -101,14 +110,17 @@ def command(
         with open_upscalers(opened, **machine) as upscalers:
             choice = upscalers[0].choice
             planned = plan_all(jobs, upscalers[0], request)
-            exit_code = _print_plan(*planned, choice, as_json)
+            exit_code = _print_plan(*planned, others, choice, as_json)
         if planned[0]:
             say_choice(choice, machine["settings"])
     else:
-        report, choice = _upscale(opened, jobs, request, machine, cluster)
-        _print(report, choice, as_json)
+        report, choice = Report((), ()), None
+        if jobs:
+            report, choice = _upscale(opened, jobs, request, machine, cluster)
+        report = dataclasses.replace(report, skipped=(*report.skipped, *existing))
+        _print(report, others, choice, as_json)
         exit_code = report.exit_code
-    _print_left_out(left_out)
+    _print_left_out(left_out, others)
     context.exit(exit_code)
 
 
@@ -183,14 +195,17 @@ def _upscale_on_ray(
         return upscale_on_ray(jobs, config, cluster, tell)
 
 
-def _print(report: Report, choice: Choice | None, as_json: bool) -> None:
+def _print(
+    report: Report, others: dict[str, int], choice: Choice | None, as_json: bool
+) -> None:
     if as_json:
         figures = {
             "pictures": len(report.done),
             "megapixels": round(report.megapixels, 6),
             "megapixels_per_second": round(report.megapixels_per_second, 6),
         }
-        content = {**dataclasses.asdict(report), **figures, "runs_on": choice_record(choice)}
+        found = {"other_files": others, "runs_on": choice_record(choice)}
+        content = {**dataclasses.asdict(report), **figures, **found}
         click.echo(json.dumps(content, default=str, indent=2))
     else:
         for done in report.done:
@@ -221,6 +236,7 @@ def _summary(report: Report) -> str:
 def _print_plan(
     planned: Sequence[PlannedUpscale],
     failures: Sequence[Failure],
+    others: dict[str, int],
     choice: Choice | None,
     as_json: bool,
 ) -> int:
@@ -231,6 +247,7 @@ def _print_plan(
         rows = {
             "planned": [dataclasses.asdict(upscale) for upscale in planned],
             "failures": [dataclasses.asdict(failure) for failure in failures],
+            "other_files": others,
             "runs_on": choice_record(choice),
         }
         click.echo(json.dumps(rows, default=str, indent=2))
@@ -246,7 +263,11 @@ def _print_plan(
     return Report((), tuple(failures)).exit_code
 
 
-def _print_left_out(outputs: Sequence[Path]) -> None:
+def _print_left_out(outputs: Sequence[Path], others: dict[str, int]) -> None:
+    if others:
+        total = sum(others.values())
+        kinds = ", ".join(f"{number} {kind}" for kind, number in others.items())
+        note(f"left out {total} file{'' if total == 1 else 's'} of other kinds ({kinds})")
     if outputs:
         count = f"{len(outputs)} earlier output{'' if len(outputs) == 1 else 's'}"
         example = f"such as {outputs[0]}; name a file to upscale it"

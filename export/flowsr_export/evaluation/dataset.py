@@ -144,7 +144,11 @@ def _pictures(folder: Path) -> list[Path]:
         raise PictureError(f"folder of images {folder} is not a folder") from error
     except OSError as error:
         raise PictureError(f"folder {folder} cannot be read: {error.strerror}") from error
-    images = [path for path in entries if path.suffix.lower() in SUFFIXES]
+    images = [
+        path
+        for path in entries
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    ]
     if not images:
         raise PictureError(f"folder {folder} contains no image")
     return images

@@ -8,13 +8,14 @@ __all__ = ["section_of", "sections"]
 
 SECTIONS: dict[str, str] = {
     "Basic": """
-        --all --base-url --batch --compute-capability --engine --exact --flavor --host --hr
-        --images --locate --lr --lr-size --name --other-versions --port --quick --resample
-        --scale --size --start --steps --sweep --system --threshold --tolerance --validation
+        --all --allow-host --base-url --batch --compute-capability --engine --exact --flavor
+        --host --hr --images --locate --lr --lr-size --name --other-versions --port --quick
+        --resample --scale --size --start --steps --sweep --system --threshold --tolerance
+        --validation
     """,
     "Output": """
         --access-log --depth --dry-run --export-layer-info --export-profile --force --gpu
-        --json --log --output --truncate --work
+        --json --log --output --skip-existing --truncate --work
     """,
     "Model": """
         --blocks --bundle --fixed-scale --guard --io --least-share --model --opset --precision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import click
@@ -55,7 +56,7 @@ cuda_options = [
 
 def device_type(value: str) -> int | str:
     """Read a device: a GPU index, `cpu`, `cuda` or `cuda:1`; the runtime checks names."""
-    return int(value) if value.isdecimal() else value
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else value
 
 
 def _session_options(

@@ -46,7 +46,20 @@ __all__ = [
 Command = Callable[..., Any]
 Option = Callable[[Command], Command]
 
-FILE = click.Path(path_type=Path)
+
+class PathName(click.Path):
+    """A path; an empty one, which would be the current folder, is refused."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Read a path and check it."""
+        if value == "":
+            self.fail("a path must not be empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = PathName(path_type=Path)
 POSITIVE = WholeRange(min=1)
 SEED = WholeRange(0, 2**64 - 1)
 PRECISIONS = ["fp32", "fp16", "bf16", "int8", "fp8"]

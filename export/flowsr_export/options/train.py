@@ -13,6 +13,7 @@ from flowsr_export.options.shared import (
     FILE,
     POSITIVE,
     Option,
+    PathName,
     choice_option,
     number_option,
     packs,
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 ENCODERS = ["edsr-baseline", "edsr", "rdn", "rrdb"]
-FOLDER = click.Path(path_type=Path, file_okay=False)
+FOLDER = PathName(path_type=Path, file_okay=False)
 FOLDERS = (
     click.option(
         "--images",

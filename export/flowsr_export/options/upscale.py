@@ -65,6 +65,7 @@ request_options = packs(
     ),
     seed_option("Random seed for the noise, for bundles without a learned prior."),
     force_option,
+    flag("--skip-existing", "Keep existing outputs, and make the missing ones."),
     name="request",
 )
 

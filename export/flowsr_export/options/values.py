@@ -89,7 +89,7 @@ def parse_sizes(value: str) -> list[tuple[int, int]]:
 
 def parse_capability(value: str) -> str:
     """Read a compute capability such as `8.9`."""
-    if re.fullmatch(r"[1-9]\d?\.\d", value) is None:
+    if re.fullmatch(r"[1-9][0-9]?\.[0-9]", value) is None:
         raise click.BadParameter(f"expected a compute capability such as 8.9, got {value!r}")
     return value
 
@@ -107,7 +107,8 @@ def parse_gpu(value: str) -> str:
 
 def parse_memory(value: str) -> int:
     """Read an amount of memory such as `800M` or `1.5G`; units are powers of 1024."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.strip().upper())
+    form = r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMGT]?)(?:I?B)?"
+    match = re.fullmatch(form, value.strip().upper())
     if match is None or float(match[1]) == 0:
         raise click.BadParameter(f"expected an amount such as 800M or 1.5G, got {value!r}")
     return int(float(match[1]) * MEMORY_UNITS[match[2]])
@@ -155,7 +156,7 @@ def parse_duration(value: str) -> float:
 
 def parse_limit(value: str) -> tuple[float, float]:
     """Read a percentile and its longest time in seconds, such as `p99:200ms`."""
-    match = re.fullmatch(r"p([\d.]+):(.+)", value.strip().lower())
+    match = re.fullmatch(r"p([0-9.]+):(.+)", value.strip().lower())
     try:
         (percentile,) = parse_percentiles(match[1] if match else "")
         return percentile, parse_duration(match[2] if match else "")
@@ -201,7 +202,7 @@ def parse_shapes(value: str) -> dict[str, tuple[int, ...]]:
     for part in value.split(","):
         name, _, numbers = part.strip().rpartition(":")
         sides = numbers.split("x")
-        if not name or not all(side.isdecimal() for side in sides):
+        if not name or not all(re.fullmatch(r"[0-9]{1,18}", side) for side in sides):
             rule = "expected a shape such as input:1x3x64x64"
             raise click.BadParameter(f"{rule}, got {part.strip()!r}")
         if name in shapes:
@@ -211,7 +212,7 @@ def parse_shapes(value: str) -> dict[str, tuple[int, ...]]:
 
 
 def _indices(value: str, example: str, name: str = "indices") -> tuple[int, ...]:
-    if re.fullmatch(r"\d+(,\d+)*", value.strip()) is None:
+    if re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", value.strip()) is None:
         raise click.BadParameter(f"expected {name} such as {example}, got {value!r}")
     return tuple(map(int, value.split(",")))
 

@@ -32,6 +32,7 @@ class ServeLimits:
         max_body: Bytes of a request body.
         max_pixels: Pixels of an input image.
         max_output_pixels: Pixels of a result.
+        max_output_side: Pixels along one side of a result; planning takes time for each.
         timeout: Seconds from a complete request to its response.
         body_timeout: Seconds for receiving a body.
         hosts: Host names that requests may address, None for any. The check keeps pages of
@@ -42,6 +43,7 @@ class ServeLimits:
     max_body: int = 32 << 20
     max_pixels: int = 16_000_000
     max_output_pixels: int = 64_000_000
+    max_output_side: int = 65_536
     timeout: float = 30.0
     body_timeout: float = 10.0
     hosts: tuple[str, ...] | None = None

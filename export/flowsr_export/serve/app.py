@@ -21,6 +21,9 @@ from flowsr_runtime.upscaling.pool import UpscalerPool
 
 __all__ = ["create_app"]
 
+HEALTH = ("/healthz", "/readyz")
+"""Routes that say nothing about the server except that it runs."""
+
 PAGES = Path(__file__).parent / "pages"
 """Folder of the demo page, which loads nothing from other servers."""
 
@@ -75,7 +78,7 @@ def create_app(
         version=version("flowsr-lp"),
         docs_url=None,  # these pages load scripts from another server
         redoc_url=None,
-        dependencies=[Depends(_host_check(service.limits))],
+        dependencies=[Depends(_request_check(service.limits))],
     )
     app.state.service = service
     app.add_exception_handler(HttpError, _refused)
@@ -127,17 +130,22 @@ def _add_state(app: FastAPI, service: Service, runs_on: str) -> None:
     async def model() -> Response:
         return JSONResponse({**_description(service), "backend": runs_on})
 
-    app.add_api_route("/healthz", healthz, summary="Liveness check.")
-    app.add_api_route("/readyz", readyz, summary="Readiness check.")
-    app.add_api_route("/metrics", metrics, summary="Prometheus metrics.")
-    app.add_api_route("/v1/model", model, summary="Loaded model and limits.")
+    for path, answer, summary in (
+        (HEALTH[0], healthz, "Liveness check."),
+        (HEALTH[1], readyz, "Readiness check."),
+        ("/metrics", metrics, "Prometheus metrics."),
+        ("/v1/model", model, "Loaded model and limits."),
+    ):
+        app.add_api_route(path, answer, summary=summary)
+        # Load balancers ask for the head alone.
+        app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
 
 def _add_page(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
     async def page() -> Response:
         return Response(content, headers=PAGE_HEADERS, media_type=media_type)
 
-    app.add_api_route(path, page, include_in_schema=False)
+    app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _description(service: Service) -> dict[str, Any]:
@@ -159,11 +167,14 @@ def _description(service: Service) -> dict[str, Any]:
     }
 
 
-def _host_check(limits: ServeLimits) -> Any:
-    """Return a check that keeps pages of other sites from a server on the loopback."""
+def _request_check(limits: ServeLimits) -> Any:
+    """Return a check of the framing, and against pages of other sites on the loopback."""
 
-    async def check_host(request: Request) -> None:
-        if limits.hosts is None:
+    async def check_request(request: Request) -> None:
+        if {"content-length", "transfer-encoding"} <= set(request.headers):
+            # A proxy may see two requests where this server sees one.
+            raise HttpError(400, "give content-length or transfer-encoding, not both")
+        if limits.hosts is None or request.url.path in HEALTH:  # monitors name no host
             return
         host = _host_of(request.headers.get("host", ""))
         if host not in limits.hosts:
@@ -172,7 +183,7 @@ def _host_check(limits: ServeLimits) -> Any:
         if request.headers.get("sec-fetch-site") == "cross-site" and request.method == "POST":
             raise HttpError(403, "pages of other sites cannot use this server")
 
-    return check_host
+    return check_request
 
 
 def _host_of(header: str) -> str:

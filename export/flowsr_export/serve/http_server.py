@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
+import resource
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -19,6 +21,8 @@ from flowsr_runtime.errors import UsageError
 
 __all__ = ["TimeoutH11Protocol", "listen", "make_server", "url_of"]
 
+logger = logging.getLogger(__name__)
+
 HEAD_SECONDS = 10.0
 """Time limit for a request head, and for the rest of a refused body."""
 
@@ -30,6 +34,15 @@ IDLE_SECONDS = 15
 
 BACKLOG = 512
 """Connections that the operating system queues for this process."""
+
+MOST_ACCEPTED = 16
+"""Connections that are accepted at once, before other work and the count of them."""
+
+SPARE_FILES = 48
+"""Open files that are not connections: libraries, decoders, the model."""
+
+MOST_CONNECTIONS = 1000
+"""Open connections; further ones are closed at once."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -88,7 +101,7 @@ def make_server(
         server_header=False,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=math.ceil(limits.timeout + limits.body_timeout),
-        backlog=BACKLOG,
+        backlog=MOST_ACCEPTED,
     )
     return _Server(config, started)
 
@@ -102,6 +115,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or ():  # asyncio has set it to the number accepted at once
+            listener.listen(BACKLOG)
+        asyncio.get_running_loop().set_exception_handler(_log_once())
         self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -118,11 +134,35 @@ class _Server(uvicorn.Server):
         app.state.service.closing = True
 
 
+def _most_connections() -> int:
+    """Return how many connections leave open files for everything else."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(MOST_ACCEPTED, min(MOST_CONNECTIONS, files - MOST_ACCEPTED - SPARE_FILES))
+
+
+def _log_once() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Return a handler that logs a full table of open files once, not once per attempt."""
+    logged: set[str] = set()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        message = str(context.get("message"))
+        if "accept() out of system resource" not in message:
+            loop.default_exception_handler(context)
+        elif message not in logged:
+            logged.add(message)
+            logger.error("no more connections can be accepted: %s", context.get("exception"))
+
+    return handle
+
+
 class TimeoutH11Protocol(H11Protocol):
     """uvicorn's protocol with timeouts for heads and reads, and its own errors as JSON."""
 
     head_seconds = HEAD_SECONDS
     stall_seconds = STALL_SECONDS
+    most_connections = _most_connections()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Pass uvicorn's arguments on."""
@@ -132,6 +172,9 @@ class TimeoutH11Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout of the first request head."""
         super().connection_made(transport)
+        if len(self.connections) > self.most_connections:
+            transport.abort()
+            return
         self._start("head", self.head_seconds, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from flowsr_export.serve.admission import AdmissionSlots, ServeLimits
+from flowsr_export.serve.decoder import DecodeCall
 from flowsr_export.serve.metrics import ServeMetrics
 from flowsr_export.serve.niceness import lower_priority
 from flowsr_export.serve.request import (
@@ -28,8 +29,8 @@ from flowsr_export.serve.responses import (
     http_error_from,
 )
 from flowsr_runtime.errors import BundleError, FlowsrError
-from flowsr_runtime.pictures.files import Picture, encode_picture, read_picture
-from flowsr_runtime.pictures.formats import READABLE, check_format, kind_of, open_image
+from flowsr_runtime.pictures.files import Picture, encode_picture
+from flowsr_runtime.pictures.formats import READABLE, check_format, kind_of
 from flowsr_runtime.upscaling.pool import UpscalerPool
 
 __all__ = ["Service"]
@@ -137,8 +138,8 @@ class Service:
         """Decode, upscale and encode an image."""
         metrics = self.metrics
         with metrics.stage("decode", timings):
-            picture = await _in_thread(lambda: _decoded(data, self.limits.max_pixels))
-        height, width = self._target(picture, parameters)
+            picture = await _decoded(data, self.limits.max_pixels)
+        height, width = await _in_thread(lambda: self._target(picture, parameters))
         warnings: list[str] = []
         with metrics.stage("enlarge", timings):
             pending = self.pool.submit(
@@ -169,6 +170,9 @@ class Service:
         if height * width > self.limits.max_output_pixels:
             most = f"at most {self.limits.max_output_pixels} pixels"
             raise HttpError(413, f"a result must have {most}, got {width}x{height}")
+        if max(height, width) > self.limits.max_output_side:
+            most = f"sides of at most {self.limits.max_output_side} pixels"
+            raise HttpError(413, f"a result must have {most}, got {width}x{height}")
         check_format(
             parameters.format,
             picture.mode,
@@ -183,24 +187,27 @@ class Service:
         return height, width
 
 
-def _decoded(data: bytes, max_pixels: int) -> Picture:
-    """Decode an image after checking its format and size."""
+async def _decoded(data: bytes, max_pixels: int) -> Picture:
+    """Decode an image in a process of its own, which a timeout ends."""
     if kind_of(data) is None:
         raise HttpError(415, f"the body is not a {READABLE} image")
-    try:
-        width, height = open_image(data, "the image").size
-    except Exception:  # decoders raise anything; read_picture reports it
-        width = height = 0
-    if width * height > max_pixels:
-        most = f"at most {max_pixels} pixels"
-        raise HttpError(413, f"an image must have {most}, got {width}x{height}")
-    return read_picture(data, max_pixels=max_pixels)
+    call = DecodeCall(data, max_pixels)
+    return await _in_thread(call.run, call.stop)
 
 
-async def _in_thread(function: Callable[[], ResultT]) -> ResultT:
+async def _in_thread(
+    function: Callable[[], ResultT], stop: Callable[[], None] = lambda: None
+) -> ResultT:
     """Run a function in a thread, and wait for its end even if cancelled.
 
     A thread cannot be stopped, and its memory is free only after its end.
+
+    Args:
+        function: Function to call.
+        stop: Called if this is cancelled; makes the function end soon, if anything can.
+
+    Returns:
+        The function's result.
     """
 
     def called() -> ResultT:
@@ -211,7 +218,10 @@ async def _in_thread(function: Callable[[], ResultT]) -> ResultT:
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        stop()
         await asyncio.wait({future})
+        if not future.cancelled():
+            future.exception()  # retrieved, or asyncio would log it
         raise
 
 

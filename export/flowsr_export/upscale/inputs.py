@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,16 @@ from flowsr_runtime.geometry import exact_scale, size_text
 from flowsr_runtime.pictures.files import SUFFIXES
 from flowsr_runtime.pictures.formats import READABLE, kind_of
 
-__all__ = ["BUNDLE_SUFFIX", "is_earlier_output", "output_beside", "split_bundle"]
+__all__ = [
+    "BUNDLE_SUFFIX",
+    "is_earlier_output",
+    "is_image_name",
+    "output_beside",
+    "split_bundle",
+]
 
 BUNDLE_SUFFIX = ".bundle"
-HEAD_BYTES = 32  # of a file, which tell its format
+HEAD_BYTES = 128  # of a file, which tell its format
 OUTPUT = re.compile(r"(.+)_(x\d+(\.\d+)?(x\d+(\.\d+)?)?|\d+x\d+)")
 """Stem of an output that `output_beside` names, and of its input."""
 
@@ -42,10 +49,10 @@ def split_bundle(inputs: Sequence[Path]) -> tuple[Path | None, tuple[Path, ...]]
     if late is not None:
         raise UsageError(f"the bundle must come before the images, got {late} after {first}")
     if _is_named_bundle(first):
-        if not rest and (first / MANIFEST_NAME).is_file():
+        if not rest and os.path.isfile(first / MANIFEST_NAME):
             raise UsageError(f"{first} is a bundle; name the images after it")
         return first, tuple(rest)
-    if rest or not first.is_dir():  # an empty folder alone is reported as one of images
+    if rest or not os.path.isdir(first):  # an empty folder alone is reported as one of images
         _check_images(first)
     return None, tuple(inputs)
 
@@ -80,8 +87,14 @@ def is_earlier_output(path: Path, stems: set[str]) -> bool:
     return match is not None and match[1] in stems
 
 
+def is_image_name(path: Path) -> bool:
+    """Return whether a file of a folder is named like an image, and not hidden."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
 def _is_named_bundle(path: Path) -> bool:
-    return path.suffix.lower() == BUNDLE_SUFFIX or (path / MANIFEST_NAME).is_file()
+    # These functions return False for a path that may not be read or is too long.
+    return path.suffix.lower() == BUNDLE_SUFFIX or os.path.isfile(path / MANIFEST_NAME)
 
 
 def _check_images(path: Path) -> None:
@@ -93,7 +106,7 @@ def _check_images(path: Path) -> None:
     neither = f"{path} is neither a bundle nor an image"
     try:
         if path.is_dir():
-            if not any(entry.suffix.lower() in SUFFIXES for entry in path.iterdir()):
+            if not any(is_image_name(entry) for entry in path.iterdir()):
                 raise BundleError(f"{neither}: it holds no {MANIFEST_NAME} and no image")
         elif path.suffix.lower() not in SUFFIXES:
             if not path.exists():

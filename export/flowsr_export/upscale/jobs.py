@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowsr_export.upscale.inputs import is_earlier_output, output_beside
+from flowsr_export.upscale.inputs import is_earlier_output, is_image_name, output_beside
 from flowsr_runtime import Upscaler, check_output, read_picture
 from flowsr_runtime.errors import (
     FlowsrError,
@@ -18,6 +20,7 @@ from flowsr_runtime.errors import (
 )
 from flowsr_runtime.pictures.depth import Depth
 from flowsr_runtime.pictures.files import SUFFIXES, Picture
+from flowsr_runtime.tiling.memory import check_available
 
 __all__ = [
     "DEFAULT_SCALE",
@@ -28,8 +31,10 @@ __all__ = [
     "Request",
     "earlier_outputs",
     "failure_of",
+    "other_files",
     "plan",
     "prepare",
+    "split_existing",
 ]
 
 FAILURE = 1
@@ -68,6 +73,7 @@ class Request:
         temperature: Standard deviation of that noise.
         force: Overwrite existing files.
         depth: Depth of the outputs, None for the depth of each input.
+        skip_existing: Keep existing outputs, without an error.
     """
 
     scale: str | tuple[str, str] | None
@@ -78,6 +84,7 @@ class Request:
     temperature: float | None = None
     force: bool = False
     depth: Depth | None = None
+    skip_existing: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,15 +191,18 @@ def plan(
     Raises:
         PictureError: If a folder holds no image.
         OutputError: If the output folder cannot be created.
-        UsageError: If two images have the same output file.
+        UsageError: If two images have the same output file, or the output for several is
+            named like an image.
     """
     if (
         output is not None
         and len(inputs) == 1
-        and not inputs[0].is_dir()
-        and not output.is_dir()
+        and not os.path.isdir(inputs[0])
+        and not os.path.isdir(output)
     ):
         return [Job(inputs[0], output)]
+    if output is not None and output.suffix.lower() in SUFFIXES and not os.path.isdir(output):
+        raise UsageError(f"output {output} is one image; give a folder for several")
     sources = [picture for path in inputs for picture in _pictures_of(path)]
     if output is None:
         asked = request or Request(DEFAULT_SCALE, None)
@@ -208,6 +218,19 @@ def plan(
     return jobs
 
 
+def split_existing(jobs: Sequence[Job], request: Request) -> tuple[list[Job], tuple[Path, ...]]:
+    """Return the jobs to do, and the outputs that exist and are kept.
+
+    Args:
+        jobs: Jobs made by `plan`.
+        request: Parameters.
+    """
+    if not request.skip_existing:
+        return list(jobs), ()
+    due = [job for job in jobs if not os.path.lexists(job.target)]
+    return due, tuple(job.target for job in jobs if job not in due)
+
+
 def earlier_outputs(inputs: Sequence[Path]) -> list[Path]:
     """Return the images in folders that `plan` leaves out.
 
@@ -217,12 +240,12 @@ def earlier_outputs(inputs: Sequence[Path]) -> list[Path]:
     Args:
         inputs: Image files and folders.
     """
-    named = {path for path in inputs if not path.is_dir()}
+    named = {path for path in inputs if not os.path.isdir(path)}
     return [
         entry
         for path in inputs
-        if path.is_dir()
-        for entry in _earlier_outputs_in(_images_in(path))
+        if os.path.isdir(path)
+        for entry in _earlier_outputs_in(_images_in(path) or [])
         if entry not in named
     ]
 
@@ -244,8 +267,7 @@ def prepare(
     Raises:
         FlowsrError: If the image, its size or its output is not valid.
     """
-    if not os.path.lexists(job.source):
-        raise PictureError(f"{job.source} does not exist")
+    _check_source(job.source)
     if check:
         check_output(job.target, request.force)
     picture = read_picture(job.source)
@@ -253,6 +275,7 @@ def prepare(
         picture = picture.promote_depth(request.depth)
     size, resample = request.size, request.resample
     target = upscaler.target(picture.size, request.scale, size=size, resample=resample)
+    check_available(picture.size, target, picture.pixels.itemsize * len(picture.mode))
     if check:
         check_output(job.target, request.force, like=picture, size=target, depth=request.depth)
     return picture, target
@@ -285,22 +308,49 @@ def _check_distinct(jobs: Sequence[Job]) -> None:
         taken[job.target] = job.source
 
 
+def _check_source(path: Path) -> None:
+    """Check an input before its output, so that a missing one is what is reported."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError as error:
+        raise PictureError(f"{path} does not exist") from error
+    except OSError as error:
+        raise PictureError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def _pictures_of(path: Path) -> list[Path]:
-    if not path.is_dir():
+    """Return the images of an input; a folder that cannot be read fails as an image does."""
+    found = _images_in(path) if os.path.isdir(path) else None
+    if found is None:
         return [path]
-    found = _images_in(path)
     if not found:
         raise PictureError(f"folder {path} holds no image")
     outputs = set(_earlier_outputs_in(found))
     return [entry for entry in found if entry not in outputs]
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[Path] | None:
+    """Return the images of a folder in order, None if it cannot be read."""
     try:
         entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise PictureError(f"folder {folder} cannot be read: {error.strerror}") from error
-    return [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
+    except OSError:
+        return None
+    return [entry for entry in entries if is_image_name(entry)]
+
+
+def other_files(inputs: Sequence[Path]) -> dict[str, int]:
+    """Count the files in folders that are no images by their names, by kind as in "GIF".
+
+    Args:
+        inputs: Image files and folders; hidden files are not counted.
+    """
+    kinds: Counter[str] = Counter()
+    for folder in filter(os.path.isdir, inputs):
+        with suppress(OSError):
+            for entry in folder.iterdir():
+                if not (entry.name.startswith(".") or is_image_name(entry) or entry.is_dir()):
+                    kinds[entry.suffix[1:].upper() or "without a suffix"] += 1
+    return dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _earlier_outputs_in(images: Sequence[Path]) -> list[Path]:

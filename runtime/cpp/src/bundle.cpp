@@ -4,12 +4,17 @@
 
 #include "geometry.hpp"
 #include "manifest.hpp"
+#include "onnx_file.hpp"
 #include "session.hpp"
 #include "sha256.hpp"
 
 namespace flowsr {
 
 using namespace detail;
+
+namespace {
+constexpr std::uintmax_t kLargestManifest = 1 << 24;  // bytes; ours have some thousands
+}
 
 string detail::read_file(const string& path) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
@@ -35,6 +40,11 @@ Bundle Bundle::open(const string& path) {
     refuse(path + " is not a bundle: no bundle.json");
   }
   try {
+    const auto size = std::filesystem::file_size(name, ignored);
+    if (!ignored && size > kLargestManifest) {
+      refuse(name + " has " + std::to_string(size) + " bytes, more than " +
+             std::to_string(kLargestManifest));
+    }
     return Bundle(path, manifest_of(Json::parse(read_file(name))));
   } catch (const JsonError& error) {
     refuse(name + " is not valid JSON: " + error.what());
@@ -58,6 +68,10 @@ string Bundle::read(const string& name) const {
   if (digest != entry->second.sha256) {
     refuse(path + " is damaged: sha256 " + digest.substr(0, 12) + "…, bundle.json says " +
            entry->second.sha256.substr(0, 12) + "…");
+  }
+  const bool model = name.size() >= 5 && name.compare(name.size() - 5, 5, ".onnx") == 0;
+  if (model && !is_self_contained(data)) {
+    refuse(path + " has data in another file, which nothing checks");
   }
   return data;
 }

@@ -11,6 +11,7 @@
 #include <new>
 #include <set>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "flowsr/flowsr.hpp"
@@ -149,6 +150,17 @@ int run_command(const char* name, Body body) {
   } catch (const std::bad_alloc&) {
     std::cerr << name << ": the memory does not suffice\n";
     return FLOWSR_MEMORY;
+  } catch (const std::system_error& error) {
+    const bool threads = error.code() == std::errc::resource_unavailable_try_again;
+    std::cerr << name << ": "
+              << (threads ? "the system allows no more threads; give fewer threads, or raise "
+                            "the limit (ulimit -u)"
+                          : error.what())
+              << '\n';
+    return threads ? FLOWSR_MEMORY : FLOWSR_FAILURE;
+  } catch (const std::exception& error) {
+    std::cerr << name << ": " << error.what() << '\n';
+    return FLOWSR_FAILURE;
   }
 }
 

@@ -38,6 +38,9 @@ int guarded(Body body) {
   } catch (const std::exception& error) {
     last_error() = error.what();
     return FLOWSR_FAILURE;
+  } catch (...) {  // from a callback; it must not cross the C interface
+    last_error() = "a callback threw an exception of another kind";
+    return FLOWSR_FAILURE;
   }
 }
 

@@ -101,6 +101,10 @@ int upscale(const detail::Arguments& arguments) {
   const Bundle bundle = Bundle::open(arguments.others[0]);
   detail::check_output(out, force);
   const detail::PngPicture picture = detail::read_png_file(in);
+  if (!picture.ended) {
+    std::cerr << "flowsr-upscale: " << in
+              << ": its end is missing, but none of its pixels\n";
+  }
   if (picture.lost_profile) {
     std::cerr << "flowsr-upscale: the color profile of " << in
               << " is damaged and was left out\n";

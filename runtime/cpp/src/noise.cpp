@@ -16,6 +16,8 @@ using std::int64_t;
 
 namespace {
 
+constexpr int64_t kCells = int64_t{1} << 32;  // that the counter tells apart on one axis
+
 /// Returns the first two words of ten rounds.
 std::pair<std::uint32_t, std::uint32_t> philox(std::uint32_t x0, std::uint32_t x1,
                                                std::uint32_t x2, std::uint32_t x3,
@@ -50,6 +52,10 @@ void draw_noise(std::uint64_t seed, std::uint32_t stream, int64_t top, int64_t l
   check_temperature(temperature);
   if (std::min({top, left, rows, columns, channels}) < 0) {
     throw Error(Code::usage, "a window of noise has no negative sides");
+  }
+  if (std::max({top, left, rows, columns, channels}) > kCells) {  // no sum overflows
+    throw Error(Code::usage, "a window of noise must lie within " + std::to_string(kCells) +
+                                 " cells");
   }
   for (int64_t channel = 0; channel < channels; ++channel) {
     for (int64_t row = top; row < top + rows; ++row) {

@@ -195,6 +195,13 @@ class OnnxruntimeSession : public Session {
     try {
       return Ort::Session(env_, model.data(), model.size(), options);
     } catch (const Ort::Exception& error) {
+      const std::string reason = error.what();
+      if (reason.find("Resource temporarily unavailable") != std::string::npos ||
+          reason.find("pthread_create") != std::string::npos) {
+        throw Error(Code::memory,
+                    "the system allows no more threads; give fewer threads, or raise the limit "
+                    "(ulimit -u)");
+      }
       throw load_error(error, bundle_.path() + "/" + name);
     }
   }

@@ -75,6 +75,10 @@ class PngReader {
   bool read_rows(png_bytepp rows) {
     if (setjmp(png_jmpbuf(png_))) return false;
     png_read_image(png_, rows);
+    if (setjmp(png_jmpbuf(png_))) {
+      ended = false;
+      return early_;  // no pixel is missing
+    }
     png_read_end(png_, info_);
     return true;
   }
@@ -82,6 +86,7 @@ class PngReader {
   png_uint_32 width = 0, height = 0;
   int depth = 0, channels = 0;
   bool has_profile = false;
+  bool ended = true;
   png_bytep profile = nullptr;
   png_uint_32 profile_size = 0;
   std::size_t row_bytes = 0;
@@ -96,13 +101,15 @@ class PngReader {
   static void on_warning(png_structp, png_const_charp) {}
   static void on_read(png_structp png, png_bytep out, png_size_t size) {
     auto* self = static_cast<PngReader*>(png_get_io_ptr(png));
-    if (size > self->content_.size() - self->at_) png_error(png, "the file ends too early");
+    self->early_ = size > self->content_.size() - self->at_;
+    if (self->early_) png_error(png, "the file ends too early");
     std::memcpy(out, self->content_.data() + self->at_, size);
     self->at_ += size;
   }
 
   const std::string& content_;
   std::size_t at_ = 0;
+  bool early_ = false;
   png_structp png_ = nullptr;
   png_infop info_ = nullptr;
 };
@@ -265,8 +272,7 @@ PngPicture read_png(const std::string& content, const std::string& name) {
   }
   const unsigned char* animation = chunk(content, "acTL", 8);
   if (animation != nullptr && big_endian(animation) > 1) {
-    refuse(name + " has " + std::to_string(big_endian(animation)) +
-           " frames; give a file with one");
+    refuse(name + " has several frames; give a file with one");
   }
   Bytes data(reader.row_bytes * reader.height);
   std::vector<png_bytep> rows = rows_of(data, reader.height);
@@ -275,6 +281,7 @@ PngPicture read_png(const std::string& content, const std::string& name) {
   const Size size{reader.height, reader.width};
   const int orientation = orientation_of(content);
   PngPicture picture;
+  picture.ended = reader.ended;
   picture.channels = reader.channels;
   picture.depth = reader.depth > 8 ? 16 : 8;
   picture.size = orientation >= 5 ? Size{size.width, size.height} : size;

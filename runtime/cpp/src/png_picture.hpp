@@ -19,6 +19,7 @@ struct PngPicture {
   std::vector<std::uint16_t> words;  ///< Pixels of 16 bits.
   std::string profile;               ///< ICC profile, "" where there is none.
   bool lost_profile = false;         ///< Whether the file's is damaged and was left out.
+  bool ended = true;                 ///< Whether the file has its last chunk.
 };
 
 /// Reads the content of a PNG file; `name` is for messages. Throws Error (failure).

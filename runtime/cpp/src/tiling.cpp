@@ -12,6 +12,9 @@ using namespace detail;
 
 namespace {
 
+constexpr int64_t kMostPieces = 4096;  // of one axis
+
+
 constexpr int64_t kDefaultBudget = int64_t{1} << 30;
 constexpr int64_t kEngineBudget = int64_t{16} << 30;
 
@@ -151,7 +154,9 @@ vector<AxisSplit> TilePlanner::splits(int axis, int64_t begin) const {
   const int64_t target = axis == 0 ? target_.height : target_.width;
   const int64_t units = ceil_div(target - begin, halo_.align);
   std::set<int64_t> counts;
-  for (int64_t size = 1; size <= units; ++size) counts.insert(ceil_div(units, size));
+  // As in Python: more pieces would take seconds to compare.
+  const int64_t least = ceil_div(units, kMostPieces);
+  for (int64_t size = least; size <= units; ++size) counts.insert(ceil_div(units, size));
   vector<AxisSplit> result;
   for (const int64_t count : counts) result.push_back(split(axis, count, begin));
   return result;

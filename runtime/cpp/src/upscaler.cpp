@@ -64,6 +64,8 @@ struct Upscaler::State {
 
 namespace {
 
+constexpr int kMostThreads = 1024;  // more would take the memory of the machine
+
 std::unique_ptr<Session> open_session(const Bundle& bundle, Settings settings) {
   const vector<string> all = backends();
   if (settings.backend.empty()) {
@@ -80,6 +82,10 @@ std::unique_ptr<Session> open_session(const Bundle& bundle, Settings settings) {
   }
   if (settings.device < 0 || settings.threads < 0 || settings.memory_budget < 0) {
     throw Error(Code::usage, "device, threads and memory_budget must not be negative");
+  }
+  if (settings.threads > kMostThreads) {
+    throw Error(Code::usage, "threads must be at most " + std::to_string(kMostThreads) +
+                                 ", got " + std::to_string(settings.threads));
   }
   const bool on_cuda = name == "onnxruntime" && settings.provider == "cuda";
   if (settings.convolution_search != "heuristic" &&

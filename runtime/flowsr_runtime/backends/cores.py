@@ -1,17 +1,14 @@
 """Count the CPU cores that this process may use."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Final
+from pathlib import Path
+
+from flowsr_runtime.tiling.cgroups import MEMBERSHIP, MOUNT, cgroups
 
 __all__ = ["usable_cores"]
 
-_MEMBERSHIP: Final = Path("/proc/self/cgroup")
-_MOUNT: Final = Path("/sys/fs/cgroup")
 
-
-def usable_cores(membership: Path = _MEMBERSHIP, mount: Path = _MOUNT) -> int:
+def usable_cores(membership: Path = MEMBERSHIP, mount: Path = MOUNT) -> int:
     """Return the CPU cores of the affinity mask, or fewer where a cgroup has a CPU quota.
 
     Args:
@@ -26,28 +23,8 @@ def usable_cores(membership: Path = _MEMBERSHIP, mount: Path = _MOUNT) -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    quotas = (_quota(folder) for folder in _cgroups(membership, mount))
+    quotas = (_quota(folder) for folder in cgroups("cpu", membership, mount))
     return max(1, min([cores, *(quota for quota in quotas if quota is not None)]))
-
-
-def _cgroups(membership: Path, mount: Path) -> Iterator[Path]:
-    """Yield the folders of this process's CPU cgroups and of their ancestors.
-
-    A container without a cgroup namespace sees its own cgroup at the mount point and its path
-    on the host in `membership`; the folders that do not exist are skipped by `_quota`.
-    """
-    try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = ["0::/"]
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        roots = (controllers, "cpu") if controllers else ("", "unified")
-        own = PurePosixPath(path.lstrip("/"))
-        for root in roots:
-            yield from (mount / root / folder for folder in (own, *own.parents))
 
 
 def _quota(folder: Path) -> int | None:

@@ -1,8 +1,8 @@
-"""Read the messages of inference libraries: out of memory, and a missing cuDNN."""
+"""Read the messages of inference libraries: out of memory or threads, and a missing cuDNN."""
 
 from typing import Final
 
-__all__ = ["is_out_of_memory", "lacks_cudnn", "one_line"]
+__all__ = ["NO_THREADS", "is_out_of_memory", "is_out_of_threads", "lacks_cudnn", "one_line"]
 
 # Messages of ONNX Runtime, OpenVINO, CUDA, cuDNN and the C++ library for a failed allocation.
 _OUT_OF_MEMORY: Final = (
@@ -14,6 +14,18 @@ _OUT_OF_MEMORY: Final = (
     "available memory of",
 )
 
+# Messages of Python, the C++ library and ONNX Runtime (microsoft/onnxruntime#15146).
+_OUT_OF_THREADS: Final = (
+    "can't start new thread",
+    "resource temporarily unavailable",
+    "pthread_create",
+)
+
+NO_THREADS: Final = (
+    "the system allows no more threads; give fewer threads, or raise the limit (ulimit -u)"
+)
+"""Message for a system that makes no more threads."""
+
 # A library that cannot be loaded; and since cuDNN became optional in ONNX Runtime's CUDA
 # provider (microsoft/onnxruntime#29252), convolutions without a kernel.
 _NO_CUDNN: Final = ("libcudnn", "cudnn64", "cudnn is not available", "cudnn not found")
@@ -24,6 +36,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error of a library says that memory is exhausted."""
     words = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in words for sign in _OUT_OF_MEMORY)
+
+
+def is_out_of_threads(error: BaseException) -> bool:
+    """Return whether an error says that the system makes no more threads."""
+    words = str(error).lower()
+    return any(sign in words for sign in _OUT_OF_THREADS)
 
 
 def lacks_cudnn(error: BaseException) -> bool:

@@ -16,7 +16,9 @@ from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.backends.cuda_provider import CudaOptions, cudnn_version
 from flowsr_runtime.backends.engine_cache import record_hashes, remove_unrecorded
 from flowsr_runtime.backends.library_errors import (
+    NO_THREADS,
     is_out_of_memory,
+    is_out_of_threads,
     lacks_cudnn,
     one_line,
 )
@@ -408,6 +410,8 @@ def _load(
     except _ERRORS as error:
         if provider in _ON_GPU and lacks_cudnn(error):
             raise ProviderError(f"{failed}: {_NO_CUDNN}: {one_line(error)}") from error
+        if is_out_of_threads(error):
+            raise MemoryBudgetError(NO_THREADS) from error
         if is_out_of_memory(error):
             raise MemoryBudgetError(f"{name} does not fit in memory") from error
         if provider != "cpu" and not isinstance(error, _MODEL_ERRORS):

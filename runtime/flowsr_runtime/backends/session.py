@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 AUTO: Final = "auto"
 """Backend or precision that is chosen from the bundle and this machine."""
 
+MOST_THREADS: Final = 1024
+"""Largest number of threads or workers; more would take the memory of the machine."""
+
 BACKENDS = {
     "onnxruntime": "cpu",
     "tensorrt": "tensorrt",
@@ -216,6 +219,8 @@ class SessionSettings:
         for name, value in (("threads", self.threads), ("workers", self.workers)):
             if value is not None:
                 _check_count(name, value, least=1)
+                if value > MOST_THREADS:
+                    raise UsageError(f"{name} must be at most {MOST_THREADS}, got {value}")
         if self.backend == INDUCTOR and self.provider not in (None, "cpu", "cuda"):
             message = f"provider must be cpu or cuda with inductor, got {self.provider!r}"
             raise UsageError(message, option="provider")

@@ -17,7 +17,14 @@ from flowsr_runtime.atomic import (
     replace_file,
 )
 from flowsr_runtime.bundle.manifest import Manifest, SizeFixedGraph
-from flowsr_runtime.errors import BundleError, IntegrityError, OutputError, UsageError
+from flowsr_runtime.bundle.onnx_file import is_self_contained
+from flowsr_runtime.errors import (
+    BundleError,
+    IntegrityError,
+    OutputError,
+    ReplacedError,
+    UsageError,
+)
 
 __all__ = [
     "MANIFEST_NAME",
@@ -31,6 +38,8 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "bundle.json"
+
+_LARGEST_MANIFEST = 1 << 24  # bytes; ours have some thousands
 
 
 _TITLES = {"linf-lp": "LINF-LP", "srflow-lp": "SRFlow-LP"}
@@ -62,17 +71,20 @@ class Bundle:
             BundleError: If there is no bundle, or its manifest is damaged or of a newer schema.
         """
         directory = Path(path)
-        _recover(Path(os.path.abspath(directory)))
-        if not directory.exists():
-            raise BundleError(f"bundle {directory} does not exist")
-        if not directory.is_dir():
-            raise BundleError(f"bundle {directory} is not a directory")
         try:
-            text = (directory / MANIFEST_NAME).read_text(encoding="utf-8")
+            _recover(Path(os.path.abspath(directory)))
+            if not directory.exists():
+                raise BundleError(f"bundle {directory} does not exist")
+            if not directory.is_dir():
+                raise BundleError(f"bundle {directory} is not a directory")
+            text = _manifest_bytes(directory).decode()
         except FileNotFoundError as error:
             raise BundleError(f"{directory} is not a bundle: no {MANIFEST_NAME}") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{directory / MANIFEST_NAME} cannot be read: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise BundleError(
+                f"{directory / MANIFEST_NAME} cannot be read: {reason}"
+            ) from error
         return cls(directory, _parse(text, directory / MANIFEST_NAME))
 
     def read(self, name: str) -> bytes:
@@ -93,14 +105,28 @@ class Bundle:
             raise BundleError(f"{self.path} holds no {name}")
         path = self.path / name
         try:
-            data = path.read_bytes()
+            size = path.stat().st_size  # a file of another size may not fit in memory
+            data = path.read_bytes() if size == entry.bytes else b""
         except OSError as error:
+            self._check_same()
             reason = error.strerror or str(error)
             raise IntegrityError(f"{path} cannot be read: {reason}") from error
-        fault = fault_of(data, entry.bytes, entry.sha256, MANIFEST_NAME)
+        fault = fault_of(data, entry.bytes, entry.sha256, MANIFEST_NAME, size)
         if fault is not None:
+            self._check_same()
             raise IntegrityError(f"{path} is damaged: {fault}")
+        if path.suffix == ".onnx" and not is_self_contained(data):
+            raise BundleError(f"{path} has data in another file, which nothing checks")
         return data
+
+    def _check_same(self) -> None:
+        """Tell a file that is damaged from one of a bundle that was replaced meanwhile."""
+        try:
+            now = Bundle.open(self.path)
+        except BundleError:
+            return
+        if now.manifest.raw != self.manifest.raw:
+            raise ReplacedError(f"bundle {self.path} was replaced while it was read")
 
     def __repr__(self) -> str:
         return f"<Bundle {self.path.name}: {self.title}>"
@@ -301,14 +327,33 @@ def writing(
         raise OutputError(f"{name} cannot be written: {reason}") from error
 
 
-def fault_of(data: bytes, size: int, sha256: str, source: str) -> str | None:
-    """Return how content differs from the size and hash that `source` says, None if not."""
-    if len(data) != size:
-        return f"{len(data)} bytes, {source} says {size}"
+def fault_of(
+    data: bytes, size: int, sha256: str, source: str, found: int | None = None
+) -> str | None:
+    """Return how content differs from the size and hash that `source` says, None if not.
+
+    Args:
+        data: Content; empty if `found` is another size.
+        size: Size to expect.
+        sha256: Digest to expect.
+        source: Name of the file that says so.
+        found: Size of the file, None for that of `data`.
+    """
+    found = len(data) if found is None else found
+    if found != size or len(data) != size:
+        return f"{found} bytes, {source} says {size}"
     digest = hashlib.sha256(data).hexdigest()
     if digest != sha256:
         return f"sha256 {digest[:12]}…, {source} says {sha256[:12]}…"
     return None
+
+
+def _manifest_bytes(directory: Path) -> bytes:
+    path = directory / MANIFEST_NAME
+    size = path.stat().st_size
+    if size > _LARGEST_MANIFEST:
+        raise BundleError(f"{path} has {size} bytes, more than {_LARGEST_MANIFEST}")
+    return path.read_bytes()
 
 
 def _content(source: bytes | os.PathLike[str]) -> bytes:
@@ -372,7 +417,10 @@ def _recover(directory: Path) -> None:
 
 def _parse(text: str, path: Path) -> Manifest:
     try:
-        return Manifest.parse(json.loads(text, parse_constant=_refuse_constant))
+        raw = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:  # half of a surrogate pair is no character
+            json.dumps(raw, ensure_ascii=False).encode()
+        return Manifest.parse(raw)
     except (ValueError, RecursionError) as error:
         if isinstance(error, BundleError):
             raise

@@ -29,6 +29,12 @@ Io = Literal["float32", "uint8"]
 
 _MISSING: Final = object()
 
+_LARGEST: Final = 1 << 24
+"""Largest number of what is counted in pixels or channels."""
+
+_ANY_BYTES: Final = (1 << 63) - 1
+_SHOWN: Final = 60  # characters of a value in a message
+
 
 @dataclass(frozen=True)
 class FileEntry:
@@ -140,7 +146,8 @@ class Memory:
             Bytes.
         """
         growth = pixels * self.bytes_per_pixel + patches * self.bytes_per_patch
-        return math.ceil(self.base_bytes + growth)
+        # More than 2^63 bytes are more than any machine has, and infinity is no whole number.
+        return math.ceil(min(self.base_bytes + growth, float(_ANY_BYTES)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -195,7 +202,7 @@ class Manifest:
         """
         if not isinstance(raw, dict):
             raise BundleError("bundle.json must hold an object")
-        schema = _whole(raw, "schema", least=1)
+        schema = _whole(raw, "schema", least=1, most=_ANY_BYTES)
         if schema > SCHEMA:
             raise BundleError(
                 f"bundle schema {schema} is newer than this runtime reads ({SCHEMA}); "
@@ -291,7 +298,7 @@ def _get(raw: Mapping[str, Any], key: str) -> Any:
 def _checked(raw: Mapping[str, Any], key: str, rule: str, holds: Callable[[Any], bool]) -> Any:
     value = _get(raw, key)
     if not holds(value):
-        raise _wrong(key, rule, repr(value))
+        raise _wrong(key, rule, _shown(value))
     return value
 
 
@@ -299,14 +306,25 @@ def _wrong(key: str, rule: str, value: object) -> BundleError:
     return BundleError(f"{key} in bundle.json must be {rule}, got {value}")
 
 
-def _whole(raw: Mapping[str, Any], key: str, *, least: int) -> int:
+def _shown(value: object) -> str:
+    """Return a value as a message shows it, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def _whole(raw: Mapping[str, Any], key: str, *, least: int, most: int = _LARGEST) -> int:
     rule = f"a whole number of at least {least}"
-    return int(_checked(raw, key, rule, lambda value: type(value) is int and value >= least))
+    value = _checked(raw, key, rule, lambda value: type(value) is int and value >= least)
+    if value > most:
+        raise _wrong(key, f"at most {most}", _shown(value))
+    return int(value)
 
 
 def _real(raw: Mapping[str, Any], key: str) -> float:
     def holds(value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value) and value >= 0
+        if type(value) is int:  # one of 400 digits is no float
+            return 0 <= value <= _ANY_BYTES
+        return type(value) is float and math.isfinite(value) and value >= 0
 
     return float(_checked(raw, key, "a number of at least 0", holds))
 
@@ -342,7 +360,7 @@ def _io(raw: Mapping[str, Any]) -> Io:
 
 def _budget(raw: Mapping[str, Any]) -> int | None:
     stated = "budget_bytes" in _get(raw, "memory")
-    return _whole(raw, "memory.budget_bytes", least=1) if stated else None
+    return _whole(raw, "memory.budget_bytes", least=1, most=_ANY_BYTES) if stated else None
 
 
 def _latents(raw: Mapping[str, Any]) -> tuple[Latent, ...]:
@@ -430,7 +448,13 @@ def _size(raw: Mapping[str, Any], key: str) -> tuple[int, int]:
 
 def _entry(name: str, entry: object) -> FileEntry:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or str(path) != name:
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or "\\" in name
+        or "\0" in name
+        or str(path) != name
+    ):
         raise BundleError(f"file name in bundle.json must lie inside the bundle, got {name!r}")
     if name in (".", "bundle.json"):
         raise BundleError(f"file name in bundle.json must not be {name!r}")
@@ -442,6 +466,6 @@ def _entry(name: str, entry: object) -> FileEntry:
     if precision is not None and not isinstance(precision, str):
         raise BundleError(f"precision of {name} must be a string, got {precision!r}")
     size = entry.get("bytes")
-    if type(size) is not int or size < 0:
+    if type(size) is not int or not 0 <= size <= _ANY_BYTES:
         raise _wrong(f"bytes of {name}", "a whole number", repr(size))
     return FileEntry(digest.lower(), size, precision)

@@ -1,5 +1,6 @@
 """Decode picture files to upright pictures."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,10 +24,13 @@ from flowsr_runtime.pictures.metadata import (
     sound_exif,
 )
 from flowsr_runtime.pictures.picture import Picture
-from flowsr_runtime.pictures.png import chunks_of
+from flowsr_runtime.pictures.png import chunks_of, without_large_chunks
+from flowsr_runtime.pictures.soundness import check_png, check_scans, completions, page_of
 from flowsr_runtime.pictures.tiff import read_by_tifffile
 
 __all__ = ["decode", "eight_bit", "picture_errors"]
+
+logger = logging.getLogger(__name__)
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I", "F")
 
@@ -72,29 +76,65 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
             f"{name} is AVIF of {avif_bit_depth(data)} bits per channel, which Pillow "
             "reduces to 8; convert it to PNG of 16 bits"
         )
-    image = open_image(data, name)
+    profile: bytes | None = None
+    if kind_of(data) == "PNG":
+        data, profile = without_large_chunks(data, name)
+    image = _opened(data, name)
     _check_kind(image, name, max_pixels)
+    if image.format == "PNG" and not check_png(data, name):
+        logger.warning("%s: its end is missing, but none of its pixels", name)
+    if image.format == "JPEG":
+        check_scans(data, name)
     # Pillow turns a TIFF upright when it loads it, and drops the orientation.
     turned = orientation_of(sound_exif(image, name)) if image.format == "TIFF" else 1
     if bits_of(image) > 8:
-        pixels, mode = deep_pixels(image, lambda: open_image(data, name))
+        pixels, mode = deep_pixels(image, lambda: _opened(data, name))
         key = image.info.get("transparency")
         if key is not None:
             pixels, mode = _keyed(pixels, mode, key)
     else:
-        image.load()
+        image = _loaded(image, data, name)
         pixels, mode = eight_bit(image)
     chunks = dict(chunks_of(data)) if image.format == "PNG" else {}
     text = image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
     exif = sound_exif(image, name)
     turned = max(turned, orientation_of(exif))
-    return pixels, mode, Source(str(image.format), exif, image.info, turned, text, chunks)
+    described: dict[Any, Any] = dict(image.info)
+    if profile is not None:
+        described["icc_profile"] = profile
+    return pixels, mode, Source(str(image.format), exif, described, turned, text, chunks)
+
+
+def _opened(data: bytes, name: str) -> ImageFile.ImageFile:
+    """Open a file at its only page."""
+    page = page_of(data, name) if kind_of(data) == "TIFF" else 0
+    image = open_image(data, name)
+    if page:
+        image.seek(page)
+    return image
+
+
+def _loaded(image: ImageFile.ImageFile, data: bytes, name: str) -> ImageFile.ImageFile:
+    """Load a file; a JPEG that lacks its end is read if it lacks no pixel."""
+    try:
+        image.load()
+        return image
+    except OSError as error:
+        if image.format != "JPEG" or "truncated" not in str(error):
+            raise
+        first, second = (open_image(whole, name) for whole in completions(data))
+        first.load()
+        second.load()
+        if first.tobytes() != second.tobytes():
+            raise
+    logger.warning("%s: its end is missing, but none of its pixels", name)
+    return first
 
 
 def _is_for_pillow(data: bytes, name: str) -> bool:
     """Return whether Pillow reads a TIFF without loss."""
     try:
-        image = open_image(data, name)
+        image = _opened(data, name)
     except SyntaxError:  # Pillow's error for unknown channels
         return False
     return bits_of(image) <= 8 or is_read_whole(image)
@@ -106,9 +146,9 @@ def _check_kind(image: ImageFile.ImageFile, name: str, max_pixels: int) -> None:
         raise PictureError(f"{name} has {width * height} pixels, more than {max_pixels}")
     if image.mode not in _MODES:
         raise PictureError(f"{name} is {image.mode}; convert it to RGB")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise PictureError(f"{name} has {frames} frames; give a file with one")
+    # `page_of` has counted those of a TIFF, for which Pillow takes quadratic time.
+    if image.format != "TIFF" and getattr(image, "n_frames", 1) > 1:
+        raise PictureError(f"{name} has several frames; give a file with one")
 
 
 def eight_bit(image: Image.Image) -> tuple[NDArray[np.uint8], Mode]:

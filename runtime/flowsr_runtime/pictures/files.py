@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -13,7 +14,7 @@ from flowsr_runtime.atomic import replace_file
 from flowsr_runtime.errors import MemoryBudgetError, OutputError, PictureError, ShapeError
 from flowsr_runtime.pictures.alpha import resize_alpha
 from flowsr_runtime.pictures.decoding import decode
-from flowsr_runtime.pictures.depth import Depth, depth_of, to_depth
+from flowsr_runtime.pictures.depth import Depth, depth_of, full_scale, to_depth
 from flowsr_runtime.pictures.formats import (
     FORMATS,
     SUFFIXES,
@@ -92,13 +93,13 @@ def check_output(
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{target} must end in one of {', '.join(sorted(SUFFIXES))}")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise OutputError(f"{target} cannot be written: no folder {target.parent}")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise OutputError(f"{target} cannot be written: it is a folder")
-    if os.path.lexists(target) and not force:
+    if _exists(target) and not force:
         raise OutputError(f"{target} exists; force=True replaces it", option="force")
-    if not os.access(target.parent, os.W_OK):
+    if not os.access(target.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{target} cannot be written: folder {target.parent} is read-only")
     if depth is None and like is not None:
         depth = like.depth
@@ -214,10 +215,32 @@ def _check_picture(
 ) -> None:
     mode: Mode = "RGB" if like is None else like.mode
     icc = None if like is None else like.icc
+    if like is not None and _drops_alpha(format_named(format_name), like.pixels):
+        mode = "L" if like.gray else "RGB"
     check_format(format_name, mode, depth, size=size, icc=icc, name=name)
 
 
-def _arranged(pixels: NDArray[Any], like: Picture | None) -> NDArray[Any]:
+def _exists(path: Path) -> bool:
+    """Return whether there is something at a path, which may not be possible to have."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be written: {_reason(error)}") from error
+    return True
+
+
+def _drops_alpha(target: Format, pixels: NDArray[Any]) -> bool:
+    """Return whether pixels have an alpha that a format need not hold: they are opaque."""
+    if target.alpha or pixels.ndim < 3 or pixels.shape[2] not in (2, 4):
+        return False
+    return bool((pixels[..., -1] == full_scale(pixels.dtype)).all())
+
+
+def _arranged(
+    pixels: NDArray[Any], like: Picture | None, *, alpha: bool = True
+) -> NDArray[Any]:
     """Return pixels with the channels to write, (H, W, channels)."""
     values = pixels[..., None] if pixels.ndim == 2 else pixels
     count = values.shape[2]
@@ -228,16 +251,19 @@ def _arranged(pixels: NDArray[Any], like: Picture | None) -> NDArray[Any]:
         raise ShapeError(f"picture must be RGB or {like.mode} as its original, got {mode}")
     if like.gray:
         values = to_depth(luma(to_depth(values, "float")), depth_of(pixels))
-    if like.alpha is None:
+    if like.alpha is None or not alpha:
         return values
-    alpha = to_depth(like.alpha, depth_of(pixels))
-    return np.dstack([values, resize_alpha(alpha, _size(pixels))])
+    given = to_depth(like.alpha, depth_of(pixels))
+    return np.dstack([values, resize_alpha(given, _size(pixels))])
 
 
 def _encoded(
     pixels: NDArray[Any], target: Format, like: Picture | None, depth: Depth | None, name: str
 ) -> bytes:
-    values = _arranged(pixels, like)
+    opaque = like is not None and _drops_alpha(target, like.pixels)
+    values = _arranged(pixels, like, alpha=not opaque)
+    if _drops_alpha(target, values):
+        values = values[..., :-1]
     values = values if depth is None else to_depth(values, depth)
     mode = MODES[values.shape[2]]
     if mode in ("LA", "RGBA") and not target.alpha:
@@ -254,7 +280,7 @@ def _encoded(
         raise
     except MemoryError as error:
         raise MemoryBudgetError(f"{name} does not fit in memory as {target.name}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError, struct.error) as error:
         reason = _reason(error)
         raise OutputError(f"{name} cannot be encoded as {target.name}: {reason}") from error
 

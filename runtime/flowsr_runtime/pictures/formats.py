@@ -80,7 +80,7 @@ FORMATS: Final[dict[str, Format]] = {
         Format(
             "JPEG",
             "Jpeg",
-            (".jpg", ".jpeg"),
+            (".jpg", ".jpeg", ".jpe", ".jfif"),
             alpha=False,
             metadata=frozenset({"exif", "xmp", "dpi", "comment"}),
             max_side=65500,  # what libjpeg writes
@@ -132,9 +132,19 @@ _STARTS: Final = {
     "JPEG": rb"\xff\xd8\xff",
     "WEBP": rb"RIFF....WEBP",
     "TIFF": rb"II[*+]\0|MM\0[*+]",
-    "AVIF": rb"....ftyp(avif|avis|mif1|msf1)",
     "BMP": rb"BM",
+    "GIF": rb"GIF8",
+    "JPEG XL": rb"\xff\x0a|....JXL ",
+    "JPEG 2000": rb"....jP  |\xff\x4f\xff\x51",
+    "PSD": rb"8BPS",
 }
+"""Beginnings of files by format, those that are named but not read among them."""
+
+_BRANDS: Final = {
+    "AVIF": {b"avif", b"avis"},
+    "HEIC": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"},
+}
+"""Brands in the first box of a file (ISO/IEC 14496-12, section 4.3), the more telling first."""
 
 
 def format_named(name: str) -> Format:
@@ -204,6 +214,16 @@ def check_format(
 
 def kind_of(data: bytes) -> str | None:
     """Return the format of a file by its first bytes, None for an unsupported one."""
+    kind = _named_kind(data)
+    return kind if kind in FORMATS else None
+
+
+def _named_kind(data: bytes) -> str | None:
+    """Return the format of a file, also one that is not read, None for an unknown one."""
+    if data[4:8] == b"ftyp":
+        size = int.from_bytes(data[:4], "big")
+        brands = {data[at : at + 4] for at in range(8, min(size, len(data)), 4) if at != 12}
+        return next((kind for kind, own in _BRANDS.items() if brands & own), None)
     kinds = (name for name, start in _STARTS.items() if re.match(start, data, re.DOTALL))
     return next(kinds, None)
 
@@ -226,7 +246,9 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
     """
     kind = kind_of(data)
     if kind is None:
-        raise PictureError(f"{name} is not a {READABLE} picture")
+        found = _named_kind(data)
+        given = "" if found is None else f"{found}, "
+        raise PictureError(f"{name} is {given}not a {READABLE} picture")
     if not _is_supported(kind):
         raise PictureError(f"{name} is {kind}, which the installed Pillow lacks; {_REMEDY}")
     plugin = FORMATS[kind].plugin

@@ -2,13 +2,15 @@
 
 import logging
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from flowsr_runtime.pictures.formats import Format
+from flowsr_runtime.pictures.png import MOST_PROFILE, MOST_TEXT
 
 __all__ = [
     "Metadata",
@@ -36,12 +38,32 @@ _KEPT_TAGS: Final = frozenset(
 _DIRECTORIES: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _INTEROP: Final = ExifTags.IFD.Interop
 _CENTIMETER, _INCH = 3, 2  # units of a resolution
+_MOST_OF_JPEG: Final = {"xmp": 65504, "exif": 65533, "comment": 65533}
+"""Bytes that a segment of JPEG holds, by option of Pillow's `save`."""
+
+_TITLES: Final = {"xmp": "XMP", "exif": "EXIF", "comment": "comment"}
+_MOST_DPI: Final = 1e6  # a larger one is a mistake, which some formats cannot hold
 
 _COLOR_CHUNKS: Final = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
 """Chunks of PNG that define its colors if it has no ICC profile."""
 
 _OUR_OWN: Final = ("XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1")
 """Texts of PNG that hold XMP and EXIF, which `Metadata` stores apart."""
+
+_IPTC_TAG, _IPTC_RESOURCE = 33723, 0x0404  # of TIFF, and of Photoshop's blocks in JPEG
+
+_SEARCHED: Final = 1 << 16  # bytes of XMP; the search takes quadratic time
+
+_CLAIMED: Final = (b"Camera:", b"hdrgm:", b"Container:Directory")
+# Motion photos and Ultra HDR: what follows the picture, or lies beside it, is not upscaled.
+_XMP_CLAIMS: Final = (
+    re.compile(rb"<(Container|GContainer):Directory\b.*?</\1:Directory>", re.DOTALL),
+    re.compile(
+        rb"\s(?:GCamera|Camera|hdrgm):[\w-]*(?:Motion|MicroVideo|Version|Gain|Gamma|Offset|HDR)"
+        rb"[\w-]*\s*=\s*(?:\"[^\"]*\"|'[^']*')"
+    ),
+    re.compile(rb"<(GCamera|Camera|hdrgm):([\w-]+)\b[^>]*>.*?</\1:\2>", re.DOTALL),
+)
 
 _XMP_ORIENTATION: Final = re.compile(rb"(tiff:Orientation(?:=[\"']|>))\d")
 
@@ -57,6 +79,7 @@ class Metadata:
         dpi: Horizontal and vertical pixels per inch, or None.
         text: Keys and texts of PNG in order; a comment of JPEG is "Comment".
         chunks: Color chunks of PNG by name: gAMA, cHRM, sRGB, cICP.
+        iptc: Title, keywords and caption as IPTC-IIM records, or None.
     """
 
     exif: bytes | None = None
@@ -64,6 +87,7 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     text: tuple[tuple[str, str], ...] = ()
     chunks: tuple[tuple[bytes, bytes], ...] = ()
+    iptc: bytes | None = None
 
     def __repr__(self) -> str:
         names = [name for name, value in vars(self).items() if value]
@@ -123,7 +147,8 @@ def read_metadata(source: Source, name: str) -> Metadata:
         dpi = dpi[::-1]
     return Metadata(
         exif=_exif(source.exif, name),
-        xmp=_xmp(source.info.get("xmp")),
+        xmp=_xmp(source.info.get("xmp"), name),
+        iptc=_iptc(source),
         dpi=dpi,
         text=_text(source),
         chunks=tuple(
@@ -148,10 +173,13 @@ def save_options(
     """
     holds = target.metadata
     options: dict[str, Any] = {}
-    if icc is not None:
+    if icc is not None and len(icc) <= MOST_PROFILE:
         options["icc_profile"] = icc
-    if "exif" in holds and metadata.exif is not None:
-        options["exif"] = _exif_for(metadata.exif, size)
+    elif icc is not None:
+        logger.warning("an ICC profile of more than 16 MiB is not kept")
+    in_exif = None if "dpi" in holds else metadata.dpi
+    if "exif" in holds and (metadata.exif is not None or in_exif is not None):
+        options["exif"] = _exif_for(metadata.exif, size, in_exif)
     if "xmp" in holds and metadata.xmp is not None and target.name != "PNG":
         options["xmp"] = metadata.xmp
     if "dpi" in holds and metadata.dpi is not None:
@@ -159,8 +187,23 @@ def save_options(
     if "comment" in holds:
         comments = [text for key, text in metadata.text if key == "Comment"]
         options |= {"comment": comments[0]} if comments else {}
+    if metadata.iptc is not None and target.name == "JPEG":
+        options["extra"] = _photoshop(metadata.iptc)
+    elif metadata.iptc is not None and target.name == "TIFF":
+        options["iptc"] = metadata.iptc
+    elif metadata.iptc is not None:
+        logger.warning(
+            "%s holds no IPTC; title, keywords and caption are not kept", target.name
+        )
     if target.name == "PNG":
         options["pnginfo"] = _png_info(metadata, icc)
+    for key in [key for key in _MOST_OF_JPEG if target.name == "JPEG" and key in options]:
+        if (
+            len(options[key].encode() if key == "comment" else options[key])
+            > _MOST_OF_JPEG[key]
+        ):
+            logger.warning("JPEG holds no %s of this size; it is not kept", _TITLES[key])
+            del options[key]
     return options
 
 
@@ -182,38 +225,81 @@ def _exif(exif: Image.Exif, name: str) -> bytes | None:
         return None
 
 
-def _exif_for(exif: bytes, size: tuple[int, int]) -> bytes:
-    """Return an EXIF block whose size tags, if it has any, state another size."""
+def _exif_for(
+    exif: bytes | None, size: tuple[int, int], dpi: tuple[float, float] | None
+) -> bytes:
+    """Return an EXIF block whose size tags, if it has any, state another size.
+
+    A resolution is added if the format has no other place for it.
+    """
     block = Image.Exif()
-    block.load(exif)
+    if exif is not None:
+        block.load(exif)
+    if dpi is not None:
+        block[_BASE.XResolution], block[_BASE.YResolution] = dpi
+        block[_BASE.ResolutionUnit] = _INCH
     directory = block.get_ifd(ExifTags.IFD.Exif)
     sizes = {_BASE.ExifImageHeight: size[0], _BASE.ExifImageWidth: size[1]}
     directory.update({tag: side for tag, side in sizes.items() if tag in directory})
     return block.tobytes()
 
 
-def _xmp(value: object) -> bytes | None:
-    """Return an XMP packet with upright orientation."""
+def _iptc(source: Source) -> bytes | None:
+    """Return the IPTC records of a JPEG or TIFF."""
+    photoshop = source.info.get("photoshop")
+    if source.format == "JPEG" and isinstance(photoshop, dict):
+        value = photoshop.get(_IPTC_RESOURCE)
+    else:
+        value = source.exif.get(_IPTC_TAG) if source.format == "TIFF" else None
+    return value if isinstance(value, bytes) and value else None
+
+
+def _photoshop(iptc: bytes) -> bytes:
+    """Return a segment APP13 of JPEG with IPTC records, empty if they are too large for one."""
+    padded = iptc + bytes(len(iptc) % 2)
+    block = b"8BIM" + struct.pack(">HHI", _IPTC_RESOURCE, 0, len(iptc)) + padded
+    content = b"Photoshop 3.0\0" + block
+    if len(content) > _MOST_OF_JPEG["exif"]:
+        logger.warning("JPEG holds no IPTC of this size; it is not kept")
+        return b""
+    return b"\xff\xed" + struct.pack(">H", len(content) + 2) + content
+
+
+def _xmp(value: object, name: str) -> bytes | None:
+    """Return an XMP packet with upright orientation, without claims of what is not kept."""
     packet = value.encode() if isinstance(value, str) else value
     if not isinstance(packet, bytes) or not packet:
         return None
-    return _XMP_ORIENTATION.sub(rb"\g<1>1", packet)
+    honest = packet
+    if any(word in packet for word in _CLAIMED):
+        if len(packet) > _SEARCHED:
+            logger.warning("%s: its XMP, of a video or gain map, is not kept", name)
+            return None
+        for claim in _XMP_CLAIMS:
+            honest = claim.sub(b"", honest)
+    if honest != packet:
+        logger.warning("%s: its video or gain map is not kept", name)
+    return _XMP_ORIENTATION.sub(rb"\g<1>1", honest)
 
 
 def _dpi(source: Source) -> tuple[float, float] | None:
-    value = source.info.get("dpi")
-    if source.format == "TIFF":  # Pillow returns 1 for a missing resolution
-        factor = {_INCH: 1.0, _CENTIMETER: 2.54}.get(
-            source.exif.get(_BASE.ResolutionUnit, _INCH)
-        )
-        sides = [source.exif.get(tag, 0) for tag in (_BASE.XResolution, _BASE.YResolution)]
-        value = None if factor is None else tuple(factor * float(side) for side in sides)
-    if source.format == "JPEG" and source.info.get("jfif_unit", 0) == 0:  # and 72 there
-        value = value if _BASE.XResolution in source.exif else None
-    if not isinstance(value, tuple) or len(value) != 2:
+    """Return the resolution, None if there is none or none that makes sense."""
+    try:
+        across, down = map(float, _stated_dpi(source) or ())
+    except (ArithmeticError, TypeError, ValueError):
         return None
-    across, down = float(value[0]), float(value[1])
-    return (across, down) if across > 0 and down > 0 else None
+    return (across, down) if 0 < across <= _MOST_DPI and 0 < down <= _MOST_DPI else None
+
+
+def _stated_dpi(source: Source) -> Sequence[Any] | None:
+    value = source.info.get("dpi")
+    if source.format == "JPEG" and source.info.get("jfif_unit", 0) == 0:  # and 72 there
+        return value if _BASE.XResolution in source.exif else None
+    if source.format != "TIFF" and isinstance(value, tuple):  # for TIFF it may be 1
+        return value
+    factor = {_INCH: 1.0, _CENTIMETER: 2.54}.get(source.exif.get(_BASE.ResolutionUnit, _INCH))
+    sides = [source.exif.get(tag, 0) for tag in (_BASE.XResolution, _BASE.YResolution)]
+    return None if factor is None else [factor * float(side) for side in sides]
 
 
 def _text(source: Source) -> tuple[tuple[str, str], ...]:
@@ -230,5 +316,8 @@ def _png_info(metadata: Metadata, icc: bytes | None) -> PngImagePlugin.PngInfo:
     if metadata.xmp is not None:
         info.add_itxt("XML:com.adobe.xmp", metadata.xmp)
     for key, text in metadata.text:
-        info.add_text(key, text)
+        if len(text.encode()) <= MOST_TEXT:
+            info.add_text(key, text)
+        else:
+            logger.warning("a text of more than 1 MiB is not kept")
     return info

@@ -1,6 +1,7 @@
 """Write PNG of 16 bits per channel, which Pillow cannot, and read the chunks of a PNG."""
 
 import io
+import logging
 import struct
 import zlib
 from collections.abc import Iterator
@@ -10,9 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["chunks_of", "encode_png16"]
+__all__ = [
+    "MOST_PROFILE",
+    "MOST_TEXT",
+    "PNG_SIGNATURE",
+    "chunks_of",
+    "encode_png16",
+    "without_large_chunks",
+]
 
-_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+logger = logging.getLogger(__name__)
+
+MOST_PROFILE: Final = 16 << 20
+"""Largest ICC profile in bytes; those of printers have some megabytes."""
+
+MOST_TEXT: Final = 1 << 20
+"""Largest text in bytes, which is Pillow's limit."""
+
+MOST_TEXTS: Final = 32 << 20  # of all texts of a file
+_TEXTS: Final = (b"tEXt", b"zTXt", b"iTXt")
+
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES: Final = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
 # Filtered 16-bit rows hold runs, but few repeats: an upscaled photograph compresses four times
 # as fast as with zlib's default strategy, and to 2 % less.
@@ -31,13 +50,65 @@ def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     Yields:
         Name and content of each chunk, up to the first incomplete one.
     """
-    at = len(_SIGNATURE)
+    at = len(PNG_SIGNATURE)
     while at + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
         if at + 12 + length > len(data):
             return
         yield name, data[at + 8 : at + 8 + length]
         at += 12 + length
+
+
+def without_large_chunks(data: bytes, name: str) -> tuple[bytes, bytes | None]:
+    """Take out what Pillow would refuse a whole PNG for.
+
+    Args:
+        data: The file's content.
+        name: Name of the file in the log.
+
+    Returns:
+        The file without texts larger than `MOST_TEXT` and without its ICC profile; and the
+        profile, None without one or if it is damaged or larger than `MOST_PROFILE`.
+    """
+    kept, profile, texts = [PNG_SIGNATURE], None, 0
+    at = len(PNG_SIGNATURE)
+    for kind, content in chunks_of(data):
+        whole, at = data[at : at + 12 + len(content)], at + 12 + len(content)
+        if kind == b"iCCP":
+            profile = _expanded(content.partition(b"\0")[2][1:], MOST_PROFILE)
+            if profile is None:
+                logger.warning(
+                    "%s: its ICC profile is damaged or too large, and not kept", name
+                )
+            continue
+        if kind in _TEXTS:
+            size = _text_size(kind, content)
+            texts += size
+            if size > MOST_TEXT or texts > MOST_TEXTS:
+                logger.warning("%s: a text of more than 1 MiB is not kept", name)
+                continue
+        kept.append(whole)
+    return b"".join([*kept, data[at:]]), profile
+
+
+def _text_size(kind: bytes, content: bytes) -> int:
+    """Return the size of a text when it is expanded, or more than `MOST_TEXT`."""
+    rest = content.partition(b"\0")[2]
+    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] != b"\1"):
+        return len(content)
+    packed = rest[1:] if kind == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
+    text = _expanded(packed, MOST_TEXT)
+    return MOST_TEXT + 1 if text is None else len(text)
+
+
+def _expanded(packed: bytes, most: int) -> bytes | None:
+    """Return what is compressed, None if it is damaged or larger than a number of bytes."""
+    inflater = zlib.decompressobj()
+    try:
+        content = inflater.decompress(packed, most)
+    except zlib.error:
+        return None
+    return None if inflater.unconsumed_tail else content
 
 
 def encode_png16(pixels: NDArray[np.uint16], mode: str, options: dict[str, Any]) -> bytes:
@@ -56,7 +127,7 @@ def encode_png16(pixels: NDArray[np.uint16], mode: str, options: dict[str, Any])
     Image.new(mode, (1, 1)).save(stand_in, format="PNG", **options)
     height, width = pixels.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 16, _COLOR_TYPES[mode], 0, 0, 0)
-    parts = [_SIGNATURE]
+    parts = [PNG_SIGNATURE]
     for name, content in chunks_of(stand_in.getvalue()):
         if name == b"IDAT":
             parts += [_chunk(name, packed) for packed in _packed(pixels)]

@@ -6,12 +6,13 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from flowsr_runtime.errors import OutputError, PictureError
 from flowsr_runtime.installation import pip_command
 from flowsr_runtime.pictures.formats import Mode
+from flowsr_runtime.pictures.soundness import check_compression, page_of
 
 __all__ = ["encode_tiff", "read_by_tifffile"]
 
@@ -23,7 +24,7 @@ _MOST_BYTES: Final = 2**32 - 2**26
 """Largest size of the pixels: a TIFF has 2^32 bytes, with its ICC profile and EXIF."""
 
 _DEFLATE, _DIFFERENCE, _STRAIGHT_ALPHA, _INCH = 8, 2, 2, 2
-_EXTRA_SAMPLES, _SAMPLE_FORMAT, _PREDICTOR, _XMP, _ICC = 338, 339, 317, 700, 34675
+_EXTRA_SAMPLES, _SAMPLE_FORMAT, _PREDICTOR, _XMP, _ICC, _IPTC = 338, 339, 317, 700, 34675, 33723
 _DIRECTORIES: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _MODES: Final[dict[tuple[str, int], Mode]] = {
     ("MINISBLACK", 1): "L",
@@ -101,18 +102,19 @@ def read_by_tifffile(
         PictureError: If tifffile is not installed, or the kind of file is not supported.
     """
     try:
+        import imagecodecs  # noqa: F401  # without it tifffile expands strips without a bound
         import tifffile
     except ImportError as error:
         raise PictureError(
             f"{name} is a TIFF that Pillow does not read; {pip_command('tiff')}, or {_REMEDY}"
         ) from error
+    index = page_of(data, name)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        if len(file.pages) != 1:
-            raise PictureError(f"{name} has {len(file.pages)} frames; give a file with one")
-        page = file.pages[0]
+        page = file.pages[index]
         size = page.imagewidth * page.imagelength
         if size > max_pixels:
             raise PictureError(f"{name} has {size} pixels, more than {max_pixels}")
+        check_compression(int(page.compression), name)
         mode, dtype = _kind_of(page, name)
         pixels = page.asarray()
         if pixels.ndim == 3 and page.axes == "SYX":
@@ -152,6 +154,9 @@ def _describe(directory: ImageFileDirectory_v2, options: dict[str, Any]) -> None
             directory[tag] = _group(block, tag) if tag in _DIRECTORIES else block[tag]
     if "xmp" in options:
         directory[_XMP] = options["xmp"]
+    if "iptc" in options:
+        directory.tagtype[_IPTC] = TiffTags.UNDEFINED
+        directory[_IPTC] = options["iptc"]
     if "icc_profile" in options:
         directory[_ICC] = options["icc_profile"]
     if "dpi" in options:

@@ -1,8 +1,14 @@
 """Measure the memory of the process, and estimate the memory for a picture."""
 
+import ctypes
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from flowsr_runtime.errors import MemoryBudgetError
+from flowsr_runtime.geometry import size_text
+from flowsr_runtime.tiling.cgroups import available_memory
 
 __all__ = [
     "DEFAULT_MEMORY_BUDGET",
@@ -11,6 +17,8 @@ __all__ = [
     "ON_HOST",
     "MemoryBudget",
     "ResidentMemory",
+    "check_available",
+    "give_back_memory",
     "peak_bytes",
     "picture_bytes",
     "process_bytes",
@@ -34,6 +42,7 @@ UNKNOWN_PROCESS: Final = 256 << 20
 ROW_BYTES: Final = 24
 """Bytes per pixel of a row of tiles: three float32, and temporaries of their checks."""
 
+_GIB: Final = 1 << 30
 _DECODED: Final = 4  # bytes per pixel in Pillow, which pads RGB to four
 _RESAMPLED: Final = 12  # bytes per pixel in float32
 _RESAMPLING: Final = 10  # additional bytes per pixel while a channel is resampled
@@ -123,6 +132,33 @@ def picture_bytes(source: Size, target: Size, pixel_bytes: int = 3) -> int:
     """
     read = _area(source) * (2 * pixel_bytes + 2 * _DECODED)
     return read + _area(target) * (4 * pixel_bytes + _DECODED)
+
+
+def check_available(source: Size, target: Size, pixel_bytes: int) -> None:
+    """Check that the memory holds a picture and its result, before slow work.
+
+    Args:
+        source: LR size (h, w).
+        target: Output size (H, W).
+        pixel_bytes: Bytes per pixel: channels times bytes per channel.
+
+    Raises:
+        MemoryBudgetError: If they take more than the machine and its container can give.
+    """
+    needed, available = picture_bytes(source, target, pixel_bytes), available_memory()
+    if available is not None and needed > available:
+        raise MemoryBudgetError(
+            f"{size_text(source)} to {size_text(target)} needs about {needed / _GIB:.1f} GiB, "
+            f"and {available / _GIB:.1f} GiB are available"
+        )
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, where the C library keeps it (glibc)."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def process_bytes() -> int:

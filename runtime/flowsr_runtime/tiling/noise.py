@@ -18,6 +18,7 @@ _KEY_STEPS: Final = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS: Final = 10
 _WORD: Final = np.uint64(32)
 _LOW: Final = np.uint64(0xFFFFFFFF)
+_CELLS: Final = 2**32  # that the counter tells apart on one axis
 
 
 def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
@@ -79,9 +80,12 @@ def latent(
         Noise, (1, D, rows, columns).
 
     Raises:
-        UsageError: If `seed` is not 64 bits unsigned, or `temperature` not a finite real >= 0.
+        UsageError: If `seed` is not 64 bits unsigned, `temperature` not a finite real >= 0, or
+            the window not within 2^32 rows and columns.
     """
     check_noise(seed, temperature)
+    if not 0 <= min(top, left, rows, columns) <= max(top + rows, left + columns) <= _CELLS:
+        raise UsageError(f"a window of noise must lie within {_CELLS} cells")
     key = (int(seed) & 0xFFFFFFFF, int(seed) >> 32)
     counter = np.zeros((4, rows, columns), dtype=np.uint32)
     counter[0] = np.arange(top, top + rows, dtype=np.uint32)[:, None]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from flowsr_runtime.bundle.manifest import Memory
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
@@ -11,6 +12,10 @@ from flowsr_runtime.tiling.memory import NO_OVERHEAD, ResidentMemory
 from flowsr_runtime.tiling.tiles import Plan, TileSpan, equal_pieces, pieces_of
 
 __all__ = ["TilePlanner"]
+
+
+MOST_PIECES: Final = 4096
+"""Pieces of one axis; more would take seconds to compare, and no image needs them."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,9 @@ class TilePlanner:
         """Return one split for every largest size that a piece can have, the largest first."""
         source, target = self._axis(axis)
         units = -(-(target - begin) // self.halo.align)
-        counts = sorted({-(-units // size) for size in range(1, units + 1)})
+        counts = sorted(
+            {-(-units // size) for size in range(-(-units // MOST_PIECES), units + 1)}
+        )
         candidates = [
             pieces_of(source, target, count=n, halo=self.halo, fade=self.fade, begin=begin)
             for n in counts

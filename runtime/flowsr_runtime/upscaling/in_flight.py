@@ -1,5 +1,6 @@
 """Close a resource after the last call that uses it has returned."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition, get_ident
@@ -24,14 +25,16 @@ class InFlightCalls:
         self._changed = Condition()
         self._threads: list[int] = []  # one entry per call
         self._is_open = True
+        self._process = os.getpid()
 
     @contextmanager
     def track(self) -> Iterator[None]:
         """Count a call as in flight during a `with` block.
 
         Raises:
-            UsageError: If the resource is closed.
+            UsageError: If the resource is closed, or was opened before a fork.
         """
+        self.check_process()
         with self._changed:
             if not self._is_open:
                 raise UsageError(f"the {self._name} is closed")
@@ -44,12 +47,26 @@ class InFlightCalls:
                 self._free_if_empty()
                 self._changed.notify_all()
 
+    def check_process(self) -> None:
+        """Refuse a resource of a parent process: a fork copies no threads, so calls never end.
+
+        Raises:
+            UsageError: If this process was forked after the resource was opened.
+        """
+        if os.getpid() != self._process:
+            raise UsageError(
+                f"the {self._name} was opened before this process was forked; open one in "
+                "each process"
+            )
+
     def close(self) -> None:
         """Refuse further calls, and wait for those of other threads to return.
 
         Called from within a tracked call, it returns at once, and the end of that call frees
         the resource. Closing twice has no effect.
         """
+        if os.getpid() != self._process:
+            return  # the threads that would return are those of the parent
         own = get_ident()
         with self._changed:
             self._is_open = False

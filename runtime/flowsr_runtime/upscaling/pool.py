@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,8 @@ from flowsr_runtime.upscaling.tile_loop import Progress
 from flowsr_runtime.upscaling.upscaler import Upscaler
 
 __all__ = ["PendingPicture", "UpscalerPool"]
+
+logger = logging.getLogger(__name__)
 
 PixelT = TypeVar("PixelT", np.uint8, np.uint16, np.float32)
 
@@ -75,7 +79,8 @@ class UpscalerPool:
                 cores / workers `threads`.
             workers: Pictures to upscale at once, at least 1.
             queue: Pictures that may wait, 0 for none.
-            begin: Called at the start of each thread, for example to lower its priority.
+            begin: Called at the start of each thread, for example to lower its priority. An
+                error of it is logged, and the thread works on.
 
         Raises:
             UsageError: If a number is too small.
@@ -84,13 +89,14 @@ class UpscalerPool:
         _check_count("queue", queue, least=0)
         self.upscaler, self.workers, self.queue = upscaler, workers, queue
         self._threads = ThreadPoolExecutor(
-            workers, thread_name_prefix="flowsr", initializer=begin
+            workers, thread_name_prefix="flowsr", initializer=partial(_begin, begin)
         )
         self._lock = Lock()
         self._waiting: deque[PendingPicture[Any]] = deque()
         self._running: set[PendingPicture[Any]] = set()
         self._called = 0  # tasks in the executor that will each take one waiting picture
         self._closed = False
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         running, waiting = self.load
@@ -132,8 +138,9 @@ class UpscalerPool:
 
         Raises:
             BusyError: If all workers are busy and the queue is full.
-            UsageError: If the pool is closed.
+            UsageError: If the pool is closed, or was made before this process was forked.
         """
+        self.upscaler.check_process()
         pending: PendingPicture[PixelT] = PendingPicture()
         pending.work = partial(
             self.upscaler.upscale,
@@ -168,6 +175,8 @@ class UpscalerPool:
                 Otherwise cancel the waiting pictures, stop the others at their next tile, and
                 return at once.
         """
+        if os.getpid() != self._process:
+            return  # its threads are those of the parent
         with self._lock:
             self._closed = True
             cancelled = [] if wait else [*self._waiting, *self._running]
@@ -192,8 +201,12 @@ class UpscalerPool:
             )
         self._waiting.append(pending)
         if self._called < len(self._waiting):
+            try:
+                self._threads.submit(self._work)
+            except RuntimeError:  # the system makes no more threads
+                self._waiting.remove(pending)
+                raise
             self._called += 1
-            self._threads.submit(self._work)
 
     def _work(self) -> None:
         """Upscale the picture that has waited longest, if any."""
@@ -227,6 +240,15 @@ class UpscalerPool:
             if done in self._waiting:
                 self._waiting.remove(done)
         done.work = None
+
+
+def _begin(begin: Callable[[], None] | None) -> None:
+    """Call a function; an error of it would break the executor and lose its places."""
+    try:
+        if begin is not None:
+            begin()
+    except Exception:
+        logger.exception("the function at the start of a thread failed")
 
 
 def _check_count(name: str, value: object, *, least: int) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flowsr_runtime.backends.session import AUTO, Choice, Session, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
-from flowsr_runtime.errors import ScaleError, UsageError
+from flowsr_runtime.errors import ReplacedError, ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for, size_text
 from flowsr_runtime.pictures.alpha import fill_hidden, resize_alpha
 from flowsr_runtime.pictures.files import read_picture
@@ -27,11 +27,14 @@ from flowsr_runtime.pictures.pixels import (
     resampled,
     store,
 )
+from flowsr_runtime.tiling.cgroups import memory_left
 from flowsr_runtime.tiling.memory import (
     DEFAULT_MEMORY_BUDGET,
     ENGINE_MEMORY_BUDGET,
     ON_HOST,
     MemoryBudget,
+    check_available,
+    give_back_memory,
 )
 from flowsr_runtime.tiling.noise import check_noise
 from flowsr_runtime.tiling.planner import TilePlanner
@@ -47,6 +50,9 @@ HaloName = Literal["default", "exact"]
 Size = tuple[int, int]
 
 logger = logging.getLogger(__name__)
+
+
+_TRIES = 10  # to open a bundle that other processes keep replacing
 
 
 class Upscaler:
@@ -79,9 +85,13 @@ class Upscaler:
         tiling = bundle.manifest.tiling
         self.bundle = bundle
         self.choice = choice
+        self._options: dict[str, Any] | None = None
         stated = bundle.manifest.memory.budget_bytes or DEFAULT_MEMORY_BUDGET
         if session.limits is not None:  # an engine takes the memory of its profile anyway
             stated = max(stated, ENGINE_MEMORY_BUDGET)
+        left = memory_left() if session.provider in ON_HOST else None
+        if left is not None:  # half is for pictures, and what other processes take meanwhile
+            stated = min(stated, left // 2)
         self.memory_budget = memory_budget or max_memory or stated
         self._budget = MemoryBudget.of(self.memory_budget, max_memory, session.provider)
         self.halo = halo
@@ -151,13 +161,23 @@ class Upscaler:
             ParityError: If the golden pair is missed.
         """
         _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
-        if not isinstance(bundle, Bundle):
-            bundle = Bundle.open(embedded_bundle() if bundle is None else bundle)
         named = (backend, provider, device, threads, precision, workers, cuda_graphs)
         settings = SessionSettings(*named, self_test, tf32, convolution_search, max_memory)
-        session, choice = settings.choose(bundle)
+        opened, session, choice = _chosen(bundle, settings)
         bounds = {"memory_budget": memory_budget, "max_memory": max_memory}
-        return cls(bundle, session, **bounds, halo=halo, choice=choice)
+        upscaler = cls(opened, session, **bounds, halo=halo, choice=choice)
+        names = ("backend", "provider", "device", "threads", "precision", "workers")
+        options = {name: getattr(settings, name) for name in (*names, "cuda_graphs")}
+        options |= {"self_test": self_test, "tf32": tf32, "halo": halo, **bounds}
+        options |= {"bundle": opened.path, "convolution_search": convolution_search}
+        upscaler._options = options
+        return upscaler
+
+    def __reduce__(self) -> tuple[Callable[..., "Upscaler"], tuple[dict[str, Any]]]:
+        """Pickle how this was opened, so that another process opens its own."""
+        if self._options is None:
+            raise UsageError("this upscaler was given its session; open one in each process")
+        return _reopened, (self._options,)
 
     def __repr__(self) -> str:
         session = self._session
@@ -363,6 +383,15 @@ class Upscaler:
         call frees the model. Closing twice has no effect.
         """
         self._in_flight.close()
+        give_back_memory()
+
+    def check_process(self) -> None:
+        """Check that this was not opened before the process was forked.
+
+        Raises:
+            UsageError: If it was: its threads are those of the parent.
+        """
+        self._in_flight.check_process()
 
     def __enter__(self) -> "Upscaler":
         return self
@@ -413,8 +442,10 @@ class Upscaler:
         warn: Callable[[str], None],
     ) -> TileLoop:
         source, manifest = picture.size, self.bundle.manifest
+        pixel_bytes = picture.pixels.itemsize * len(picture.mode)
+        check_available(source, target, pixel_bytes)
         rgb = picture.rgb if picture.alpha is None else fill_hidden(picture.rgb, picture.alpha)
-        planner, budget = self._planner(source, target, rgb.itemsize * len(picture.mode))
+        planner, budget = self._planner(source, target, pixel_bytes)
         return TileLoop(
             manifest=manifest,
             session=self._session,
@@ -464,6 +495,24 @@ class Upscaler:
                 option="temperature",
             )
         check_noise(seed, 0.0 if temperature is None else temperature)
+
+
+def _reopened(options: dict[str, Any]) -> Upscaler:
+    return Upscaler.open(**options)
+
+
+def _chosen(
+    bundle: str | os.PathLike[str] | Bundle | None, settings: SessionSettings
+) -> tuple[Bundle, Session, Choice]:
+    """Open a bundle and its session, anew if another process replaces the bundle meanwhile."""
+    path = embedded_bundle() if bundle is None else bundle
+    opened = path if isinstance(path, Bundle) else Bundle.open(path)
+    for _ in range(_TRIES - 1):
+        try:
+            return opened, *settings.choose(opened)
+        except ReplacedError:
+            opened = Bundle.open(opened.path)
+    return opened, *settings.choose(opened)
 
 
 def _check_settings(halo: object, **sizes: object) -> None:

@@ -3,7 +3,8 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from flowsr_lp.training.linf import (
     train,
 )
 from flowsr_lp.training.penalties import Penalties
+from flowsr_lp.training.run import Loop, Report, _begun_run
 from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
 from tests import stand_in
 
@@ -296,3 +298,18 @@ def test_the_flow_loss_is_the_likelihood_of_the_noisy_residual() -> None:
     assert figures == {"nll": pytest.approx(value.item())}
     torch.manual_seed(2)
     assert loss(low, high)[0] != value
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
+    loop = cast("Loop", SimpleNamespace(output=tmp_path))
+    steps: list[int] = []
+
+    def started(first: int) -> Report:
+        steps.append(first)
+        return lambda step, total, figures: None
+
+    words = f"another run is training in {tmp_path}"
+    with _begun_run(loop, 0, started), pytest.raises(OutputError, match=words):
+        _begun_run(loop, 1, started).__enter__()
+    with _begun_run(loop, 3, started):
+        assert steps == [0, 3]

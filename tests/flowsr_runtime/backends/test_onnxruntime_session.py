@@ -406,3 +406,16 @@ def test_another_failure_is_one_line_and_a_closed_session_refused(
     session.close()
     with pytest.raises(UsageError, match="the session is closed"):
         session.run(feeds)
+
+
+def test_a_system_without_more_threads_is_named(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise onnxruntime_session._STATE.RuntimeException(
+            "pthread_create failed, error code: 11 error msg: Resource temporarily unavailable"
+        )
+
+    monkeypatch.setattr(ort, "InferenceSession", fail)
+    with pytest.raises(MemoryBudgetError, match="the system allows no more threads"):
+        OnnxRuntimeSession.open(bundle)

@@ -1,7 +1,10 @@
 """Bundles are checked before use, and written completely or not at all."""
 
 import json
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,13 @@ from flowsr_runtime.bundle.directory import (
     extend_bundle,
     write_bundle,
 )
-from flowsr_runtime.errors import BundleError, IntegrityError, OutputError, UsageError
+from flowsr_runtime.errors import (
+    BundleError,
+    IntegrityError,
+    OutputError,
+    ReplacedError,
+    UsageError,
+)
 
 MODEL = {"model.fp32.onnx": b"model"}
 
@@ -256,3 +265,75 @@ def test_a_file_outside_the_bundle_is_not_written(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="must lie inside the bundle"):
         extend_bundle(bundle.path, {"../model.onnx": b"half"}, {})
     assert not (bundle.path.parent / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("where", ["graph", "attribute", "subgraph", "function"])
+def test_a_model_with_data_in_another_file_is_refused(
+    tmp_path: Path, manifest: dict[str, Any], where: str
+) -> None:
+    tensor = field(13, field(1, b"location") + field(2, b"w.bin")) + b"\x70\x01"
+    attribute = field(5, field(5, tensor))
+    model = {
+        "graph": field(7, field(5, tensor)),
+        "attribute": field(7, field(1, attribute)),
+        "subgraph": field(7, field(1, field(5, field(6, field(5, tensor))))),
+        "function": field(25, field(7, attribute)),
+    }[where]
+    bundle = write_bundle(tmp_path / "b", manifest, {"model.fp32.onnx": b"\x08\x08" + model})
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx has data in another file"):
+        bundle.model_bytes()
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Return a field of protobuf with bytes, or a message of fewer than 128 bytes."""
+    key = number << 3 | 2
+    head = bytes([key]) if key < 128 else bytes([key & 127 | 128, key >> 7])
+    assert len(content) < 128
+    return head + bytes([len(content)]) + content
+
+
+def test_a_file_of_another_size_is_not_read(bundle: Bundle) -> None:
+    with (bundle.path / "model.fp32.onnx").open("wb") as file:
+        file.truncate(1 << 40)  # sparse: it would not fit in memory
+    with pytest.raises(IntegrityError, match=rf"is damaged: {1 << 40} bytes, bundle"):
+        bundle.model_bytes()
+    with (bundle.path / "bundle.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BundleError, match=rf"bundle\.json has {1 << 40} bytes, more than"):
+        Bundle.open(bundle.path)
+
+
+def test_a_bundle_that_was_replaced_is_not_called_damaged(
+    bundle: Bundle, manifest: dict[str, Any]
+) -> None:
+    write_bundle(bundle.path, manifest, {"model.fp32.onnx": b"another"}, force=True)
+    with pytest.raises(ReplacedError, match="was replaced while it was read"):
+        bundle.model_bytes()
+
+
+def test_half_of_a_surrogate_pair_is_no_character(bundle: Bundle) -> None:
+    path = bundle.path / "bundle.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"family": "', r'"family": "\ud83d\ude00'), encoding="utf-8")
+    assert Bundle.open(bundle.path).manifest.family.startswith("\U0001f600")
+    path.write_text(text.replace('"family": "', r'"family": "\ud83d'), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"bundle\.json is not valid JSON: .*surrogates"):
+        Bundle.open(bundle.path)
+
+
+def test_a_folder_that_may_not_be_entered_is_one_error(bundle: Bundle) -> None:
+    bundle.path.parent.chmod(0o700)
+    with as_nobody(), pytest.raises(BundleError, match=r"cannot be read: Permission denied"):
+        Bundle.open(bundle.path)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Act as an ordinary user, whom the permissions of files bind."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

@@ -275,3 +275,35 @@ def test_pictures_are_float32_unless_the_manifest_says_uint8(raw: dict[str, Any]
 def test_a_guard_is_optional(raw: dict[str, Any]) -> None:
     assert not Manifest.parse(raw).guard
     assert Manifest.parse({**raw, "guard": True}).guard
+
+
+@pytest.mark.parametrize("key", ["picture.multiple", "tiling.patch", "tiling.halo_pixels"])
+@pytest.mark.parametrize("value", [2**24 + 1, 10**400])
+def test_a_number_that_no_image_needs_is_refused(
+    raw: dict[str, Any], key: str, value: int
+) -> None:
+    with pytest.raises(BundleError, match=rf"{key} in bundle\.json must be at most 16777216"):
+        Manifest.parse(with_value(raw, key, value))
+
+
+def test_memory_without_bounds_is_refused_or_more_than_any_machine_has(
+    raw: dict[str, Any],
+) -> None:
+    with pytest.raises(BundleError, match=r"memory\.base_bytes .* got 10{59}…"):
+        Manifest.parse(with_value(raw, "memory.base_bytes", 10**400))
+    huge = Manifest.parse(with_value(raw, "memory.base_bytes", 1e308)).memory
+    assert huge.estimate(10, 10) == 2**63
+    assert Memory(1e308, 1e308, 1e308).estimate(10**9, 10**9) == 2**63
+
+
+@pytest.mark.parametrize("name", ["a\0b", "/a", "../a", "a\\b", "a//b", ""])
+def test_a_name_that_no_file_of_a_bundle_has_is_refused(raw: dict[str, Any], name: str) -> None:
+    raw["files"][name] = dict(FILE)
+    with pytest.raises(BundleError, match="must lie inside the bundle, got "):
+        Manifest.parse(raw)
+
+
+def test_the_size_of_a_file_is_a_number_of_64_bits(raw: dict[str, Any]) -> None:
+    raw["files"]["a"] = {**FILE, "bytes": 2**63}
+    with pytest.raises(BundleError, match=f"bytes of a .* got {2**63}"):
+        Manifest.parse(raw)

@@ -138,6 +138,8 @@ def due(picture: Picture, target: str, depth: Any) -> tuple[str, Any] | None:
             return None
         opaque = bool(as_rgba(picture.pixels)[..., 3].min() == 1)
         mode = "RGB" if opaque else "RGBA"  # alpha that hides nothing is not written
+    if target in ("JPEG", "BMP") and as_rgba(picture.pixels)[..., 3].min() == 1:
+        mode = "L" if mode in ("L", "LA") else "RGB"
     if mode not in modes or depth not in depths or (picture.icc and not profile):
         return None
     return mode, depth

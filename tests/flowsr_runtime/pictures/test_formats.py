@@ -33,7 +33,7 @@ def test_a_file_tells_its_format(photo: NDArray[np.uint8], name: str) -> None:
 def test_other_files_are_of_no_format(data: bytes) -> None:
     assert kind_of(data) is None
     with pytest.raises(
-        PictureError, match="a file is not a PNG, JPEG, WebP, BMP, TIFF or AVIF"
+        PictureError, match=r"a file is .*not a PNG, JPEG, WebP, BMP, TIFF or AVIF"
     ):
         open_image(data, "a file")
 
@@ -81,3 +81,28 @@ def test_what_a_format_cannot_hold_is_refused_without_a_picture(
 def test_alpha_without_an_original_is_not_dropped(photo: NDArray[np.uint8]) -> None:
     with pytest.raises(OutputError, match="JPEG holds no alpha"):
         encode_picture(np.dstack([photo, photo[..., 0]]), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("brands", "kind"),
+    [
+        (b"avif\0\0\0\0mif1", "AVIF"),
+        (b"mif1\0\0\0\0mif1avifmiaf", "AVIF"),
+        (b"xxxx\0\0\0\0avis", "AVIF"),
+        (b"mif1\0\0\0\0mif1heic", "HEIC"),
+        (b"heic\0\0\0\0", "HEIC"),
+        (b"isom\0\0\0\0mp42", None),
+        (b"mp42avif", None),  # the second word is a version
+    ],
+)
+def test_avif_and_heic_are_told_by_all_brands(brands: bytes, kind: str | None) -> None:
+    data = (len(brands) + 8).to_bytes(4, "big") + b"ftyp" + brands + bytes(64)
+    assert kind_of(data) == (kind if kind == "AVIF" else None)
+    if kind == "HEIC":
+        with pytest.raises(PictureError, match="a file is HEIC, not a PNG"):
+            open_image(data, "a file")
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE"])
+def test_a_jpeg_of_windows_is_one(suffix: str) -> None:
+    assert format_named(suffix).name == "JPEG"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from flowsr_runtime.pictures.files import Metadata, Picture, encode_picture, read_picture
 from tests.flowsr_runtime.pictures.picture_files import RGB_ICC, deep_png_file, png_of_chunks
@@ -19,7 +19,6 @@ Base, IFD = ExifTags.Base, ExifTags.IFD
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="%d"/></x:xmpmeta>'
 # Where each format holds what: the table of docs/guides/pictures.md.
 EXIF = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")
-DPI = ("PNG", "JPEG", "TIFF", "BMP")
 DEPTHS = {"PNG": (8, 16), "TIFF": (8, 16, "float")}
 TARGETS = [(format, depth) for format in (*EXIF, "BMP") for depth in DEPTHS.get(format, (8,))]
 # PNG and BMP count in whole pixels per metre.
@@ -71,8 +70,8 @@ def test_what_a_format_holds_is_kept(
     held = format in EXIF
     assert facts(found.exif) == (facts(like.metadata.exif) if held else facts(None))
     assert found.xmp == (like.metadata.xmp if held else None)
-    due = (300, 200) if format in DPI else (0, 0)
-    np.testing.assert_allclose(found.dpi or (0, 0), due, atol=DPI_ROUNDING)
+    assert found.dpi is not None
+    np.testing.assert_allclose(found.dpi, (300, 200), atol=DPI_ROUNDING)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
@@ -95,7 +94,7 @@ def test_an_upright_picture_says_that_it_is_upright(
 ) -> None:
     exif = exif_block(orientation)
     del exif[Base.ImageWidth], exif[Base.StripOffsets]  # a TIFF would believe them
-    options = {"dpi": (300, 200)} if format in DPI else {}
+    options = {"dpi": (300, 200)} if format in ("PNG", "JPEG", "TIFF") else {}
     xmp = {} if format in ("PNG", "TIFF") else {"xmp": XMP % orientation}
     picture = read_picture(saved(photo, format, exif=exif, **options, **xmp))
     swapped = orientation > 4
@@ -186,3 +185,116 @@ def test_a_resolution_of_no_unit_is_none() -> None:
     shape = (b"pHYs", (11811).to_bytes(4, "big") * 2 + b"\0")
     data = png_of_chunks((b"IHDR", header), shape, pixels, (b"IEND", b""))
     assert read_picture(data).metadata.dpi is None
+
+
+@pytest.mark.parametrize("format", ["WEBP", "AVIF", "PNG"])
+def test_a_resolution_that_stands_only_in_exif_is_kept(photo: Photo, format: str) -> None:
+    exif = Image.Exif()
+    exif[Base.XResolution], exif[Base.YResolution], exif[Base.ResolutionUnit] = 50.0, 100.0, 3
+    picture = read_picture(saved(photo, format, exif=exif))
+    assert picture.metadata.dpi == (127, 254)
+    for target in (*EXIF, "BMP"):
+        found = read_picture(encode_picture(picture, target)).metadata.dpi
+        assert found == pytest.approx((127, 254), abs=DPI_ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "title"),
+    [
+        (Metadata(xmp=b"<x:xmpmeta>" + b"h" * 70_000), "XMP"),
+        (Metadata(text=(("Comment", "h" * 70_000),)), "comment"),
+    ],
+)
+def test_metadata_that_jpeg_cannot_hold_are_left_out_with_a_line(
+    photo: Photo, metadata: Metadata, title: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = encode_picture(Picture(photo, metadata=metadata), "jpeg")
+    found = read_picture(data).metadata
+    assert (found.xmp, found.text) == (None, ())
+    assert caplog.messages == [f"JPEG holds no {title} of this size; it is not kept"]
+    assert read_picture(encode_picture(Picture(photo, metadata=metadata), "png")).metadata == (
+        metadata
+    )
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "compressed iTXt", "tEXt"])
+def test_a_text_beyond_the_limit_is_left_out_and_the_pixels_are_read(
+    photo: Photo, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    info, large = PngImagePlugin.PngInfo(), "x" * 1_100_000
+    if "iTXt" in kind:
+        info.add_itxt("workflow", large, zip="compressed" in kind)
+    else:
+        info.add_text("workflow", large, zip=kind == "zTXt")
+    info.add_text("Comment", "sea")
+    picture = read_picture(saved(photo, "PNG", pnginfo=info))
+    np.testing.assert_array_equal(picture.pixels, photo)
+    assert picture.metadata.text == (("Comment", "sea"),)
+    assert caplog.messages == ["the picture: a text of more than 1 MiB is not kept"]
+
+
+@pytest.mark.parametrize("target", ["PNG", "WEBP", "TIFF", "AVIF", "JPEG"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_large_profile_is_written_only_where_it_can_be_read(
+    photo: Photo, target: str, depth: Any
+) -> None:
+    made = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    made += bytes(1_100_000)
+    made[:4] = len(made).to_bytes(4, "big")
+    picture = read_picture(saved(photo, "JPEG", icc_profile=bytes(made)))
+    assert picture.icc == bytes(made)
+    if depth == 16 and target not in ("PNG", "TIFF"):
+        depth = 8
+    found = read_picture(encode_picture(picture.promote_depth(depth), target))
+    assert found.icc == bytes(made)
+
+
+def iptc_of(*records: tuple[int, bytes]) -> bytes:
+    """Return IPTC-IIM records of the application."""
+    return b"".join(
+        b"\x1c\x02" + bytes([number]) + len(text).to_bytes(2, "big") + text
+        for number, text in records
+    )
+
+
+@pytest.mark.parametrize("title", [b"My title", b"My titles"])  # of even and of odd length
+@pytest.mark.parametrize("target", ["JPEG", "TIFF"])
+def test_title_and_keywords_are_kept(photo: Photo, title: bytes, target: str) -> None:
+    iptc = iptc_of((5, title), (25, b"keyword"))
+    picture = Picture(photo, metadata=Metadata(iptc=iptc))
+    jpeg = read_picture(encode_picture(picture, "JPEG"))
+    assert jpeg.metadata.iptc == iptc
+    assert read_picture(encode_picture(jpeg, target)).metadata.iptc == iptc
+
+
+def test_title_and_keywords_that_a_format_lacks_are_named(
+    photo: Photo, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = Picture(photo, metadata=Metadata(iptc=iptc_of((5, b"My title"))))
+    assert read_picture(encode_picture(picture, "PNG")).metadata.iptc is None
+    assert caplog.messages == ["PNG holds no IPTC; title, keywords and caption are not kept"]
+
+
+MOTION = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description
+ xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MotionPhoto="1"
+ GCamera:MicroVideoOffset='24' hdrgm:Version="1.0" xmp:Rating="5">
+ <Container:Directory><rdf:Seq><rdf:li Item:Semantic="GainMap"/></rdf:Seq></Container:Directory>
+ </rdf:Description></rdf:RDF></x:xmpmeta>"""
+
+
+def test_a_video_or_gain_map_that_is_lost_is_not_claimed(
+    photo: Photo, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = read_picture(saved(photo, "JPEG", xmp=MOTION))
+    assert picture.metadata.xmp is not None
+    for word in (b"MotionPhoto", b"MicroVideo", b"hdrgm:", b"Container:", b"GainMap"):
+        assert word not in picture.metadata.xmp
+    assert b'xmp:Rating="5"' in picture.metadata.xmp
+    assert b"xmlns:GCamera=" in picture.metadata.xmp
+    assert caplog.messages == ["the picture: its video or gain map is not kept"]
+
+
+def test_claims_in_a_large_packet_are_left_out_with_it(photo: Photo) -> None:
+    opened = b"<Container:Directory>" * 200_000
+    data = saved(photo, "WEBP", xmp=b"<x:xmpmeta>" + opened, lossless=True)
+    assert read_picture(data).metadata.xmp is None

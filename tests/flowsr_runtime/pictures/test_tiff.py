@@ -142,7 +142,7 @@ def test_floats_out_of_range_are_refused(value: float) -> None:
 def test_several_frames_are_refused() -> None:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, np.zeros((2, 4, 5, 3), np.float32), photometric="rgb")
-    with pytest.raises(PictureError, match="has 2 frames; give a file with one"):
+    with pytest.raises(PictureError, match="has several frames; give a file with one"):
         read_picture(buffer.getvalue())
 
 

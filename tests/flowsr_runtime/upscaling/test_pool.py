@@ -180,3 +180,32 @@ def test_other_numbers_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         UpscalerPool(upscaler, workers, queue)
+
+
+def test_an_error_at_the_start_of_a_thread_loses_no_place(
+    upscaler: Upscaler, photo: Photo, caplog: pytest.LogCaptureFixture
+) -> None:
+    def begin() -> None:
+        raise PermissionError("no priority for you")
+
+    with UpscalerPool(upscaler, queue=0, begin=begin) as pool:
+        for _ in range(3):
+            assert pool.submit(photo, SCALE).result().shape[0] == SCALE * photo.shape[0]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the function at the start of a thread failed"
+    ]
+
+
+def test_a_thread_that_cannot_start_loses_no_place(
+    upscaler: Upscaler, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with UpscalerPool(upscaler, queue=0) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                pool.submit(photo, SCALE)
+        assert pool.load == (0, 0)
+        assert pool.submit(photo, SCALE).result().shape[0] == SCALE * photo.shape[0]

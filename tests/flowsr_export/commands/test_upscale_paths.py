@@ -1,0 +1,175 @@
+"""The `upscale` command on the names and folders that people have."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+
+Run = Callable[..., Result]
+
+LONG = "a" * 300 + ".png"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter; that of pytest is for its own user alone."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Act as an ordinary user, whom the permissions of files bind."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def make_image(path: Path) -> Path:
+    Image.fromarray(np.zeros((5, 6, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_a_name_that_is_too_long_does_not_stop_the_others(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    done = run(
+        "upscale", bundle, photo, tmp_path / LONG, "-o", tmp_path / "out", "--scale", "2"
+    )
+    assert done.exit_code == 5
+    assert (tmp_path / "out" / f"{photo.stem}.png").is_file()
+    assert done.stderr.splitlines()[-1].endswith("cannot be read: File name too long")
+
+
+@pytest.mark.parametrize(
+    "command", ["upscale {} -o o.png", "upscale a.png -o {}", "inspect {}"]
+)
+def test_a_name_that_is_too_long_is_one_line(
+    command: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_image(tmp_path / "a.png")
+    done = run(*command.format(LONG).split())
+    assert done.exit_code in (1, 5)
+    assert done.stderr.splitlines()[-1].endswith("File name too long")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_locked_file_or_folder_does_not_stop_the_others(
+    bundle: Path, open_folder: Path, run: Run, mode: int
+) -> None:
+    good, locked = make_image(open_folder / "good.png"), open_folder / "locked"
+    secret = make_image(open_folder / "secret.png")
+    secret.chmod(0o000)
+    locked.mkdir()
+    make_image(locked / "inside.png")
+    locked.chmod(mode)
+    bundle_files = [*bundle.parents][:3]
+    for folder in bundle_files:  # of pytest, for its own user alone
+        folder.chmod(0o755)
+    with as_nobody():
+        options = ("-o", open_folder / "out", "--scale", "2")
+        done = run("upscale", bundle, good, secret, locked, *options)
+    assert done.exit_code == 5
+    assert (open_folder / "out" / "good.png").is_file()
+    lines = [line for line in done.stderr.splitlines() if "cannot be read" in line]
+    assert [line.rpartition(": ")[2] for line in lines] == ["Permission denied"] * 2
+    assert "Traceback" not in done.stderr
+
+
+def test_an_output_in_a_locked_folder_is_one_line(
+    bundle: Path, open_folder: Path, run: Run
+) -> None:
+    good, locked = make_image(open_folder / "good.png"), open_folder / "locked"
+    locked.mkdir()
+    locked.chmod(0o666)
+    for folder in [*bundle.parents][:3]:
+        folder.chmod(0o755)
+    with as_nobody():
+        done = run("upscale", bundle, good, "-o", locked / "o.png", "--scale", "2")
+    assert done.exit_code == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_a_name_that_is_not_text_is_shown_escaped(
+    bundle: Path, tmp_path: Path, locale: str
+) -> None:
+    name = os.fsdecode(b"na\xefve.png")
+    make_image(tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "flowsr_export", "upscale", bundle, tmp_path, "-o", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "LC_ALL": locale, "PYTHONIOENCODING": ""},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"out/na\udcefve.png" in done.stdout
+    assert (tmp_path / "out" / name).is_file()
+
+
+def test_hidden_files_and_files_of_other_kinds_are_left_out_and_counted(
+    bundle: Path, tmp_path: Path, run: Run
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make_image(folder / "a.png")
+    make_image(folder / "b.png").rename(folder / "b.jfif")
+    for name in ("._a.png", ".hidden.jpg", "c.gif", "d.GIF", "e.heic", "notes"):
+        (folder / name).write_bytes(b"GIF89a")
+    arguments = ("upscale", bundle, folder, "-o", tmp_path / "out", "--scale", "2")
+    done = run(*arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert content["other_files"] == {"GIF": 2, "HEIC": 1, "without a suffix": 1}
+    assert content["pictures"] == 2
+    done = run(*arguments, "--force")
+    assert "left out 4 files of other kinds (2 GIF, 1 HEIC, 1 without a suffix)" in done.stderr
+
+
+def test_a_photo_with_opaque_alpha_becomes_a_jpeg(
+    bundle: Path, tmp_path: Path, run: Run
+) -> None:
+    Image.new("RGBA", (6, 5), (9, 9, 9, 255)).save(tmp_path / "a.png")
+    done = run("upscale", bundle, tmp_path / "a.png", "-o", tmp_path / "a.jpg", "--scale", "2")
+    assert done.exit_code == 0, done.stderr
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert (image.mode, image.size) == ("RGB", (12, 10))
+
+
+def test_existing_outputs_can_be_kept_and_the_missing_ones_made(
+    bundle: Path, tmp_path: Path, run: Run
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make_image(folder / "a.png")
+    arguments = ("upscale", bundle, folder, "-o", tmp_path / "out", "--scale", "2")
+    assert run(*arguments).exit_code == 0
+    kept = (tmp_path / "out" / "a.png").read_bytes()
+    make_image(folder / "b.png")
+    done = run(*arguments, "--skip-existing")
+    assert done.exit_code == 0, done.stderr
+    assert "1 image," in done.stdout
+    assert "1 skipped because they exist" in done.stdout
+    assert (tmp_path / "out" / "a.png").read_bytes() == kept
+    content = json.loads(run(*arguments, "--skip-existing", "--json").stdout)
+    assert (content["pictures"], len(content["skipped"]), content["failures"]) == (0, 2, [])
+    done = run(*arguments, "--skip-existing", "--force")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)

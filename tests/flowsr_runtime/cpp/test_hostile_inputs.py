@@ -1,0 +1,112 @@
+"""Inputs made to stop or mislead the C++ runtime are refused with the words of Python."""
+
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowsr_runtime import Upscaler, read_picture
+from flowsr_runtime.bundle.directory import Bundle, write_bundle
+from flowsr_runtime.errors import BundleError, UsageError
+from flowsr_runtime.tiling.noise import latent
+from tests.flowsr_runtime.cpp.library import SOURCE, CppError, CppLibrary, request_of
+
+THROWING: Final = """
+#include <cstdio>
+#include <vector>
+#include "flowsr/flowsr.h"
+int main(int, char** words) {
+  flowsr_upscaler* upscaler = nullptr;
+  if (flowsr_open(words[1], nullptr, &upscaler) != 0) return 9;
+  flowsr_request request = FLOWSR_REQUEST_INIT;
+  request.scale_rows = "2";
+  request.channels = 3;
+  request.progress = [](void*, int64_t, int64_t) -> int { throw 7; };
+  std::vector<unsigned char> image(300), result(1200);
+  const int code = flowsr_upscale_u8(upscaler, image.data(), 10, 10, &request, result.data());
+  std::printf("%d %s", code, flowsr_last_error());
+  flowsr_close(upscaler);
+}
+"""
+
+
+def test_a_model_with_data_in_another_file_is_refused_alike(
+    cpp: CppLibrary, tmp_path: Path, manifest: dict[str, Any]
+) -> None:
+    tensor = b"\x6a\x02\x0a\x00\x70\x01"
+    model = b"\x3a" + bytes([len(tensor) + 2]) + b"\x2a" + bytes([len(tensor)]) + tensor
+    path = write_bundle(tmp_path / "b", manifest, {"model.fp32.onnx": model}).path
+    words = r"model\.fp32\.onnx has data in another file, which nothing checks$"
+    with pytest.raises(BundleError, match=words):
+        Bundle.open(path).check_files()
+    with pytest.raises(CppError, match=words) as error:
+        cpp.check(path)
+    assert error.value.code == 5
+
+
+def test_a_window_of_noise_beyond_the_counter_is_refused_alike(cpp: CppLibrary) -> None:
+    words = f"a window of noise must lie within {2**32} cells"
+    with pytest.raises(CppError, match=words):
+        cpp.noise(0, 0, (2**63 - 1, 0, 1, 1, 1), 1.0)
+    with pytest.raises(UsageError, match=words):
+        latent(0, top=2**63 - 1, left=0, rows=1, columns=1, channels=1, temperature=1.0)
+
+
+def test_too_many_threads_are_refused_alike(cpp: CppLibrary, bundle: Bundle) -> None:
+    words = "threads must be at most 1024, got 100000"
+    with pytest.raises(CppError, match=words) as error:
+        cpp.open(bundle.path, threads=100_000)
+    assert error.value.code == 2
+    with pytest.raises(UsageError, match=words):
+        Upscaler.open(bundle, backend="onnxruntime", threads=100_000)
+
+
+@pytest.mark.parametrize("scale", ["1e9_9_9_9", "1_0", "\u0664", "1e999", "9" * 1001])
+def test_a_scale_of_another_grammar_is_refused_alike(
+    cpp: CppLibrary, bundle: Bundle, scale: str
+) -> None:
+    words = "scale must be"
+    with cpp.open(bundle.path) as other, pytest.raises(CppError, match=words) as theirs:
+        other.target((4, 4), request_of(scale_rows=scale))
+    with Upscaler.open(bundle) as upscaler, pytest.raises(ValueError, match=words) as ours:
+        upscaler.target((4, 4), scale)
+    rule = str(ours.value).split(", got")[0]
+    assert str(theirs.value).startswith(rule)
+
+
+def test_an_exception_of_a_callback_does_not_cross_the_c_interface(
+    cpp: CppLibrary, bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "a.cpp").write_text(THROWING, encoding="utf-8")
+    options = [f"-I{SOURCE / 'include'}", "-L", str(cpp.folder), "-lflowsr"]
+    build = ["g++", "-std=c++17", "a.cpp", "-o", "a", *options, f"-Wl,-rpath,{cpp.folder}"]
+    subprocess.run(build, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        ["./a", str(bundle.path)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1 a callback threw an exception of another kind"
+
+
+@pytest.mark.parametrize("cut", ["flipped", "short", "without its end"])
+def test_a_damaged_png_is_refused_by_both(
+    cpp: CppLibrary, bundle: Bundle, tmp_path: Path, cut: str
+) -> None:
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    Image.fromarray(np.arange(1200, dtype=np.uint8).reshape(20, 20, 3)).save(source)
+    data = bytearray(source.read_bytes())
+    at = data.index(b"IDAT") + 20
+    data[at] ^= 4 * (cut == "flipped")
+    ends = {"flipped": len(data), "short": at, "without its end": len(data) - 12}
+    source.write_bytes(data[: ends[cut]])
+    done = cpp.run("flowsr-upscale", bundle.path, source, target, "--scale", "2")
+    if cut == "without its end":
+        assert done.returncode == 0
+        assert "in.png: its end is missing, but none of its pixels" in done.stderr
+        assert read_picture(source).size == (20, 20)
+        return
+    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    with pytest.raises(ValueError, match=r"in\.png is damaged"):
+        read_picture(source)
