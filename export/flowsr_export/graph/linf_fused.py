@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from flowsr_export.graph.axis import Axis, half_pixel_taps, low_pass, neighbours
 from flowsr_export.graph.folding import ChannelMap
-from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph, _grid, _ratio, _rows
+from flowsr_export.graph.linf import LinfGraph, _grid, _ratio, _rows
 from flowsr_export.kernels.operators import first_product, flow_pass, resize_patches
 from flowsr_lp.linf.model import guarded
 
@@ -21,18 +21,16 @@ M = TypeVar("M", bound=nn.Module)
 SMALLEST_BLOCK = 16  # sides of the smallest product of Triton
 
 
-def fused(graph: LinfGraph | LinfFixedGraph) -> nn.Module:
+def fused(graph: LinfGraph) -> FusedLinfGraph:
     """Return the same function with the query stage in the operators of `kernels/`.
 
     Args:
-        graph: Deployment module in any precision; its weights are copied.
+        graph: Deployment module in any precision; its weights are copied where they change.
 
     Returns:
-        Module with the same inputs and output, in evaluation mode: on CUDA it runs the Triton
+        Module in evaluation mode, wherever a `LinfGraph` is taken: on CUDA it runs the Triton
         kernels, elsewhere their definitions in PyTorch.
     """
-    if isinstance(graph, LinfFixedGraph):
-        return LinfFixedGraph(FusedLinfGraph(graph.linf), graph.scale).eval()
     return FusedLinfGraph(graph).eval()
 
 

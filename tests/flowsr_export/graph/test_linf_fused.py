@@ -32,25 +32,29 @@ def test_the_fused_graph_is_the_deployed_graph(
 @pytest.mark.parametrize("patch", [1, 2, 3, 4])
 def test_the_fused_graph_of_one_scale_decodes_a_latent(patch: int) -> None:
     net = network(small_model(patch_size=patch), None)
-    graph = LinfFixedGraph(LinfGraph(net), Fraction(5, 2))
+    graphs = (LinfGraph(net), fused(LinfGraph(net)))
     rows, cols = (-(-n // patch) for n in (15, 20))
     latent = torch.randn(1, 3 * patch**2, rows, cols)
     with torch.inference_mode():
-        expected, output = graph(tensor(6, 8), latent), fused(graph)(tensor(6, 8), latent)
+        expected, output = (
+            LinfFixedGraph(graph, Fraction(5, 2))(tensor(6, 8), latent) for graph in graphs
+        )
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
 
 
 def test_the_fused_graph_keeps_the_guard() -> None:
     net = small()
     net.linf.guard = True
-    graph = LinfFixedGraph(LinfGraph(net), Fraction(3))
+    graphs = (LinfGraph(net), fused(LinfGraph(net)))
     with torch.inference_mode():
-        expected, output = graph(8 * tensor(7, 9)), fused(graph)(8 * tensor(7, 9))
+        expected, output = (
+            LinfFixedGraph(graph, Fraction(3))(8 * tensor(7, 9)) for graph in graphs
+        )
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_fusing_a_graph_leaves_it_as_it_was() -> None:
-    graph = LinfFixedGraph(LinfGraph(small()), Fraction(2))
+    graph = LinfGraph(small())
     before = {name: value.clone() for name, value in graph.state_dict().items()}
     strides = {name: value.stride() for name, value in graph.state_dict().items()}
     fused(graph)
@@ -60,7 +64,7 @@ def test_fusing_a_graph_leaves_it_as_it_was() -> None:
 
 
 def test_an_exported_program_holds_the_operators_and_runs() -> None:
-    graph = fused(LinfFixedGraph(LinfGraph(small()), Fraction(2))).eval()
+    graph = LinfFixedGraph(fused(LinfGraph(small())), Fraction(2)).eval()
     program = torch.export.export(graph, (tensor(9, 8),))
     calls = [str(node.target) for node in program.graph.nodes]
     assert calls.count("flowsr.first_product.default") == 1
@@ -68,6 +72,20 @@ def test_an_exported_program_holds_the_operators_and_runs() -> None:
     assert calls.count("flowsr.resize_patches.default") == 2
     with torch.inference_mode():
         torch.testing.assert_close(program.module()(tensor(9, 8)), graph(tensor(9, 8)))
+
+
+def test_the_fused_graph_exports_for_any_size_and_scale() -> None:
+    graph = LinfGraph(small()).eval()
+    height, width = (torch.export.Dim(name, min=4) for name in ("height", "width"))
+    program = torch.export.export(
+        fused(graph),
+        (tensor(20, 25), torch.from_numpy(Window.whole((20, 25), (61, 77)).geometry())),
+        dynamic_shapes=({2: height, 3: width}, None),
+    )
+    other = (tensor(13, 9), torch.from_numpy(Window.whole((13, 9), (40, 30)).geometry()))
+    with torch.inference_mode():
+        output, expected = program.module()(*other), graph(*other)
+    torch.testing.assert_close(output, expected, rtol=0, atol=SAME[torch.float32])
 
 
 WITHOUT_TRITON = """

@@ -182,12 +182,15 @@ def test_the_graph_of_kernels_is_the_deployed_graph(
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_the_graph_of_kernels_takes_other_patches(patch: int) -> None:
     net = network(small_model(patch_size=patch), None)
-    graph = LinfFixedGraph(LinfGraph(net), Fraction(5, 2))
+    graph, of_kernels = (
+        LinfFixedGraph(graph, Fraction(5, 2))
+        for graph in (LinfGraph(net), fused(LinfGraph(net)))
+    )
     rows, cols = (-(-n // patch) for n in (15, 20))
     latent = torch.randn(1, 3 * patch**2, rows, cols)
     with torch.inference_mode():
         expected = graph(tensor(6, 8), latent)
-        output = fused(graph)(tensor(6, 8), latent)
+        output = of_kernels(tensor(6, 8), latent)
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
 
 
