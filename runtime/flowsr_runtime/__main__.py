@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from flowsr_runtime.errors import FlowsrError, UsageError
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or that of the error, which becomes one line on stderr.
     """
     logging.basicConfig(format=f"{_PROGRAM}: %(message)s")
+    for stream in (sys.stdout, sys.stderr):  # file names need not be text of the locale
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         _upscale(_parser().parse_args(arguments))
     except FlowsrError as error:
