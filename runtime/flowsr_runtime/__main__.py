@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or that of the error, which becomes one line on stderr.
     """
+    # ONNX Runtime 1.29 and newer reports to its makers unless this is set before its import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     logging.basicConfig(format=f"{_PROGRAM}: %(message)s")
     for stream in (sys.stdout, sys.stderr):  # file names need not be text of the locale
         if isinstance(stream, TextIOWrapper):
