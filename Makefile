@@ -32,9 +32,10 @@ lint: $(VENV)/develop.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Mutated pictures, bundles, checkpoints and requests, for about an hour; `test` has a few.
+# Mutated pictures, bundles, checkpoints and requests, and C++ under sanitizers; `test` has a few.
 fuzz: $(VENV)/develop.stamp
-	FLOWSR_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -q tests/fuzz
+	FLOWSR_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -q tests/fuzz --ignore=tests/fuzz/test_cpp.py
+	FLOWSR_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q tests/fuzz/test_cpp.py
 
 # The site in build/site; a warning, such as a broken link, is an error.
 docs: $(VENV)/develop.stamp

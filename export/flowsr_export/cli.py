@@ -80,6 +80,8 @@ class LazyGroup(Group):
         **extra: Any,
     ) -> click.Context:
         """Return the context, under the name that the program was called by."""
+        # ONNX Runtime 1.29 and newer reports to its makers unless its import finds this set.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         _open_streams()
         for stream in (sys.stdout, sys.stderr):  # file names need not be text of the locale
             if isinstance(stream, TextIOWrapper):

@@ -2,9 +2,11 @@
 
 import argparse
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from flowsr_runtime.errors import FlowsrError, UsageError
@@ -34,7 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or that of the error, which becomes one line on stderr.
     """
+    # ONNX Runtime 1.29 and newer reports to its makers unless this is set before its import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     logging.basicConfig(format=f"{_PROGRAM}: %(message)s")
+    for stream in (sys.stdout, sys.stderr):  # file names need not be text of the locale
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         _upscale(_parser().parse_args(arguments))
     except FlowsrError as error:

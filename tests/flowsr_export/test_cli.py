@@ -1,6 +1,7 @@
 """The group: lazy commands, and errors turned into one line and an exit code."""
 
 import importlib
+import os
 import subprocess
 import sys
 import warnings
@@ -321,3 +322,25 @@ def test_an_error_of_the_system_is_one_line(
     assert done.exit_code == exit_code
     assert done.stderr.startswith(f"flowsr-export: {line}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+@pytest.mark.parametrize("module", ["flowsr_export", "flowsr_runtime"])
+def test_the_telemetry_of_onnx_runtime_is_off_unless_the_user_set_it(
+    module: str, given: str | None
+) -> None:
+    name = "ORT_DISABLE_TELEMETRY"
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    environment |= {} if given is None else {name: given}
+    main = "cli" if module == "flowsr_export" else "__main__"
+    program = (
+        "import os, sys\n"
+        f"from {module}.{main} import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: pass\n"
+        f"print(os.environ['{name}'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == (given or "1")

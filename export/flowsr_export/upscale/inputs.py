@@ -11,7 +11,7 @@ from flowsr_runtime.bundle.directory import MANIFEST_NAME
 from flowsr_runtime.errors import BundleError, UsageError
 from flowsr_runtime.geometry import exact_scale, size_text
 from flowsr_runtime.pictures.files import SUFFIXES
-from flowsr_runtime.pictures.formats import READABLE, kind_of
+from flowsr_runtime.pictures.formats import READABLE, named_kind
 
 __all__ = [
     "BUNDLE_SUFFIX",
@@ -111,7 +111,7 @@ def _check_images(path: Path) -> None:
         elif path.suffix.lower() not in SUFFIXES:
             if not path.exists():
                 raise BundleError(f"{neither}: it does not exist")
-            if path.is_file() and kind_of(_head(path)) is None:  # a pipe is read once
+            if path.is_file() and named_kind(_head(path)) is None:  # a pipe is read once
                 raise BundleError(f"{neither} of {READABLE}")
     except OSError:
         return

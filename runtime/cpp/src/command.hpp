@@ -142,6 +142,8 @@ inline Settings settings_of(const Arguments& arguments) {
 /// Runs a command; an exception becomes one line on stderr and the exit code.
 template <class Body>
 int run_command(const char* name, Body body) {
+  // ONNX Runtime 1.29 and newer reports to its makers unless the user or this sets it.
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
   try {
     return body();
   } catch (const Error& error) {

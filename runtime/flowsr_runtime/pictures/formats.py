@@ -21,6 +21,7 @@ __all__ = [
     "check_format",
     "format_named",
     "kind_of",
+    "named_kind",
     "open_image",
 ]
 
@@ -214,11 +215,11 @@ def check_format(
 
 def kind_of(data: bytes) -> str | None:
     """Return the format of a file by its first bytes, None for an unsupported one."""
-    kind = _named_kind(data)
+    kind = named_kind(data)
     return kind if kind in FORMATS else None
 
 
-def _named_kind(data: bytes) -> str | None:
+def named_kind(data: bytes) -> str | None:
     """Return the format of a file, also one that is not read, None for an unknown one."""
     if data[4:8] == b"ftyp":
         size = int.from_bytes(data[:4], "big")
@@ -246,7 +247,7 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
     """
     kind = kind_of(data)
     if kind is None:
-        found = _named_kind(data)
+        found = named_kind(data)
         given = "" if found is None else f"{found}, "
         raise PictureError(f"{name} is {given}not a {READABLE} picture")
     if not _is_supported(kind):

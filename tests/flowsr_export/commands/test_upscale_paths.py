@@ -173,3 +173,11 @@ def test_existing_outputs_can_be_kept_and_the_missing_ones_made(
     assert (content["pictures"], len(content["skipped"]), content["failures"]) == (0, 2, [])
     done = run(*arguments, "--skip-existing", "--force")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+
+
+def test_heic_is_named(bundle: Path, tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "IMG_1.heic"
+    path.write_bytes((24).to_bytes(4, "big") + b"ftypmif1\0\0\0\0mif1heic" + bytes(64))
+    done = run("upscale", path, "-o", tmp_path / "o.png", "--scale", "2")
+    assert (done.exit_code, done.stderr.count("\n")) == (5, 1)
+    assert "IMG_1.heic is HEIC, not a PNG, JPEG" in done.stderr

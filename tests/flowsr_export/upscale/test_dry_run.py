@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from flowsr_export.upscale.dry_run import plan_all
 from flowsr_export.upscale.jobs import Job, Request
@@ -57,3 +58,14 @@ def test_a_deeper_picture_is_foreseen_to_take_more(bundle: Path, job: Job) -> No
         (deep,), _ = plan_all([job], upscaler, Request("2.5", None, depth=16))
     area = 40 * 70 * 2 + 100 * 175 * 4  # what is read counts twice, what is written four times
     assert deep.peak_bytes - plain.peak_bytes == 3 * area
+
+
+def test_metadata_that_would_be_left_out_are_named(
+    bundle: Path, job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta>" + "h" * 70_000)
+    Image.new("RGB", (7, 4)).save(job.source, pnginfo=info)
+    with Upscaler.open(bundle, threads=1) as upscaler:
+        plan_all([Job(job.source, tmp_path / "b.jpg")], upscaler, TWICE)
+    assert caplog.messages == ["JPEG holds no XMP of this size; it is not kept"]

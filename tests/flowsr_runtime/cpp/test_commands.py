@@ -326,6 +326,10 @@ def test_programs_of_others_find_the_package(cpp: CppLibrary, tmp_path: Path) ->
     prefix = tmp_path / "prefix"
     install = ["cmake", "--install", str(cpp.folder), "--prefix", str(prefix)]
     subprocess.run(install, check=True, capture_output=True)
+    library = next(prefix.rglob("libflowsr.so"))
+    described = ["cmake", "-E", "env", "readelf", "-d", str(library)]
+    paths = subprocess.run(described, check=True, capture_output=True, text=True).stdout
+    assert "path: [$ORIGIN:" in paths  # a library beside it comes before the builder's
     example = shutil.copytree(SOURCE / "example", tmp_path / "example")
     folder = tmp_path / "built"
     run_cmake(example, folder, f"-DCMAKE_PREFIX_PATH={prefix}")
