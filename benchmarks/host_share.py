@@ -51,11 +51,12 @@ class FreeSession:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Return noise in [0, 1] of the window's size, (1, 3, H, W)."""
         size = (int(feeds["geometry"][8]), int(feeds["geometry"][9]))
-        if size not in self._results:
-            noise = np.random.default_rng(0).random((1, 3, *size), np.float32)
-            self._results[size] = noise
         self.runs[size] = self.runs.get(size, 0) + 1
-        return self._results[size].copy()
+        stored = self._results.get(size)
+        if stored is None:
+            stored = np.random.default_rng(0).random((1, 3, *size), np.float32)
+            self._results[size] = stored
+        return stored.copy()
 
     def close(self) -> None:
         """Do nothing."""
