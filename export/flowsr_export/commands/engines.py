@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 @click.group("engines", cls=Group)
 def command() -> None:
-    """List and prune the TensorRT engines of a bundle.
+    """List and prune the engines of a bundle.
 
     \b
     Example:
