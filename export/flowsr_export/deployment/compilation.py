@@ -93,7 +93,8 @@ def compile_package(
         zip(model_names(len(profiles)), profiles, strict=True)
     ):
         report(index)
-        compilable = deployment.compilable(DTYPES[precision], scale, profile)
+        fuse = torch.device(device).type == "cuda"
+        compilable = deployment.compilable(DTYPES[precision], scale, profile, fuse=fuse)
         if io == "uint8":
             compilable = _with_uint8(compilable)
         tensors = _tensors(compilable)

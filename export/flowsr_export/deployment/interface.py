@@ -91,12 +91,18 @@ class Deployment(ABC):
 
     @abstractmethod
     def compilable(
-        self, dtype: torch.dtype, scale: Fraction | None, profile: Profile
+        self,
+        dtype: torch.dtype,
+        scale: Fraction | None,
+        profile: Profile,
+        *,
+        fuse: bool = False,
     ) -> Compilable:
         """Return the deployment module for the sizes of a profile, for a compiler.
 
         Args:
             dtype: As for `graph`.
+            fuse: Use the project's own Triton kernels where the network has any.
             scale: As for `graph`.
             profile: Ranges by input.
         """

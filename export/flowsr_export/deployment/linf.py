@@ -66,10 +66,19 @@ class LinfDeployment(Deployment):
         return graph if scale is None else LinfFixedGraph(graph, scale)
 
     def compilable(
-        self, dtype: torch.dtype, scale: Fraction | None, profile: Profile
+        self,
+        dtype: torch.dtype,
+        scale: Fraction | None,
+        profile: Profile,
+        *,
+        fuse: bool = False,
     ) -> Compilable:
         """Return the module for a window, a range of windows, or whole images at a scale."""
         graph = without_products(LinfGraph(self.network, dtype).eval())
+        if fuse:  # imported here: PyTorch logs three lines where Triton is missing
+            from flowsr_export.graph.linf_fused import fused
+
+            graph = fused(graph)
         example = example_of(profile, self.latents, geometry=scale is None)
         if scale is not None:
             assert is_fixed(profile)  # no range of sizes compiles

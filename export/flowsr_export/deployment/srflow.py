@@ -77,9 +77,14 @@ class SrflowDeployment(Deployment):
         return graph if scale is None else SrflowPlainGraph(graph)
 
     def compilable(
-        self, dtype: torch.dtype, scale: Fraction | None, profile: Profile
+        self,
+        dtype: torch.dtype,
+        scale: Fraction | None,
+        profile: Profile,
+        *,
+        fuse: bool = False,
     ) -> Compilable:
-        """Return the deployment module for one size; no range of sizes compiles."""
+        """Return the module for one size; no range of sizes compiles, and nothing is fused."""
         assert is_fixed(profile)
         example = example_of(profile, self.latents, geometry=self.takes_geometry(scale))
         return Compilable(self.graph(dtype, scale), example)

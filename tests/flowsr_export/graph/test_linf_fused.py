@@ -5,9 +5,11 @@ from fractions import Fraction
 import pytest
 import torch
 
+from flowsr_export.deployment.families import deployment_of
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
 from flowsr_export.graph.linf_fused import fused
 from flowsr_runtime import Window
+from flowsr_runtime.bundle.engine_key import Range
 from tests.flowsr_export.networks import small, small_model
 from tests.stand_in import network, tensor
 
@@ -103,3 +105,19 @@ def test_the_operators_need_no_triton_on_a_cpu() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "[[7.0, 7.0, 7.0]]", result.stderr
     assert result.returncode == 0, result.stderr
+
+
+def test_a_compiler_gets_the_fused_graph_where_it_is_asked_to_fuse() -> None:
+    deployment = deployment_of(small())
+    shape, geometry = (1, 3, 12, 10), (12, 10, 36, 30, 0, 0, 0, 0, 36, 30)
+    profile = {"input": Range(shape, shape, shape), "geometry": Range(*[geometry] * 3)}
+    plain, fast = (
+        deployment.compilable(torch.float32, None, profile, fuse=fuse) for fuse in (False, True)
+    )
+    inputs = (tensor(12, 10), *[x for name, x in plain.example.items() if name != "input"])
+    program = torch.export.export(fast.module.eval(), inputs)
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert targets.count("flowsr.flow_pass.default") == 2
+    with torch.inference_mode():
+        output, expected = fast.module(*inputs), plain.module.eval()(*inputs)
+    torch.testing.assert_close(output, expected, rtol=0, atol=SAME[torch.float32])
