@@ -7,8 +7,8 @@ import pytest
 
 from flowsr_export.engine.builder import Built
 from flowsr_export.engine.layers import layers_from_json, layers_from_log, layers_of
+from tests.doubles.layer_log import LOGGED
 from tests.doubles.trt_module import fake_tensorrt
-from tests.flowsr_export.engine.layer_log import LOGGED
 
 
 def test_layers_of_the_log_have_the_type_of_their_weights() -> None:

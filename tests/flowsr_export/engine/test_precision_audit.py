@@ -21,8 +21,8 @@ from flowsr_export.onnx_graph.multiply_adds import MacCount, Product
 from flowsr_runtime.bundle.engine_store import Profile, Range
 from flowsr_runtime.errors import PrecisionError
 from tests.doubles.cuda_runtime import FakeCuda, Gpu
+from tests.doubles.layer_log import LOGGED
 from tests.doubles.trt_module import fake_tensorrt
-from tests.flowsr_export.engine.layer_log import LOGGED
 
 PROFILE: Profile = {"input": Range((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 8, 8))}
 # 1x1 convolutions: 3·1·64 multiply-adds in float32 and 1·19·64 in float16.
