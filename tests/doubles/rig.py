@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from flowsr_runtime.backends.engines.tensorrt_session import TensorrtSession
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
-from flowsr_runtime.backends.tensorrt_session import TensorrtSession
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.engine_store import (
     FLAVOURS,

@@ -13,7 +13,7 @@ import onnx.parser
 import pytest
 from numpy.typing import NDArray
 
-from flowsr_runtime.backends.tensorrt_session import TensorrtSession
+from flowsr_runtime.backends.engines.tensorrt_session import TensorrtSession
 from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from tests.doubles.rig import ALL, Rig
 from tests.flowsr_runtime.cpp.library import CppLibrary, shared_library

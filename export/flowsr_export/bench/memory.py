@@ -83,7 +83,7 @@ def _import_library(backend: str) -> None:
     elif backend == "inductor":
         import flowsr_runtime.backends.engines.inductor_session
     elif backend in ("tensorrt", "tensorrt_rtx"):
-        import flowsr_runtime.backends.tensorrt_session  # noqa: F401
+        import flowsr_runtime.backends.engines.tensorrt_session  # noqa: F401
     else:
         import flowsr_export.deployment.interface  # noqa: F401
 

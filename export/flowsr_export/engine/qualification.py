@@ -26,7 +26,7 @@ from flowsr_runtime.tiling.graph_inputs import graph_inputs
 
 if TYPE_CHECKING:
     from flowsr_runtime.backends.engines.inductor_engine import InductorEngine
-    from flowsr_runtime.backends.tensorrt_engine import TensorrtEngine
+    from flowsr_runtime.backends.engines.tensorrt_engine import TensorrtEngine
     from flowsr_runtime.cuda.device import Device
 
 __all__ = ["bound_feeds", "loads_here", "open_engine", "qualify"]
@@ -81,7 +81,7 @@ def open_engine(
     Raises:
         FlowsrError: As `TensorrtEngine`.
     """
-    from flowsr_runtime.backends.tensorrt_engine import TensorrtEngine
+    from flowsr_runtime.backends.engines.tensorrt_engine import TensorrtEngine
 
     device.use()
     with TemporaryDirectory(prefix="flowsr-engine-") as folder:

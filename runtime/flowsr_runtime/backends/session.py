@@ -369,7 +369,7 @@ class SessionSettings:
                     workers=workers,
                     graphs=self.cuda_graphs,
                 )
-            from flowsr_runtime.backends.tensorrt_session import TensorrtSession
+            from flowsr_runtime.backends.engines.tensorrt_session import TensorrtSession
 
             return TensorrtSession.open(
                 bundle,

@@ -36,8 +36,8 @@ def test_tensorrt_without_cuda_bindings_names_the_remedy(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     for name in (
-        "backends.tensorrt_session",
-        "backends.tensorrt_engine",
+        "backends.engines.tensorrt_session",
+        "backends.engines.tensorrt_engine",
         "cuda.device",
         "cuda.device_array",
     ):

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_runtime.backends.tensorrt_log import TensorrtLog
-from flowsr_runtime.backends.tensorrt_request import Destination, Request
+from flowsr_runtime.backends.engines.tensorrt_log import TensorrtLog
+from flowsr_runtime.backends.engines.tensorrt_request import Destination, Request
 from flowsr_runtime.cuda.device import Buffer, Device, Graph, Staging, Stream
 from flowsr_runtime.cuda.device_array import DeviceArray, DeviceView, is_device_array, view_of
 from flowsr_runtime.cuda.graph_cache import Captured, GraphCache

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flowsr_runtime.backends.tensorrt_session import TensorrtSession, load_library
+from flowsr_runtime.backends.engines.tensorrt_session import TensorrtSession, load_library
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.errors import (

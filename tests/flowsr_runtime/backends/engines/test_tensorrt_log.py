@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowsr_runtime.backends.tensorrt_log import TensorrtLog
+from flowsr_runtime.backends.engines.tensorrt_log import TensorrtLog
 from flowsr_runtime.errors import BundleError, MemoryBudgetError, ProviderError
 from tests.doubles.trt_module import fake_tensorrt
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from flowsr_runtime.backends.engines.selection import EngineSelection
-from flowsr_runtime.backends.tensorrt_engine import TensorrtEngine
+from flowsr_runtime.backends.engines.tensorrt_engine import TensorrtEngine
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.engine_store import EngineEntry, LoadTarget
 from flowsr_runtime.bundle.profile_limits import ProfileLimits

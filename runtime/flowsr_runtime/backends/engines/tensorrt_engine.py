@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from flowsr_runtime.atomic import replace_file
-from flowsr_runtime.backends.tensorrt_log import TensorrtLog
-from flowsr_runtime.backends.tensorrt_worker import TensorrtWorker
+from flowsr_runtime.backends.engines.tensorrt_log import TensorrtLog
+from flowsr_runtime.backends.engines.tensorrt_worker import TensorrtWorker
 from flowsr_runtime.bundle.engine_store import EngineEntry
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.cuda.graph_cache import GraphCounters

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flowsr_runtime.backends.tensorrt_session import TensorrtSession
+from flowsr_runtime.backends.engines.tensorrt_session import TensorrtSession
 from flowsr_runtime.cuda.device import Device
 from flowsr_runtime.cuda.device_array import DeviceArray
 from flowsr_runtime.errors import BundleError, ShapeError

@@ -208,7 +208,7 @@ def test_kernels_that_cannot_be_kept_are_said_so(
 
     rig = Rig("tensorrt-rtx", bundle, monkeypatch)
     rig.add()
-    monkeypatch.setattr("flowsr_runtime.backends.tensorrt_engine.replace_file", full)
+    monkeypatch.setattr("flowsr_runtime.backends.engines.tensorrt_engine.replace_file", full)
     with_session(rig, feeds_of(4, 5))
     assert "cannot be written: No space left on device" in caplog.text
 

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import tensorrt_rtx
 
-from flowsr_runtime.backends.tensorrt_request import Destination, Request, output_allocator
+from flowsr_runtime.backends.engines.tensorrt_request import (
+    Destination,
+    Request,
+    output_allocator,
+)
 from flowsr_runtime.cuda import device as device_module
 from flowsr_runtime.cuda.device import Buffer
 from flowsr_runtime.cuda.device_array import DeviceView
