@@ -35,6 +35,9 @@ from flowsr_runtime.upscaling.pool import UpscalerPool
 
 __all__ = ["Service"]
 
+GRACE_SECONDS = 0.5
+"""Time for a cancelled decode to end by itself; a new process takes about as long."""
+
 CLIENT_CLOSED = 499
 """Status that counts a request whose client left."""
 
@@ -218,7 +221,9 @@ async def _in_thread(
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        stop()
+        done, _ = await asyncio.wait({future}, timeout=GRACE_SECONDS)
+        if not done:
+            stop()
         await asyncio.wait({future})
         if not future.cancelled():
             future.exception()  # retrieved, or asyncio would log it

@@ -30,7 +30,7 @@ from flowsr_export.serve.admission import ServeLimits
 from flowsr_export.serve.app import create_app
 from flowsr_export.serve.decoder import borrow, give_back
 from flowsr_export.serve.http_server import TimeoutH11Protocol, listen
-from flowsr_export.serve.service import _in_thread
+from flowsr_export.serve.service import GRACE_SECONDS, _in_thread
 from flowsr_runtime import Upscaler
 from flowsr_runtime.errors import PictureError
 from flowsr_runtime.upscaling.pool import UpscalerPool
@@ -174,7 +174,7 @@ def test_a_decode_that_takes_too_long_is_ended_and_frees_its_place(
             for _ in range(2):
                 answer = await client.post("/upscale?scale=2", content=png(PIXELS))
                 answers.append(answer.status_code)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(GRACE_SECONDS + 1)
             return answers
 
         assert with_client(app, twice) == [504, 504]
