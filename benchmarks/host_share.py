@@ -52,11 +52,11 @@ class FreeSession:
         """Return noise in [0, 1] of the window's size, (1, 3, H, W)."""
         size = (int(feeds["geometry"][8]), int(feeds["geometry"][9]))
         self.runs[size] = self.runs.get(size, 0) + 1
-        stored = self._results.get(size)
-        if stored is None:
-            stored = np.random.default_rng(0).random((1, 3, *size), np.float32)
-            self._results[size] = stored
-        return stored.copy()
+        if size not in self._results:
+            noise = np.random.default_rng(0).random((1, 3, *size))
+            self._results[size] = noise.astype(np.float32)
+        result: NDArray[np.float32] = self._results[size].copy()
+        return result
 
     def close(self) -> None:
         """Do nothing."""

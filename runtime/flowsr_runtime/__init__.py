@@ -1,6 +1,7 @@
 """The light runtime of flowsr-lp: run a bundle without PyTorch."""
 
-from flowsr_runtime.backends.session import Choice, Session, SessionSettings, open_session
+from flowsr_runtime.backends.contract import Session
+from flowsr_runtime.backends.session import Choice, SessionSettings, open_session
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle, write_bundle
 from flowsr_runtime.errors import (
     BackendError,

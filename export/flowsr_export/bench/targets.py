@@ -14,7 +14,8 @@ from flowsr_export.inputs.cases import TEMPERATURE, Case, sample_pictures
 from flowsr_export.inputs.feeds import graph_feeds
 from flowsr_export.parity.candidates import GPU_PROVIDERS
 from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
-from flowsr_runtime.backends.session import AUTO, Session
+from flowsr_runtime.backends.contract import Session
+from flowsr_runtime.backends.session import AUTO
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.pictures.depth import to_depth
 

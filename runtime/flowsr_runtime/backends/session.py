@@ -5,15 +5,13 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Final
 
-from numpy.typing import NDArray
-
+from flowsr_runtime.backends.contract import Session
 from flowsr_runtime.backends.cuda_provider import HALF, SEARCHES, CudaOptions
 from flowsr_runtime.backends.engines.candidates import INDUCTOR, engine_candidates
 from flowsr_runtime.backends.self_test import SKIPPED, SelfTest, self_test
 from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.cuda.driver import count_gpus
 from flowsr_runtime.errors import (
     BackendError,
@@ -30,7 +28,6 @@ __all__ = [
     "AUTO",
     "BACKENDS",
     "Choice",
-    "Session",
     "SessionSettings",
     "open_session",
     "preferred_precision",
@@ -78,43 +75,6 @@ _LIBRARIES: Final = {
 
 _WORKERS: Final = 4
 """Default number of concurrent runs on a GPU; each allocates memory when first used."""
-
-
-class Session(Protocol):
-    """A loaded model; `run` may be called from several threads at once."""
-
-    @property
-    def backend(self) -> str:
-        """Name of the inference library."""
-
-    @property
-    def provider(self) -> str:
-        """Provider of the library, such as "cpu"."""
-
-    @property
-    def device(self) -> int:
-        """Index of the device."""
-
-    @property
-    def limits(self) -> ProfileLimits | None:
-        """Sizes that the session takes, None for all sizes."""
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Run the model.
-
-        Args:
-            feeds: The graph's inputs by name: `input` (B, 3, h, w) float32 or uint8, and
-                `geometry` (10,) int64 and latents (B, D, rows, columns) if the graph has them.
-
-        Returns:
-            Images, (B, 3, H, W), of the type of `input`; float32 is unclamped.
-
-        Raises:
-            MemoryBudgetError: If the device runs out of memory.
-        """
-
-    def close(self) -> None:
-        """Free the model; the session cannot run after that."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_runtime.backends.session import Session
+from flowsr_runtime.backends.contract import Session
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.cuda.nvtx import nvtx_range
 from flowsr_runtime.errors import BundleError, MemoryBudgetError, NonFiniteError

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_runtime.backends.session import AUTO, Choice, Session, SessionSettings
+from flowsr_runtime.backends.contract import Session
+from flowsr_runtime.backends.session import AUTO, Choice, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
 from flowsr_runtime.errors import ReplacedError, ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for, size_text

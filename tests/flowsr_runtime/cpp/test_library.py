@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flowsr_runtime import Upscaler, embedded_bundle, read_picture
-from flowsr_runtime.backends.session import Session
+from flowsr_runtime.backends.contract import Session
 from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import FlowsrError

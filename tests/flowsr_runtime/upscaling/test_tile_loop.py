@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flowsr_runtime.backends.session import Session, open_session
+from flowsr_runtime.backends.contract import Session
+from flowsr_runtime.backends.session import open_session
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.errors import (
