@@ -69,6 +69,13 @@ def test_a_name_that_is_too_long_is_one_line(
     assert "Traceback" not in done.stderr
 
 
+def open_to_all(bundle: Path) -> None:
+    """Let every user into pytest's folders around a bundle, which are for their own user."""
+    for folder in bundle.parents:
+        if "pytest-of-" in str(folder):
+            folder.chmod(0o755)
+
+
 @pytest.mark.parametrize("mode", [0o000, 0o444])
 def test_a_locked_file_or_folder_does_not_stop_the_others(
     bundle: Path, open_folder: Path, run: Run, mode: int
@@ -79,9 +86,7 @@ def test_a_locked_file_or_folder_does_not_stop_the_others(
     locked.mkdir()
     make_image(locked / "inside.png")
     locked.chmod(mode)
-    bundle_files = [*bundle.parents][:3]
-    for folder in bundle_files:  # of pytest, for its own user alone
-        folder.chmod(0o755)
+    open_to_all(bundle)
     with as_nobody():
         options = ("-o", open_folder / "out", "--scale", "2")
         done = run("upscale", bundle, good, secret, locked, *options)
@@ -98,8 +103,7 @@ def test_an_output_in_a_locked_folder_is_one_line(
     good, locked = make_image(open_folder / "good.png"), open_folder / "locked"
     locked.mkdir()
     locked.chmod(0o666)
-    for folder in [*bundle.parents][:3]:
-        folder.chmod(0o755)
+    open_to_all(bundle)
     with as_nobody():
         done = run("upscale", bundle, good, "-o", locked / "o.png", "--scale", "2")
     assert done.exit_code == 1

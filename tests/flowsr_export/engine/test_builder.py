@@ -228,9 +228,14 @@ def test_ctrl_c_ends_the_build_at_a_step_and_leaves_nothing(
         time.sleep(0.3)  # until the other thread has heard it
 
     monkeypatch.setattr(BuildProgress, "start", start_and_interrupt)
+    # A shell that starts the tests in the background has them ignore SIGINT.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     log, before = tmp_path / "build.log", threading.enumerate()
-    with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        build_plan(library(variant), MODEL, [profile], Settings(), log=log)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
+            build_plan(library(variant), MODEL, [profile], Settings(), log=log)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert list(tmp_path.iterdir()) == []
     assert threading.enumerate() == before
 

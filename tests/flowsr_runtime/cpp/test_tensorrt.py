@@ -22,7 +22,7 @@ PLAN: Final = b"nearest"
 FLAGS: Final = ("-std=c++17", "-O0", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fPIC")
 SOURCES: Final = (
     *("bundle", "flowsr_c", "geometry", "golden", "json", "manifest", "noise", "pixels"),
-    *("self_test", "session", "sha256", "tiling", "upscaler", "verdicts"),
+    *("onnx_file", "self_test", "session", "sha256", "tiling", "upscaler", "verdicts"),
     *("tensorrt_engines", "tensorrt_session"),
 )
 DEFINITIONS: Final = ('-DFLOWSR_VERSION="0.1.0"', '-DFLOWSR_WITH_TENSORRT="tensorrt"')
@@ -226,7 +226,7 @@ def test_tiles_are_halved_where_memory_runs_out(
     with tensorrt.open(bundle.path, exact_halo=1) as upscaler:
         got = upscaler.upscale(photo, scale_rows="3", warn=warn)
     np.testing.assert_array_equal(got, nearest(photo, 69, 93))
-    line = "out of memory with tiles of 93x69 output pixels, going on with 36x69 from row 0"
+    line = "out of memory with tiles of 93x69 output pixels, going on with 24x69 from row 0"
     assert told == [line]
     monkeypatch.setenv("FLOWSR_DOUBLE_BYTES", "9")
     with (
