@@ -13,7 +13,7 @@ __all__ = ["FUZZ", "MOST_BYTES", "SECONDS", "mutated", "refusal"]
 EXAMPLES: Final = int(os.environ.get("FLOWSR_FUZZ_EXAMPLES", "300"))
 """Examples of each test; `make fuzz` sets more."""
 
-SECONDS: Final = 5.0
+SECONDS: Final = 20.0
 """Longest time for one example, on a busy machine."""
 
 MOST_BYTES: Final = 300 << 20

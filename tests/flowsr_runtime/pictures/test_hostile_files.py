@@ -18,7 +18,7 @@ from flowsr_runtime.pictures.metadata import Metadata
 from flowsr_runtime.pictures.picture import Picture
 from flowsr_runtime.pictures.soundness import check_scans, page_of
 
-SOON = 2.0
+SOON = 10.0
 """Seconds in which any of these files is refused; the decoders alone would take minutes."""
 
 PIXELS = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
