@@ -44,15 +44,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(mutated([zipped()]))
 @FUZZ
 def test_a_mutated_file_of_pytorch_is_loaded_or_refused(folder: Path, data: bytes) -> None:
-    load_or_refuse(folder / "a.pth", data)
+    assert_loaded_or_refused(folder / "a.pth", data)
 
 
 @given(mutated([safe()]))
 @FUZZ
 def test_a_mutated_safetensors_file_is_loaded_or_refused(folder: Path, data: bytes) -> None:
-    load_or_refuse(folder / "a.safetensors", data)
+    assert_loaded_or_refused(folder / "a.safetensors", data)
 
 
-def load_or_refuse(path: Path, data: bytes) -> None:
+def assert_loaded_or_refused(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     assert refusal(lambda: load_checkpoint(path), CheckpointError) != ""

@@ -49,7 +49,7 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def refused(data: bytes, words: str) -> None:
+def assert_refused(data: bytes, words: str) -> None:
     began = time.perf_counter()
     with pytest.raises(PictureError, match=words):
         read_picture(data)
@@ -64,20 +64,22 @@ def test_a_tag_that_is_not_one_whole_number_is_refused(
     entry: tuple[int, int, int, int],
 ) -> None:
     others = [one for one in gray(height=10**9) if one[0] != entry[0]]
-    refused(tiff(sorted([*others, entry])), "Image|SamplesPerPixel must be one whole number")
+    assert_refused(
+        tiff(sorted([*others, entry])), "Image|SamplesPerPixel must be one whole number"
+    )
 
 
 def test_a_tag_that_stands_twice_is_refused() -> None:
-    refused(tiff([*gray(), (256, 4, 1, 10**6)]), "ImageWidth must be one whole number")
+    assert_refused(tiff([*gray(), (256, 4, 1, 10**6)]), "ImageWidth must be one whole number")
 
 
 def test_a_tiff_of_many_directories_is_refused_at_the_second() -> None:
-    refused(tiff(*[gray()] * 4000), "has several frames")
+    assert_refused(tiff(*[gray()] * 4000), "has several frames")
 
 
 def test_a_tiff_of_many_thumbnails_is_refused() -> None:
     thumbnail = [(254, 4, 1, 1), *gray()]
-    refused(tiff(gray(), *[thumbnail] * 2000), "has more than 1000 frames")
+    assert_refused(tiff(gray(), *[thumbnail] * 2000), "has more than 1000 frames")
 
 
 def test_a_directory_that_leads_to_itself_ends() -> None:
@@ -89,7 +91,7 @@ def test_a_directory_that_leads_to_itself_ends() -> None:
 @pytest.mark.parametrize("compression", [7, 34712, 50002])  # JPEG, JPEG 2000, JPEG XL
 def test_a_strip_that_may_hold_any_size_is_refused(compression: int) -> None:
     words = f"has compression {compression}; convert it|damaged"
-    refused(tiff(gray(compression=compression)), words)
+    assert_refused(tiff(gray(compression=compression)), words)
 
 
 def test_a_thumbnail_and_a_mask_are_no_frames(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_a_flipped_bit_in_a_critical_chunk_of_png_is_refused() -> None:
     for byte in range(at + 4, at + 40):
         damaged = bytearray(data)
         damaged[byte] ^= 1
-        refused(bytes(damaged), "the CRC of IDAT is wrong")
+        assert_refused(bytes(damaged), "the CRC of IDAT is wrong")
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
@@ -153,7 +155,7 @@ def test_a_png_whose_pixels_end_early_is_refused(depth: Any) -> None:
     header = bytearray(whole[:33])
     header[23] += 1  # one more row than there is
     header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
-    refused(bytes(header) + whole[33:], "its pixels end early")
+    assert_refused(bytes(header) + whole[33:], "its pixels end early")
 
 
 def test_an_interlaced_png_is_as_long_as_its_passes() -> None:
@@ -198,13 +200,13 @@ def test_a_file_that_lacks_only_its_end_is_read_with_a_line(
 def test_a_jpeg_that_lacks_pixels_is_refused(progressive: bool) -> None:
     data = saved(Image.fromarray(PIXELS), "JPEG", progressive=progressive)
     for missing in (8, 40, 200):
-        refused(data[:-missing], "is damaged: image file is truncated")
+        assert_refused(data[:-missing], "is damaged: image file is truncated")
 
 
 def test_a_jpeg_of_many_scans_is_refused() -> None:
     data = saved(Image.fromarray(PIXELS), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
-    refused(data[:-2] + data[last:-2] * 20_000 + b"\xff\xd9", "has more than 100 scans")
+    assert_refused(data[:-2] + data[last:-2] * 20_000 + b"\xff\xd9", "has more than 100 scans")
 
 
 def test_scans_inside_a_thumbnail_are_not_counted() -> None:
