@@ -32,8 +32,10 @@ lint: $(VENV)/develop.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Mutated pictures, bundles, checkpoints and requests, and C++ under sanitizers; `test` has a few.
+# Mutated pictures, bundles, checkpoints and requests, C++ under sanitizers, and new examples of
+# every property of the runtime; `test` has a few, the same ones each time.
 fuzz: $(VENV)/develop.stamp
+	FLOWSR_RANDOM_TESTS=1 $(BIN)/python -m pytest -q tests/flowsr_runtime
 	FLOWSR_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -q tests/fuzz --ignore=tests/fuzz/test_cpp.py
 	FLOWSR_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q tests/fuzz/test_cpp.py
 

@@ -88,7 +88,8 @@ TilePlanner::TilePlanner(const Manifest& manifest, const Settings& settings,
       halo_(settings.halo == HaloKind::exact ? manifest.exact : manifest.halo),
       memory_(manifest.memory), whole_only_(manifest.whole_only), limits_(limits),
       // Tiles with an exact halo agree to float rounding: there is nothing to blend.
-      fade_(settings.halo == HaloKind::exact ? 0 : halo_.align), equal_(limits != nullptr || on_gpu(settings)) {
+      fade_(settings.halo == HaloKind::exact ? 0 : halo_.align),
+      equal_(limits != nullptr || on_gpu(settings)) {
   if (!manifest.scale) return;
   source_ = padded_size(source, manifest.multiple);
   target_ = scaled_size(source_, *manifest.scale);
@@ -114,6 +115,7 @@ Plan TilePlanner::plan(int64_t budget, int64_t top) const {
     }
   }
   if (best_row != nullptr) return plan_of(*best_row, *best_column);
+  if (equal_) return of_any_sizes().plan(budget, top);
   const int64_t needed = least(rows, columns);
   if (needed <= budget) refuse_uncovered();
   throw Error(Code::memory, "memory_budget must be at least " + std::to_string(needed) +
@@ -124,10 +126,17 @@ Plan TilePlanner::plan(int64_t budget, int64_t top) const {
 Plan TilePlanner::smaller(const Plan& plan, int64_t top) const {
   const int64_t before = plan.run_bytes;
   const int64_t needed = whole_only_ ? before : least(splits(0, top), splits(1, 0));
+  if (needed >= before && equal_) return of_any_sizes().smaller(plan, top);
   if (needed >= before) {
     throw Error(Code::memory, "there are no tiles smaller than " + largest_tile(plan));
   }
   return this->plan(std::max(before - before / 2, needed), top);
+}
+
+TilePlanner TilePlanner::of_any_sizes() const {
+  TilePlanner planner = *this;
+  planner.equal_ = false;
+  return planner;
 }
 
 AxisSplit TilePlanner::split(int axis, int64_t count, int64_t begin) const {

@@ -31,6 +31,8 @@ class TilePlanner {
 
  private:
   AxisSplit split(int axis, int64_t count, int64_t begin) const;
+  /// The same planner for tiles of any sizes, where tiles of one size do not fit.
+  TilePlanner of_any_sizes() const;
   vector<AxisSplit> splits(int axis, int64_t begin) const;
   int64_t run_bytes(const AxisSplit& row, const AxisSplit& column) const;
   int64_t least(const vector<AxisSplit>& rows, const vector<AxisSplit>& columns) const;
@@ -45,7 +47,7 @@ class TilePlanner {
   bool whole_only_;
   const ProfileLimits* limits_;
   int64_t fade_;
-  bool equal_;  // all tiles of an image have one size, where possible
+  bool equal_;  // all tiles of an image have one size, where such tiles fit
 };
 
 /// Returns the output pixels of the largest tile without its halo, as in 512x384.

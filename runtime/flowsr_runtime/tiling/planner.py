@@ -1,7 +1,7 @@
 """Plan the cheapest tiles that fit in memory and that the session takes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from flowsr_runtime.bundle.manifest import Memory
@@ -46,8 +46,8 @@ class TilePlanner:
         whole_only: Whether the graph only computes whole images.
         limits: Sizes that the session takes, None for all sizes.
         resident: Memory held besides the runs, and whether budgets include it.
-        equal: Give all tiles of an image one size, where possible; for GPUs, which prepare
-            kernels, CUDA graphs and memory for each size.
+        equal: Give all tiles of an image one size where such tiles fit; for GPUs, which
+            prepare kernels, CUDA graphs and memory for each size.
     """
 
     source: tuple[int, int]
@@ -81,6 +81,8 @@ class TilePlanner:
             return self._plan_of(*whole)
         rows, columns = self._splits(0, top), self._splits(1, 0)
         fitting = self._fitting(rows, columns, budget)
+        if not fitting and self.equal:
+            return replace(self, equal=False).plan(budget, top)
         if not fitting:
             least = self._least(rows, columns)
             if least <= budget:
@@ -108,6 +110,8 @@ class TilePlanner:
         least = before
         if not self.whole_only:
             least = self._least(self._splits(0, top), self._splits(1, 0))
+        if least >= before and self.equal:
+            return replace(self, equal=False).smaller(plan, top)
         if least >= before:
             raise MemoryBudgetError(f"there are no tiles smaller than {plan.largest}")
         return self.plan(max(before - plan.run_bytes // 2, least), top)

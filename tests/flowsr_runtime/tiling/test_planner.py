@@ -21,6 +21,8 @@ RATIO_HALO = Halo(patch=8, align=64, lr_align=16, patches=0, pixels=5, ratio=4)
 # From the smallest tile, 64x64 pixels, to about the largest picture of these tests.
 RATIO_BUDGETS = st.integers(160_000, 600_000)
 MEMORY = Memory(base_bytes=10_000, bytes_per_pixel=10, bytes_per_patch=100)
+# The smallest tiles of one size fit in it: at most 64x64 LR pixels and 20x20 patches.
+EQUAL_BUDGET = 91_000
 SIDES = st.integers(1, 80)
 SCALES = st.fractions(1, 12, max_denominator=20)
 FADES = st.sampled_from([0, 1, 5, 12])
@@ -47,7 +49,7 @@ def test_every_pixels_weights_sum_to_one(
 
 
 @settings(deadline=None)
-@given(st.tuples(SIDES, SIDES), st.tuples(SCALES, SCALES), st.integers(80_000, 10**6))
+@given(st.tuples(SIDES, SIDES), st.tuples(SCALES, SCALES), st.integers(EQUAL_BUDGET, 10**6))
 def test_equal_tiles_have_one_size_the_same_cores_and_at_least_their_halos(
     source: tuple[int, int], scales: tuple[Fraction, Fraction], budget: int
 ) -> None:
@@ -69,6 +71,16 @@ def test_equal_tiles_have_one_size_the_same_cores_and_at_least_their_halos(
             assert grown.lr_end <= grown.source
             assert grown.out_end <= grown.target
     assert made.run_bytes <= budget
+
+
+def test_tiles_have_several_sizes_where_tiles_of_one_size_do_not_fit() -> None:
+    equal = TilePlanner((70, 70), (70, 70), HALO, MEMORY, 12, equal=True)
+    made = equal.plan(87_210)  # what the smallest tiles of one size take
+    assert len({piece.extent.out_size for piece in made.rows}) == 1
+    fewer = equal.plan(87_209)
+    assert fewer == replace(equal, equal=False).plan(87_209)
+    assert len({piece.extent.out_size for piece in (*fewer.rows, *fewer.columns)}) > 1
+    assert equal.smaller(made, 0).run_bytes < made.run_bytes
 
 
 @pytest.mark.parametrize("rows", [200, 203])
