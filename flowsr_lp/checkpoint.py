@@ -50,6 +50,7 @@ UNUSED_PREFIXES = (
     "RRDB.conv_last.",
     "flowUpsamplerNet.f.",
 )
+UNUSED_SUFFIXES = (".attn.relative_position_index", ".attn_mask")
 
 
 @dataclass(frozen=True)
@@ -364,7 +365,13 @@ def _check_shapes(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
     """Compare the names and shapes of parameters with the tensors of a file."""
     expected = module.state_dict()
     missing = [name for name in expected if name not in tensors]
-    extra = [n for n in tensors if n not in expected and not n.startswith(UNUSED_PREFIXES)]
+    extra = [
+        name
+        for name in tensors
+        if name not in expected
+        and not name.startswith(UNUSED_PREFIXES)
+        and not name.endswith(UNUSED_SUFFIXES)
+    ]
     if missing or extra:
         name, verb = (missing[0], "lacks") if missing else (extra[0], "has an unknown")
         raise CheckpointError(f"{path} {verb} tensor {name}")

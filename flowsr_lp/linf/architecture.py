@@ -83,6 +83,8 @@ def _encoder_spec(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, 
     def width(name: str) -> int:
         return convolution(tensors, f"encoder.{name}.weight", path, MODEL)[0]
 
+    if "encoder.conv_after_body.weight" in tensors:
+        return {"name": "swinir", "args": _attention_args(tensors, path)}
     if "encoder.conv_first.weight" in tensors:
         blocks = len(indices(tensors, r"encoder\.RRDB_trunk\.(\d+)\.RDB1\.conv1\.weight"))
         growth = width("RRDB_trunk.0.RDB1.conv1")
@@ -99,6 +101,26 @@ def _encoder_spec(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, 
         name = "edsr" if features >= WIDE_EDSR else "edsr-baseline"
         return {"name": name, "args": {"n_resblocks": blocks, "n_feats": features}}
     raise CheckpointError(f"{path} has an encoder of unknown kind")
+
+
+def _attention_args(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:
+    """Return the sizes of a SwinIR encoder."""
+    depths: list[int] = []
+    for group in indices(tensors, r"encoder\.layers\.(\d+)\.conv\.weight"):
+        blocks = rf"encoder\.layers\.{group}\.residual_group\.blocks\.(\d+)\.mlp\.fc1\.bias"
+        depths.append(len(indices(tensors, blocks)))
+    block = "encoder.layers.0.residual_group.blocks.0"
+    table, hidden = (
+        tensors.get(f"{block}.{name}")
+        for name in ("attn.relative_position_bias_table", "mlp.fc1.bias")
+    )
+    if table is None or hidden is None or table.dim() != 2 or hidden.dim() != 1:
+        raise CheckpointError(f"{path} is not {MODEL}: it lacks {block} of SwinIR")
+    width, _ = convolution(tensors, "encoder.conv_first.weight", path, MODEL)
+    features, _ = convolution(tensors, "encoder.conv_before_upsample.0.weight", path, MODEL)
+    heads, ratio = table.shape[1], hidden.numel() // max(width, 1)
+    sizes = {"num_heads": heads, "mlp_ratio": ratio, "num_feat": features}
+    return {"embed_dim": width, "depths": depths, **sizes}
 
 
 def convolution(

@@ -1,6 +1,6 @@
-"""Low-resolution feature encoders: EDSR, RDN and RRDB without their up-samplers."""
+"""Low-resolution feature encoders: EDSR, RDN, RRDB and SwinIR without their up-samplers."""
 
-__all__ = ["EDSR", "RDN", "RRDB", "encoder_from_spec"]
+__all__ = ["EDSR", "RDN", "RRDB", "SwinIR", "continued", "encoder_from_spec"]
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowsr_lp.linf.swinir import SwinIR, continued_size
 from flowsr_runtime.errors import CheckpointError
 
 # Growth and depth of the two published RDN configurations (arXiv 1802.08797, section 5.1).
@@ -172,7 +173,15 @@ ENCODERS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "edsr": (EDSR, {"n_resblocks": 32, "n_feats": 256, "res_scale": 0.1}),
     "rdn": (RDN, {"G0": 64, "RDNconfig": "B"}),
     "rrdb": (RRDB, {"nf": 64, "nb": 23, "gc": 32}),
+    "swinir": (
+        SwinIR,
+        {"embed_dim": 180, "depths": [6] * 6, "num_heads": 6, "mlp_ratio": 2, "num_feat": 64},
+    ),
 }
+COUNTS = (
+    *("n_resblocks", "n_feats", "G0", "nf", "nb", "gc"),
+    *("embed_dim", "num_heads", "mlp_ratio", "num_feat"),
+)
 # Arguments of the released files that do not change the network without up-sampler.
 IGNORED_ARGS = {"no_upsampling", "scale", "rgb_range", "n_colors"}
 
@@ -194,7 +203,7 @@ def encoder_from_spec(spec: Mapping[str, Any]) -> nn.Module:
     unknown = set(args) - set(defaults) - IGNORED_ARGS
     if unknown:
         raise CheckpointError(f"encoder {name} has no argument {', '.join(sorted(unknown))}")
-    for key in ("n_resblocks", "n_feats", "G0", "nf", "nb", "gc"):
+    for key in COUNTS:
         value = args.get(key, 1)
         if not isinstance(value, int) or value < 1:
             raise CheckpointError(
@@ -203,7 +212,29 @@ def encoder_from_spec(spec: Mapping[str, Any]) -> nn.Module:
     scale = args.get("res_scale", 1.0)
     if not isinstance(scale, (int, float)) or not math.isfinite(scale):
         raise CheckpointError(f"encoder {name}: res_scale must be a number, got {scale!r}")
-    return build(**{key: args.get(key, value) for key, value in defaults.items()})
+    complete = {key: args.get(key, value) for key, value in defaults.items()}
+    if name == "swinir":
+        _check_attention(complete)
+    return build(**complete)
+
+
+def _check_attention(args: Mapping[str, Any]) -> None:
+    """Check the arguments of SwinIR that depend on each other."""
+    depths, width, heads = args["depths"], args["embed_dim"], args["num_heads"]
+    known = isinstance(depths, (list, tuple)) and bool(depths)
+    if not known or not all(type(depth) is int and depth >= 1 for depth in depths):
+        raise CheckpointError(
+            f"encoder swinir: depths must be whole numbers of at least 1, got {depths!r}"
+        )
+    if width % heads:
+        raise CheckpointError(
+            f"encoder swinir: embed_dim must be a multiple of num_heads, got {width}, {heads}"
+        )
+
+
+def continued(encoder: nn.Module, side: int) -> int | None:
+    """Return the features along a side of an image, None if as many as it has pixels."""
+    return continued_size(side) if isinstance(encoder, SwinIR) else None
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -3,7 +3,8 @@
 __all__ = ["LINF", "Conditioning", "LinfLP", "Prediction", "guarded", "linf_from_spec"]
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from flowsr_lp.linf.encoder import encoder_from_spec
 from flowsr_lp.linf.flow import Flow, scale_and_shift
 from flowsr_lp.linf.prior import Prior
 from flowsr_lp.linf.query import Border, Queries, queries
+from flowsr_lp.linf.swinir import SwinIR, continued_size, mirrored
 from flowsr_runtime.errors import CheckpointError, ShapeError
 
 # Largest distance from gray that a guarded patch may have, normalized: [-0.1, 1.1] in RGB.
@@ -110,11 +112,13 @@ class LINF(nn.Module):
             origin: Rows and columns by which the patch grid begins before the image.
             features: Result of `features`, if it is known; saves the encoder a run.
         """
-        query = queries((x.shape[-2], x.shape[-1]), size, self.patch_size, border, origin)
+        features = features or self.features(x)
+        lr, count = ((each.shape[-2], each.shape[-1]) for each in (x, features[0]))
+        query = queries(lr, size, self.patch_size, border, origin, count)
         index, offset, weight = query.index.to(x.device), query.offset.to(x), query.weight.to(x)
         query = Queries(query.rows, query.cols, index, offset, weight)
         cell = x.new_tensor([2 * x.shape[-2] / size[0], 2 * x.shape[-1] / size[1]])
-        rows = self._fourier(features or self.features(x), query, cell)
+        rows = self._fourier(features, query, cell)
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):  # a 1x1 convolution is a matrix product of rows
                 rows = F.linear(rows, layer.weight.flatten(1), layer.bias)
@@ -130,9 +134,12 @@ class LINF(nn.Module):
             x: Normalized image in [-1, 1], (B, 3, h, w).
 
         Returns:
-            Two maps, each (B, hidden, h, w).
+            Two maps, each (B, hidden, h, w), with SwinIR of the continued image.
         """
-        encoded = self.encoder(x)
+        return self.feature_maps(self.encoder(x))
+
+    def feature_maps(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute amplitudes and frequencies from the encoder's features (B, C, h, w)."""
         return self.coef(encoded), self.freq(encoded)
 
     def _fourier(self, features: tuple[Tensor, Tensor], query: Queries, cell: Tensor) -> Tensor:
@@ -208,10 +215,42 @@ class LinfLP(nn.Module):
             border: Rule for patches beyond the edge.
 
         Raises:
-            ShapeError: If there is neither a learned prior nor a latent.
+            ShapeError: If there is neither a learned prior nor a latent, or a published border
+                cannot be had: with SwinIR it takes scales that give the continued image whole
+                sides.
         """
         x = (rgb - 0.5) / 0.5
-        c = self.linf.condition(x, size, border)
+        if border != "extend" and isinstance(self.linf.encoder, SwinIR):
+            return self._continued(self.linf.encoder, x, size, latent, border)
+        return self._predicted(x, size, latent, self.linf.condition(x, size, border))
+
+    def _continued(
+        self,
+        encoder: SwinIR,
+        x: Tensor,
+        size: tuple[int, int],
+        latent: Tensor | None,
+        border: Border,
+    ) -> Prediction:
+        """Upscale as published with SwinIR: the continued image, cropped in the end."""
+        lr = x.shape[-2], x.shape[-1]
+        whole = [Fraction(continued_size(a) * b, a) for a, b in zip(lr, size, strict=True)]
+        if any(side.denominator > 1 for side in whole):
+            raise ShapeError(
+                f"border {border} with SwinIR needs a whole size of the continued image, got "
+                f"{size[1]}x{size[0]} for {lr[1]}x{lr[0]}; border extend takes any"
+            )
+        x = mirrored(mirrored(x, 2), 3)
+        height, width = (int(side) for side in whole)
+        features = self.linf.feature_maps(encoder.windows(x))
+        c = self.linf.condition(x, (height, width), border, features=features)
+        full = self._predicted(x, (height, width), latent, c)
+        return replace(full, output=full.output[..., : size[0], : size[1]])
+
+    def _predicted(
+        self, x: Tensor, size: tuple[int, int], latent: Tensor | None, c: Conditioning
+    ) -> Prediction:
+        """Upscale a normalized image under a condition."""
         encoded = None
         if latent is None:
             if self.prior is None:

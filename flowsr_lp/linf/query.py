@@ -18,7 +18,7 @@ class Queries:
     Attributes:
         rows: Patch rows.
         cols: Patch columns.
-        index: Low-resolution pixel read, `row * w + column`, (N, 4) int64.
+        index: Feature read, `row * width + column` of the features, (N, 4) int64.
         offset: Query minus neighbour centre (row, column), one pixel is 2 wide, (N, 4, 2).
         weight: Area weight, the four sum to one, (N, 4).
     """
@@ -41,6 +41,7 @@ def queries(
     patch: int,
     border: Border,
     origin: tuple[int, int] = (0, 0),
+    features: tuple[int, int] | None = None,
 ) -> Queries:
     """Lay out the queries of one picture; spec/linf.md "Query geometry, exactly".
 
@@ -51,6 +52,7 @@ def queries(
         border: Rule for patches beyond the image's edge.
         origin: Rows and columns by which the patch grid begins before the image; training
             alone moves it.
+        features: Rows and columns of the features, those of the image if None.
 
     Returns:
         Geometry of N = rows · cols patches in row-major order.
@@ -62,9 +64,10 @@ def queries(
     if border != "extend":
         outside = (y > 2 * size[0]) | (x > 2 * size[1])
         y, x = torch.where(outside, size[0], y), torch.where(outside, size[1], x)
-    row, row_offset, row_weight = _neighbours(y.reshape(-1), lr[0], size[0])
-    col, col_offset, col_weight = _neighbours(x.reshape(-1), lr[1], size[1])
-    index = row[:, :, None] * lr[1] + col[:, None, :]
+    counts = features or lr
+    row, row_offset, row_weight = _neighbours(y.reshape(-1), lr[0], size[0], counts[0])
+    col, col_offset, col_weight = _neighbours(x.reshape(-1), lr[1], size[1], counts[1])
+    index = row[:, :, None] * counts[1] + col[:, None, :]
     offset = torch.stack(
         (
             row_offset[:, :, None].expand_as(index),
@@ -76,11 +79,13 @@ def queries(
     return Queries(rows, cols, index.flatten(1), offset.flatten(1, 2), weight.flatten(1))
 
 
-def _neighbours(centre: Tensor, n: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbours(
+    centre: Tensor, n: int, size: int, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Index, offset and weight of the two neighbours of `centre` = 2Y + 1, each (N, 2)."""
     numerator = centre * n - size  # u = numerator / (2 size)
     low = torch.div(numerator, 2 * size, rounding_mode="floor")
-    index = torch.stack((low, low + 1), dim=-1).clamp(0, n - 1)
+    index = torch.stack((low, low + 1), dim=-1).clamp(0, count - 1)
     distance = numerator[:, None] - 2 * size * index
     other = distance.abs().flip(-1)
     total = other.sum(-1, keepdim=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -20,7 +21,9 @@ from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, encoder_radi
 from flowsr_export.inputs.cases import Case, Scale, cases_of, sample_pictures
 from flowsr_export.onnx_graph.multiply_adds import count_macs, per_pixel_and_patch
 from flowsr_lp import LinfLP
+from flowsr_lp.linf.encoder import SwinIR
 from flowsr_lp.linf.model import low_frequency_residual
+from flowsr_lp.linf.swinir import WINDOW
 from flowsr_runtime import output_size
 from flowsr_runtime.bundle.engine_key import GRID, Profile, Range
 from flowsr_runtime.bundle.manifest import Latent
@@ -34,6 +37,9 @@ TRACED_LR = (20, 25)
 TRACED_SIZE = (61, 77)
 WORK_LR = 64  # side at which the multiply-adds of a fixed-scale graph are counted
 LR_ALIGN = 3  # stride of the prior's convolution on the image
+# Bytes that attention holds for a low-resolution pixel and channel: the tokens, normalized and
+# not, queries, keys and values, their windows, and the perceptron's hidden layer.
+TOKENS_HELD = 4 * 9
 # Shares of the whole receptive field to try as halos, the cheapest first.
 SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)
 SEAM_LR = 96  # low-resolution side of the photograph on which seams are measured
@@ -167,12 +173,14 @@ class LinfDeployment(Deployment):
         """Return the prior's reach in patches and the encoder's in low-resolution pixels."""
         patch, prior = self.network.linf.patch_size, self.network.prior
         # one pixel for the feature convolution, one for the low pass of the residual
-        pixels = encoder_radius(self.network.linf.encoder) + 2
+        encoder = self.network.linf.encoder
+        pixels = encoder_radius(encoder) + 2
+        lr_align = math.lcm(LR_ALIGN, WINDOW) if isinstance(encoder, SwinIR) else LR_ALIGN
         if prior is None:
-            return Halo(patch, patch, LR_ALIGN, 0, pixels)
+            return Halo(patch, patch, lr_align, 0, pixels)
         # The prior's image branch: a dense block, then interpolation at a third of the size.
         pixels = max(pixels, LR_ALIGN * (DENSE_BLOCK_RADIUS + 2) + 1)
-        return Halo(patch, patch * prior.reduction, LR_ALIGN, prior_radius(prior), pixels)
+        return Halo(patch, patch * prior.reduction, lr_align, prior_radius(prior), pixels)
 
     def halos(self) -> list[Halo]:
         """Return shares of the whole receptive field."""

@@ -37,6 +37,8 @@ class Axis:
         lr_count: Low-resolution pixels of the tile.
         patches: Patches of the window; the last may stick out of it.
         patch: Patch side p.
+        continued: Features of the tile where the encoder continues it, None where it has
+            as many as low-resolution pixels.
     """
 
     low_res: Number
@@ -46,6 +48,12 @@ class Axis:
     lr_count: int
     patches: int
     patch: int
+    continued: int | None = None
+
+    @property
+    def features(self) -> int:
+        """Features of the tile."""
+        return self.lr_count if self.continued is None else self.continued
 
     def first_patch(self) -> Number:
         """Index of the window's first patch in the whole picture."""
@@ -71,25 +79,27 @@ def patch_count(size: N, patch: int) -> N:
 
 
 def neighbours(axis: Axis) -> tuple[Tensor, Tensor, Tensor]:
-    """Say which pixels each patch reads; spec/linf.md "Query geometry, exactly".
+    """Say which features each patch reads; spec/linf.md "Query geometry, exactly".
 
     Args:
         axis: The axis.
 
     Returns:
-        Pixel within the tile (patches, 2) int64, offset r (patches, 2), weight (patches, 2).
+        Feature within the tile (patches, 2) int64, offset r (patches, 2), weight (patches, 2).
     """
     patch = torch.arange(axis.patches) + axis.first_patch()
     numerator = (2 * patch + 1) * axis.patch * axis.low_res - axis.output
     # numerator >= -out: one whole divisor more makes it positive, one less undoes it.
     low = quotient(numerator + 2 * axis.output, 2 * axis.output) - 1
-    index = _clamp(torch.stack((low, low + 1), dim=-1), axis.low_res)
+    # The farthest query reads one pixel beyond the image.
+    count = axis.low_res if axis.continued is None else axis.low_res + 1
+    index = _clamp(torch.stack((low, low + 1), dim=-1), count)
     distance = numerator.unsqueeze(-1) - 2 * axis.output * index
     offset = distance.float() / _as_float(axis.output)
     other = distance.flip(-1).abs().float()
     total = other.sum(-1, keepdim=True)
     weight = torch.where(total == 0, 0.5, other / torch.clamp(total, min=1.0))
-    return _clamp(index - axis.lr_origin, axis.lr_count), offset, weight
+    return _clamp(index - axis.lr_origin, axis.features), offset, weight
 
 
 @dataclass(frozen=True)

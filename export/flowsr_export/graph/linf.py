@@ -25,6 +25,7 @@ from flowsr_export.graph.folding import (
     padded_width,
 )
 from flowsr_export.graph.linf_prior import PriorGraph
+from flowsr_lp.linf.encoder import continued
 from flowsr_lp.linf.model import LinfLP, guarded
 
 __all__ = ["LinfFixedGraph", "LinfGraph"]
@@ -102,6 +103,7 @@ class LinfGraph(nn.Module):
                 # Read back from a tensor: one fresh symbol, not a quotient in every shape.
                 _size(patch_count(geometry[8 + i], self.patch)) if grid is None else grid[i],
                 self.patch,
+                continued(self.encoder, input.shape[2 + i]),
             )
             for i in (0, 1)
         )
@@ -136,7 +138,7 @@ class LinfGraph(nn.Module):
         coef_cos, coef_sin, f_row, f_col = (
             table(features).permute(0, 2, 3, 1) for table in self.tables
         )
-        index = _pairs(i, j, col.lr_count)
+        index = _pairs(i, j, col.features)
         cosine, sine = (
             coef.flatten(1, 2).index_select(1, index) for coef in (coef_cos, coef_sin)
         )
@@ -167,7 +169,7 @@ class LinfGraph(nn.Module):
         along_cols = f_col.index_select(2, j.reshape(-1)).float() * r_col.reshape(-1, 1)
         slots = (torch.arange(2 * axis.patches).reshape(-1, 2) for axis in (row, col))
         row_slot, col_slot = slots
-        first = along_rows.flatten(1, 2).index_select(1, _pairs(row_slot, j, col.lr_count))
+        first = along_rows.flatten(1, 2).index_select(1, _pairs(row_slot, j, col.features))
         second = along_cols.flatten(1, 2).index_select(1, _pairs(i, col_slot, 2 * col.patches))
         return first + second
 
@@ -231,7 +233,8 @@ class LinfFixedGraph(nn.Module):
             n = input.shape[i]
             out = (2 * n * num + den) // (2 * den)
             patches = patch_count(out, p) if latent is None else latent.shape[i]
-            axes.append(Axis(n, out, 0, 0, n, patches, p))
+            end = continued(self.linf.encoder, n)
+            axes.append(Axis(n, out, 0, 0, n, patches, p, end))
         folded = self.linf.patches(input, axes[0], axes[1], latent)
         return folded[:, :, : axes[0].output, : axes[1].output]
 

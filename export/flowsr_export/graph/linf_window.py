@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from flowsr_export.graph.axis import Axis, patch_count
 from flowsr_export.graph.linf import LinfGraph
 from flowsr_export.graph.linf_prior import PriorGraph, UNetGraph
+from flowsr_lp.linf.encoder import continued
 
 __all__ = ["LinfGridGraph", "LinfWindowGraph", "without_products"]
 
@@ -92,6 +93,7 @@ def _axes(
             input.shape[2 + i],
             grid[i],
             linf.patch,
+            continued(linf.encoder, input.shape[2 + i]),
         )
         for i in (0, 1)
     )

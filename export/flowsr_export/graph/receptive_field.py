@@ -1,7 +1,8 @@
 """Receptive field of each part of a network: how far an output sees."""
 
-from flowsr_lp.linf.encoder import EDSR, RDN, RRDB
+from flowsr_lp.linf.encoder import EDSR, RDN, RRDB, SwinIR
 from flowsr_lp.linf.prior import EdsrLatent, UNet
+from flowsr_lp.linf.swinir import WINDOW
 
 __all__ = ["DENSE_BLOCK_RADIUS", "encoder_radius", "prior_radius", "unet_radius"]
 
@@ -14,8 +15,30 @@ def encoder_radius(encoder: object) -> int:
         return 2 + 2 * (len(encoder.body) - 1)
     if isinstance(encoder, RRDB):
         return 2 + 3 * DENSE_BLOCK_RADIUS * len(encoder.RRDB_trunk)
+    if isinstance(encoder, SwinIR):
+        return _attention_radius(encoder)
     assert isinstance(encoder, RDN)
     return 3 + sum(len(block.convs) for block in encoder.RDBs)  # type: ignore[arg-type, misc]
+
+
+def _attention_radius(encoder: SwinIR) -> int:
+    """Pixels that a feature of SwinIR sees to each side, at most.
+
+    A block of attention takes what is seen to the edges of its windows, every second one to
+    those that are shifted by half a window; a convolution takes it one pixel on.
+    """
+    farthest = 0
+    for pixel in range(WINDOW):
+        low = high = pixel
+        low, high = low - 2, high + 2  # the two convolutions behind the groups, backwards
+        for depth in reversed(encoder.depths):
+            low, high = low - 1, high + 1
+            for block in reversed(range(depth)):
+                shift = block % 2 * (WINDOW // 2)
+                low = (low - shift) // WINDOW * WINDOW + shift
+                high = (high - shift) // WINDOW * WINDOW + shift + WINDOW - 1
+        farthest = max(farthest, pixel - low + 1, high + 1 - pixel)  # and the first convolution
+    return farthest
 
 
 def prior_radius(prior: UNet | EdsrLatent) -> int:

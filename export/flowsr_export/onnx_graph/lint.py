@@ -445,9 +445,10 @@ SIZE_RULES: dict[str, Callable[[_Graph], Iterator[Problem]]] = {
 
 
 def _operands(node: NodeProto) -> list[str]:
-    """Inputs that hold values rather than shapes or indices."""
+    """Inputs that hold values rather than shapes, indices or what chooses between values."""
     count = VALUE_OPERANDS.get(node.op_type, len(node.input))
-    return [name for name in node.input[:count] if name]
+    first = 1 if node.op_type == "Where" else 0
+    return [name for name in node.input[first:count] if name]
 
 
 def _label(node: NodeProto) -> str:
