@@ -79,9 +79,7 @@ def queries(
     return Queries(rows, cols, index.flatten(1), offset.flatten(1, 2), weight.flatten(1))
 
 
-def _neighbours(
-    centre: Tensor, n: int, size: int, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbours(centre: Tensor, n: int, size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Index, offset and weight of the two neighbours of `centre` = 2Y + 1, each (N, 2)."""
     numerator = centre * n - size  # u = numerator / (2 size)
     low = torch.div(numerator, 2 * size, rounding_mode="floor")

@@ -41,7 +41,7 @@ class SwinIR(nn.Module):
         """
         super().__init__()
         self.out_dim = num_feat
-        self.depths = depths
+        self.embed_dim, self.depths, self.num_heads = embed_dim, tuple(depths), num_heads
         self.conv_first = nn.Conv2d(3, embed_dim, 3, padding=1)
         self.patch_embed = nn.Module()
         self.patch_embed.norm = Norm(embed_dim)

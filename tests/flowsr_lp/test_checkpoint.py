@@ -198,8 +198,8 @@ def test_code_in_a_plain_pickle_is_not_run(tmp_path: Path) -> None:
         (lambda c: c.pop("model"), "holds neither 'model' nor a state dict"),
         (lambda c: c["model"].update(name="liif"), "must be linf or linf-patch, got 'liif'"),
         (
-            lambda c: c["model"]["args"]["encoder_spec"].update(name="swinir"),
-            "encoder must be one of edsr-baseline, edsr, rdn, rrdb, got 'swinir'",
+            lambda c: c["model"]["args"]["encoder_spec"].update(name="liif"),
+            "encoder must be one of edsr-baseline, edsr, rdn, rrdb, swinir, got 'liif'",
         ),
         (
             lambda c: c["model"]["sd"].update({"coef.weight": torch.tensor(1.0)}),

@@ -43,6 +43,7 @@ TOKENS_HELD = 4 * 9
 # Shares of the whole receptive field to try as halos, the cheapest first.
 SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)
 SEAM_LR = 96  # low-resolution side of the photograph on which seams are measured
+WIDE_SEAM_LR = 192  # the same for encoders that see farther than a tile of it
 SEAM_SCALES = (2, 4)
 # Not an odd multiple: there the low-frequency residual is zero.
 ROUND_TRIP = Case((24, 24), (96, 96))
@@ -167,7 +168,9 @@ class LinfDeployment(Deployment):
 
     def seam_cases(self) -> list[Case]:
         """Return one photograph at two scales."""
-        return cases_of([(SEAM_LR, SEAM_LR)], [Fraction(scale) for scale in SEAM_SCALES])
+        wide = encoder_radius(self.network.linf.encoder) > SEAM_LR
+        side = WIDE_SEAM_LR if wide else SEAM_LR
+        return cases_of([(side, side)], [Fraction(scale) for scale in SEAM_SCALES])
 
     def exact_halo(self) -> Halo:
         """Return the prior's reach in patches and the encoder's in low-resolution pixels."""
@@ -199,9 +202,13 @@ class LinfDeployment(Deployment):
         linf = self.network.linf
         hidden, features = linf.coef.out_channels, linf.coef.in_channels
         flow = 2 * linf.flow_layers * linf.width
+        pixel = 4 * 2 * (hidden + features)
+        if isinstance(linf.encoder, SwinIR):
+            scores = 4 * 2 * WINDOW**2 * linf.encoder.num_heads
+            pixel = max(pixel, scores + TOKENS_HELD * linf.encoder.embed_dim)
         return {
             "base_bytes": weights + (16 << 20),
-            "bytes_per_pixel": 4 * 2 * (hidden + features),
+            "bytes_per_pixel": pixel,
             "bytes_per_patch": round(1.2 * 4 * (8 * hidden + flow)),
         }
 

@@ -214,7 +214,7 @@ class Code:
 
 
 NARROW = {"name": "unet", "args": {"in_chans": 3, "depth": 1, "dim": 4}}
-SWINIR = small_model(encoder_spec={"name": "swinir", "args": {}})
+UNKNOWN = small_model(encoder_spec={"name": "liif", "args": {}})
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("empty.pth").touch()
     Image.new("RGB", (8, 8)).save("picture.pth", "PNG")
     torch.save({"model": Code()}, "code.pth")
-    torch.save({"model": {**SWINIR, "sd": weights}}, "swinir.pth")
+    torch.save({"model": {**UNKNOWN, "sd": weights}}, "unknown.pth")
     save_weights(Path("good.safetensors"), "model", small_model(), weights)
     narrow = prior_from_spec(NARROW).state_dict()
     save_weights(Path("narrow.safetensors"), "prior", NARROW, narrow)
@@ -236,7 +236,7 @@ BAD_FILES = {
     "a picture": ("picture.pth", "model picture.pth is not a PyTorch checkpoint"),
     "code": ("code.pth", "code.pth is refused: it holds more than tensors and could run code"),
     "an unknown encoder": (
-        "swinir.pth",
+        "unknown.pth",
         "encoder must be one of edsr-baseline, edsr, rdn, rrd",
     ),
     "another prior": (

@@ -11,7 +11,7 @@ from flowsr_export.export_onnx.seam import SEAM_GOAL, default_halo, seam_steps
 from flowsr_export.graph.linf import LinfGraph
 from flowsr_export.graph.receptive_field import encoder_radius, prior_radius
 from flowsr_lp import LinfLP, prior_from_spec
-from flowsr_lp.linf.encoder import encoder_from_spec
+from flowsr_lp.linf.encoder import SwinIR, encoder_from_spec
 from flowsr_runtime import ParityError
 from tests.flowsr_export.networks import small, small_model, small_prior
 from tests.stand_in import network
@@ -85,6 +85,17 @@ def test_an_encoder_sees_as_far_as_is_stated(spec: dict[str, Any]) -> None:
     x = torch.zeros(1, 3, 1, 160)
     x[..., 0] = torch.nan
     assert reach(encoder(x), 0) == encoder_radius(encoder)
+
+
+@torch.inference_mode()
+def test_attention_sees_as_far_as_is_stated() -> None:
+    encoder = SwinIR(embed_dim=4, depths=(2, 1), num_heads=1, num_feat=4)
+    reaches = []
+    for column in range(80, 88):  # each place within a window
+        x = torch.zeros(1, 3, 7, 160)
+        x[..., column] = torch.nan
+        reaches.append(reach(encoder(x)[..., :160], column))
+    assert max(reaches) == encoder_radius(encoder)
 
 
 @pytest.mark.parametrize("column", range(120, 128))

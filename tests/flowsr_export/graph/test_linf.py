@@ -53,7 +53,9 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "edsr": {"n_resblocks": 2, "n_feats": 8, "res_scale": 0.1},
     "rdn": {"G0": 4, "RDNconfig": "A"},
     "rrdb": {"nf": 8, "nb": 1, "gc": 4},
+    "swinir": {"embed_dim": 8, "depths": [2, 1], "num_heads": 2, "num_feat": 8},
 }
+SWINIR = {"name": "swinir", "args": ENCODERS["swinir"]}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -100,13 +102,38 @@ def test_the_fixed_graph_is_the_model_at_its_scale(scale: str) -> None:
     torch.testing.assert_close(output, reference(net, rgb, size), rtol=0, atol=SAME)
 
 
-def tile(graph: LinfGraph, rgb: Tensor, size: tuple[int, int], halo: Halo) -> Tensor:
-    """Compute the rows and columns from 48 to 84 with a halo around them."""
-    y = Extent.around(48, 84, rgb.shape[2], size[0], halo)
-    x = Extent.around(48, 84, rgb.shape[3], size[1], halo)
+def tile(
+    graph: LinfGraph, rgb: Tensor, size: tuple[int, int], halo: Halo, begin: int = 48
+) -> Tensor:
+    """Compute 36 rows and columns from `begin` on with a halo around them."""
+    y = Extent.around(begin, begin + 36, rgb.shape[2], size[0], halo)
+    x = Extent.around(begin, begin + 36, rgb.shape[3], size[1], halo)
     output = run(graph, rgb, Window(y, x))
-    top, left = 48 - y.out_begin, 48 - x.out_begin
+    top, left = begin - y.out_begin, begin - x.out_begin
     return output[:, :, top : top + 36, left : left + 36]
+
+
+@pytest.mark.parametrize("lr", [(1, 128), (2, 7), (8, 9), (127, 3), (64, 65)])
+def test_the_graph_is_the_model_where_windows_stick_out(lr: tuple[int, int]) -> None:
+    net = small(encoder_spec=SWINIR)
+    size = (2 * lr[0], 2 * lr[1])
+    rgb = torch.cat((tensor(*lr), tensor(*lr, "another")))
+    output = run(LinfGraph(net), rgb, Window.whole(lr, size))
+    torch.testing.assert_close(output, reference(net, rgb, size), rtol=0, atol=SAME)
+
+
+@pytest.mark.parametrize("size", [(384, 400), (307, 521)])
+def test_a_tile_of_windows_with_the_whole_receptive_field_is_the_whole_picture(
+    size: tuple[int, int],
+) -> None:
+    net = small(small_prior(depth=1), encoder_spec=SWINIR)
+    rgb = tensor(192, 200)
+    graph = LinfGraph(net)
+    whole = run(graph, rgb, Window.whole((192, 200), size))[:, :, 204:240, 204:240]
+    halo = deployment_of(net).exact_halo()
+    assert halo.lr_align == 24
+    output = tile(graph, rgb, size, halo, 204)
+    torch.testing.assert_close(output, whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(240, 252), (199, 301)])

@@ -4,12 +4,16 @@ import pytest
 import torch
 
 from flowsr_lp import linf_from_spec, prior_from_spec
-from flowsr_lp.checkpoint import UNUSED_PREFIXES
+from flowsr_lp.checkpoint import UNUSED_PREFIXES, UNUSED_SUFFIXES
 from flowsr_lp.linf.architecture import model_spec_from_tensors, prior_spec_from_tensors
 from flowsr_runtime.errors import CheckpointError
 from tests.flowsr_lp.released import released
 
 SIZES = {"flow_layers": 10, "num_layer": 3, "hidden_dim": 256}
+LARGE_SWINIR = {
+    **{"embed_dim": 180, "depths": [6] * 6, "num_heads": 6},
+    **{"mlp_ratio": 2, "num_feat": 64},
+}
 LARGE_EDSR = {"n_resblocks": 32, "n_feats": 256}
 
 MODELS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
@@ -21,6 +25,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
     "linf-patch-edsr": ("edsr", LARGE_EDSR, {"patch_size": 3}),
     "linf-patch-rdn": ("rdn", {"G0": 64, "RDNconfig": "B"}, {"patch_size": 3}),
     "linf-patch-rrdb": ("rrdb", {"nf": 64, "nb": 23, "gc": 32}, {"patch_size": 3}),
+    "linf-patch-swinir": ("swinir", LARGE_SWINIR, {"patch_size": 3}),
     "linf-pixel-edsr-baseline": ("edsr-baseline", {"n_resblocks": 16, "n_feats": 64}, {}),
 }
 PRIORS: dict[str, dict[str, int]] = {
@@ -31,7 +36,11 @@ PRIORS: dict[str, dict[str, int]] = {
 
 def used(name: str) -> dict[str, torch.Size]:
     tensors = released(name).items()
-    return {key: t.shape for key, t in tensors if not key.startswith(UNUSED_PREFIXES)}
+    return {
+        key: t.shape
+        for key, t in tensors
+        if not key.startswith(UNUSED_PREFIXES) and not key.endswith(UNUSED_SUFFIXES)
+    }
 
 
 def spec_of(name: str) -> dict[str, Any]:
@@ -98,7 +107,16 @@ def test_an_encoder_that_is_not_known_is_named() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "swinir"}, "encoder must be one of edsr-baseline, edsr, rdn, rrdb, got 'swi"),
+        (
+            {"name": "liif"},
+            "encoder must be one of edsr-baseline, .*, rrdb, swinir, got 'liif'",
+        ),
+        ({"name": "swinir", "args": {"depths": 2}}, "depths must be whole numbers .*, got 2"),
+        ({"name": "swinir", "args": {"depths": [2, 0]}}, r"at least 1, got \[2, 0\]"),
+        (
+            {"name": "swinir", "args": {"embed_dim": 10, "num_heads": 4}},
+            "embed_dim must be a multiple of num_heads, got 10, 4",
+        ),
         ({"name": "edsr", "args": {"n_feats": "x"}}, "n_feats must be a whole number of at l"),
         ({"name": "rrdb", "args": {"nb": 0}}, "nb must be a whole number of at least 1, got 0"),
         ({"name": "edsr", "args": {"res_scale": "x"}}, "res_scale must be a number, got 'x'"),

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowsr_lp.linf.model import guarded, low_frequency_residual, resize
+from flowsr_lp.linf.swinir import continued_size
 from flowsr_runtime.errors import ShapeError
 from tests import stand_in
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "linf"
 FILES = sorted(GOLDEN.glob("*.npz"))
-LEARNED = [path for path in FILES if not path.name.startswith("sampled")]
+OTHERS = [path for path in FILES if "swinir" not in path.name]
+LEARNED = [path for path in OTHERS if not path.name.startswith("sampled")]
 
 # Relative to the largest magnitude: the released code computes its query coordinates in
 # float32, which is the larger part of the difference to integers.
@@ -54,7 +56,7 @@ def test_learned_prior_meets_the_golden_file(path: Path) -> None:
     assert difference(got.output * 2 - 1, golden["pred"]) < GOLDEN_TOLERANCE
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
 @torch.inference_mode()
 def test_decoding_a_given_latent_meets_the_golden_file(path: Path) -> None:
     golden = np.load(path)
@@ -67,7 +69,75 @@ def test_decoding_a_given_latent_meets_the_golden_file(path: Path) -> None:
 
 
 def test_every_golden_file_is_there() -> None:
-    assert len(FILES) == 13
+    assert len(FILES) == 15
+
+
+# The golden file itself is this far from float64, of whose coordinates it has float32's.
+SWINIR_ENCODED_TOLERANCE = 4e-4
+
+
+@torch.inference_mode()
+def test_whole_windows_meet_the_golden_file() -> None:
+    golden = np.load(GOLDEN / "pixel_swinir_x3.npz")
+    meta = json.loads(str(golden["meta"]))
+    network = stand_in.network(meta["model"], meta["prior"], meta["salt"])
+    linf, x = network.linf, stand_in.tensor(*meta["lr"], meta["salt"]) * 2 - 1
+    size = golden["pred"].shape[-2:]
+    features = linf.feature_maps(linf.encoder.windows(x))
+    c = linf.condition(x, size, meta["border"], features=features)
+    encoded = linf.encode(low_frequency_residual(x, size), c)
+    latent = network.prior(encoded, x)
+    assert difference(encoded, golden["z_lr"]) < SWINIR_ENCODED_TOLERANCE
+    assert difference(latent, golden["z"]) < GOLDEN_TOLERANCE
+    output = linf.decode(latent, c, size) + resize(x, size)
+    assert difference(output, golden["pred"]) < GOLDEN_TOLERANCE
+
+
+@torch.inference_mode()
+def test_the_continued_image_meets_the_golden_file() -> None:
+    golden = np.load(GOLDEN / "pixel_swinir_x3_window.npz")
+    meta = json.loads(str(golden["meta"]))
+    network = stand_in.network(meta["model"], meta["prior"], meta["salt"])
+    rgb = stand_in.tensor(*meta["lr"], meta["salt"])
+    got = network(rgb, golden["pred"].shape[-2:], border=meta["border"])
+    assert difference(got.output * 2 - 1, golden["pred"]) < GOLDEN_TOLERANCE
+
+
+@pytest.mark.parametrize("patch", [1, 3])
+@pytest.mark.parametrize("lr", [(13, 18), (16, 24), (1, 5), (8, 7)])
+@torch.inference_mode()
+def test_without_a_prior_swinir_gives_what_was_published_at_its_own_size_too(
+    lr: tuple[int, int], patch: int
+) -> None:
+    model = swinir(patch)
+    network = stand_in.network(model, None)
+    rgb, size = stand_in.tensor(*lr), (4 * lr[0], 4 * lr[1])
+    grids = [[-(-side // patch) for side in sides] for sides in (size, continued(lr))]
+    own, published = (
+        network(rgb, size, torch.zeros(1, 3 * patch**2, *grid), border).output
+        for grid, border in zip(grids, ("extend", "tight"), strict=True)
+    )
+    assert difference(own, published) < 1e-6
+
+
+def swinir(patch: int) -> dict[str, Any]:
+    encoder = {"embed_dim": 8, "depths": [2], "num_heads": 2, "num_feat": 8}
+    args = {**TINY["args"], "encoder_spec": {"name": "swinir", "args": encoder}}
+    if patch == 1:
+        del args["patch_size"]
+    return {"name": "linf" if patch == 1 else "linf-patch", "args": args}
+
+
+def continued(lr: tuple[int, int]) -> tuple[int, int]:
+    """Return the output size of the continued image at scale 4."""
+    return 4 * continued_size(lr[0]), 4 * continued_size(lr[1])
+
+
+@torch.inference_mode()
+def test_a_published_border_that_the_continued_image_cannot_have_is_refused() -> None:
+    network = stand_in.network(swinir(3), None)
+    with pytest.raises(ShapeError, match=r"border tight with SwinIR .*, got 27x22 for 10x8"):
+        network(stand_in.tensor(8, 10), (22, 27), torch.zeros(1, 27, 8, 9), "tight")
 
 
 @pytest.mark.parametrize("size", [(9, 12), (10, 14), (13, 17)])
