@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from flowsr_lp.linf.encoder import encoder_from_spec
 from flowsr_lp.linf.flow import Flow, scale_and_shift
 from flowsr_lp.linf.prior import Prior
-from flowsr_lp.linf.query import Border, Queries, queries
+from flowsr_lp.linf.query import Border, Queries, patch_count, queries
 from flowsr_lp.linf.swinir import SwinIR, continued_size, mirrored
 from flowsr_runtime.errors import CheckpointError, ShapeError
 
@@ -233,18 +233,11 @@ class LinfLP(nn.Module):
         border: Border,
     ) -> Prediction:
         """Upscale as published with SwinIR: the continued image, cropped in the end."""
-        lr = x.shape[-2], x.shape[-1]
-        whole = [Fraction(continued_size(a) * b, a) for a, b in zip(lr, size, strict=True)]
-        if any(side.denominator > 1 for side in whole):
-            raise ShapeError(
-                f"border {border} with SwinIR needs a whole size of the continued image, got "
-                f"{size[1]}x{size[0]} for {lr[1]}x{lr[0]}; border extend takes any"
-            )
+        whole = _continued((x.shape[-2], x.shape[-1]), size, border)
         x = mirrored(mirrored(x, 2), 3)
-        height, width = (int(side) for side in whole)
         features = self.linf.feature_maps(encoder.windows(x))
-        c = self.linf.condition(x, (height, width), border, features=features)
-        full = self._predicted(x, (height, width), latent, c)
+        c = self.linf.condition(x, whole, border, features=features)
+        full = self._predicted(x, whole, latent, c)
         return replace(full, output=full.output[..., : size[0], : size[1]])
 
     def _predicted(
@@ -270,16 +263,30 @@ class LinfLP(nn.Module):
         border: Border = "extend",
     ) -> Prediction:
         """Upscale an image with a latent drawn from temperature · N(0, I)."""
-        rows, cols = self.latent_size(size, border)
+        rows, cols = self.latent_size(size, border, (rgb.shape[-2], rgb.shape[-1]))
         shape = (rgb.shape[0], self.linf.width, rows, cols)
         noise = torch.randn(shape, generator=generator, dtype=rgb.dtype).to(rgb.device)
         prediction: Prediction = self(rgb, size, temperature * noise, border)
         return prediction
 
-    def latent_size(self, size: tuple[int, int], border: Border = "extend") -> tuple[int, int]:
-        """Rows and columns of the latent of an output of `size` (H, W)."""
-        query = queries((1, 1), size, self.linf.patch_size, border)
-        return query.rows, query.cols
+    def latent_size(
+        self,
+        size: tuple[int, int],
+        border: Border = "extend",
+        lr: tuple[int, int] | None = None,
+    ) -> tuple[int, int]:
+        """Return the rows and columns of a latent.
+
+        Args:
+            size: Output size (H, W).
+            border: Rule for patches beyond the edge.
+            lr: Low-resolution size (h, w); needed with SwinIR and a published border, where the
+                latent is of the continued image.
+        """
+        if lr is not None and border != "extend" and isinstance(self.linf.encoder, SwinIR):
+            size = _continued(lr, size, border)
+        rows, cols = (patch_count(side, self.linf.patch_size, border) for side in size)
+        return rows, cols
 
 
 def guarded(residual: Tensor, base: Tensor, dim: int) -> Tensor:
@@ -303,6 +310,17 @@ def guarded(residual: Tensor, base: Tensor, dim: int) -> Tensor:
     residual = (gray + (channels - gray) * share).flatten(axis, axis + 1)
     excess = torch.maximum(residual / (GUARD_LIMIT - base), -residual / (GUARD_LIMIT + base))
     return residual / excess.amax(dim, keepdim=True).clamp(min=1)
+
+
+def _continued(lr: tuple[int, int], size: tuple[int, int], border: Border) -> tuple[int, int]:
+    """Return the output size of an image that SwinIR continues."""
+    whole = [Fraction(continued_size(a) * b, a) for a, b in zip(lr, size, strict=True)]
+    if any(side.denominator > 1 for side in whole):
+        raise ShapeError(
+            f"border {border} with SwinIR needs a whole size of the continued image, got "
+            f"{size[1]}x{size[0]} for {lr[1]}x{lr[0]}; border extend takes any"
+        )
+    return int(whole[0]), int(whole[1])
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -43,8 +43,7 @@ class SwinIR(nn.Module):
         self.out_dim = num_feat
         self.embed_dim, self.depths, self.num_heads = embed_dim, tuple(depths), num_heads
         self.conv_first = nn.Conv2d(3, embed_dim, 3, padding=1)
-        self.patch_embed = nn.Module()
-        self.patch_embed.norm = Norm(embed_dim)
+        self.patch_embed = PatchEmbed(embed_dim)
         self.layers = nn.ModuleList(
             Group(embed_dim, depth, num_heads, mlp_ratio) for depth in depths
         )
@@ -70,7 +69,7 @@ class SwinIR(nn.Module):
     def windows(self, x: Tensor) -> Tensor:
         """Map whole windows (B, 3, h, w) to features (B, num_feat, h, w)."""
         first = self.conv_first(x)
-        tokens = self.patch_embed.norm(first.permute(0, 2, 3, 1))
+        tokens = self.patch_embed(first.permute(0, 2, 3, 1))
         mask = shift_mask(x.shape[2] // WINDOW, x.shape[3] // WINDOW).to(x.device)
         mask = mask.repeat(x.shape[0], 1, 1).unsqueeze(1)
         for layer in self.layers:
@@ -89,25 +88,51 @@ class Norm(nn.LayerNorm):
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x)
 
 
+class PatchEmbed(nn.Module):
+    """Normalization of the first features; a patch is one pixel."""
+
+    def __init__(self, width: int) -> None:
+        """Build the normalization of `width` channels."""
+        super().__init__()
+        self.norm = Norm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Normalize (B, h, w, C)."""
+        out: Tensor = self.norm(tokens)
+        return out
+
+
 class Group(nn.Module):
     """Blocks of attention, a convolution and the input: a residual Swin Transformer block."""
 
     def __init__(self, width: int, depth: int, heads: int, mlp_ratio: int) -> None:
-        """Build `depth` blocks; the windows of every second one are shifted."""
+        """Build `depth` blocks and the convolution."""
         super().__init__()
-        self.residual_group = nn.Module()
-        self.residual_group.blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio, shifted=i % 2 == 1) for i in range(depth)
-        )
+        self.residual_group = Blocks(width, depth, heads, mlp_ratio)
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Map (B, h, w, C) to the same shape; for `mask` see `Attention`."""
-        x = tokens
-        for block in self.residual_group.blocks:
-            x = block(x, mask)
+        x = self.residual_group(tokens, mask)
         out: Tensor = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + tokens
         return out
+
+
+class Blocks(nn.Module):
+    """Blocks of attention, one after the other."""
+
+    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: int) -> None:
+        """Build `depth` blocks; the windows of every second one are shifted."""
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, shifted=i % 2 == 1) for i in range(depth)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map (B, h, w, C) to the same shape; for `mask` see `Attention`."""
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
 
 
 class Block(nn.Module):
@@ -120,9 +145,7 @@ class Block(nn.Module):
         self.norm1 = Norm(width)
         self.attn = Attention(width, heads)
         self.norm2 = Norm(width)
-        self.mlp = nn.Module()
-        self.mlp.fc1 = nn.Linear(width, mlp_ratio * width)
-        self.mlp.fc2 = nn.Linear(mlp_ratio * width, width)
+        self.mlp = Perceptron(width, mlp_ratio)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Map (B, h, w, C) to the same shape; for `mask` see `Attention`."""
@@ -135,7 +158,22 @@ class Block(nn.Module):
         if self.shifted:
             tokens = torch.roll(tokens, (SHIFT, SHIFT), (1, 2))
         x = x + tokens
-        out: Tensor = x + self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x))))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class Perceptron(nn.Module):
+    """Two layers around an activation."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        """Build the layers, with `ratio` times as many channels between them."""
+        super().__init__()
+        self.fc1 = nn.Linear(width, ratio * width)
+        self.fc2 = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to the same shape."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
 
 

@@ -12,19 +12,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_export.evaluation.imresize import WHITE, matlab_bicubic
+from flowsr_export.evaluation.imresize import WHITE, Filter, reduced
+from flowsr_export.evaluation.protocol import OWN, Protocol, Rounding
 from flowsr_runtime import output_size, read_picture
 from flowsr_runtime.errors import PictureError, UsageError
 from flowsr_runtime.geometry import exact_scale, size_text
 from flowsr_runtime.pictures.depth import depth_text
 from flowsr_runtime.pictures.files import SUFFIXES
 
-__all__ = ["Pair", "find_pairs"]
+__all__ = ["Pair", "find_pairs", "read_opaque"]
 
 Picture = NDArray[np.uint8]
 
 ORIGINAL = re.compile(r"[_-](HR|GT)$", re.IGNORECASE)
 SCALE_FOLDER = re.compile(r"x\d+(\.\d+)?$", re.IGNORECASE)
+# Folders inside a set that do not name it.
+PART = re.compile(r"x\d+(\.\d+)?|HR|GT|GTmod\d+|image_SRF_\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Pair:
         scale: Scale as it was typed.
         hr: File of the original.
         lr: File of the low-resolution partner, None to downscale the original.
+        downsample: Filter that downscales it.
+        rounding: Rule for an output side of half a pixel.
     """
 
     dataset: str
@@ -44,6 +49,8 @@ class Pair:
     scale: str
     hr: Path
     lr: Path | None
+    downsample: Filter = OWN.downsample
+    rounding: Rounding = OWN.rounding
 
     def __str__(self) -> str:
         """Name of the pair in messages."""
@@ -57,23 +64,26 @@ class Pair:
 
         Returns:
             The cropped original, (H, W, 3) uint8, and the input, (h, w, 3) uint8: the partner,
-            or the original downscaled by MATLAB's bicubic.
+            or the original downscaled by a bicubic filter.
 
         Raises:
             PictureError: If a file cannot be read, is transparent or deeper than eight bits,
                 the original is smaller than the scale, or the partner has another size.
         """
-        original, scale = _opaque(self.hr), exact_scale(self.scale)
+        original, scale = read_opaque(self.hr), exact_scale(self.scale)
         height, width = original.shape[0], original.shape[1]
         at_scale = f"{self.hr}, {size_text((height, width))}, at ×{self.scale}"
         low_size = math.floor(height / scale), math.floor(width / scale)
         if min(low_size) < 1:
             raise PictureError(f"{at_scale} must have a low-resolution pixel a side, got none")
-        rows, columns = (output_size(side, scale) for side in low_size)
+        rows, columns = (
+            output_size(side, scale) if self.rounding == "half-up" else round(side * scale)
+            for side in low_size
+        )
         original = np.ascontiguousarray(original[:rows, :columns])
         if self.lr is None:
-            return original, matlab_bicubic(original, low_size)
-        low = _opaque(self.lr)
+            return original, reduced(original, low_size, self.downsample)
+        low = read_opaque(self.lr)
         if low.shape[:2] != low_size:
             got = size_text((low.shape[0], low.shape[1]))
             needed = f"must be {size_text(low_size)} for {at_scale}"
@@ -81,18 +91,25 @@ class Pair:
         return original, low
 
 
-def find_pairs(hr: Sequence[Path], lr: Sequence[Path], scales: Sequence[str]) -> list[Pair]:
+def find_pairs(
+    hr: Sequence[Path],
+    lr: Sequence[Path],
+    scales: Sequence[str],
+    protocol: Protocol = OWN,
+) -> list[Pair]:
     """Find the originals of every set and their partners at every scale.
 
     A set is a folder of images, or of one folder `x4` (`X4`) for each scale. The originals are
     the files `NAME_HR` or `NAME_GT` if there are any, else all images. The partner of `NAME_HR`
     or `NAME` is `NAME`, `NAME_LR`, `NAMEx4`, `NAME_x4`, `NAME_LRx4`, `NAME_LR_x4` or
-    `NAME_LRBI_x4`, with any suffix and case.
+    `NAME_LRBI_x4`, with any suffix and case. A scale without a folder beside folders of other
+    scales has no partners: its originals are downscaled.
 
     Args:
         hr: Folders of originals, one for each set.
         lr: Folders of their partners in the same order; empty to downscale the originals.
         scales: Scales as they were typed.
+        protocol: Filter that downscales, and the rule for halves.
 
     Returns:
         The pairs, ordered by set, scale and name.
@@ -115,17 +132,22 @@ def find_pairs(hr: Sequence[Path], lr: Sequence[Path], scales: Sequence[str]) ->
     for (name, folder, partners), scale in itertools.product(
         itertools.zip_longest(names, hr, lr), scales
     ):
-        small = None if partners is None else _pictures(_at_scale(partners, scale))
+        small = None
+        if partners is not None and not _lacks_scale(partners, scale):
+            small = _pictures(_at_scale(partners, scale))
         for original in _originals(_at_scale(folder, scale)):
             partner = None if small is None else _partner(original, small, partners, scale)
-            pairs.append(Pair(name, _name_of(original), scale, original, partner))
+            made = protocol.downsample, protocol.rounding
+            pairs.append(Pair(name, _name_of(original), scale, original, partner, *made))
     return pairs
 
 
 def _set_name(folder: Path) -> str:
-    """Return the name of a folder, or of its parent if it is named after a scale."""
+    """Return the name of a folder, or of the first above it that names a set."""
     folder = folder.absolute()
-    return folder.parent.name if SCALE_FOLDER.fullmatch(folder.name) else folder.name
+    while PART.fullmatch(folder.name) and folder.parent.name:
+        folder = folder.parent
+    return folder.name
 
 
 def _at_scale(folder: Path, scale: str) -> Path:
@@ -133,6 +155,18 @@ def _at_scale(folder: Path, scale: str) -> Path:
         if (folder / name).is_dir():
             return folder / name
     return folder
+
+
+def _lacks_scale(folder: Path, scale: str) -> bool:
+    """Return whether a folder has folders for other scales and none for this one."""
+    if _at_scale(folder, scale) != folder:
+        return False
+    try:
+        return any(
+            SCALE_FOLDER.fullmatch(entry.name) and entry.is_dir() for entry in folder.iterdir()
+        )
+    except OSError:  # the reader of the folder says why
+        return False
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -184,7 +218,18 @@ def _partner(original: Path, small: Sequence[Path], folder: Path, scale: str) ->
     return partners[0]
 
 
-def _opaque(path: Path) -> Picture:
+def read_opaque(path: Path) -> Picture:
+    """Read an image of eight bits without transparency.
+
+    Args:
+        path: File.
+
+    Returns:
+        RGB image, (H, W, 3) uint8.
+
+    Raises:
+        PictureError: If it cannot be read, is deeper or has a transparent pixel.
+    """
     picture = read_picture(path)
     if picture.depth != 8:
         raise PictureError(

@@ -1,4 +1,4 @@
-"""The metrics of an evaluation, without the borders that publications shave."""
+"""The metrics of an evaluation under a protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from flowsr_export.evaluation import metrics as functions
 from flowsr_export.evaluation.imresize import matlab_bicubic
 from flowsr_export.evaluation.mesh import mesh_pattern, mesh_ratio, smallest_side
-from flowsr_export.evaluation.metrics import METRICS, SSIM_WINDOW
+from flowsr_export.evaluation.metrics import METRICS, SSIM_WINDOW, Levels, eight_bit
+from flowsr_export.evaluation.protocol import OWN, Protocol
 from flowsr_runtime.errors import MetricError, UsageError
 from flowsr_runtime.geometry import exact_scale
 from flowsr_runtime.pictures.pixels import full_range
@@ -30,7 +31,6 @@ DEFAULT_METRICS = ("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr")
 OF_SAMPLES = ("diversity", "diversity-score")
 MESH = ("mesh", "mesh-pattern")  # what the metric "mesh" computes
 PERCEPTUAL = ("lpips", "diversity-score")
-DIV2K_SHAVE = 6  # pixels that LIIF and LINF shave beyond the scale, in RGB
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,15 @@ class MetricSet:
 
     Attributes:
         metrics: Keys of `METRICS`.
-        shave: Pixels to shave on every side, None for the published rules.
+        shave: Pixels to shave on every side, None for the protocol's.
         lpips: Perceptual distance, None if no metric needs it.
+        protocol: Borders, and the forms of values, SSIM and consistency.
     """
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
     shave: int | None = None
     lpips: LPIPS | None = field(default=None, repr=False)
+    protocol: Protocol = OWN
 
     @classmethod
     def open(
@@ -55,14 +57,16 @@ class MetricSet:
         shave: int | None = None,
         alexnet: Path | None = None,
         linear: Path | None = None,
+        protocol: Protocol = OWN,
     ) -> MetricSet:
         """Load the weights that the metrics need.
 
         Args:
             metrics: Keys of `METRICS`.
-            shave: Pixels to shave on every side, None for the published rules.
+            shave: Pixels to shave on every side, None for the protocol's.
             alexnet: AlexNet's weights, for LPIPS.
             linear: LPIPS's own weights.
+            protocol: Borders, and the forms of values, SSIM and consistency.
 
         Raises:
             UsageError: If a metric is unknown, or LPIPS lacks its weights.
@@ -76,21 +80,20 @@ class MetricSet:
         chosen = {*metrics, *(MESH if "mesh" in metrics else ())}
         ordered = tuple(name for name in METRICS if name in chosen)
         if not perceptual:
-            return cls(ordered, shave)
+            return cls(ordered, shave, protocol=protocol)
         if alexnet is None or linear is None:
             files = "alexnet (alexnet-owt-7be5be79.pth) and lpips_weights (alex.pth, v0.1)"
             wrong = f"{perceptual[0]} needs {files}"
             raise UsageError(wrong, option="metrics")
         from flowsr_lp.perceptual import LPIPS
 
-        return cls(ordered, shave, LPIPS(alexnet, linear))
+        return cls(ordered, shave, LPIPS(alexnet, linear), protocol)
 
-    def borders(self, scale: str) -> tuple[int, int]:
-        """Return the pixels to shave from RGB and from luma; the scale is rounded up."""
-        if self.shave is not None:
-            return self.shave, self.shave
-        whole = math.ceil(exact_scale(scale))
-        return whole + DIV2K_SHAVE, whole
+    def shaved(self, metric: str, scale: str) -> int:
+        """Return the pixels to shave for a metric; those of "lr-psnr" are of the input."""
+        if self.shave is not None and metric != "lr-psnr":
+            return self.shave
+        return self.protocol.shaved(metric, scale)
 
     def smallest(self, scale: str, patch: int | None = None) -> int:
         """Return the pixels a side that an original needs for every metric.
@@ -99,20 +102,17 @@ class MetricSet:
             scale: Output pixels per input pixel.
             patch: Side of the model's patches in output pixels, None if it has none.
         """
-        rgb, luma = self.borders(scale)
-        needs = {
-            "psnr": 2 * rgb + 1,
-            "psnr-y": 2 * luma + 1,
-            "ssim": 2 * (self.shave or 0) + SSIM_WINDOW,
-            "ssim-y": 2 * luma + SSIM_WINDOW,
-            "mesh": smallest_side(patch or 1),
-        }
+        windows = {"psnr": 1, "psnr-y": 1, "ssim": SSIM_WINDOW, "ssim-y": SSIM_WINDOW}
+        needs = {name: 2 * self.shaved(name, scale) + side for name, side in windows.items()}
+        needs["mesh"] = smallest_side(patch or 1)
+        consistent = 2 * self.shaved("lr-psnr", scale) + 1
+        needs["lr-psnr"] = math.ceil(consistent * exact_scale(scale))
         lpips = 1 if self.lpips is None else self.lpips.smallest
         return max(lpips, *(needs.get(name, 1) for name in self.metrics))
 
     def measure(
         self,
-        outputs: Sequence[Picture],
+        outputs: Sequence[Levels],
         original: Picture,
         low: Picture,
         scale: str,
@@ -123,7 +123,7 @@ class MetricSet:
         """Compute every metric.
 
         Args:
-            outputs: Samples, each (H, W, 3) uint8.
+            outputs: Samples, each (H, W, 3), uint8 or float in [0, 255].
             original: (H, W, 3) uint8.
             low: Input of the outputs, (h, w, 3) uint8.
             scale: Output pixels per input pixel.
@@ -141,7 +141,7 @@ class MetricSet:
         if any(name in self.metrics for name in MESH):
             bicubic = matlab_bicubic(low, (original.shape[0], original.shape[1]))
             for output, sample in zip(outputs, samples, strict=True):
-                sample.update(self._of_mesh(output, bicubic, patch))
+                sample.update(self._of_mesh(eight_bit(output), bicubic, patch))
         if "out-of-range" in self.metrics:
             for share, sample in zip(out_of_range, samples, strict=True):
                 sample["out-of-range"] = share
@@ -156,16 +156,19 @@ class MetricSet:
         return {name: figures[name] for name in self.metrics}, samples
 
     def _of_one(
-        self, output: Picture, original: Picture, low: Picture, scale: str
+        self, output: Levels, original: Picture, low: Picture, scale: str
     ) -> dict[str, float]:
-        rgb, luma = self.borders(scale)
+        shave = {name: self.shaved(name, scale) for name in self.metrics}
+        kind, rounded = self.protocol.ssim_kind, self.protocol.lr_rounded
         compute: dict[str, Callable[[], float]] = {
-            "psnr": lambda: functions.psnr(output, original, rgb),
-            "psnr-y": lambda: functions.psnr_y(output, original, luma),
-            "ssim": lambda: functions.ssim(output, original, self.shave or 0),
-            "ssim-y": lambda: functions.ssim_y(output, original, luma),
+            "psnr": lambda: functions.psnr(output, original, shave["psnr"]),
+            "psnr-y": lambda: functions.psnr_y(output, original, shave["psnr-y"]),
+            "ssim": lambda: functions.ssim(output, original, shave["ssim"], kind),
+            "ssim-y": lambda: functions.ssim_y(output, original, shave["ssim-y"], kind),
             "lpips": lambda: float(self._lpips(output, original)),
-            "lr-psnr": lambda: functions.lr_psnr(output, low),
+            "lr-psnr": lambda: functions.lr_psnr(
+                output, low, shave["lr-psnr"], rounded=rounded
+            ),
         }
         return {name: compute[name]() for name in self.metrics if name in compute}
 
@@ -179,30 +182,37 @@ class MetricSet:
             name: compute[name](output, bicubic, patch) for name in MESH if name in self.metrics
         }
 
-    def _of_all(self, outputs: Sequence[Picture], original: Picture) -> dict[str, float]:
+    def _of_all(self, outputs: Sequence[Levels], original: Picture) -> dict[str, float]:
         """Return the metrics that compare samples; a single sample has no diversity."""
         names = [name for name in OF_SAMPLES if name in self.metrics]
         if len(outputs) == 1:
             return dict.fromkeys(names, 0.0)
         figures = {}
         if "diversity" in names:
-            figures["diversity"] = functions.diversity(outputs)
+            figures["diversity"] = functions.diversity([eight_bit(one) for one in outputs])
         if "diversity-score" in names:
             maps = [self._lpips(output, original, spatial=True) for output in outputs]
             figures["diversity-score"] = functions.diversity_score(maps)
         return figures
 
     def _lpips(
-        self, output: Picture, original: Picture, *, spatial: bool = False
+        self, output: Levels, original: Picture, *, spatial: bool = False
     ) -> NDArray[np.float32]:
         """Return LPIPS, (), or its map, (H, W)."""
         import torch
 
         assert self.lpips is not None
         a, b = (
-            torch.from_numpy(full_range(picture.transpose(2, 0, 1)[None]))
+            torch.from_numpy(_unit(picture).transpose(2, 0, 1)[None].copy())
             for picture in (output, original)
         )
         with torch.inference_mode():
             distances = self.lpips.spatial(a, b) if spatial else self.lpips(a, b)
         return np.asarray(distances.squeeze().numpy(), np.float32)
+
+
+def _unit(levels: Levels) -> NDArray[np.float32]:
+    """Return levels in [0, 255] as float32 in [0, 1]."""
+    if levels.dtype == np.uint8:
+        return full_range(levels)
+    return np.asarray(levels / functions.PEAK, np.float32)

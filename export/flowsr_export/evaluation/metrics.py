@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_export.evaluation.imresize import WHITE, matlab_bicubic
+from flowsr_export.evaluation.imresize import WHITE, matlab_bicubic, matlab_bicubic_float
+from flowsr_export.evaluation.protocol import SsimKind
 from flowsr_runtime.errors import ShapeError
 from flowsr_runtime.geometry import size_text
 
@@ -20,6 +22,7 @@ __all__ = [
     "decibels",
     "diversity",
     "diversity_score",
+    "eight_bit",
     "lr_psnr",
     "luma",
     "psnr",
@@ -29,6 +32,7 @@ __all__ = [
 ]
 
 Picture = NDArray[np.uint8]
+Levels = NDArray[Any]  # eight bits, or float in [0, 255]
 
 PEAK = float(WHITE)
 # ITU-R BT.601 studio swing: 8-bit RGB to Y in [16, 235], as MATLAB's rgb2ycbcr, not rounded.
@@ -37,6 +41,8 @@ LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966]) / PEAK
 
 SSIM_WINDOW = 11
 """Side of SSIM's window, which is also the smallest side of an image, pixels."""
+
+UNIFORM_WINDOW = 7  # of scikit-image's structural_similarity as it is called without options
 
 # Wang et al., "Image quality assessment" (IEEE TIP 13, 2004), section III.C.
 SSIM_SIGMA = 1.5
@@ -59,10 +65,10 @@ class Metric:
 
 
 METRICS = {
-    "psnr": Metric("dB, RGB, the border shaved by the scale and 6 more", 2, "higher"),
-    "psnr-y": Metric("dB, luma, the border shaved by the scale", 2, "higher"),
-    "ssim": Metric("mean of R, G and B, whole images", 4, "higher"),
-    "ssim-y": Metric("luma, the border shaved by the scale", 4, "higher"),
+    "psnr": Metric("dB, RGB", 2, "higher"),
+    "psnr-y": Metric("dB, luma", 2, "higher"),
+    "ssim": Metric("mean of R, G and B", 4, "higher"),
+    "ssim-y": Metric("luma", 4, "higher"),
     "lpips": Metric("LPIPS v0.1 with AlexNet, whole images", 3, "lower"),
     "lr-psnr": Metric("dB, RGB, output downscaled by bicubic against the input", 2, "higher"),
     "mesh": Metric(
@@ -78,16 +84,16 @@ METRICS = {
 """Every metric by name, in the order of tables."""
 
 
-def luma(rgb: Picture) -> NDArray[np.float64]:
-    """Return the luma of an image (H, W, 3) uint8: Y of Y'CbCr in [16, 235], (H, W)."""
+def luma(rgb: Levels) -> NDArray[np.float64]:
+    """Return the luma, Y of Y'CbCr in [16, 235], (H, W), of levels in [0, 255], (H, W, 3)."""
     return LUMA_OFFSET + rgb.astype(np.float64) @ LUMA_WEIGHTS
 
 
-def psnr(a: Picture, b: Picture, shave: int) -> float:
+def psnr(a: Levels, b: Levels, shave: int) -> float:
     """Return the PSNR of two RGB images.
 
     Args:
-        a: RGB image, (H, W, 3) uint8.
+        a: RGB image, (H, W, 3) uint8, or float in [0, 255].
         b: RGB image of the same size.
         shave: Pixels to shave on every side.
 
@@ -100,22 +106,25 @@ def psnr(a: Picture, b: Picture, shave: int) -> float:
     return decibels(*_inner(a, b, shave, least=1))
 
 
-def psnr_y(a: Picture, b: Picture, shave: int) -> float:
+def psnr_y(a: Levels, b: Levels, shave: int) -> float:
     """Return the PSNR of the luma of two images; see `psnr`."""
     a, b = _inner(a, b, shave, least=1)
     return decibels(luma(a), luma(b))
 
 
-def ssim(a: Picture, b: Picture, shave: int) -> float:
+def ssim(a: Levels, b: Levels, shave: int, kind: SsimKind = "gaussian") -> float:
     """Return the mean over R, G and B of the SSIM of two images.
 
     Wang et al. 2004 as in their MATLAB code: a Gaussian window of 11 pixels, sigma 1.5,
-    at positions inside the image; K1 = 0.01, K2 = 0.03, L = 255.
+    at positions inside the image; K1 = 0.01, K2 = 0.03, L = 255. The kind "uniform" is what
+    scikit-image computes without options, and SRFlow's evaluation with it: a flat window of 7
+    pixels and the covariance of a sample.
 
     Args:
-        a: RGB image, (H, W, 3) uint8.
+        a: RGB image, (H, W, 3) uint8, or float in [0, 255].
         b: RGB image of the same size.
         shave: Pixels to shave on every side.
+        kind: Window.
 
     Returns:
         At most 1, for equal images.
@@ -126,27 +135,39 @@ def ssim(a: Picture, b: Picture, shave: int) -> float:
     a, b = _inner(a, b, shave, least=SSIM_WINDOW)
     channels = zip(np.moveaxis(a, 2, 0), np.moveaxis(b, 2, 0), strict=True)
     return float(
-        np.mean([_ssim(x.astype(np.float64), y.astype(np.float64)) for x, y in channels])
+        np.mean([_ssim(x.astype(np.float64), y.astype(np.float64), kind) for x, y in channels])
     )
 
 
-def ssim_y(a: Picture, b: Picture, shave: int) -> float:
+def ssim_y(a: Levels, b: Levels, shave: int, kind: SsimKind = "gaussian") -> float:
     """Return the SSIM of the luma of two images; see `ssim`."""
     a, b = _inner(a, b, shave, least=SSIM_WINDOW)
-    return _ssim(luma(a), luma(b))
+    return _ssim(luma(a), luma(b), kind)
 
 
-def lr_psnr(output: Picture, low: Picture) -> float:
+def lr_psnr(output: Levels, low: Picture, shave: int = 0, *, rounded: bool = True) -> float:
     """Return the consistency of an output with its input.
 
     Args:
-        output: RGB image, (H, W, 3) uint8.
+        output: RGB image, (H, W, 3) uint8, or float in [0, 255].
         low: The input, (h, w, 3) uint8.
+        shave: Low-resolution pixels to shave on every side.
+        rounded: Round the output to eight bits before it is reduced and after.
 
     Returns:
         PSNR in dB between `low` and the output downscaled by MATLAB's bicubic to (h, w).
     """
-    return psnr(matlab_bicubic(output, (low.shape[0], low.shape[1])), low, 0)
+    size = low.shape[0], low.shape[1]
+    if rounded:
+        return psnr(matlab_bicubic(eight_bit(output), size), low, shave)
+    return psnr(matlab_bicubic_float(output, size), low, shave)
+
+
+def eight_bit(levels: Levels) -> Picture:
+    """Round levels in [0, 255] to eight bits."""
+    if levels.dtype == np.uint8:
+        return levels
+    return np.floor(np.clip(levels, 0, WHITE) + 0.5).astype(np.uint8)
 
 
 def diversity(samples: Sequence[Picture]) -> float:
@@ -191,7 +212,7 @@ def diversity_score(distances: Sequence[NDArray[np.float32]]) -> float:
     return math.nan if best == 0 else 100 * (best - local) / best
 
 
-def _inner(a: Picture, b: Picture, shave: int, least: int) -> tuple[Picture, Picture]:
+def _inner(a: Levels, b: Levels, shave: int, least: int) -> tuple[Levels, Levels]:
     """Return two images without their borders."""
     if a.shape != b.shape:
         raise ShapeError(f"images must have one size, got {a.shape} and {b.shape}")
@@ -211,23 +232,30 @@ def decibels(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
 
 
-def _ssim(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+def _ssim(x: NDArray[np.float64], y: NDArray[np.float64], kind: SsimKind) -> float:
     """SSIM of two planes (H, W) in [0, 255]."""
-    mean_x, mean_y = _windowed(x), _windowed(y)
-    square_x = _windowed(x * x) - mean_x**2
-    square_y = _windowed(y * y) - mean_y**2
-    product = _windowed(x * y) - mean_x * mean_y
+    weights = np.full(UNIFORM_WINDOW, 1 / UNIFORM_WINDOW)
+    unbiased = UNIFORM_WINDOW**2 / (UNIFORM_WINDOW**2 - 1)
+    if kind == "gaussian":
+        weights, unbiased = _gaussian(), 1.0
+    mean_x, mean_y = _windowed(x, weights), _windowed(y, weights)
+    square_x = unbiased * (_windowed(x * x, weights) - mean_x**2)
+    square_y = unbiased * (_windowed(y * y, weights) - mean_y**2)
+    product = unbiased * (_windowed(x * y, weights) - mean_x * mean_y)
     above = (2 * mean_x * mean_y + SSIM_C1) * (2 * product + SSIM_C2)
     below = (mean_x**2 + mean_y**2 + SSIM_C1) * (square_x + square_y + SSIM_C2)
     return float(np.mean(above / below))
 
 
-def _windowed(plane: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weighted means over every whole window, (H - 10, W - 10); the window is separable."""
+def _gaussian() -> NDArray[np.float64]:
     reach = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     weights = np.exp(-(reach**2) / (2 * SSIM_SIGMA**2))
-    weights /= weights.sum()
-    rows, columns = (side - SSIM_WINDOW + 1 for side in plane.shape)
+    return np.asarray(weights / weights.sum())
+
+
+def _windowed(plane: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted means over every whole window; the window is separable."""
+    rows, columns = (side - len(weights) + 1 for side in plane.shape)
     down = sum(w * plane[i : i + rows] for i, w in enumerate(weights))
     across = sum(w * down[:, i : i + columns] for i, w in enumerate(weights))
     return np.asarray(across)

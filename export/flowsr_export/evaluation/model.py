@@ -6,13 +6,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_export.evaluation.imresize import matlab_bicubic
+from flowsr_export.evaluation.dataset import Pair
+from flowsr_export.evaluation.imresize import WHITE, matlab_bicubic
+from flowsr_export.evaluation.protocol import Values
 from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
 from flowsr_runtime.backends.session import AUTO, Choice
 from flowsr_runtime.errors import NonFiniteError, ScaleError, UsageError
@@ -23,6 +26,7 @@ from flowsr_runtime.tiling.noise import check_noise
 
 if TYPE_CHECKING:
     from flowsr_export.deployment.interface import Network
+    from flowsr_lp.linf.query import Border
     from flowsr_runtime.bundle.manifest import Latent
 
 __all__ = [
@@ -54,6 +58,8 @@ class Upscaled:
 
     Attributes:
         picture: RGB image, (H, W, 3) uint8.
+        values: The same before it was rounded, (H, W, 3) float32 in [0, 255]; None of a method
+            that returns eight-bit images.
         warning: One line if values are far out of range, else None.
         out_of_range: Share in percent of the values outside [-0.1, 1.1] before they were
             clamped; 0 for a method that returns eight-bit images.
@@ -62,6 +68,11 @@ class Upscaled:
     picture: Picture
     warning: str | None = None
     out_of_range: float = 0.0
+    values: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    def levels(self, form: Values) -> NDArray[Any]:
+        """Return the image as a protocol compares it, with levels in [0, 255]."""
+        return self.values if form == "float" and self.values is not None else self.picture
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,8 @@ class EvaluatedModel:
         about: Description for the report: `what`, `family`, hashes.
         libraries: Versions of the libraries that run it.
         choice: How a bundle is run, None for anything else.
+        at: The model with another standard deviation of its noise; None for one without.
+        find: Finds the result of a pair that was made elsewhere, instead of `upscale`.
     """
 
     name: str
@@ -91,6 +104,8 @@ class EvaluatedModel:
     about: dict[str, Any] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
     choice: Choice | None = None
+    at: Callable[[float], EvaluatedModel] | None = None
+    find: Callable[[Pair, tuple[int, int]], Upscaled] | None = None
 
     def check_scales(self, scales: tuple[str, ...]) -> None:
         """Check scales before anything is computed.
@@ -122,6 +137,7 @@ def open_model(
     truncate: bool = False,
     memory_budget: int | None = None,
     halo: Literal["default", "exact"] = "default",
+    border: Border = "extend",
 ) -> Iterator[EvaluatedModel]:
     """Open a model and close it afterwards.
 
@@ -134,6 +150,7 @@ def open_model(
         truncate: Truncate values to eight bits instead of rounding them.
         memory_budget: Bytes of activations of one run of a bundle; None for the bundle's own.
         halo: Overlap of the tiles of a bundle.
+        border: Rule for patches beyond the edge; others than "extend" are for PyTorch.
 
     Yields:
         The model.
@@ -148,8 +165,11 @@ def open_model(
     if settings.backend == TORCH:
         if memory_budget is not None or halo != "default":
             raise UsageError("memory_budget and halo are for bundles", option="backend")
-        yield _open_checkpoint(settings, bundle, model, prior, temperature, truncate)
+        yield _open_checkpoint(settings, bundle, model, prior, temperature, truncate, border)
         return
+    if border != "extend":
+        wrong = f"border {border} needs backend {TORCH}; exported graphs compute border extend"
+        raise UsageError(wrong, option="border")
     if model is not None or prior is not None:
         wrong = f"model and prior need backend {TORCH}, got {settings.backend}"
         raise UsageError(wrong, option="model")
@@ -193,6 +213,7 @@ def bundle_model(
         scale=None if manifest.scale is None else str(manifest.scale),
         patch=manifest.tiling.exact.patch,
         eight_bit=manifest.io == "uint8",
+        at=partial(bundle_model, upscaler, truncate=truncate) if manifest.latents else None,
     )
 
 
@@ -202,6 +223,7 @@ def torch_model(
     place: str = "cpu",
     temperature: float | None = None,
     truncate: bool = False,
+    border: Border = "extend",
 ) -> EvaluatedModel:
     """Return a network in eager PyTorch, with the noise of the runtime, as a model.
 
@@ -210,6 +232,7 @@ def torch_model(
         place: PyTorch's device, such as "cuda:0".
         temperature: Standard deviation of the noise; None with a learned prior.
         truncate: Truncate values to eight bits instead of rounding them.
+        border: Rule for patches beyond the edge, of LINF.
 
     Raises:
         UsageError: If the network needs a temperature or takes none.
@@ -218,9 +241,17 @@ def torch_model(
 
     from flowsr_export.deployment.families import deployment_of
     from flowsr_export.inputs.cases import Case
+    from flowsr_lp import LinfLP
 
     deployment = deployment_of(network.to(place))
     _check_temperature(deployment.latents, temperature)
+    if border != "extend" and not isinstance(network, LinfLP):
+        raise UsageError(f"border {border} is for LINF, got SRFlow", option="border")
+
+    def again(temperature: float) -> EvaluatedModel:
+        return torch_model(
+            network, place=place, temperature=temperature, truncate=truncate, border=border
+        )
 
     def upscale(low: Picture, size: tuple[int, int], seed: int) -> Upscaled:
         case = Case((low.shape[0], low.shape[1]), size)
@@ -228,9 +259,14 @@ def torch_model(
         if scale is not None and size != tuple(int(side * scale) for side in case.lr):
             raise ScaleError(f"this model only supports scale {float(scale):g}, got {case}")
         rgb = torch.from_numpy(full_range(low.transpose(2, 0, 1)[None])).to(place)
+        window = Window.whole(deployment.padded(case.lr), deployment.padded_size(case))
+        if border != "extend":
+            assert isinstance(network, LinfLP)
+            p, grid = network.linf.patch_size, network.latent_size(size, border, case.lr)
+            window = Window.whole(case.lr, (p * grid[0], p * grid[1]))
         inputs = graph_inputs(
             low[None],
-            Window.whole(deployment.padded(case.lr), deployment.padded_size(case)),
+            window,
             latents=deployment.latents,
             geometry=False,
             seed=seed,
@@ -238,7 +274,11 @@ def torch_model(
         )
         noise = [torch.from_numpy(inputs[one.name]).to(place) for one in deployment.latents]
         with torch.inference_mode():
-            output = deployment.reference(rgb, size, noise or None)[0].cpu().numpy()
+            if border == "extend":
+                result = deployment.reference(rgb, size, noise or None)
+            else:
+                result = network(rgb, size, noise[0] if noise else None, border).output
+            output = result[0].cpu().numpy()
         if not np.isfinite(output).all():
             raise NonFiniteError("the model gives NaN or infinity")
         return _eight_bit(output.transpose(1, 2, 0).copy(), truncate)
@@ -252,6 +292,7 @@ def torch_model(
         provider=place,
         about={"family": deployment.family},
         libraries={"torch": torch.__version__},
+        at=again if deployment.latents else None,
     )
 
 
@@ -260,9 +301,10 @@ def _eight_bit(
 ) -> Upscaled:
     """Count the values out of range, (H, W, 3) unclamped, and make an image of eight bits."""
     beyond = np.count_nonzero((values < SLIGHTLY_OUT[0]) | (values > SLIGHTLY_OUT[1]))
+    levels = np.clip(values, 0, 1) * np.float32(WHITE)
     picture = np.empty(values.shape, np.uint8)
     store(values, picture, clamp=True, truncate=truncate)
-    return Upscaled(picture, warning, 100 * beyond / values.size)
+    return Upscaled(picture, warning, 100 * beyond / values.size, levels)
 
 
 def _open_checkpoint(
@@ -272,6 +314,7 @@ def _open_checkpoint(
     prior: Path | None,
     temperature: float | None,
     truncate: bool,
+    border: Border,
 ) -> EvaluatedModel:
     import torch
 
@@ -287,9 +330,8 @@ def _open_checkpoint(
         checkpoint = reference_of(Bundle.open(bundle), model, prior)
     else:
         checkpoint = load_checkpoint(*((model, prior) if model else embedded_checkpoint()))
-    opened = torch_model(
-        checkpoint.network, place=place, temperature=temperature, truncate=truncate
-    )
+    how: dict[str, Any] = {"place": place, "truncate": truncate, "border": border}
+    opened = torch_model(checkpoint.network, temperature=temperature, **how)
     what = "built-in checkpoint" if model is None else str(model)
     hashes = {key: getattr(checkpoint, key) for key in HASHES}
     return replace(opened, about={**opened.about, "what": what, **hashes})

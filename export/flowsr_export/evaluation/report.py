@@ -118,9 +118,7 @@ def as_markdown(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     lines += markdown_rows(["set", "scale", "method", "pictures", *names], cells)
     lines.append("")
     lines += [f"- {name}: {METRICS[name].meaning}; {_direction(name)}." for name in names]
-    shave = about["settings"]["shave"]
-    if shave is not None:
-        lines.append(f"- Borders of {shave} pixels were shaved instead of those above.")
+    lines += [f"- {line}" for line in _protocol(about["settings"], names)]
     for row in rows:
         label = f"{row.dataset} {row.picture} ×{row.scale}, {row.method}"
         lines += [f"- Warning, {label}: {line}." for line in row.warnings]
@@ -171,13 +169,50 @@ def _setting(about: Mapping[str, Any]) -> str:
     parts = [about["model"]["what"]]
     parts.append(f"{settings['backend']} {settings['provider']} {settings['precision']}")
     if settings["temperature"] is not None:
+        stated = ", ".join(f"{value:g}" for value in settings["temperature"])
         parts.append(
-            f"temperature {settings['temperature']:g}, {settings['samples']} samples from "
-            f"seed {settings['seed']}"
+            f"temperature {stated}, {settings['samples']} samples from seed {settings['seed']}"
         )
-    parts.append("inputs given" if settings["lr"] else "inputs by MATLAB's bicubic")
+    bicubic = "MATLAB's" if settings["protocol"]["downsample"] == "matlab" else "Pillow's"
+    made = "inputs given" if settings["lr"] else f"inputs by {bicubic} bicubic"
+    if settings["scales_reduced"]:
+        made += f" but for ×{', ×'.join(settings['scales_reduced'])}, by {bicubic}"
+    parts.append(made)
     libraries = ", ".join(f"{name} {v}" for name, v in about["libraries"].items())
     return f"{'; '.join(parts)}; {libraries}."
+
+
+def _protocol(settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Describe the protocol in sentences."""
+    protocol = settings["protocol"]
+    borders = [
+        f"{name} {_border(protocol[key])}"
+        for name in names
+        if (key := name.replace("-", "_")) in protocol and isinstance(protocol[key], dict)
+    ]
+    if settings["shave"] is not None:
+        borders = [f"{settings['shave']} pixels of the outputs"]
+    lines = [f"Protocol: {protocol['name']}; border {protocol['border']}."]
+    if borders:
+        lines.append(f"Shaved on every side: {', '.join(borders)}.")
+    forms = {
+        "rounded": "rounded to eight bits",
+        "truncated": "truncated to eight bits",
+        "float": "not rounded",
+    }
+    lines.append(f"Outputs were compared {forms[protocol['values']]}.")
+    if "ssim" in names or "ssim-y" in names:
+        windows = {"gaussian": "Gaussian, 11 pixels", "uniform": "flat, 7 pixels"}
+        lines.append(f"Window of SSIM: {windows[protocol['ssim_kind']]}.")
+    return lines
+
+
+def _border(shave: Mapping[str, int]) -> str:
+    terms = ["the scale" if shave["scales"] == 1 else f"{shave['scales']} times the scale"]
+    terms = terms if shave["scales"] else []
+    if shave["more"]:
+        terms.append(f"{shave['more']}")
+    return " + ".join(terms) or "nothing"
 
 
 def _direction(name: str) -> str:

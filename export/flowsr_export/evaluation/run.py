@@ -154,9 +154,13 @@ def _check_samples(
 
 
 def _check_range(models: Sequence[EvaluatedModel], metric_set: MetricSet) -> None:
-    if "out-of-range" in metric_set.metrics and any(model.eight_bit for model in models):
-        wrong = "out-of-range needs a graph of float32 images, this one clamps its values"
-        raise UsageError(wrong, option="metrics")
+    if not any(model.eight_bit for model in models):
+        return
+    why = "a graph of float32 images, this one clamps and rounds its values"
+    if "out-of-range" in metric_set.metrics:
+        raise UsageError(f"out-of-range needs {why}", option="metrics")
+    if metric_set.protocol.values == "float":
+        raise UsageError(f"values float need {why}", option="values")
 
 
 def _result(
@@ -172,10 +176,13 @@ def _result(
     size = original.shape[0], original.shape[1]
     count = samples if model.is_random else 1
     began = time.perf_counter()
-    outputs = [model.upscale(low, size, seed + number) for number in range(count)]
+    if model.find is not None:
+        outputs = [model.find(pair, size)]
+    else:
+        outputs = [model.upscale(low, size, seed + number) for number in range(count)]
     seconds = (time.perf_counter() - began) / count
     figures, per_sample = metric_set.measure(
-        [output.picture for output in outputs],
+        [output.levels(metric_set.protocol.values) for output in outputs],
         original,
         low,
         pair.scale,

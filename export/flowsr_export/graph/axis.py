@@ -91,8 +91,8 @@ def neighbours(axis: Axis) -> tuple[Tensor, Tensor, Tensor]:
     numerator = (2 * patch + 1) * axis.patch * axis.low_res - axis.output
     # numerator >= -out: one whole divisor more makes it positive, one less undoes it.
     low = quotient(numerator + 2 * axis.output, 2 * axis.output) - 1
-    # The farthest query reads one pixel beyond the image.
-    count = axis.low_res if axis.continued is None else axis.low_res + 1
+    # The last tile's features end where the continued image's do.
+    count = axis.low_res if axis.continued is None else axis.lr_origin + axis.continued
     index = _clamp(torch.stack((low, low + 1), dim=-1), count)
     distance = numerator.unsqueeze(-1) - 2 * axis.output * index
     offset = distance.float() / _as_float(axis.output)

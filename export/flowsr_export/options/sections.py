@@ -15,7 +15,7 @@ SECTIONS: dict[str, str] = {
     """,
     "Output": """
         --access-log --depth --dry-run --export-layer-info --export-profile --force --gpu
-        --json --log --output --skip-existing --truncate --work
+        --json --keep --log --output --skip-existing --truncate --work
     """,
     "Model": """
         --blocks --bundle --fixed-scale --guard --io --least-share --model --opset --precision
@@ -23,8 +23,8 @@ SECTIONS: dict[str, str] = {
     """,
     "Quantization": "--crop --exclude --method --per-tensor",
     "Quality": """
-        --alexnet --baseline --budget-db --lpips-weights --max-psnr-loss --metric --samples
-        --shave
+        --alexnet --baseline --border --budget-db --downsample --lpips-weights --lr-values
+        --max-psnr-loss --metric --protocol --samples --score --shave --ssim --values
     """,
     "Measurement": """
         --arrivals --duration --limit --memory --min-runs --percentile --rate --stages

@@ -78,6 +78,7 @@ METAVARS = {
     "parse_rates": "R,R,…",
     "parse_scales": "S,S,…",
     "parse_sizes": "WxH,WxH,…",
+    "parse_temperatures": "T,T,…",
     "scale_type": "S|SxS",
     "size_type": "WxH",
 }

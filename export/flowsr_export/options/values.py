@@ -87,6 +87,18 @@ def parse_sizes(value: str) -> list[tuple[int, int]]:
     return [size_type(text) for text in value.split(",")]
 
 
+def parse_temperatures(value: str) -> tuple[float, ...]:
+    """Read standard deviations joined by commas, such as `0,0.5,0.8`."""
+    numbers = []
+    for text in value.split(","):
+        if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", text.strip()) is None:
+            raise click.BadParameter(f"expected numbers such as 0,0.5,0.8, got {value!r}")
+        numbers.append(float(text))
+    if len(set(numbers)) < len(numbers):
+        raise click.BadParameter(f"expected distinct numbers, got {value!r}")
+    return tuple(numbers)
+
+
 def parse_capability(value: str) -> str:
     """Read a compute capability such as `8.9`."""
     if re.fullmatch(r"[1-9][0-9]?\.[0-9]", value) is None:

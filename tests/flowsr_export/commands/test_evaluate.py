@@ -112,6 +112,100 @@ def test_pytorch_is_a_backend(tmp_path: Path, run: Run) -> None:
     assert in_torch == pytest.approx(in_runtime, abs=0.01)
 
 
+def test_kept_outputs_are_scored_as_they_were_measured(
+    bundle: Path, hr: Path, tmp_path: Path, run: Run
+) -> None:
+    same = ("--hr", hr, "--scale", "2,2.7", *PSNR, "--baseline", "none", "--json")
+    first = run("evaluate", bundle, *same, "--keep", tmp_path / "kept")
+    kept = tmp_path / "kept" / "flowsr-lp"
+    names = {path.relative_to(kept).as_posix() for path in kept.rglob("*.png")}
+    assert names == {f"Tiny/{scale}/{name}.png" for scale in ("x2", "x2.7") for name in "ab"}
+    again = run("evaluate", *same, "--score", kept)
+    measured, scored = (json.loads(done.stdout)["means"] for done in (first, again))
+    assert [mean["figures"] for mean in measured] == [mean["figures"] for mean in scored]
+    assert {mean["method"] for mean in scored} == {"flowsr-lp"}
+    assert_refused(run("evaluate", bundle, *same, "--keep", tmp_path / "kept"), 1, "exists")
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "message"),
+    [
+        (("--score", "none"), 5, "folder of outputs none does not exist"),
+        (("--score", ".", "--model", "a.pth"), 2, "--score and --model exclude each other"),
+        (("--score", "empty"), 5, "Tiny a ×2 has no output in empty, such as Tiny/x2/a.png"),
+        (("--score", "small"), 5, "a.png must be 72x64 for Tiny a ×2, got 5x4"),
+    ],
+)
+def test_outputs_that_cannot_be_scored_are_one_line(
+    words: tuple[str, ...],
+    exit_code: int,
+    message: str,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hr = folder_of(tmp_path / "Tiny", "a")
+    Path("empty").mkdir()
+    folder_of(tmp_path / "small", "a", height=4, width=5)
+    plain = ("--hr", hr, "--scale", "2", *PSNR, "--baseline", "none")
+    assert_refused(run("evaluate", *plain, *words), exit_code, message)
+
+
+def test_several_temperatures_are_several_methods(tmp_path: Path, hr: Path, run: Run) -> None:
+    noisy = noisy_bundle(tmp_path / "noisy")
+    same = ("--hr", hr, "--scale", "2", *PSNR, "--baseline", "none", "--json")
+    done = run("evaluate", noisy, *same, "--temperature", "0,0.1,0.2")
+    means = {mean["method"]: mean["figures"] for mean in json.loads(done.stdout)["means"]}
+    assert list(means) == ["flowsr-lp-t0", "flowsr-lp-t0.1", "flowsr-lp-t0.2"]
+    falling = [figures["psnr-y"] for figures in means.values()]
+    assert falling == sorted(falling, reverse=True)
+    alone = run("evaluate", noisy, *same, "--temperature", "0.1")
+    assert json.loads(alone.stdout)["means"][0]["figures"] == means["flowsr-lp-t0.1"]
+
+
+def test_a_protocol_is_one_word(bundle: Path, hr: Path, run: Run) -> None:
+    same = ("--hr", hr, "--scale", "2", "--metric", "ssim", "--metric", "psnr", "--json")
+    word = run("evaluate", bundle, *same, "--protocol", "srflow")
+    single = ("--values", "truncated", "--ssim", "uniform", "--shave", "0")
+    options = run("evaluate", bundle, *same, *single)
+    figures = [json.loads(done.stdout)["means"] for done in (word, options)]
+    assert figures[0] == figures[1]
+    plain = run("evaluate", bundle, *same)
+    assert json.loads(plain.stdout)["means"] != figures[0]
+    stated = json.loads(word.stdout)["settings"]["protocol"]
+    assert (stated["name"], stated["ssim_kind"]) == ("srflow", "uniform")
+    assert stated["border"] == "extend"
+
+
+def test_a_bundle_keeps_its_border_under_a_protocol(bundle: Path, hr: Path, run: Run) -> None:
+    done = run(*("evaluate", bundle, "--hr", hr, "--scale", "2", *PSNR, "--protocol", "linf"))
+    assert done.exit_code == 0
+    assert "patches beyond the edge: extend, as exported; --backend torch: tight" in done.stderr
+    assert "Protocol: linf; border extend." in done.stdout
+
+
+def test_lpips_is_left_out_without_weights(bundle: Path, hr: Path, run: Run) -> None:
+    done = run("evaluate", bundle, "--hr", hr, "--scale", "2")
+    assert "lpips is left out: it needs --alexnet and --lpips-weights" in done.stderr
+    assert done.exit_code == 0
+    assert "psnr | psnr-y | ssim | ssim-y | lr-psnr |" in done.stdout
+
+
+def test_a_scale_without_partners_is_reduced_and_named(
+    bundle: Path, hr: Path, tmp_path: Path, run: Run
+) -> None:
+    folder_of(tmp_path / "low" / "x2", "a", "b", height=32, width=36)
+    same = ("--hr", hr, "--scale", "2,3", *PSNR, "--json")
+    done = run("evaluate", bundle, *same, "--lr", tmp_path / "low")
+    assert "×3 has no folder in --lr: its originals are reduced" in done.stderr
+    own = run("evaluate", bundle, *same)
+    figures = [json.loads(one.stdout)["means"] for one in (done, own)]
+    assert figures[0][2:] == figures[1][2:]  # of scale 3
+    assert figures[0][:2] != figures[1][:2]
+    assert json.loads(done.stdout)["settings"]["scales_reduced"] == ["3"]
+
+
 WITHOUT_TORCH = """
 import sys
 sys.modules |= dict.fromkeys(("torch", "onnx", "safetensors"))
@@ -176,6 +270,10 @@ def test_what_is_there_is_not_overwritten(
         (("--temperature", "0.5"), 2, "prior, got 0.5"),
         (("--model", "a.pth"), 2, "torch, got auto"),
         (("--provider", "openvino"), 4, "openvino"),
+        (("--border", "paired"), 2, "border paired needs backend torch"),
+        (("--truncate", "--values", "float"), 2, "--truncate and --values float exclude"),
+        (("--temperature", "0,x"), 2, "expected numbers such as 0,0.5,0.8, got '0,x'"),
+        (("--temperature", "0,0.0"), 2, "expected distinct numbers, got '0,0.0'"),
     ],
 )
 def test_a_wrong_option_is_one_line(

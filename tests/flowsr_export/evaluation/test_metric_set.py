@@ -9,6 +9,7 @@ from flowsr_export.evaluation import metrics
 from flowsr_export.evaluation.imresize import matlab_bicubic
 from flowsr_export.evaluation.mesh import mesh_pattern, mesh_ratio
 from flowsr_export.evaluation.metric_set import DEFAULT_METRICS, MetricSet
+from flowsr_export.evaluation.protocol import OWN, PROTOCOLS
 from flowsr_runtime.errors import CheckpointError, MetricError, UsageError
 from tests.flowsr_export.evaluation.evaluations import lpips_weights
 from tests.stand_in import picture
@@ -22,7 +23,7 @@ OUTPUT = matlab_bicubic(LOW, (64, 72))
 def test_the_published_borders_are_left_out() -> None:
     figures, _ = MetricSet.open(PLAIN).measure([OUTPUT], ORIGINAL, LOW, "2")
     assert figures == {
-        "psnr": metrics.psnr(OUTPUT, ORIGINAL, 8),
+        "psnr": metrics.psnr(OUTPUT, ORIGINAL, 2),
         "psnr-y": metrics.psnr_y(OUTPUT, ORIGINAL, 2),
         "ssim": metrics.ssim(OUTPUT, ORIGINAL, 0),
         "ssim-y": metrics.ssim_y(OUTPUT, ORIGINAL, 2),
@@ -30,9 +31,42 @@ def test_the_published_borders_are_left_out() -> None:
     }
 
 
-@pytest.mark.parametrize(("scale", "borders"), [("4", (10, 4)), ("2.7", (9, 3))])
-def test_a_real_scale_counts_rounded_up(scale: str, borders: tuple[int, int]) -> None:
-    assert MetricSet(("psnr",)).borders(scale) == borders
+@pytest.mark.parametrize(
+    ("protocol", "scale", "psnr", "psnr_y", "ssim", "low"),
+    [
+        (None, "4", 4, 4, 0, 0),
+        (None, "2.7", 3, 3, 0, 0),  # a real scale counts rounded up
+        ("linf-lp", "4", 4, 4, 0, 4),
+        ("linf-lp-arbitrary", "2.7", 3, 3, 0, 0),
+        ("linf", "3", 9, 9, 0, 0),
+        ("srflow", "4", 0, 0, 0, 0),
+    ],
+)
+def test_every_protocol_has_its_borders(
+    protocol: str | None, scale: str, psnr: int, psnr_y: int, ssim: int, low: int
+) -> None:
+    metric_set = MetricSet(PLAIN, protocol=PROTOCOLS.get(protocol or "", OWN))
+    got = {name: metric_set.shaved(name, scale) for name in ("psnr", "psnr-y", "ssim")}
+    assert got == {"psnr": psnr, "psnr-y": psnr_y, "ssim": ssim}
+    assert metric_set.shaved("lr-psnr", scale) == low
+
+
+def test_a_protocol_compares_values_that_were_not_rounded() -> None:
+    levels = OUTPUT.astype(np.float32) * np.float32(0.998)
+    figures, _ = MetricSet(PLAIN, protocol=PROTOCOLS["linf-lp"]).measure(
+        [levels], ORIGINAL, LOW, "2"
+    )
+    assert figures["psnr"] == metrics.psnr(levels, ORIGINAL, 2)
+    assert figures["psnr"] != metrics.psnr(metrics.eight_bit(levels), ORIGINAL, 2)
+    assert figures["lr-psnr"] == metrics.lr_psnr(levels, LOW, 2, rounded=False)
+
+
+def test_srflows_protocol_has_another_ssim() -> None:
+    figures, _ = MetricSet(PLAIN, protocol=PROTOCOLS["srflow"]).measure(
+        [OUTPUT], ORIGINAL, LOW, "2"
+    )
+    assert figures["ssim"] == metrics.ssim(OUTPUT, ORIGINAL, 0, "uniform")
+    assert figures["ssim"] != metrics.ssim(OUTPUT, ORIGINAL, 0)
 
 
 def test_one_border_can_be_asked_for() -> None:
@@ -43,7 +77,7 @@ def test_one_border_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "least"), [(("psnr",), 21), (("ssim-y",), 19), (("ssim",), 11), (("lr-psnr",), 1)]
+    ("names", "least"), [(("psnr",), 9), (("ssim-y",), 19), (("ssim",), 11), (("lr-psnr",), 4)]
 )
 def test_the_smallest_original_follows_from_the_borders(
     names: tuple[str, ...], least: int

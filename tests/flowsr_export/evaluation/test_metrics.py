@@ -107,6 +107,33 @@ def test_ssim_and_psnr_are_those_of_scikit_image() -> None:
     assert psnr(original, enlarged, 0) == pytest.approx(27.86912574428921, abs=ROUNDING)
 
 
+def flat_ssim_written_out(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """The same with a flat window of 7 and the covariance of a sample, as scikit-image's."""
+    values = []
+    for top in range(x.shape[0] - 6):
+        for left in range(x.shape[1] - 6):
+            a, b = (plane[top : top + 7, left : left + 7] for plane in (x, y))
+            both = np.cov(a.ravel(), b.ravel())  # divided by 48
+            c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+            values.append(
+                ((2 * a.mean() * b.mean() + c1) * (2 * both[0, 1] + c2))
+                / ((a.mean() ** 2 + b.mean() ** 2 + c1) * (both[0, 0] + both[1, 1] + c2))
+            )
+    return float(np.mean(values))
+
+
+def test_uniform_ssim_is_that_of_scikit_image_without_options() -> None:
+    original, enlarged = pair()
+    by_hand = flat_ssim_written_out(luma(original), luma(enlarged))
+    assert ssim_y(original, enlarged, 0, "uniform") == pytest.approx(by_hand, abs=ROUNDING)
+    channels = [
+        flat_ssim_written_out(*(p[..., c].astype(np.float64) for p in (original, enlarged)))
+        for c in range(3)
+    ]
+    got = ssim(original, enlarged, 0, "uniform")
+    assert got == pytest.approx(np.mean(channels), abs=ROUNDING)
+
+
 def test_ssim_is_one_of_equal_pictures_alone() -> None:
     original, enlarged = pair()
     assert ssim(original, original, 0) == pytest.approx(1, abs=ROUNDING)
@@ -132,6 +159,17 @@ def test_lr_psnr_shrinks_the_output_in_eight_bits() -> None:
     moved = int((brighter != low).sum())
     expected = 10 * math.log10(255**2 * low.size / moved)
     assert lr_psnr(enlarged, brighter.astype(np.uint8)) == pytest.approx(expected)
+
+
+def test_lr_psnr_of_values_is_not_rounded() -> None:
+    low = np.full((4, 4, 3), 100, np.uint8)
+    output = np.full((8, 8, 3), 100.25, np.float32)
+    expected = 10 * math.log10(255**2 / 0.25**2)
+    assert lr_psnr(output, low, 1, rounded=False) == pytest.approx(expected)
+    assert lr_psnr(output, low, 1) == math.inf  # in eight bits both are 100
+    low[0, 0] = 0  # within the border
+    assert lr_psnr(output, low, 1, rounded=False) == pytest.approx(expected)
+    assert lr_psnr(output, low, 0, rounded=False) < 30
 
 
 def test_diversity_is_the_unbiased_deviation() -> None:

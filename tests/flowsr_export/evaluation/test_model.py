@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from flowsr_export.evaluation.imresize import matlab_bicubic
 from flowsr_export.evaluation.model import (
@@ -15,10 +16,12 @@ from flowsr_export.evaluation.model import (
     torch_model,
 )
 from flowsr_lp import embedded_checkpoint, load_checkpoint, save_weights
+from flowsr_lp.linf.query import Border
 from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
 from flowsr_runtime.errors import NonFiniteError, ScaleError, UsageError
+from flowsr_runtime.pictures.pixels import full_range
 from tests.flowsr_export.evaluation.evaluations import noisy_bundle
-from tests.flowsr_export.networks import small_model, small_srflow
+from tests.flowsr_export.networks import small_model, small_prior, small_srflow
 from tests.stand_in import network, picture
 
 PLAIN = SessionSettings(threads=1)
@@ -127,6 +130,27 @@ def test_pytorch_samples_a_network_without_a_prior(temperature: float) -> None:
     assert first.shape == (18, 24, 3)
     assert np.array_equal(first, again)
     assert np.array_equal(first, other) != model.is_random
+
+
+@pytest.mark.parametrize("border", ["paired", "tight"])
+def test_pytorch_has_the_published_borders(border: Border) -> None:
+    net = network(small_model(), small_prior())
+    picture = torch_model(net, border=border).upscale(LOW, (19, 25), 0)
+    rgb = torch.from_numpy(full_range(LOW.transpose(2, 0, 1)[None]))
+    with torch.inference_mode():
+        output = net(rgb, (19, 25), border=border).output[0].numpy()
+    expected = np.clip(output.transpose(1, 2, 0), 0, 1) * 255
+    np.testing.assert_allclose(picture.values, expected, atol=1e-3)
+    inside = torch_model(net).upscale(LOW, (19, 25), 0)
+    assert np.abs(picture.values - inside.values).max() > 1  # the last row or column
+    sampled = torch_model(network(small_model(), None), temperature=0.5, border=border)
+    assert sampled.upscale(LOW, (19, 25), 0).picture.shape == (19, 25, 3)
+
+
+def test_a_border_is_for_linf_in_pytorch() -> None:
+    with pytest.raises(UsageError, match="border tight is for LINF, got SRFlow"):
+        torch_model(small_srflow(), border="tight")
+    check_refused("border tight needs backend torch", PLAIN, border="tight")
 
 
 def test_a_network_and_a_temperature_go_together() -> None:

@@ -2,12 +2,13 @@
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from flowsr_export.evaluation.protocol import OWN
 from flowsr_export.evaluation.report import (
     as_csv,
     as_json,
@@ -25,6 +26,8 @@ def about(**changes: Any) -> dict[str, Any]:
     settings = {
         **{"backend": "onnxruntime", "provider": "cpu", "precision": "fp32", "lr": []},
         **{"temperature": None, "samples": 1, "seed": 0, "shave": None},
+        "protocol": {"name": "own", **asdict(OWN)},
+        "scales_reduced": [],
     }
     return {
         "command": "flowsr-export evaluate --hr Set5",
@@ -72,15 +75,16 @@ def test_the_table_has_a_line_for_each_set_scale_and_method() -> None:
         "| Set5 | ×4 | bicubic | 2 | 28.75 | 0.500 |",
         "| Set5 | ×4 | flowsr-lp | 2 | 30.50 | 0.188 |",
     ]
-    assert "- psnr-y: dB, luma, the border shaved by the scale; higher is better." in text
+    assert "- psnr-y: dB, luma; higher is better." in text
+    assert "- Shaved on every side: psnr-y the scale." in text
     assert "onnxruntime cpu fp32; inputs by MATLAB's bicubic; flowsr-lp 0.1.0" in text
 
 
 def test_the_table_says_what_was_not_as_usual() -> None:
     rows = [replace(ROW, warnings=("the inverse of the flow may have exploded",))]
-    text = as_markdown(rows, about(temperature=0.8, samples=5, seed=3, shave=0, lr=["LR"]))
+    text = as_markdown(rows, about(temperature=[0.8], samples=5, seed=3, shave=0, lr=["LR"]))
     assert "temperature 0.8, 5 samples from seed 3; inputs given" in text
-    assert "- Borders of 0 pixels were shaved" in text
+    assert "- Shaved on every side: 0 pixels of the outputs." in text
     assert "- Warning, Set5 bird ×4, bicubic: the inverse of the flow may have" in text
 
 

@@ -114,9 +114,12 @@ def tile(
 
 
 @pytest.mark.parametrize("lr", [(1, 128), (2, 7), (8, 9), (127, 3), (64, 65)])
-def test_the_graph_is_the_model_where_windows_stick_out(lr: tuple[int, int]) -> None:
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_graph_is_the_model_where_windows_stick_out(
+    lr: tuple[int, int], scale: int
+) -> None:
     net = small(encoder_spec=SWINIR)
-    size = (2 * lr[0], 2 * lr[1])
+    size = (scale * lr[0], scale * lr[1])
     rgb = torch.cat((tensor(*lr), tensor(*lr, "another")))
     output = run(LinfGraph(net), rgb, Window.whole(lr, size))
     torch.testing.assert_close(output, reference(net, rgb, size), rtol=0, atol=SAME)
