@@ -33,7 +33,7 @@ def test_stand_ins_have_the_names_and_the_form_of_the_released_files(tmp_path: P
     done = CliRunner().invoke(stand_in_checkpoint.main, words)
     assert done.exit_code == 0, done.output
     files = {path.name for path in tmp_path.iterdir()}
-    assert files == {name for name in RELEASES if name.startswith("edsr")}
+    assert files == {name for name in RELEASES if name.startswith("edsr-baseline")}
     model, prior = (tmp_path / f"edsr-baseline-linf{end}.pth" for end in ("", "-LP"))
     assert load_checkpoint(model, prior).config["prior"] == stand_in_checkpoint.PRIOR
 

@@ -9,9 +9,9 @@ __all__ = ["section_of", "sections"]
 SECTIONS: dict[str, str] = {
     "Basic": """
         --all --allow-host --base-url --batch --compute-capability --engine --exact --flavor
-        --host --hr --images --locate --lr --lr-size --name --other-versions --port --quick
-        --resample --scale --size --start --steps --sweep --system --threshold --tolerance
-        --validation
+        --host --hr --images --list --locate --lr --lr-size --name --other-versions --port
+        --quick --resample --scale --size --start --steps --sweep --system --threshold
+        --tolerance --validation
     """,
     "Output": """
         --access-log --depth --dry-run --export-layer-info --export-profile --force --gpu

@@ -139,9 +139,11 @@ def test_pytorch_has_the_published_borders(border: Border) -> None:
     rgb = torch.from_numpy(full_range(LOW.transpose(2, 0, 1)[None]))
     with torch.inference_mode():
         output = net(rgb, (19, 25), border=border).output[0].numpy()
+    assert picture.values is not None
     expected = np.clip(output.transpose(1, 2, 0), 0, 1) * 255
     np.testing.assert_allclose(picture.values, expected, atol=1e-3)
     inside = torch_model(net).upscale(LOW, (19, 25), 0)
+    assert inside.values is not None
     assert np.abs(picture.values - inside.values).max() > 1  # the last row or column
     sampled = torch_model(network(small_model(), None), temperature=0.5, border=border)
     assert sampled.upscale(LOW, (19, 25), 0).picture.shape == (19, 25, 3)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowsr_lp.linf.model import guarded, low_frequency_residual, resize
-from flowsr_lp.linf.swinir import continued_size
+from flowsr_lp.linf.swinir import SwinIR, continued_size
 from flowsr_runtime.errors import ShapeError
 from tests import stand_in
 
@@ -81,8 +81,10 @@ def test_whole_windows_meet_the_golden_file() -> None:
     golden = np.load(GOLDEN / "pixel_swinir_x3.npz")
     meta = json.loads(str(golden["meta"]))
     network = stand_in.network(meta["model"], meta["prior"], meta["salt"])
-    linf, x = network.linf, stand_in.tensor(*meta["lr"], meta["salt"]) * 2 - 1
+    linf, x = network.linf, stand_in.tensor(meta["lr"][0], meta["lr"][1], meta["salt"]) * 2 - 1
     size = golden["pred"].shape[-2:]
+    assert isinstance(linf.encoder, SwinIR)
+    assert network.prior is not None
     features = linf.feature_maps(linf.encoder.windows(x))
     c = linf.condition(x, size, meta["border"], features=features)
     encoded = linf.encode(low_frequency_residual(x, size), c)
@@ -98,7 +100,7 @@ def test_the_continued_image_meets_the_golden_file() -> None:
     golden = np.load(GOLDEN / "pixel_swinir_x3_window.npz")
     meta = json.loads(str(golden["meta"]))
     network = stand_in.network(meta["model"], meta["prior"], meta["salt"])
-    rgb = stand_in.tensor(*meta["lr"], meta["salt"])
+    rgb = stand_in.tensor(meta["lr"][0], meta["lr"][1], meta["salt"])
     got = network(rgb, golden["pred"].shape[-2:], border=meta["border"])
     assert difference(got.output * 2 - 1, golden["pred"]) < GOLDEN_TOLERANCE
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from flowsr_export.cli import main
-from flowsr_export.fetch import LICENSE_LINE, RELEASES, fetch
+from flowsr_export.fetch import RELEASES, fetch
+from flowsr_export.fetch.releases import Web
 from flowsr_runtime.errors import CheckpointError, DownloadError, OutputError, UsageError
 
 NAME = "edsr-baseline-linf.pth"
@@ -72,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
-    monkeypatch.setitem(RELEASES, NAME, blob)
+    monkeypatch.setitem(RELEASES, NAME, replace(RELEASES[NAME], blob=blob))
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
@@ -184,7 +186,8 @@ def test_the_command_prints_the_file_and_the_licence(server: Server, tmp_path: P
     done = CliRunner().invoke(main, ["fetch", NAME, "-o", str(tmp_path), "--base-url", address])
     assert done.exit_code == 0
     assert done.stdout == f"{tmp_path / NAME}  1.0 MB  downloaded\n"
-    assert done.stderr == f"flowsr-export: {LICENSE_LINE}\n"
+    note = f"not this project's license: {NAME}: {RELEASES[NAME].license}"
+    assert done.stderr == f"flowsr-export: {note}\n"
 
 
 def test_json_has_the_files(server: Server, tmp_path: Path) -> None:
@@ -192,5 +195,55 @@ def test_json_has_the_files(server: Server, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [*words, "--json", "--quiet"])
     path = tmp_path / NAME
     file = {"path": str(path), "bytes": path.stat().st_size, "how": "downloaded"}
-    assert json.loads(done.stdout) == {"license": LICENSE_LINE, "files": [file]}
+    assert json.loads(done.stdout) == {
+        "licenses": {NAME: RELEASES[NAME].license},
+        "files": [file],
+    }
     assert done.stderr == ""
+
+
+def test_a_second_place_is_tried(server: Server, tmp_path: Path) -> None:
+    urls = tuple(f"{server.address(manner)}/{NAME}" for manner in ("missing", "honest"))
+    RELEASES[NAME] = replace(RELEASES[NAME], source=Web(urls))  # the fixture restores it
+    assert fetch(NAME, tmp_path).path.read_bytes() == CONTENT
+    assert len(server.ranges) == 2
+
+
+def test_a_sha256_tells_a_released_file(server: Server, tmp_path: Path) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    RELEASES[NAME] = replace(RELEASES[NAME], blob=None, sha256=digest[:8])
+    assert fetch(NAME, tmp_path, server.address("honest")).how == "downloaded"
+    (tmp_path / NAME).unlink()
+    with pytest.raises(CheckpointError, match=f"is not the released {NAME}; it was removed"):
+        fetch(NAME, tmp_path, server.address("liar"))
+
+
+def test_a_page_is_no_checkpoint(server: Server, tmp_path: Path) -> None:
+    RELEASES[NAME] = replace(RELEASES[NAME], blob=None)
+    with pytest.raises(CheckpointError, match=f"is not the released {NAME}; it was removed"):
+        fetch(NAME, tmp_path, server.address("liar"))
+
+
+def test_a_file_for_a_browser_says_what_to_do(tmp_path: Path) -> None:
+    line = r"open https://github.com/JNNNNYao/LINF, download RDN-LINF and save .*/RDN-LINF.pth"
+    with pytest.raises(DownloadError, match=line):
+        fetch("RDN-LINF.pth", tmp_path)
+
+
+def test_all_fifteen_files_of_weights_are_listed() -> None:
+    done = CliRunner().invoke(main, ["fetch", "--list", "--json"])
+    files = json.loads(done.stdout)["files"]
+    weights = {file["name"]: file for file in files if file["name"].endswith(".pth")}
+    judges = {"alexnet-owt-7be5be79.pth", "alex.pth", "vgg19-dcbb9e9d.pth"}
+    assert len(weights.keys() - judges) == 15
+    assert all(file["license"] and file["check"] for file in files)
+    assert weights["SRFlow_DF2K_4X.pth"]["license"].startswith("CC BY-NC-SA 4.0")
+    text = CliRunner().invoke(main, ["fetch", "--list"]).stdout
+    assert all(name in text for name in weights)
+
+
+@pytest.mark.parametrize(("words", "missing"), [([], "NAME"), ([NAME], "--output")])
+def test_what_is_missing_is_named(words: list[str], missing: str) -> None:
+    done = CliRunner().invoke(main, ["fetch", *words])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{missing} is missing; fetch --list shows every file" in done.stderr

@@ -1,4 +1,4 @@
-"""Download the authors' released checkpoints, resume downloads, check their hashes."""
+"""Download a released file, resume a download, check its hash."""
 
 from __future__ import annotations
 
@@ -7,29 +7,37 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["DEFAULT_BASE_URL", "LICENSE_LINE", "RELEASES", "Fetched", "blob_id", "fetch"]
-
-DEFAULT_BASE_URL = "https://raw.githubusercontent.com/liyuantsao/FlowSR-LP/8575f06/LINF-LP/"
-
-# File name to git blob id at that commit: the sha1 of "blob <bytes>\0" and the content.
-RELEASES = {
-    "edsr-baseline-linf.pth": "079b74f0da7e23d37e7d1d395d1185ceaa5c80fa",
-    "edsr-baseline-linf-LP.pth": "71d80edaf869e2b08f559c56ae5b1d305fe36e25",
-    "rrdb-linf.pth": "c3c154628900c2f7c1a02ec473d9259c52b31d1d",
-    "rrdb-linf-LP.pth": "442a54388ee4517c49bf29ff74418388fde558eb",
-}
-
-LICENSE_LINE = (
-    "these files belong to the authors of FlowSR-LP (Tsao et al., CVPR 2024), not to this "
-    "project's license; read https://github.com/liyuantsao/FlowSR-LP before passing them on"
+from flowsr_export.fetch.drive import confirmed_url
+from flowsr_export.fetch.releases import (
+    RELEASES,
+    Drive,
+    Member,
+    Page,
+    Release,
+    Source,
+    Web,
+)
+from flowsr_export.fetch.remote_zip import extract_member
+from flowsr_runtime.errors import (
+    CheckpointError,
+    DownloadError,
+    FlowsrError,
+    OutputError,
+    UsageError,
 )
 
+__all__ = ["Fetched", "blob_id", "fetch"]
+
 CHUNK_BYTES = 1 << 18
+ARCHIVES = (b"PK", b"\x80\x02")  # zip, and PyTorch's older form
 TIMEOUT_SECONDS = 60.0
 
 
@@ -51,18 +59,19 @@ class Fetched:
 def fetch(
     name: str,
     directory: Path,
-    base_url: str = DEFAULT_BASE_URL,
+    base_url: str | None = None,
     start: Callable[[int, int], None] = lambda total, done: None,
     advance: Callable[[int], None] = lambda size: None,
 ) -> Fetched:
-    """Download one released file into a folder and check its git blob id.
+    """Download one released file into a folder and check it.
 
-    An interrupted download is kept as `<name>.part`, and the next call resumes it.
+    An interrupted download is kept as `<name>.part`, and the next call resumes it; a file of a
+    zip archive begins again.
 
     Args:
         name: A key of `RELEASES`.
         directory: Folder for the file, created if it is missing.
-        base_url: URL of the folder with the file.
+        base_url: URL of a folder with the file, None for its own places.
         start: Called when a download begins, with its total bytes (0 if unknown) and the
             bytes of the partial file.
         advance: Called with the bytes of each chunk.
@@ -72,39 +81,105 @@ def fetch(
 
     Raises:
         UsageError: If the name or the scheme of the URL is unknown.
-        DownloadError: If the download fails.
+        DownloadError: If the download fails, or only a person can do it: the message has the
+            page, the name of the link and where to put the file.
         CheckpointError: If the file is not the released one; it is removed then.
         OutputError: If the folder cannot be written.
     """
-    from flowsr_runtime.errors import CheckpointError, DownloadError, OutputError, UsageError
-
     if name not in RELEASES:
         raise UsageError(f"name must be one of {', '.join(RELEASES)}, got {name!r}")
-    if not base_url.startswith(("http://", "https://")):
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
         raise UsageError(f"base_url must begin with http:// or https://, got {base_url!r}")
-    path = directory / name
-    part = directory / f"{name}.part"
-    url = f"{base_url.rstrip('/')}/{name}"
+    release, path, part = RELEASES[name], directory / name, directory / f"{name}.part"
+    source = release.source
+    if base_url is not None:
+        source = Web((f"{base_url.rstrip('/')}/{name}",))
     try:
-        if path.is_file() and blob_id(path) == RELEASES[name]:
+        if path.is_file() and _is_released(path, release):
             return Fetched(path, path.stat().st_size, "present")
         if os.path.lexists(path):
             raise CheckpointError(f"{path} is not the released file; move it away first")
-        resumed = _download(url, part, start, advance)
-        if blob_id(part) != RELEASES[name]:
+        url, resumed = _from_source(source, name, path, part, start, advance)
+        if not _is_released(part, release):
             part.unlink()
             raise CheckpointError(f"{url} is not the released {name}; it was removed")
         size = part.stat().st_size
         os.replace(part, path)
+    except FlowsrError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    return Fetched(path, size, "resumed" if resumed else "downloaded")
+
+
+def _from_source(
+    source: Source,
+    name: str,
+    path: Path,
+    part: Path,
+    start: Callable[[int, int], None],
+    advance: Callable[[int], None],
+) -> tuple[str, bool]:
+    """Download to `part`; return the address and whether an older part was resumed."""
+    if isinstance(source, Page):
+        raise DownloadError(
+            f"{name} has no address of its own: open {source.url}, download {source.link} and "
+            f"save it as {path}"
+        )
+    if isinstance(source, Member):
+        with _network(source.url):
+            try:
+                extract_member(source.url, name, part, start, advance)
+            except (zipfile.BadZipFile, zlib.error) as error:
+                raise DownloadError(f"{source.url} does not hold {name}: {error}") from error
+        return source.url, False
+    urls: Sequence[str]
+    if isinstance(source, Drive):
+        with _network(source.page):
+            confirmed = confirmed_url(source.id)
+        if confirmed is None:
+            raise DownloadError(
+                f"{name} asks for a browser: open {source.page}, follow its link to Google "
+                f"Drive (file {source.id}) and save it as {path}"
+            )
+        urls = [confirmed]
+    else:
+        urls = source.urls
+    for place, url in enumerate(urls):
+        try:
+            with _network(url):
+                return url, _download(url, part, start, advance)
+        except DownloadError:  # another place may have the file
+            if place == len(urls) - 1 or part.exists():
+                raise
+    raise AssertionError("a source has an address")
+
+
+@contextmanager
+def _network(url: str) -> Iterator[None]:
+    """Say what failed on the way to an address."""
+    try:
+        yield
+    except FlowsrError:
+        raise
     except urllib.error.HTTPError as error:
         raise DownloadError(f"{url} answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise DownloadError(f"{url} cannot be reached: {error.reason}") from error
     except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
         raise DownloadError(f"{url} broke off ({error}); fetch again to resume") from error
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    return Fetched(path, size, "resumed" if resumed else "downloaded")
+
+
+def _is_released(path: Path, release: Release) -> bool:
+    """Return whether a file is the released one, as far as that is known."""
+    if release.blob is not None:
+        return blob_id(path) == release.blob
+    if release.sha256 is not None:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return digest.startswith(release.sha256)
+    with path.open("rb") as stream:  # a page instead of a file is the usual mistake
+        return stream.read(4).startswith(ARCHIVES)
 
 
 def blob_id(path: Path) -> str:
