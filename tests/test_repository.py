@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from flowsr_export.cli import EXIT_CODES, main
-from flowsr_export.fetch import RELEASES
+from flowsr_export.fetch.releases import RELEASES
 from flowsr_runtime import errors
 from tests.documents import blocks
 

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from benchmarks import stand_in_checkpoint
 from benchmarks.stand_in_checkpoint import calm
-from flowsr_export.fetch import RELEASES
+from flowsr_export.fetch.releases import RELEASES
 from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_lp import load_checkpoint
 from tests.flowsr_export.networks import small_srflow

@@ -56,7 +56,7 @@ def command(
     if name is None or directory is None:
         missing = "NAME" if name is None else "--output"
         raise click.UsageError(f"{missing} is missing; fetch --list shows every file")
-    from flowsr_export.fetch import fetch
+    from flowsr_export.fetch.download import fetch
 
     names = [name]
     if name == ALL:

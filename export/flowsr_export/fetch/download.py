@@ -175,9 +175,11 @@ def _is_released(path: Path, release: Release) -> bool:
     if release.blob is not None:
         return blob_id(path) == release.blob
     if release.sha256 is not None:
+        digest = hashlib.sha256()
         with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return digest.startswith(release.sha256)
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest().startswith(release.sha256)
     with path.open("rb") as stream:  # a page instead of a file is the usual mistake
         return stream.read(4).startswith(ARCHIVES)
 

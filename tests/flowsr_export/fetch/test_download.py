@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from flowsr_export.cli import main
-from flowsr_export.fetch import RELEASES, fetch
-from flowsr_export.fetch.releases import Web
+from flowsr_export.fetch.download import fetch
+from flowsr_export.fetch.releases import RELEASES, Web
 from flowsr_runtime.errors import CheckpointError, DownloadError, OutputError, UsageError
 
 NAME = "edsr-baseline-linf.pth"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flowsr_export.fetch import RELEASES, drive, fetch
+from flowsr_export.fetch.download import fetch
 from flowsr_export.fetch.drive import confirmed_url
-from flowsr_export.fetch.releases import Drive, Member
+from flowsr_export.fetch.releases import RELEASES, Drive, Member
 from flowsr_runtime.errors import DownloadError
 
 NAME = "SRFlow_DF2K_4X.pth"
@@ -117,7 +117,7 @@ def test_a_page_that_asks_to_confirm_is_confirmed(
     assert (
         confirmed_url("abc", download) == f"{server.address}/download?id=abc&confirm=t&uuid=1-2"
     )
-    monkeypatch.setattr(drive.confirmed_url, "__defaults__", (download,))
+    monkeypatch.setattr(confirmed_url, "__defaults__", (download,))
     release = replace(RELEASES["SRFlow-LP.pth"], source=Drive("abc", "https://page"))
     monkeypatch.setitem(RELEASES, "SRFlow-LP.pth", release)
     assert fetch("SRFlow-LP.pth", tmp_path).path.read_bytes() == WEIGHTS
@@ -127,7 +127,7 @@ def test_a_page_that_asks_for_more_says_what_to_do(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.files["/uc?id=abc"] = b"<html>Sign in</html>"
-    monkeypatch.setattr(drive.confirmed_url, "__defaults__", (f"{server.address}/uc?id=",))
+    monkeypatch.setattr(confirmed_url, "__defaults__", (f"{server.address}/uc?id=",))
     release = replace(RELEASES["SRFlow-LP.pth"], source=Drive("abc", "https://page"))
     monkeypatch.setitem(RELEASES, "SRFlow-LP.pth", release)
     with pytest.raises(DownloadError, match=r"asks for a browser: open https://page.*file abc"):
