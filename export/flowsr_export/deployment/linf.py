@@ -43,7 +43,7 @@ TOKENS_HELD = 4 * 9
 # Shares of the whole receptive field to try as halos, the cheapest first.
 SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)
 SEAM_LR = 96  # low-resolution side of the photograph on which seams are measured
-WIDE_SEAM_LR = 192  # the same for encoders that see farther than a tile of it
+WIDE_SEAM_LR = 144  # the same for encoders that see farther than a tile of it
 SEAM_SCALES = (2, 4)
 # Not an odd multiple: there the low-frequency residual is zero.
 ROUND_TRIP = Case((24, 24), (96, 96))
