@@ -88,7 +88,7 @@ TilePlanner::TilePlanner(const Manifest& manifest, const Settings& settings,
       halo_(settings.halo == HaloKind::exact ? manifest.exact : manifest.halo),
       memory_(manifest.memory), whole_only_(manifest.whole_only), limits_(limits),
       // Tiles with an exact halo agree to float rounding: there is nothing to blend.
-      fade_(settings.halo == HaloKind::exact ? 0 : halo_.align), equal_(limits != nullptr || on_gpu(settings)) {
+      fade_(settings.halo == HaloKind::exact ? 0 : halo_.align), equal_(on_gpu(settings)) {
   if (!manifest.scale) return;
   source_ = padded_size(source, manifest.multiple);
   target_ = scaled_size(source_, *manifest.scale);
