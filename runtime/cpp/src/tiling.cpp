@@ -195,7 +195,8 @@ void TilePlanner::refuse_whole(int64_t needed, int64_t budget) const {
 
 void TilePlanner::refuse_uncovered() const {
   refuse("no engine takes " + size_text(source_) + " to " + size_text(target_) +
-         ", whole or in tiles; build an engine whose profile takes " + size_text(source_));
+         ", whole or in tiles; build an engine whose profile takes " + size_text(source_) +
+         ", or use backend onnxruntime");
 }
 
 string detail::largest_tile(const Plan& plan) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <new>
+#include <optional>
 
 #include "backends.hpp"
 #include "engines.hpp"
@@ -76,7 +77,11 @@ Upscaler Upscaler::open(const string& bundle, const Settings& settings) {
 
 Upscaler Upscaler::open(const Bundle& bundle, const Settings& settings) {
   const vector<Settings> all = candidates(bundle, settings);
+  const bool alike = std::all_of(all.begin(), all.end(), [&all](const Settings& each) {
+    return each.backend == all[0].backend;
+  });
   vector<string> passed_over;
+  std::optional<Error> first;
   for (const Settings& each : all) {
     try {
       std::unique_ptr<Session> session = open_session(bundle, each);
@@ -90,7 +95,9 @@ Upscaler Upscaler::open(const Bundle& bundle, const Settings& settings) {
     } catch (const Error& error) {
       const Code code = error.code();
       const bool passes = code == Code::backend || code == Code::bundle || code == Code::parity;
-      if (!passes || &each == &all.back()) throw;
+      if (!passes) throw;
+      if (!first) first = error;
+      if (&each == &all.back()) throw alike ? *first : error;
       passed_over.push_back(label(each) + ": " + error.what());
     }
   }

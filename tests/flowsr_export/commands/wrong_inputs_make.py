@@ -92,6 +92,7 @@ MAKE: list[Row] = [
     (f"{RTX} --opt-shapes input:0x3x8x8", 2, "input must have 4 positive numbers"),
     ("build-engine good.bundle --flavor trt", 2, "'trt' is not one of auto, tensorrt"),
     (f"{INDUCTOR} --tf32", 2, "tf32 is for tensorrt and tensorrt_rtx, got True"),
+    (f"{INDUCTOR} --no-kernels", 2, "kernels must be on with device cpu"),
     (f"{INDUCTOR} --precision int8", 2, "precision must be fp32, fp16, bf16 with inductor"),
     (f"{INDUCTOR} --log x.log", 2, "--log is for tensorrt and tensorrt-rtx"),
     (f"{INDUCTOR} --export-layer-info x.json", 2, "export_layer_info is for tensorrt"),
