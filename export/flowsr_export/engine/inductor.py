@@ -165,7 +165,9 @@ def open_package(
     from flowsr_runtime.backends.engines.inductor_engine import InductorEngine
 
     entry = EngineEntry.of(key, built.plan, {"tensors": list(built.tensors)})
-    engine = InductorEngine(entry, built.plan, place, patch=bundle.manifest.tiling.halo.patch)
+    manifest = bundle.manifest
+    halo, scale = manifest.tiling.halo, manifest.scale
+    engine = InductorEngine(entry, built.plan, place, patch=halo.patch, scale=scale)
     try:
         yield engine
     finally:

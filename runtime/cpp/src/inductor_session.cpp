@@ -8,9 +8,11 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <optional>
 
 #include "cores.hpp"
 #include "engines.hpp"
+#include "geometry.hpp"
 #include "inductor_module.h"
 #include "machine.hpp"
 
@@ -98,8 +100,8 @@ flowsr_torch_array array_of(const std::string& dtype, const std::vector<std::int
 /// A loaded package, which holds a compiled model for each profile of its key.
 class LoadedPackage {
  public:
-  LoadedPackage(const Engine& engine, int device, std::int64_t patch)
-      : inputs_(engine.inputs), patch_(patch) {
+  LoadedPackage(const Engine& engine, int device, const Manifest& manifest)
+      : inputs_(engine.inputs), patch_(manifest.halo.patch), scale_(manifest.scale) {
     const PrivateFile file(engine.read());  // checked: loading it runs native code
     std::vector<std::string> names;
     for (std::size_t i = 0; i < engine.profiles.size(); ++i) {
@@ -122,9 +124,13 @@ class LoadedPackage {
     // A package for a range of sizes computes whole patches, which are cut to the window.
     const bool ranged = std::any_of(inputs_.begin(), inputs_.end(),
                                     [](const EngineInput& each) { return each.name == kRows; });
-    const Size window = ranged ? window_of(inputs) : Size{};
+    const std::vector<std::int64_t> geometry = geometry_for(inputs);
+    const Size window = ranged ? Size{geometry.at(8), geometry.at(9)} : Size{};
     std::vector<flowsr_torch_array> arrays;
-    for (const EngineInput& due : inputs_) arrays.push_back(array_for(due, inputs, window));
+    for (const EngineInput& due : inputs_) {
+      arrays.push_back(due.name == "geometry" ? array_of(due.dtype, {10}, geometry.data())
+                                              : array_for(due, inputs, window));
+    }
     flowsr_torch_array result{};
     void* owner = nullptr;
     char message[kRoom] = "";
@@ -155,10 +161,17 @@ class LoadedPackage {
     throw Error(Code::bundle, "the engine takes " + name + ", bundle.json does not say so");
   }
 
-  /// The window's size is the ninth and tenth number of `geometry`.
-  static Size window_of(const std::vector<Input>& inputs) {
-    const auto* numbers = static_cast<const std::int64_t*>(find(inputs, "geometry").data);
-    return {numbers[8], numbers[9]};
+  /// Returns the input `geometry`; of a model of one scale, whose graph may be without it, that
+  /// of the whole image.
+  std::vector<std::int64_t> geometry_for(const std::vector<Input>& inputs) const {
+    for (const Input& input : inputs) {
+      const auto* numbers = static_cast<const std::int64_t*>(input.data);
+      if (input.name == "geometry") return {numbers, numbers + 10};
+    }
+    const std::vector<std::int64_t>& shape = find(inputs, "input").shape;
+    if (!scale_) throw Error(Code::bundle, "the run has no geometry");
+    return geometry_of(whole_extent(shape.at(2), scale_->output_size(shape.at(2))),
+                       whole_extent(shape.at(3), scale_->output_size(shape.at(3))));
   }
 
   flowsr_torch_array array_for(const EngineInput& due, const std::vector<Input>& inputs,
@@ -177,6 +190,7 @@ class LoadedPackage {
 
   std::vector<EngineInput> inputs_;
   std::int64_t patch_;
+  std::optional<Scale> scale_;
   void* handle_ = nullptr;
 };
 
@@ -197,7 +211,7 @@ class InductorSession : public Session {
   InductorSession(const Bundle& bundle, const Settings& settings)
       : on_gpu_(settings.provider == "cuda"), device_(on_gpu_ ? settings.device : -1),
         threads_(settings.threads > 0 ? settings.threads : usable_cores()),
-        patch_(bundle.manifest().halo.patch),
+        manifest_(bundle.manifest()),
         rig_(rig_of(on_gpu_, settings.device)),
         selection_(bundle, settings.precision, rig_) {
     loaded(0);
@@ -220,14 +234,14 @@ class InductorSession : public Session {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::unique_ptr<LoadedPackage>& package = loaded_[index];
     if (!package) {
-      package = std::make_unique<LoadedPackage>(selection_.engines()[index], device_, patch_);
+      package = std::make_unique<LoadedPackage>(selection_.engines()[index], device_, manifest_);
     }
     return *package;
   }
 
   bool on_gpu_;
   int device_, threads_;
-  std::int64_t patch_;
+  Manifest manifest_;
   Rig rig_;
   EngineSelection selection_;
   std::mutex mutex_;

@@ -98,11 +98,6 @@ MAKE: list[Row] = [
     (f"{INDUCTOR} --export-layer-info x.json", 2, "export_layer_info is for tensorrt"),
     (f"{INDUCTOR} --device tpu", 2, "must be cpu, cuda, cuda:N or a GPU index, got 'tpu'"),
     (f"{INDUCTOR} --device 77", 4, "cuda:77 is not usable"),
-    (
-        "build-engine x4.bundle --precision fp32 --flavor inductor --device cpu",
-        2,
-        "exact must be set for a model of one scale",
-    ),
     ("build-engine good.bundle --device cpu", 2, "must be a GPU index with auto, got cpu"),
     ("build-engine good.bundle --workspace none", 2, "expected an amount such as 800M"),
     ("build-engine good.bundle --least-share nan", 2, "nan is not a finite number"),
