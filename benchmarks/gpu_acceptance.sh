@@ -49,12 +49,14 @@ case "$DEVICE" in
         PACE=(--duration 1s --warm-up 200ms --blocks 5)
         COMPILED=(--backend torch-compiled --backend published-compiled)
         GRAPHS=(--cuda-graphs 2 --streams 1,2,4)
+        ENGINES=(fixed range plain) HALF=fp16
         SLOWER=1 BUDGET="${BUDGET:-480}" ;;
     cpu) # compiling takes minutes there, and there are no CUDA graphs
         SMALL="24x24" LARGE="32x18" SIDE="64x64" PHOTOS=3 RATES="1,2"
         PACE=(--duration 50ms --warm-up 10ms --blocks 2)
         COMPILED=()
         GRAPHS=(--streams 1,2)
+        ENGINES=(fixed range) HALF=fp32
         SLOWER=10 BUDGET="${BUDGET:-7200}" ;;
     *) usage ;;
 esac
@@ -145,6 +147,25 @@ compile_peers() {
     done
 }
 
+# Build engines of Inductor: of one size, of a range, and of one size without our kernels.
+build_engines() {
+    local name
+    for name in "${ENGINES[@]}"; do build_engine edsr "$name" "${LINF[@]}"; done
+    build_engine small fixed
+}
+
+# Build an engine of Inductor: bundle, sort of engine, checkpoints. On a GPU's machine many
+# cores build them side by side, beside the compilation of the peers.
+build_engine() {
+    local name="inductor-$1-$2" options=()
+    [ "$2" = range ] || options+=(--exact)
+    [ "$2" != plain ] || options+=(--no-kernels)
+    step "$name" 240 "${FLOWSR[@]}" build-engine "$BUNDLES/$1.bundle" "${@:3}" \
+        -o "$OUT/$name.bundle" --flavor inductor --device "$DEVICE" --precision "$HALF" \
+        --lr-size "$LARGE" --scale 4 "${options[@]}" &
+    [ "$DEVICE" = cuda ] && [ "$MODE" = run ] || wait $!
+}
+
 # Steps whose times do not count: they run while the peers are compiled.
 checks() {
     step doctor 60 "${FLOWSR[@]}" doctor
@@ -206,6 +227,27 @@ measurements() {
     fi
 }
 
+# Engines of Inductor: accuracy, time beside the published code, and where the time goes.
+inductor() {
+    local exact="$OUT/inductor-edsr-fixed.bundle" before=() peers=()
+    [ "$DEVICE" = cpu ] || before=("$OUT/inductor-edsr-plain.bundle")
+    [ "$DEVICE" = cpu ] || peers=(--backend published-compiled)
+    step inductor-verify 60 "${FLOWSR[@]}" verify "$exact" "${LINF[@]}" "${ON[@]}" \
+        --backend inductor --precision "$HALF"
+    step inductor-bench-edsr 90 "${FLOWSR[@]}" bench "$exact" "${LINF[@]}" "${ON[@]}" \
+        "${QUICK[@]}" --backend inductor "${peers[@]}" --precision "$HALF" --lr-size "$LARGE" \
+        "${GRAPHS[@]}" -o "$OUT/inductor-bench-edsr"
+    step inductor-bench-edsr-range 60 "${FLOWSR[@]}" bench "$OUT/inductor-edsr-range.bundle" \
+        "${ON[@]}" "${QUICK[@]}" --backend inductor --precision "$HALF" --lr-size "$LARGE" \
+        "${GRAPHS[@]}" -o "$OUT/inductor-bench-edsr-range"
+    step inductor-bench-small 60 "${FLOWSR[@]}" bench "$OUT/inductor-small-fixed.bundle" \
+        "${ON[@]}" "${QUICK[@]}" --backend inductor --precision "$HALF" --lr-size "$LARGE" \
+        "${GRAPHS[@]}" -o "$OUT/inductor-bench-small"
+    step inductor-kernels 60 python -m benchmarks.engine_kernels "${before[@]}" "$exact" \
+        "${LINF[@]}" --device "$DEVICE" --precision "$HALF" --lr-size "$LARGE" --scale 4 \
+        -o "$OUT/inductor-kernels.md"
+}
+
 # Engines, where TensorRT is installed.
 engines() {
     local bundle="$OUT/engine.bundle" sizes=(--scale 4 --lr-size "$LARGE")
@@ -234,8 +276,11 @@ fi
 prepare
 if [ "$MODE" != prepare ]; then
     [ "$MODE" = dry ] || [ ${#COMPILED[@]} -eq 0 ] || compile_peers
+    build_engines
     checks
     wait
+    ! grep -qP '\t(FAILED|NOT RUN)' "$OUT/steps.tsv" 2> /dev/null || FAILED=1
+    inductor
     measurements
     if [ "$MODE" = dry ] || python -c 'import tensorrt; tensorrt.Builder' 2> /dev/null; then
         engines
@@ -248,6 +293,7 @@ if [ "$MODE" != dry ]; then
         printf '# Acceptance, %s, %s, commit %s, %s s\n\n' "$DEVICE" "$(date -u +%Y-%m-%d)" \
             "$(git rev-parse --short HEAD 2> /dev/null || echo unknown)" $((SECONDS - BEGAN))
         python -m benchmarks.acceptance table "$OUT"
+        [ ! -e "$OUT/inductor-kernels.md" ] || { echo; cat "$OUT/inductor-kernels.md"; }
     } > "$OUT/table.md"
     cat "$OUT/table.md"
 fi

@@ -110,6 +110,10 @@ def test_it_covers_what_a_gpu_has_to_show() -> None:
         "--devices 0\\,1",
         "bench serve",
         "build-engine",
+        "--flavor inductor --device cuda --precision fp16 --lr-size 480x270 --scale 4 --exact",
+        "--exact --no-kernels",
+        "--backend inductor --backend published-compiled",
+        "benchmarks.engine_kernels build/gpu-acceptance/inductor-edsr-plain.bundle",
     ):
         assert words in text, words
 
@@ -122,7 +126,7 @@ def test_the_files_and_modules_that_it_names_are_there() -> None:
     used = {line[2] for line in lines if line[:2] == ["python", "-m"]}
     assert used == {
         *("pytest", "flowsr_export", "benchmarks.acceptance"),
-        "benchmarks.stand_in_checkpoint",
+        *("benchmarks.stand_in_checkpoint", "benchmarks.engine_kernels"),
     }
     for line in modules("cuda", "benchmarks.acceptance"):
         command = acceptance.get_command(click.Context(acceptance), line[0])
@@ -157,7 +161,8 @@ def test_a_step_that_fails_is_in_the_table_with_its_code(
     )
     assert done.returncode == 1
     failed = re.findall(r"^\| (\S+) \| FAILED: exit code 3 \|", done.stdout, re.MULTILINE)
-    assert failed == ["verify-fp32", "verify-fp16-small", "verify-fp16-edsr", "verify-int8"]
+    verified = ["verify-fp32", "verify-fp16-small", "verify-fp16-edsr", "verify-int8"]
+    assert failed == ["inductor-verify", *verified]
     assert "| out-of-memory | skipped: needs a GPU |" in done.stdout
     steps = [line for line in done.stdout.splitlines() if " | ok | " in line]
     assert len(steps) > 20

@@ -91,6 +91,11 @@ BAR_STEPS = 100
         show_default="LINF 0.95, SRFlow 0.9, fp32 1; int8 and fp8 the share of the ONNX file",
         help="Minimum share of the weight multiply-adds that run in the precision.",
     ),
+    click.option(
+        "--kernels/--no-kernels",
+        default=True,
+        help="Compile the project's own Triton kernels into an engine for CUDA (inductor).",
+    ),
     name="request",
     takes=("sizes", "settings"),
 )

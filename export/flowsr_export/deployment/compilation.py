@@ -67,6 +67,7 @@ def compile_package(
     *,
     io: Io,
     device: str,
+    fuse: bool = False,
     report: Callable[[int], None] = lambda index: None,
 ) -> Package:
     """Compile a deployment module for each profile into one package.
@@ -78,6 +79,7 @@ def compile_package(
         profiles: Ranges by input; profiles of one size are compiled for it alone.
         io: Type of the images.
         device: "cpu" or "cuda:N".
+        fuse: Use the project's own Triton kernels where the network has any.
         report: Called with the index of each profile when its compilation begins.
 
     Returns:
@@ -93,19 +95,18 @@ def compile_package(
         zip(model_names(len(profiles)), profiles, strict=True)
     ):
         report(index)
-        fuse = torch.device(device).type == "cuda"
         compilable = deployment.compilable(DTYPES[precision], scale, profile, fuse=fuse)
         if io == "uint8":
             compilable = _with_uint8(compilable)
         tensors = _tensors(compilable)
-        files[name] = _compiled(compilable, torch.device(device))
+        files[name] = _compiled(compilable, torch.device(device), fuse=fuse)
     with TemporaryDirectory(prefix="flowsr-build-") as folder:
         path = Path(folder) / "engine.pt2"
         package_aoti(str(path), files)
         return Package(path.read_bytes(), tensors)
 
 
-def _compiled(compilable: Compilable, device: torch.device) -> Any:
+def _compiled(compilable: Compilable, device: torch.device, *, fuse: bool) -> Any:
     """Export and compile a module; return the paths of its files."""
     module = compilable.module.eval().to(device)
     # The module makes its index tensors without a device.
@@ -118,7 +119,10 @@ def _compiled(compilable: Compilable, device: torch.device) -> Any:
             return aot_compile(exported.module(check_guards=False), example, options=OPTIONS)
         except (InductorError, UserError) as error:
             reason = " ".join(str(error).split())[:LONGEST_REASON]
-            if "compiler" in reason.lower() or "triton" in reason.lower():
+            is_missing = "compiler" in reason.lower() or "triton" in reason.lower()
+            if fuse and triton_version() != "none":
+                reason += "; --no-kernels builds without the project's own Triton kernels"
+            if is_missing:
                 raise BackendError(f"inductor cannot compile here: {reason}") from error
             raise FlowsrError(f"inductor cannot compile the model: {reason}") from error
 

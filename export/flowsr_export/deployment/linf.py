@@ -86,12 +86,15 @@ class LinfDeployment(Deployment):
             from flowsr_export.graph.linf_fused import fused
 
             graph = fused(graph)
-        example = example_of(profile, self.latents, geometry=scale is None)
-        if scale is not None:
-            assert is_fixed(profile)  # no range of sizes compiles
+        fixed = is_fixed(profile)
+        if scale is not None and fixed:
+            example = example_of(profile, self.latents, geometry=False)
             return Compilable(LinfFixedGraph(graph, scale), example)
-        bounds = profile["geometry"]
-        if is_fixed(profile):
+        # Of a range at one scale the session makes the geometry, which is no part of the graph.
+        bounds = profile["geometry"] if scale is None else _whole(profile["input"], scale)
+        profile = {**profile, "geometry": bounds}
+        example = example_of(profile, self.latents, geometry=True)
+        if fixed:
             return Compilable(LinfWindowGraph(graph, (bounds.opt[8], bounds.opt[9])), example)
         grid = _grid_ranges(bounds, graph.patch)
         lengths = [torch.zeros(item.opt, dtype=torch.uint8) for item in grid.values()]
@@ -237,6 +240,13 @@ class LinfDeployment(Deployment):
             c = linf.condition(x, size, "extend")
             back = linf.decode(linf.encode(residual, c), c, size)
         return float((back - residual).abs().max() / residual.abs().max())
+
+
+def _whole(images: Range, scale: Fraction) -> Range:
+    """Return the range of `geometry` for whole images at a scale."""
+    sizes = (images.min[2:], images.opt[2:], images.max[2:])
+    pairs = [(lr, tuple(output_size(n, scale) for n in lr)) for lr in sizes]
+    return Range(*((*lr, *size, 0, 0, 0, 0, *size) for lr, size in pairs))
 
 
 def _grid_ranges(bounds: Range, patch: int) -> dict[str, Range]:

@@ -38,7 +38,7 @@ def example_of(
     if geometry:
         h, w = profile["input"].opt[2:]
         bounds = profile.get("geometry")
-        size = (h, w) if bounds is None else bounds.opt[WINDOW]
+        size = (h, w) if bounds is None else bounds.opt[WINDOW]  # any size, to trace with
         named["geometry"] = torch.tensor([h, w, *size, 0, 0, 0, 0, *size])
     for latent in latents:
         named[latent.name] = torch.randn(profile[latent.name].opt)
@@ -46,16 +46,15 @@ def example_of(
 
 
 def side_of(name: str, bounds: Range, index: int, multiple: int = 1) -> Any:
-    """Return the dynamic dimension of a side, None if it is fixed.
+    """Return the dynamic dimension of a side, or its share, None if it is fixed.
 
     Args:
         name: Name of the dimension.
         bounds: Range of an input.
         index: Index of the dimension.
-        multiple: Number that the side is always a multiple of.
+        multiple: Number that the side is divided by.
     """
     least, most = -(-bounds.min[index] // multiple), bounds.max[index] // multiple
     if least == most:
         return None
-    dim = Dim(name, min=least, max=most)
-    return dim if multiple == 1 else multiple * dim
+    return Dim(name, min=least, max=most)

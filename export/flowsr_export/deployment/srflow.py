@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from flowsr_export.deployment.interface import Compilable, Deployment, Precision
-from flowsr_export.deployment.sizes import example_of, is_fixed
+from flowsr_export.deployment.sizes import example_of, is_fixed, side_of
 from flowsr_export.deployment.traits import FAMILIES
+from flowsr_export.graph.linf_window import without_products
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, unet_radius
 from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
 from flowsr_export.graph.srflow_folding import levels_of
@@ -84,10 +85,18 @@ class SrflowDeployment(Deployment):
         *,
         fuse: bool = False,
     ) -> Compilable:
-        """Return the module for one size; no range of sizes compiles, and nothing is fused."""
-        assert is_fixed(profile)
+        """Return the module for a size or a range, all sides multiples; nothing is fused."""
+        fixed = is_fixed(profile)
+        if not fixed:
+            # Inductor fails on the prior's positions if they follow from symbolic sides: of a
+            # range they follow from `geometry`, which the session makes if it is no input.
+            scale = None
+        module = without_products(self.graph(dtype, scale))
         example = example_of(profile, self.latents, geometry=self.takes_geometry(scale))
-        return Compilable(self.graph(dtype, scale), example)
+        if fixed:
+            return Compilable(module, example)
+        halves = [side_of(f"half_{'hw'[i]}", profile["input"], 2 + i, 2) for i in (0, 1)]
+        return Compilable(module, example, self._sides(example, halves))
 
     def example(self, scale: Fraction | None) -> dict[str, Tensor]:
         """Return inputs to trace `graph` with."""
@@ -101,15 +110,29 @@ class SrflowDeployment(Deployment):
 
     def vary(self, example: dict[str, Tensor]) -> dict[str, Any]:
         """Return dynamic sides, all multiples of those of the coarsest latent."""
-        batch, half_h, half_w = (
+        batch, *halves = (
             Dim(name, min=1, max=LONGEST_SIDE) for name in ("batch", "half_h", "half_w")
         )
-        sides = {"input": 2}
+        sides = self._sides(example, halves)
+        return {name: dims and {0: batch, **dims} for name, dims in sides.items()}
+
+    def _sides(self, example: dict[str, Tensor], halves: Sequence[Any]) -> dict[str, Any]:
+        """Return the dynamic sides of the example's inputs.
+
+        Args:
+            example: Inputs by name.
+            halves: Half the image's height and width, None for a fixed side.
+        """
+        factors = {"input": 2}
         for latent in self.latents:
-            sides[latent.name] = int(2 * self.network.srflow.scale / latent.patch)
+            factors[latent.name] = int(2 * self.network.srflow.scale / latent.patch)
         return {
-            name: {0: batch, 2: _times(half_h, sides[name]), 3: _times(half_w, sides[name])}
-            if name in sides
+            name: {
+                2 + i: _times(half, factors[name])
+                for i, half in enumerate(halves)
+                if half is not None
+            }
+            if name in factors
             else None
             for name in example
         }

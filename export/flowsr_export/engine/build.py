@@ -106,6 +106,7 @@ class EngineRequest:
         least_share: Minimum share of the multiply-adds with weights that must run in the
             precision; None for the default of the model's family.
         place: Device that Inductor compiles for, "cpu" or "cuda:N".
+        kernels: Whether Inductor's engine for a GPU has the project's own Triton kernels.
     """
 
     precision: str
@@ -113,6 +114,7 @@ class EngineRequest:
     settings: Settings
     least_share: float | None = None
     place: str = "cpu"
+    kernels: bool = True
 
 
 @dataclass(frozen=True)
@@ -385,7 +387,7 @@ def _key(
     """Return the key of an engine, which decides whether it can be reused."""
     options = request.settings.options()
     if library.is_inductor:
-        options = key_options(request.place)
+        options = key_options(request.place, kernels=request.kernels)
     if library.lacks_gemm(request.settings.compute_capabilities):
         options["float32_gemm"] = "rewritten"
     return EngineKey(
@@ -404,8 +406,11 @@ def _target(library: Library, request: EngineRequest, device: Device | None) -> 
     """Return the devices that the engine will run on, once the settings are checked."""
     settings = request.settings
     if library.is_inductor:
-        check_request(request.precision, settings)
+        check_request(request, settings)
         return target_of_place(request.place)
+    if not request.kernels:
+        message = f"kernels must be on with {library.flavour}, got off"
+        raise UsageError(message, option="kernels")
     check_settings(library, settings)
     return target_of(
         library, settings.compute_capabilities, settings.hardware_compatibility, device

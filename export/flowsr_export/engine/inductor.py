@@ -16,6 +16,7 @@ from flowsr_runtime.errors import ProviderError, UsageError
 
 if TYPE_CHECKING:
     from flowsr_export.deployment.interface import Precision
+    from flowsr_export.engine.build import EngineRequest
     from flowsr_lp import Checkpoint
     from flowsr_runtime.backends.engines.inductor_engine import InductorEngine
 
@@ -69,15 +70,19 @@ def target_of_place(place: str) -> Target:
     return Target((compute_capability(place),), None)
 
 
-def check_request(precision: str, settings: Settings) -> None:
-    """Refuse precisions that Inductor has no module for, and settings of TensorRT.
+def check_request(request: EngineRequest, settings: Settings) -> None:
+    """Refuse precisions that Inductor has no module for, and settings of others.
 
     Raises:
         UsageError: If a value is refused.
     """
+    precision = request.precision
     if precision not in PRECISIONS:
         message = f"precision must be {', '.join(PRECISIONS)} with inductor, got {precision}"
         raise UsageError(message, option="precision")
+    if not request.kernels and request.place == "cpu":
+        message = "kernels must be on with device cpu, which has none to leave out, got off"
+        raise UsageError(message, option="kernels")
     for field in fields(Settings):
         value = getattr(settings, field.name)
         if value != field.default:
@@ -85,11 +90,18 @@ def check_request(precision: str, settings: Settings) -> None:
             raise UsageError(f"{message} with inductor", option=field.name)
 
 
-def key_options(place: str) -> dict[str, Option]:
-    """Return the options of the key: Triton's version, which compiles the kernels of a GPU."""
+def key_options(place: str, *, kernels: bool = True) -> dict[str, Option]:
+    """Return the options of the key: Triton's version, which compiles the kernels of a GPU.
+
+    Args:
+        place: "cpu" or "cuda:N".
+        kernels: Whether the engine has the project's own kernels; stated where it has none.
+    """
     from flowsr_export.deployment.compilation import triton_version
 
-    return {} if place == "cpu" else {"triton": triton_version()}
+    if place == "cpu":
+        return {}
+    return {"triton": triton_version(), **({} if kernels else {"kernels": False})}
 
 
 def build_package(
@@ -125,6 +137,7 @@ def build_package(
         key.profiles,
         io=bundle.manifest.io,
         device=place,
+        fuse=place != "cpu" and key.options.get("kernels") is not False,
         report=lambda index: report(index / count, f"profile {index + 1} of {count}"),
     )
     seconds = time.monotonic() - began
@@ -152,7 +165,9 @@ def open_package(
     from flowsr_runtime.backends.engines.inductor_engine import InductorEngine
 
     entry = EngineEntry.of(key, built.plan, {"tensors": list(built.tensors)})
-    engine = InductorEngine(entry, built.plan, place, patch=bundle.manifest.tiling.halo.patch)
+    manifest = bundle.manifest
+    halo, scale = manifest.tiling.halo, manifest.scale
+    engine = InductorEngine(entry, built.plan, place, patch=halo.patch, scale=scale)
     try:
         yield engine
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
@@ -17,7 +18,7 @@ from flowsr_export.inputs.run_sizes import (
 from flowsr_runtime.bundle.engine_store import Profile, Range
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import UsageError
-from flowsr_runtime.geometry import MAX_SIDE, size_for
+from flowsr_runtime.geometry import MAX_SIDE, output_size, size_for
 
 __all__ = [
     "Shapes",
@@ -158,21 +159,41 @@ def compiled_profile(manifest: Manifest, profile: Profile) -> Profile:
     Returns:
         The profile; of a range of windows the smallest is two cells of the prior's deepest
         level, because code for one cell differs.
-
-    Raises:
-        UsageError: If a model of one scale is to take a range of sizes.
     """
     bounds, images = profile.get("geometry"), profile["input"]
     fixed_window = bounds is None or bounds.min[WINDOW] == bounds.max[WINDOW]
     if images.min == images.max and fixed_window:
         return profile
-    if bounds is None or manifest.scale is not None:
-        message = "exact must be set for a model of one scale with inductor"
-        raise UsageError(f"{message}, which compiles no range of sizes for it", option="exact")
     least = 2 * manifest.tiling.halo.align
-    window = (max(side, least) for side in bounds.min[WINDOW])
-    low = bounds.min[: WINDOW.start] + tuple(map(min, window, bounds.opt[WINDOW]))
-    return {**profile, "geometry": Range(low, bounds.opt, bounds.max)}
+    if manifest.scale is None:
+        assert bounds is not None
+        window = (max(side, least) for side in bounds.min[WINDOW])
+        low = bounds.min[: WINDOW.start] + tuple(map(min, window, bounds.opt[WINDOW]))
+        return {**profile, "geometry": Range(low, bounds.opt, bounds.max)}
+    return _from_cells(manifest, profile, least)
+
+
+def _from_cells(manifest: Manifest, profile: Profile, least: int) -> Profile:
+    """Return a range of a model of one scale from windows of `least` pixels a side up."""
+    scale, images = manifest.scale, profile["input"]
+    assert scale is not None
+    multiple = manifest.multiple
+    side = -(-math.ceil(least / scale) // multiple) * multiple
+    sides = [
+        min(max(low, side), usual)
+        for low, usual in zip(images.min[2:], images.opt[2:], strict=True)
+    ]
+    window = tuple(output_size(n, scale) for n in sides)
+    ranges = {"input": Range((*images.min[:2], *sides), images.opt, images.max)}
+    if "geometry" in profile:
+        bounds = profile["geometry"]
+        low = (*bounds.min[: WINDOW.start], *window)
+        ranges["geometry"] = Range(low, bounds.opt, bounds.max)
+    for latent in manifest.latents:
+        bounds = profile[latent.name]
+        low = (*bounds.min[:2], *latent.grid(window))
+        ranges[latent.name] = Range(low, bounds.opt, bounds.max)
+    return ranges
 
 
 def estimated_memory(manifest: Manifest, profile: Profile) -> int:

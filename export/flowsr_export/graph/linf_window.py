@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import Tensor, nn
 
 from flowsr_export.graph.axis import Axis, patch_count
 from flowsr_export.graph.linf import LinfGraph
 from flowsr_export.graph.linf_prior import PriorGraph, UNetGraph
 from flowsr_lp.linf.encoder import continued
+
+M = TypeVar("M", bound=nn.Module)
 
 __all__ = ["LinfGridGraph", "LinfWindowGraph", "without_products"]
 
@@ -64,13 +68,13 @@ class LinfGridGraph(nn.Module):
         return self.linf.patches(input, *_axes(self.linf, input, geometry, grid), latent)
 
 
-def without_products(graph: LinfGraph) -> LinfGraph:
+def without_products(graph: M) -> M:
     """Let a graph resize by two taps alone, which a compiler fuses with what follows.
 
     Inductor also fails on the product of the columns where the sizes are not fixed.
 
     Args:
-        graph: A graph of LINF; it is changed.
+        graph: A graph of LINF or SRFlow; it is changed.
 
     Returns:
         The graph.

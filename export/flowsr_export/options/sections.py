@@ -51,7 +51,7 @@ SECTIONS: dict[str, str] = {
     """,
     "Shapes": "--max-shapes --min-shapes --opt-shapes",
     "Builder": """
-        --builder-optimization-level --hardware-compatibility-level --max-aux-streams
+        --builder-optimization-level --hardware-compatibility-level --kernels --max-aux-streams
         --tiling-optimization-level --timing-cache --version-compatible --workspace
     """,
     "Cluster": "--ray --ray-address --ray-workers",

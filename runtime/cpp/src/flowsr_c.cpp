@@ -195,6 +195,10 @@ const char* flowsr_untested(const flowsr_upscaler* upscaler) {
   return upscaler == nullptr ? "" : upscaler->upscaler.untested().c_str();
 }
 
+const char* flowsr_choice(const flowsr_upscaler* upscaler) {
+  return upscaler == nullptr ? "" : upscaler->upscaler.choice().c_str();
+}
+
 int flowsr_target(const flowsr_upscaler* upscaler, int64_t height, int64_t width,
                   const flowsr_request* request, int64_t* target_height,
                   int64_t* target_width) {

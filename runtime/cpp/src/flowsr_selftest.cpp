@@ -18,9 +18,9 @@ bundle's golden output.
 
   --tolerance T        largest difference in units of full range  [0.0001]
   --steps N            largest difference in 8-bit steps, after rounding  [1]
-  --backend NAME       onnxruntime, openvino, tensorrt or tensorrt_rtx
-                       [the first in this build]
-  --provider NAME      provider for onnxruntime: cpu or cuda  [cpu]
+  --backend NAME       auto, onnxruntime, openvino, tensorrt, tensorrt_rtx or inductor; auto is
+                       an engine of the bundle that fits, else the first in this build  [auto]
+  --provider NAME      provider for onnxruntime and inductor: cpu or cuda  [cpu]
   --device N           GPU index  [0]
   --threads N          CPU threads  [all usable cores]
   --precision NAME     precision of the graph  [fp32]

@@ -22,9 +22,10 @@ other metadata is dropped.
   --temperature T        standard deviation of the noise, for bundles without a prior
   --seed N               random seed for the noise  [0]
   --truncate             truncate 8-bit values instead of rounding
-  --backend NAME         onnxruntime, openvino, tensorrt or tensorrt_rtx
-                         [the first in this build]
-  --provider NAME        provider for onnxruntime: cpu or cuda  [cpu]
+  --backend NAME         auto, onnxruntime, openvino, tensorrt, tensorrt_rtx or inductor; auto
+                         is an engine of the bundle that fits, else the first in this build
+                         [auto]
+  --provider NAME        provider for onnxruntime and inductor: cpu or cuda  [cpu]
   --device N             GPU index  [0]
   --threads N            CPU threads  [all usable cores]
   --precision NAME       precision of the graph  [fp32]
@@ -111,6 +112,9 @@ int upscale(const detail::Arguments& arguments) {
   }
   const Size size = bundle.target(picture.size, target);
   const Upscaler upscaler = Upscaler::open(bundle, settings);
+  for (const std::string& line : upscaler.passed_over()) {
+    std::cerr << "flowsr-upscale: passed over " << line << '\n';
+  }
   request.channels = picture.channels;
   detail::PngPicture large;
   large.size = size, large.channels = picture.channels, large.depth = picture.depth;
@@ -124,7 +128,8 @@ int upscale(const detail::Arguments& arguments) {
   if (!upscaler.untested().empty()) {
     std::cerr << "flowsr-upscale: not tested: " << upscaler.untested() << '\n';
   }
-  std::cout << out << "  " << size.width << "x" << size.height << '\n';
+  std::cout << out << "  " << size.width << "x" << size.height << "  " << upscaler.choice()
+            << '\n';
   return FLOWSR_DONE;
 }
 

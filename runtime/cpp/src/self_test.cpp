@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "golden.hpp"
+#include "machine.hpp"
 #include "tile_loop.hpp"
 #include "verdicts.hpp"
 

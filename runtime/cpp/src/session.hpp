@@ -64,6 +64,7 @@ class Session {
 std::unique_ptr<Session> open_onnxruntime(const Bundle& bundle, const Settings& settings);
 std::unique_ptr<Session> open_openvino(const Bundle& bundle, const Settings& settings);
 std::unique_ptr<Session> open_tensorrt(const Bundle& bundle, const Settings& settings);
+std::unique_ptr<Session> open_inductor(const Bundle& bundle, const Settings& settings);
 
 /// Returns whether a library's message says that memory is exhausted.
 bool says_out_of_memory(const std::string& message);

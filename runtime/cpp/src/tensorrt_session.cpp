@@ -8,7 +8,7 @@
 #include <mutex>
 #include <utility>
 
-#include "tensorrt_engines.hpp"
+#include "engines.hpp"
 
 namespace flowsr::detail {
 
@@ -234,58 +234,33 @@ class TensorrtSession : public Session {
   TensorrtSession(const Bundle& bundle, const Settings& settings)
       : device_(settings.device),
         rig_(rig_of(settings.device)),
-        engines_(matching_engines(bundle, settings.precision, rig_)),
-        limits_(engines_, bundle.manifest().latents) {
+        selection_(bundle, settings.precision, rig_) {
     loaded(0);
   }
 
-  const ProfileLimits* limits() const override { return &limits_; }
+  const ProfileLimits* limits() const override { return &selection_.limits(); }
 
   SessionFacts facts() const override {
-    std::string hashes;
-    for (const Engine& engine : engines_) hashes += (hashes.empty() ? "" : " ") + engine.sha256;
-    return {rig_.flavour, "cuda", rig_.flavour + " " + rig_.version, hashes};
+    return {rig_.flavour, "cuda", rig_.flavour + " " + rig_.version, selection_.hashes()};
   }
 
   Output run(const std::vector<Input>& inputs) override {
     check_cuda(cudaSetDevice(device_), "start");
-    for (std::size_t i = 0; i < engines_.size(); ++i) {
-      const std::vector<Profile>& profiles = engines_[i].profiles;
-      for (std::size_t k = 0; k < profiles.size(); ++k) {
-        if (covers(profiles[k], inputs)) return loaded(i).run(static_cast<int>(k), inputs);
-      }
-    }
-    throw Error(Code::bundle,
-                "no engine takes these sizes; build an engine whose profile takes them");
+    const EngineSelection::Choice choice = selection_.choose(inputs);
+    return loaded(choice.engine).run(static_cast<int>(choice.profile), inputs);
   }
 
  private:
-  static bool covers(const Profile& profile, const std::vector<Input>& inputs) {
-    for (const Input& input : inputs) {
-      const auto range = profile.find(input.name);
-      if (range == profile.end()) continue;
-      // A profile ranges over the values of what decides shapes, else over shapes.
-      std::vector<std::int64_t> sizes = input.shape;
-      if (input.kind == Kind::int64) {
-        const auto* values = static_cast<const std::int64_t*>(input.data);
-        sizes.assign(values, values + input.bytes / sizeof(std::int64_t));
-      }
-      if (!range->second.covers(sizes)) return false;
-    }
-    return true;
-  }
-
   LoadedEngine& loaded(std::size_t index) {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::unique_ptr<LoadedEngine>& engine = loaded_[index];
-    if (!engine) engine = std::make_unique<LoadedEngine>(engines_[index], log_);
+    if (!engine) engine = std::make_unique<LoadedEngine>(selection_.engines()[index], log_);
     return *engine;
   }
 
   int device_;
   Rig rig_;
-  std::vector<Engine> engines_;
-  EngineLimits limits_;
+  EngineSelection selection_;
   Log log_;
   std::mutex mutex_;
   std::map<std::size_t, std::unique_ptr<LoadedEngine>> loaded_;  // before the log goes

@@ -89,7 +89,7 @@ TilePlanner::TilePlanner(const Manifest& manifest, const Settings& settings,
       memory_(manifest.memory), whole_only_(manifest.whole_only), limits_(limits),
       // Tiles with an exact halo agree to float rounding: there is nothing to blend.
       fade_(settings.halo == HaloKind::exact ? 0 : halo_.align),
-      equal_(limits != nullptr || on_gpu(settings)) {
+      equal_(on_gpu(settings)) {
   if (!manifest.scale) return;
   source_ = padded_size(source, manifest.multiple);
   target_ = scaled_size(source_, *manifest.scale);
@@ -204,7 +204,8 @@ void TilePlanner::refuse_whole(int64_t needed, int64_t budget) const {
 
 void TilePlanner::refuse_uncovered() const {
   refuse("no engine takes " + size_text(source_) + " to " + size_text(target_) +
-         ", whole or in tiles; build an engine whose profile takes " + size_text(source_));
+         ", whole or in tiles; build an engine whose profile takes " + size_text(source_) +
+         ", or use backend onnxruntime");
 }
 
 string detail::largest_tile(const Plan& plan) {

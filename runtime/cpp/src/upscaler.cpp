@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <new>
-#include <stdexcept>
+#include <optional>
 
+#include "backends.hpp"
+#include "engines.hpp"
 #include "noise.hpp"
 #include "self_test.hpp"
 #include "tile_loop.hpp"
@@ -15,6 +17,8 @@ struct Upscaler::State {
   Settings settings;
   std::unique_ptr<Session> session;
   string untested;
+  string choice;
+  vector<string> passed_over;
 
   template <class T>
   Size upscale(const T* image, Size source, const Target& target, T* result,
@@ -62,55 +66,6 @@ struct Upscaler::State {
   }
 };
 
-namespace {
-
-constexpr int kMostThreads = 1024;  // more would take the memory of the machine
-
-std::unique_ptr<Session> open_session(const Bundle& bundle, Settings settings) {
-  const vector<string> all = backends();
-  if (settings.backend.empty()) {
-    if (all.empty()) throw Error(Code::backend, "this library was built without a backend");
-    settings.backend = all[0];
-  }
-  const string& name = settings.backend;
-  if (std::find(all.begin(), all.end(), name) == all.end()) {
-    const vector<string> known = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"};
-    const bool real = std::find(known.begin(), known.end(), name) != known.end();
-    if (real) throw Error(Code::backend, "this library was built without backend " + name);
-    throw Error(Code::usage, "backend must be onnxruntime, openvino, tensorrt or "
-                             "tensorrt_rtx, got " + name);
-  }
-  if (settings.device < 0 || settings.threads < 0 || settings.memory_budget < 0) {
-    throw Error(Code::usage, "device, threads and memory_budget must not be negative");
-  }
-  if (settings.threads > kMostThreads) {
-    throw Error(Code::usage, "threads must be at most " + std::to_string(kMostThreads) +
-                                 ", got " + std::to_string(settings.threads));
-  }
-  const bool on_cuda = name == "onnxruntime" && settings.provider == "cuda";
-  if (settings.convolution_search != "heuristic" &&
-      settings.convolution_search != "exhaustive") {
-    throw Error(Code::usage, "convolution_search must be heuristic or exhaustive, got " +
-                                 settings.convolution_search);
-  }
-  if ((settings.tf32 || settings.convolution_search != "heuristic") && !on_cuda) {
-    throw Error(Code::usage, "tf32 and convolution_search are for provider cuda");
-  }
-  (void)bundle;  // of a library without a backend
-#ifdef FLOWSR_WITH_ONNXRUNTIME
-  if (name == "onnxruntime") return open_onnxruntime(bundle, settings);
-#endif
-#ifdef FLOWSR_WITH_OPENVINO
-  if (name == "openvino") return open_openvino(bundle, settings);
-#endif
-#ifdef FLOWSR_WITH_TENSORRT
-  if (name == FLOWSR_WITH_TENSORRT) return open_tensorrt(bundle, settings);
-#endif
-  throw std::logic_error("a backend that is listed and cannot be opened");
-}
-
-}  // namespace
-
 Upscaler::Upscaler(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Upscaler::Upscaler(Upscaler&&) noexcept = default;
 Upscaler& Upscaler::operator=(Upscaler&&) noexcept = default;
@@ -121,16 +76,41 @@ Upscaler Upscaler::open(const string& bundle, const Settings& settings) {
 }
 
 Upscaler Upscaler::open(const Bundle& bundle, const Settings& settings) {
-  std::unique_ptr<Session> session = open_session(bundle, settings);
-  string untested = settings.self_test ? self_test(bundle, *session, settings)
+  const vector<Settings> all = candidates(bundle, settings);
+  const bool alike = std::all_of(all.begin(), all.end(), [&all](const Settings& each) {
+    return each.backend == all[0].backend;
+  });
+  vector<string> passed_over;
+  std::optional<Error> first;
+  for (const Settings& each : all) {
+    try {
+      std::unique_ptr<Session> session = open_session(bundle, each);
+      string untested = each.self_test ? self_test(bundle, *session, each)
                                        : "the self-test was switched off";
-  return Upscaler(std::make_unique<State>(
-      State{bundle, settings, std::move(session), std::move(untested)}));
+      return Upscaler(std::make_unique<State>(State{bundle, each, std::move(session),
+                                                    std::move(untested), label(each),
+                                                    std::move(passed_over)}));
+    } catch (const Damaged&) {  // never hidden by another way to run the bundle
+      throw;
+    } catch (const Error& error) {
+      const Code code = error.code();
+      const bool passes = code == Code::backend || code == Code::bundle || code == Code::parity;
+      if (!passes) throw;
+      if (!first) first = error;
+      if (&each == &all.back()) throw alike ? *first : error;
+      passed_over.push_back(label(each) + ": " + error.what());
+    }
+  }
+  throw Error(Code::backend, "this library was built without a backend");
 }
 
 const Bundle& Upscaler::bundle() const { return state_->bundle; }
 
 const string& Upscaler::untested() const { return state_->untested; }
+
+const string& Upscaler::choice() const { return state_->choice; }
+
+const vector<string>& Upscaler::passed_over() const { return state_->passed_over; }
 
 Size Upscaler::target(Size source, const Target& target) const {
   return state_->bundle.target(source, target);
@@ -158,20 +138,6 @@ Size Upscaler::upscale(const std::uint16_t* image, Size source, const Target& ta
 Size Upscaler::upscale(const float* image, Size source, const Target& target, float* result,
                        const Request& request) const {
   return state_->upscale(image, source, target, result, request);
-}
-
-vector<string> backends() {
-  vector<string> names;
-#ifdef FLOWSR_WITH_ONNXRUNTIME
-  names.emplace_back("onnxruntime");
-#endif
-#ifdef FLOWSR_WITH_OPENVINO
-  names.emplace_back("openvino");
-#endif
-#ifdef FLOWSR_WITH_TENSORRT
-  names.emplace_back(FLOWSR_WITH_TENSORRT);
-#endif
-  return names;
 }
 
 string version() { return FLOWSR_VERSION; }

@@ -6,8 +6,6 @@
 #include <sstream>
 
 #if defined(__unix__)
-#include <dlfcn.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 #endif
 
@@ -78,54 +76,9 @@ bool is_for(const Json& json, const VerdictKey& key) {
   return true;
 }
 
-std::string processor() {
-  std::ifstream file("/proc/cpuinfo");
-  std::string line;
-  while (std::getline(file, line)) {
-    const std::size_t colon = line.find(": ");
-    if (line.compare(0, 10, "model name") == 0 && colon != std::string::npos) {
-      return line.substr(colon + 2);
-    }
-  }
-  return "unknown processor";
-}
-
 #if defined(__unix__)
-/// Describes a GPU by the driver's library, "" without it.
-std::string gpu_of(int index) {
-  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (driver == nullptr) return "";
-  const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
-  const auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
-  const auto name_of =
-      reinterpret_cast<int (*)(char*, int, int)>(dlsym(driver, "cuDeviceGetName"));
-  const auto version_of = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDriverGetVersion"));
-  const auto attribute =
-      reinterpret_cast<int (*)(int*, int, int)>(dlsym(driver, "cuDeviceGetAttribute"));
-  int device = 0, version = 0, major = 0, minor = 0;
-  char name[256] = "";
-  const bool known = init != nullptr && get != nullptr && name_of != nullptr &&
-                     version_of != nullptr && attribute != nullptr && init(0) == 0 &&
-                     get(&device, index) == 0;
-  if (!known) return "";
-  name_of(name, sizeof name, device);
-  version_of(&version);
-  attribute(&major, 75, device);  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-  attribute(&minor, 76, device);  // … and _MINOR
-  return std::string(name) + ", compute " + std::to_string(major) + "." +
-         std::to_string(minor) + ", driver for CUDA " + std::to_string(version / 1000) + "." +
-         std::to_string(version % 1000 / 10);
-}
-
-std::string machine() {
-  utsname names{};
-  return uname(&names) == 0 ? names.machine : "unknown";
-}
-
 long process() { return static_cast<long>(getpid()); }
 #else
-std::string gpu_of(int) { return ""; }
-std::string machine() { return "unknown"; }
 long process() { return 0; }
 #endif
 
@@ -167,12 +120,6 @@ void keep_verdict(const VerdictKey& key, const Verdict& verdict) {
   }
   fs::rename(fresh, path, error);
   if (error) fs::remove(fresh, error);
-}
-
-std::string device_name(bool on_gpu, int device) {
-  if (!on_gpu) return processor() + " (" + machine() + ")";
-  const std::string name = gpu_of(device);
-  return name.empty() ? "GPU " + std::to_string(device) : name;
 }
 
 }  // namespace flowsr::detail

@@ -22,9 +22,6 @@ std::optional<Verdict> kept_verdict(const VerdictKey& key);
 /// Keeps a verdict; not without a home, or where the folder cannot be written.
 void keep_verdict(const VerdictKey& key, const Verdict& verdict);
 
-/// Returns the processor or the GPU that a provider runs on, as a key names it.
-std::string device_name(bool on_gpu, int device);
-
 }  // namespace flowsr::detail
 
 #endif  // FLOWSR_VERDICTS_HPP

@@ -394,6 +394,8 @@ class SessionSettings:
         elsewhere = wanted != (provider, provider) or (on_cpu and index > 0)
         if elsewhere or (self.provider is not None and named is None):
             return []
+        # A GPU is meant; the session says what is missing there.
+        on_gpu = index > 0 or provider in (self.provider, place)
         pairs = engine_candidates(
             bundle,
             named,
@@ -401,7 +403,7 @@ class SessionSettings:
             order=_PREFERRED["cpu" if on_cpu else "gpu"],
             preferred=lambda: preferred_precision(bundle, on_gpu=not on_cpu),
             on_cpu=on_cpu,
-            required=named != INDUCTOR or on_cpu or provider in (self.provider, place),
+            required=named != INDUCTOR or on_cpu or on_gpu,
         )
         return [self._named(flavour, provider, precision) for flavour, precision in pairs]
 

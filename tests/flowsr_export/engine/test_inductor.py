@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -37,29 +37,22 @@ from flowsr_runtime.geometry import Extent, Window
 from flowsr_runtime.pictures.depth import to_depth
 from flowsr_runtime.tiling.graph_inputs import graph_inputs
 from tests.flowsr_export.conftest import Exported
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        shutil.which("g++") is None, reason="Inductor needs g++ to compile for a CPU"
-    ),
-]
-
-RANGE = ("--lr-size", "40x32", "--scale", "2")
-EXACT = ("--lr-size", "20x24", "--scale", "3", "--exact")
-BENCH = (
-    *("--scale", "3", "--lr-size", "20x24", "--duration", "50ms", "--no-memory"),
-    *("--provider", "cpu", "-o", "r"),
+from tests.flowsr_export.engine.inductor_engines import (
+    EXACT,
+    NEEDS_COMPILER,
+    RANGE,
+    SIZE,
+    build,
+    shared_bundle,
 )
-SIZE = Case((24, 20), (72, 60))  # of EXACT; the command takes widths first
+
+pytestmark = [pytest.mark.slow, NEEDS_COMPILER]
+
+BENCH = (
+    *("--scale", "3", "--lr-size", "20x24", "--no-memory", "--provider", "cpu", "-o", "r"),
+    *("--duration", "20ms", "--warm-up", "10ms", "--blocks", "2"),
+)
 CLOSE = 1e-5  # float rounding of these small networks, ten times below the limit of `verify`
-
-
-def build(exported: Exported, bundle: Path, *options: str) -> Result:
-    named = ["--model", exported.model, "--prior", exported.prior]
-    place = ["--flavor", "inductor", "--device", "cpu", "--precision", "fp32"]
-    words = ["build-engine", bundle, *named, *place, *options]
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 def feeds_of(case: Case) -> dict[str, NDArray[Any]]:
@@ -69,13 +62,8 @@ def feeds_of(case: Case) -> dict[str, NDArray[Any]]:
 
 @pytest.fixture(scope="module")
 def built(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle with an engine of one size and one of a range; each compiles in ten seconds."""
-    folder = tmp_path_factory.mktemp("inductor") / "built.bundle"
-    shutil.copytree(exported.bundle, folder)
-    for options in (EXACT, RANGE):
-        result = build(exported, folder, *options)
-        assert result.exit_code == 0, result.output
-    return Bundle.open(folder)
+    """A bundle with an engine of one size and one of a range."""
+    return shared_bundle(exported, tmp_path_factory)
 
 
 @pytest.fixture

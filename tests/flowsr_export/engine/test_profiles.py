@@ -164,11 +164,18 @@ def test_inductor_compiles_each_exact_size_for_itself() -> None:
     assert [compiled_profile(manifest, profile) for profile in apart] == apart
 
 
-def test_inductor_refuses_a_range_for_a_model_of_one_scale() -> None:
+def test_inductor_compiles_a_range_of_one_scale_from_two_cells_of_the_prior() -> None:
     manifest = srflow_manifest()
-    (wide, *_) = profiles_of(manifest, SizeSpec(((40, 40),)))
-    with pytest.raises(UsageError, match="exact must be set for a model of one scale"):
-        compiled_profile(manifest, wide)
+    (wide, *_) = profiles_of(manifest, SizeSpec(((40, 48),)))
+    compiled = compiled_profile(manifest, wide)
+    assert manifest.scale is not None
+    side = int(2 * manifest.tiling.halo.align / manifest.scale)
+    assert wide["input"].min[2:] == (16, 16)
+    assert compiled["input"].min[2:] == (min(side, 40), min(side, 48))
+    assert (compiled["input"].opt, compiled["input"].max) == (
+        wide["input"].opt,
+        wide["input"].max,
+    )
 
 
 def test_an_explicit_profile_is_kept_as_it_is() -> None:

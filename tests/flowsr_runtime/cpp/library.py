@@ -141,6 +141,11 @@ class CppUpscaler:
         """Reason why the golden pair was not run, "" if it was met."""
         return str(self._library.native.flowsr_untested(self._handle).decode())
 
+    @property
+    def choice(self) -> str:
+        """Backend, provider, device and precision that run."""
+        return str(self._library.native.flowsr_choice(self._handle).decode())
+
     def close(self) -> None:
         self._library.native.flowsr_close(self._handle)
 
@@ -261,13 +266,17 @@ def build(folder: Path, *options: str) -> Path:
 
 
 def shared_library(factory: pytest.TempPathFactory) -> CppLibrary:
-    """Return the runtime with ONNX Runtime, built once for all test processes."""
+    """Return the runtime with ONNX Runtime, built once for all test processes.
+
+    It has backend inductor too where PyTorch is installed.
+    """
     base = factory.getbasetemp()
     root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with open(root / "cpp.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (root / "cpp" / "done").exists():
-            build(root / "cpp", f"-DFLOWSR_ONNXRUNTIME_ROOT={onnxruntime_sdk()}")
+            backends = (f"-DFLOWSR_ONNXRUNTIME_ROOT={onnxruntime_sdk()}", torch_option())
+            build(root / "cpp", *backends)
             (root / "cpp" / "done").touch()
     return load(root / "cpp")
 
@@ -302,6 +311,14 @@ def onnxruntime_sdk() -> Path:
     return folder
 
 
+def torch_option() -> str:
+    """Return the option of cmake for the installed PyTorch, or for none."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return "-DFLOWSR_INDUCTOR=OFF"
+    return f"-DFLOWSR_TORCH_ROOT={Path(spec.origin).parent}"
+
+
 def load(folder: Path) -> CppLibrary:
     """Load a built library and declare its functions."""
     native = ctypes.CDLL(str(folder / "libflowsr.so"))
@@ -329,7 +346,9 @@ def load(folder: Path) -> CppLibrary:
         function = getattr(native, name)
         function.argtypes, function.restype = arguments, c_int
     native.flowsr_close.restype = native.flowsr_bundle_close.restype = None
-    native.flowsr_untested.argtypes, native.flowsr_untested.restype = (c_void_p,), c_char_p
+    for name in ("flowsr_untested", "flowsr_choice"):
+        function = getattr(native, name)
+        function.argtypes, function.restype = (c_void_p,), c_char_p
     native.flowsr_last_error.restype = c_char_p
     native.flowsr_version.restype = native.flowsr_backends.restype = c_char_p
     return CppLibrary(folder, native)

@@ -38,7 +38,7 @@ USAGE: Final = [
     (["--seed", "-1"], "--seed must be a whole number"),
     (["--max-memory", "much"], "--max-memory must be such as 800M"),
     (["--halo", "wide"], "--halo must be default or exact, got wide"),
-    (["--scale=2", "--backend", "torch"], "backend must be onnxruntime, openvino"),
+    (["--scale=2", "--backend", "torch"], "backend must be auto, onnxruntime, openvino"),
     (["--scale=2", "--provider", "gpu"], "provider must be cpu or cuda, got gpu"),
     (["--scale", "0.5"], "scale must be at least 1, got 0.5"),
     ([], "give exactly one of scale and size"),

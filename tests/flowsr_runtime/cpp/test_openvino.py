@@ -23,7 +23,8 @@ def openvino(tmp_path_factory: pytest.TempPathFactory) -> CppLibrary:
     if spec is None or spec.origin is None:
         pytest.skip("openvino is not installed; pip install openvino")
     cmake = Path(spec.origin).parent / "cmake"
-    options = ("-DFLOWSR_ONNXRUNTIME=OFF", "-DFLOWSR_TOOLS=OFF", "-DFLOWSR_OPENVINO=ON")
+    without = ("-DFLOWSR_ONNXRUNTIME=OFF", "-DFLOWSR_TOOLS=OFF", "-DFLOWSR_INDUCTOR=OFF")
+    options = (*without, "-DFLOWSR_OPENVINO=ON")
     folder = tmp_path_factory.mktemp("openvino")
     return load(build(folder, *options, f"-DOpenVINO_DIR={cmake}"))
 

@@ -21,9 +21,9 @@ PLAN: Final = b"nearest"
 
 FLAGS: Final = ("-std=c++17", "-O0", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fPIC")
 SOURCES: Final = (
-    *("bundle", "flowsr_c", "geometry", "golden", "json", "manifest", "noise", "pixels"),
-    *("onnx_file", "self_test", "session", "sha256", "tiling", "upscaler", "verdicts"),
-    *("tensorrt_engines", "tensorrt_session"),
+    *("backends", "bundle", "engines", "flowsr_c", "geometry", "golden", "json", "machine"),
+    *("manifest", "noise", "onnx_file", "pixels", "self_test", "session", "sha256", "tiling"),
+    *("upscaler", "verdicts", "tensorrt_session"),
 )
 DEFINITIONS: Final = ('-DFLOWSR_VERSION="0.1.0"', '-DFLOWSR_WITH_TENSORRT="tensorrt"')
 
@@ -111,6 +111,14 @@ def test_an_engine_that_takes_no_part_of_the_golden_picture_says_so(
 
 def test_a_library_of_one_backend_names_it(tensorrt: CppLibrary) -> None:
     assert tensorrt.native.flowsr_backends() == b"tensorrt"
+
+
+def test_a_backend_that_was_not_built_says_what_to_do(
+    tensorrt: CppLibrary, bundle: Bundle
+) -> None:
+    with pytest.raises(CppError, match=r"backend inductor; .* -DFLOWSR_TORCH_ROOT") as e:
+        tensorrt.open(bundle.path, backend="inductor")
+    assert e.value.code == 4
 
 
 def test_without_an_engine_the_command_that_builds_one_is_named(

@@ -43,9 +43,10 @@ typedef struct flowsr_upscaler flowsr_upscaler;
 /* Settings of an upscaler. Initialize with FLOWSR_SETTINGS_INIT. */
 typedef struct flowsr_settings {
   size_t struct_size;      /* sizeof(flowsr_settings) */
-  const char* backend;     /* "onnxruntime", "openvino", "tensorrt" or "tensorrt_rtx";
-                              NULL: the first of these in this build */
-  const char* provider;    /* for onnxruntime: "cpu" or "cuda"; NULL: "cpu" */
+  const char* backend;     /* "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx" or
+                              "inductor"; NULL or "auto": an engine of the bundle that fits,
+                              else the first of these in this build */
+  const char* provider;    /* "cpu" or "cuda"; NULL: "cpu" with onnxruntime */
   const char* precision;   /* precision of the graph; NULL: "fp32" */
   int device;              /* GPU index */
   int threads;             /* CPU threads, 0: all usable cores */
@@ -125,6 +126,9 @@ FLOWSR_API int flowsr_open(const char* bundle, const flowsr_settings* settings,
 
 /* Return "" if the golden pair was met, else the reason why it was not run. */
 FLOWSR_API const char* flowsr_untested(const flowsr_upscaler* upscaler);
+
+/* Return backend, provider, device and precision that run, as in "inductor cpu, fp32". */
+FLOWSR_API const char* flowsr_choice(const flowsr_upscaler* upscaler);
 
 /* Return the output size of an image. */
 FLOWSR_API int flowsr_target(const flowsr_upscaler* upscaler, int64_t height, int64_t width,

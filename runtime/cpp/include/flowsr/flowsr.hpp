@@ -181,9 +181,11 @@ enum class HaloKind { standard, exact };
 
 /// Settings of an upscaler.
 struct Settings {
-  std::string backend;             ///< "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx";
-                                   ///< "" for the first of these in this build.
-  std::string provider;            ///< For onnxruntime: "cpu" or "cuda"; "" for "cpu".
+  std::string backend;             ///< "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx",
+                                   ///< "inductor"; "" or "auto" for an engine of the bundle
+                                   ///< that fits, else the first of these in this build.
+  std::string provider;            ///< "cpu" or "cuda"; "" for "cpu" with onnxruntime. A named
+                                   ///< one makes "auto" pass over engines.
   std::string precision = "fp32";  ///< Precision of the graph; "bf16" with openvino is the
                                    ///< fp32 graph in bfloat16.
   int device = 0;                  ///< GPU index.
@@ -254,6 +256,10 @@ class FLOWSR_API Upscaler {
   const Bundle& bundle() const;
   /// Returns "" if the golden pair was met, else the reason why it was not run.
   const std::string& untested() const;
+  /// Returns backend, provider, device and precision that run, as in "inductor cpu, fp32".
+  const std::string& choice() const;
+  /// Returns the better ways to run the bundle that failed, each with its reason.
+  const std::vector<std::string>& passed_over() const;
   Size target(Size source, const Target& target) const;
   Plan plan(Size source, const Target& target) const;
 

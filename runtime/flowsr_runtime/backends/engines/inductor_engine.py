@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -22,6 +23,7 @@ from flowsr_runtime.bundle.engine_key import GRID
 from flowsr_runtime.cuda.dlpack import is_device_array
 from flowsr_runtime.cuda.graph_cache import Captured, GraphCache, GraphCounters
 from flowsr_runtime.errors import BundleError, MemoryBudgetError, ProviderError, ShapeError
+from flowsr_runtime.geometry import Window, output_size
 
 __all__ = [
     "InductorEngine",
@@ -75,6 +77,7 @@ class InductorEngine:
         device: str,
         *,
         patch: int,
+        scale: Fraction | None = None,
         workers: int = 1,
         graphs: int = 0,
     ) -> None:
@@ -85,6 +88,8 @@ class InductorEngine:
             package: Content of the file, whose hash was checked.
             device: "cpu" or "cuda:N".
             patch: Side of the model's patches in output pixels.
+            scale: The only scale of the model, for which a package of a range of sizes
+                gets the geometry of a whole image; None for any.
             workers: Largest number of concurrent runs; one with CUDA graphs.
             graphs: Largest number of CUDA graphs, 0 for none.
 
@@ -93,7 +98,7 @@ class InductorEngine:
         """
         tensors = entry.facts["tensors"]
         self._inputs = [(item["name"], item["dtype"]) for item in tensors if item["input"]]
-        self._device, self._patch = torch.device(device), patch
+        self._device, self._patch, self._scale = torch.device(device), patch, scale
         self._graphs = GraphCache(graphs if self._device.type == "cuda" else 0)
         self._one_at_a_time = threading.Lock()
         index = -1 if self._device.index is None else self._device.index
@@ -199,7 +204,7 @@ class InductorEngine:
                 raise MemoryBudgetError(f"out of memory: {one_line(error)}") from error
             raise ProviderError(f"inductor failed: {one_line(error)}") from error
         if any(name == GRID[0] for name, _ in self._inputs):  # whole patches: cut the window
-            height, width = _window(feeds)
+            height, width = self._window(feeds)
             result = result[:, :, :height, :width]
         return result.contiguous()
 
@@ -228,11 +233,11 @@ class InductorEngine:
     def _input(self, name: str, dtype: str, feeds: Mapping[str, Any]) -> torch.Tensor:
         """Return an input on the device, contiguous: a package trusts the strides it knows."""
         if name in GRID:
-            length = -(-_window(feeds)[GRID.index(name)] // self._patch)
+            length = -(-self._window(feeds)[GRID.index(name)] // self._patch)
             return torch.empty(length, dtype=torch.uint8, device=self._device)
-        if name not in feeds:
+        value = self._geometry(feeds) if name == "geometry" else feeds.get(name)
+        if value is None:
             raise ShapeError(f"input {name} is missing")
-        value = feeds[name]
         if not is_device_array(value) and not isinstance(value, torch.Tensor):
             value = np.require(value, requirements=["C", "W"])  # else PyTorch warns
         tensor = _viewed(value, self._device)
@@ -240,18 +245,25 @@ class InductorEngine:
             raise ShapeError(f"input {name} must be {dtype}, got {tensor.dtype}")
         return tensor.to(self._device).contiguous()
 
+    def _geometry(self, feeds: Mapping[str, Any]) -> Any:
+        """Return the input `geometry`, of a graph without it that of the whole image."""
+        if "geometry" in feeds:
+            return feeds["geometry"]
+        if self._scale is None or "input" not in feeds:
+            raise ShapeError("input geometry is missing")
+        height, width = (int(side) for side in feeds["input"].shape[2:])
+        size = output_size(height, self._scale), output_size(width, self._scale)
+        return Window.whole((height, width), size).geometry()
+
+    def _window(self, feeds: Mapping[str, Any]) -> tuple[int, int]:
+        """Return the window's size (H, W), which is on the host as all that decides shapes."""
+        geometry = self._geometry(feeds)
+        return int(geometry[_WINDOW]), int(geometry[_WINDOW + 1])
+
 
 def model_names(count: int) -> list[str]:
     """Return the names of the models in a package, one for each profile."""
     return [f"profile{index}" for index in range(count)]
-
-
-def _window(feeds: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the window's size (H, W), which is on the host as all that decides shapes."""
-    if "geometry" not in feeds:
-        raise ShapeError("input geometry is missing")
-    geometry = feeds["geometry"]
-    return int(geometry[_WINDOW]), int(geometry[_WINDOW + 1])
 
 
 def _viewed(value: Any, device: torch.device) -> torch.Tensor:

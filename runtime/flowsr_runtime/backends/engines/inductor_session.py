@@ -41,7 +41,7 @@ class InductorSession:
         self.provider, _, index = device.partition(":")
         self.device = int(index or 0)
         self.library = f"pytorch {version()}"
-        self._place, self._patch = device, bundle.manifest.tiling.halo.patch
+        self._place, self._manifest = device, bundle.manifest
         self._workers, self._graphs = workers, graphs
         target = LoadTarget(
             bundle.manifest.files[bundle.model_name(precision)].sha256,
@@ -173,7 +173,8 @@ class InductorSession:
                     entry,
                     self._selection.store.read(entry),  # checked before it is loaded
                     self._place,
-                    patch=self._patch,
+                    patch=self._manifest.tiling.halo.patch,
+                    scale=self._manifest.scale,
                     workers=self._workers,
                     graphs=self._graphs,
                 )

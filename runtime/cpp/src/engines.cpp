@@ -1,4 +1,4 @@
-#include "tensorrt_engines.hpp"
+#include "engines.hpp"
 
 #include <algorithm>
 #include <filesystem>
@@ -17,7 +17,11 @@ constexpr const char* kRemedy = "; prune the bundle's engines to remove it";
 [[noreturn]] void refuse(const std::string& message) { throw Error(Code::bundle, message); }
 
 [[noreturn]] void refuse_damaged(const std::string& path, const std::string& reason) {
-  refuse(path + " is damaged: " + reason + kRemedy);
+  throw Damaged(path + " is damaged: " + reason + kRemedy);
+}
+
+[[noreturn]] void refuse_link(const std::string& path) {
+  throw Damaged(path + " is a link; engines lie inside their bundle");
 }
 
 /// Reads the members of a description; a missing or mistyped member makes it damaged.
@@ -89,38 +93,47 @@ struct Misfit {
   std::string field, found, wanted;
 };
 
-std::vector<Misfit> misfits_of(const Description& key, const Rig& rig, const std::string& onnx,
-                               const std::string& precision, bool version_compatible) {
+bool loads_in(const Engine& engine, const std::string& version) {
+  if (engine.version == version || !engine.version_compatible) return engine.version == version;
+  const std::vector<int> built = numbers_of(engine.version), here = numbers_of(version);
+  return !built.empty() && !here.empty() && built[0] == here[0] && built <= here;
+}
+
+bool runs_on(const Engine& engine, const std::string& capability) {
+  const auto& devices = engine.devices;
+  if (!devices.empty()) {
+    return std::find(devices.begin(), devices.end(), capability) != devices.end();
+  }
+  // A portable engine runs from 8.0 up; 9.0 (H100, H200) is no GPU of TensorRT for RTX.
+  if (engine.flavour == "tensorrt_rtx" && capability == "9.0") return false;
+  return numbers_of(capability) >= std::vector<int>{8, 0};
+}
+
+std::string devices_text(const Engine& engine) {
+  if (engine.devices.empty()) {
+    return engine.flavour == "tensorrt_rtx" ? "portable (8.0 up, no 9.0)" : "portable (8.0 up)";
+  }
+  std::string names;
+  for (const std::string& device : engine.devices) names += (names.empty() ? "" : ", ") + device;
+  return names;
+}
+
+std::vector<Misfit> misfits_of(const Engine& engine, const Rig& rig, const std::string& onnx,
+                               const std::string& precision) {
   std::vector<Misfit> result;
-  const auto compare = [&](const std::string& field, const std::string& wanted) {
-    const std::string found = key.text(field);
+  const auto compare = [&](const char* field, const std::string& found,
+                           const std::string& wanted) {
     if (found != wanted) result.push_back({field, found.substr(0, 40), wanted.substr(0, 40)});
   };
-  compare("onnx_sha256", onnx);
-  compare("flavour", rig.flavour);
-  compare("precision", precision);
-  const std::string version = key.text("version");
-  if (version != rig.version) {
-    const std::vector<int> built = numbers_of(version), here = numbers_of(rig.version);
-    const bool later = version_compatible && !built.empty() && !here.empty() &&
-                       built[0] == here[0] && built <= here;
-    if (!later) result.push_back({"version", version, rig.version});
+  compare("onnx_sha256", engine.onnx_sha256, onnx);
+  compare("flavour", engine.flavour, rig.flavour);
+  compare("precision", engine.precision, precision);
+  if (!loads_in(engine, rig.version)) compare("version", engine.version, rig.version);
+  if (!runs_on(engine, rig.compute_capability)) {
+    compare("compute_capability", devices_text(engine), rig.compute_capability);
   }
-  const Json& devices = key.get("compute_capability").json();
-  // A portable engine runs from 8.0 up; 9.0 (H100, H200) is no GPU of TensorRT for RTX.
-  const bool missing = rig.flavour == "tensorrt_rtx" && rig.compute_capability == "9.0";
-  bool runs = devices.items().empty() && !missing &&
-              numbers_of(rig.compute_capability) >= std::vector<int>{8, 0};
-  std::string names = rig.flavour == "tensorrt_rtx" ? "portable (8.0 up, no 9.0)"
-                                                    : "portable (8.0 up)";
-  for (const Json& device : devices.items()) {
-    runs = runs || device.text() == rig.compute_capability;
-    names = (&device == devices.items().data() ? "" : names + ", ") + device.text();
-  }
-  if (!runs) result.push_back({"compute_capability", names, rig.compute_capability});
-  const Json& gpu = key.get("gpu_name").json();
-  if (!gpu.is(Json::Kind::null) && gpu.text() != rig.gpu_name) {
-    result.push_back({"gpu_name", gpu.text(), rig.gpu_name});
+  if (!engine.gpu_name.empty()) {
+    compare("gpu_name", engine.gpu_name, rig.gpu_name.empty() ? "any" : rig.gpu_name);
   }
   return result;
 }
@@ -148,25 +161,45 @@ Json checked_json(const std::string& path) {
   }
 }
 
+bool ends_with(const std::string& text, const std::string& ending) {
+  return text.size() > ending.size() &&
+         text.compare(text.size() - ending.size(), ending.size(), ending) == 0;
+}
+
 Engine engine_of(const Json& json, const std::string& description, const std::string& plan) {
   const Description root(json, description), key = root.get("key");
-  const std::string digest = sha256(key.json().compact()).substr(0, 12);
-  const std::string ending = "-" + digest + ".engine";
-  if (plan.size() < ending.size() ||
-      plan.compare(plan.size() - ending.size(), ending.size(), ending) != 0) {
-    refuse(description + " describes another engine" + kRemedy);
-  }
   Engine engine;
+  engine.flavour = key.text("flavour");
+  const std::string digest = sha256(key.json().compact()).substr(0, 12);
+  const char* suffix = engine.flavour == "inductor" ? ".pt2" : ".engine";
+  if (!ends_with(plan, "-" + digest + suffix)) {
+    throw Damaged(description + " describes another engine" + kRemedy);
+  }
   engine.path = plan;
   engine.sha256 = root.get("engine").text("sha256");
   engine.bytes = root.get("engine").whole("bytes");
-  engine.devices = key.get("compute_capability").json().items().size();
+  engine.onnx_sha256 = key.text("onnx_sha256");
+  engine.version = key.text("version");
+  engine.precision = key.text("precision");
+  for (const Json& device : key.get("compute_capability").json().items()) {
+    engine.devices.push_back(device.text());
+  }
+  engine.gpu_name = key.get("gpu_name").json().text();  // "" of null
   const Json* compatible = key.get("options").json().find("version_compatible");
   engine.version_compatible = compatible != nullptr && compatible->boolean();
   for (const Json& profile : key.get("profiles").json().items()) {
     engine.profiles.push_back(profile_of(profile, description));
   }
   if (engine.profiles.empty()) engine.profiles.emplace_back();
+  const Json& facts = root.get("facts").json();
+  const Json* qualified = facts.find("qualified");
+  engine.qualified = qualified != nullptr && qualified->boolean();
+  if (engine.flavour != "inductor") return engine;
+  for (const Json& tensor : root.get("facts").get("tensors").json().items()) {
+    const Description item(tensor, description);
+    if (!item.get("input").json().boolean()) continue;
+    engine.inputs.push_back({item.text("name"), item.text("dtype")});
+  }
   return engine;
 }
 
@@ -178,11 +211,10 @@ std::vector<std::filesystem::path> descriptions(const std::string& folder) {
   }
   std::vector<std::filesystem::path> paths;
   if (!std::filesystem::is_directory(folder, ignored)) return paths;
-  const std::string ending = ".engine.json";
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    if (name.size() > ending.size() && name[0] != '.' &&
-        name.compare(name.size() - ending.size(), ending.size(), ending) == 0) {
+    if (name[0] == '.') continue;
+    if (ends_with(name, ".engine.json") || ends_with(name, ".pt2.json")) {
       paths.push_back(entry.path());
     }
   }
@@ -192,9 +224,45 @@ std::vector<std::filesystem::path> descriptions(const std::string& folder) {
 
 void check_no_link(const std::string& path) {
   std::error_code ignored;
-  if (std::filesystem::is_symlink(path, ignored)) {
-    refuse(path + " is a link; engines lie inside their bundle");
+  if (std::filesystem::is_symlink(path, ignored)) refuse_link(path);
+}
+
+/// Returns the sizes that a profile bounds: a shape, or the values of what decides shapes.
+std::vector<std::int64_t> sizes_of(const Input& input) {
+  if (input.kind != Kind::int64) return input.shape;
+  const auto* values = static_cast<const std::int64_t*>(input.data);
+  return {values, values + input.bytes / sizeof(std::int64_t)};
+}
+
+/// Returns the inputs that a profile does not take.
+std::vector<const Input*> outside(const Profile& profile, const std::vector<Input>& inputs) {
+  std::vector<const Input*> result;
+  for (const Input& input : inputs) {
+    const auto range = profile.find(input.name);
+    if (range != profile.end() && !range->second.covers(sizes_of(input))) {
+      result.push_back(&input);
+    }
   }
+  return result;
+}
+
+std::string joined(const std::vector<std::int64_t>& sizes) {
+  std::string text;
+  for (const std::int64_t size : sizes) text += (text.empty() ? "" : "x") + std::to_string(size);
+  return text;
+}
+
+/// Orders engines so that those whose profiles take one size each come first: for it they
+/// are the fastest.
+std::vector<Engine> of_one_size_first(std::vector<Engine> engines) {
+  std::stable_partition(engines.begin(), engines.end(), [](const Engine& engine) {
+    const auto& all = engine.profiles;
+    return std::all_of(all.begin(), all.end(), [](const Profile& profile) {
+      const auto input = profile.find("input");
+      return input != profile.end() && input->second.min == input->second.max;
+    });
+  });
+  return engines;
 }
 
 }  // namespace
@@ -211,7 +279,7 @@ std::string Engine::read() const {
   check_no_link(path);
   std::error_code error;
   const auto size = std::filesystem::file_size(path, error);
-  if (error) refuse(path + " cannot be read: " + error.message());
+  if (error) throw Damaged(path + " cannot be read: " + error.message());
   if (size != static_cast<std::uintmax_t>(bytes)) {
     refuse_damaged(path, std::to_string(size) + " bytes, its description says " +
                              std::to_string(bytes));
@@ -225,6 +293,28 @@ std::string Engine::read() const {
   return plan;
 }
 
+std::string Engine::name() const {
+  return "engines/" + std::filesystem::path(path).filename().string();
+}
+
+bool Engine::on_cpu() const {
+  return std::any_of(devices.begin(), devices.end(),
+                     [](const std::string& each) { return each.rfind("cpu-", 0) == 0; });
+}
+
+std::vector<Engine> all_engines(const Bundle& bundle) {
+  std::vector<Engine> result;
+  for (const auto& path : descriptions(bundle.path() + "/engines")) {
+    const std::string description = path.string();
+    const std::string plan = description.substr(0, description.size() - 5);  // less .json
+    std::error_code ignored;
+    if (!std::filesystem::exists(plan, ignored)) continue;
+    check_no_link(description);
+    result.push_back(engine_of(checked_json(description), description, plan));
+  }
+  return result;
+}
+
 std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& precision,
                                      const Rig& rig) {
   const std::string model = bundle.model_name(precision);
@@ -232,21 +322,16 @@ std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& pr
   std::vector<Engine> result;
   std::vector<Misfit> nearest;
   std::string nearest_name;
-  for (const auto& path : descriptions(bundle.path() + "/engines")) {
-    const std::string description = path.string();
-    const std::string plan = description.substr(0, description.size() - 5);  // less .json
-    std::error_code ignored;
-    if (!std::filesystem::exists(plan, ignored)) continue;
-    check_no_link(description);
-    const Json json = checked_json(description);
-    Engine engine = engine_of(json, description, plan);
-    const Description key = Description(json, description).get("key");
-    const std::vector<Misfit> misfits =
-        misfits_of(key, rig, onnx, precision, engine.version_compatible);
+  std::size_t others = 0;
+  for (Engine& engine : all_engines(bundle)) {
+    std::vector<Misfit> misfits = misfits_of(engine, rig, onnx, precision);
     if (misfits.empty()) {
       result.push_back(std::move(engine));
-    } else if (nearest.empty() || misfits.size() < nearest.size()) {
-      nearest = misfits, nearest_name = path.filename().stem().string();
+      continue;
+    }
+    if (!nearest.empty()) ++others;
+    if (nearest.empty() || misfits.size() < nearest.size()) {
+      nearest = std::move(misfits), nearest_name = engine.name();
     }
   }
   if (result.empty()) {
@@ -255,14 +340,54 @@ std::vector<Engine> matching_engines(const Bundle& bundle, const std::string& pr
       reasons += (&each == nearest.data() ? " " : ", ") + each.field + " is " + each.found +
                  ", wanted " + each.wanted;
     }
+    if (others > 0) reasons += " (and " + std::to_string(others) + " others)";
+    const std::string& place = rig.compute_capability;
     refuse(bundle.path() + " has no engine of " + model + " for " + rig.flavour + " " +
-           rig.version + " on " + rig.gpu_name + " (" + rig.compute_capability +
-           "): " + reasons + "; build an engine for this device");
+           rig.version + " on " +
+           (rig.gpu_name.empty() ? place : rig.gpu_name + " (" + place + ")") + ": " + reasons +
+           "; build an engine for this device");
   }
-  std::stable_sort(result.begin(), result.end(), [](const Engine& a, const Engine& b) {
-    return (a.devices == 0 ? 99 : a.devices) < (b.devices == 0 ? 99 : b.devices);
+  const auto rank = [](const Engine& each) {
+    return each.devices.empty() ? std::size_t{99} : each.devices.size();
+  };
+  std::stable_sort(result.begin(), result.end(), [&rank](const Engine& a, const Engine& b) {
+    return rank(a) < rank(b);
   });
   return result;
+}
+
+EngineSelection::EngineSelection(const Bundle& bundle, const std::string& precision,
+                                 const Rig& rig)
+    : engines_(of_one_size_first(matching_engines(bundle, precision, rig))),
+      limits_(engines_, bundle.manifest().latents) {}
+
+std::string EngineSelection::hashes() const {
+  std::string text;
+  for (const Engine& engine : engines_) text += (text.empty() ? "" : " ") + engine.sha256;
+  return text;
+}
+
+EngineSelection::Choice EngineSelection::choose(const std::vector<Input>& inputs) const {
+  std::vector<const Input*> least;
+  const Engine* nearest = nullptr;
+  const Profile* bounds = nullptr;
+  for (std::size_t i = 0; i < engines_.size(); ++i) {
+    for (std::size_t k = 0; k < engines_[i].profiles.size(); ++k) {
+      std::vector<const Input*> wrong = outside(engines_[i].profiles[k], inputs);
+      if (wrong.empty()) return {i, k};
+      if (nearest == nullptr || wrong.size() < least.size()) {
+        least = std::move(wrong), nearest = &engines_[i], bounds = &engines_[i].profiles[k];
+      }
+    }
+  }
+  std::string reasons;
+  for (const Input* input : least) {
+    const Range& range = bounds->at(input->name);
+    reasons += (reasons.empty() ? "" : "; ") + input->name + " is " + joined(sizes_of(*input)) +
+               ", it takes " + joined(range.min) + " to " + joined(range.max);
+  }
+  refuse("no engine takes these sizes; nearest is " + nearest->name() + ": " + reasons +
+         "; build an engine whose profile takes them");
 }
 
 bool EngineLimits::Bounds::covers(const Extent& extent) const {
