@@ -101,6 +101,9 @@ int upscale(const detail::Arguments& arguments) {
   const Bundle bundle = Bundle::open(arguments.others[0]);
   detail::check_output(out, force);
   const detail::PngPicture picture = detail::read_png_file(in);
+  if (picture.animated) {
+    std::cerr << "flowsr-upscale: " << in << ": only the first of its frames is read\n";
+  }
   if (!picture.ended) {
     std::cerr << "flowsr-upscale: " << in
               << ": its end is missing, but none of its pixels\n";

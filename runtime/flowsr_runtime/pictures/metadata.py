@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
+from flowsr_runtime.pictures.codecs.png import MOST_PROFILE, MOST_TEXT
 from flowsr_runtime.pictures.formats import Format
-from flowsr_runtime.pictures.png import MOST_PROFILE, MOST_TEXT
 
 __all__ = [
     "Metadata",
