@@ -112,8 +112,9 @@ int upscale(const detail::Arguments& arguments) {
     std::cerr << "flowsr-upscale: the color profile of " << in
               << " is damaged and was left out\n";
   }
-  const Size size = bundle.target(picture.size, target);
+  bundle.target(picture.size, target);  // before the slow work
   const Upscaler upscaler = Upscaler::open(bundle, settings);
+  const Size size = upscaler.target(picture.size, target);
   request.channels = picture.channels;
   detail::PngPicture large;
   large.size = size, large.channels = picture.channels, large.depth = picture.depth;

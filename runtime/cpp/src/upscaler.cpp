@@ -2,6 +2,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "manifest.hpp"
 #include "noise.hpp"
 #include "self_test.hpp"
 #include "tile_loop.hpp"
@@ -117,10 +118,18 @@ Upscaler& Upscaler::operator=(Upscaler&&) noexcept = default;
 Upscaler::~Upscaler() = default;
 
 Upscaler Upscaler::open(const string& bundle, const Settings& settings) {
-  return open(Bundle::open(bundle), settings);
+  return retried([&] { return opened(Bundle::open(bundle), settings); });
 }
 
 Upscaler Upscaler::open(const Bundle& bundle, const Settings& settings) {
+  try {
+    return opened(bundle, settings);
+  } catch (const Replaced&) {
+    return open(bundle.path(), settings);
+  }
+}
+
+Upscaler Upscaler::opened(const Bundle& bundle, const Settings& settings) {
   std::unique_ptr<Session> session = open_session(bundle, settings);
   string untested = settings.self_test ? self_test(bundle, *session, settings)
                                        : "the self-test was switched off";

@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,9 @@ from flowsr_runtime.bundle.directory import Bundle, write_bundle
 from flowsr_runtime.errors import BundleError, UsageError
 from flowsr_runtime.tiling.noise import latent
 from tests.flowsr_runtime.cpp.library import SOURCE, CppError, CppLibrary, request_of
+
+OPENINGS: Final = 100
+"""Of a bundle beside writers; a quarter met two halves before they were tried again."""
 
 THROWING: Final = """
 #include <cstdio>
@@ -110,3 +114,73 @@ def test_a_damaged_png_is_refused_by_both(
     assert (done.returncode, done.stderr.count("\n")) == (5, 1)
     with pytest.raises(ValueError, match=r"in\.png is damaged"):
         read_picture(source)
+
+
+def test_the_first_frame_of_an_animated_png_is_read_by_both(
+    cpp: CppLibrary, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    frames = [Image.new("RGB", (6, 5), color) for color in ("gray", "navy")]
+    frames[0].save(source, save_all=True, append_images=frames[1:])
+    done = cpp.run("flowsr-upscale", bundle.path, source, target, "--scale", "2")
+    line = f"{source}: only the first of its frames is read"
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[0] == f"flowsr-upscale: {line}"
+    with Upscaler.open(bundle) as upscaler:
+        due = upscaler.upscale(read_picture(source).pixels, scale=2)
+    assert caplog.messages == [line]
+    np.testing.assert_array_equal(read_picture(target).pixels, due)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "JPEG"])
+def test_a_picture_of_a_format_that_only_python_reads_is_named(
+    cpp: CppLibrary, bundle: Bundle, tmp_path: Path, kind: str
+) -> None:
+    source = tmp_path / "in.png"
+    Image.new("CMYK" if kind == "JPEG" else "P", (6, 5)).save(source, kind)
+    done = cpp.run("flowsr-upscale", bundle.path, source, tmp_path / "out.png", "--scale", "2")
+    line = f"flowsr-upscale: {source} is not a PNG picture\n"
+    assert (done.returncode, done.stderr) == (5, line)
+    assert read_picture(source).size == (5, 6)
+
+
+def test_a_bundle_that_was_replaced_is_not_called_damaged(
+    cpp: CppLibrary, tmp_path: Path, manifest: dict[str, Any]
+) -> None:
+    path = write_bundle(tmp_path / "b", manifest, {"model.fp32.onnx": b"one"}).path
+
+    def check(handle: Any) -> None:
+        write_bundle(path, manifest, {"model.fp32.onnx": b"another"}, force=True)
+        cpp.call("flowsr_bundle_check", handle)
+
+    with pytest.raises(CppError, match=r"b was replaced while it was read$") as error:
+        cpp.with_bundle(path, check)
+    assert error.value.code == 5
+
+
+def test_a_reader_beside_two_writers_opens_one_bundle_or_the_other(
+    cpp: CppLibrary, bundle: Bundle, tmp_path: Path
+) -> None:
+    path = tmp_path / "b"
+    contents = {name: bundle.read(name) for name in bundle.manifest.files}
+    ended, model, sizes = Event(), bundle.model_name(), set()
+
+    def write(seed: int) -> None:
+        text = b"\x32" + bytes([8 + seed]) + bytes(8 + seed)  # ModelProto.doc_string
+        other = {**contents, model: contents[model] + text}
+        while not ended.is_set():
+            write_bundle(path, bundle.manifest.raw, other, force=True)
+
+    write_bundle(path, bundle.manifest.raw, contents)
+    writers = [Thread(target=write, args=(seed,)) for seed in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(OPENINGS):
+            with cpp.open(path, no_self_test=1) as upscaler:
+                sizes.add(upscaler.target((4, 5), request_of(scale_rows="2")))
+    finally:
+        ended.set()
+        for writer in writers:
+            writer.join()
+    assert sizes == {(8, 10)}
