@@ -123,8 +123,8 @@ class LazyGroup(Group):
             raise
         except click.ClickException as error:
             _end(ctx, _usage(error), error.exit_code)
-        except (KeyboardInterrupt, click.Abort):
-            _end(ctx, "interrupted", INTERRUPTED)
+        except (KeyboardInterrupt, click.Abort) as error:
+            _end(ctx, "; ".join(filter(None, ["interrupted", str(error)])), INTERRUPTED)
         except Exception as error:
             ending = _ending(error, ctx.invoked_subcommand or "")
             if ending is None:

@@ -49,7 +49,7 @@ _SIDES: Final = re.compile(r"([0-9]{1,18})x|x([0-9]{1,18})")
 Number = float | str | Fraction
 
 Fit = Literal["inside", "cover", "exact"]
-"""How a result fits a size: not larger, not smaller, both in the image's shape; or stretched."""
+"""How a result fits a size: not larger or not smaller, in the image's shape; or stretched."""
 
 FITS: Final[tuple[Fit, ...]] = ("inside", "cover", "exact")
 

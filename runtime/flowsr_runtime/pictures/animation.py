@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 
 from flowsr_runtime.errors import MemoryBudgetError, OutputError, PictureError
 from flowsr_runtime.pictures.decoding import decode, eight_bit, picture_errors, upright
+from flowsr_runtime.pictures.depth import Depth
 from flowsr_runtime.pictures.files import (
     MAX_PIXELS,
     Picture,
@@ -55,6 +56,11 @@ class Animation:
     durations: tuple[float, ...] = (_UNSTATED,)
     loop: int = 0
 
+    def promoted(self, depth: Depth) -> "Animation":
+        """Return the frames at a depth, or as they are if their own is finer."""
+        frames = tuple(frame.promote_depth(depth) for frame in self.frames)
+        return replace(self, frames=frames)
+
 
 def read_animation(
     source: str | os.PathLike[str] | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS
@@ -86,16 +92,21 @@ def read_animation(
         return Animation(tuple(frames), tuple(durations), _plays(image))
 
 
-def check_frames(path: str | os.PathLike[str], animation: Animation) -> None:
-    """Check that the format of a file holds as many frames, before slow work.
+def check_frames(name: str | os.PathLike[str], format: str, animation: Animation) -> None:
+    """Check that a format holds the frames, before slow work.
+
+    Args:
+        name: Name of the output in messages.
+        format: Name or suffix of the format.
+        animation: The frames.
 
     Raises:
-        OutputError: If it does not, or the suffix is unknown.
+        OutputError: If it does not, or there is no such format.
     """
-    target = format_named(Path(path).suffix)
+    target = format_named(format)
     if len(animation.frames) > 1 and not target.frames:
         raise OutputError(
-            f"{path} cannot be written: {target.name} holds one frame; write PNG or WebP",
+            f"{name} cannot be written: {target.name} holds one frame; write PNG or WebP",
             option="format",
         )
 
@@ -120,7 +131,7 @@ def write_animation(
     """
     first = animation.frames[0]
     check_output(path, force, like=first, size=first.size)
-    check_frames(path, animation)
+    check_frames(path, Path(path).suffix, animation)
     data = encode_animation(animation, Path(path).suffix, quality=quality, name=str(path))
     write_content(path, data)
 
@@ -148,7 +159,7 @@ def encode_animation(
         MemoryBudgetError: If it does not fit in memory.
     """
     target, first = format_named(format), animation.frames[0]
-    check_frames(f"a.{format.lstrip('.')}", animation)
+    check_frames(name, format, animation)
     options = save_options(first.metadata, target, first.icc, first.size)
     images = [_image(frame.pixels, gray=target.gray) for frame in animation.frames]
     buffer = io.BytesIO()

@@ -35,6 +35,7 @@ __all__ = [
     "Metadata",
     "Picture",
     "check_output",
+    "check_picture",
     "content_of",
     "encode_picture",
     "read_picture",
@@ -103,7 +104,34 @@ def check_output(
         raise OutputError(f"{target} cannot be written: folder {target.parent} is read-only")
     if depth is None and like is not None:
         depth = like.depth
-    _check_picture(str(target), target.suffix, like, size, 8 if depth is None else depth)
+    check_picture(str(target), target.suffix, like, size, 8 if depth is None else depth)
+
+
+def check_picture(
+    name: str,
+    format_name: str,
+    like: Picture | None,
+    size: tuple[int, int] | None,
+    depth: Depth,
+) -> None:
+    """Check that a format can hold a picture, before slow work.
+
+    Args:
+        name: Name of the output in messages.
+        format_name: Name or suffix of the format.
+        like: As for `check_output`.
+        size: As for `check_output`.
+        depth: Depth to write with.
+
+    Raises:
+        OutputError: If it cannot.
+        UsageError: If there is no such depth.
+    """
+    mode: Mode = "RGB" if like is None else like.mode
+    icc = None if like is None else like.icc
+    if like is not None and _drops_alpha(format_named(format_name), like.pixels):
+        mode = "L" if like.gray else "RGB"
+    check_format(format_name, mode, depth, size=size, icc=icc, name=name)
 
 
 def write_picture(
@@ -185,7 +213,7 @@ def encode_picture(
     """
     pixels, like = _apart(pixels, like)
     written = depth_of(pixels) if depth is None else depth
-    _check_picture("the picture", format, like, _size(pixels), written)
+    check_picture("the picture", format, like, _size(pixels), written)
     return _encoded(pixels, format_named(format), like, depth, quality, "the picture")
 
 
@@ -228,20 +256,6 @@ def _size(pixels: NDArray[Any]) -> tuple[int, int]:
     if pixels.ndim not in (2, 3) or 0 in pixels.shape or pixels.shape[2:] > (4,):
         raise ShapeError(f"picture must be (H, W) or (H, W, 1 to 4), got {pixels.shape}")
     return pixels.shape[0], pixels.shape[1]
-
-
-def _check_picture(
-    name: str,
-    format_name: str,
-    like: Picture | None,
-    size: tuple[int, int] | None,
-    depth: Depth,
-) -> None:
-    mode: Mode = "RGB" if like is None else like.mode
-    icc = None if like is None else like.icc
-    if like is not None and _drops_alpha(format_named(format_name), like.pixels):
-        mode = "L" if like.gray else "RGB"
-    check_format(format_name, mode, depth, size=size, icc=icc, name=name)
 
 
 def _exists(path: Path) -> bool:
