@@ -9,8 +9,6 @@ from pathlib import Path
 from flowsr_export.upscale.jobs import Failure, Job, Request, failure_of, prepare
 from flowsr_export.upscale.pipeline import IMAGE_ERRORS
 from flowsr_runtime import Upscaler
-from flowsr_runtime.pictures.formats import SUFFIXES, format_named
-from flowsr_runtime.pictures.metadata import save_options
 
 __all__ = ["PlannedUpscale", "plan_all"]
 
@@ -69,9 +67,7 @@ def plan_all(
 def _plan(job: Job, upscaler: Upscaler, request: Request) -> PlannedUpscale:
     """Plan one image; the output is checked unless its folder would be created."""
     animation, target = prepare(job, upscaler, request, check=job.target.parent.is_dir())
-    picture, suffix = animation.frames[0], request.format_of(job.target).lower()
-    if suffix in SUFFIXES:  # logs the metadata that would be left out
-        save_options(picture.metadata, format_named(suffix), picture.icc, target)
+    picture = animation.frames[0]
     plan = upscaler.plan(
         picture.size,
         request.scale,

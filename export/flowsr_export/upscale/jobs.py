@@ -9,7 +9,13 @@ from pathlib import Path
 
 from flowsr_export.upscale.folders import Found, images_of, is_same_folder
 from flowsr_export.upscale.inputs import STREAM, Sides, output_beside
-from flowsr_export.upscale.outputs import check_target, format_of, read_source, with_background
+from flowsr_export.upscale.outputs import (
+    check_target,
+    format_of,
+    read_source,
+    with_background,
+    with_fitting_metadata,
+)
 from flowsr_runtime import Upscaler, check_output
 from flowsr_runtime.errors import FlowsrError, MemoryBudgetError, OutputError, UsageError
 from flowsr_runtime.geometry import Fit, fitted_size
@@ -284,7 +290,7 @@ def prepare(
     if check:
         force, depth = request.force, request.depth
         check_target(job.target, format, animation, target, force=force, depth=depth)
-    return animation, target
+    return with_fitting_metadata(animation, format, target), target
 
 
 def failure_of(job: Job, error: FlowsrError | MemoryError) -> Failure:

@@ -25,8 +25,16 @@ from flowsr_runtime.pictures.animation import (
 from flowsr_runtime.pictures.depth import Depth
 from flowsr_runtime.pictures.files import SUFFIXES, check_picture
 from flowsr_runtime.pictures.formats import format_named
+from flowsr_runtime.pictures.metadata import fitting
 
-__all__ = ["check_target", "format_of", "read_source", "with_background", "write_result"]
+__all__ = [
+    "check_target",
+    "format_of",
+    "read_source",
+    "with_background",
+    "with_fitting_metadata",
+    "write_result",
+]
 
 _STDOUT = "stdout"
 
@@ -74,6 +82,23 @@ def with_background(
     if frames[0].gray != first.gray:  # a profile of gray does not describe colors
         frames[0] = replace(frames[0], icc=None)
     return replace(animation, frames=tuple(frames))
+
+
+def with_fitting_metadata(
+    animation: Animation, format: str, size: tuple[int, int]
+) -> Animation:
+    """Leave out the metadata that a format does not hold; the log names it, before slow work.
+
+    Args:
+        animation: The image.
+        format: Suffix of the output.
+        size: Output size (H, W).
+    """
+    if format.lower() not in SUFFIXES:
+        return animation
+    first, *rest = animation.frames
+    kept = fitting(first.metadata, format_named(format), size)
+    return replace(animation, frames=(replace(first, metadata=kept), *rest))
 
 
 def check_target(

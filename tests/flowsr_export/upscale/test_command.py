@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from flowsr_export.cli import main
+from flowsr_runtime import Upscaler
 
 Run = Callable[..., Result]
 
@@ -26,7 +27,8 @@ def save(path: Path, width: int, height: int, mode: str = "RGB", **options: Any)
 
 def size_of(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
-        return image.size
+        width, height = image.size
+        return width, height
 
 
 @pytest.fixture
@@ -231,3 +233,31 @@ def test_a_full_disk_at_stdout_is_one_line(bundle: Path) -> None:
         )
     line = b"flowsr-export: -: stdout cannot be written: No space left on device\n"
     assert (done.returncode, done.stderr) == (1, line)
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_metadata_that_is_lost_is_named_once_and_before_the_model_runs(
+    bundle: Path,
+    tmp_path: Path,
+    run: Run,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    dry: bool,
+) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta>" + "h" * 70_000 + "</x:xmpmeta>")
+    source = save(tmp_path / "a.png", 6, 5, pnginfo=texts)
+    lines: list[list[str]] = []
+    upscale = Upscaler.upscale
+
+    def recorded(self: Upscaler, *words: Any, **options: Any) -> Any:
+        lines.append(list(caplog.messages))
+        return upscale(self, *words, **options)
+
+    monkeypatch.setattr(Upscaler, "upscale", recorded)
+    options = ("--scale", "2", *(["--dry-run"] if dry else []))
+    done = run("upscale", bundle, source, "-o", tmp_path / "o.jpg", *options)
+    assert done.exit_code == 0, done.stderr
+    line = "JPEG holds no XMP of this size; it is not kept"
+    assert caplog.messages == [line]
+    assert lines == ([] if dry else [[line]])

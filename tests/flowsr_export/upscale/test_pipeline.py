@@ -242,7 +242,8 @@ def test_an_interruption_ends_after_the_file_that_is_being_written(
     monkeypatch.setattr(outputs_module, "write_picture", write)
     monkeypatch.setattr(flowsr_export.upscale.pipeline, "wait", interrupt)
     monkeypatch.setattr(_Pipeline, "stop", tell_that_it_stopped)
-    steps, names = [], []
+    steps: list[int] = []
+    names: list[str] = []
     with pytest.raises(KeyboardInterrupt, match="1 of 6 images are done"):
         upscale_all(
             jobs, [upscaler], TWICE, lambda n, _: steps.append(n), finished=names.append
