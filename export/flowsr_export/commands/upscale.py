@@ -207,6 +207,7 @@ def _upscale(
             finished=item_lines(len(jobs)),
             overlap=machine["max_memory"] is None or not on_host,
             begin=partial(say_choice, choice, machine["settings"], speaker()),
+            warn=speaker(),
         )
     return report, choice
 
@@ -233,7 +234,11 @@ def _upscale_on_ray(
             if name:
                 line(name)
 
-        return upscale_on_ray(jobs, config, cluster, tell)
+        report = upscale_on_ray(jobs, config, cluster, tell)
+    for done in report.done:  # on this machine a warning is a line when it happens
+        if done.warning:
+            note(f"{done.source}: {done.warning}")
+    return report
 
 
 def _print(
@@ -257,9 +262,6 @@ def _print(
             click.echo(f"{done.target}  {size}  {done.seconds:.2f} s")
         if made or report.skipped:
             click.echo(_summary(report))
-    for done in report.done:
-        if done.warning:
-            note(f"{done.source}: {done.warning}")
     _print_failures(report.failures)
 
 

@@ -48,6 +48,7 @@ def upscale_all(
     finished: Callable[[str], None] = lambda name: None,
     overlap: bool = True,
     begin: Callable[[], None] = lambda: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Upscale every image; an image that fails does not stop the others.
 
@@ -64,6 +65,7 @@ def upscale_all(
         finished: Called with the file name after each image, by one thread at a time.
         overlap: Process several images at once, instead of one after another.
         begin: Called once, after the first tile of the batch.
+        warn: Called with one line when values are far out of range or memory runs out.
 
     Returns:
         Upscaled images and failures, in the order of the jobs.
@@ -73,7 +75,7 @@ def upscale_all(
         KeyboardInterrupt: If the user stops the batch, with the number of images made.
     """
     began = time.perf_counter()
-    pipeline = _Pipeline(upscalers, request, advance, finished, begin)
+    pipeline = _Pipeline(upscalers, request, advance, finished, begin, warn)
     threads = len(upscalers) + 1 + pipeline.writers if overlap else 1
     with ThreadPoolExecutor(threads, thread_name_prefix="flowsr-picture") as pool:
         futures = [pool.submit(pipeline.run, job) for job in jobs]
@@ -137,6 +139,7 @@ class _Pipeline:
         advance: Advance,
         finished: Callable[[str], None],
         begin: Callable[[], None],
+        warn: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.error: BaseException | None = None
         self._free: SimpleQueue[Upscaler] = SimpleQueue()
@@ -144,7 +147,7 @@ class _Pipeline:
             self._free.put(upscaler)
         self._any = upscalers[0]
         self._request = request
-        self._advance, self._finished = advance, finished
+        self._advance, self._finished, self._warn = advance, finished, warn
         self._begin: Callable[[], None] | None = begin
         self.writers = 1
         if self._any.provider not in ON_HOST:
@@ -200,6 +203,13 @@ class _Pipeline:
             animation, size = prepare(job, self._any, request)
         count = len(animation.frames)
         warnings: list[str] = []
+
+        def warn(line: str) -> None:
+            if line not in warnings:
+                warnings.append(line)
+                with self._advancing:
+                    self._warn(f"{job.source}: {line}")
+
         results: list[NDArray[Any]] = []
         upscaler = self._free.get()
         try:
@@ -216,7 +226,7 @@ class _Pipeline:
                         seed=request.seed,
                         temperature=request.temperature,
                         progress=partial(_after_tile_of, index, count, after_tile),
-                        warn=warnings.append,
+                        warn=warn,
                         cancel=self._stopped,
                     )
                 )
@@ -234,7 +244,7 @@ class _Pipeline:
                 depth=request.depth,
                 quality=request.quality,
             )
-        warning = "; ".join(dict.fromkeys(warnings)) or None
+        warning = "; ".join(warnings) or None
         return Done(job.source, job.target, *size, seconds, warning, count)
 
     def _check(self) -> None:

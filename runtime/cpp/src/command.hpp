@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "flowsr/flowsr.hpp"
+#include "memory_limit.hpp"
 
 namespace flowsr::detail {
 
@@ -144,6 +145,7 @@ template <class Body>
 int run_command(const char* name, Body body) {
   // ONNX Runtime 1.29 and newer reports to its makers unless the user or this sets it.
   setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+  use_one_heap_within_limits();
   try {
     return body();
   } catch (const Error& error) {

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -261,3 +262,23 @@ def test_metadata_that_is_lost_is_named_once_and_before_the_model_runs(
     line = "JPEG holds no XMP of this size; it is not kept"
     assert caplog.messages == [line]
     assert lines == ([] if dry else [[line]])
+
+
+def test_a_small_address_space_is_enough_for_tiles_that_stay_large(
+    tmp_path: Path,
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    words = f"{sys.executable} -m flowsr_export upscale a.png -o o.png --scale 4 --threads 2"
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -v 500000 && exec {words} --provider cpu"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert size_of(tmp_path / "o.png") == (1024, 1024)
+    sizes = re.findall(r"going on with (\d+)x(\d+)", done.stderr)
+    assert 1 <= len(sizes) <= 4  # without end before the arena was freed, down to 36x24
+    assert min(int(side) for pair in sizes for side in pair) > 60

@@ -293,3 +293,29 @@ def test_one_picture_alone_is_enlarged(upscaler: Upscaler, tmp_path: Path) -> No
     assert read_picture(job.target).size == (8, 8)
     with pytest.raises(PictureError, match=r"none\.png does not exist"):
         upscale_file(Job(tmp_path / "none.png", tmp_path / "c.png"), upscaler, TWICE)
+
+
+def test_a_warning_is_a_line_when_it_happens(upscaler: Upscaler, tmp_path: Path) -> None:
+    events: list[str] = []
+
+    class Scarce:
+        """An upscaler that warns twice of each image."""
+
+        target, provider = upscaler.target, upscaler.provider
+
+        def upscale(self, pixels: Any, *, warn: Any, **options: Any) -> Any:
+            warn("out of memory")
+            warn("out of memory")
+            events.append("after the warning")
+            return upscaler.upscale(pixels, warn=warn, **options)
+
+    jobs = plan([save(tmp_path / "a.png")], tmp_path / "o.png")
+    report = upscale_all(
+        jobs,
+        [Scarce()],  # type: ignore[list-item]
+        TWICE,
+        ignore,
+        warn=events.append,
+    )
+    assert events == [f"{tmp_path / 'a.png'}: out of memory", "after the warning"]
+    assert report.done[0].warning == "out of memory"
