@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <limits>
 #include <map>
@@ -147,7 +148,11 @@ int run_command(const char* name, Body body) {
   setenv("ORT_DISABLE_TELEMETRY", "1", 0);
   use_one_heap_within_limits();
   try {
-    return body();
+    const int code = body();
+    std::cout.flush();
+    if (std::cout) return code;
+    std::cerr << name << ": stdout cannot be written: " << std::strerror(errno) << '\n';
+    return FLOWSR_FAILURE;
   } catch (const Error& error) {
     std::cerr << name << ": " << error.what() << '\n';
     return static_cast<int>(error.code());
