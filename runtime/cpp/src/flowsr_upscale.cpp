@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "available_memory.hpp"
 #include "command.hpp"
 #include "png_picture.hpp"
 
@@ -112,7 +113,8 @@ int upscale(const detail::Arguments& arguments) {
     std::cerr << "flowsr-upscale: the color profile of " << in
               << " is damaged and was left out\n";
   }
-  bundle.target(picture.size, target);  // before the slow work
+  detail::check_available(picture.size, bundle.target(picture.size, target),
+                          picture.channels * picture.depth / 8);
   const Upscaler upscaler = Upscaler::open(bundle, settings);
   const Size size = upscaler.target(picture.size, target);
   request.channels = picture.channels;

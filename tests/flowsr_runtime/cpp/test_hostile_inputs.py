@@ -1,5 +1,6 @@
 """Inputs made to stop or mislead the C++ runtime are refused with the words of Python."""
 
+import shutil
 import subprocess
 from pathlib import Path
 from threading import Event, Thread
@@ -11,12 +12,25 @@ from PIL import Image
 
 from flowsr_runtime import Upscaler, read_picture
 from flowsr_runtime.bundle.directory import Bundle, write_bundle
-from flowsr_runtime.errors import BundleError, UsageError
+from flowsr_runtime.errors import BundleError, MemoryBudgetError, UsageError
+from flowsr_runtime.tiling.cgroups import available_memory
+from flowsr_runtime.tiling.memory import check_available
 from flowsr_runtime.tiling.noise import latent
+from tests.flowsr_runtime.backends.cgroups import make
 from tests.flowsr_runtime.cpp.library import SOURCE, CppError, CppLibrary, request_of
+from tests.flowsr_runtime.tiling.test_cgroups import CASES
 
 OPENINGS: Final = 100
 """Of a bundle beside writers; a quarter met two halves before they were tried again."""
+
+SPY: Final = """
+#include <stdio.h>
+#include <stdlib.h>
+__attribute__((destructor)) static void tell(void) {
+  const char* value = getenv("ORT_DISABLE_TELEMETRY");
+  fprintf(stderr, "telemetry %s\\n", value ? value : "not set");
+}
+"""
 
 THROWING: Final = """
 #include <cstdio>
@@ -184,3 +198,69 @@ def test_a_reader_beside_two_writers_opens_one_bundle_or_the_other(
         for writer in writers:
             writer.join()
     assert sizes == {(8, 10)}
+
+
+def test_a_result_larger_than_the_memory_is_refused_alike(
+    cpp: CppLibrary, bundle: Bundle, tmp_path: Path
+) -> None:
+    source = tmp_path / "in.png"
+    Image.new("RGB", (300, 200)).save(source)
+    done = cpp.run("flowsr-upscale", bundle.path, source, tmp_path / "o.png", "--scale", "1000")
+    with pytest.raises(MemoryBudgetError, match=r"300x200 to 300000x200000 needs") as ours:
+        check_available((200, 300), (200_000, 300_000), 3)
+    rule = str(ours.value).split(", and")[0]
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1)
+    assert done.stderr.startswith(f"flowsr-upscale: {rule}, and ")
+
+
+def test_both_languages_find_the_same_memory(tmp_path: Path) -> None:
+    main = tmp_path / "main.cpp"
+    main.write_text(
+        '#include "available_memory.hpp"\n#include <cstdio>\nint main(int, char** words) {\n'
+        "  const auto left = flowsr::detail::available_memory(words[1], words[2], words[3]);\n"
+        '  std::printf("%lld", left ? static_cast<long long>(*left) : -1LL);\n}\n'
+    )
+    sources = [main, SOURCE / "src" / "available_memory.cpp"]
+    options = [f"-I{SOURCE / 'src'}", f"-I{SOURCE / 'include'}", "-std=c++17"]
+    program = tmp_path / "left"
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    subprocess.run(["g++", *options, *map(str, sources), "-o", str(program)], check=True)
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:   500 kB\n")
+    for number, (membership, files, _) in enumerate(CASES):
+        mount = tmp_path / str(number)
+        listed = make(mount, membership, files)
+        for kernel in (meminfo, tmp_path / "none"):
+            done = subprocess.run(
+                [program, listed, mount, kernel], capture_output=True, check=True
+            )
+            due = available_memory(listed, mount, kernel)
+            assert int(done.stdout) == (-1 if due is None else due)
+
+
+def test_the_commands_switch_the_telemetry_off_unless_the_user_did_not(
+    cpp: CppLibrary, bundle: Bundle, tmp_path: Path
+) -> None:
+    library = tmp_path / "spy.c"
+    library.write_text(SPY)
+    spy = tmp_path / "spy.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", str(library), "-o", str(spy)], check=True)
+    for command in ("flowsr-upscale", "flowsr-selftest"):
+        for given, due in (({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")):
+            done = cpp.run(command, "--version", LD_PRELOAD=str(spy), **given)
+            assert done.stderr == f"telemetry {due}\n"
+
+
+@pytest.mark.parametrize("command", ["flowsr-upscale", "flowsr-selftest"])
+def test_a_full_disk_at_stdout_is_one_line(cpp: CppLibrary, command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [str(cpp.folder / command), "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr == f"{command}: stdout cannot be written: No space left on device\n"
