@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any, NoReturn
 
@@ -72,6 +73,19 @@ class LazyGroup(Group):
     No command waits for the libraries of another one, or translates errors itself.
     """
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the program; a stream that cannot be written ends it with one line."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:  # from --help and --version, which run before a command
+            if error.errno != errno.ENOSPC:
+                raise
+            with suppress(OSError):
+                click.echo(f"{PROGRAM}: {_os_ending(error)[0]}", err=True)
+            sys.exit(FAILURE)
+        finally:
+            _flush_streams()
+
     def make_context(
         self,
         info_name: str | None,
@@ -82,7 +96,10 @@ class LazyGroup(Group):
         """Return the context, under the name that the program was called by."""
         # ONNX Runtime 1.29 and newer reports to its makers unless its import finds this set.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        _open_streams()
+        if None in (sys.stdin, sys.stdout, sys.stderr):  # the caller has closed it
+            from flowsr_runtime.streams import open_streams
+
+            open_streams()
         for stream in (sys.stdout, sys.stderr):  # file names need not be text of the locale
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -123,8 +140,8 @@ class LazyGroup(Group):
             raise
         except click.ClickException as error:
             _end(ctx, _usage(error), error.exit_code)
-        except (KeyboardInterrupt, click.Abort):
-            _end(ctx, "interrupted", INTERRUPTED)
+        except (KeyboardInterrupt, click.Abort) as error:
+            _end(ctx, "; ".join(filter(None, ["interrupted", str(error)])), INTERRUPTED)
         except Exception as error:
             ending = _ending(error, ctx.invoked_subcommand or "")
             if ending is None:
@@ -193,21 +210,15 @@ def completion(context: click.Context, shell: str, as_json: bool) -> None:
     click.echo(json.dumps({"shell": shell, "script": script}) if as_json else script)
 
 
-def _open_streams() -> None:
-    """Let streams that the caller has closed lead nowhere.
+def _flush_streams() -> None:
+    """Write what is left, or give it up on a full disk, which was reported before."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        from flowsr_runtime.streams import give_up_full_streams
 
-    A file that is opened later would take the place of a closed one, and libraries write there.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+        give_up_full_streams()
 
 
 def _usage(error: click.ClickException) -> str:
@@ -254,6 +265,7 @@ def _os_ending(error: OSError) -> tuple[str, int]:
 
 
 def _end(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
-    """Write one line to stderr and exit."""
-    click.echo(f"{program(ctx)}: {' '.join(message.split())}", err=True)
+    """Write one line to stderr, if it can be written, and exit."""
+    with suppress(OSError):
+        click.echo(f"{program(ctx)}: {' '.join(message.split())}", err=True)
     ctx.exit(exit_code)

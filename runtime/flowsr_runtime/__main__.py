@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any, NoReturn
 
@@ -13,12 +14,13 @@ from flowsr_runtime.errors import FlowsrError, UsageError
 from flowsr_runtime.geometry import parse_scale, parse_size, size_text
 from flowsr_runtime.installation import __version__
 from flowsr_runtime.pictures.files import check_output, read_picture, write_picture
+from flowsr_runtime.streams import give_up_full_streams, open_streams
 from flowsr_runtime.upscaling.upscaler import Upscaler
 
 __all__ = ["main"]
 
 _PROGRAM = "python -m flowsr_runtime"
-_INTERRUPTED = 130
+_FAILURE, _INTERRUPTED = 1, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # ONNX Runtime 1.29 and newer reports to its makers unless this is set before its import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     logging.basicConfig(format=f"{_PROGRAM}: %(message)s")
+    open_streams()
     for stream in (sys.stdout, sys.stderr):  # file names need not be text of the locale
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -49,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end(" ".join(message.split()), error.exit_code)
     except KeyboardInterrupt:
         return _end("interrupted", _INTERRUPTED)
+    except OSError as error:  # of stdout; those of files are errors of ours
+        return _end(f"stdout cannot be written: {error.strerror}", _FAILURE)
+    finally:
+        give_up_full_streams()
     return 0
 
 
@@ -82,6 +89,8 @@ def _upscale(given: argparse.Namespace) -> None:
     settings = {name: getattr(given, name) for name in names}
     backend = given.backend.replace("-", "_")
     with Upscaler.open(given.bundle, backend=backend, **settings) as upscaler:
+        size = upscaler.target(picture.size, given.scale, size=given.size)
+        check_output(given.output, given.force, like=picture, size=size)
         large = upscaler.upscale(picture.pixels, given.scale, size=given.size)
         choice = upscaler.choice
     write_picture(given.output, large, like=picture, force=given.force)
@@ -89,6 +98,7 @@ def _upscale(given: argparse.Namespace) -> None:
         sys.stderr.write(f"{_PROGRAM}: {choice.self_test}\n")
     height, width = large.shape[:2]
     sys.stdout.write(f"{given.output}  {size_text((height, width))}\n")
+    sys.stdout.flush()
 
 
 def _device(text: str) -> int | str:
@@ -108,7 +118,8 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _end(message: str, exit_code: int) -> int:
-    sys.stderr.write(f"{_PROGRAM}: {message}\n")
+    with suppress(OSError):
+        sys.stderr.write(f"{_PROGRAM}: {message}\n")
     return exit_code
 
 

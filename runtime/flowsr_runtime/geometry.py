@@ -5,7 +5,7 @@ import numbers
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,16 @@ from flowsr_runtime.errors import ScaleError
 __all__ = [
     "MAX_SIDE",
     "Extent",
+    "FITS",
+    "Fit",
     "Halo",
     "Number",
     "Window",
     "exact_scale",
+    "fitted_size",
     "output_size",
     "parse_scale",
+    "parse_sides",
     "parse_size",
     "size_for",
     "size_text",
@@ -40,8 +44,14 @@ _SHOWN: Final = 60  # characters of a value in a message
 # An exponent of three digits: its exact value could fill the memory.
 _POWER: Final = re.compile(r"e[-+]?0*[1-9]\d\d", re.ASCII | re.IGNORECASE)
 _SIZE: Final = re.compile(r"(-?[0-9]{1,18})x(-?[0-9]{1,18})")
+_SIDES: Final = re.compile(r"([0-9]{1,18})x|x([0-9]{1,18})")
 
 Number = float | str | Fraction
+
+Fit = Literal["inside", "cover", "exact"]
+"""How a result fits a size: not larger or not smaller, in the image's shape; or stretched."""
+
+FITS: Final[tuple[Fit, ...]] = ("inside", "cover", "exact")
 
 
 def size_text(size: tuple[int, int]) -> str:
@@ -87,6 +97,56 @@ def parse_size(text: str) -> tuple[int, int]:
         found = repr(text[:_SHOWN])
         raise ScaleError(f"size must be such as 1920x1080, got {found}", option="size")
     return int(match[2]), int(match[1])
+
+
+def parse_sides(text: str) -> tuple[int | None, int | None]:
+    """Parse a size such as "1920x1080", or one side of it: "1920x" or "x1080".
+
+    Args:
+        text: Text to parse.
+
+    Returns:
+        (height, width); None for a side that is not given.
+
+    Raises:
+        ScaleError: If the text is of another form.
+    """
+    match = _SIDES.fullmatch(text.strip().lower())
+    if match is None:
+        return parse_size(text)
+    width, height = match.groups()
+    return (int(height), None) if width is None else (None, int(width))
+
+
+def fitted_size(
+    source: tuple[int, int], size: tuple[int | None, int | None], fit: Fit = "exact"
+) -> tuple[int, int]:
+    """Return the output size of an image for a size that other images share.
+
+    Args:
+        source: Input size (h, w).
+        size: Output size (H, W); a side that is None follows from the image's shape.
+        fit: How the result fits a size of two sides.
+
+    Returns:
+        Output size (H, W), the side that follows rounded to the nearest.
+
+    Raises:
+        ScaleError: If no side is given.
+    """
+    rows, columns = size
+    if rows is not None and columns is not None and fit == "exact":
+        return rows, columns
+    ratios = [
+        Fraction(int(side), int(own))
+        for side, own in zip(size, source, strict=True)
+        if side is not None
+    ]
+    if not ratios:
+        raise ScaleError("size must have a width or a height, got neither")
+    ratio = max(ratios) if fit == "cover" else min(ratios)
+    height, width = (max(1, math.floor(own * ratio + Fraction(1, 2))) for own in source)
+    return height, width
 
 
 def exact_scale(scale: Number) -> Fraction:

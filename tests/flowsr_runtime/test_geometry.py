@@ -16,8 +16,10 @@ from flowsr_runtime.geometry import (
     Halo,
     Window,
     exact_scale,
+    fitted_size,
     output_size,
     parse_scale,
+    parse_sides,
     parse_size,
     size_for,
     size_text,
@@ -206,3 +208,40 @@ def test_factors_and_sizes_are_width_and_height_and_come_out_vertical_first() ->
 def test_another_form_of_size_is_refused(value: str) -> None:
     with pytest.raises(ScaleError, match=f"got {value!r}"):
         parse_size(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sides"), [("40x30", (30, 40)), ("40x", (None, 40)), ("X30", (30, None))]
+)
+def test_a_size_has_one_side_or_two(text: str, sides: tuple[int | None, int | None]) -> None:
+    assert parse_sides(text) == sides
+
+
+@pytest.mark.parametrize("text", ["x", "40", "-4x", "4x4x", "4_0x", "\u0664x", ""])
+def test_a_size_of_no_side_is_refused(text: str) -> None:
+    with pytest.raises(ScaleError, match=r"size must be such as 1920x1080, got"):
+        parse_sides(text)
+
+
+def is_in_shape(
+    got: tuple[int, int], source: tuple[int, int], size: tuple[int, int], axis: int
+) -> bool:
+    """Return whether one axis has the size that was asked, and the other follows from it."""
+    exact = Fraction(source[1 - axis] * size[axis], source[axis])
+    near = abs(got[1 - axis] - exact) <= Fraction(1, 2) or got[1 - axis] == 1
+    return got[axis] == size[axis] and near
+
+
+@given(
+    st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    st.tuples(st.integers(1, 9000), st.integers(1, 9000)),
+)
+def test_a_fitted_size_touches_the_size_that_was_asked(
+    source: tuple[int, int], size: tuple[int, int]
+) -> None:
+    inside, cover = fitted_size(source, size, "inside"), fitted_size(source, size, "cover")
+    assert all(got <= most for got, most in zip(inside, size, strict=True))
+    assert all(got >= least for got, least in zip(cover, size, strict=True))
+    for got in (inside, cover):
+        assert any(is_in_shape(got, source, size, axis) for axis in (0, 1))
+    assert fitted_size(source, size) == size

@@ -11,11 +11,15 @@ from PIL import Image
 
 from flowsr_runtime import read_picture
 from flowsr_runtime.errors import MemoryBudgetError, PictureError
+from flowsr_runtime.pictures.animation import read_animation
 from flowsr_runtime.tiling.memory import peak_bytes
+from tests.flowsr_runtime.pictures.picture_files import ink_profile
 from tests.fuzz.mutations import FUZZ, MOST_BYTES, SECONDS, mutated, refusal
 
 PIXELS = np.arange(20 * 24 * 3, dtype=np.uint8).reshape(20, 24, 3)
 MOST_PIXELS = 4_000_000
+MOVING = {"save_all": True, "append_images": [Image.new("RGB", (24, 20), "red")]}
+INK_PROFILE = ink_profile({(0, 0, 0, 0): (100, 0, 0)})
 
 
 def seeds() -> list[bytes]:
@@ -33,6 +37,8 @@ def seeds() -> list[bytes]:
         (image, "BMP", {}),
         (image, "TIFF", {"compression": "tiff_lzw", "exif": exif}),
         (image, "TIFF", {"compression": "jpeg"}),
+        *((image, kind, MOVING) for kind in ("GIF", "PNG", "WEBP")),
+        (image.convert("CMYK"), "JPEG", {"icc_profile": INK_PROFILE}),
     ]
     files = [saved(*row) for row in rows]
     for dtype, compression in ((np.uint16, "zlib"), (np.float32, "lzma")):
@@ -59,6 +65,8 @@ def test_the_files_are_good_before_they_are_mutated() -> None:
 def pixels_of(data: bytes) -> None:
     height, width = read_picture(data, max_pixels=MOST_PIXELS).size
     assert 0 < height * width <= MOST_PIXELS
+    frames = read_animation(data, max_pixels=MOST_PIXELS).frames
+    assert 0 < sum(frame.size[0] * frame.size[1] for frame in frames) <= MOST_PIXELS
 
 
 @given(mutated(SEEDS))

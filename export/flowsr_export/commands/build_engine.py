@@ -182,7 +182,9 @@ def command(
     _warn(plan)
     bundle = _prepare(target, precision, has_graph=not plan.needs_export)
     plan = plan_engine(bundle.manifest, bundle, flavour, request, here)
-    log = log or bundle.path.with_name(f"{bundle.path.name}.build.log")
+    if log is None:
+        part = "" if plan.key is None else f".{plan.key.digest()[:12]}"
+        log = bundle.path.with_name(f"{bundle.path.name}{part}.build.log")
     with progress("build", BAR_STEPS) as bar:
         reporter = _reporter(bar.advance, bar.say)
         result = build_engine(

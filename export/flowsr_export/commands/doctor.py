@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowsr_export.machine.abilities import Ability
+    from flowsr_export.machine.hardware import Device
 
 __all__ = ["command"]
 
@@ -55,7 +57,9 @@ def command(as_json: bool) -> None:
             click.echo(f"{'':28} {part.remedy}")
     device = found.device
     click.echo(f"\n{'system':13} {device.system}")
-    click.echo(f"{'processor':13} {device.cpu}, {device.cores} usable cores")
+    cores = f"{device.cores} usable core{'' if device.cores == 1 else 's'}"
+    click.echo(f"{'processor':13} {device.cpu}, {cores}")
+    click.echo(f"{'container':13} {_limits(device)}")
     click.echo(f"{'instructions':13} {' '.join(device.instruction_sets) or 'unknown'}")
     memory = f"{_gib(device.memory_bytes)}, {_gib(device.available_bytes)} available"
     click.echo(f"{'memory':13} {memory}")
@@ -64,6 +68,9 @@ def command(as_json: bool) -> None:
         click.echo(f"{'CUDA device':13} {gpu.name}, {about}")
     if not device.gpus:
         click.echo(f"{'CUDA device':13} none found by nvidia-smi")
+    state = "on" if found.telemetry else "off"
+    value = os.environ.get("ORT_DISABLE_TELEMETRY", "not set")
+    click.echo(f"{'telemetry':13} of ONNX Runtime {state} (ORT_DISABLE_TELEMETRY={value})")
     where = found.verdict_folder or "nowhere: there is no home directory"
     click.echo(f"{'self-tests':13} {len(found.self_tests) or 'none'} kept in {where}")
     for verdict in found.self_tests:
@@ -82,6 +89,16 @@ def _print_abilities(abilities: Sequence[Ability]) -> None:
     for one in unable:
         click.echo(f"  {one.job}: {'; '.join(one.missing)}")
     click.echo()
+
+
+def _limits(device: Device) -> str:
+    """Return the limits that a container sets, in words."""
+    limits = []
+    if device.processors is not None and device.cores < device.processors:
+        limits.append(f"CPU quota of {device.cores} of {device.processors} cores")
+    if device.memory_limit_bytes is not None:
+        limits.append(f"memory limit {_gib(device.memory_limit_bytes)}")
+    return ", ".join(limits) or "no CPU quota, no memory limit"
 
 
 def _gib(size: int | None) -> str:

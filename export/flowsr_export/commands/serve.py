@@ -152,7 +152,7 @@ def command(
         if session.provider in ON_HOST and left is not None and needed > left:
             note(
                 f"{jobs} jobs may take {needed >> 20} MiB, and this container has "
-                f"{left >> 20} MiB left; give fewer --jobs or less --memory-budget"
+                f"{left >> 20} MiB left; give fewer --jobs or less --max-memory"
             )
         pool = UpscalerPool(upscaler, jobs, limits.places, begin=lower_priority)
         stack.enter_context(upscaler)

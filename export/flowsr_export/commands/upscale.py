@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,7 @@ GIB = 1 << 30
     "--output",
     type=FILE,
     show_default="beside each image: photo_x4.png, photo_1920x1080.png",
-    help="Output file, or output folder for several images.",
+    help="Output file, or output folder for several images; - is stdout.",
 )
 @request_options
 @session_options
@@ -60,12 +62,16 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Upscale the images IN: files, and folders of files.
+    """Upscale the images IN: files, and folders of files; - is stdin.
 
     The first argument is a bundle if it is a folder with bundle.json or its name ends with
     .bundle; otherwise the built-in model runs, and the argument must be an image or a folder
     of images. Images in a folder that are named like outputs of its other images, such as
     photo_x4.png beside photo.jpg, are left out.
+
+    An output that exists is kept, reported at the end and makes the exit code nonzero;
+    --skip-existing keeps it without a report, --force replaces it. The first frame of an
+    animation is upscaled, or all of them with --all-frames.
 
     A failed image does not stop the others: each failure is reported at the end and makes
     the exit code nonzero. An image with values far out of range is written with a warning;
@@ -77,18 +83,15 @@ def command(
       flowsr-export upscale photo.jpg
       flowsr-export upscale photo.jpg -o large.png --scale 2.7
       flowsr-export upscale holiday/ -o large/ --size 1920x1080
+      flowsr-export upscale archive/ -o large/ --recursive --format jpg --quality 90
+      flowsr-export upscale - -o - --scale 2 < photo.png > large.png
       flowsr-export upscale poster.png -o huge.png --scale 4 --halo exact --max-memory 2G
       flowsr-export upscale srflow.bundle photo.jpg -o large.png
       flowsr-export upscale archive/ -o large/ --scale 4 --ray
     """
+    from flowsr_export.upscale.folders import earlier_outputs, other_files, with_subfolders
     from flowsr_export.upscale.inputs import split_bundle
-    from flowsr_export.upscale.jobs import (
-        Report,
-        earlier_outputs,
-        other_files,
-        plan,
-        split_existing,
-    )
+    from flowsr_export.upscale.jobs import Report, plan, split_existing
 
     context = click.get_current_context()
     if machine["devices"] is not None and context.get_parameter_source("device") != DEFAULT:
@@ -99,10 +102,12 @@ def command(
     opened = open_bundle(path)
     if path is not None and not images:
         raise click.UsageError(f"{path} is a bundle; name the images after it")
-    request = _completed(request, opened)
+    request = _completed(_sized(request, images), opened)
     jobs = plan(images, output, request, make=not dry_run)
+    _check_streams(jobs, cluster, as_json, dry_run)
     jobs, existing = split_existing(jobs, request)
-    left_out, others = earlier_outputs(images), other_files(images)
+    folders = with_subfolders(images, request.recursive, output)
+    left_out, others = earlier_outputs(folders), other_files(folders)
     if dry_run:
         from flowsr_export.upscale.devices import open_upscalers
         from flowsr_export.upscale.dry_run import plan_all
@@ -122,6 +127,42 @@ def command(
         exit_code = report.exit_code
     _print_left_out(left_out, others)
     context.exit(exit_code)
+
+
+def _sized(request: Request, images: Sequence[Path]) -> Request:
+    """Return the request with its width and height as a size, and with its fit."""
+    if request.width is not None or request.height is not None:
+        if request.size is not None:
+            raise click.UsageError("give --size, or --width and --height")
+        size = request.height, request.width
+        request = dataclasses.replace(request, size=size, width=None, height=None)
+    if request.size is None or None in request.size:
+        if request.fit is not None:
+            raise click.UsageError("--fit needs a width and a height")
+        return request
+    if request.fit is None and (len(images) > 1 or os.path.isdir(images[0])):
+        columns, rows = request.size[1], request.size[0]
+        note(f"images are kept in shape inside {columns}x{rows}; --fit exact stretches them")
+        request = dataclasses.replace(request, fit="inside")
+    return request
+
+
+def _check_streams(
+    jobs: Sequence[Job], cluster: Cluster | None, as_json: bool, dry_run: bool
+) -> None:
+    """Refuse stdin and stdout where they cannot be used."""
+    from flowsr_export.upscale.inputs import STREAM
+
+    if not any(STREAM in (job.source, job.target) for job in jobs):
+        return
+    if cluster is not None:
+        raise click.UsageError("- is not for --ray, whose workers have no stdin and stdout")
+    if dry_run or jobs[0].target != STREAM:
+        return
+    if as_json:
+        raise click.UsageError("--json and the image would both go to stdout; give -o FILE")
+    if sys.stdout.isatty():
+        raise click.UsageError("stdout is a terminal; give -o FILE, or redirect it")
 
 
 def _completed(request: Request, bundle: Bundle) -> Request:
@@ -166,6 +207,7 @@ def _upscale(
             finished=item_lines(len(jobs)),
             overlap=machine["max_memory"] is None or not on_host,
             begin=partial(say_choice, choice, machine["settings"], speaker()),
+            warn=speaker(),
         )
     return report, choice
 
@@ -192,7 +234,11 @@ def _upscale_on_ray(
             if name:
                 line(name)
 
-        return upscale_on_ray(jobs, config, cluster, tell)
+        report = upscale_on_ray(jobs, config, cluster, tell)
+    for done in report.done:  # on this machine a warning is a line when it happens
+        if done.warning:
+            note(f"{done.source}: {done.warning}")
+    return report
 
 
 def _print(
@@ -208,26 +254,28 @@ def _print(
         content = {**dataclasses.asdict(report), **figures, **found}
         click.echo(json.dumps(content, default=str, indent=2))
     else:
-        for done in report.done:
+        from flowsr_export.upscale.inputs import STREAM
+
+        made = [done for done in report.done if done.target != STREAM]
+        for done in made:
             size = f"{done.width}x{done.height}"
             click.echo(f"{done.target}  {size}  {done.seconds:.2f} s")
-        if report.done or report.skipped:
+        if made or report.skipped:
             click.echo(_summary(report))
-    for done in report.done:
-        if done.warning:
-            note(f"{done.source}: {done.warning}")
     _print_failures(report.failures)
 
 
 def _summary(report: Report) -> str:
     """Return a one-line summary of the batch."""
     count = len(report.done)
+    made = f"{count} image{'' if count == 1 else 's'}"
+    if report.skipped:
+        kept = len(report.skipped)
+        made = f"{count} made, {kept} {'was' if kept == 1 else 'were'} there"
     parts = [
-        f"{count} image{'' if count == 1 else 's'}, {report.megapixels:.1f} megapixels "
+        f"{made}, {report.megapixels:.1f} megapixels "
         f"in {report.seconds:.1f} s, {report.megapixels_per_second:.2f} megapixels/s"
     ]
-    if report.skipped:
-        parts.append(f"{len(report.skipped)} skipped because they exist")
     if report.peak_bytes is not None:
         parts.append(f"{report.peak_bytes / GIB:.2f} GiB peak memory")
     return "; ".join(parts)
@@ -276,6 +324,12 @@ def _print_left_out(outputs: Sequence[Path], others: dict[str, int]) -> None:
 
 def _print_failures(failures: Sequence[Failure]) -> None:
     command = click.get_current_context().command
+    existing = [failure for failure in failures if failure.option == "force"]
+    if len(existing) > 1:  # the same command again is no list of errors
+        kept = f"{len(existing)} outputs exist and are kept"
+        remedy = "--skip-existing makes no error of that, --force replaces them"
+        click.echo(f"{program()}: {kept}; {remedy}", err=True)
+        failures = [failure for failure in failures if failure not in existing]
     for failure in failures:
         line = advised(command, failure.reason, failure.option, failure.build)
         click.echo(f"{program()}: {line}", err=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
+import os
 import re
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,6 +16,8 @@ from typing import Any, TextIO
 from flowsr_runtime.errors import OutputError
 
 __all__ = ["BuildLog", "BuildProgress"]
+
+logger = logging.getLogger(__name__)
 
 SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
 LAYERS = "Layers:\n"
@@ -22,8 +28,11 @@ LOGGERS: dict[Any, Any] = {}  # by the library's module
 class BuildLog:
     """Messages of a build, which TensorRT may send from several threads.
 
+    A file that cannot be written any further, as on a full disk, does not end the build.
+
     Attributes:
-        path: Log file with the time and severity of each message; None for no file.
+        path: Log file with the time and severity of each message; None for no file. While
+            another build writes it, this one has a file with the number of its process.
         errors: Messages of severity ERROR and above.
         warnings: Messages of severity WARNING.
         scratch: Activation memory in bytes of each profile built so far.
@@ -42,7 +51,7 @@ class BuildLog:
         self._file: TextIO | None = None
         if self.path is not None:
             try:
-                self._file = open(self.path, "w", encoding="utf-8")
+                self._file = self._opened(self.path)
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise OutputError(f"log {self.path} cannot be written: {reason}") from error
@@ -52,9 +61,35 @@ class BuildLog:
         with self._lock:
             file, self._file = self._file, None
         if file is not None:
-            file.close()
+            try:
+                file.close()
+            except OSError as error:  # from what was not written yet
+                self._end(error)
         if self.path is not None and kind is not None and not issubclass(kind, Exception):
             self.path.unlink(missing_ok=True)  # an interrupted build leaves nothing
+
+    def _opened(self, path: Path) -> TextIO:
+        """Open a log that no other build writes, and empty it."""
+        file = path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            self.path = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
+            return self.path.open("w", encoding="utf-8")
+        except OSError:  # a file system without locks
+            pass
+        with suppress(OSError):  # what is no file, such as /dev/stderr, has nothing to cut
+            file.truncate(0)
+        return file
+
+    def _end(self, error: OSError) -> None:
+        """Write no more, and say so once; the build goes on."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # the rest of what was not written yet
+                file.close()
+        logger.warning("log %s is incomplete: %s", self.path, error.strerror or error)
 
     def logger(self, trt: Any) -> Any:
         """Return the process-wide logger of a library, forwarding to this log from now on.
@@ -80,7 +115,10 @@ class BuildLog:
         with self._lock:
             if self._file is not None:
                 seconds = time.monotonic() - self._began
-                self._file.write(f"{seconds:9.3f} {severity:7} {text}\n")
+                try:
+                    self._file.write(f"{seconds:9.3f} {severity:7} {text}\n")
+                except OSError as error:
+                    self._end(error)
             if severity in ("ERROR", "INTERNAL_ERROR"):
                 self.errors.append(text)
             elif severity == "WARNING":

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,9 +137,10 @@ def build_plan(
         FlowsrError: If the library fails otherwise.
     """
     check_settings(library, settings)
-    context = BuildContext(str(library), settings.workspace, tuple(estimates), str(log or ""))
+    context = BuildContext(str(library), settings.workspace, tuple(estimates))
     began = time.monotonic()
     with BuildLog(log) as messages:
+        context = replace(context, log=str(messages.path or ""))
         logger = messages.logger(library.module)
         try:
             builder = library.module.Builder(logger)

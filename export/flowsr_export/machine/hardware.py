@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowsr_export.machine.nvidia_smi import Gpu, find_gpus
 from flowsr_runtime.backends.cores import usable_cores
+from flowsr_runtime.tiling.cgroups import memory_left, memory_limit
 
 __all__ = ["Device", "read_device"]
 
@@ -26,11 +28,13 @@ class Device:
     Attributes:
         system: Operating system and architecture.
         cpu: Name of the processor.
-        cores: Cores that this process may use.
+        cores: Cores that this process may use, by its affinity and the quota of its container.
         memory_bytes: Total memory, or the limit of this process where that is lower.
         available_bytes: Memory that is free now.
         instruction_sets: Supported instruction sets that matter for speed.
         gpus: CUDA devices.
+        processors: Cores of its affinity alone, None if unknown.
+        memory_limit_bytes: Memory limit of the container, None without one.
     """
 
     system: str
@@ -40,6 +44,8 @@ class Device:
     available_bytes: int | None
     instruction_sets: tuple[str, ...]
     gpus: tuple[Gpu, ...]
+    processors: int | None = None
+    memory_limit_bytes: int | None = None
 
 
 def read_device(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Device:
@@ -47,18 +53,20 @@ def read_device(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
 
     Args:
         proc: Folder of the kernel's files.
-        cgroup: Folder with the memory limit of this process.
+        cgroup: Folder where the cgroups are mounted.
     """
     cpuinfo = _fields(proc / "cpuinfo")
     meminfo = _fields(proc / "meminfo")
     flags = f"{cpuinfo.get('flags', '')} {cpuinfo.get('Features', '')}".split()
     total = _kibibytes(meminfo.get("MemTotal"))
     available = _kibibytes(meminfo.get("MemAvailable"))
-    limit = _first_word(cgroup / "memory.max")
-    if limit.isdigit() and total is not None and available is not None:
-        used = int(_first_word(cgroup / "memory.current") or 0)
-        total = min(total, int(limit))
-        available = min(available, max(int(limit) - used, 0))
+    membership = proc / "self" / "cgroup"
+    limit, left = memory_limit(membership, cgroup), memory_left(membership, cgroup)
+    if limit is not None and total is not None:
+        total = min(total, limit)
+    if left is not None and available is not None:
+        available = min(available, left)
+    affinity = getattr(os, "sched_getaffinity", None)
     return Device(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpuinfo.get("model name") or platform.processor() or platform.machine(),
@@ -67,6 +75,8 @@ def read_device(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
         available_bytes=available,
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags),
         gpus=find_gpus(),
+        processors=os.cpu_count() if affinity is None else len(affinity(0)),
+        memory_limit_bytes=limit,
     )
 
 
@@ -82,10 +92,3 @@ def _fields(path: Path) -> dict[str, str]:
 
 def _kibibytes(field: str | None) -> int | None:
     return None if field is None else int(field.split()[0]) * 1024
-
-
-def _first_word(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii").split()[0]
-    except (OSError, IndexError):
-        return ""

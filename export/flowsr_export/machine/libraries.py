@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -121,6 +122,7 @@ class Environment:
         device: The machine.
         self_tests: Kept verdicts of self-tests, in words.
         verdict_folder: Folder that keeps them, None without a home.
+        telemetry: Whether ONNX Runtime may report to its makers in these commands.
     """
 
     version: str
@@ -129,6 +131,7 @@ class Environment:
     device: Device
     self_tests: tuple[str, ...] = ()
     verdict_folder: str | None = None
+    telemetry: bool = False
 
 
 def examine() -> Environment:
@@ -141,6 +144,7 @@ def examine() -> Environment:
         device=read_device(),
         self_tests=tuple(str(verdict) for verdict in verdicts.kept_verdicts()),
         verdict_folder=None if folder is None else str(folder),
+        telemetry=os.environ.get("ORT_DISABLE_TELEMETRY") != "1",
     )
 
 

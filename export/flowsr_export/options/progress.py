@@ -6,7 +6,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from threading import Event, Thread
 from typing import Protocol
 
@@ -81,7 +81,8 @@ class _Lines:
             share = f"{min(self._done / max(self._total, 1), 1):.0%}"
             parts = [share, f"after {time.monotonic() - self._began:.0f} s", self._note]
             line = f"{self._label} {', '.join(filter(None, parts))}"
-            click.echo(line, file=self._stream)
+            with suppress(OSError):  # the work goes on
+                click.echo(line, file=self._stream)
 
 
 @contextmanager

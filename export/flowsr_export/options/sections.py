@@ -8,14 +8,15 @@ __all__ = ["section_of", "sections"]
 
 SECTIONS: dict[str, str] = {
     "Basic": """
-        --all --allow-host --base-url --batch --compute-capability --engine --exact --flavor
-        --host --hr --images --list --locate --lr --lr-size --name --other-versions --port
-        --quick --resample --scale --size --start --steps --sweep --system --threshold
-        --tolerance --validation
+        --all --all-frames --allow-host --base-url --batch --compute-capability --engine
+        --exact --fit --flavor --height --host --hr --images --list --locate --lr --lr-size
+        --name --other-versions --port --quick --recursive --resample --scale --size --start
+        --steps --sweep --system --threshold --tolerance --validation --width
     """,
     "Output": """
-        --access-log --depth --dry-run --export-layer-info --export-profile --force --gpu
-        --json --keep --log --output --skip-existing --truncate --work
+        --access-log --background --depth --dry-run --export-layer-info --export-profile
+        --force --format --gpu --json --keep --log --output --quality --skip-existing
+        --truncate --work
     """,
     "Model": """
         --blocks --bundle --fixed-scale --guard --io --least-share --model --opset --precision

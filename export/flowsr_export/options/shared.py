@@ -64,7 +64,9 @@ POSITIVE = WholeRange(min=1)
 SEED = WholeRange(0, 2**64 - 1)
 PRECISIONS = ["fp32", "fp16", "bf16", "int8", "fp8"]
 METAVARS = {
+    "color_type": "COLOR",
     "exact_scale_type": "S",
+    "format_type": "FORMAT",
     "parse_blocks": "I,J,…",
     "parse_capability": "N.N",
     "parse_counts": "N,N,…",
@@ -80,6 +82,7 @@ METAVARS = {
     "parse_sizes": "WxH,WxH,…",
     "parse_temperatures": "T,T,…",
     "scale_type": "S|SxS",
+    "sides_type": "WxH|Wx|xH",
     "size_type": "WxH",
 }
 BUNDLE = "flowsr_export.bundle"

@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -45,7 +46,8 @@ def speaker() -> Callable[[str], None]:
 
     def say(text: str) -> None:
         if not quiet:
-            click.echo(f"{called}: {text}", err=True)
+            with suppress(OSError):  # a full disk at stderr is no reason to lose the work
+                click.echo(f"{called}: {text}", err=True)
 
     return say
 

@@ -18,10 +18,13 @@ from flowsr_export.options.shared import (
 )
 from flowsr_export.options.values import (
     FiniteRange,
+    WholeRange,
+    color_type,
+    format_type,
     parse_devices,
     parse_memory,
     scale_type,
-    size_type,
+    sides_type,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["cluster_options", "machine_options", "request_options"]
 
 DEPTHS: dict[str, Depth] = {"8": 8, "16": 16, "float": "float"}
+FITS = ("inside", "cover", "exact")
 
 request_options = packs(
     "flowsr_export.upscale.jobs:Request",
@@ -41,7 +45,19 @@ request_options = packs(
         show_default="the bundle's own, or 4",
     ),
     value_option(
-        size_type, "--size", help="Output width and height in pixels, such as 1920x1080."
+        sides_type,
+        "--size",
+        help="Output width and height in pixels, such as 1920x1080; 1920x and x1080 keep the "
+        "shape of the image.",
+    ),
+    click.option("--width", type=POSITIVE, help="Output width in pixels, instead of --size."),
+    click.option("--height", type=POSITIVE, help="Output height in pixels, instead of --size."),
+    click.option(
+        "--fit",
+        type=Choice([*FITS]),
+        show_default="inside for folders and several images, exact for one image",
+        help="Keep the shape of an image inside --size or covering it, or stretch it to the "
+        "exact size.",
     ),
     flag(
         "--resample",
@@ -66,6 +82,26 @@ request_options = packs(
     seed_option("Random seed for the noise, for bundles without a learned prior."),
     force_option,
     flag("--skip-existing", "Keep existing outputs, and make the missing ones."),
+    value_option(
+        format_type,
+        "--format",
+        help="Format of the outputs: png, jpg, webp, tiff, avif or bmp.",
+        show_default="png in folders, else that of the output's name",
+    ),
+    click.option(
+        "--quality",
+        type=WholeRange(1, 100),
+        show_default="95 for JPEG, lossless for WebP, 90 for AVIF",
+        help="Quality of JPEG, WebP and AVIF.",
+    ),
+    value_option(
+        color_type,
+        "--background",
+        help="Color behind transparent pixels, such as white or #ff8800, where the output's "
+        "format holds no alpha.",
+    ),
+    flag("--recursive", "Search the folders in folders too; the output has the same folders."),
+    flag("--all-frames", "Upscale all frames of an animation, into PNG or WebP."),
     name="request",
 )
 

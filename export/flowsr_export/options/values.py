@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -13,7 +14,9 @@ import click
 __all__ = [
     "FiniteRange",
     "WholeRange",
+    "color_type",
     "exact_scale_type",
+    "format_type",
     "parse_blocks",
     "parse_capability",
     "parse_counts",
@@ -28,6 +31,7 @@ __all__ = [
     "parse_shapes",
     "parse_sizes",
     "scale_type",
+    "sides_type",
     "size_type",
 ]
 
@@ -80,6 +84,40 @@ def size_type(value: str) -> tuple[int, int]:
     if min(size) < 1:
         raise click.BadParameter(f"size must be at least 1x1, got {value}")
     return size
+
+
+def sides_type(value: str) -> tuple[int | None, int | None]:
+    """Read a size such as `1920x1080`, or one side such as `1920x` or `x1080`, as (H, W)."""
+    from flowsr_runtime.geometry import parse_sides
+
+    sides = _parsed(parse_sides, value)
+    if min(side for side in sides if side is not None) < 1:
+        raise click.BadParameter(f"size must be at least 1x1, got {value}")
+    return sides
+
+
+def format_type(value: str) -> str:
+    """Read the format of an output, such as `jpg`, as a suffix without its dot."""
+    from flowsr_runtime.pictures.formats import SUFFIXES
+
+    name = value.strip().lower().lstrip(".")
+    if f".{name}" not in SUFFIXES:
+        names = ", ".join(suffix[1:] for suffix in SUFFIXES)
+        raise click.BadParameter(f"expected one of {names}, got {value!r}")
+    return name
+
+
+def color_type(value: str) -> tuple[int, int, int]:
+    """Read a color such as `white` or `#ff8800` as red, green and blue."""
+    from PIL import ImageColor
+
+    channels: tuple[int, ...] = ()
+    with suppress(ValueError):
+        channels = ImageColor.getrgb(value.strip())
+    if len(channels) != 3:
+        message = f"expected a color such as white or #ff8800, got {value[:60]!r}"
+        raise click.BadParameter(message)
+    return channels[0], channels[1], channels[2]
 
 
 def parse_sizes(value: str) -> list[tuple[int, int]]:

@@ -9,8 +9,6 @@ from pathlib import Path
 from flowsr_export.upscale.jobs import Failure, Job, Request, failure_of, prepare
 from flowsr_export.upscale.pipeline import IMAGE_ERRORS
 from flowsr_runtime import Upscaler
-from flowsr_runtime.pictures.formats import SUFFIXES, format_named
-from flowsr_runtime.pictures.metadata import save_options
 
 __all__ = ["PlannedUpscale", "plan_all"]
 
@@ -68,15 +66,15 @@ def plan_all(
 
 def _plan(job: Job, upscaler: Upscaler, request: Request) -> PlannedUpscale:
     """Plan one image; the output is checked unless its folder would be created."""
-    picture, target = prepare(job, upscaler, request, check=job.target.parent.is_dir())
-    if job.target.suffix.lower() in SUFFIXES:  # logs the metadata that would be left out
-        save_options(picture.metadata, format_named(job.target.suffix), picture.icc, target)
+    animation, target = prepare(job, upscaler, request, check=job.target.parent.is_dir())
+    picture = animation.frames[0]
     plan = upscaler.plan(
         picture.size,
         request.scale,
-        size=request.size,
+        size=request.size_for(picture.size),
         resample=request.resample,
         pixel_bytes=picture.rgb.itemsize * len(picture.mode),
     )
+    tiles = len(plan) * len(animation.frames)
     memory = plan.run_bytes, plan.peak_bytes
-    return PlannedUpscale(job.source, job.target, *target, len(plan), plan.largest, *memory)
+    return PlannedUpscale(job.source, job.target, *target, tiles, plan.largest, *memory)

@@ -10,20 +10,27 @@ from pathlib import Path
 from flowsr_runtime.bundle.directory import MANIFEST_NAME
 from flowsr_runtime.errors import BundleError, UsageError
 from flowsr_runtime.geometry import exact_scale, size_text
-from flowsr_runtime.pictures.files import SUFFIXES
-from flowsr_runtime.pictures.formats import READABLE, named_kind
+from flowsr_runtime.pictures.formats import READ_SUFFIXES, READABLE, named_kind
 
 __all__ = [
     "BUNDLE_SUFFIX",
+    "STREAM",
+    "Sides",
     "is_earlier_output",
     "is_image_name",
     "output_beside",
     "split_bundle",
 ]
 
+Sides = tuple[int | None, int | None]
+"""Output (H, W); None for a side that follows from the image's shape."""
+
+STREAM = Path("-")
+"""Name of stdin among inputs, and of stdout as the output."""
+
 BUNDLE_SUFFIX = ".bundle"
 HEAD_BYTES = 128  # of a file, which tell its format
-OUTPUT = re.compile(r"(.+)_(x\d+(\.\d+)?(x\d+(\.\d+)?)?|\d+x\d+)")
+OUTPUT = re.compile(r"(.+)_(x\d+(\.\d+)?(x\d+(\.\d+)?)?|\d+x\d+|\d+[wh])")
 """Stem of an output that `output_beside` names, and of its input."""
 
 
@@ -52,24 +59,28 @@ def split_bundle(inputs: Sequence[Path]) -> tuple[Path | None, tuple[Path, ...]]
         if not rest and os.path.isfile(first / MANIFEST_NAME):
             raise UsageError(f"{first} is a bundle; name the images after it")
         return first, tuple(rest)
+    if first == STREAM:
+        return None, tuple(inputs)
     if rest or not os.path.isdir(first):  # an empty folder alone is reported as one of images
         _check_images(first)
     return None, tuple(inputs)
 
 
 def output_beside(
-    source: Path, scale: str | tuple[str, str] | None, size: tuple[int, int] | None, suffix: str
+    source: Path, scale: str | tuple[str, str] | None, size: Sides | None, suffix: str
 ) -> Path:
     """Return the output file beside an input, such as photo_x4.png or photo_1920x1080.png.
+
+    A size of one side gives photo_1920w.png or photo_1080h.png.
 
     Args:
         source: Input file.
         scale: Scale, one number or (vertical, horizontal); not used with a size.
-        size: Output size (H, W).
+        size: Output size.
         suffix: Suffix of the output.
     """
     if size is not None:
-        return source.with_name(f"{source.stem}_{size_text(size)}{suffix}")
+        return source.with_name(f"{source.stem}_{_size_name(size)}{suffix}")
     pair = scale if isinstance(scale, tuple) else (scale, scale)
     rows, columns = (f"{float(exact_scale(factor or 1)):g}" for factor in pair)
     text = rows if rows == columns else f"{columns}x{rows}"
@@ -89,7 +100,14 @@ def is_earlier_output(path: Path, stems: set[str]) -> bool:
 
 def is_image_name(path: Path) -> bool:
     """Return whether a file of a folder is named like an image, and not hidden."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in READ_SUFFIXES and not path.name.startswith(".")
+
+
+def _size_name(size: Sides) -> str:
+    rows, columns = size
+    if rows is None or columns is None:
+        return f"{columns}w" if rows is None else f"{rows}h"
+    return size_text((rows, columns))
 
 
 def _is_named_bundle(path: Path) -> bool:
@@ -108,7 +126,7 @@ def _check_images(path: Path) -> None:
         if path.is_dir():
             if not any(is_image_name(entry) for entry in path.iterdir()):
                 raise BundleError(f"{neither}: it holds no {MANIFEST_NAME} and no image")
-        elif path.suffix.lower() not in SUFFIXES:
+        elif path.suffix.lower() not in READ_SUFFIXES:
             if not path.exists():
                 raise BundleError(f"{neither}: it does not exist")
             if path.is_file() and named_kind(_head(path)) is None:  # a pipe is read once

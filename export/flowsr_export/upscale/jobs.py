@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowsr_export.upscale.inputs import is_earlier_output, is_image_name, output_beside
-from flowsr_runtime import Upscaler, check_output, read_picture
-from flowsr_runtime.errors import (
-    FlowsrError,
-    MemoryBudgetError,
-    OutputError,
-    PictureError,
-    UsageError,
+from flowsr_export.upscale.folders import Found, images_of, is_same_folder
+from flowsr_export.upscale.inputs import STREAM, Sides, output_beside
+from flowsr_export.upscale.outputs import (
+    check_target,
+    format_of,
+    read_source,
+    with_background,
+    with_fitting_metadata,
 )
+from flowsr_runtime import Upscaler, check_output
+from flowsr_runtime.errors import FlowsrError, MemoryBudgetError, OutputError, UsageError
+from flowsr_runtime.geometry import Fit, fitted_size
+from flowsr_runtime.pictures.animation import Animation
 from flowsr_runtime.pictures.depth import Depth
-from flowsr_runtime.pictures.files import SUFFIXES, Picture
+from flowsr_runtime.pictures.files import SUFFIXES
+from flowsr_runtime.pictures.formats import format_named
 from flowsr_runtime.tiling.memory import check_available
 
 __all__ = [
@@ -29,9 +32,7 @@ __all__ = [
     "Job",
     "Report",
     "Request",
-    "earlier_outputs",
     "failure_of",
-    "other_files",
     "plan",
     "prepare",
     "split_existing",
@@ -66,7 +67,10 @@ class Request:
     Attributes:
         scale: Output pixels per input pixel, or (vertical, horizontal); None with a size, or
             for the scale of a fixed-scale bundle.
-        size: Output (H, W), instead of a scale.
+        size: Output (H, W), instead of a scale; a side that is None follows from the other.
+        width: Output columns, instead of a size; the command makes a size of it.
+        height: Output rows, likewise.
+        fit: How the result fits a size of two sides; None for exact.
         resample: Resize the result of a fixed-scale bundle to any other size.
         truncate: Truncate eight-bit values instead of rounding them.
         seed: Random seed for the noise, for bundles without a learned prior.
@@ -74,10 +78,19 @@ class Request:
         force: Overwrite existing files.
         depth: Depth of the outputs, None for the depth of each input.
         skip_existing: Keep existing outputs, without an error.
+        format: Format of the outputs as a suffix without its dot; None for PNG, TIFF beside
+            TIFF, and what an output file's name says.
+        quality: As for `encode_picture`.
+        background: Color behind alpha for a format without, red, green and blue to 255.
+        recursive: Search the folders in folders too.
+        all_frames: Upscale all frames of an animation instead of the first.
     """
 
     scale: str | tuple[str, str] | None
-    size: tuple[int, int] | None
+    size: Sides | None
+    width: int | None = None
+    height: int | None = None
+    fit: Fit | None = None
     resample: bool = False
     truncate: bool = False
     seed: int = 0
@@ -85,6 +98,21 @@ class Request:
     force: bool = False
     depth: Depth | None = None
     skip_existing: bool = False
+    format: str | None = None
+    quality: int | None = None
+    background: tuple[int, int, int] | None = None
+    recursive: bool = False
+    all_frames: bool = False
+
+    def size_for(self, source: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the output size (H, W) of an image of a size (h, w), None with a scale."""
+        if self.size is None:
+            return None
+        return fitted_size(source, self.size, self.fit or "exact")
+
+    def format_of(self, target: Path) -> str:
+        """Return the suffix of an output's format."""
+        return format_of(target, self.format, self.depth)
 
 
 @dataclass(frozen=True)
@@ -98,6 +126,7 @@ class Done:
         width: Columns of the output.
         seconds: Time of the upscale, without reading and writing.
         warning: One line if values were far out of range or memory ran out, else None.
+        frames: Number of frames.
     """
 
     source: Path
@@ -106,6 +135,7 @@ class Done:
     width: int
     seconds: float
     warning: str | None = None
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -173,17 +203,18 @@ def plan(
 ) -> list[Job]:
     """Choose the output file of each image, and create the output folder.
 
-    Folders are not searched recursively, and `earlier_outputs` in them are left out. Without
-    an output each result lies beside its image. The output is a folder of PNG files with the
-    names of the inputs if there are several inputs, if an input is a folder, or if the output
-    is an existing folder; otherwise it is the output file.
+    Earlier outputs in folders are left out. Without an output each result lies beside its
+    image. The output is a folder with the names of the inputs, and with the folders in them if
+    those are searched, if there are several inputs, if an input is a folder, or if the output
+    is an existing folder; otherwise it is the output file. In an input's own folder an output
+    is named as without one.
 
     Args:
-        inputs: Image files and folders.
-        output: File or folder, None to write beside the inputs.
+        inputs: Image files and folders; `STREAM` is stdin.
+        output: File or folder, None to write beside the inputs; `STREAM` is stdout.
         request: Parameters; the scale or the size names an output beside its input. None for
             the default scale.
-        make: Create a missing output folder.
+        make: Create missing output folders.
 
     Returns:
         One job per image, in order.
@@ -191,30 +222,25 @@ def plan(
     Raises:
         PictureError: If a folder holds no image.
         OutputError: If the output folder cannot be created.
-        UsageError: If two images have the same output file, or the output for several is
-            named like an image.
+        UsageError: If two images have the same output, an output is another input, the output
+            for several is named like an image, or the format or quality excludes the output.
     """
-    if (
+    request = request or Request(DEFAULT_SCALE, None)
+    if STREAM in inputs or output == STREAM:
+        jobs = [_streamed(inputs, output, request)]
+    elif (
         output is not None
         and len(inputs) == 1
         and not os.path.isdir(inputs[0])
         and not os.path.isdir(output)
     ):
-        return [Job(inputs[0], output)]
-    if output is not None and output.suffix.lower() in SUFFIXES and not os.path.isdir(output):
-        raise UsageError(f"output {output} is one image; give a folder for several")
-    sources = [picture for path in inputs for picture in _pictures_of(path)]
-    if output is None:
-        asked = request or Request(DEFAULT_SCALE, None)
-        jobs = [Job(source, _beside(source, asked)) for source in sources]
+        jobs = [Job(inputs[0], output)]
     else:
-        jobs = [Job(source, output / f"{source.stem}.png") for source in sources]
-    _check_distinct(jobs)
-    try:
+        jobs = _several(inputs, output, request)
+        _check_distinct(jobs)
         if make and output is not None:
-            output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"folder {output} cannot be created: {error.strerror}") from error
+            _make_folders(output, jobs)
+    _check_formats(jobs, request)
     return jobs
 
 
@@ -231,28 +257,9 @@ def split_existing(jobs: Sequence[Job], request: Request) -> tuple[list[Job], tu
     return due, tuple(job.target for job in jobs if job not in due)
 
 
-def earlier_outputs(inputs: Sequence[Path]) -> list[Path]:
-    """Return the images in folders that `plan` leaves out.
-
-    They are named like the output of another image in their folder: photo_x4.png or
-    photo_1920x1080.png beside photo.jpg. An image that is named itself is never left out.
-
-    Args:
-        inputs: Image files and folders.
-    """
-    named = {path for path in inputs if not os.path.isdir(path)}
-    return [
-        entry
-        for path in inputs
-        if os.path.isdir(path)
-        for entry in _earlier_outputs_in(_images_in(path) or [])
-        if entry not in named
-    ]
-
-
 def prepare(
     job: Job, upscaler: Upscaler, request: Request, *, check: bool = True
-) -> tuple[Picture, tuple[int, int]]:
+) -> tuple[Animation, tuple[int, int]]:
     """Read an image, and check its output before slow work.
 
     Args:
@@ -262,23 +269,28 @@ def prepare(
         check: Check the output file.
 
     Returns:
-        Image for the model, at the depth to write if that is finer, and the output size (H, W).
+        Frames for the model, at the depth to write if that is finer, and the output size
+        (H, W).
 
     Raises:
         FlowsrError: If the image, its size or its output is not valid.
     """
-    _check_source(job.source)
-    if check:
+    if check and job.target != STREAM and (job.source == STREAM or os.path.lexists(job.source)):
         check_output(job.target, request.force)
-    picture = read_picture(job.source)
+    format = request.format_of(job.target)
+    animation = read_source(job.source, all_frames=request.all_frames)
+    animation = with_background(animation, format, request.background)
     if request.depth is not None:
-        picture = picture.promote_depth(request.depth)
-    size, resample = request.size, request.resample
-    target = upscaler.target(picture.size, request.scale, size=size, resample=resample)
-    check_available(picture.size, target, picture.pixels.itemsize * len(picture.mode))
+        animation = animation.promoted(request.depth)
+    first, resample = animation.frames[0], request.resample
+    size = request.size_for(first.size)
+    target = upscaler.target(first.size, request.scale, size=size, resample=resample)
+    bytes_of_pixel = first.pixels.itemsize * len(first.mode)
+    check_available(first.size, target, bytes_of_pixel * len(animation.frames))
     if check:
-        check_output(job.target, request.force, like=picture, size=target, depth=request.depth)
-    return picture, target
+        force, depth = request.force, request.depth
+        check_target(job.target, format, animation, target, force=force, depth=depth)
+    return with_fitting_metadata(animation, format, target), target
 
 
 def failure_of(job: Job, error: FlowsrError | MemoryError) -> Failure:
@@ -296,7 +308,67 @@ def _beside(source: Path, request: Request) -> Path:
     suffix = source.suffix if source.suffix.lower() in TIFF_SUFFIXES else ".png"
     if request.depth == "float":
         suffix = ".tif"
+    if request.format is not None:
+        suffix = f".{request.format}"
     return output_beside(source, request.scale, request.size, suffix)
+
+
+def _streamed(inputs: Sequence[Path], output: Path | None, request: Request) -> Job:
+    """Return the job that reads stdin, writes stdout, or both."""
+    source, *rest = inputs
+    if rest or os.path.isdir(source):
+        given = "- is stdin" if STREAM in inputs else "-o - is stdout"
+        raise UsageError(f"{given}, for one image alone; give files and folders without it")
+    target = STREAM if output is None else output
+    if os.path.isdir(target):
+        target /= f"stdin.{request.format or 'png'}"
+    return Job(source, target)
+
+
+def _several(inputs: Sequence[Path], output: Path | None, request: Request) -> list[Job]:
+    """Return the jobs of folders, several images, or outputs beside their images."""
+    if output is not None and output.suffix.lower() in SUFFIXES and not os.path.isdir(output):
+        raise UsageError(f"output {output} is one image; give a folder for several")
+    found = [
+        each
+        for path in inputs
+        for each in images_of(path, recursive=request.recursive, output=output)
+    ]
+    return [Job(each.path, _target_of(each, output, request)) for each in found]
+
+
+def _target_of(found: Found, output: Path | None, request: Request) -> Path:
+    beside = _beside(found.path, request)
+    if output is None:
+        return beside
+    folder = output / found.below
+    if is_same_folder(folder, found.path.parent):
+        return folder / beside.name
+    return folder / f"{found.path.stem}.{request.format or 'png'}"
+
+
+def _make_folders(output: Path, jobs: Sequence[Job]) -> None:
+    for folder in dict.fromkeys([output, *(job.target.parent for job in jobs)]):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"folder {folder} cannot be created: {error.strerror}") from error
+
+
+def _check_formats(jobs: Sequence[Job], request: Request) -> None:
+    """Refuse a format that is not the output's, and a quality that its format lacks."""
+    for suffix in dict.fromkeys(request.format_of(job.target).lower() for job in jobs):
+        if suffix not in SUFFIXES:
+            continue
+        if request.format is not None and SUFFIXES[suffix] != SUFFIXES[f".{request.format}"]:
+            raise UsageError(
+                f"format must be that of the output, got {request.format} for {suffix}",
+                option="format",
+            )
+        try:
+            format_named(suffix).options_at(request.quality)
+        except OutputError as error:
+            raise UsageError(str(error), option=error.option) from error
 
 
 def _check_distinct(jobs: Sequence[Job]) -> None:
@@ -306,53 +378,7 @@ def _check_distinct(jobs: Sequence[Job]) -> None:
             both = f"{taken[job.target]} and {job.source}"
             raise UsageError(f"{both} have the same output {job.target}")
         taken[job.target] = job.source
-
-
-def _check_source(path: Path) -> None:
-    """Check an input before its output, so that a missing one is what is reported."""
-    try:
-        os.lstat(path)
-    except FileNotFoundError as error:
-        raise PictureError(f"{path} does not exist") from error
-    except OSError as error:
-        raise PictureError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _pictures_of(path: Path) -> list[Path]:
-    """Return the images of an input; a folder that cannot be read fails as an image does."""
-    found = _images_in(path) if os.path.isdir(path) else None
-    if found is None:
-        return [path]
-    if not found:
-        raise PictureError(f"folder {path} holds no image")
-    outputs = set(_earlier_outputs_in(found))
-    return [entry for entry in found if entry not in outputs]
-
-
-def _images_in(folder: Path) -> list[Path] | None:
-    """Return the images of a folder in order, None if it cannot be read."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError:
-        return None
-    return [entry for entry in entries if is_image_name(entry)]
-
-
-def other_files(inputs: Sequence[Path]) -> dict[str, int]:
-    """Count the files in folders that are no images by their names, by kind as in "GIF".
-
-    Args:
-        inputs: Image files and folders; hidden files are not counted.
-    """
-    kinds: Counter[str] = Counter()
-    for folder in filter(os.path.isdir, inputs):
-        with suppress(OSError):
-            for entry in folder.iterdir():
-                if not (entry.name.startswith(".") or is_image_name(entry) or entry.is_dir()):
-                    kinds[entry.suffix[1:].upper() or "without a suffix"] += 1
-    return dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _earlier_outputs_in(images: Sequence[Path]) -> list[Path]:
-    stems = {image.stem for image in images}
-    return [image for image in images if is_earlier_output(image, stems)]
+    sources = {job.source for job in jobs}
+    for job in jobs:
+        if job.target in sources and job.target != job.source:
+            raise UsageError(f"output {job.target} of {job.source} is an input too")

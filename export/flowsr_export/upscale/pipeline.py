@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, Lock, Semaphore
+from typing import Any
+
+from numpy.typing import NDArray
 
 from flowsr_export.upscale.jobs import Done, Failure, Job, Report, Request, failure_of, prepare
-from flowsr_runtime import Upscaler, write_picture
+from flowsr_export.upscale.outputs import write_result
+from flowsr_runtime import Upscaler
 from flowsr_runtime.backends.cores import usable_cores
 from flowsr_runtime.errors import (
     CancelledError,
@@ -43,6 +48,7 @@ def upscale_all(
     finished: Callable[[str], None] = lambda name: None,
     overlap: bool = True,
     begin: Callable[[], None] = lambda: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Upscale every image; an image that fails does not stop the others.
 
@@ -59,20 +65,26 @@ def upscale_all(
         finished: Called with the file name after each image, by one thread at a time.
         overlap: Process several images at once, instead of one after another.
         begin: Called once, after the first tile of the batch.
+        warn: Called with one line when values are far out of range or memory runs out.
 
     Returns:
         Upscaled images and failures, in the order of the jobs.
 
     Raises:
         FlowsrError: If an error does not concern a single image, such as a damaged bundle.
+        KeyboardInterrupt: If the user stops the batch, with the number of images made.
     """
     began = time.perf_counter()
-    pipeline = _Pipeline(upscalers, request, advance, finished, begin)
+    pipeline = _Pipeline(upscalers, request, advance, finished, begin, warn)
     threads = len(upscalers) + 1 + pipeline.writers if overlap else 1
     with ThreadPoolExecutor(threads, thread_name_prefix="flowsr-picture") as pool:
         futures = [pool.submit(pipeline.run, job) for job in jobs]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
+        except KeyboardInterrupt as error:
+            pipeline.stop()
+            pool.shutdown(cancel_futures=True)
+            raise KeyboardInterrupt(_reached(futures)) from error
         finally:
             pipeline.stop()
             pool.shutdown(cancel_futures=True)
@@ -83,6 +95,13 @@ def upscale_all(
     failures = tuple(outcome for outcome in outcomes if isinstance(outcome, Failure))
     seconds = time.perf_counter() - began
     return Report(done, failures, seconds=seconds, peak_bytes=peak_bytes())
+
+
+def _reached(futures: Sequence[Future[Done | Failure]]) -> str:
+    """Return how many images were made, after all threads have ended."""
+    ended = [one for one in futures if one.done() and not one.cancelled()]
+    done = sum(isinstance(one.result(), Done) for one in ended if one.exception() is None)
+    return f"{done} of {len(futures)} images are done"
 
 
 def upscale_file(job: Job, upscaler: Upscaler, request: Request) -> Done:
@@ -120,6 +139,7 @@ class _Pipeline:
         advance: Advance,
         finished: Callable[[str], None],
         begin: Callable[[], None],
+        warn: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.error: BaseException | None = None
         self._free: SimpleQueue[Upscaler] = SimpleQueue()
@@ -127,7 +147,7 @@ class _Pipeline:
             self._free.put(upscaler)
         self._any = upscalers[0]
         self._request = request
-        self._advance, self._finished = advance, finished
+        self._advance, self._finished, self._warn = advance, finished, warn
         self._begin: Callable[[], None] | None = begin
         self.writers = 1
         if self._any.provider not in ON_HOST:
@@ -161,53 +181,79 @@ class _Pipeline:
 
         reach(0)
         try:
-            return self.upscale(job, after_tile)
+            outcome: Done | Failure = self.upscale(job, after_tile)
         except IMAGE_ERRORS as error:
-            return failure_of(job, error)
-        except CancelledError:  # another image has stopped the batch
+            outcome = failure_of(job, error)
+        except CancelledError:  # another image or the user has stopped the batch
             raise
         except BaseException as error:
             self.error = self.error or error
             self.stop()
             raise
-        finally:
-            reach(STEPS)
-            with self._advancing:
-                self._finished(job.source.name)
+        reach(STEPS)
+        with self._advancing:
+            self._finished(job.source.name)
+        return outcome
 
     def upscale(self, job: Job, after_tile: Callable[[int, int], None]) -> Done:
         """Read, upscale and write one image."""
         request = self._request
         with self._reading:
             self._check()
-            picture, size = prepare(job, self._any, request)
+            animation, size = prepare(job, self._any, request)
+        count = len(animation.frames)
         warnings: list[str] = []
+
+        def warn(line: str) -> None:
+            if line not in warnings:
+                warnings.append(line)
+                with self._advancing:
+                    self._warn(f"{job.source}: {line}")
+
+        results: list[NDArray[Any]] = []
         upscaler = self._free.get()
         try:
-            self._check()
             began = time.perf_counter()
-            large = upscaler.upscale(
-                picture.pixels,
-                scale=request.scale,
-                size=request.size,
-                resample=request.resample,
-                truncate=request.truncate,
-                seed=request.seed,
-                temperature=request.temperature,
-                progress=after_tile,
-                warn=warnings.append,
-                cancel=self._stopped,
-            )
+            for index, frame in enumerate(animation.frames):
+                self._check()
+                results.append(
+                    upscaler.upscale(
+                        frame.pixels,
+                        scale=request.scale,
+                        size=request.size_for(frame.size),
+                        resample=request.resample,
+                        truncate=request.truncate,
+                        seed=request.seed,
+                        temperature=request.temperature,
+                        progress=partial(_after_tile_of, index, count, after_tile),
+                        warn=warn,
+                        cancel=self._stopped,
+                    )
+                )
             seconds = time.perf_counter() - began
         finally:
             self._free.put(upscaler)
         with self._writing:
             self._check()
-            write_picture(
-                job.target, large, like=picture, force=request.force, depth=request.depth
+            write_result(
+                job.target,
+                request.format_of(job.target),
+                animation,
+                results,
+                force=request.force,
+                depth=request.depth,
+                quality=request.quality,
             )
-        return Done(job.source, job.target, *size, seconds, "; ".join(warnings) or None)
+        warning = "; ".join(warnings) or None
+        return Done(job.source, job.target, *size, seconds, warning, count)
 
     def _check(self) -> None:
         if self._stopped.is_set():
             raise CancelledError("the batch was stopped")
+
+
+def _after_tile_of(
+    frame: int, frames: int, after_tile: Callable[[int, int], None], done: int, tiles: int
+) -> None:
+    """Call after a tile of one of several frames, as if all had as many tiles."""
+    after_tile(frame * tiles + done, frames * tiles)

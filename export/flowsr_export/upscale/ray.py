@@ -153,6 +153,7 @@ def upscale_on_ray(
 
     Raises:
         BackendError: If Ray is not installed.
+        KeyboardInterrupt: If the user stops the batch, with the number of images made.
         UsageError: If the address is malformed.
         ProviderError: If no cluster answers at the address, or the cluster fails.
     """
@@ -161,9 +162,14 @@ def upscale_on_ray(
     answers: list[Row] = []
     if waiting:
         with _connected(cluster):
-            for answer in _rows(waiting, config, cluster.workers, mapper):
-                answers.append(answer)
-                tell(1, Path(answer["source"]).name)
+            try:
+                for answer in _rows(waiting, config, cluster.workers, mapper):
+                    answers.append(answer)
+                    tell(1, Path(answer["source"]).name)
+            except KeyboardInterrupt as error:
+                done = sum(not answer["reason"] for answer in answers)
+                count = f"{done} of {len(waiting)} images are done"
+                raise KeyboardInterrupt(count) from error
     tell(len(jobs) - len(waiting), "")
     by_target = {Path(answer["target"]): answer for answer in answers}
     return _report(jobs, by_target, time.perf_counter() - began)

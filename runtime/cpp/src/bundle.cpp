@@ -26,8 +26,23 @@ string detail::read_file(const string& path) {
   return data;
 }
 
-Bundle::Bundle(string path, Manifest manifest)
-    : path_(std::move(path)), manifest_(std::move(manifest)) {}
+Bundle::Bundle(string path, string text, Manifest manifest)
+    : path_(std::move(path)), text_(std::move(text)), manifest_(std::move(manifest)) {}
+
+bool Bundle::was_replaced() const {
+  try {
+    return open(path_).text_ != text_;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+void Bundle::refuse_file(const string& message) const {
+  if (was_replaced()) {
+    throw Replaced(Code::bundle, "bundle " + path_ + " was replaced while it was read");
+  }
+  refuse(message);
+}
 
 Bundle Bundle::open(const string& path) {
   std::error_code ignored;
@@ -45,7 +60,8 @@ Bundle Bundle::open(const string& path) {
       refuse(name + " has " + std::to_string(size) + " bytes, more than " +
              std::to_string(kLargestManifest));
     }
-    return Bundle(path, manifest_of(Json::parse(read_file(name))));
+    const string text = read_file(name);
+    return Bundle(path, text, manifest_of(Json::parse(text)));
   } catch (const JsonError& error) {
     refuse(name + " is not valid JSON: " + error.what());
   }
@@ -57,16 +73,21 @@ string Bundle::read(const string& name) const {
   const string path = path_ + "/" + name;
   std::error_code error;
   const auto size = std::filesystem::file_size(path, error);
-  if (error) refuse(path + " cannot be read: " + error.message());
+  if (error) refuse_file(path + " cannot be read: " + error.message());
   const auto expected = static_cast<std::uintmax_t>(entry->second.bytes);
-  const string data = size == expected ? read_file(path) : "";
+  string data;
+  try {
+    if (size == expected) data = read_file(path);
+  } catch (const Error& fault) {
+    refuse_file(fault.what());
+  }
   if (size != expected || data.size() != expected) {
-    refuse(path + " is damaged: " + std::to_string(size) + " bytes, bundle.json says " +
+    refuse_file(path + " is damaged: " + std::to_string(size) + " bytes, bundle.json says " +
            std::to_string(expected));
   }
   const string digest = sha256(data);
   if (digest != entry->second.sha256) {
-    refuse(path + " is damaged: sha256 " + digest.substr(0, 12) + "…, bundle.json says " +
+    refuse_file(path + " is damaged: sha256 " + digest.substr(0, 12) + "…, bundle.json says " +
            entry->second.sha256.substr(0, 12) + "…");
   }
   const bool model = name.size() >= 5 && name.compare(name.size() - 5, 5, ".onnx") == 0;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <limits>
 #include <map>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "flowsr/flowsr.hpp"
+#include "memory_limit.hpp"
 
 namespace flowsr::detail {
 
@@ -144,8 +146,13 @@ template <class Body>
 int run_command(const char* name, Body body) {
   // ONNX Runtime 1.29 and newer reports to its makers unless the user or this sets it.
   setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+  use_one_heap_within_limits();
   try {
-    return body();
+    const int code = body();
+    std::cout.flush();
+    if (std::cout) return code;
+    std::cerr << name << ": stdout cannot be written: " << std::strerror(errno) << '\n';
+    return FLOWSR_FAILURE;
   } catch (const Error& error) {
     std::cerr << name << ": " << error.what() << '\n';
     return static_cast<int>(error.code());

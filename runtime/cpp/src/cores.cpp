@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "cgroups.hpp"
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -46,31 +48,11 @@ int within_quota(int cores, const std::string& folder) {
   return static_cast<int>(std::min<long long>(cores, quota / period));
 }
 
-/// Returns whether a list separated by commas has `name`.
-bool lists(const std::string& all, const std::string& name) {
-  return ("," + all + ",").find("," + name + ",") != std::string::npos;
-}
-
 }  // namespace
 
 int cores_within_quotas(int cores, const std::string& membership, const std::string& mount) {
-  std::ifstream file(membership);
-  std::istringstream fallback("0::/");
-  std::istream& lines = file ? static_cast<std::istream&>(file) : fallback;
-  for (std::string line; std::getline(lines, line);) {
-    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    if (!controllers.empty() && !lists(controllers, "cpu")) continue;
-    // A container without a cgroup namespace sees its own cgroup at the mount point and its
-    // path on the host in `membership`; folders that do not exist have no quota.
-    const std::string other = controllers.empty() ? "unified" : "cpu";
-    for (std::string own = line.substr(second + 1);; own.erase(own.rfind('/'))) {
-      for (const std::string& root : {controllers, other}) {
-        cores = within_quota(cores, mount + "/" + root + "/" + own);
-      }
-      if (own.rfind('/') == std::string::npos) break;
-    }
+  for (const std::string& folder : cgroups("cpu", membership, mount)) {
+    cores = within_quota(cores, folder);
   }
   return std::max(1, cores);
 }

@@ -6,6 +6,7 @@
 
 #include "command.hpp"
 #include "golden.hpp"
+#include "manifest.hpp"
 
 namespace {
 
@@ -100,9 +101,11 @@ int selftest(const detail::Arguments& arguments) {
   if (arguments.others.size() != 1) detail::misuse("give a BUNDLE; see --help");
   const double tolerance = arguments.has("tolerance") ? arguments.real("tolerance") : 1e-4;
   const auto steps = static_cast<int>(arguments.whole("steps", 1, 255));
-  const Bundle bundle = Bundle::open(arguments.others[0]);
-  bundle.check_files();
-  const std::optional<detail::GoldenPair> golden = detail::read_golden_pair(bundle);
+  const auto [bundle, golden] = detail::retried([&] {
+    const Bundle opened = Bundle::open(arguments.others[0]);
+    opened.check_files();
+    return std::pair(opened, detail::read_golden_pair(opened));
+  });
   if (!golden) throw Error(Code::bundle, bundle.path() + " holds no golden pair");
   Settings settings = detail::settings_of(arguments);
   settings.self_test = false;  // the comparison below is one

@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "available_memory.hpp"
 #include "command.hpp"
 #include "png_picture.hpp"
 
@@ -102,6 +103,9 @@ int upscale(const detail::Arguments& arguments) {
   const Bundle bundle = Bundle::open(arguments.others[0]);
   detail::check_output(out, force);
   const detail::PngPicture picture = detail::read_png_file(in);
+  if (picture.animated) {
+    std::cerr << "flowsr-upscale: " << in << ": only the first of its frames is read\n";
+  }
   if (!picture.ended) {
     std::cerr << "flowsr-upscale: " << in
               << ": its end is missing, but none of its pixels\n";
@@ -110,11 +114,13 @@ int upscale(const detail::Arguments& arguments) {
     std::cerr << "flowsr-upscale: the color profile of " << in
               << " is damaged and was left out\n";
   }
-  const Size size = bundle.target(picture.size, target);
+  detail::check_available(picture.size, bundle.target(picture.size, target),
+                          picture.channels * picture.depth / 8);
   const Upscaler upscaler = Upscaler::open(bundle, settings);
   for (const std::string& line : upscaler.passed_over()) {
     std::cerr << "flowsr-upscale: passed over " << line << '\n';
   }
+  const Size size = upscaler.target(picture.size, target);
   request.channels = picture.channels;
   detail::PngPicture large;
   large.size = size, large.channels = picture.channels, large.depth = picture.depth;

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "cores.hpp"
+#include "memory_limit.hpp"
 #include "session.hpp"
 
 namespace flowsr::detail {
@@ -91,6 +92,16 @@ void add_cuda(Ort::SessionOptions& options, const Settings& settings) {
   }
 }
 
+/// Returns options that free the arena after each run where memory is limited: it would keep
+/// what a run that failed took of the address space.
+Ort::RunOptions run_options() {
+  Ort::RunOptions options;
+  if (has_memory_limit()) {
+    options.AddConfigEntry("memory.enable_memory_arena_shrinkage", "cpu:0");
+  }
+  return options;
+}
+
 Ort::SessionOptions options_of(const Settings& settings) {
   Ort::SessionOptions options;
   options.SetIntraOpNumThreads(settings.threads > 0 ? settings.threads : usable_cores());
@@ -155,7 +166,7 @@ class OnnxruntimeSession : public Session {
             input.shape.size(), type_of(input.kind)));
       }
       const char* wanted[] = {"output"};
-      std::vector<Ort::Value> results = session.Run(Ort::RunOptions{nullptr}, names.data(),
+      std::vector<Ort::Value> results = session.Run(run_options(), names.data(),
                                                     values.data(), values.size(), wanted, 1);
       return output_of(std::move(results[0]));
     } catch (const Ort::Exception& error) {

@@ -270,10 +270,6 @@ PngPicture read_png(const std::string& content, const std::string& name) {
     refuse(name + " has " + std::to_string(pixels) + " pixels, more than " +
            std::to_string(kMaxPixels));
   }
-  const unsigned char* animation = chunk(content, "acTL", 8);
-  if (animation != nullptr && big_endian(animation) > 1) {
-    refuse(name + " has several frames; give a file with one");
-  }
   Bytes data(reader.row_bytes * reader.height);
   std::vector<png_bytep> rows = rows_of(data, reader.height);
   if (!reader.read_rows(rows.data())) refuse(name + " is damaged: " + reader.message);
@@ -282,6 +278,8 @@ PngPicture read_png(const std::string& content, const std::string& name) {
   const int orientation = orientation_of(content);
   PngPicture picture;
   picture.ended = reader.ended;
+  const unsigned char* animation = chunk(content, "acTL", 4);
+  picture.animated = animation != nullptr && big_endian(animation) > 1;
   picture.channels = reader.channels;
   picture.depth = reader.depth > 8 ? 16 : 8;
   picture.size = orientation >= 5 ? Size{size.width, size.height} : size;

@@ -20,6 +20,7 @@ struct PngPicture {
   std::string profile;               ///< ICC profile, "" where there is none.
   bool lost_profile = false;         ///< Whether the file's is damaged and was left out.
   bool ended = true;                 ///< Whether the file has its last chunk.
+  bool animated = false;             ///< Whether it is the first of several frames.
 };
 
 /// Reads the content of a PNG file; `name` is for messages. Throws Error (failure).

@@ -4,6 +4,7 @@
 
 #include "backends.hpp"
 #include "engines.hpp"
+#include "manifest.hpp"
 #include "noise.hpp"
 #include "self_test.hpp"
 #include "tile_loop.hpp"
@@ -72,10 +73,18 @@ Upscaler& Upscaler::operator=(Upscaler&&) noexcept = default;
 Upscaler::~Upscaler() = default;
 
 Upscaler Upscaler::open(const string& bundle, const Settings& settings) {
-  return open(Bundle::open(bundle), settings);
+  return retried([&] { return opened(Bundle::open(bundle), settings); });
 }
 
 Upscaler Upscaler::open(const Bundle& bundle, const Settings& settings) {
+  try {
+    return opened(bundle, settings);
+  } catch (const Replaced&) {
+    return open(bundle.path(), settings);
+  }
+}
+
+Upscaler Upscaler::opened(const Bundle& bundle, const Settings& settings) {
   const vector<Settings> all = candidates(bundle, settings);
   const bool alike = std::all_of(all.begin(), all.end(), [&all](const Settings& each) {
     return each.backend == all[0].backend;
@@ -91,6 +100,8 @@ Upscaler Upscaler::open(const Bundle& bundle, const Settings& settings) {
                                                     std::move(untested), label(each),
                                                     std::move(passed_over)}));
     } catch (const Damaged&) {  // never hidden by another way to run the bundle
+      throw;
+    } catch (const Replaced&) {  // read again by the caller
       throw;
     } catch (const Error& error) {
       const Code code = error.code();

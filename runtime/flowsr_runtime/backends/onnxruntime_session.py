@@ -35,6 +35,7 @@ from flowsr_runtime.errors import (
     UsageError,
 )
 from flowsr_runtime.installation import pip_command
+from flowsr_runtime.tiling.memory import has_memory_limit, use_one_heap
 
 __all__ = ["PROVIDERS", "OnnxRuntimeSession", "present_providers", "provider_list", "silenced"]
 
@@ -245,7 +246,7 @@ class OnnxRuntimeSession:
         with self._translated():
             if self._graphs is not None:
                 return self._graphs.run(feeds)
-            output: NDArray[Any] = session.run([_OUTPUT], dict(feeds))[0]
+            output: NDArray[Any] = session.run([_OUTPUT], dict(feeds), _run_options())[0]
             return output
 
     def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
@@ -461,7 +462,22 @@ def provider_list(
     return [*accelerated[provider], PROVIDERS["cpu"]]
 
 
+def _run_options() -> ort.RunOptions | None:
+    """Return options that free the arena after each run where memory is limited.
+
+    It would keep what a run that failed took of the address space, and what smaller tiles, the
+    picture and its encoder then lack.
+    """
+    if not has_memory_limit():
+        return None
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
 def _options(threads: int | None, profile: Path | None) -> ort.SessionOptions:
+    if has_memory_limit():
+        use_one_heap()
     options = ort.SessionOptions()
     options.intra_op_num_threads = usable_cores() if threads is None else threads
     options.inter_op_num_threads = 1

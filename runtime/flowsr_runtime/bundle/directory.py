@@ -1,13 +1,18 @@
 """A bundle: a directory with a deployed model, its manifest and its test images."""
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowsr_runtime.atomic import (
     locked,
@@ -25,6 +30,9 @@ from flowsr_runtime.errors import (
     ReplacedError,
     UsageError,
 )
+
+if TYPE_CHECKING:  # at another place since Python 3.11
+    from importlib.abc import Traversable
 
 __all__ = [
     "MANIFEST_NAME",
@@ -217,8 +225,31 @@ class Bundle:
 
 
 def embedded_bundle() -> Path:
-    """Return the directory of the bundle in this package."""
-    return Path(__file__).parents[1] / "bundles" / "default"
+    """Return the directory of the bundle in this package.
+
+    Of a package in a zip file it is a copy, which is removed when the program ends.
+    """
+    folder = resources.files("flowsr_runtime") / "bundles" / "default"
+    return folder if isinstance(folder, Path) else _unpacked()
+
+
+@cache
+def _unpacked() -> Path:
+    """Copy the bundle in this package to a temporary directory."""
+    parent = Path(tempfile.mkdtemp(prefix="flowsr-"))
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    folder = resources.files("flowsr_runtime") / "bundles" / "default"
+    _copy(folder, parent / "default")
+    return parent / "default"
+
+
+def _copy(source: "Traversable", target: Path) -> None:
+    if source.is_file():
+        target.write_bytes(source.read_bytes())
+        return
+    target.mkdir()
+    for entry in source.iterdir():
+        _copy(entry, target / entry.name)
 
 
 def write_bundle(

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.errors import MemoryBudgetError
 from flowsr_runtime.geometry import size_text
-from flowsr_runtime.pictures.depth import depth_of, to_depth
+from flowsr_runtime.pictures.depth import depth_of, full_scale, to_depth
 
-__all__ = ["resize_alpha", "fill_hidden"]
+__all__ = ["fill_hidden", "flatten", "resize_alpha"]
 
 _BAND: Final = 256
 """Rows in float32 at a time; even, because a band holds whole 2x2 blocks."""
@@ -77,6 +77,31 @@ def fill_hidden(rgb: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
         near = to_depth(coarse[top // 2 : (top + _BAND) // 2], depth_of(rgb))
         result[rows][hidden[rows]] = _doubled(near, hidden[rows].shape)[hidden[rows]]
     return result
+
+
+def flatten(pixels: NDArray[Any], color: tuple[int, int, int]) -> NDArray[Any]:
+    """Lay a picture over a color, so that it has no alpha.
+
+    Args:
+        pixels: Gray and alpha (h, w, 2), or RGBA (h, w, 4); uint8, uint16, or float32 in
+            [0, 1].
+        color: Red, green and blue, 0 to 255.
+
+    Returns:
+        Pixels of the same dtype, (h, w, 3); (h, w) for gray over gray.
+    """
+    is_gray = pixels.shape[2] == 2 and len(set(color)) == 1
+    behind = np.array(color[:1] if is_gray else color, dtype=np.float64) / 255
+    result = np.empty((*pixels.shape[:2], len(behind)), dtype=pixels.dtype)
+    most = full_scale(pixels.dtype)
+    half = 0 if pixels.dtype == np.float32 else 0.5
+    for top in range(0, len(pixels), _BAND):
+        part = pixels[top : top + _BAND].astype(np.float64) / most
+        share = part[..., -1:]
+        result[top : top + _BAND] = (
+            part[..., :-1] * share + behind * (1 - share)
+        ) * most + half
+    return result[..., 0] if is_gray else result
 
 
 def _neighbors(

@@ -10,13 +10,26 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, PngImagePlugin
 
 from flowsr_runtime.errors import MemoryBudgetError, PictureError
-from flowsr_runtime.pictures.formats import Mode, kind_of, open_image
-from flowsr_runtime.pictures.high_bit_depth import (
+from flowsr_runtime.pictures.cmyk import rgb_from_cmyk
+from flowsr_runtime.pictures.codecs.high_bit_depth import (
     avif_bit_depth,
     bits_of,
     deep_pixels,
     is_read_whole,
 )
+from flowsr_runtime.pictures.codecs.png import (
+    chunks_of,
+    without_animation,
+    without_large_chunks,
+)
+from flowsr_runtime.pictures.codecs.soundness import (
+    check_png,
+    check_scans,
+    completions,
+    page_of,
+)
+from flowsr_runtime.pictures.codecs.tiff import read_by_tifffile
+from flowsr_runtime.pictures.formats import Mode, kind_of, open_image
 from flowsr_runtime.pictures.metadata import (
     Source,
     orientation_of,
@@ -24,34 +37,32 @@ from flowsr_runtime.pictures.metadata import (
     sound_exif,
 )
 from flowsr_runtime.pictures.picture import Picture
-from flowsr_runtime.pictures.png import chunks_of, without_large_chunks
-from flowsr_runtime.pictures.soundness import check_png, check_scans, completions, page_of
-from flowsr_runtime.pictures.tiff import read_by_tifffile
 
-__all__ = ["decode", "eight_bit", "picture_errors"]
+__all__ = ["decode", "eight_bit", "picture_errors", "upright"]
 
 logger = logging.getLogger(__name__)
 
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I", "F")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "I;16", "I;16B", "I", "F")
 
 
-def decode(data: bytes, name: str, max_pixels: int) -> Picture:
+def decode(data: bytes, name: str, max_pixels: int, *, frames: bool = False) -> Picture:
     """Decode a picture file.
 
     Args:
         data: The file's content.
         name: Name of the file in messages.
         max_pixels: Largest number of pixels.
+        frames: Do not log that only the first frame is read, as the caller reads the others.
 
     Returns:
-        The picture.
+        The picture, the first frame of an animation.
 
     Raises:
         PictureError: If it is damaged, too large, or of an unsupported kind.
         MemoryBudgetError: If it does not fit in memory.
     """
     with picture_errors(name, max_pixels):
-        pixels, mode, source = _read(data, name, max_pixels)
+        pixels, mode, source = _read(data, name, max_pixels, frames=frames)
         if pixels.ndim != 3 or pixels.shape[2] != len(mode) or 0 in pixels.shape:
             raise PictureError(f"{name} is damaged: {mode} has pixels of shape {pixels.shape}")
         if pixels.dtype == np.float32 and not (pixels.min() >= 0 and pixels.max() <= 1):
@@ -59,14 +70,16 @@ def decode(data: bytes, name: str, max_pixels: int) -> Picture:
                 f"{name} has values from {pixels.min():g} to {pixels.max():g}; scale them to "
                 "[0, 1]"
             )
-        upright = _upright(pixels, orientation_of(source.exif))
+        turned = upright(pixels, orientation_of(source.exif))
         icc = source.info.get("icc_profile")
         profile = icc if isinstance(icc, bytes) and icc else None
-        values = upright[..., 0] if mode == "L" else upright
+        values = turned[..., 0] if mode == "L" else turned
         return Picture(values, profile, read_metadata(source, name))
 
 
-def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, Source]:
+def _read(
+    data: bytes, name: str, max_pixels: int, *, frames: bool
+) -> tuple[NDArray[Any], Mode, Source]:
     """Return pixels in the orientation of the file, their mode, and the metadata's source."""
     if kind_of(data) == "TIFF" and not _is_for_pillow(data, name):
         pixels, mode, exif, info = read_by_tifffile(data, name, max_pixels)
@@ -77,10 +90,16 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
             "reduces to 8; convert it to PNG of 16 bits"
         )
     profile: bytes | None = None
+    animated = False
     if kind_of(data) == "PNG":
         data, profile = without_large_chunks(data, name)
+        data, animated = without_animation(data)
     image = _opened(data, name)
     _check_kind(image, name, max_pixels)
+    # `page_of` has counted the frames of a TIFF, for which Pillow takes quadratic time.
+    animated = animated or (image.format != "TIFF" and getattr(image, "is_animated", False))
+    if animated and not frames:
+        logger.warning("%s: only the first of its frames is read", name)
     if image.format == "PNG" and not check_png(data, name):
         logger.warning("%s: its end is missing, but none of its pixels", name)
     if image.format == "JPEG":
@@ -94,7 +113,11 @@ def _read(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[Any], Mode, 
             pixels, mode = _keyed(pixels, mode, key)
     else:
         image = _loaded(image, data, name)
-        pixels, mode = eight_bit(image)
+        if image.mode == "CMYK":
+            converted, image.info["icc_profile"] = rgb_from_cmyk(image, name)
+            pixels, mode = eight_bit(converted)
+        else:
+            pixels, mode = eight_bit(image)
     chunks = dict(chunks_of(data)) if image.format == "PNG" else {}
     text = image.text if isinstance(image, PngImagePlugin.PngImageFile) else {}
     exif = sound_exif(image, name)
@@ -146,9 +169,6 @@ def _check_kind(image: ImageFile.ImageFile, name: str, max_pixels: int) -> None:
         raise PictureError(f"{name} has {width * height} pixels, more than {max_pixels}")
     if image.mode not in _MODES:
         raise PictureError(f"{name} is {image.mode}; convert it to RGB")
-    # `page_of` has counted those of a TIFF, for which Pillow takes quadratic time.
-    if image.format != "TIFF" and getattr(image, "n_frames", 1) > 1:
-        raise PictureError(f"{name} has several frames; give a file with one")
 
 
 def eight_bit(image: Image.Image) -> tuple[NDArray[np.uint8], Mode]:
@@ -177,7 +197,7 @@ def _keyed(
     return joined, "LA" if mode == "L" else "RGBA"
 
 
-def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Turn pixels upright by their EXIF orientation: 5 to 8 swap the axes."""
     turned = pixels.transpose(1, 0, 2) if orientation > 4 else pixels
     if orientation in (3, 4, 7, 8):

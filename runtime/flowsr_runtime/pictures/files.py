@@ -13,6 +13,8 @@ from PIL import Image
 from flowsr_runtime.atomic import replace_file
 from flowsr_runtime.errors import MemoryBudgetError, OutputError, PictureError, ShapeError
 from flowsr_runtime.pictures.alpha import resize_alpha
+from flowsr_runtime.pictures.codecs.png import encode_png16
+from flowsr_runtime.pictures.codecs.tiff import encode_tiff
 from flowsr_runtime.pictures.decoding import decode
 from flowsr_runtime.pictures.depth import Depth, depth_of, full_scale, to_depth
 from flowsr_runtime.pictures.formats import (
@@ -26,8 +28,6 @@ from flowsr_runtime.pictures.formats import (
 from flowsr_runtime.pictures.metadata import Metadata, save_options
 from flowsr_runtime.pictures.picture import MODES, Picture
 from flowsr_runtime.pictures.pixels import luma
-from flowsr_runtime.pictures.png import encode_png16
-from flowsr_runtime.pictures.tiff import encode_tiff
 
 __all__ = [
     "MAX_PIXELS",
@@ -35,8 +35,11 @@ __all__ = [
     "Metadata",
     "Picture",
     "check_output",
+    "check_picture",
+    "content_of",
     "encode_picture",
     "read_picture",
+    "write_content",
     "write_picture",
 ]
 
@@ -62,9 +65,7 @@ def read_picture(
         PictureError: If it is missing, damaged, too large, or of an unsupported kind.
         MemoryBudgetError: If it does not fit in memory.
     """
-    data, name = _content(source)
-    if not data:
-        raise PictureError(f"{name} is empty")
+    data, name = content_of(source)
     return decode(data, name, max_pixels)
 
 
@@ -103,7 +104,34 @@ def check_output(
         raise OutputError(f"{target} cannot be written: folder {target.parent} is read-only")
     if depth is None and like is not None:
         depth = like.depth
-    _check_picture(str(target), target.suffix, like, size, 8 if depth is None else depth)
+    check_picture(str(target), target.suffix, like, size, 8 if depth is None else depth)
+
+
+def check_picture(
+    name: str,
+    format_name: str,
+    like: Picture | None,
+    size: tuple[int, int] | None,
+    depth: Depth,
+) -> None:
+    """Check that a format can hold a picture, before slow work.
+
+    Args:
+        name: Name of the output in messages.
+        format_name: Name or suffix of the format.
+        like: As for `check_output`.
+        size: As for `check_output`.
+        depth: Depth to write with.
+
+    Raises:
+        OutputError: If it cannot.
+        UsageError: If there is no such depth.
+    """
+    mode: Mode = "RGB" if like is None else like.mode
+    icc = None if like is None else like.icc
+    if like is not None and _drops_alpha(format_named(format_name), like.pixels):
+        mode = "L" if like.gray else "RGB"
+    check_format(format_name, mode, depth, size=size, icc=icc, name=name)
 
 
 def write_picture(
@@ -113,6 +141,7 @@ def write_picture(
     like: Picture | None = None,
     force: bool = False,
     depth: Depth | None = None,
+    quality: int | None = None,
 ) -> None:
     """Write a picture atomically; a failure leaves the old file intact.
 
@@ -122,6 +151,7 @@ def write_picture(
         like: As for `encode_picture`.
         force: Replace an existing file.
         depth: As for `encode_picture`.
+        quality: As for `encode_picture`.
 
     Raises:
         ShapeError: If `pixels` is no picture, or its channels do not match `like`.
@@ -132,11 +162,21 @@ def write_picture(
     pixels, like = _apart(pixels, like)
     written = depth_of(pixels) if depth is None else depth
     check_output(target, force, like=like, size=_size(pixels), depth=written)
-    data = _encoded(pixels, FORMATS[SUFFIXES[target.suffix.lower()]], like, depth, str(target))
+    kind = FORMATS[SUFFIXES[target.suffix.lower()]]
+    data = _encoded(pixels, kind, like, depth, quality, str(target))
+    write_content(target, data)
+
+
+def write_content(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write an encoded picture atomically.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
     try:
-        replace_file(target, data)
+        replace_file(Path(path), data)
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {_reason(error)}") from error
+        raise OutputError(f"{path} cannot be written: {_reason(error)}") from error
 
 
 def encode_picture(
@@ -145,6 +185,7 @@ def encode_picture(
     *,
     like: Picture | None = None,
     depth: Depth | None = None,
+    quality: int | None = None,
 ) -> bytes:
     """Encode a picture as a file of any format.
 
@@ -159,6 +200,8 @@ def encode_picture(
             RGB pixels become gray if it is gray, and get its alpha, resized bilinearly, if it
             has alpha.
         depth: Depth to write with, None for that of `pixels`.
+        quality: From 1 to 100, for JPEG, WebP and AVIF; None for JPEG of 95, lossless WebP
+            and AVIF of 90.
 
     Returns:
         The file's content.
@@ -170,8 +213,8 @@ def encode_picture(
     """
     pixels, like = _apart(pixels, like)
     written = depth_of(pixels) if depth is None else depth
-    _check_picture("the picture", format, like, _size(pixels), written)
-    return _encoded(pixels, format_named(format), like, depth, "the picture")
+    check_picture("the picture", format, like, _size(pixels), written)
+    return _encoded(pixels, format_named(format), like, depth, quality, "the picture")
 
 
 def _apart(
@@ -183,20 +226,29 @@ def _apart(
     return pixels, like
 
 
-def _content(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[bytes, str]:
-    """Return a file's content, and its name for messages."""
-    if isinstance(source, bytes):
-        return source, "the picture"
-    path = source if isinstance(source, (str, os.PathLike)) else None
-    name = str(path or getattr(source, "name", "the picture"))
+def content_of(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[bytes, str]:
+    """Return a file's content, and its name for messages.
+
+    Raises:
+        PictureError: If it cannot be read, or is empty.
+    """
+    name = "the picture"
     try:
-        if path is not None:
-            return Path(path).read_bytes(), name
-        return source.read(), name  # type: ignore[union-attr]
+        if isinstance(source, bytes):
+            data = source
+        elif isinstance(source, (str, os.PathLike)):
+            name = str(source)
+            data = Path(source).read_bytes()
+        else:
+            name = str(getattr(source, "name", name))
+            data = source.read()
     except FileNotFoundError as error:
         raise PictureError(f"{name} does not exist") from error
     except OSError as error:
         raise PictureError(f"{name} cannot be read: {_reason(error)}") from error
+    if not data:
+        raise PictureError(f"{name} is empty")
+    return data, name
 
 
 def _size(pixels: NDArray[Any]) -> tuple[int, int]:
@@ -204,20 +256,6 @@ def _size(pixels: NDArray[Any]) -> tuple[int, int]:
     if pixels.ndim not in (2, 3) or 0 in pixels.shape or pixels.shape[2:] > (4,):
         raise ShapeError(f"picture must be (H, W) or (H, W, 1 to 4), got {pixels.shape}")
     return pixels.shape[0], pixels.shape[1]
-
-
-def _check_picture(
-    name: str,
-    format_name: str,
-    like: Picture | None,
-    size: tuple[int, int] | None,
-    depth: Depth,
-) -> None:
-    mode: Mode = "RGB" if like is None else like.mode
-    icc = None if like is None else like.icc
-    if like is not None and _drops_alpha(format_named(format_name), like.pixels):
-        mode = "L" if like.gray else "RGB"
-    check_format(format_name, mode, depth, size=size, icc=icc, name=name)
 
 
 def _exists(path: Path) -> bool:
@@ -258,8 +296,14 @@ def _arranged(
 
 
 def _encoded(
-    pixels: NDArray[Any], target: Format, like: Picture | None, depth: Depth | None, name: str
+    pixels: NDArray[Any],
+    target: Format,
+    like: Picture | None,
+    depth: Depth | None,
+    quality: int | None,
+    name: str,
 ) -> bytes:
+    settings = target.options_at(quality)
     opaque = like is not None and _drops_alpha(target, like.pixels)
     values = _arranged(pixels, like, alpha=not opaque)
     if _drops_alpha(target, values):
@@ -275,7 +319,7 @@ def _encoded(
             return encode_tiff(values, mode, options)
         if values.dtype == np.uint16:
             return encode_png16(values, mode, options)
-        return _by_pillow(values, mode, target, options)
+        return _by_pillow(values, mode, target, {**settings, **options})
     except OutputError:
         raise
     except MemoryError as error:
@@ -292,7 +336,7 @@ def _by_pillow(
     if not target.gray and mode in ("L", "LA"):
         image = image.convert("RGB" if mode == "L" else "RGBA")
     buffer = io.BytesIO()  # a full disk must not look like an error of the encoder
-    image.save(buffer, format=target.name, **target.options, **options)
+    image.save(buffer, format=target.name, **options)
     return buffer.getvalue()
 
 

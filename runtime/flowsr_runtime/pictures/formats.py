@@ -15,6 +15,7 @@ from flowsr_runtime.pictures.depth import Depth, check_depth, depth_text
 __all__ = [
     "FORMATS",
     "READABLE",
+    "READ_SUFFIXES",
     "SUFFIXES",
     "Format",
     "Mode",
@@ -32,7 +33,7 @@ PNG_LEVEL: Final = 4
 """Compression level of zlib: a large photograph takes 0.4 of the time of zlib's default, 6, and
 1 % more bytes (15 against 6 megapixels a second on one EPYC core)."""
 
-READABLE: Final = "PNG, JPEG, WebP, BMP, TIFF or AVIF"
+READABLE: Final = "PNG, JPEG, WebP, BMP, TIFF, AVIF or GIF"
 
 _REMEDY: Final = "pip install 'pillow>=11.3'"
 
@@ -51,8 +52,10 @@ class Format:
         icc: Whether it holds an ICC profile.
         metadata: Other metadata it holds: "exif", "xmp", "dpi", "text", "comment", "chunks".
         max_side: Longest side in pixels, None for no practical limit.
+        frames: Whether it holds animations.
         options: Options of Pillow's `save`; TIFF has its own writer. They are lossless, except
             for JPEG (4:4:4, quality 95) and AVIF (4:4:4, quality 90).
+        lossy: Options that replace those if a quality is given; None if it has no quality.
     """
 
     name: str
@@ -64,7 +67,27 @@ class Format:
     icc: bool = True
     metadata: frozenset[str] = frozenset()
     max_side: int | None = None
+    frames: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    lossy: dict[str, Any] | None = None
+
+    def options_at(self, quality: int | None) -> dict[str, Any]:
+        """Return the options to write with a quality, 1 to 100, or None for the format's own.
+
+        Raises:
+            OutputError: If the format has no quality, or none of that number.
+        """
+        if quality is None:
+            return self.options
+        if self.lossy is None:
+            lossy = ", ".join(item.name for item in FORMATS.values() if item.lossy is not None)
+            raise OutputError(
+                f"quality is for {lossy}, got {quality} for {self.name}", option="quality"
+            )
+        if not 1 <= quality <= 100:
+            message = f"quality must be from 1 to 100, got {quality}"
+            raise OutputError(message, option="quality")
+        return {**self.lossy, "quality": quality}
 
 
 FORMATS: Final[dict[str, Format]] = {
@@ -76,6 +99,7 @@ FORMATS: Final[dict[str, Format]] = {
             (".png",),
             depths=(8, 16),
             metadata=frozenset({"exif", "xmp", "dpi", "text", "chunks"}),
+            frames=True,
             options={"compress_level": PNG_LEVEL},
         ),
         Format(
@@ -86,6 +110,7 @@ FORMATS: Final[dict[str, Format]] = {
             metadata=frozenset({"exif", "xmp", "dpi", "comment"}),
             max_side=65500,  # what libjpeg writes
             options={"quality": 95, "subsampling": 0},
+            lossy={"subsampling": 0},
         ),
         Format(
             "WEBP",
@@ -94,7 +119,9 @@ FORMATS: Final[dict[str, Format]] = {
             gray=False,
             metadata=frozenset({"exif", "xmp"}),
             max_side=16383,  # what libwebp writes
+            frames=True,
             options={"lossless": True, "exact": True},
+            lossy={},
         ),
         Format(
             "TIFF",
@@ -111,6 +138,7 @@ FORMATS: Final[dict[str, Format]] = {
             metadata=frozenset({"exif", "xmp"}),
             max_side=32768,  # what libavif reads
             options={"quality": 90, "subsampling": "4:4:4"},
+            lossy={"subsampling": "4:4:4"},
         ),
         Format(
             "BMP",
@@ -127,6 +155,11 @@ SUFFIXES: Final = {
     suffix: item.name for item in FORMATS.values() for suffix in sorted(item.suffixes)
 }
 """Names of formats by lower-case suffix."""
+
+_READ_ONLY: Final = {"GIF": "Gif"}  # formats that are read and not written
+
+READ_SUFFIXES: Final = frozenset({*SUFFIXES, ".gif"})
+"""Lower-case suffixes of the files that are read."""
 
 _STARTS: Final = {
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -216,7 +249,7 @@ def check_format(
 def kind_of(data: bytes) -> str | None:
     """Return the format of a file by its first bytes, None for an unsupported one."""
     kind = named_kind(data)
-    return kind if kind in FORMATS else None
+    return kind if kind in FORMATS or kind in _READ_ONLY else None
 
 
 def named_kind(data: bytes) -> str | None:
@@ -252,7 +285,7 @@ def open_image(data: bytes, name: str) -> ImageFile.ImageFile:
         raise PictureError(f"{name} is {given}not a {READABLE} picture")
     if not _is_supported(kind):
         raise PictureError(f"{name} is {kind}, which the installed Pillow lacks; {_REMEDY}")
-    plugin = FORMATS[kind].plugin
+    plugin = FORMATS[kind].plugin if kind in FORMATS else _READ_ONLY[kind]
     opener = getattr(import_module(f"PIL.{plugin}ImagePlugin"), f"{plugin}ImageFile")
     return cast(ImageFile.ImageFile, opener(io.BytesIO(data)))
 

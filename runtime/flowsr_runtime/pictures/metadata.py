@@ -4,17 +4,18 @@ import logging
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
+from flowsr_runtime.pictures.codecs.png import MOST_PROFILE, MOST_TEXT
 from flowsr_runtime.pictures.formats import Format
-from flowsr_runtime.pictures.png import MOST_PROFILE, MOST_TEXT
 
 __all__ = [
     "Metadata",
     "Source",
+    "fitting",
     "orientation_of",
     "read_metadata",
     "save_options",
@@ -38,10 +39,10 @@ _KEPT_TAGS: Final = frozenset(
 _DIRECTORIES: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _INTEROP: Final = ExifTags.IFD.Interop
 _CENTIMETER, _INCH = 3, 2  # units of a resolution
-_MOST_OF_JPEG: Final = {"xmp": 65504, "exif": 65533, "comment": 65533}
-"""Bytes that a segment of JPEG holds, by option of Pillow's `save`."""
+_MOST_OF_JPEG: Final = {"xmp": 65504, "exif": 65533, "text": 65533, "iptc": 65537}
+"""Bytes of a segment of JPEG, with the marker and length of that for IPTC."""
 
-_TITLES: Final = {"xmp": "XMP", "exif": "EXIF", "comment": "comment"}
+_TITLES: Final = {"xmp": "XMP", "exif": "EXIF", "text": "comment", "iptc": "IPTC"}
 _MOST_DPI: Final = 1e6  # a larger one is a mistake, which some formats cannot hold
 
 _COLOR_CHUNKS: Final = (b"cHRM", b"cICP", b"gAMA", b"sRGB")
@@ -157,6 +158,43 @@ def read_metadata(source: Source, name: str) -> Metadata:
     )
 
 
+def fitting(metadata: Metadata, target: Format, size: tuple[int, int]) -> Metadata:
+    """Return the metadata that a format holds; a warning in the log names what people miss.
+
+    Args:
+        metadata: Metadata to write.
+        target: The format.
+        size: Size (H, W) of the picture, for the EXIF tags that state it.
+    """
+    lost: dict[str, Any] = {}
+    if target.name == "JPEG":
+        comments = [text for key, text in metadata.text if key == "Comment"]
+        parts = {
+            "exif": _exif_of(metadata, target, size),
+            "xmp": metadata.xmp,
+            "text": comments[0].encode() if comments else None,
+            "iptc": None if metadata.iptc is None else _photoshop(metadata.iptc),
+        }
+        too_large = [
+            key for key, part in parts.items() if len(part or b"") > _MOST_OF_JPEG[key]
+        ]
+        for key in too_large:
+            logger.warning("JPEG holds no %s of this size; it is not kept", _TITLES[key])
+        lost = {key: () if key == "text" else None for key in too_large}
+    elif metadata.iptc is not None and target.name != "TIFF":
+        logger.warning(
+            "%s holds no IPTC; title, keywords and caption are not kept", target.name
+        )
+        lost = {"iptc": None}
+    if target.name == "PNG" and any(
+        len(text.encode()) > MOST_TEXT for _, text in metadata.text
+    ):
+        logger.warning("a text of more than 1 MiB is not kept")
+        short = [entry for entry in metadata.text if len(entry[1].encode()) <= MOST_TEXT]
+        lost |= {"text": tuple(short)}
+    return replace(metadata, **lost)
+
+
 def save_options(
     metadata: Metadata, target: Format, icc: bytes | None, size: tuple[int, int]
 ) -> dict[str, Any]:
@@ -172,14 +210,15 @@ def save_options(
         Options by name.
     """
     holds = target.metadata
+    metadata = fitting(metadata, target, size)
     options: dict[str, Any] = {}
     if icc is not None and len(icc) <= MOST_PROFILE:
         options["icc_profile"] = icc
     elif icc is not None:
         logger.warning("an ICC profile of more than 16 MiB is not kept")
-    in_exif = None if "dpi" in holds else metadata.dpi
-    if "exif" in holds and (metadata.exif is not None or in_exif is not None):
-        options["exif"] = _exif_for(metadata.exif, size, in_exif)
+    exif = _exif_of(metadata, target, size)
+    if exif is not None:
+        options["exif"] = exif
     if "xmp" in holds and metadata.xmp is not None and target.name != "PNG":
         options["xmp"] = metadata.xmp
     if "dpi" in holds and metadata.dpi is not None:
@@ -189,21 +228,10 @@ def save_options(
         options |= {"comment": comments[0]} if comments else {}
     if metadata.iptc is not None and target.name == "JPEG":
         options["extra"] = _photoshop(metadata.iptc)
-    elif metadata.iptc is not None and target.name == "TIFF":
-        options["iptc"] = metadata.iptc
     elif metadata.iptc is not None:
-        logger.warning(
-            "%s holds no IPTC; title, keywords and caption are not kept", target.name
-        )
+        options["iptc"] = metadata.iptc
     if target.name == "PNG":
         options["pnginfo"] = _png_info(metadata, icc)
-    for key in [key for key in _MOST_OF_JPEG if target.name == "JPEG" and key in options]:
-        if (
-            len(options[key].encode() if key == "comment" else options[key])
-            > _MOST_OF_JPEG[key]
-        ):
-            logger.warning("JPEG holds no %s of this size; it is not kept", _TITLES[key])
-            del options[key]
     return options
 
 
@@ -223,6 +251,14 @@ def _exif(exif: Image.Exif, name: str) -> bytes | None:
     except Exception as error:  # Pillow raises all kinds of errors on a damaged block
         logger.warning("%s: its EXIF is damaged and is not kept: %s", name, error)
         return None
+
+
+def _exif_of(metadata: Metadata, target: Format, size: tuple[int, int]) -> bytes | None:
+    """Return the EXIF block to write, with the resolution if it has no other place."""
+    dpi = None if "dpi" in target.metadata else metadata.dpi
+    if "exif" not in target.metadata or (metadata.exif is None and dpi is None):
+        return None
+    return _exif_for(metadata.exif, size, dpi)
 
 
 def _exif_for(
@@ -255,14 +291,11 @@ def _iptc(source: Source) -> bytes | None:
 
 
 def _photoshop(iptc: bytes) -> bytes:
-    """Return a segment APP13 of JPEG with IPTC records, empty if they are too large for one."""
+    """Return a segment APP13 of JPEG with IPTC records."""
     padded = iptc + bytes(len(iptc) % 2)
     block = b"8BIM" + struct.pack(">HHI", _IPTC_RESOURCE, 0, len(iptc)) + padded
     content = b"Photoshop 3.0\0" + block
-    if len(content) > _MOST_OF_JPEG["exif"]:
-        logger.warning("JPEG holds no IPTC of this size; it is not kept")
-        return b""
-    return b"\xff\xed" + struct.pack(">H", len(content) + 2) + content
+    return b"\xff\xed" + struct.pack(">H", min(len(content) + 2, 0xFFFF)) + content
 
 
 def _xmp(value: object, name: str) -> bytes | None:
@@ -316,8 +349,5 @@ def _png_info(metadata: Metadata, icc: bytes | None) -> PngImagePlugin.PngInfo:
     if metadata.xmp is not None:
         info.add_itxt("XML:com.adobe.xmp", metadata.xmp)
     for key, text in metadata.text:
-        if len(text.encode()) <= MOST_TEXT:
-            info.add_text(key, text)
-        else:
-            logger.warning("a text of more than 1 MiB is not kept")
+        info.add_text(key, text)
     return info

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-__all__ = ["MEMBERSHIP", "MOUNT", "available_memory", "cgroups", "memory_left"]
+__all__ = ["MEMBERSHIP", "MOUNT", "available_memory", "cgroups", "memory_left", "memory_limit"]
 
 MEMBERSHIP: Final = Path("/proc/self/cgroup")
 """File that lists the cgroups of this process."""
@@ -56,8 +56,18 @@ def memory_left(membership: Path = MEMBERSHIP, mount: Path = MOUNT) -> int | Non
         membership: As for `cgroups`.
         mount: As for `cgroups`.
     """
-    left = (_left_in(folder) for folder in cgroups("memory", membership, mount))
-    return min((value for value in left if value is not None), default=None)
+    limits = _limits(membership, mount)
+    return min((max(0, limit - used) for limit, used in limits), default=None)
+
+
+def memory_limit(membership: Path = MEMBERSHIP, mount: Path = MOUNT) -> int | None:
+    """Return the smallest limit of the cgroups of this process in bytes, None without one.
+
+    Args:
+        membership: As for `cgroups`.
+        mount: As for `cgroups`.
+    """
+    return min((limit for limit, _ in _limits(membership, mount)), default=None)
 
 
 def available_memory(
@@ -74,7 +84,13 @@ def available_memory(
     return min((value for value in amounts if value is not None), default=None)
 
 
-def _left_in(folder: Path) -> int | None:
+def _limits(membership: Path, mount: Path) -> Iterator[tuple[int, int]]:
+    """Yield limits and the bytes used of each."""
+    for folder in cgroups("memory", membership, mount):
+        yield from _limit_of(folder)
+
+
+def _limit_of(folder: Path) -> Iterator[tuple[int, int]]:
     for limit_name, usage_name, cache_key in _FILES:
         try:
             limit = int((folder / limit_name).read_text(encoding="ascii"))
@@ -83,8 +99,8 @@ def _left_in(folder: Path) -> int | None:
             continue
         if limit >= _NO_LIMIT:
             continue
-        return max(0, limit - max(0, used - _field(folder / "memory.stat", cache_key)))
-    return None
+        yield limit, max(0, used - _field(folder / "memory.stat", cache_key))
+        return
 
 
 def _free(meminfo: Path) -> int | None:

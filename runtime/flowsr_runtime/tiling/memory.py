@@ -1,6 +1,7 @@
 """Measure the memory of the process, and estimate the memory for a picture."""
 
 import ctypes
+import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,12 @@ __all__ = [
     "ResidentMemory",
     "check_available",
     "give_back_memory",
+    "has_memory_limit",
     "peak_bytes",
     "picture_bytes",
     "process_bytes",
     "resident_bytes",
+    "use_one_heap",
 ]
 
 Size = tuple[int, int]
@@ -42,6 +45,7 @@ UNKNOWN_PROCESS: Final = 256 << 20
 ROW_BYTES: Final = 24
 """Bytes per pixel of a row of tiles: three float32, and temporaries of their checks."""
 
+_ARENA_MAX: Final = -8  # glibc's number of the setting M_ARENA_MAX
 _GIB: Final = 1 << 30
 _DECODED: Final = 4  # bytes per pixel in Pillow, which pads RGB to four
 _RESAMPLED: Final = 12  # bytes per pixel in float32
@@ -151,6 +155,23 @@ def check_available(source: Size, target: Size, pixel_bytes: int) -> None:
             f"{size_text(source)} to {size_text(target)} needs about {needed / _GIB:.1f} GiB, "
             f"and {available / _GIB:.1f} GiB are available"
         )
+
+
+def has_memory_limit() -> bool:
+    """Return whether allocations of this process may fail by a limit, as of `ulimit -v`."""
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
+
+
+def use_one_heap() -> None:
+    """Let all threads allocate from one heap, where the C library has several (glibc).
+
+    Each further one reserves 64 MiB of the address space.
+    """
+    if sys.platform == "linux":
+        change = getattr(ctypes.CDLL(None), "mallopt", None)
+        if change is not None:
+            change(_ARENA_MAX, 1)
 
 
 def give_back_memory() -> None:

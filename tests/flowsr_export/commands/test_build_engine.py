@@ -33,7 +33,8 @@ def test_a_bundle_gets_its_engine(both: Path, run: Run) -> None:
     assert entry.name in done.stdout
     assert "100.0% in the file, 100.0% in the engine" in done.stdout
     assert "input      geometry int64 10" in done.stdout
-    assert (both.parent / "both.bundle.build.log").exists()
+    (log,) = both.parent.glob("both.bundle.*.build.log")
+    assert log.name == f"both.bundle.{entry.key.digest()[:12]}.build.log"
 
 
 def test_the_same_again_is_kept(both: Path, run: Run) -> None:

@@ -76,3 +76,22 @@ def test_json_is_the_address(bundle: Path, run: Run, monkeypatch: pytest.MonkeyP
     record = json.loads(run("serve", bundle, "--port", "0", "--json").stdout)
     assert (record["bundle"], record["runs_on"]) == (str(bundle), "onnxruntime cpu, fp32")
     assert record["url"].startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("left", "warned"), [(100 << 20, True), (1 << 50, False), (None, False)]
+)
+def test_more_jobs_than_the_container_has_memory_for_are_one_line(
+    bundle: Path,
+    run: Run,
+    served: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    left: int | None,
+    warned: bool,
+) -> None:
+    monkeypatch.setattr("flowsr_runtime.tiling.cgroups.memory_left", lambda: left)
+    options = ("--port", "0", "--jobs", "3", "--max-memory", "64M")
+    done = run("serve", bundle, *options)
+    line = "3 jobs may take 192 MiB, and this container has 100 MiB left; give fewer --jobs"
+    assert (done.exit_code, line in done.stderr) == (0, warned)
+    assert done.stderr.count("\n") == 1 + warned

@@ -136,16 +136,16 @@ def test_hidden_files_and_files_of_other_kinds_are_left_out_and_counted(
     folder.mkdir()
     make_image(folder / "a.png")
     make_image(folder / "b.png").rename(folder / "b.jfif")
-    for name in ("._a.png", ".hidden.jpg", "c.gif", "d.GIF", "e.heic", "notes"):
-        (folder / name).write_bytes(b"GIF89a")
+    for name in ("._a.png", ".hidden.jpg", "c.psd", "d.PSD", "e.heic", "notes"):
+        (folder / name).write_bytes(b"8BPS")
     arguments = ("upscale", bundle, folder, "-o", tmp_path / "out", "--scale", "2")
     done = run(*arguments, "--json")
     assert done.exit_code == 0, done.stderr
     content = json.loads(done.stdout)
-    assert content["other_files"] == {"GIF": 2, "HEIC": 1, "without a suffix": 1}
+    assert content["other_files"] == {"PSD": 2, "HEIC": 1, "without a suffix": 1}
     assert content["pictures"] == 2
     done = run(*arguments, "--force")
-    assert "left out 4 files of other kinds (2 GIF, 1 HEIC, 1 without a suffix)" in done.stderr
+    assert "left out 4 files of other kinds (2 PSD, 1 HEIC, 1 without a suffix)" in done.stderr
 
 
 def test_a_photo_with_opaque_alpha_becomes_a_jpeg(
@@ -170,8 +170,7 @@ def test_existing_outputs_can_be_kept_and_the_missing_ones_made(
     make_image(folder / "b.png")
     done = run(*arguments, "--skip-existing")
     assert done.exit_code == 0, done.stderr
-    assert "1 image," in done.stdout
-    assert "1 skipped because they exist" in done.stdout
+    assert "1 made, 1 was there, " in done.stdout
     assert (tmp_path / "out" / "a.png").read_bytes() == kept
     content = json.loads(run(*arguments, "--skip-existing", "--json").stdout)
     assert (content["pictures"], len(content["skipped"]), content["failures"]) == (0, 2, [])

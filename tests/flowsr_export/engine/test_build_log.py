@@ -1,5 +1,6 @@
 """The builder's log and progress."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,33 @@ def test_a_failure_leaves_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bad"), BuildLog(path):
         raise ValueError("bad")
     assert path.exists()
+
+
+def test_two_builds_have_a_log_each_and_an_interruption_leaves_that_of_the_other(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "build.log"
+    with BuildLog(path) as first:
+        first.add("INFO", "one")
+        second = BuildLog(path).__enter__()
+        second.add("INFO", "two")
+        assert second.path == tmp_path / f"build.{os.getpid()}.log"
+        second.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert "one" in path.read_text()
+    assert [each.name for each in tmp_path.iterdir()] == ["build.log"]
+    with BuildLog(path):
+        assert path.read_text() == ""
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_full_disk_cuts_the_log_with_one_line_and_the_build_goes_on(
+    size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with BuildLog(Path("/dev/full")) as log:
+        for _ in range(3):
+            log.add("ERROR", "x" * size)
+    assert [len(text) for text in log.errors] == [size] * 3
+    assert caplog.messages == ["log /dev/full is incomplete: No space left on device"]
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_limits_of_a_container_count(
     (machine / "memory.current").write_text("1000000000\n")
     device = look(machine)
     assert (device.memory_bytes, device.available_bytes) == memory
+    assert device.memory_limit_bytes == (None if limit == "max" else int(limit))
 
 
 def test_a_machine_that_tells_nothing_is_borne(tmp_path: Path, machine: Path) -> None:

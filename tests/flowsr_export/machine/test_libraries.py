@@ -75,3 +75,23 @@ def test_the_command_prints_one_json_object(run: Run) -> None:
         "cudnn",
     }
     assert found["device"]["cores"] >= 1
+
+
+def test_the_limits_of_a_container_and_the_telemetry_are_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "flowsr_export.machine.hardware"
+    monkeypatch.setattr(f"{module}.os.sched_getaffinity", lambda process: {0, 1, 2, 3})
+    monkeypatch.setattr(f"{module}.usable_cores", lambda: 2)
+    monkeypatch.setattr(f"{module}.memory_limit", lambda *folders: 400 << 20)
+    monkeypatch.setattr(f"{module}.memory_left", lambda *folders: 100 << 20)
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
+    lines = run("doctor").stdout.splitlines()
+    assert "container     CPU quota of 2 of 4 cores, memory limit 0.4 GiB" in lines
+    assert "telemetry     of ONNX Runtime off (ORT_DISABLE_TELEMETRY=1)" in lines
+    assert any(line.endswith("0.4 GiB, 0.1 GiB available") for line in lines)
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    found = json.loads(run("doctor", "--json").stdout)
+    assert found["telemetry"] is True
+    assert found["device"]["processors"] == 4
+    assert found["device"]["memory_limit_bytes"] == 400 << 20

@@ -5,15 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flowsr_export.upscale.jobs import (
-    Done,
-    Failure,
-    Job,
-    Report,
-    earlier_outputs,
-    failure_of,
-    plan,
-)
+from flowsr_export.upscale.folders import earlier_outputs
+from flowsr_export.upscale.jobs import Done, Failure, Job, Report, failure_of, plan
 from flowsr_runtime.errors import OutputError, PictureError, UsageError
 
 

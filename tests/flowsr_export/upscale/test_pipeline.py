@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import flowsr_export.upscale.pipeline
-from flowsr_export.upscale import jobs as jobs_module
+from flowsr_export.upscale import outputs as outputs_module
 from flowsr_export.upscale.jobs import Job, Request, plan
 from flowsr_export.upscale.pipeline import STEPS, _Pipeline, upscale_all, upscale_file
 from flowsr_runtime import Upscaler, read_picture, write_picture
@@ -137,8 +137,8 @@ def test_one_picture_is_read_while_one_is_computed_and_one_is_written(
     upscaler: Upscaler, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meeting = Meeting(upscaler)
-    monkeypatch.setattr(jobs_module, "read_picture", meeting.read)
-    monkeypatch.setattr(flowsr_export.upscale.pipeline, "write_picture", meeting.write)
+    monkeypatch.setattr(outputs_module, "read_picture", meeting.read)
+    monkeypatch.setattr(outputs_module, "write_picture", meeting.write)
     report = upscale_all(jobs, [meeting], TWICE, ignore)  # type: ignore[list-item]
     assert report.exit_code == 0
     assert sorted(meeting.met) == ["compute", "read", "write"]
@@ -172,8 +172,8 @@ def test_few_pictures_are_in_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counting = Counting()
-    monkeypatch.setattr(jobs_module, "read_picture", counting.read)
-    monkeypatch.setattr(flowsr_export.upscale.pipeline, "write_picture", counting.write)
+    monkeypatch.setattr(outputs_module, "read_picture", counting.read)
+    monkeypatch.setattr(outputs_module, "write_picture", counting.write)
     upscale_all(jobs, [upscaler], TWICE, ignore, overlap=overlap)
     assert (counting.now, counting.most <= most) == (0, True)
 
@@ -213,7 +213,7 @@ def test_beside_a_gpu_several_files_are_encoded_at_once(
         writers.wait(SECONDS)  # nothing is written before three files are encoded at once
         write_picture(*words, **options)
 
-    monkeypatch.setattr(flowsr_export.upscale.pipeline, "write_picture", write)
+    monkeypatch.setattr(outputs_module, "write_picture", write)
     on_gpu = Waiting(upscaler, threading.Barrier(1))
     on_gpu.provider = "cuda"
     report = upscale_all(jobs, [on_gpu], TWICE, ignore)  # type: ignore[list-item]
@@ -239,12 +239,18 @@ def test_an_interruption_ends_after_the_file_that_is_being_written(
         stop(line)
         stopped.set()
 
-    monkeypatch.setattr(flowsr_export.upscale.pipeline, "write_picture", write)
+    monkeypatch.setattr(outputs_module, "write_picture", write)
     monkeypatch.setattr(flowsr_export.upscale.pipeline, "wait", interrupt)
     monkeypatch.setattr(_Pipeline, "stop", tell_that_it_stopped)
-    with pytest.raises(KeyboardInterrupt, match="by hand"):
-        upscale_all(jobs, [upscaler], TWICE, ignore)
+    steps: list[int] = []
+    names: list[str] = []
+    with pytest.raises(KeyboardInterrupt, match="1 of 6 images are done"):
+        upscale_all(
+            jobs, [upscaler], TWICE, lambda n, _: steps.append(n), finished=names.append
+        )
     (there,) = [job for job in jobs if job.target.exists()]
+    assert names == [there.source.name]
+    assert sum(steps) < 6 * STEPS  # the bar does not jump over images that were not made
     assert read_picture(there.target).rgb.shape[0] == 8
     assert leftovers(jobs) == []
 
@@ -257,7 +263,7 @@ def test_the_reason_of_an_end_is_the_first_error(
             raise ZeroDivisionError("a bug")
         return read_picture(path)
 
-    monkeypatch.setattr(jobs_module, "read_picture", broken)
+    monkeypatch.setattr(outputs_module, "read_picture", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         upscale_all(jobs, [upscaler], TWICE, ignore)
     assert not jobs[-1].target.exists()
@@ -272,7 +278,7 @@ def test_memory_that_runs_out_for_one_picture_does_not_stop_the_others(
             raise MemoryError("Unable to allocate 9 GiB")
         return read_picture(path)
 
-    monkeypatch.setattr(jobs_module, "read_picture", scarce)
+    monkeypatch.setattr(outputs_module, "read_picture", scarce)
     report = upscale_all(jobs, [upscaler], TWICE, ignore)
     assert len(report.done) == 5
     assert report.exit_code == 6
@@ -287,3 +293,29 @@ def test_one_picture_alone_is_enlarged(upscaler: Upscaler, tmp_path: Path) -> No
     assert read_picture(job.target).size == (8, 8)
     with pytest.raises(PictureError, match=r"none\.png does not exist"):
         upscale_file(Job(tmp_path / "none.png", tmp_path / "c.png"), upscaler, TWICE)
+
+
+def test_a_warning_is_a_line_when_it_happens(upscaler: Upscaler, tmp_path: Path) -> None:
+    events: list[str] = []
+
+    class Scarce:
+        """An upscaler that warns twice of each image."""
+
+        target, provider = upscaler.target, upscaler.provider
+
+        def upscale(self, pixels: Any, *, warn: Any, **options: Any) -> Any:
+            warn("out of memory")
+            warn("out of memory")
+            events.append("after the warning")
+            return upscaler.upscale(pixels, warn=warn, **options)
+
+    jobs = plan([save(tmp_path / "a.png")], tmp_path / "o.png")
+    report = upscale_all(
+        jobs,
+        [Scarce()],  # type: ignore[list-item]
+        TWICE,
+        ignore,
+        warn=events.append,
+    )
+    assert events == [f"{tmp_path / 'a.png'}: out of memory", "after the warning"]
+    assert report.done[0].warning == "out of memory"

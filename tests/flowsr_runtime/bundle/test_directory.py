@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -337,3 +340,33 @@ def as_nobody() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def test_the_bundle_of_a_package_in_a_zip_file_is_unpacked_until_the_program_ends(
+    tmp_path: Path,
+) -> None:
+    package = embedded_bundle().parents[1]
+    archive = tmp_path / "packages.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in package.rglob("*"):
+            if path.suffix != ".pyc":
+                file.write(path, Path("flowsr_runtime") / path.relative_to(package))
+    program = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)];"
+        f"sys.path.insert(0, {str(archive)!r}); import flowsr_runtime;"
+        "from flowsr_runtime import Bundle, embedded_bundle;"
+        "Bundle.open(embedded_bundle()).check_files();"
+        "print(flowsr_runtime.__file__, embedded_bundle() == embedded_bundle(),"
+        "embedded_bundle(), sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    module, same, folder = done.stdout.splitlines()
+    assert (module.startswith(str(archive)), same) == (True, "True")
+    assert Path(folder).is_relative_to(tmp_path)
+    assert not Path(folder).exists()

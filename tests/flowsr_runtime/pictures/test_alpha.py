@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.errors import MemoryBudgetError
-from flowsr_runtime.pictures.alpha import fill_hidden, resize_alpha
+from flowsr_runtime.pictures.alpha import fill_hidden, flatten, resize_alpha
 from flowsr_runtime.pictures.depth import Depth, to_depth
 from flowsr_runtime.upscaling.upscaler import Upscaler
 
@@ -125,3 +125,19 @@ def test_hidden_colors_leave_no_fringe(bundles: dict[str, Bundle]) -> None:
     result = Upscaler.open(bundles["bilinear"]).upscale(image, 3)
     shown = result[result[..., 3] > 0][:, :3]
     assert np.abs(shown - np.array([200.0, 30.0, 40.0])).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_picture_is_laid_over_a_color(dtype: type[np.generic]) -> None:
+    most = {np.uint8: 255, np.uint16: 65535}.get(dtype, 1)
+    pixels = (np.array([[[0, 1, 0, 1], [0, 1, 0, 0], [0, 1, 0, 0.4]]]) * most).astype(dtype)
+    flat = flatten(pixels, (255, 0, 51))
+    assert flat.dtype == dtype
+    due = np.array([[[0, 1, 0], [1, 0, 0.2], [0.6, 0.4, 0.12]]]) * most
+    np.testing.assert_allclose(flat, due, atol=most / 255 if most > 1 else 1e-6)
+
+
+def test_gray_stays_gray_over_gray_and_gets_color_over_color() -> None:
+    pixels = np.array([[[100, 255], [100, 0]]], np.uint8)
+    np.testing.assert_array_equal(flatten(pixels, (9, 9, 9)), [[100, 9]])
+    np.testing.assert_array_equal(flatten(pixels, (9, 8, 7)), [[[100, 100, 100], [9, 8, 7]]])

@@ -238,15 +238,19 @@ class FLOWSR_API Bundle {
   Plan plan(Size source, const Target& target, const Settings& settings = {}) const;
 
  private:
-  Bundle(std::string path, Manifest manifest);
+  Bundle(std::string path, std::string text, Manifest manifest);
+  bool was_replaced() const;
+  [[noreturn]] void refuse_file(const std::string& message) const;
   std::string path_;
+  std::string text_;  // of bundle.json
   Manifest manifest_;
 };
 
 /// A loaded model; many threads may use it at once.
 class FLOWSR_API Upscaler {
  public:
-  /// Loads a model. Throws Error: usage, backend, bundle, or parity for a missed golden pair.
+  /// Loads a model, anew if another process replaces the bundle meanwhile. Throws Error: usage,
+  /// backend, bundle, or parity for a missed golden pair.
   static Upscaler open(const std::string& bundle, const Settings& settings = {});
   static Upscaler open(const Bundle& bundle, const Settings& settings = {});
   Upscaler(Upscaler&&) noexcept;
@@ -279,6 +283,7 @@ class FLOWSR_API Upscaler {
  private:
   struct State;
   explicit Upscaler(std::unique_ptr<State> state);
+  static Upscaler opened(const Bundle& bundle, const Settings& settings);
   std::unique_ptr<State> state_;
 };
 

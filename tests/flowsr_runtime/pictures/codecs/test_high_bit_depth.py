@@ -10,14 +10,14 @@ import tifffile
 from numpy.typing import NDArray
 
 from flowsr_runtime.errors import PictureError
-from flowsr_runtime.pictures.files import encode_picture, read_picture
-from flowsr_runtime.pictures.formats import open_image
-from flowsr_runtime.pictures.high_bit_depth import (
+from flowsr_runtime.pictures.codecs.high_bit_depth import (
     avif_bit_depth,
     bits_of,
     deep_pixels,
     is_read_whole,
 )
+from flowsr_runtime.pictures.files import encode_picture, read_picture
+from flowsr_runtime.pictures.formats import open_image
 from tests.flowsr_runtime.pictures.picture_files import deep_png_file
 
 HIGH, TWELVE = 0x40, 0x20  # flags of an AVIF configuration

@@ -15,7 +15,7 @@ from PIL import Image
 
 from flowsr_runtime.errors import OutputError, PictureError
 from flowsr_runtime.installation import pip_command
-from flowsr_runtime.pictures import tiff
+from flowsr_runtime.pictures.codecs import tiff
 from flowsr_runtime.pictures.files import encode_picture, read_picture
 
 DTYPES = [np.uint8, np.uint16, np.float32]

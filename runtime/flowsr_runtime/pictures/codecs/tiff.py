@@ -11,8 +11,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from flowsr_runtime.errors import OutputError, PictureError
 from flowsr_runtime.installation import pip_command
+from flowsr_runtime.pictures.codecs.soundness import check_compression, page_of
 from flowsr_runtime.pictures.formats import Mode
-from flowsr_runtime.pictures.soundness import check_compression, page_of
 
 __all__ = ["encode_tiff", "read_by_tifffile"]
 

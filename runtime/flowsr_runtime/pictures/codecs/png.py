@@ -17,6 +17,7 @@ __all__ = [
     "PNG_SIGNATURE",
     "chunks_of",
     "encode_png16",
+    "without_animation",
     "without_large_chunks",
 ]
 
@@ -30,6 +31,7 @@ MOST_TEXT: Final = 1 << 20
 
 MOST_TEXTS: Final = 32 << 20  # of all texts of a file
 _TEXTS: Final = (b"tEXt", b"zTXt", b"iTXt")
+_ANIMATION: Final = (b"acTL", b"fcTL", b"fdAT")
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES: Final = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
@@ -57,6 +59,26 @@ def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             return
         yield name, data[at + 8 : at + 8 + length]
         at += 12 + length
+
+
+def without_animation(data: bytes) -> tuple[bytes, bool]:
+    """Take the animation out of a PNG: what is left is the picture that any decoder shows.
+
+    Args:
+        data: The file's content.
+
+    Returns:
+        The file, and whether it had several frames.
+    """
+    kept, animated = [PNG_SIGNATURE], False
+    at = len(PNG_SIGNATURE)
+    for kind, content in chunks_of(data):
+        whole, at = data[at : at + 12 + len(content)], at + 12 + len(content)
+        if kind == b"acTL" and len(content) >= 4:
+            animated |= int.from_bytes(content[:4], "big") > 1
+        if kind not in _ANIMATION:
+            kept.append(whole)
+    return b"".join([*kept, data[at:]]), animated
 
 
 def without_large_chunks(data: bytes, name: str) -> tuple[bytes, bytes | None]:

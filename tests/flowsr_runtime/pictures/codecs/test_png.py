@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_runtime.pictures import png
+from flowsr_runtime.pictures.codecs import png
+from flowsr_runtime.pictures.codecs.png import chunks_of, encode_png16
 from flowsr_runtime.pictures.files import encode_picture, read_picture
-from flowsr_runtime.pictures.png import chunks_of, encode_png16
 from tests.flowsr_runtime.pictures.picture_files import deep_png_file, png_of_chunks
 
 CHANNELS = [1, 2, 3, 4]

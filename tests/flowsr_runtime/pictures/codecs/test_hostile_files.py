@@ -14,9 +14,9 @@ from PIL import Image
 
 from flowsr_runtime import encode_picture, read_picture
 from flowsr_runtime.errors import OutputError, PictureError
+from flowsr_runtime.pictures.codecs.soundness import check_scans, page_of
 from flowsr_runtime.pictures.metadata import Metadata
 from flowsr_runtime.pictures.picture import Picture
-from flowsr_runtime.pictures.soundness import check_scans, page_of
 
 SOON = 10.0
 """Seconds in which any of these files is refused; the decoders alone would take minutes."""

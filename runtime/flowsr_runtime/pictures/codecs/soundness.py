@@ -9,7 +9,7 @@ from typing import Final
 from PIL import ExifTags
 
 from flowsr_runtime.errors import PictureError
-from flowsr_runtime.pictures.png import PNG_SIGNATURE, chunks_of
+from flowsr_runtime.pictures.codecs.png import PNG_SIGNATURE, chunks_of
 
 __all__ = ["check_compression", "check_png", "check_scans", "completions", "page_of"]
 
