@@ -107,6 +107,15 @@ LATENT = model_bytes(
     output = Add(resized, noise)""",
 )
 
+# The bilinear graph in two stages.
+FEATURES = model_bytes("", "output = Mul(input, half)", extra=", float half = {0.5}").replace(
+    b"output", b"halved"
+)
+QUERY = model_bytes(
+    GEOMETRY + ", float[B,3,h,w] halved",
+    "whole = Add(halved, halved)\n" + bilinear_text("whole") + "\noutput = Identity(resized)",
+)
+
 FIXED = model_bytes(
     "",
     'output = Resize<mode = "nearest">(input, , factors)',
@@ -264,6 +273,22 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+STAGES = {"precision": "fp32", "features": "features.fp32.onnx", "query": "query.fp32.onnx"}
+STAGED: tuple[dict[str, Any], dict[str, bytes]] = (
+    {
+        **MANIFEST,
+        "stages": [STAGES],
+        "files": {**MANIFEST["files"], "features.fp32.onnx": {}, "query.fp32.onnx": {}},
+    },
+    {
+        "model.fp32.onnx": BILINEAR,
+        "features.fp32.onnx": FEATURES,
+        "query.fp32.onnx": QUERY,
+    },
+)
+"""Manifest and files of `staged`."""
+
+
 @pytest.fixture
 def manifest() -> dict[str, Any]:
     """The manifest of a model that sees one LR pixel beyond those that it reads."""
@@ -286,6 +311,12 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 def bundle(tmp_path: Path, manifest: dict[str, Any]) -> Bundle:
     """A bilinear bundle of the test's own."""
     return write_bundle(tmp_path / "own", manifest, {"model.fp32.onnx": BILINEAR})
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Bundle:
+    """A bilinear bundle with stage graphs: the feature is half of the image."""
+    return write_bundle(tmp_path / "staged", *STAGED)
 
 
 @pytest.fixture(params=ALL)

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from flowsr_export.engine.library import TensorrtVariant
     from flowsr_export.engine.listing import Match
     from flowsr_runtime import Bundle
-    from flowsr_runtime.bundle.manifest import Latent, Manifest, SizeFixedGraph, Tiling
+    from flowsr_runtime.bundle.manifest import (
+        Latent,
+        Manifest,
+        SizeFixedGraph,
+        StageGraphs,
+        Tiling,
+    )
     from flowsr_runtime.bundle.verdicts import Verdict
     from flowsr_runtime.geometry import Halo
 
@@ -236,6 +242,7 @@ def summary(manifest: Manifest) -> list[tuple[str, str]]:
         ("sides", "any" if multiple == 1 else PADDED.format(multiple)),
         *_tiling(manifest.tiling),
         *_size_fixed(manifest.graphs),
+        *_stages(manifest.stages),
         (
             "memory",
             f"{memory.base_bytes / 2**20:.0f} MiB + "
@@ -289,6 +296,12 @@ def _size_fixed(graphs: tuple[SizeFixedGraph, ...]) -> list[tuple[str, str]]:
         for one in graphs
     )
     return [("" if i else "size-fixed", text) for i, text in enumerate(texts)]
+
+
+def _stages(stages: tuple[StageGraphs, ...]) -> list[tuple[str, str]]:
+    """Return a row with the precisions that have stage graphs, none without any."""
+    names = ", ".join(pair.precision for pair in stages)
+    return [("stages", f"{names}: several scales share the encoder")] if stages else []
 
 
 def _reach(halo: Halo) -> str:

@@ -33,6 +33,9 @@ LONGEST_SIDE = 1 << 20  # pixels; bounds the exporter's symbols
 HALF_BLOCK = 4  # channels of half precision to which the flow's width is filled up
 LARGEST_HALF = 65504.0  # largest finite float16
 
+# The tables of `LinfGraph.tables_of`, and the prior's branch of the image if there is a prior.
+Features = tuple[tuple[Tensor, ...], Tensor | None]
+
 
 class LinfGraph(nn.Module):
     """Inference on a tile: encoder and conditioner once, shared by encode and decode.
@@ -77,7 +80,13 @@ class LinfGraph(nn.Module):
         self.decode_maps = decode_maps(linf.imnet, inner, outer, self.flow)
         self.prior = None if network.prior is None else PriorGraph(network.prior, dtype)
 
-    def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        geometry: Tensor,
+        latent: Tensor | None = None,
+        features: Features | None = None,
+    ) -> Tensor:
         """Enlarge a tile.
 
         Args:
@@ -86,6 +95,7 @@ class LinfGraph(nn.Module):
                 whole picture's sizes, where the tile and its window begin, and the window's
                 size, (10,) int64.
             latent: Latent to decode, (B, D, rows, cols); only without a learned prior.
+            features: What the tile's first stage computed, if it is known.
 
         Returns:
             RGB, unclamped, (B, 3, out_h, out_w).
@@ -105,37 +115,53 @@ class LinfGraph(nn.Module):
             )
             for i in (0, 1)
         )
-        folded = self.patches(input, row, col, latent)
+        folded = self.patches(input, row, col, latent, features)
         return folded[:, :, :out_h, :out_w]
 
-    def patches(self, rgb: Tensor, row: Axis, col: Axis, latent: Tensor | None) -> Tensor:
-        """Enlarge to whole patches, (B, 3, p · rows, p · cols)."""
+    def patches(
+        self,
+        rgb: Tensor,
+        row: Axis,
+        col: Axis,
+        latent: Tensor | None,
+        features: Features | None = None,
+    ) -> Tensor:
+        """Enlarge to whole patches, (B, 3, p · rows, p · cols); `features` may be known."""
         x = rgb * 2 - 1
-        scale, shift = self._condition(x, row, col)
+        tables, branch = (None, None) if features is None else features
+        scale, shift = self._condition(x, row, col, tables)
         if latent is None:
             assert self.prior is not None
             z = self._encode(self._residual(x, row, col), scale, shift)
-            latent = self.prior(_grid(z, row, col), x, row, col)
+            latent = self.prior(_grid(z, row, col), x, row, col, branch)
         y = _grid(self._decode(_rows(latent), scale, shift), row, col).float()
         base = self._cut(x, row, col)  # here, so that it need not be kept all the while
         if self.guard:
             y = guarded(y.flatten(2), base.flatten(2), 1).reshape(base.shape)
         return F.pixel_shuffle((y + base) * 0.5 + 0.5, self.patch)
 
-    def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
+    def tables_of(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What queries read of a normalized tile: four tables (B, h, w, hidden / 2).
+
+        Quarters of the channels, channels last: what Gather reads is contiguous.
+        """
+        features = self.encoder(x.to(self.dtype))
+        return tuple(table(features).permute(0, 2, 3, 1) for table in self.tables)
+
+    def _condition(
+        self, x: Tensor, row: Axis, col: Axis, tables: tuple[Tensor, ...] | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Factors and shifts of every flow layer, L tensors each of M = B · N rows."""
-        factors, shifts = self.conditioner(*self._fourier(x, row, col))
+        factors, shifts = self.conditioner(*self._fourier(x, row, col, tables))
         return [x.to(self.flow) for x in factors], [x.to(self.flow) for x in shifts]
 
-    def _fourier(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
+    def _fourier(
+        self, x: Tensor, row: Axis, col: Axis, tables: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, Tensor]:
         """Cosine and sine halves, (B · N, 4, hidden / 2) each; spec/linf.md, stage 3."""
         (i, r_row, w_row), (j, r_col, w_col) = neighbours(row), neighbours(col)
         weight = (w_row[:, None, :, None] * w_col[None, :, None, :]).reshape(-1, 1)
-        features = self.encoder(x.to(self.dtype))
-        # Quarters of hidden / 2 channels, channels last: what Gather reads is contiguous.
-        coef_cos, coef_sin, f_row, f_col = (
-            table(features).permute(0, 2, 3, 1) for table in self.tables
-        )
+        coef_cos, coef_sin, f_row, f_col = self.tables_of(x) if tables is None else tables
         index = _pairs(i, j, col.lr_count)
         cosine, sine = (
             coef.flatten(1, 2).index_select(1, index) for coef in (coef_cos, coef_sin)

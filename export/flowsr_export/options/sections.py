@@ -46,8 +46,8 @@ SECTIONS: dict[str, str] = {
         --max-pixels --max-queue --queue --timeout
     """,
     "Performance": """
-        --backend --convolution-search --cuda-graphs --device --devices --halo --max-memory
-        --provider --self-test --threads --tf32 --workers
+        --backend --convolution-search --cuda-graphs --device --devices --feature-cache --halo
+        --max-memory --provider --self-test --threads --tf32 --workers
     """,
     "Shapes": "--max-shapes --min-shapes --opt-shapes",
     "Builder": """
@@ -60,6 +60,7 @@ SECTIONS: dict[str, str] = {
 
 # Options that mean something else in one command.
 BY_COMMAND: dict[str, dict[str, str]] = {
+    "export-onnx": {"Model": "--stages"},
     "run": {"Measurement": "--blocks --seed"},
     "build-engine": {"Builder": "--tf32"},
     "calibrate": {"Quantization": "--precision --samples --seed"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,11 +20,12 @@ from flowsr_export.options.values import (
     FiniteRange,
     parse_devices,
     parse_memory,
-    scale_type,
+    parse_scales,
     size_type,
 )
 
 if TYPE_CHECKING:
+    from flowsr_export.upscale.jobs import Request
     from flowsr_export.upscale.ray import Cluster
     from flowsr_runtime.pictures.depth import Depth
 
@@ -32,12 +33,23 @@ __all__ = ["cluster_options", "machine_options", "request_options"]
 
 DEPTHS: dict[str, Depth] = {"8": 8, "16": 16, "float": "float"}
 
+
+def _request(scale: tuple[Any, ...] | None, **fields: Any) -> Request:
+    """Return the request, with one scale or several."""
+    from flowsr_export.upscale.jobs import Request
+
+    several = scale is not None and len(scale) > 1
+    one = None if several or scale is None else scale[0]
+    return Request(scale=one, scales=scale if several and scale else (), **fields)
+
+
 request_options = packs(
-    "flowsr_export.upscale.jobs:Request",
+    _request,
     value_option(
-        scale_type,
+        parse_scales,
         "--scale",
-        help="Upscaling factor, at least 1; 2.7x3.6 sets width and height separately.",
+        help="Upscaling factor, at least 1; 2.7x3.6 sets width and height separately. Several, "
+        "joined by commas, write an image each and share the encoder.",
         show_default="the bundle's own, or 4",
     ),
     value_option(

@@ -68,6 +68,7 @@ def plan_all(
 
 def _plan(job: Job, upscaler: Upscaler, request: Request) -> PlannedUpscale:
     """Plan one image; the output is checked unless its folder would be created."""
+    request = request.of(job)
     picture, target = prepare(job, upscaler, request, check=job.target.parent.is_dir())
     if job.target.suffix.lower() in SUFFIXES:  # logs the metadata that would be left out
         save_options(picture.metadata, format_named(job.target.suffix), picture.icc, target)

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowsr_export.upscale.inputs import is_earlier_output, is_image_name, output_beside
@@ -29,6 +29,7 @@ __all__ = [
     "Job",
     "Report",
     "Request",
+    "Scale",
     "earlier_outputs",
     "failure_of",
     "other_files",
@@ -42,6 +43,9 @@ FAILURE = 1
 DEFAULT_SCALE = "4"
 """Scale of a bundle of any scale if neither a scale nor a size is given."""
 
+Scale = str | tuple[str, str]
+"""A scale, or one each for rows and columns, as text."""
+
 MEGA = 1_000_000
 TIFF_SUFFIXES = (".tif", ".tiff")
 
@@ -53,10 +57,12 @@ class Job:
     Attributes:
         source: Input file.
         target: Output file.
+        scale: Scale of this output if the request has several, else None.
     """
 
     source: Path
     target: Path
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,10 @@ class Request:
         force: Overwrite existing files.
         depth: Depth of the outputs, None for the depth of each input.
         skip_existing: Keep existing outputs, without an error.
+        scales: Several scales of each image, instead of one.
     """
 
-    scale: str | tuple[str, str] | None
+    scale: Scale | None
     size: tuple[int, int] | None
     resample: bool = False
     truncate: bool = False
@@ -85,6 +92,11 @@ class Request:
     force: bool = False
     depth: Depth | None = None
     skip_existing: bool = False
+    scales: tuple[Scale, ...] = ()
+
+    def of(self, job: Job) -> Request:
+        """Return the parameters of one output."""
+        return self if job.scale is None else replace(self, scale=job.scale, scales=())
 
 
 @dataclass(frozen=True)
@@ -176,7 +188,8 @@ def plan(
     Folders are not searched recursively, and `earlier_outputs` in them are left out. Without
     an output each result lies beside its image. The output is a folder of PNG files with the
     names of the inputs if there are several inputs, if an input is a folder, or if the output
-    is an existing folder; otherwise it is the output file.
+    is an existing folder; otherwise it is the output file. Of several scales each one has its
+    own output, whose name ends with the scale, as in photo_x2.7.png.
 
     Args:
         inputs: Image files and folders.
@@ -186,7 +199,7 @@ def plan(
         make: Create a missing output folder.
 
     Returns:
-        One job per image, in order.
+        One job per image and scale, in order.
 
     Raises:
         PictureError: If a folder holds no image.
@@ -200,15 +213,22 @@ def plan(
         and not os.path.isdir(inputs[0])
         and not os.path.isdir(output)
     ):
-        return [Job(inputs[0], output)]
+        jobs = _per_scale([Job(inputs[0], output)], request)
+        _check_distinct(jobs)
+        return jobs
     if output is not None and output.suffix.lower() in SUFFIXES and not os.path.isdir(output):
         raise UsageError(f"output {output} is one image; give a folder for several")
     sources = [picture for path in inputs for picture in _pictures_of(path)]
     if output is None:
         asked = request or Request(DEFAULT_SCALE, None)
-        jobs = [Job(source, _beside(source, asked)) for source in sources]
+        jobs = [
+            Job(source, _beside(source, replace(asked, scale=scale or asked.scale)), scale)
+            for source in sources
+            for scale in asked.scales or (None,)
+        ]
     else:
         jobs = [Job(source, output / f"{source.stem}.png") for source in sources]
+        jobs = _per_scale(jobs, request)
     _check_distinct(jobs)
     try:
         if make and output is not None:
@@ -267,6 +287,7 @@ def prepare(
     Raises:
         FlowsrError: If the image, its size or its output is not valid.
     """
+    request = request.of(job)
     _check_source(job.source)
     if check:
         check_output(job.target, request.force)
@@ -299,13 +320,28 @@ def _beside(source: Path, request: Request) -> Path:
     return output_beside(source, request.scale, request.size, suffix)
 
 
+def _per_scale(jobs: Sequence[Job], request: Request | None) -> list[Job]:
+    """Return a job for every scale of a request with several, `jobs` for any other."""
+    if request is None or not request.scales:
+        return list(jobs)
+    return [
+        Job(job.source, output_beside(job.target, scale, None, job.target.suffix), scale)
+        for job in jobs
+        for scale in request.scales
+    ]
+
+
 def _check_distinct(jobs: Sequence[Job]) -> None:
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, Job] = {}
     for job in jobs:
-        if job.target in taken:
-            both = f"{taken[job.target]} and {job.source}"
-            raise UsageError(f"{both} have the same output {job.target}")
-        taken[job.target] = job.source
+        first = taken.setdefault(job.target, job)
+        if first is job:
+            continue
+        if job.scale is not None and first.source == job.source:
+            message = f"scale must be given once each, got {job.target} twice"
+            raise UsageError(message, option="scale")
+        both = f"{first.source} and {job.source}"
+        raise UsageError(f"{both} have the same output {job.target}")
 
 
 def _check_source(path: Path) -> None:

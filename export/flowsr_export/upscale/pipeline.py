@@ -177,7 +177,7 @@ class _Pipeline:
 
     def upscale(self, job: Job, after_tile: Callable[[int, int], None]) -> Done:
         """Read, upscale and write one image."""
-        request = self._request
+        request = self._request.of(job)
         with self._reading:
             self._check()
             picture, size = prepare(job, self._any, request)

@@ -1,5 +1,8 @@
 // The command flowsr-upscale: upscale one PNG with a bundle.
 
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <iostream>
 
 #include "command.hpp"
@@ -14,7 +17,8 @@ constexpr const char* kHelp = R"(Usage: flowsr-upscale BUNDLE IN.png OUT.png [OP
 Upscale a PNG of 8 or 16 bits per channel. Alpha, gray, depth and the ICC profile are kept,
 other metadata is dropped.
 
-  --scale S|SxS          scale, at least 1, or a horizontal and a vertical scale, as in 2.7x3.6
+  --scale S|SxS          scale, at least 1, or a horizontal and a vertical scale, as in 2.7x3.6;
+                         several, joined by commas, write OUT_x1.5.png, OUT_x2.png, ...
   --size WxH             output size in pixels; a bundle of one scale needs neither
   --max-memory BYTES     memory limit of one run, such as 800M; larger pictures are tiled
                          [the bundle's own setting, or 1G, or 16G with an engine]
@@ -51,16 +55,57 @@ Size parse_size(const std::string& text) {
   return {height, width};
 }
 
-Target target_of(const detail::Arguments& arguments) {
+/// An output: its size and its file.
+struct Wish {
+  Target target;
+  std::string path;
+};
+
+/// Returns a scale as a file name has it: 3/2 is 1.5.
+std::string scale_name(const std::string& text) {
+  const std::size_t slash = text.find('/');
+  double value = std::strtod(text.c_str(), nullptr);
+  if (slash != std::string::npos) value /= std::strtod(text.c_str() + slash + 1, nullptr);
+  char buffer[64];
+  std::snprintf(buffer, sizeof buffer, "%g", value);
+  return buffer;
+}
+
+/// Reads one scale, and appends its name to that of the file if there are several.
+Wish wish_of(const std::string& text, const std::string& out, bool several) {
+  const std::size_t cross = text.find_first_of("xX");
+  const std::string columns = text.substr(0, cross);
+  const std::string rows = cross == std::string::npos ? columns : text.substr(cross + 1);
+  Wish wish{Target(Scale(rows), Scale(columns)), out};
+  if (!several) return wish;
+  const std::size_t dot = out.rfind('.');
+  const bool inside = dot == std::string::npos || out.find('/', dot) != std::string::npos;
+  const std::size_t stem = inside ? out.size() : dot;
+  const std::string first = scale_name(columns), second = scale_name(rows);
+  wish.path = out.substr(0, stem) + "_x" + (first == second ? first : first + "x" + second) +
+              out.substr(stem);
+  return wish;
+}
+
+std::vector<Wish> wishes_of(const detail::Arguments& arguments, const std::string& out) {
   if (arguments.has("scale") && arguments.has("size")) {
     detail::misuse("give exactly one of --scale and --size");
   }
-  if (arguments.has("size")) return Target(parse_size(arguments.text("size")));
-  if (!arguments.has("scale")) return Target();
+  if (arguments.has("size")) return {{Target(parse_size(arguments.text("size"))), out}};
+  if (!arguments.has("scale")) return {{Target(), out}};
   const std::string text = arguments.text("scale");
-  const std::size_t cross = text.find_first_of("xX");
-  if (cross == std::string::npos) return Target(Scale(text));
-  return Target(Scale(text.substr(cross + 1)), Scale(text.substr(0, cross)));  // rows, columns
+  const bool several = text.find(',') != std::string::npos;
+  std::vector<Wish> wishes;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    wishes.push_back(wish_of(text.substr(begin, end - begin), out, several));
+    for (std::size_t i = 0; i + 1 < wishes.size(); ++i) {
+      if (wishes[i].path != wishes.back().path) continue;
+      detail::misuse("--scale must be given once each, got " + wishes[i].path + " twice");
+    }
+    begin = end + 1;
+  }
+  return wishes;
 }
 
 Request request_of(const detail::Arguments& arguments) {
@@ -74,14 +119,26 @@ Request request_of(const detail::Arguments& arguments) {
   return request;
 }
 
-/// Upscales the pixels of one depth.
+/// Upscales the pixels of one depth; `member` is where a picture holds them.
 template <class T>
-std::vector<T> upscaled(const Upscaler& upscaler, const std::vector<T>& pixels, Size source,
-                        const Target& target, const Request& request) {
-  const Size size = upscaler.target(source, target);
-  std::vector<T> result(static_cast<std::size_t>(size.height * size.width * request.channels));
-  upscaler.upscale(pixels.data(), source, target, result.data(), request);
-  return result;
+void upscale_all(const Upscaler& upscaler, const detail::PngPicture& picture,
+                 const std::vector<Wish>& wishes, std::vector<T> detail::PngPicture::* member,
+                 std::vector<detail::PngPicture>& larges, const Request& request) {
+  std::vector<Target> targets;
+  std::vector<T*> results;
+  for (std::size_t i = 0; i < wishes.size(); ++i) {
+    const Size size = larges[i].size;
+    (larges[i].*member)
+        .resize(static_cast<std::size_t>(size.height * size.width * request.channels));
+    targets.push_back(wishes[i].target);
+    results.push_back((larges[i].*member).data());
+  }
+  const T* pixels = (picture.*member).data();
+  if (wishes.size() == 1) {
+    upscaler.upscale(pixels, picture.size, targets[0], results[0], request);
+  } else {
+    upscaler.upscale(pixels, picture.size, targets, results, request);
+  }
 }
 
 int upscale(const detail::Arguments& arguments) {
@@ -96,10 +153,10 @@ int upscale(const detail::Arguments& arguments) {
     detail::misuse("--halo must be default or exact, got " + halo);
   }
   settings.halo = halo == "exact" ? HaloKind::exact : HaloKind::standard;
-  const Target target = target_of(arguments);
+  const std::vector<Wish> wishes = wishes_of(arguments, out);
   Request request = request_of(arguments);
   const Bundle bundle = Bundle::open(arguments.others[0]);
-  detail::check_output(out, force);
+  for (const Wish& wish : wishes) detail::check_output(wish.path, force);
   const detail::PngPicture picture = detail::read_png_file(in);
   if (!picture.ended) {
     std::cerr << "flowsr-upscale: " << in
@@ -109,22 +166,30 @@ int upscale(const detail::Arguments& arguments) {
     std::cerr << "flowsr-upscale: the color profile of " << in
               << " is damaged and was left out\n";
   }
-  const Size size = bundle.target(picture.size, target);
+  std::vector<detail::PngPicture> larges(wishes.size());
+  for (std::size_t i = 0; i < wishes.size(); ++i) {
+    detail::PngPicture& large = larges[i];
+    large.size = bundle.target(picture.size, wishes[i].target);
+    large.channels = picture.channels, large.depth = picture.depth;
+    large.profile = picture.profile;
+  }
   const Upscaler upscaler = Upscaler::open(bundle, settings);
   request.channels = picture.channels;
-  detail::PngPicture large;
-  large.size = size, large.channels = picture.channels, large.depth = picture.depth;
-  large.profile = picture.profile;
   if (picture.depth == 16) {
-    large.words = upscaled(upscaler, picture.words, picture.size, target, request);
+    upscale_all(upscaler, picture, wishes, &detail::PngPicture::words, larges, request);
   } else {
-    large.bytes = upscaled(upscaler, picture.bytes, picture.size, target, request);
+    upscale_all(upscaler, picture, wishes, &detail::PngPicture::bytes, larges, request);
   }
-  detail::write_png_file(out, large, force);
+  for (std::size_t i = 0; i < wishes.size(); ++i) {
+    detail::write_png_file(wishes[i].path, larges[i], force);
+  }
   if (!upscaler.untested().empty()) {
     std::cerr << "flowsr-upscale: not tested: " << upscaler.untested() << '\n';
   }
-  std::cout << out << "  " << size.width << "x" << size.height << '\n';
+  for (std::size_t i = 0; i < wishes.size(); ++i) {
+    const Size size = larges[i].size;
+    std::cout << wishes[i].path << "  " << size.width << "x" << size.height << '\n';
+  }
   return FLOWSR_DONE;
 }
 

@@ -22,8 +22,9 @@ from flowsr_runtime.backends.library_errors import (
     lacks_cudnn,
     one_line,
 )
-from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound
+from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound, run_features
 from flowsr_runtime.backends.size_fixed import SizeFixedSessions, matching_graph
+from flowsr_runtime.backends.stages import Features, StageSessions, is_whole
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.cuda.graph_cache import GraphCounters
@@ -147,6 +148,7 @@ class OnnxRuntimeSession:
         if cuda_graphs:
             self._graphs = GraphRunner(ort, self._session, _OUTPUT, self._place, cuda_graphs)
         self._size_fixed: SizeFixedSessions[OnnxRuntimeSession] | None = None
+        self._stages: StageSessions[OnnxRuntimeSession] | None = None
         self.types = {item.name: str(item.type) for item in self._session.get_inputs()}
         self.inputs = frozenset(self.types)
 
@@ -218,6 +220,9 @@ class OnnxRuntimeSession:
         session._check_inputs(bundle, str(bundle.path / name))
         if fixed:
             session._size_fixed = SizeFixedSessions(fixed, lambda name: load(name, cuda_graphs))
+        stages = bundle.stage_graphs(precision)
+        if stages is not None:
+            session._stages = StageSessions(stages, lambda name: load(name, 0))
         return session
 
     def __repr__(self) -> str:
@@ -281,6 +286,43 @@ class OnnxRuntimeSession:
         return None if graph is None else graph.file
 
     @property
+    def has_stages(self) -> bool:
+        """Whether `stages_for` finds stage graphs."""
+        return self._stages is not None
+
+    def stages_for(
+        self, feeds: Mapping[str, NDArray[Any]]
+    ) -> "StageSessions[OnnxRuntimeSession] | None":
+        """Return the stage graphs that compute what `run` does, to the bit on a CPU.
+
+        Args:
+            feeds: As for `run`.
+
+        Returns:
+            The graphs; None without any, for a tile, and where `run` takes a size-fixed graph.
+        """
+        if self._stages is None or not is_whole(feeds) or self.graph_for(feeds) is not None:
+            return None
+        return self._stages
+
+    def features(self, feeds: Mapping[str, NDArray[Any]]) -> Features:
+        """Run the first of two stage graphs and leave its outputs on the device.
+
+        Args:
+            feeds: The graph's inputs by name.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            MemoryBudgetError: If the device runs out of memory.
+            ProviderError: If the provider fails during the run.
+        """
+        session = self._opened()
+        with self._translated():
+            return run_features(session, feeds, self._place)
+
+    @property
     def graph_counters(self) -> GraphCounters:
         """Counters of CUDA graphs, of size-fixed graphs together."""
         if self._size_fixed is not None:
@@ -298,6 +340,8 @@ class OnnxRuntimeSession:
             record_hashes(self._engine_cache)
         if self._size_fixed is not None:
             self._size_fixed.close()
+        if self._stages is not None:
+            self._stages.close()
         self._session = self._graphs = None
 
     def _check_inputs(self, bundle: Bundle, path: str) -> None:

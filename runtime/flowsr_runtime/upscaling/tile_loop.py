@@ -11,7 +11,7 @@ from flowsr_runtime.backends.contract import Session
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.cuda.nvtx import nvtx_range
 from flowsr_runtime.errors import BundleError, MemoryBudgetError, NonFiniteError
-from flowsr_runtime.pictures.pixels import planes
+from flowsr_runtime.pictures.pixels import allocate, full_range, planes, resampled, store
 from flowsr_runtime.tiling.exploding_inverse import (
     OutOfRangeValues,
     count_guarded,
@@ -94,6 +94,26 @@ class TileLoop:
                     patch = self.manifest.tiling.exact.patch
                     self.guarded_patches += count_guarded(values, patch)
             yield core, values
+
+    def fill(self, result: NDArray[Any], *, clamp: bool, truncate: bool) -> None:
+        """Run the tiles and write the image, resampled if its size differs.
+
+        Args:
+            result: Array to write to, (H, W, 3 or 1).
+            clamp: As for `Upscaler.upscale`.
+            truncate: As for `Upscaler.upscale`.
+
+        Raises:
+            FlowsrError: As `row_bands`.
+        """
+        if result.shape[:2] == self.size:
+            for rows, band in self.row_bands():
+                store(band, result[rows], clamp=clamp, truncate=truncate)
+            return
+        whole = allocate((*self.size, 3), np.dtype(np.float32))
+        for rows, band in self.row_bands():
+            whole[rows] = full_range(band)
+        store(resampled(whole, result.shape[:2]), result, clamp=clamp, truncate=truncate)
 
     def guard_report(self) -> str:
         """Return one line with the number of guarded patches and their share."""

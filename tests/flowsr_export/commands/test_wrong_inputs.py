@@ -12,6 +12,9 @@ UP = "upscale good.bundle photo.png -o o.png"
 USE: list[Row] = [
     ("--nope", 2, "No such option '--nope'"),
     ("sharpen a.png", 2, "No such command 'sharpen'"),
+    ("upscale photo.png --scale 2,2.0", 2, "scale must be given once each, got photo_x2.png"),
+    ("upscale photo.png --scale 2,0.5", 2, "scale must be at least 1, got 0.5"),
+    ("upscale photo.png --scale 2,3 --size 9x9", 2, "at most one of --scale and --size"),
     ("upscale nope.png -o o.png --scale 2", 5, "nope.png does not exist"),
     ("upscale nope/ -o out --scale 2", 5, "neither a bundle nor an image"),
     ("upscale nope.bundle photo.png -o o.png --scale 2", 5, "nope.bundle does not exist"),
