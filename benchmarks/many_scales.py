@@ -114,7 +114,8 @@ def _parts(
 
 
 def _picture(side: int) -> NDArray[np.float32]:
-    return sample_pictures(Case((side, side), (side, side)))[0].transpose(1, 2, 0).copy()
+    planes: NDArray[np.float32] = sample_pictures(Case((side, side), (side, side)))[0]
+    return planes.transpose(1, 2, 0).copy()
 
 
 def _nothing(line: str) -> None:

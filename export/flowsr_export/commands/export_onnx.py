@@ -38,12 +38,13 @@ __all__ = ["command"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Values of --scale, --lr-size, --batch and --stages."""
+    """Values of --scale, --lr-size, --batch, --stages and --latents."""
 
     scale: Fraction | None
     lr_sizes: list[tuple[int, int]] | None
     batch: int | None
     stages: bool
+    latents: bool
 
     def __post_init__(self) -> None:
         """Refuse a batch without size-fixed graphs."""
@@ -108,6 +109,11 @@ class Sizes:
         "Also write the graph of any scale in two stages: then several scales of one image "
         "share its encoder.",
     ),
+    flag(
+        "--latents",
+        "Also write graphs that encode a picture to its latent and decode any latent, for "
+        "encode, decode, and --temperature beside a learned prior.",
+    ),
     name="sizes",
 )
 @click.option(
@@ -170,7 +176,7 @@ def command(
       flowsr-export export-onnx --model SRFlow_DF2K_4X.pth --prior SRFlow-LP.pth -o x4.bundle
       flowsr-export export-onnx -o small.bundle --scale 4 --lr-size 480x270,128x128
       flowsr-export export-onnx --bundle small.bundle --scale 4 --lr-size 960x540
-      flowsr-export export-onnx --bundle small.bundle --stages
+      flowsr-export export-onnx --bundle small.bundle --stages --latents
     """
     from flowsr_runtime.errors import UsageError
 
@@ -237,9 +243,10 @@ def _written(
     # Size-fixed graphs lie beside the graph of any size and, where there is one, any scale.
     scale = sizes.scale if fixed is None else None
     request = Request(precision, scale, opset, license_text, io, guard)
-    count = len(STEPS) + (len(fixed.cases) if fixed else 0) + sizes.stages
+    count = len(STEPS) + (len(fixed.cases) if fixed else 0) + sizes.stages + sizes.latents
     with step_progress("export", count) as begin:
-        return build_bundle(checkpoint, output, request, force, begin, fixed, sizes.stages)
+        further = {"stages": sizes.stages, "latents": sizes.latents}
+        return build_bundle(checkpoint, output, request, force, begin, fixed, **further)
 
 
 def _extended(
@@ -253,6 +260,7 @@ def _extended(
     """Add a precision, size-fixed graphs or stages to a bundle."""
     from flowsr_export.deployment.families import deployment_of
     from flowsr_export.export_onnx.bundle import add_precision
+    from flowsr_export.export_onnx.latents import add_latents
     from flowsr_export.export_onnx.manifest import Request
     from flowsr_export.export_onnx.model import STEPS
     from flowsr_export.export_onnx.size_fixed import add_size_fixed
@@ -262,15 +270,17 @@ def _extended(
 
     bundle = Bundle.open(path)
     adds = precision not in bundle.precisions
-    if not (adds or sizes.lr_sizes or sizes.stages):
+    if not (adds or sizes.lr_sizes or sizes.stages or sizes.latents):
         raise UsageError(
-            f"{path} holds {precision} already; give --lr-size, --stages or another --precision"
+            f"{path} holds {precision} already; give --lr-size, --stages, --latents or another "
+            "--precision"
         )
     checkpoint = reference_of(bundle, model, prior)
     scale = sizes.scale or bundle.manifest.scale
     fixed = sizes.of(deployment_of(checkpoint.network), scale)
     stats: list[ErrorStats] = []
-    count = (len(STEPS) if adds else 1) + (len(fixed.cases) if fixed else 0) + sizes.stages
+    count = (len(STEPS) if adds else 1) + (len(fixed.cases) if fixed else 0)
+    count += sizes.stages + sizes.latents
     with step_progress("export", count) as begin:
         if adds:
             bundle, stats = add_precision(bundle, checkpoint, precision, begin)
@@ -280,6 +290,8 @@ def _extended(
             stats = [*stats, *more]
         if sizes.stages:
             bundle = add_stages(bundle, checkpoint, Request(precision, None, opset), begin)
+        if sizes.latents:
+            bundle = add_latents(bundle, checkpoint, Request(precision, None, opset), begin)
     return bundle, stats
 
 
@@ -310,5 +322,7 @@ def _print(bundle: Bundle, stats: list[ErrorStats], precision: str, as_json: boo
             f"{pair.features} and {pair.query} equal the whole graph within "
             f"{verified['whole_graph_max_abs']:.1e}"
         )
+    if manifest.latent_graphs is not None:
+        click.echo("latents: encode, decode, and --temperature beside the prior")
     click.echo(f"license of the weights: {manifest.raw['model']['licence']}")
     click.echo(f"run it: {run}")

@@ -77,6 +77,7 @@ def command(
       flowsr-export upscale photo.jpg
       flowsr-export upscale photo.jpg -o large.png --scale 2.7
       flowsr-export upscale photo.jpg --scale 1.5,2,4
+      flowsr-export upscale edsr.bundle photo.jpg --temperature 0.5 --samples 3
       flowsr-export upscale holiday/ -o large/ --size 1920x1080
       flowsr-export upscale poster.png -o huge.png --scale 4 --halo exact --max-memory 2G
       flowsr-export upscale srflow.bundle photo.jpg -o large.png
@@ -131,6 +132,12 @@ def _completed(request: Request, bundle: Bundle) -> Request:
     from flowsr_runtime.geometry import exact_scale
 
     fixed = bundle.manifest.scale
+    if request.samples > 1 and not request.temperature:
+        raise click.UsageError("--samples needs --temperature above 0")
+    if request.seed + request.samples > 1 << 64:
+        raise click.UsageError("--seed and --samples must stay below 2**64")
+    if request.temperature_map is not None:
+        request.strength()
     scales = request.scales or (() if request.scale is None else (request.scale,))
     if scales and request.size is not None:
         raise click.UsageError("give at most one of --scale and --size")

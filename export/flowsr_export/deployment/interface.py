@@ -28,6 +28,7 @@ __all__ = [
     "DTYPES",
     "Compilable",
     "Deployment",
+    "LatentModules",
     "Network",
     "Precision",
     "StageModules",
@@ -70,6 +71,22 @@ class StageModules:
     axes: dict[str, tuple[str | None, ...]]
 
 
+@dataclass(frozen=True)
+class LatentModules:
+    """Modules of latents, beside the deployment module of any scale.
+
+    Attributes:
+        encode: Module from `input`, `geometry` and `target` to `latent` and `log_likelihood`.
+        sample: Module from `input`, `geometry`, `latent` and `prior_weight` to `output`; None
+            without a prior, whose whole graph takes the latent.
+        latent: The latent.
+    """
+
+    encode: nn.Module
+    sample: nn.Module | None
+    latent: Latent
+
+
 class Deployment(ABC):
     """A network and its deployment.
 
@@ -103,6 +120,10 @@ class Deployment(ABC):
 
     def stages(self, dtype: torch.dtype) -> StageModules | None:
         """Return the module of any scale in two stages, None if the family has none."""
+        return None
+
+    def latent_modules(self) -> LatentModules | None:
+        """Return the modules of latents in float32, None if the family has none."""
         return None
 
     def vary(self, example: dict[str, Tensor]) -> dict[str, Any]:

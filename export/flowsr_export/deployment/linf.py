@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowsr_export.deployment.interface import (
     Compilable,
     Deployment,
+    LatentModules,
     Precision,
     StageModules,
 )
@@ -20,6 +21,7 @@ from flowsr_export.deployment.sizes import example_of, is_fixed, side_of
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.folding import condition_numbers
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
+from flowsr_export.graph.linf_latents import LinfEncodeGraph, LinfSampleGraph
 from flowsr_export.graph.linf_stages import (
     BRANCH,
     TABLES,
@@ -84,6 +86,14 @@ class LinfDeployment(Deployment):
         if graph.prior is not None:
             axes[BRANCH] = ("batch", None, "h_third", "w_third")
         return StageModules(LinfFeaturesGraph(graph), LinfQueryGraph(graph), axes)
+
+    def latent_modules(self) -> LatentModules:
+        """Return the encoding of a picture, and with a prior the decoding of any latent."""
+        linf = self.network.linf
+        graph = LinfGraph(self.network).eval()
+        sample = None if graph.prior is None else LinfSampleGraph(graph)
+        latent = Latent("latent", linf.width, linf.patch_size)
+        return LatentModules(LinfEncodeGraph(graph, linf), sample, latent)
 
     def compilable(
         self,

@@ -14,6 +14,7 @@ from PIL import Image
 
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment, Precision
+from flowsr_export.export_onnx.latents import check_latents, latent_models
 from flowsr_export.export_onnx.manifest import (
     Request,
     draft_manifest,
@@ -46,6 +47,7 @@ def build_bundle(
     report: Callable[[str], None] = lambda step: None,
     fixed: SizeFixed | None = None,
     stages: bool = False,
+    latents: bool = False,
 ) -> tuple[Bundle, list[ErrorStats]]:
     """Export a network and save it only if it agrees with PyTorch.
 
@@ -57,6 +59,7 @@ def build_bundle(
         report: Called with each of `STEPS`, and for each size-fixed graph, when it begins.
         fixed: Size-fixed graphs to add; None for none.
         stages: Also export the graph in two stages, for several scales of one image.
+        latents: Also export the graphs of latents.
 
     Returns:
         The bundle, and its differences from PyTorch, those of the size-fixed graphs last.
@@ -71,6 +74,8 @@ def build_bundle(
     deployment.set_guard(request.guard)
     if stages:
         check_stages(deployment, request)
+    if latents:
+        check_latents(deployment, request)
     with verified_model(checkpoint, deployment, request, report) as model:
         report(STEPS[3])
         whole_only = deployment.whole_only(scale)  # no tiles, no seam
@@ -82,6 +87,7 @@ def build_bundle(
     staged = None
     if stages:
         staged = stage_models(checkpoint, deployment, request, model.content, report)
+    coded = latent_models(checkpoint, deployment, request, report) if latents else None
     report(STEPS[4])
     entry = dict(model.entry)
     manifest = {
@@ -96,8 +102,12 @@ def build_bundle(
     if staged is not None:
         manifest["stages"] = [staged.pair]
         manifest["files"] |= staged.entries
+    if coded is not None:
+        manifest["latent_graphs"] = coded.entry
+        manifest["files"] |= coded.entries
     files = {model.name: model.content, **{one.name: one.content for one in models}, **golden}
-    files |= {} if staged is None else staged.contents
+    for added in (staged, coded):
+        files |= {} if added is None else added.contents
     stats = [*model.stats, *(one.stats for one in models)]
     return write_bundle(output, manifest, files, force=force), stats
 

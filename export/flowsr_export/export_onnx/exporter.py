@@ -23,7 +23,7 @@ from flowsr_export.onnx_graph.constant_folding import LARGEST_FOLDED, fold_const
 from flowsr_export.onnx_graph.lint import LARGEST_FILE
 from flowsr_runtime.errors import LintError, UsageError
 
-__all__ = ["OPSETS", "onnx_from_deployment", "stages_from_deployment"]
+__all__ = ["OPSETS", "axes_of", "checked_opset", "onnx_from_deployment", "onnx_from_module"]
 
 # Below 18 the exporter converts down and can fail silently. At 20 TensorRT's parser takes the
 # mode "linear" of GridSample for "nearest", and nothing here needs 20.
@@ -32,6 +32,7 @@ OPSETS = (18, 19)
 BF16_OPSET = 22
 # Readable by ONNX Runtime 1.17; the opsets above need no newer version.
 IR_VERSION = 10
+# Names of axes by input and output, None for a fixed one.
 Axes = Mapping[str, tuple[str | None, ...]]
 
 
@@ -62,7 +63,7 @@ def onnx_from_deployment(
         UsageError: If the opset is not supported.
         LintError: If the exporter returned another opset or an invalid model.
     """
-    opset = _checked_opset(precision, opset)
+    opset = checked_opset(precision, opset)
     module = deployment.graph(DTYPES[precision], scale).eval()
     named = deployment.example(scale)
     vary: dict[str, Any] | None = deployment.vary(named)
@@ -71,7 +72,7 @@ def onnx_from_deployment(
         feeds = deployment.feeds(sizes, scale)
         named, vary = {name: torch.from_numpy(feeds[name]) for name in named}, None
     model = _translated(module, named, vary, ["output"], opset, size_fixed=sizes is not None)
-    axes = _axes(named, scale or deployment.scale)
+    axes = axes_of(named, scale or deployment.scale)
     if sizes is not None:
         return _folded(model, opset, metadata or {}, axes)
     if scale is not None and scale.denominator == 1 and deployment.scale is None:
@@ -79,55 +80,35 @@ def onnx_from_deployment(
     return _finished(model, opset, metadata or {}, axes)
 
 
-def stages_from_deployment(
-    deployment: Deployment,
-    precision: Precision = "fp32",
-    opset: int | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Export the deployment graph of any scale in two stages.
+def onnx_from_module(
+    module: torch.nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    outputs: list[str],
+    axes: Axes,
+    opset: int,
+    metadata: Mapping[str, Any],
+) -> onnx.ModelProto:
+    """Export a module whose sizes vary.
 
     Args:
-        deployment: The network.
-        precision: As for `onnx_from_deployment`.
-        opset: As for `onnx_from_deployment`.
+        module: Module in evaluation mode.
+        inputs: Inputs to trace it with, by the names of its arguments.
+        outputs: Names of its outputs.
+        axes: Names of the axes of inputs and outputs, None for a fixed one.
+        opset: ONNX operator set; see `checked_opset`.
         metadata: As for `onnx_from_deployment`.
 
-    Returns:
-        The graph of the features, from `input`, and that of the query, from the inputs of the
-        whole graph and the features.
-
     Raises:
-        UsageError: If the family has no stages, or the opset is not supported.
         LintError: If the exporter returned another opset or an invalid model.
     """
-    opset = _checked_opset(precision, opset)
-    stages = deployment.stages(DTYPES[precision])
-    if stages is None:
-        raise UsageError(f"stages must be of linf-lp, got {deployment.family}", option="stages")
-    named = deployment.example(None)
-    axes = {**_axes(named, None), **stages.axes}
-    image = {"input": named["input"]}
-    with torch.no_grad():
-        features = dict(zip(stages.axes, stages.features(**image), strict=True))
-    models = []
-    for module, inputs, outputs in (
-        (stages.features.eval(), image, [*features]),
-        (stages.query.eval(), _in_order(stages.query, {**named, **features}), ["output"]),
-    ):
-        vary = {
-            name: {i: Dim.AUTO for i, axis in enumerate(axes.get(name, ())) if axis} or None
-            for name in inputs
-        }
-        model = _translated(module, inputs, vary, outputs, opset)
-        models.append(_finished(model, opset, metadata or {}, axes))
-    return models[0], models[1]
-
-
-def _in_order(module: torch.nn.Module, named: dict[str, Any]) -> dict[str, Any]:
-    """Return inputs in the order of a module's arguments."""
     arguments = inspect.signature(module.forward).parameters
-    return {name: named[name] for name in arguments if name in named}
+    named = {name: inputs[name] for name in arguments if name in inputs}
+    vary = {
+        name: {i: Dim.AUTO for i, axis in enumerate(axes.get(name, ())) if axis} or None
+        for name in named
+    }
+    model = _translated(module, named, vary, outputs, opset)
+    return _finished(model, opset, metadata, axes)
 
 
 def _translated(
@@ -197,7 +178,8 @@ def _folded(
     return finished
 
 
-def _checked_opset(precision: Precision, opset: int | None) -> int:
+def checked_opset(precision: Precision, opset: int | None) -> int:
+    """Return the operator set of a precision, the usual one for None; raise for others."""
     if precision == "bf16":
         if opset not in (None, BF16_OPSET):
             raise UsageError(
@@ -217,13 +199,14 @@ def _finished(
     model: onnx.ModelProto,
     opset: int,
     metadata: Mapping[str, Any],
-    axes: Axes,
+    axes: Axes | None = None,
 ) -> onnx.ModelProto:
     """Name the axes that are not numbers, set the metadata and check the model."""
+    names = axes or axes_of(())
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         if len(dims) == 4:
-            for dim, name in zip(dims, axes[value.name], strict=True):
+            for dim, name in zip(dims, names[value.name], strict=True):
                 if name is not None and not dim.dim_value:
                     dim.dim_param = name
     # Inner shapes use the exporter's symbols instead of the axes' names.
@@ -247,8 +230,15 @@ def _finished(
     return model
 
 
-def _axes(inputs: Iterable[str], scale: Fraction | None) -> dict[str, tuple[str | None, ...]]:
-    """Return the axes of images and latents by name: rows0 and cols0 of `latent0`."""
+def axes_of(
+    inputs: Iterable[str], scale: Fraction | None = None
+) -> dict[str, tuple[str | None, ...]]:
+    """Return the axes of images and latents by name: rows0 and cols0 of `latent0`.
+
+    Args:
+        inputs: Names of the inputs.
+        scale: Fixed scale of the graph; None for any.
+    """
     sides = {"input": ("h", "w"), "output": ("H", "W")}
     if scale is not None and scale.denominator == 1:
         sides["output"] = f"{scale}*h", f"{scale}*w"

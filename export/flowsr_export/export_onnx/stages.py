@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 
 from flowsr_export.deployment.families import deployment_of
-from flowsr_export.deployment.interface import Deployment
-from flowsr_export.export_onnx.exporter import stages_from_deployment
+from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
+from flowsr_export.export_onnx.exporter import axes_of, checked_opset, onnx_from_module
 from flowsr_export.export_onnx.manifest import Request
 from flowsr_export.export_onnx.metadata import graph_metadata
 from flowsr_export.export_onnx.model import opened
@@ -22,7 +23,14 @@ from flowsr_runtime import Bundle, ParityError, UsageError
 from flowsr_runtime.bundle.directory import extend_bundle
 from flowsr_runtime.errors import OutputError
 
-__all__ = ["STEP", "StageModels", "add_stages", "check_stages", "stage_models"]
+__all__ = [
+    "STEP",
+    "StageModels",
+    "add_stages",
+    "check_stages",
+    "exported_stages",
+    "stage_models",
+]
 
 STEP, WRITE = "graphs of features and query", "write"
 
@@ -68,6 +76,44 @@ def check_stages(deployment: Deployment, request: Request) -> None:
         raise UsageError(message, option=option)
 
 
+def exported_stages(
+    deployment: Deployment,
+    precision: Precision = "fp32",
+    opset: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Export the deployment graph of any scale in two stages, and lint both.
+
+    Args:
+        deployment: A network with stages.
+        precision: As for `onnx_from_deployment`.
+        opset: As for `onnx_from_deployment`.
+        metadata: As for `onnx_from_deployment`.
+
+    Returns:
+        The graph of the features, from `input`, and that of the query, from the inputs of the
+        whole graph and the features.
+
+    Raises:
+        UsageError: If the opset is not supported.
+        LintError: If a graph breaks a rule.
+    """
+    opset, stages = checked_opset(precision, opset), deployment.stages(DTYPES[precision])
+    assert stages is not None, "checked by check_stages"
+    named = deployment.example(None)
+    axes, image = {**axes_of(named), **stages.axes}, {"input": named["input"]}
+    with torch.no_grad():
+        features = dict(zip(stages.axes, stages.features(**image), strict=True))
+    form = axes, opset, metadata or {}
+    models = (
+        onnx_from_module(stages.features.eval(), image, [*features], *form),
+        onnx_from_module(stages.query.eval(), {**named, **features}, ["output"], *form),
+    )
+    for model in models:
+        require_clean(model)
+    return models
+
+
 def stage_models(
     checkpoint: Checkpoint,
     deployment: Deployment,
@@ -90,9 +136,7 @@ def stage_models(
     """
     begin(STEP)
     metadata = graph_metadata(checkpoint, deployment, None)
-    models = stages_from_deployment(deployment, request.precision, request.opset, metadata)
-    for model in models:
-        require_clean(model)
+    models = exported_stages(deployment, request.precision, request.opset, metadata)
     features, query = (model.SerializeToString() for model in models)
     difference = _difference(deployment, request, whole, features, query)
     names = tuple(f"{stage}.{request.precision}.onnx" for stage in ("features", "query"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import cast
 
@@ -27,7 +28,7 @@ from flowsr_export.graph.folding import (
 from flowsr_export.graph.linf_prior import PriorGraph
 from flowsr_lp.linf.model import LinfLP, guarded
 
-__all__ = ["LinfFixedGraph", "LinfGraph"]
+__all__ = ["Features", "LinfFixedGraph", "LinfGraph", "read_size"]
 
 LONGEST_SIDE = 1 << 20  # pixels; bounds the exporter's symbols
 HALF_BLOCK = 4  # channels of half precision to which the flow's width is filled up
@@ -100,8 +101,15 @@ class LinfGraph(nn.Module):
         Returns:
             RGB, unclamped, (B, 3, out_h, out_w).
         """
-        out_h, out_w = _size(geometry[8]), _size(geometry[9])
-        grid = None if latent is None else latent.shape[2:]
+        out_h, out_w = read_size(geometry[8]), read_size(geometry[9])
+        row, col = self.axes(input, geometry, None if latent is None else latent.shape[2:])
+        folded = self.patches(input, row, col, latent, features)
+        return folded[:, :, :out_h, :out_w]
+
+    def axes(
+        self, input: Tensor, geometry: Tensor, grid: Sequence[int] | None = None
+    ) -> tuple[Axis, Axis]:
+        """Read the axes of a tile; `grid` is its rows and columns of patches if known."""
         row, col = (
             Axis(
                 geometry[i],
@@ -110,13 +118,14 @@ class LinfGraph(nn.Module):
                 geometry[6 + i],
                 input.shape[2 + i],
                 # Read back from a tensor: one fresh symbol, not a quotient in every shape.
-                _size(patch_count(geometry[8 + i], self.patch)) if grid is None else grid[i],
+                read_size(patch_count(geometry[8 + i], self.patch))
+                if grid is None
+                else grid[i],
                 self.patch,
             )
             for i in (0, 1)
         )
-        folded = self.patches(input, row, col, latent, features)
-        return folded[:, :, :out_h, :out_w]
+        return row, col
 
     def patches(
         self,
@@ -129,13 +138,38 @@ class LinfGraph(nn.Module):
         """Enlarge to whole patches, (B, 3, p · rows, p · cols); `features` may be known."""
         x = rgb * 2 - 1
         tables, branch = (None, None) if features is None else features
-        scale, shift = self._condition(x, row, col, tables)
+        scale, shift = self.condition(x, row, col, tables)
         if latent is None:
-            assert self.prior is not None
-            z = self._encode(self._residual(x, row, col), scale, shift)
-            latent = self.prior(_grid(z, row, col), x, row, col, branch)
+            latent = self.predicted(x, row, col, scale, shift, branch)
+        return self.decoded(latent, x, row, col, scale, shift)
+
+    def predicted(
+        self,
+        x: Tensor,
+        row: Axis,
+        col: Axis,
+        scale: list[Tensor],
+        shift: list[Tensor],
+        branch: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the latent of a normalized tile, (B, padded_width(D), rows, cols)."""
+        assert self.prior is not None
+        z = self.encode(self._residual(x, row, col), scale, shift)
+        latent: Tensor = self.prior(_grid(z, row, col), x, row, col, branch)
+        return latent
+
+    def decoded(
+        self,
+        latent: Tensor,
+        x: Tensor,
+        row: Axis,
+        col: Axis,
+        scale: list[Tensor],
+        shift: list[Tensor],
+    ) -> Tensor:
+        """Decode a latent to whole patches in RGB, (B, 3, p · rows, p · cols)."""
         y = _grid(self._decode(_rows(latent), scale, shift), row, col).float()
-        base = self._cut(x, row, col)  # here, so that it need not be kept all the while
+        base = self.cut(x, row, col)  # here, so that it need not be kept all the while
         if self.guard:
             y = guarded(y.flatten(2), base.flatten(2), 1).reshape(base.shape)
         return F.pixel_shuffle((y + base) * 0.5 + 0.5, self.patch)
@@ -148,8 +182,8 @@ class LinfGraph(nn.Module):
         features = self.encoder(x.to(self.dtype))
         return tuple(table(features).permute(0, 2, 3, 1) for table in self.tables)
 
-    def _condition(
-        self, x: Tensor, row: Axis, col: Axis, tables: tuple[Tensor, ...] | None
+    def condition(
+        self, x: Tensor, row: Axis, col: Axis, tables: tuple[Tensor, ...] | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Factors and shifts of every flow layer, L tensors each of M = B · N rows."""
         factors, shifts = self.conditioner(*self._fourier(x, row, col, tables))
@@ -197,7 +231,7 @@ class LinfGraph(nn.Module):
         second = along_cols.flatten(1, 2).index_select(1, _pairs(i, col_slot, 2 * col.patches))
         return first + second
 
-    def _cut(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
+    def cut(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
         """Resize a tile (B, 3, h, w) to the window and cut it, (B, D, rows, cols) float32."""
         up_row, up_col = (
             half_pixel_taps(a.pixels(), a.output, a.low_res, a.lr_origin, a.lr_count)
@@ -214,10 +248,10 @@ class LinfGraph(nn.Module):
 
         `up - R·D·up` with `up = R·x` is `R·(x - D·R·x)`: the low pass runs at low resolution.
         """
-        cut = self._cut(x - low_pass(low_pass(x, row, 2), col, 3), row, col)
+        cut = self.cut(x - low_pass(low_pass(x, row, 2), col, 3), row, col)
         return _rows(cut.to(self.flow))
 
-    def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
+    def encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
         """Encode residuals (M, D) to latents (M, padded_width(D))."""
         z = F.pad(z, (0, self.missing))
         *maps, last = self.encode_maps
@@ -262,7 +296,7 @@ class LinfFixedGraph(nn.Module):
         return folded[:, :, : axes[0].output, : axes[1].output]
 
 
-def _size(length: Tensor) -> int:
+def read_size(length: Tensor) -> int:
     """Read a size from a scalar tensor; to the exporter it is a symbolic int."""
     size = cast("int", length.item())
     torch._check(size >= 1)  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ SECTIONS: dict[str, str] = {
         --all --allow-host --base-url --batch --compute-capability --engine --exact --flavor
         --host --hr --images --locate --lr --lr-size --name --other-versions --port --quick
         --resample --scale --size --start --steps --sweep --system --threshold --tolerance
-        --validation
+        --toward --validation --weight
     """,
     "Output": """
         --access-log --depth --dry-run --export-layer-info --export-profile --force --gpu
@@ -19,7 +19,7 @@ SECTIONS: dict[str, str] = {
     """,
     "Model": """
         --blocks --bundle --fixed-scale --guard --io --least-share --model --opset --precision
-        --prior --seed --temperature --vgg
+        --prior --prior-mix --seed --temperature --temperature-map --vgg
     """,
     "Quantization": "--crop --exclude --method --per-tensor",
     "Quality": """
@@ -60,7 +60,8 @@ SECTIONS: dict[str, str] = {
 
 # Options that mean something else in one command.
 BY_COMMAND: dict[str, dict[str, str]] = {
-    "export-onnx": {"Model": "--stages"},
+    "export-onnx": {"Model": "--latents --stages"},
+    "upscale": {"Model": "--samples"},
     "run": {"Measurement": "--blocks --seed"},
     "build-engine": {"Builder": "--tf32"},
     "calibrate": {"Quantization": "--precision --samples --seed"},

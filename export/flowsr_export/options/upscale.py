@@ -8,6 +8,7 @@ import click
 
 from flowsr_export.options.command import Choice
 from flowsr_export.options.shared import (
+    FILE,
     POSITIVE,
     flag,
     force_option,
@@ -73,9 +74,30 @@ request_options = packs(
     click.option(
         "--temperature",
         type=FiniteRange(min=0),
-        help="Standard deviation of the noise, for bundles without a learned prior.",
+        help="Standard deviation of the noise, for bundles without a learned prior or with "
+        "graphs of latents.",
     ),
-    seed_option("Random seed for the noise, for bundles without a learned prior."),
+    click.option(
+        "--temperature-map",
+        type=FILE,
+        help="Gray image over the whole picture that scales the temperature: white keeps it, "
+        "black is without noise.",
+    ),
+    click.option(
+        "--prior-mix",
+        type=FiniteRange(),
+        show_default="0 with --temperature, else 1",
+        help="Factor of the learned prior's latent, to which the noise is added; needs graphs "
+        "of latents.",
+    ),
+    click.option(
+        "--samples",
+        type=POSITIVE,
+        default=1,
+        show_default=True,
+        help="Number of images to sample, each with the next seed, which its name states.",
+    ),
+    seed_option("Random seed for the noise."),
     force_option,
     flag("--skip-existing", "Keep existing outputs, and make the missing ones."),
     name="request",

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from flowsr_export.upscale.inputs import is_earlier_output, is_image_name, output_beside
 from flowsr_runtime import Upscaler, check_output, read_picture
@@ -58,11 +61,13 @@ class Job:
         source: Input file.
         target: Output file.
         scale: Scale of this output if the request has several, else None.
+        seed: Seed of this output if the request has several samples, else None.
     """
 
     source: Path
     target: Path
     scale: Scale | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,15 @@ class Request:
         size: Output (H, W), instead of a scale.
         resample: Resize the result of a fixed-scale bundle to any other size.
         truncate: Truncate eight-bit values instead of rounding them.
-        seed: Random seed for the noise, for bundles without a learned prior.
-        temperature: Standard deviation of that noise.
+        seed: Random seed for the noise.
+        temperature: Standard deviation of the noise, None without any.
         force: Overwrite existing files.
         depth: Depth of the outputs, None for the depth of each input.
         skip_existing: Keep existing outputs, without an error.
         scales: Several scales of each image, instead of one.
+        prior_mix: Factor of the prior's latent, as for `Upscaler.upscale`.
+        temperature_map: Gray picture file that scales the temperature.
+        samples: Number of images to sample of each, with seeds from `seed` on.
     """
 
     scale: Scale | None
@@ -93,10 +101,33 @@ class Request:
     depth: Depth | None = None
     skip_existing: bool = False
     scales: tuple[Scale, ...] = ()
+    prior_mix: float | None = None
+    temperature_map: Path | None = None
+    samples: int = 1
 
     def of(self, job: Job) -> Request:
         """Return the parameters of one output."""
-        return self if job.scale is None else replace(self, scale=job.scale, scales=())
+        request = self
+        if job.scale is not None:
+            request = replace(request, scale=job.scale, scales=())
+        return request if job.seed is None else replace(request, seed=job.seed, samples=1)
+
+    def strength(self) -> NDArray[Any] | None:
+        """Read the map of the temperature, (rows, columns), None without one.
+
+        Raises:
+            PictureError: If the file cannot be read.
+            UsageError: If it is not gray.
+        """
+        if self.temperature_map is None:
+            return None
+        picture = read_picture(self.temperature_map)
+        if not picture.gray:
+            raise UsageError(
+                f"temperature_map must be gray, got {picture.mode} in {self.temperature_map}",
+                option="temperature_map",
+            )
+        return picture.pixels if picture.pixels.ndim == 2 else picture.pixels[..., 0]
 
 
 @dataclass(frozen=True)
@@ -189,7 +220,8 @@ def plan(
     an output each result lies beside its image. The output is a folder of PNG files with the
     names of the inputs if there are several inputs, if an input is a folder, or if the output
     is an existing folder; otherwise it is the output file. Of several scales each one has its
-    own output, whose name ends with the scale, as in photo_x2.7.png.
+    own output, whose name ends with the scale, as in photo_x2.7.png; of several samples each
+    one, whose name ends with the seed, as in photo_x4_seed7.png.
 
     Args:
         inputs: Image files and folders.
@@ -213,7 +245,7 @@ def plan(
         and not os.path.isdir(inputs[0])
         and not os.path.isdir(output)
     ):
-        jobs = _per_scale([Job(inputs[0], output)], request)
+        jobs = _per_sample(_per_scale([Job(inputs[0], output)], request), request)
         _check_distinct(jobs)
         return jobs
     if output is not None and output.suffix.lower() in SUFFIXES and not os.path.isdir(output):
@@ -229,6 +261,7 @@ def plan(
     else:
         jobs = [Job(source, output / f"{source.stem}.png") for source in sources]
         jobs = _per_scale(jobs, request)
+    jobs = _per_sample(jobs, request)
     _check_distinct(jobs)
     try:
         if make and output is not None:
@@ -328,6 +361,17 @@ def _per_scale(jobs: Sequence[Job], request: Request | None) -> list[Job]:
         Job(job.source, output_beside(job.target, scale, None, job.target.suffix), scale)
         for job in jobs
         for scale in request.scales
+    ]
+
+
+def _per_sample(jobs: Sequence[Job], request: Request | None) -> list[Job]:
+    """Return a job for every sample of a request with several, `jobs` for any other."""
+    if request is None or request.samples == 1:
+        return list(jobs)
+    return [
+        replace(job, target=job.target.with_stem(f"{job.target.stem}_seed{seed}"), seed=seed)
+        for job in jobs
+        for seed in range(request.seed, request.seed + request.samples)
     ]
 
 

@@ -194,6 +194,8 @@ class _Pipeline:
                 truncate=request.truncate,
                 seed=request.seed,
                 temperature=request.temperature,
+                prior_mix=request.prior_mix,
+                temperature_map=request.strength(),
                 progress=after_tile,
                 warn=warnings.append,
                 cancel=self._stopped,

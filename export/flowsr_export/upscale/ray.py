@@ -122,13 +122,15 @@ class PictureMapper:
         """Upscale the image of one row.
 
         Args:
-            row: Row with `index`, `source`, `target` and, of several scales, `scale`.
+            row: Row with `index`, `source` and `target`; of several scales with `scale`, of
+                several samples with `seed`.
 
         Returns:
             The row with its outcome; see the class.
         """
         scale = parse_scale(row["scale"]) if row.get("scale") else None
-        job = Job(Path(row["source"]), Path(row["target"]), scale)
+        seed = int(row["seed"]) if row.get("seed") else None
+        job = Job(Path(row["source"]), Path(row["target"]), scale, seed)
         answer = {**row, "height": 0, "width": 0, "seconds": 0.0, "warning": ""}
         answer |= {"skipped": False, "reason": "", "exit_code": 0}
         if not self.request.force and os.path.lexists(job.target):
@@ -200,6 +202,7 @@ def _rows(
             "source": str(job.source.absolute()),
             "target": str(job.target.absolute()),
             "scale": _scale_text(job.scale),
+            "seed": "" if job.seed is None else str(job.seed),
         }
         for i, job in enumerate(jobs)
     ]

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -149,6 +150,9 @@ class OnnxRuntimeSession:
             self._graphs = GraphRunner(ort, self._session, _OUTPUT, self._place, cuda_graphs)
         self._size_fixed: SizeFixedSessions[OnnxRuntimeSession] | None = None
         self._stages: StageSessions[OnnxRuntimeSession] | None = None
+        self._load_further: Callable[[str], OnnxRuntimeSession] | None = None
+        self._further: dict[str, OnnxRuntimeSession] = {}
+        self._lock = threading.Lock()
         self.types = {item.name: str(item.type) for item in self._session.get_inputs()}
         self.inputs = frozenset(self.types)
 
@@ -220,6 +224,7 @@ class OnnxRuntimeSession:
         session._check_inputs(bundle, str(bundle.path / name))
         if fixed:
             session._size_fixed = SizeFixedSessions(fixed, lambda name: load(name, cuda_graphs))
+        session._load_further = lambda name: load(name, 0)
         stages = bundle.stage_graphs(precision)
         if stages is not None:
             session._stages = StageSessions(stages, lambda name: load(name, 0))
@@ -322,6 +327,42 @@ class OnnxRuntimeSession:
         with self._translated():
             return run_features(session, feeds, self._place)
 
+    def outputs(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run a graph with several outputs.
+
+        Args:
+            feeds: The graph's inputs by name.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            MemoryBudgetError: If the device runs out of memory.
+            ProviderError: If the provider fails during the run.
+        """
+        session = self._opened()
+        with self._translated():
+            names = [item.name for item in session.get_outputs()]
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    def further(self, name: str) -> "OnnxRuntimeSession":
+        """Load another graph of the bundle with the same settings, once.
+
+        Args:
+            name: ONNX file, by path in the bundle.
+
+        Raises:
+            UsageError: If this session is not of a bundle.
+            BundleError: If the file is damaged.
+        """
+        self._opened()
+        if self._load_further is None:
+            raise UsageError("this session is of one graph, not of a bundle")
+        with self._lock:
+            if name not in self._further:
+                self._further[name] = self._load_further(name)
+            return self._further[name]
+
     @property
     def graph_counters(self) -> GraphCounters:
         """Counters of CUDA graphs, of size-fixed graphs together."""
@@ -342,6 +383,8 @@ class OnnxRuntimeSession:
             self._size_fixed.close()
         if self._stages is not None:
             self._stages.close()
+        for session in self._further.values():
+            session.close()
         self._session = self._graphs = None
 
     def _check_inputs(self, bundle: Bundle, path: str) -> None:

@@ -265,6 +265,7 @@ def extend_bundle(
     described: Mapping[str, Mapping[str, Any]],
     graphs: Sequence[Mapping[str, Any]] = (),
     stages: Sequence[Mapping[str, Any]] = (),
+    latent_graphs: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Add files to a bundle; bundle.json lists each file only after it is complete.
 
@@ -274,6 +275,7 @@ def extend_bundle(
         described: Facts about each file for bundle.json, besides hash and size.
         graphs: Entries of the size-fixed graphs among the files.
         stages: Entries of the stage graphs among the files.
+        latent_graphs: Entry of the graphs of latents among the files.
 
     Returns:
         The extended bundle.
@@ -294,6 +296,8 @@ def extend_bundle(
         for key, entries in (("graphs", graphs), ("stages", stages)):
             if entries:
                 raw[key] = [*raw.get(key, []), *entries]
+        if latent_graphs:
+            raw["latent_graphs"] = dict(latent_graphs)
         text = json.dumps(raw, indent=1) + "\n"
         parsed = _parse(text, target / MANIFEST_NAME)
         for name, data in files.items():

@@ -15,6 +15,7 @@ __all__ = [
     "FileEntry",
     "Io",
     "Latent",
+    "LatentGraphs",
     "Manifest",
     "Memory",
     "SizeFixedGraph",
@@ -121,6 +122,23 @@ class StageGraphs:
 
 
 @dataclass(frozen=True)
+class LatentGraphs:
+    """Graphs of latents in float32, beside the graph of any scale.
+
+    Attributes:
+        encode: ONNX file from `input`, `geometry` and `target`, the high-resolution image, to
+            `latent` and `log_likelihood`.
+        sample: ONNX file from `input`, `geometry`, `latent` and `prior_weight` to `output`;
+            None in a bundle without a learned prior, whose own graph takes the latent.
+        latent: The latent.
+    """
+
+    encode: str
+    sample: str | None
+    latent: Latent
+
+
+@dataclass(frozen=True)
 class Tiling:
     """Rules for the tiles of an image.
 
@@ -187,6 +205,7 @@ class Manifest:
         files: Files by relative path with forward slashes.
         graphs: Size-fixed graphs, if any, beside those of any size.
         stages: Graphs of any size in two stages, if any, beside them.
+        latent_graphs: Graphs of latents beside them, None without any.
         raw: The whole manifest, unknown keys included.
     """
 
@@ -202,6 +221,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     graphs: tuple[SizeFixedGraph, ...]
     stages: tuple[StageGraphs, ...]
+    latent_graphs: LatentGraphs | None
     raw: Mapping[str, Any]
 
     def __repr__(self) -> str:
@@ -247,6 +267,7 @@ class Manifest:
             files=_files(raw),
             graphs=_graphs(raw),
             stages=_stages(raw),
+            latent_graphs=_latent_graphs(raw),
             raw=raw,
         )
         _check_agreement(manifest)
@@ -283,6 +304,7 @@ def _check_agreement(manifest: Manifest) -> None:
         raise _wrong("tiling.align", rule, halo.align)
     _check_graphs(manifest)
     _check_stages(manifest)
+    _check_latent_graphs(manifest)
 
 
 def _check_graphs(manifest: Manifest) -> None:
@@ -313,6 +335,25 @@ def _check_stages(manifest: Manifest) -> None:
     precisions = [pair.precision for pair in manifest.stages]
     if len(set(precisions)) < len(precisions):
         raise _wrong("stages", "of different precision", precisions)
+
+
+def _check_latent_graphs(manifest: Manifest) -> None:
+    """Refuse graphs of latents that contradict the rest of the manifest."""
+    graphs = manifest.latent_graphs
+    if graphs is None:
+        return
+    _check_file(manifest, "latent_graphs.encode", graphs.encode)
+    if graphs.sample is not None:
+        _check_file(manifest, "latent_graphs.sample", graphs.sample)
+    if not manifest.geometry or manifest.io != "float32":
+        rule = "absent without geometry or with uint8 images"
+        raise _wrong("latent_graphs", rule, repr(graphs.encode))
+    if (graphs.sample is None) != bool(manifest.latents):
+        rule = "a file in a bundle with a learned prior, and null in any other"
+        raise _wrong("latent_graphs.sample", rule, repr(graphs.sample))
+    if manifest.tiling.halo.align % graphs.latent.patch:
+        rule = f"a divisor of the alignment {manifest.tiling.halo.align}"
+        raise _wrong("latent_graphs.patch", rule, graphs.latent.patch)
 
 
 def _check_file(manifest: Manifest, key: str, name: str) -> None:
@@ -483,6 +524,22 @@ def _stages(raw: Mapping[str, Any]) -> tuple[StageGraphs, ...]:
     return tuple(
         StageGraphs(*(_text(raw, f"stages.{i}.{name}") for name in names))
         for i in range(len(listed))
+    )
+
+
+def _latent_graphs(raw: Mapping[str, Any]) -> LatentGraphs | None:
+    if "latent_graphs" not in raw:
+        return None
+    key = "latent_graphs"
+    sample = _get(raw, f"{key}.sample")
+    return LatentGraphs(
+        encode=_text(raw, f"{key}.encode"),
+        sample=None if sample is None else _text(raw, f"{key}.sample"),
+        latent=Latent(
+            "latent",
+            channels=_whole(raw, f"{key}.channels", least=1),
+            patch=_whole(raw, f"{key}.patch", least=1),
+        ),
     )
 
 

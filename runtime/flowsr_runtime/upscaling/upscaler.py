@@ -34,12 +34,12 @@ from flowsr_runtime.tiling.memory import (
     check_available,
     give_back_memory,
 )
-from flowsr_runtime.tiling.noise import check_noise
 from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan
 from flowsr_runtime.upscaling.cancellation import Cancel, raise_if_cancelled
 from flowsr_runtime.upscaling.in_flight import InFlightCalls
 from flowsr_runtime.upscaling.opening import check_settings, chosen
+from flowsr_runtime.upscaling.sampling import Noise, SampleSession, noise_of
 from flowsr_runtime.upscaling.scales import (
     MergedProgress,
     ScaleOrPair,
@@ -185,8 +185,8 @@ class Upscaler:
             BundleError: If the bundle is missing, damaged or of a newer schema.
             ParityError: If the golden pair is missed.
         """
-        bounds = {"memory_budget": memory_budget, "max_memory": max_memory}
-        bounds |= {"feature_cache": feature_cache}
+        bounds: dict[str, Any] = {"memory_budget": memory_budget, "max_memory": max_memory}
+        bounds["feature_cache"] = feature_cache
         check_settings(halo, **bounds)
         named = (backend, provider, device, threads, precision, workers, cuda_graphs)
         settings = SessionSettings(*named, self_test, tf32, convolution_search, max_memory)
@@ -302,6 +302,8 @@ class Upscaler:
         truncate: bool = ...,
         seed: int = ...,
         temperature: float | None = ...,
+        prior_mix: float | None = ...,
+        temperature_map: NDArray[Any] | None = ...,
         progress: Progress | None = ...,
         warn: Callable[[str], None] | None = ...,
         cancel: Cancel | None = ...,
@@ -319,6 +321,8 @@ class Upscaler:
         truncate: bool = ...,
         seed: int = ...,
         temperature: float | None = ...,
+        prior_mix: float | None = ...,
+        temperature_map: NDArray[Any] | None = ...,
         progress: Progress | None = ...,
         warn: Callable[[str], None] | None = ...,
         cancel: Cancel | None = ...,
@@ -336,6 +340,8 @@ class Upscaler:
         truncate: bool = ...,
         seed: int = ...,
         temperature: float | None = ...,
+        prior_mix: float | None = ...,
+        temperature_map: NDArray[Any] | None = ...,
         progress: Progress | None = ...,
         warn: Callable[[str], None] | None = ...,
         cancel: Cancel | None = ...,
@@ -351,6 +357,8 @@ class Upscaler:
         truncate: bool = ...,
         seed: int = ...,
         temperature: float | None = ...,
+        prior_mix: float | None = ...,
+        temperature_map: NDArray[Any] | None = ...,
         progress: Progress | None = ...,
         warn: Callable[[str], None] | None = ...,
         cancel: Cancel | None = ...,
@@ -368,6 +376,8 @@ class Upscaler:
         truncate: bool = False,
         seed: int = 0,
         temperature: float | None = None,
+        prior_mix: float | None = None,
+        temperature_map: NDArray[Any] | None = None,
         progress: Progress | None = None,
         warn: Callable[[str], None] | None = None,
         cancel: Cancel | None = None,
@@ -386,8 +396,12 @@ class Upscaler:
             clamp: Clamp the result to [0, 1]; only a float32 result can be unclamped.
             truncate: Convert to uint8 by floor(255 x), as SRFlow's script does.
             seed: Random seed for the noise, 64 bits unsigned; used with `temperature` only.
-            temperature: Standard deviation of the latents; required by a bundle without a
-                learned prior, and only by it. 0 gives the mode.
+            temperature: Standard deviation of the noise n; required by a bundle without a
+                learned prior, where 0 gives the mode. A bundle with one needs graphs of
+                latents for it, and then decodes prior_mix * z_LP + temperature * n.
+            prior_mix: Factor of the prior's latent z_LP; 0 with a temperature, else 1.
+            temperature_map: Factors of the temperature, gray (rows, columns) over the image,
+                uint8, uint16 or float32 in [0, 1].
             progress: Called with (tiles done, tiles in all) after each tile; the second number
                 grows when memory runs out.
             warn: Called with one line when memory runs out and tiles are halved, and when
@@ -412,6 +426,7 @@ class Upscaler:
         """
         options: dict[str, Any] = {"size": size, "resample": resample, "clamp": clamp}
         options |= {"truncate": truncate, "seed": seed, "temperature": temperature}
+        options |= {"prior_mix": prior_mix, "temperature_map": temperature_map}
         options |= {"progress": progress, "warn": warn, "cancel": cancel}
         if scales is not None:
             check_scales(scales, scale=scale, size=size)
@@ -471,12 +486,12 @@ class Upscaler:
         results = []
         for index, scale in enumerate(scales):
             options["progress"] = steps.part(index)
-            large = self._upscale_pixels(pixels, scale, **options, session=session)
+            large: Any = self._upscale_pixels(pixels, scale, **options, session=session)
             if isinstance(image, Image.Image):
                 large = to_pil(large, like=image)
-            results.append(
-                replace(image, pixels=large) if isinstance(image, Picture) else large
-            )
+            elif isinstance(image, Picture):
+                large = replace(image, pixels=large)
+            results.append(large)
         return results
 
     def _upscale_pixels(
@@ -490,6 +505,8 @@ class Upscaler:
         truncate: bool,
         seed: int,
         temperature: float | None,
+        prior_mix: float | None,
+        temperature_map: NDArray[Any] | None,
         progress: Progress | None,
         warn: Callable[[str], None] | None,
         cancel: Cancel | None,
@@ -497,14 +514,21 @@ class Upscaler:
     ) -> NDArray[Any]:
         """Upscale an array; see `upscale`."""
         check_image(image, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
-        self._check_noise(seed, temperature)
+        noise = noise_of(
+            self.bundle.manifest,
+            self._session,
+            seed=seed,
+            temperature=temperature,
+            prior_mix=prior_mix,
+            temperature_map=temperature_map,
+        )
         target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
         warn = warn or logger.warning
         with self._in_flight.track():
             progress, picture = raise_if_cancelled(cancel, progress), Picture(image)
             result = allocate((*target, len(picture.mode)), image.dtype)
             run = self._tile_loop(
-                session or self._running, picture, target, seed, temperature, progress, warn
+                session or self._running, picture, target, noise, progress, warn
             )
             run.fill(result[..., : 1 if picture.gray else 3], clamp=clamp, truncate=truncate)
             if picture.alpha is not None:
@@ -520,12 +544,14 @@ class Upscaler:
         session: Session,
         picture: Picture,
         target: Size,
-        seed: int,
-        temperature: float | None,
+        noise: Noise,
         progress: Progress | None,
         warn: Callable[[str], None],
     ) -> TileLoop:
         source, manifest = picture.size, self.bundle.manifest
+        graphs = manifest.latent_graphs
+        if noise.prior_weight is not None and graphs is not None and graphs.sample is not None:
+            session = SampleSession(self._session, graphs.sample, noise.prior_weight)
         pixel_bytes = picture.pixels.itemsize * len(picture.mode)
         check_available(source, target, pixel_bytes)
         rgb = picture.rgb if picture.alpha is None else fill_hidden(picture.rgb, picture.alpha)
@@ -537,8 +563,7 @@ class Upscaler:
             planner=planner,
             plan=planner.plan(budget),
             size=target if manifest.scale is None else _scaled(source, manifest.scale),
-            seed=seed,
-            temperature=temperature,
+            noise=noise,
             progress=progress,
             warn=warn,
         )
@@ -564,21 +589,6 @@ class Upscaler:
             equal=self.provider not in ON_HOST,
         )
         return planner, budget
-
-    def _check_noise(self, seed: int, temperature: float | None) -> None:
-        latents = self.bundle.manifest.latents
-        if not latents and temperature is not None:
-            raise UsageError(
-                f"this bundle has a learned prior and takes no temperature, got {temperature}; "
-                "export a bundle without a prior to sample",
-                option="temperature",
-            )
-        if latents and temperature is None:
-            raise UsageError(
-                "this bundle has no learned prior; give temperature (0 gives the mode)",
-                option="temperature",
-            )
-        check_noise(seed, 0.0 if temperature is None else temperature)
 
 
 def _reopened(options: dict[str, Any]) -> Upscaler:

@@ -12,10 +12,14 @@ import torch
 
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Precision
-from flowsr_export.export_onnx.exporter import stages_from_deployment
 from flowsr_export.export_onnx.manifest import Request
 from flowsr_export.export_onnx.model import opened
-from flowsr_export.export_onnx.stages import add_stages, check_stages, stage_models
+from flowsr_export.export_onnx.stages import (
+    add_stages,
+    check_stages,
+    exported_stages,
+    stage_models,
+)
 from flowsr_export.inputs.cases import Case
 from flowsr_export.onnx_graph.lint import lint
 from flowsr_export.parity.reference import reference_of
@@ -37,7 +41,7 @@ TOLERANCE = 2e-6
 @cache
 def staged(net: LinfLP, precision: Precision) -> tuple[bytes, bytes]:
     """Export both stages, once for all tests."""
-    features, query = stages_from_deployment(deployment_of(net), precision)
+    features, query = exported_stages(deployment_of(net), precision)
     assert lint(features) == lint(query) == []
     return features.SerializeToString(), query.SerializeToString()
 

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.bundle.manifest import Latent, Manifest, Memory, StageGraphs
+from flowsr_runtime.bundle.manifest import (
+    Latent,
+    LatentGraphs,
+    Manifest,
+    Memory,
+    StageGraphs,
+)
 from flowsr_runtime.errors import BundleError
 from flowsr_runtime.geometry import Halo
 from tests.flowsr_runtime.conftest import MANIFEST
@@ -343,3 +349,46 @@ def test_wrong_stage_graphs_are_refused(
 ) -> None:
     with pytest.raises(BundleError, match=message):
         Manifest.parse({**two_stages, **change})
+
+
+LATENTS = {"encode": "encode.onnx", "sample": "sample.onnx", "channels": 27, "patch": 3}
+
+
+@pytest.fixture
+def with_latents(raw: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with graphs of latents."""
+    raw["files"] |= {"encode.onnx": dict(FILE), "sample.onnx": dict(FILE)}
+    return {**raw, "latent_graphs": dict(LATENTS)}
+
+
+def test_graphs_of_latents_are_typed(with_latents: dict[str, Any]) -> None:
+    graphs = Manifest.parse(with_latents).latent_graphs
+    assert graphs == LatentGraphs("encode.onnx", "sample.onnx", Latent("latent", 27, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encode": "gone.onnx"}, "latent_graphs.encode .*got 'gone.onnx'"),
+        ({"sample": "model.fp32.onnx"}, "latent_graphs.sample .*got 'model.fp32.onnx'"),
+        ({"sample": None}, "latent_graphs.sample .*a file in a bundle with a learned prior"),
+        ({"sample": 4}, "latent_graphs.sample .*a string, got 4"),
+        ({"channels": 0}, "latent_graphs.channels .*at least 1, got 0"),
+        ({"patch": 5}, "latent_graphs.patch .*divisor of the alignment 12, got 5"),
+    ],
+)
+def test_wrong_graphs_of_latents_are_refused(
+    with_latents: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    with_latents["latent_graphs"] |= change
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse(with_latents)
+
+
+def test_graphs_of_latents_need_an_object_and_float_images(
+    with_latents: dict[str, Any],
+) -> None:
+    with pytest.raises(BundleError, match=r"lacks latent_graphs\.sample"):
+        Manifest.parse({**with_latents, "latent_graphs": 4})
+    with pytest.raises(BundleError, match=r"latent_graphs .*absent .*uint8 images"):
+        Manifest.parse({**with_latents, "picture": {"multiple": 1, "io": "uint8"}})

@@ -17,7 +17,7 @@ from flowsr_runtime.upscaling.shared_features import FeatureCache, SharingSessio
 from flowsr_runtime.upscaling.upscaler import Upscaler
 from tests.flowsr_runtime.conftest import FIXED, STAGED
 
-SCALES = [1.5, 2, (2.7, "3"), 4]
+SCALES: list[Any] = [1.5, 2, (2.7, "3"), 4]
 
 
 class CountedFeatures:
