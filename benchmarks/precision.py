@@ -88,28 +88,41 @@ class IslandGraph(LinfGraph):
             self.encode_maps.float()
             self.decode_maps.float()
 
-    def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        geometry: Tensor,
+        latent: Tensor | None = None,
+        features: linf_graph.Features | None = None,
+    ) -> Tensor:
         """Upscale a tile; see `LinfGraph`."""
         if "geometry" not in self.switched:
-            return super().forward(input, geometry, latent)
+            return super().forward(input, geometry, latent, features)
         others: dict[str, Any] = {
             "neighbours": self._neighbours,
             "half_pixel_taps": self._half_pixel_taps,
         }
         with mock.patch.multiple(linf_graph, **others):
-            return super().forward(input, geometry, latent)
+            return super().forward(input, geometry, latent, features)
 
-    def patches(self, rgb: Tensor, row: Axis, col: Axis, latent: Tensor | None) -> Tensor:
+    def patches(
+        self,
+        rgb: Tensor,
+        row: Axis,
+        col: Axis,
+        latent: Tensor | None,
+        features: linf_graph.Features | None = None,
+    ) -> Tensor:
         """Upscale to whole patches; see `LinfGraph`."""
         if "sum" not in self.switched:
-            return super().patches(rgb, row, col, latent)
+            return super().patches(rgb, row, col, latent, features)
         assert self.prior is not None
         x = rgb * 2 - 1
-        scale, shift = self._condition(x, row, col)
-        z = self._encode(self._residual(x, row, col), scale, shift)
+        scale, shift = self.condition(x, row, col)
+        z = self.encode(self._residual(x, row, col), scale, shift)
         latent = self.prior(_grid(z, row, col), x, row, col)
         y = _grid(self._decode(_rows(latent), scale, shift), row, col)
-        total = (y + self._cut(x, row, col).to(self.dtype)) * 0.5 + 0.5
+        total = (y + self.cut(x, row, col).to(self.dtype)) * 0.5 + 0.5
         return F.pixel_shuffle(total, self.patch).float()
 
     def _angle(
@@ -134,10 +147,11 @@ class IslandGraph(LinfGraph):
         second = along_cols.flatten(1, 2).index_select(1, _pairs(i, slots[1], 2 * col.patches))
         return first + second
 
-    def _cut(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
+    def cut(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
+        """Resize and cut a tile; see `LinfGraph`."""
         if "resizing" not in self.switched:
-            return super()._cut(x, row, col)
-        return super()._cut(x.to(self.dtype), row, col).float()
+            return super().cut(x, row, col)
+        return super().cut(x.to(self.dtype), row, col).float()
 
     def _positions(self, index: Tensor, ratio: Tensor) -> Tensor:
         """Return the position of an index center on the other grid, in half precision."""

@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 # Names by job; a command's module has its name with `_` for `-`. `completion` is in this one.
 COMMANDS = {
-    "Use": ("upscale", "inspect", "demo", "doctor", "completion"),
+    "Use": ("upscale", "encode", "decode", "inspect", "demo", "doctor", "completion"),
     "Make": ("export-onnx", "calibrate", "build-engine", "engines", "train", "fetch"),
     "Judge": ("verify", "bench", "evaluate"),
     "Serve": ("serve", "serve-bundle"),

@@ -107,6 +107,27 @@ LATENT = model_bytes(
     output = Add(resized, noise)""",
 )
 
+# The same noise on a share of the resized picture.
+SAMPLE = model_bytes(
+    GEOMETRY + ", float[B,27,rows,cols] latent, float[1] prior_weight",
+    bilinear_text("input")
+    + """
+    patches = DepthToSpace<blocksize = 3, mode = "CRD">(latent)
+    size = Gather(geometry, window)
+    noise = Slice(patches, corner, size, plane)
+    share = Mul(resized, prior_weight)
+    output = Add(share, noise)""",
+)
+
+# The bilinear graph in two stages.
+FEATURES = model_bytes("", "output = Mul(input, half)", extra=", float half = {0.5}").replace(
+    b"output", b"halved"
+)
+QUERY = model_bytes(
+    GEOMETRY + ", float[B,3,h,w] halved",
+    "whole = Add(halved, halved)\n" + bilinear_text("whole") + "\noutput = Identity(resized)",
+)
+
 FIXED = model_bytes(
     "",
     'output = Resize<mode = "nearest">(input, , factors)',
@@ -264,6 +285,40 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+STAGES = {"precision": "fp32", "features": "features.fp32.onnx", "query": "query.fp32.onnx"}
+STAGED: tuple[dict[str, Any], dict[str, bytes]] = (
+    {
+        **MANIFEST,
+        "stages": [STAGES],
+        "files": {**MANIFEST["files"], "features.fp32.onnx": {}, "query.fp32.onnx": {}},
+    },
+    {
+        "model.fp32.onnx": BILINEAR,
+        "features.fp32.onnx": FEATURES,
+        "query.fp32.onnx": QUERY,
+    },
+)
+"""Manifest and files of `staged`."""
+
+
+LATENT_GRAPHS = {
+    "encode": "encode.fp32.onnx",
+    "sample": "sample.fp32.onnx",
+    "channels": 27,
+    "patch": 3,
+}
+SAMPLING: tuple[dict[str, Any], dict[str, bytes]] = (
+    {
+        **MANIFEST,
+        "latent_graphs": LATENT_GRAPHS,
+        "model": {"model_sha256": "ab" * 32},
+        "files": {**MANIFEST["files"], "encode.fp32.onnx": {}, "sample.fp32.onnx": {}},
+    },
+    {"model.fp32.onnx": BILINEAR, "encode.fp32.onnx": FEATURES, "sample.fp32.onnx": SAMPLE},
+)
+"""Manifest and files of `sampling`; its `encode` is another graph, which no test runs."""
+
+
 @pytest.fixture
 def manifest() -> dict[str, Any]:
     """The manifest of a model that sees one LR pixel beyond those that it reads."""
@@ -286,6 +341,18 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 def bundle(tmp_path: Path, manifest: dict[str, Any]) -> Bundle:
     """A bilinear bundle of the test's own."""
     return write_bundle(tmp_path / "own", manifest, {"model.fp32.onnx": BILINEAR})
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Bundle:
+    """A bilinear bundle with stage graphs: the feature is half of the image."""
+    return write_bundle(tmp_path / "staged", *STAGED)
+
+
+@pytest.fixture
+def sampling(tmp_path: Path) -> Bundle:
+    """A bilinear bundle, "with a prior", and a graph that adds noise to a share of it."""
+    return write_bundle(tmp_path / "sampling", *SAMPLING)
 
 
 @pytest.fixture(params=ALL)

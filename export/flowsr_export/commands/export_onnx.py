@@ -18,6 +18,7 @@ from flowsr_export.options.shared import (
     POSITIVE,
     blocks_option,
     choice_option,
+    flag,
     force_option,
     json_option,
     packs,
@@ -37,11 +38,13 @@ __all__ = ["command"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Values of --scale, --lr-size and --batch."""
+    """Values of --scale, --lr-size, --batch, --stages and --latents."""
 
     scale: Fraction | None
     lr_sizes: list[tuple[int, int]] | None
     batch: int | None
+    stages: bool
+    latents: bool
 
     def __post_init__(self) -> None:
         """Refuse a batch without size-fixed graphs."""
@@ -73,7 +76,7 @@ class Sizes:
 @click.option(
     "--bundle",
     type=FILE,
-    help="Bundle to add a precision or size-fixed graphs to, instead of a new one.",
+    help="Bundle to add a precision, size-fixed graphs or stages to, instead of a new one.",
 )
 @choice_option(
     "--precision",
@@ -100,6 +103,16 @@ class Sizes:
         type=POSITIVE,
         show_default="1",
         help="Number of images per run of the size-fixed graphs.",
+    ),
+    flag(
+        "--stages",
+        "Also write the graph of any scale in two stages: then several scales of one image "
+        "share its encoder.",
+    ),
+    flag(
+        "--latents",
+        "Also write graphs that encode a picture to its latent and decode any latent, for "
+        "encode, decode, and --temperature beside a learned prior.",
     ),
     name="sizes",
 )
@@ -148,6 +161,9 @@ def command(
     size. They hold no shape operator and no tensor of more than four dimensions. upscale,
     bench and verify take them for their size.
 
+    --stages adds two graphs that together equal the graph of any scale, which this checks:
+    features of an image, and what each scale costs. upscale takes them with several scales.
+
     The graph is linted and compared with PyTorch at sizes and scales that it was not traced
     with; a difference ends with exit code 3 and writes nothing. With --io uint8 the
     comparison also counts eight-bit steps, and upscale cannot detect an exploding inverse.
@@ -160,6 +176,7 @@ def command(
       flowsr-export export-onnx --model SRFlow_DF2K_4X.pth --prior SRFlow-LP.pth -o x4.bundle
       flowsr-export export-onnx -o small.bundle --scale 4 --lr-size 480x270,128x128
       flowsr-export export-onnx --bundle small.bundle --scale 4 --lr-size 960x540
+      flowsr-export export-onnx --bundle small.bundle --stages --latents
     """
     from flowsr_runtime.errors import UsageError
 
@@ -226,9 +243,10 @@ def _written(
     # Size-fixed graphs lie beside the graph of any size and, where there is one, any scale.
     scale = sizes.scale if fixed is None else None
     request = Request(precision, scale, opset, license_text, io, guard)
-    count = len(STEPS) + (len(fixed.cases) if fixed else 0)
+    count = len(STEPS) + (len(fixed.cases) if fixed else 0) + sizes.stages + sizes.latents
     with step_progress("export", count) as begin:
-        return build_bundle(checkpoint, output, request, force, begin, fixed)
+        further = {"stages": sizes.stages, "latents": sizes.latents}
+        return build_bundle(checkpoint, output, request, force, begin, fixed, **further)
 
 
 def _extended(
@@ -239,26 +257,30 @@ def _extended(
     opset: int | None,
     sizes: Sizes,
 ) -> tuple[Bundle, list[ErrorStats]]:
-    """Add a precision, or size-fixed graphs, to a bundle."""
+    """Add a precision, size-fixed graphs or stages to a bundle."""
     from flowsr_export.deployment.families import deployment_of
     from flowsr_export.export_onnx.bundle import add_precision
+    from flowsr_export.export_onnx.latents import add_latents
     from flowsr_export.export_onnx.manifest import Request
     from flowsr_export.export_onnx.model import STEPS
     from flowsr_export.export_onnx.size_fixed import add_size_fixed
+    from flowsr_export.export_onnx.stages import add_stages
     from flowsr_export.parity.reference import reference_of
     from flowsr_runtime import Bundle, UsageError
 
     bundle = Bundle.open(path)
     adds = precision not in bundle.precisions
-    if not adds and not sizes.lr_sizes:
+    if not (adds or sizes.lr_sizes or sizes.stages or sizes.latents):
         raise UsageError(
-            f"{path} holds {precision} already; give --lr-size or another --precision"
+            f"{path} holds {precision} already; give --lr-size, --stages, --latents or another "
+            "--precision"
         )
     checkpoint = reference_of(bundle, model, prior)
     scale = sizes.scale or bundle.manifest.scale
     fixed = sizes.of(deployment_of(checkpoint.network), scale)
     stats: list[ErrorStats] = []
     count = (len(STEPS) if adds else 1) + (len(fixed.cases) if fixed else 0)
+    count += sizes.stages + sizes.latents
     with step_progress("export", count) as begin:
         if adds:
             bundle, stats = add_precision(bundle, checkpoint, precision, begin)
@@ -266,6 +288,10 @@ def _extended(
             request = Request(precision, fixed.scale, opset)
             bundle, more = add_size_fixed(bundle, checkpoint, request, fixed, begin)
             stats = [*stats, *more]
+        if sizes.stages:
+            bundle = add_stages(bundle, checkpoint, Request(precision, None, opset), begin)
+        if sizes.latents:
+            bundle = add_latents(bundle, checkpoint, Request(precision, None, opset), begin)
     return bundle, stats
 
 
@@ -279,14 +305,24 @@ def _print(bundle: Bundle, stats: list[ErrorStats], precision: str, as_json: boo
         content = {"path": str(bundle.path), "manifest": dict(manifest.raw), "run": run}
         click.echo(json.dumps(content, indent=1))
         return
-    largest = worst(stats)
     size = manifest.files[bundle.model_name(precision)].bytes
     click.echo(f"{bundle.path}  {size / 1e6:.2f} MB")
     for graph in bundle.size_fixed(precision):
         click.echo(f"{graph.file}  {manifest.files[graph.file].bytes / 1e6:.2f} MB")
-    click.echo(
-        f"agrees with PyTorch in {len(stats)} cases; worst {largest.max_abs:.1e} of full "
-        f"range, {largest.max_steps} eight-bit steps, at {largest.case}"
-    )
+    if stats:
+        largest = worst(stats)
+        click.echo(
+            f"agrees with PyTorch in {len(stats)} cases; worst {largest.max_abs:.1e} of full "
+            f"range, {largest.max_steps} eight-bit steps, at {largest.case}"
+        )
+    pair = bundle.stage_graphs(precision)
+    if pair is not None:
+        verified = manifest.raw["files"][pair.query]["verification"]
+        click.echo(
+            f"{pair.features} and {pair.query} equal the whole graph within "
+            f"{verified['whole_graph_max_abs']:.1e}"
+        )
+    if manifest.latent_graphs is not None:
+        click.echo("latents: encode, decode, and --temperature beside the prior")
     click.echo(f"license of the weights: {manifest.raw['model']['licence']}")
     click.echo(f"run it: {run}")

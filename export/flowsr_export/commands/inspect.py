@@ -27,10 +27,18 @@ from flowsr_export.options.speech import program
 from flowsr_export.options.values import parse_capability
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flowsr_export.engine.library import TensorrtVariant
     from flowsr_export.engine.listing import Match
     from flowsr_runtime import Bundle
-    from flowsr_runtime.bundle.manifest import Latent, Manifest, SizeFixedGraph, Tiling
+    from flowsr_runtime.bundle.manifest import (
+        Latent,
+        Manifest,
+        SizeFixedGraph,
+        StageGraphs,
+        Tiling,
+    )
     from flowsr_runtime.bundle.verdicts import Verdict
     from flowsr_runtime.geometry import Halo
 
@@ -236,6 +244,9 @@ def summary(manifest: Manifest) -> list[tuple[str, str]]:
         ("sides", "any" if multiple == 1 else PADDED.format(multiple)),
         *_tiling(manifest.tiling),
         *_size_fixed(manifest.graphs),
+        *_stages(manifest.stages),
+        *_latent_graphs(manifest),
+        *_parameters(raw),
         (
             "memory",
             f"{memory.base_bytes / 2**20:.0f} MiB + "
@@ -289,6 +300,31 @@ def _size_fixed(graphs: tuple[SizeFixedGraph, ...]) -> list[tuple[str, str]]:
         for one in graphs
     )
     return [("" if i else "size-fixed", text) for i, text in enumerate(texts)]
+
+
+def _stages(stages: tuple[StageGraphs, ...]) -> list[tuple[str, str]]:
+    """Return a row with the precisions that have stage graphs, none without any."""
+    names = ", ".join(pair.precision for pair in stages)
+    return [("stages", f"{names}: several scales share the encoder")] if stages else []
+
+
+def _latent_graphs(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return a row that says what the graphs of latents are for, none without any."""
+    graphs = manifest.latent_graphs
+    if graphs is None:
+        return []
+    sampled = "" if graphs.sample is None else ", --temperature beside the prior"
+    return [("latent graphs", f"encode, decode{sampled}")]
+
+
+def _parameters(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a row with the number of weights, none in a bundle that does not state it."""
+    model = raw.get("model")
+    counts = model.get("parameters") if isinstance(model, dict) else None
+    if not isinstance(counts, dict) or not isinstance(counts.get("model"), int):
+        return []
+    flow, prior = counts["model"], counts.get("prior") or 0
+    return [("parameters", f"{flow + prior:,} (flow {flow:,}, prior {prior:,})")]
 
 
 def _reach(halo: Halo) -> str:

@@ -102,6 +102,13 @@ def _limits(
 @flag("--access-log", "Write one line per request to stdout.")
 @session_options
 @memory_budget_option
+@value_option(
+    parse_memory,
+    "--feature-cache",
+    help="Memory for the features of recent images, such as 256M: a request with another scale "
+    "of such an image skips the encoder.",
+    show_default="none",
+)
 @halo_option
 @json_option
 def command(
@@ -111,6 +118,7 @@ def command(
     access_log: bool,
     settings: SessionSettings,
     memory_budget: int | None,
+    feature_cache: int | None,
     halo: Literal["default", "exact"],
     as_json: bool,
 ) -> None:
@@ -146,8 +154,15 @@ def command(
         say_choice(choice, settings)
         runs_on = f"{session.backend} {session.provider}, {choice.settings.precision}"
         upscaler = Upscaler(
-            opened, session, memory_budget=memory_budget, halo=halo, choice=choice
+            opened,
+            session,
+            memory_budget=memory_budget,
+            halo=halo,
+            choice=choice,
+            feature_cache=feature_cache or 0,
         )
+        if feature_cache and upscaler.why_not_shared is not None:
+            note(upscaler.why_not_shared)
         left, needed = memory_left(), jobs * upscaler.memory_budget
         if session.provider in ON_HOST and left is not None and needed > left:
             note(

@@ -82,6 +82,8 @@ def command(
     Examples:
       flowsr-export upscale photo.jpg
       flowsr-export upscale photo.jpg -o large.png --scale 2.7
+      flowsr-export upscale photo.jpg --scale 1.5,2,4
+      flowsr-export upscale edsr.bundle photo.jpg --temperature 0.5 --samples 3
       flowsr-export upscale holiday/ -o large/ --size 1920x1080
       flowsr-export upscale archive/ -o large/ --recursive --format jpg --quality 90
       flowsr-export upscale - -o - --scale 2 < photo.png > large.png
@@ -170,12 +172,20 @@ def _completed(request: Request, bundle: Bundle) -> Request:
     from flowsr_export.upscale.jobs import DEFAULT_SCALE
     from flowsr_runtime.geometry import exact_scale
 
-    scale, fixed = request.scale, bundle.manifest.scale
-    if scale is not None and request.size is not None:
+    fixed = bundle.manifest.scale
+    if request.samples > 1 and not request.temperature:
+        raise click.UsageError("--samples needs --temperature above 0")
+    if request.seed + request.samples > 1 << 64:
+        raise click.UsageError("--seed and --samples must stay below 2**64")
+    if request.temperature_map is not None:
+        request.strength()
+    scales = request.scales or (() if request.scale is None else (request.scale,))
+    if scales and request.size is not None:
         raise click.UsageError("give at most one of --scale and --size")
-    for factor in (scale,) if isinstance(scale, str) else scale or ():
-        exact_scale(factor)
-    if scale is not None or request.size is not None:
+    for scale in scales:
+        for factor in (scale,) if isinstance(scale, str) else scale:
+            exact_scale(factor)
+    if scales or request.size is not None:
         return request
     return dataclasses.replace(request, scale=DEFAULT_SCALE if fixed is None else str(fixed))
 
@@ -193,11 +203,14 @@ def _upscale(
 
     if cluster is not None:
         return _upscale_on_ray(bundle, jobs, request, machine, cluster), None
+    several = bool(request.scales)
     with (
-        open_upscalers(bundle, **machine) as upscalers,
+        open_upscalers(bundle, **machine, feature_cache=int(several)) as upscalers,
         progress("upscaling", len(jobs) * STEPS) as bar,
     ):
         choice = upscalers[0].choice
+        if several and upscalers[0].why_not_shared is not None:
+            note(upscalers[0].why_not_shared)
         on_host = choice is not None and is_on_host(choice.settings)
         report = upscale_all(
             jobs,

@@ -28,8 +28,10 @@ __all__ = [
     "DTYPES",
     "Compilable",
     "Deployment",
+    "LatentModules",
     "Network",
     "Precision",
+    "StageModules",
 ]
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -51,6 +53,38 @@ class Compilable:
     module: nn.Module
     example: dict[str, Tensor]
     vary: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class StageModules:
+    """The deployment module in two stages, for several scales of one image.
+
+    Attributes:
+        features: Module from `input` to what no scale changes.
+        query: Module from the inputs of the whole graph and the features to `output`.
+        axes: Names of the axes of each feature, None for a fixed one, in the order of the
+            outputs of `features`.
+    """
+
+    features: nn.Module
+    query: nn.Module
+    axes: dict[str, tuple[str | None, ...]]
+
+
+@dataclass(frozen=True)
+class LatentModules:
+    """Modules of latents, beside the deployment module of any scale.
+
+    Attributes:
+        encode: Module from `input`, `geometry` and `target` to `latent` and `log_likelihood`.
+        sample: Module from `input`, `geometry`, `latent` and `prior_weight` to `output`; None
+            without a prior, whose whole graph takes the latent.
+        latent: The latent.
+    """
+
+    encode: nn.Module
+    sample: nn.Module | None
+    latent: Latent
 
 
 class Deployment(ABC):
@@ -83,6 +117,14 @@ class Deployment(ABC):
     @abstractmethod
     def example(self, scale: Fraction | None) -> dict[str, Tensor]:
         """Return inputs to trace `graph` with, by name."""
+
+    def stages(self, dtype: torch.dtype) -> StageModules | None:
+        """Return the module of any scale in two stages, None if the family has none."""
+        return None
+
+    def latent_modules(self) -> LatentModules | None:
+        """Return the modules of latents in float32, None if the family has none."""
+        return None
 
     def vary(self, example: dict[str, Tensor]) -> dict[str, Any]:
         """Return the dynamic dimensions of the example's inputs for `torch.export`."""

@@ -11,11 +11,24 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from flowsr_export.deployment.interface import Compilable, Deployment, Precision
+from flowsr_export.deployment.interface import (
+    Compilable,
+    Deployment,
+    LatentModules,
+    Precision,
+    StageModules,
+)
 from flowsr_export.deployment.sizes import example_of, is_fixed, side_of
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.folding import condition_numbers
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
+from flowsr_export.graph.linf_latents import LinfEncodeGraph, LinfSampleGraph
+from flowsr_export.graph.linf_stages import (
+    BRANCH,
+    TABLES,
+    LinfFeaturesGraph,
+    LinfQueryGraph,
+)
 from flowsr_export.graph.linf_window import LinfGridGraph, LinfWindowGraph, without_products
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, encoder_radius, prior_radius
 from flowsr_export.inputs.cases import Case, Scale, cases_of, sample_pictures
@@ -71,6 +84,23 @@ class LinfDeployment(Deployment):
         """Return the deployment module."""
         graph = LinfGraph(self.network, dtype).eval()
         return graph if scale is None else LinfFixedGraph(graph, scale)
+
+    def stages(self, dtype: torch.dtype) -> StageModules:
+        """Return encoder and tables apart from what a scale costs."""
+        graph = LinfGraph(self.network, dtype).eval()
+        table: tuple[str | None, ...] = ("batch", "h", "w", None)
+        axes = dict.fromkeys(TABLES, table)
+        if graph.prior is not None:
+            axes[BRANCH] = ("batch", None, "h_third", "w_third")
+        return StageModules(LinfFeaturesGraph(graph), LinfQueryGraph(graph), axes)
+
+    def latent_modules(self) -> LatentModules:
+        """Return the encoding of a picture, and with a prior the decoding of any latent."""
+        linf = self.network.linf
+        graph = LinfGraph(self.network).eval()
+        sample = None if graph.prior is None else LinfSampleGraph(graph)
+        latent = Latent("latent", linf.width, linf.patch_size)
+        return LatentModules(LinfEncodeGraph(graph, linf), sample, latent)
 
     def compilable(
         self,

@@ -14,6 +14,7 @@ from PIL import Image
 
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment, Precision
+from flowsr_export.export_onnx.latents import check_latents, latent_models
 from flowsr_export.export_onnx.manifest import (
     Request,
     draft_manifest,
@@ -23,6 +24,7 @@ from flowsr_export.export_onnx.manifest import (
 from flowsr_export.export_onnx.model import STEPS, Runner, verified_model
 from flowsr_export.export_onnx.seam import default_halo
 from flowsr_export.export_onnx.size_fixed import SizeFixed, check_equal, size_fixed_models
+from flowsr_export.export_onnx.stages import check_stages, stage_models
 from flowsr_export.inputs.cases import TEMPERATURE, Case
 from flowsr_export.parity.compare import ErrorStats
 from flowsr_export.parity.reference import restated_scale
@@ -44,6 +46,8 @@ def build_bundle(
     force: bool = False,
     report: Callable[[str], None] = lambda step: None,
     fixed: SizeFixed | None = None,
+    stages: bool = False,
+    latents: bool = False,
 ) -> tuple[Bundle, list[ErrorStats]]:
     """Export a network and save it only if it agrees with PyTorch.
 
@@ -54,17 +58,24 @@ def build_bundle(
         force: Replace an existing bundle.
         report: Called with each of `STEPS`, and for each size-fixed graph, when it begins.
         fixed: Size-fixed graphs to add; None for none.
+        stages: Also export the graph in two stages, for several scales of one image.
+        latents: Also export the graphs of latents.
 
     Returns:
         The bundle, and its differences from PyTorch, those of the size-fixed graphs last.
 
     Raises:
+        UsageError: If the graph has no stages.
         LintError: If the graph breaks a rule.
-        ParityError: If it differs from PyTorch.
+        ParityError: If it differs from PyTorch, or its stages differ from it.
         OutputError: If the bundle cannot be written, or exists and `force` is not set.
     """
     deployment, scale = deployment_of(checkpoint.network), request.scale
     deployment.set_guard(request.guard)
+    if stages:
+        check_stages(deployment, request)
+    if latents:
+        check_latents(deployment, request)
     with verified_model(checkpoint, deployment, request, report) as model:
         report(STEPS[3])
         whole_only = deployment.whole_only(scale)  # no tiles, no seam
@@ -73,6 +84,10 @@ def build_bundle(
     models = [] if fixed is None else size_fixed_models(checkpoint, request, fixed, report)
     if fixed is not None:
         check_equal(draft_manifest(checkpoint, request), model.content, models, fixed)
+    staged = None
+    if stages:
+        staged = stage_models(checkpoint, deployment, request, model.content, report)
+    coded = latent_models(checkpoint, deployment, request, report) if latents else None
     report(STEPS[4])
     entry = dict(model.entry)
     manifest = {
@@ -84,7 +99,15 @@ def build_bundle(
     }
     if models:
         manifest["graphs"] = [one.graph for one in models]
+    if staged is not None:
+        manifest["stages"] = [staged.pair]
+        manifest["files"] |= staged.entries
+    if coded is not None:
+        manifest["latent_graphs"] = coded.entry
+        manifest["files"] |= coded.entries
     files = {model.name: model.content, **{one.name: one.content for one in models}, **golden}
+    for added in (staged, coded):
+        files |= {} if added is None else added.contents
     stats = [*model.stats, *(one.stats for one in models)]
     return write_bundle(output, manifest, files, force=force), stats
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import onnx
 import torch
 from onnxscript import opset18 as op
+from torch.export import Dim
 
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
 from flowsr_export.inputs.cases import Case
@@ -21,7 +23,7 @@ from flowsr_export.onnx_graph.constant_folding import LARGEST_FOLDED, fold_const
 from flowsr_export.onnx_graph.lint import LARGEST_FILE
 from flowsr_runtime.errors import LintError, UsageError
 
-__all__ = ["OPSETS", "onnx_from_deployment"]
+__all__ = ["OPSETS", "axes_of", "checked_opset", "onnx_from_deployment", "onnx_from_module"]
 
 # Below 18 the exporter converts down and can fail silently. At 20 TensorRT's parser takes the
 # mode "linear" of GridSample for "nearest", and nothing here needs 20.
@@ -30,8 +32,8 @@ OPSETS = (18, 19)
 BF16_OPSET = 22
 # Readable by ONNX Runtime 1.17; the opsets above need no newer version.
 IR_VERSION = 10
-# Of images; those of a latent follow its name.
-AXES = {"input": ("h", "w"), "output": ("H", "W")}
+# Names of axes by input and output, None for a fixed one.
+Axes = Mapping[str, tuple[str | None, ...]]
 
 
 def onnx_from_deployment(
@@ -61,7 +63,7 @@ def onnx_from_deployment(
         UsageError: If the opset is not supported.
         LintError: If the exporter returned another opset or an invalid model.
     """
-    opset = _checked_opset(precision, opset)
+    opset = checked_opset(precision, opset)
     module = deployment.graph(DTYPES[precision], scale).eval()
     named = deployment.example(scale)
     vary: dict[str, Any] | None = deployment.vary(named)
@@ -69,27 +71,75 @@ def onnx_from_deployment(
         # Dimensions that are not declared dynamic become constants.
         feeds = deployment.feeds(sizes, scale)
         named, vary = {name: torch.from_numpy(feeds[name]) for name in named}, None
-    names, example = list(named), tuple(named.values())
+    model = _translated(module, named, vary, ["output"], opset, size_fixed=sizes is not None)
+    axes = axes_of(named, scale or deployment.scale)
+    if sizes is not None:
+        return _folded(model, opset, metadata or {}, axes)
+    if scale is not None and scale.denominator == 1 and deployment.scale is None:
+        _state_output_size(model, scale.numerator)
+    return _finished(model, opset, metadata or {}, axes)
+
+
+def onnx_from_module(
+    module: torch.nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    outputs: list[str],
+    axes: Axes,
+    opset: int,
+    metadata: Mapping[str, Any],
+) -> onnx.ModelProto:
+    """Export a module whose sizes vary.
+
+    Args:
+        module: Module in evaluation mode.
+        inputs: Inputs to trace it with, by the names of its arguments.
+        outputs: Names of its outputs.
+        axes: Names of the axes of inputs and outputs, None for a fixed one.
+        opset: ONNX operator set; see `checked_opset`.
+        metadata: As for `onnx_from_deployment`.
+
+    Raises:
+        LintError: If the exporter returned another opset or an invalid model.
+    """
+    arguments = inspect.signature(module.forward).parameters
+    named = {name: inputs[name] for name in arguments if name in inputs}
+    vary = {
+        name: {i: Dim.AUTO for i, axis in enumerate(axes.get(name, ())) if axis} or None
+        for name in named
+    }
+    model = _translated(module, named, vary, outputs, opset)
+    return _finished(model, opset, metadata, axes)
+
+
+def _translated(
+    module: torch.nn.Module,
+    named: Mapping[str, torch.Tensor],
+    vary: Any,
+    outputs: list[str],
+    opset: int,
+    *,
+    size_fixed: bool = False,
+) -> onnx.ModelProto:
+    """Trace a module with named inputs and translate it to ONNX."""
+    example = tuple(named.values())
     with _quiet():
-        exported = torch.export.export(module, example, dynamic_shapes=vary, strict=False)
+        exported = torch.export.export(
+            module, (), dict(named), dynamic_shapes=vary, strict=False
+        )
         program = torch.onnx.export(
             exported,
             example,
             dynamo=True,
             opset_version=opset,
-            input_names=names,
-            output_names=["output"],
+            input_names=list(named),
+            output_names=outputs,
             optimize=True,
             verbose=False,
-            custom_translation_table=_translations(size_fixed=sizes is not None),
+            custom_translation_table=_translations(size_fixed=size_fixed),
         )
     assert program is not None
-    model = program.model_proto
-    if sizes is not None:
-        return _folded(model, opset, metadata or {})
-    if scale is not None and scale.denominator == 1 and deployment.scale is None:
-        _state_output_size(model, scale.numerator)
-    return _finished(model, opset, metadata or {}, scale or deployment.scale)
+    model: onnx.ModelProto = program.model_proto
+    return model
 
 
 def _state_output_size(model: onnx.ModelProto, scale: int) -> None:
@@ -116,17 +166,20 @@ def _state_output_size(model: onnx.ModelProto, scale: int) -> None:
     )
 
 
-def _folded(model: onnx.ModelProto, opset: int, metadata: Mapping[str, Any]) -> onnx.ModelProto:
+def _folded(
+    model: onnx.ModelProto, opset: int, metadata: Mapping[str, Any], axes: Axes
+) -> onnx.ModelProto:
     """Fold a graph of fixed sizes; what would make the file too large stays compact."""
     finished = model
     for largest in (LARGEST_FOLDED, LARGEST_FOLDED >> 4, LARGEST_FOLDED >> 8):
-        finished = _finished(fold_constants(model, largest), opset, metadata)
+        finished = _finished(fold_constants(model, largest), opset, metadata, axes)
         if finished.ByteSize() <= LARGEST_FILE:
             break
     return finished
 
 
-def _checked_opset(precision: Precision, opset: int | None) -> int:
+def checked_opset(precision: Precision, opset: int | None) -> int:
+    """Return the operator set of a precision, the usual one for None; raise for others."""
     if precision == "bf16":
         if opset not in (None, BF16_OPSET):
             raise UsageError(
@@ -146,14 +199,14 @@ def _finished(
     model: onnx.ModelProto,
     opset: int,
     metadata: Mapping[str, Any],
-    scale: Fraction | None = None,
+    axes: Axes | None = None,
 ) -> onnx.ModelProto:
     """Name the axes that are not numbers, set the metadata and check the model."""
+    names = axes or axes_of(())
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         if len(dims) == 4:
-            names = ("batch", None, *_axes(value.name, scale))
-            for dim, name in zip(dims, names, strict=True):
+            for dim, name in zip(dims, names[value.name], strict=True):
                 if name is not None and not dim.dim_value:
                     dim.dim_param = name
     # Inner shapes use the exporter's symbols instead of the axes' names.
@@ -177,12 +230,23 @@ def _finished(
     return model
 
 
-def _axes(name: str, scale: Fraction | None) -> tuple[str, str]:
-    """Return the axes of an image, or of a latent: rows0 and cols0 for `latent0`."""
-    if name == "output" and scale is not None and scale.denominator == 1:
-        return f"{scale}*h", f"{scale}*w"
-    index = name.removeprefix("latent")
-    return AXES.get(name, (f"rows{index}", f"cols{index}"))
+def axes_of(
+    inputs: Iterable[str], scale: Fraction | None = None
+) -> dict[str, tuple[str | None, ...]]:
+    """Return the axes of images and latents by name: rows0 and cols0 of `latent0`.
+
+    Args:
+        inputs: Names of the inputs.
+        scale: Fixed scale of the graph; None for any.
+    """
+    sides = {"input": ("h", "w"), "output": ("H", "W")}
+    if scale is not None and scale.denominator == 1:
+        sides["output"] = f"{scale}*h", f"{scale}*w"
+    for name in inputs:
+        if name.startswith("latent"):
+            index = name.removeprefix("latent")
+            sides[name] = f"rows{index}", f"cols{index}"
+    return {name: ("batch", None, *pair) for name, pair in sides.items()}
 
 
 def _integer_division(self: Any, other: Any, rounding_mode: str | None = None) -> Any:

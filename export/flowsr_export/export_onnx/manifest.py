@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from flowsr_export.deployment.families import deployment_of
-from flowsr_export.deployment.interface import Deployment, Precision
+from flowsr_export.deployment.interface import Deployment, Network, Precision
 from flowsr_export.export_onnx.seam import Seam
 from flowsr_lp import Checkpoint
 from flowsr_runtime import UsageError
@@ -91,9 +91,19 @@ def model_fields(
             "model_sha256": checkpoint.model_sha256,
             "prior_sha256": checkpoint.prior_sha256,
             "licence": request.licence,
+            "parameters": _parameters(checkpoint.network),
         },
         "condition_numbers": deployment.condition_numbers(),
     }
+
+
+def _parameters(network: Network) -> dict[str, int | None]:
+    """Count the weights of the flow with its encoder, and of the prior."""
+    total = sum(weight.numel() for weight in network.parameters())
+    if network.prior is None:
+        return {"model": total, "prior": None}
+    prior = sum(weight.numel() for weight in network.prior.parameters())
+    return {"model": total - prior, "prior": prior}
 
 
 def tiling_fields(

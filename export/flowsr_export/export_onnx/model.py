@@ -26,7 +26,7 @@ from flowsr_lp import Checkpoint
 from flowsr_runtime import ParityError
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["STEPS", "Runner", "VerifiedModel", "verified_model", "worst"]
+__all__ = ["STEPS", "Runner", "VerifiedModel", "opened", "verified_model", "worst"]
 
 STEPS = ("export to ONNX", "lint", "compare with PyTorch", "measure the seam", "write")
 
@@ -116,6 +116,16 @@ def verified_model(
         yield VerifiedModel(f"model.{precision}.onnx", content, entry, stats, plain, session)
 
 
+def opened(content: bytes, name: str) -> OnnxRuntimeSession:
+    """Open an ONNX file on the CPU.
+
+    Args:
+        content: The file.
+        name: Name of the model in messages.
+    """
+    return OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
+
+
 def worst(stats: list[ErrorStats]) -> ErrorStats:
     """Return the statistics of the case with the largest difference."""
     return max(stats, key=lambda case: case.max_abs)
@@ -145,8 +155,7 @@ def _session(
     """Open a graph on the CPU: on ONNX Runtime, or in PyTorch for bfloat16."""
     if request.precision == "bf16":
         return HalfPrecisionEmulator(deployment, request.precision, request.scale)
-    name = f"model.{request.precision}.onnx"
-    return OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
+    return opened(content, f"model.{request.precision}.onnx")
 
 
 def _verification(stats: list[ErrorStats], session: Runner) -> dict[str, Any]:

@@ -13,13 +13,12 @@ import numpy as np
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment, Precision
 from flowsr_export.export_onnx.manifest import Request
-from flowsr_export.export_onnx.model import VerifiedModel, verified_model
+from flowsr_export.export_onnx.model import VerifiedModel, opened, verified_model
 from flowsr_export.inputs.cases import Case
 from flowsr_export.inputs.feeds import graph_feeds
 from flowsr_export.parity.compare import ErrorStats
 from flowsr_lp import Checkpoint
 from flowsr_runtime import Bundle, ParityError, ScaleError, UsageError, output_size
-from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.bundle.directory import extend_bundle
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import OutputError
@@ -224,12 +223,12 @@ def check_equal(
     if precision == "bf16":
         return
     limit = SAME[manifest.io] if precision == "fp32" else SAME_HALF
-    with closing(_opened(any_size, f"model.{precision}.onnx")) as reference:
+    with closing(opened(any_size, f"model.{precision}.onnx")) as reference:
         for model, case in zip(models, fixed.cases, strict=True):
             feeds = graph_feeds(manifest, case)
             expected = full_range(reference.run(feeds))
             feeds.pop("geometry", None)
-            with closing(_opened(model.content, model.name)) as session:
+            with closing(opened(model.content, model.name)) as session:
                 output = full_range(session.run(feeds))
             difference = float(np.abs(output - expected).max())
             if not difference <= limit:
@@ -238,10 +237,6 @@ def check_equal(
                     f"got {difference:.3g}"
                 )
             model.entry["verification"]["any_size_max_abs"] = difference
-
-
-def _opened(content: bytes, name: str) -> OnnxRuntimeSession:
-    return OnnxRuntimeSession(content, provider="cpu", device=0, threads=None, name=name)
 
 
 def _described(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import cast
 
@@ -28,11 +29,14 @@ from flowsr_export.graph.linf_prior import PriorGraph
 from flowsr_lp.linf.encoder import continued
 from flowsr_lp.linf.model import LinfLP, guarded
 
-__all__ = ["LinfFixedGraph", "LinfGraph"]
+__all__ = ["Features", "LinfFixedGraph", "LinfGraph", "read_size"]
 
 LONGEST_SIDE = 1 << 20  # pixels; bounds the exporter's symbols
 HALF_BLOCK = 4  # channels of half precision to which the flow's width is filled up
 LARGEST_HALF = 65504.0  # largest finite float16
+
+# The tables of `LinfGraph.tables_of`, and the prior's branch of the image if there is a prior.
+Features = tuple[tuple[Tensor, ...], Tensor | None]
 
 
 class LinfGraph(nn.Module):
@@ -78,7 +82,13 @@ class LinfGraph(nn.Module):
         self.decode_maps = decode_maps(linf.imnet, inner, outer, self.flow)
         self.prior = None if network.prior is None else PriorGraph(network.prior, dtype)
 
-    def forward(self, input: Tensor, geometry: Tensor, latent: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        geometry: Tensor,
+        latent: Tensor | None = None,
+        features: Features | None = None,
+    ) -> Tensor:
         """Enlarge a tile.
 
         Args:
@@ -87,12 +97,20 @@ class LinfGraph(nn.Module):
                 whole picture's sizes, where the tile and its window begin, and the window's
                 size, (10,) int64.
             latent: Latent to decode, (B, D, rows, cols); only without a learned prior.
+            features: What the tile's first stage computed, if it is known.
 
         Returns:
             RGB, unclamped, (B, 3, out_h, out_w).
         """
-        out_h, out_w = _size(geometry[8]), _size(geometry[9])
-        grid = None if latent is None else latent.shape[2:]
+        out_h, out_w = read_size(geometry[8]), read_size(geometry[9])
+        row, col = self.axes(input, geometry, None if latent is None else latent.shape[2:])
+        folded = self.patches(input, row, col, latent, features)
+        return folded[:, :, :out_h, :out_w]
+
+    def axes(
+        self, input: Tensor, geometry: Tensor, grid: Sequence[int] | None = None
+    ) -> tuple[Axis, Axis]:
+        """Read the axes of a tile; `grid` is its rows and columns of patches if known."""
         row, col = (
             Axis(
                 geometry[i],
@@ -101,43 +119,85 @@ class LinfGraph(nn.Module):
                 geometry[6 + i],
                 input.shape[2 + i],
                 # Read back from a tensor: one fresh symbol, not a quotient in every shape.
-                _size(patch_count(geometry[8 + i], self.patch)) if grid is None else grid[i],
+                read_size(patch_count(geometry[8 + i], self.patch))
+                if grid is None
+                else grid[i],
                 self.patch,
                 continued(self.encoder, input.shape[2 + i]),
             )
             for i in (0, 1)
         )
-        folded = self.patches(input, row, col, latent)
-        return folded[:, :, :out_h, :out_w]
+        return row, col
 
-    def patches(self, rgb: Tensor, row: Axis, col: Axis, latent: Tensor | None) -> Tensor:
-        """Enlarge to whole patches, (B, 3, p · rows, p · cols)."""
+    def patches(
+        self,
+        rgb: Tensor,
+        row: Axis,
+        col: Axis,
+        latent: Tensor | None,
+        features: Features | None = None,
+    ) -> Tensor:
+        """Enlarge to whole patches, (B, 3, p · rows, p · cols); `features` may be known."""
         x = rgb * 2 - 1
-        scale, shift = self._condition(x, row, col)
+        tables, branch = (None, None) if features is None else features
+        scale, shift = self.condition(x, row, col, tables)
         if latent is None:
-            assert self.prior is not None
-            z = self._encode(self._residual(x, row, col), scale, shift)
-            latent = self.prior(_grid(z, row, col), x, row, col)
+            latent = self.predicted(x, row, col, scale, shift, branch)
+        return self.decoded(latent, x, row, col, scale, shift)
+
+    def predicted(
+        self,
+        x: Tensor,
+        row: Axis,
+        col: Axis,
+        scale: list[Tensor],
+        shift: list[Tensor],
+        branch: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the latent of a normalized tile, (B, padded_width(D), rows, cols)."""
+        assert self.prior is not None
+        z = self.encode(self._residual(x, row, col), scale, shift)
+        latent: Tensor = self.prior(_grid(z, row, col), x, row, col, branch)
+        return latent
+
+    def decoded(
+        self,
+        latent: Tensor,
+        x: Tensor,
+        row: Axis,
+        col: Axis,
+        scale: list[Tensor],
+        shift: list[Tensor],
+    ) -> Tensor:
+        """Decode a latent to whole patches in RGB, (B, 3, p · rows, p · cols)."""
         y = _grid(self._decode(_rows(latent), scale, shift), row, col).float()
-        base = self._cut(x, row, col)  # here, so that it need not be kept all the while
+        base = self.cut(x, row, col)  # here, so that it need not be kept all the while
         if self.guard:
             y = guarded(y.flatten(2), base.flatten(2), 1).reshape(base.shape)
         return F.pixel_shuffle((y + base) * 0.5 + 0.5, self.patch)
 
-    def _condition(self, x: Tensor, row: Axis, col: Axis) -> tuple[list[Tensor], list[Tensor]]:
+    def tables_of(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What queries read of a normalized tile: four tables (B, h, w, hidden / 2).
+
+        Quarters of the channels, channels last: what Gather reads is contiguous.
+        """
+        features = self.encoder(x.to(self.dtype))
+        return tuple(table(features).permute(0, 2, 3, 1) for table in self.tables)
+
+    def condition(
+        self, x: Tensor, row: Axis, col: Axis, tables: tuple[Tensor, ...] | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Factors and shifts of every flow layer, L tensors each of M = B · N rows."""
-        factors, shifts = self.conditioner(*self._fourier(x, row, col))
+        factors, shifts = self.conditioner(*self._fourier(x, row, col, tables))
         return [x.to(self.flow) for x in factors], [x.to(self.flow) for x in shifts]
 
-    def _fourier(self, x: Tensor, row: Axis, col: Axis) -> tuple[Tensor, Tensor]:
+    def _fourier(
+        self, x: Tensor, row: Axis, col: Axis, tables: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, Tensor]:
         """Cosine and sine halves, (B · N, 4, hidden / 2) each; spec/linf.md, stage 3."""
         (i, r_row, w_row), (j, r_col, w_col) = neighbours(row), neighbours(col)
         weight = (w_row[:, None, :, None] * w_col[None, :, None, :]).reshape(-1, 1)
-        features = self.encoder(x.to(self.dtype))
-        # Quarters of hidden / 2 channels, channels last: what Gather reads is contiguous.
-        coef_cos, coef_sin, f_row, f_col = (
-            table(features).permute(0, 2, 3, 1) for table in self.tables
-        )
+        coef_cos, coef_sin, f_row, f_col = self.tables_of(x) if tables is None else tables
         index = _pairs(i, j, col.features)
         cosine, sine = (
             coef.flatten(1, 2).index_select(1, index) for coef in (coef_cos, coef_sin)
@@ -173,7 +233,7 @@ class LinfGraph(nn.Module):
         second = along_cols.flatten(1, 2).index_select(1, _pairs(i, col_slot, 2 * col.patches))
         return first + second
 
-    def _cut(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
+    def cut(self, x: Tensor, row: Axis, col: Axis) -> Tensor:
         """Resize a tile (B, 3, h, w) to the window and cut it, (B, D, rows, cols) float32."""
         up_row, up_col = (
             half_pixel_taps(a.pixels(), a.output, a.low_res, a.lr_origin, a.lr_count)
@@ -190,10 +250,10 @@ class LinfGraph(nn.Module):
 
         `up - R·D·up` with `up = R·x` is `R·(x - D·R·x)`: the low pass runs at low resolution.
         """
-        cut = self._cut(x - low_pass(low_pass(x, row, 2), col, 3), row, col)
+        cut = self.cut(x - low_pass(low_pass(x, row, 2), col, 3), row, col)
         return _rows(cut.to(self.flow))
 
-    def _encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
+    def encode(self, z: Tensor, scale: list[Tensor], shift: list[Tensor]) -> Tensor:
         """Encode residuals (M, D) to latents (M, padded_width(D))."""
         z = F.pad(z, (0, self.missing))
         *maps, last = self.encode_maps
@@ -239,7 +299,7 @@ class LinfFixedGraph(nn.Module):
         return folded[:, :, : axes[0].output, : axes[1].output]
 
 
-def _size(length: Tensor) -> int:
+def read_size(length: Tensor) -> int:
     """Read a size from a scalar tensor; to the exporter it is a symbolic int."""
     size = cast("int", length.item())
     torch._check(size >= 1)  # type: ignore[no-untyped-call]

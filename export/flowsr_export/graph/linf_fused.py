@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from flowsr_export.graph.axis import Axis, half_pixel_taps, low_pass, neighbours
 from flowsr_export.graph.folding import ChannelMap
-from flowsr_export.graph.linf import LinfGraph, _grid, _ratio, _rows
+from flowsr_export.graph.linf import Features, LinfGraph, _grid, _ratio, _rows
 from flowsr_export.kernels.operators import first_product, flow_pass, resize_patches
 from flowsr_lp.linf.model import guarded
 
@@ -92,8 +92,16 @@ class FusedLinfGraph(LinfGraph):
         self.register_buffer("last", F.pad(weight, (0, 0, 0, missing)).flatten(0, 1))
         self.register_buffer("affine_bias", F.pad(bias, (0, missing)).flatten())
 
-    def patches(self, rgb: Tensor, row: Axis, col: Axis, latent: Tensor | None) -> Tensor:
+    def patches(
+        self,
+        rgb: Tensor,
+        row: Axis,
+        col: Axis,
+        latent: Tensor | None,
+        features: Features | None = None,
+    ) -> Tensor:
         """Enlarge to whole patches, (B, 3, p · rows, p · cols)."""
+        assert features is None, "its tables have another layout"
         x = rgb * 2 - 1
         affine = self._affine(x, row, col)
         if latent is None:

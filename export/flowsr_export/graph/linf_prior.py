@@ -120,7 +120,14 @@ class PriorGraph(nn.Module):
         assert isinstance(block, DenseBlock)
         self.lr_proj = nn.Sequential(pad_outputs(first), act, pad_inputs(block)).to(dtype)
 
-    def forward(self, z: Tensor, x: Tensor, row: Axis, col: Axis) -> Tensor:
+    def branch_of(self, x: Tensor) -> Tensor:
+        """Compute the branch of a normalized tile, (B, C, ceil(h/3), ceil(w/3))."""
+        out: Tensor = self.lr_proj(x.to(self.dtype))
+        return out
+
+    def forward(
+        self, z: Tensor, x: Tensor, row: Axis, col: Axis, branch: Tensor | None = None
+    ) -> Tensor:
         """Predict a latent.
 
         Args:
@@ -129,12 +136,13 @@ class PriorGraph(nn.Module):
             x: Normalized low-resolution tile, (B, 3, h, w).
             row: Geometry of the rows.
             col: Geometry of the columns.
+            branch: Result of `branch_of(x)` if it is known.
 
         Returns:
             Latent in `dtype`, (B, padded_width(D), rows, cols); the added channels are zero.
         """
         a = self.input_proj(z.to(self.dtype))
-        b = self.lr_proj(x.to(self.dtype))
+        b = self.branch_of(x) if branch is None else branch
         feature = torch.cat((a, self._stretched(b, row, col)), dim=1)
         out: Tensor = self.body(feature, row, col)
         return out

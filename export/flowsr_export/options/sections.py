@@ -11,7 +11,8 @@ SECTIONS: dict[str, str] = {
         --all --all-frames --allow-host --base-url --batch --compute-capability --engine
         --exact --fit --flavor --height --host --hr --images --list --locate --lr --lr-size
         --name --other-versions --port --quick --recursive --resample --scale --size --start
-        --steps --sweep --system --threshold --tolerance --validation --width
+        --steps --sweep --system --threshold --tolerance --toward --validation --weight
+        --width
     """,
     "Output": """
         --access-log --background --depth --dry-run --export-layer-info --export-profile
@@ -20,7 +21,7 @@ SECTIONS: dict[str, str] = {
     """,
     "Model": """
         --blocks --bundle --fixed-scale --guard --io --least-share --model --opset --precision
-        --prior --seed --temperature --vgg
+        --prior --prior-mix --seed --temperature --temperature-map --vgg
     """,
     "Quantization": "--crop --exclude --method --per-tensor",
     "Quality": """
@@ -47,8 +48,8 @@ SECTIONS: dict[str, str] = {
         --max-pixels --max-queue --queue --timeout
     """,
     "Performance": """
-        --backend --convolution-search --cuda-graphs --device --devices --halo --max-memory
-        --provider --self-test --threads --tf32 --workers
+        --backend --convolution-search --cuda-graphs --device --devices --feature-cache --halo
+        --max-memory --provider --self-test --threads --tf32 --workers
     """,
     "Shapes": "--max-shapes --min-shapes --opt-shapes",
     "Builder": """
@@ -61,6 +62,8 @@ SECTIONS: dict[str, str] = {
 
 # Options that mean something else in one command.
 BY_COMMAND: dict[str, dict[str, str]] = {
+    "export-onnx": {"Model": "--latents --stages"},
+    "upscale": {"Model": "--samples"},
     "run": {"Measurement": "--blocks --seed"},
     "build-engine": {"Builder": "--tf32"},
     "calibrate": {"Quantization": "--precision --samples --seed"},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowsr_export.options.command import Choice
 from flowsr_export.options.shared import (
+    FILE,
     POSITIVE,
     flag,
     force_option,
@@ -23,11 +24,12 @@ from flowsr_export.options.values import (
     format_type,
     parse_devices,
     parse_memory,
-    scale_type,
+    parse_scales,
     sides_type,
 )
 
 if TYPE_CHECKING:
+    from flowsr_export.upscale.jobs import Request
     from flowsr_export.upscale.ray import Cluster
     from flowsr_runtime.pictures.depth import Depth
 
@@ -36,12 +38,23 @@ __all__ = ["cluster_options", "machine_options", "request_options"]
 DEPTHS: dict[str, Depth] = {"8": 8, "16": 16, "float": "float"}
 FITS = ("inside", "cover", "exact")
 
+
+def _request(scale: tuple[Any, ...] | None, **fields: Any) -> Request:
+    """Return the request, with one scale or several."""
+    from flowsr_export.upscale.jobs import Request
+
+    several = scale is not None and len(scale) > 1
+    one = None if several or scale is None else scale[0]
+    return Request(scale=one, scales=scale if several and scale else (), **fields)
+
+
 request_options = packs(
-    "flowsr_export.upscale.jobs:Request",
+    _request,
     value_option(
-        scale_type,
+        parse_scales,
         "--scale",
-        help="Upscaling factor, at least 1; 2.7x3.6 sets width and height separately.",
+        help="Upscaling factor, at least 1; 2.7x3.6 sets width and height separately. Several, "
+        "joined by commas, write an image each and share the encoder.",
         show_default="the bundle's own, or 4",
     ),
     value_option(
@@ -77,9 +90,30 @@ request_options = packs(
     click.option(
         "--temperature",
         type=FiniteRange(min=0),
-        help="Standard deviation of the noise, for bundles without a learned prior.",
+        help="Standard deviation of the noise, for bundles without a learned prior or with "
+        "graphs of latents.",
     ),
-    seed_option("Random seed for the noise, for bundles without a learned prior."),
+    click.option(
+        "--temperature-map",
+        type=FILE,
+        help="Gray image over the whole picture that scales the temperature: white keeps it, "
+        "black is without noise.",
+    ),
+    click.option(
+        "--prior-mix",
+        type=FiniteRange(),
+        show_default="0 with --temperature, else 1",
+        help="Factor of the learned prior's latent, to which the noise is added; needs graphs "
+        "of latents.",
+    ),
+    click.option(
+        "--samples",
+        type=POSITIVE,
+        default=1,
+        show_default=True,
+        help="Number of images to sample, each with the next seed, which its name states.",
+    ),
+    seed_option("Random seed for the noise."),
     force_option,
     flag("--skip-existing", "Keep existing outputs, and make the missing ones."),
     value_option(

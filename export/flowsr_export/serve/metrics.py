@@ -8,8 +8,10 @@ from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from flowsr_runtime.upscaling.shared_features import FeatureCache
 
 __all__ = ["CONTENT_TYPE_LATEST", "ServeMetrics"]
 
@@ -20,16 +22,24 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 class ServeMetrics:
     """Metrics of one app, in a registry of its own."""
 
-    def __init__(self, places: int, used: Callable[[], int], held: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        places: int,
+        used: Callable[[], int],
+        held: Callable[[], int],
+        features: FeatureCache,
+    ) -> None:
         """Create the counters.
 
         Args:
             places: Maximum number of images received, processed or waiting.
             used: Returns their current number.
             held: Returns the bytes of the bodies in memory.
+            features: Features that are kept for further scales of an image.
         """
         self._registry = registry = CollectorRegistry()
         registry.register(_Levels(places, used, held))
+        registry.register(_Features(features))
         self.answers = Counter(
             "flowsr_answers",
             "Responses to upscale requests, by HTTP status.",
@@ -98,3 +108,26 @@ class _Levels(Collector):
             ("flowsr_body_bytes", "Bytes of request bodies in memory.", self._held()),
         ):
             yield GaugeMetricFamily(name, about, value=value)
+
+
+class _Features(Collector):
+    """Uses of the kept features, read when the metrics are rendered."""
+
+    def __init__(self, features: FeatureCache) -> None:
+        self._features = features
+
+    def collect(self) -> Iterator[Metric]:
+        features = self._features
+        yield CounterMetricFamily(
+            "flowsr_feature_hits",
+            "Images whose features were kept from another scale.",
+            value=features.hits,
+        )
+        yield CounterMetricFamily(
+            "flowsr_feature_misses",
+            "Images whose features were computed and kept.",
+            value=features.misses,
+        )
+        yield GaugeMetricFamily(
+            "flowsr_feature_bytes", "Bytes of kept features.", value=features.held
+        )

@@ -84,7 +84,7 @@ class UpscaleParameters(BaseModel):
         float | None,
         Field(
             allow_inf_nan=False,
-            description="Standard deviation of the noise, for models without a learned prior.",
+            description="Standard deviation of the noise, for models that can be sampled.",
         ),
     ] = None
     seed: Annotated[int, Field(ge=0, description="Random seed for the noise.")] = 0

@@ -64,7 +64,10 @@ class Service:
         self._slots = AdmissionSlots(limits.places)
         self._uploads = UploadReader(limits)
         self.metrics = ServeMetrics(
-            limits.places, lambda: self._slots.used, lambda: self._uploads.held
+            limits.places,
+            lambda: self._slots.used,
+            lambda: self._uploads.held,
+            pool.upscaler.features,
         )
 
     async def answer(self, request: Request) -> Response:

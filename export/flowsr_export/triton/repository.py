@@ -102,6 +102,8 @@ def _python_files(bundle: Bundle, precision: str) -> dict[str, bytes]:
     manifest = {**raw, "files": {name: raw["files"][name] for name in kept}}
     if "graphs" in raw:
         manifest["graphs"] = [graph for graph in raw["graphs"] if graph["file"] in kept]
+    for key in ("stages", "latent_graphs"):  # a request has one scale, and no latent
+        manifest.pop(key, None)
     text = json.dumps(manifest, indent=1) + "\n"
     files = {"model.py": MODEL_FILE.read_bytes(), f"bundle/{MANIFEST_NAME}": text.encode()}
     return files | {f"bundle/{name}": bundle.read(name) for name in kept}

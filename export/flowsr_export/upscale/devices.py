@@ -22,6 +22,7 @@ def open_upscalers(
     *,
     max_memory: int | None = None,
     halo: Literal["default", "exact"] = "default",
+    feature_cache: int = 0,
 ) -> Iterator[list[Upscaler]]:
     """Open a bundle on each device, and close all of them at the end.
 
@@ -31,6 +32,7 @@ def open_upscalers(
         devices: GPU indices, None for the device of the settings.
         max_memory: As for `Upscaler.open`, per GPU.
         halo: As for `Upscaler.open`.
+        feature_cache: As for `Upscaler.open`.
 
     Yields:
         One upscaler per device, in order.
@@ -47,7 +49,12 @@ def open_upscalers(
             one = dataclasses.replace(one, gpu_memory=max_memory)
             session, choice = one.choose(bundle)
             upscaler = Upscaler(
-                bundle, session, max_memory=max_memory, halo=halo, choice=choice
+                bundle,
+                session,
+                max_memory=max_memory,
+                halo=halo,
+                choice=choice,
+                feature_cache=feature_cache,
             )
             upscalers.append(stack.enter_context(upscaler))
         yield upscalers

@@ -66,6 +66,7 @@ def plan_all(
 
 def _plan(job: Job, upscaler: Upscaler, request: Request) -> PlannedUpscale:
     """Plan one image; the output is checked unless its folder would be created."""
+    request = request.of(job)
     animation, target = prepare(job, upscaler, request, check=job.target.parent.is_dir())
     picture = animation.frames[0]
     plan = upscaler.plan(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from flowsr_export.upscale.folders import Found, images_of, is_same_folder
 from flowsr_export.upscale.inputs import STREAM, Sides, output_beside
@@ -16,7 +19,7 @@ from flowsr_export.upscale.outputs import (
     with_background,
     with_fitting_metadata,
 )
-from flowsr_runtime import Upscaler, check_output
+from flowsr_runtime import Upscaler, check_output, read_picture
 from flowsr_runtime.errors import FlowsrError, MemoryBudgetError, OutputError, UsageError
 from flowsr_runtime.geometry import Fit, fitted_size
 from flowsr_runtime.pictures.animation import Animation
@@ -32,6 +35,7 @@ __all__ = [
     "Job",
     "Report",
     "Request",
+    "Scale",
     "failure_of",
     "plan",
     "prepare",
@@ -42,6 +46,9 @@ FAILURE = 1
 
 DEFAULT_SCALE = "4"
 """Scale of a bundle of any scale if neither a scale nor a size is given."""
+
+Scale = str | tuple[str, str]
+"""A scale, or one each for rows and columns, as text."""
 
 MEGA = 1_000_000
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -54,10 +61,14 @@ class Job:
     Attributes:
         source: Input file.
         target: Output file.
+        scale: Scale of this output if the request has several, else None.
+        seed: Seed of this output if the request has several samples, else None.
     """
 
     source: Path
     target: Path
+    scale: Scale | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,8 @@ class Request:
         fit: How the result fits a size of two sides; None for exact.
         resample: Resize the result of a fixed-scale bundle to any other size.
         truncate: Truncate eight-bit values instead of rounding them.
-        seed: Random seed for the noise, for bundles without a learned prior.
-        temperature: Standard deviation of that noise.
+        seed: Random seed for the noise.
+        temperature: Standard deviation of the noise, None without any.
         force: Overwrite existing files.
         depth: Depth of the outputs, None for the depth of each input.
         skip_existing: Keep existing outputs, without an error.
@@ -84,9 +95,13 @@ class Request:
         background: Color behind alpha for a format without, red, green and blue to 255.
         recursive: Search the folders in folders too.
         all_frames: Upscale all frames of an animation instead of the first.
+        scales: Several scales of each image, instead of one.
+        prior_mix: Factor of the prior's latent, as for `Upscaler.upscale`.
+        temperature_map: Gray picture file that scales the temperature.
+        samples: Number of images to sample of each, with seeds from `seed` on.
     """
 
-    scale: str | tuple[str, str] | None
+    scale: Scale | None
     size: Sides | None
     width: int | None = None
     height: int | None = None
@@ -103,6 +118,34 @@ class Request:
     background: tuple[int, int, int] | None = None
     recursive: bool = False
     all_frames: bool = False
+    scales: tuple[Scale, ...] = ()
+    prior_mix: float | None = None
+    temperature_map: Path | None = None
+    samples: int = 1
+
+    def of(self, job: Job) -> Request:
+        """Return the parameters of one output."""
+        request = self
+        if job.scale is not None:
+            request = replace(request, scale=job.scale, scales=())
+        return request if job.seed is None else replace(request, seed=job.seed, samples=1)
+
+    def strength(self) -> NDArray[Any] | None:
+        """Read the map of the temperature, (rows, columns), None without one.
+
+        Raises:
+            PictureError: If the file cannot be read.
+            UsageError: If it is not gray.
+        """
+        if self.temperature_map is None:
+            return None
+        picture = read_picture(self.temperature_map)
+        if not picture.gray:
+            raise UsageError(
+                f"temperature_map must be gray, got {picture.mode} in {self.temperature_map}",
+                option="temperature_map",
+            )
+        return picture.pixels if picture.pixels.ndim == 2 else picture.pixels[..., 0]
 
     def size_for(self, source: tuple[int, int]) -> tuple[int, int] | None:
         """Return the output size (H, W) of an image of a size (h, w), None with a scale."""
@@ -207,7 +250,9 @@ def plan(
     image. The output is a folder with the names of the inputs, and with the folders in them if
     those are searched, if there are several inputs, if an input is a folder, or if the output
     is an existing folder; otherwise it is the output file. In an input's own folder an output
-    is named as without one.
+    is named as without one. Of several scales each
+    one has its own output, whose name ends with the scale, as in photo_x2.7.png; of several
+    samples each one, whose name ends with the seed, as in photo_x4_seed7.png.
 
     Args:
         inputs: Image files and folders; `STREAM` is stdin.
@@ -217,7 +262,7 @@ def plan(
         make: Create missing output folders.
 
     Returns:
-        One job per image, in order.
+        One job per image and scale, in order.
 
     Raises:
         PictureError: If a folder holds no image.
@@ -226,20 +271,24 @@ def plan(
             for several is named like an image, or the format or quality excludes the output.
     """
     request = request or Request(DEFAULT_SCALE, None)
+    in_folders = False
     if STREAM in inputs or output == STREAM:
-        jobs = [_streamed(inputs, output, request)]
+        jobs = _per_scale([_streamed(inputs, output, request)], request)
     elif (
         output is not None
         and len(inputs) == 1
         and not os.path.isdir(inputs[0])
         and not os.path.isdir(output)
     ):
-        jobs = [Job(inputs[0], output)]
+        jobs = _per_scale([Job(inputs[0], output)], request)
     else:
         jobs = _several(inputs, output, request)
-        _check_distinct(jobs)
-        if make and output is not None:
-            _make_folders(output, jobs)
+        in_folders = output is not None
+    jobs = _per_sample(jobs, request)
+    _check_distinct(jobs)
+    if make and in_folders:
+        assert output is not None
+        _make_folders(output, jobs)
     _check_formats(jobs, request)
     return jobs
 
@@ -275,6 +324,7 @@ def prepare(
     Raises:
         FlowsrError: If the image, its size or its output is not valid.
     """
+    request = request.of(job)
     if check and job.target != STREAM and (job.source == STREAM or os.path.lexists(job.source)):
         check_output(job.target, request.force)
     format = request.format_of(job.target)
@@ -334,17 +384,24 @@ def _several(inputs: Sequence[Path], output: Path | None, request: Request) -> l
         for path in inputs
         for each in images_of(path, recursive=request.recursive, output=output)
     ]
-    return [Job(each.path, _target_of(each, output, request)) for each in found]
+    return [
+        Job(each.path, _target_of(each, output, request, scale), scale)
+        for each in found
+        for scale in request.scales or (None,)
+    ]
 
 
-def _target_of(found: Found, output: Path | None, request: Request) -> Path:
-    beside = _beside(found.path, request)
+def _target_of(
+    found: Found, output: Path | None, request: Request, scale: Scale | None
+) -> Path:
+    beside = _beside(found.path, replace(request, scale=scale or request.scale))
     if output is None:
         return beside
     folder = output / found.below
     if is_same_folder(folder, found.path.parent):
         return folder / beside.name
-    return folder / f"{found.path.stem}.{request.format or 'png'}"
+    target = folder / f"{found.path.stem}.{request.format or 'png'}"
+    return target if scale is None else _named(target, scale)
 
 
 def _make_folders(output: Path, jobs: Sequence[Job]) -> None:
@@ -371,13 +428,53 @@ def _check_formats(jobs: Sequence[Job], request: Request) -> None:
             raise UsageError(str(error), option=error.option) from error
 
 
+def _per_scale(jobs: Sequence[Job], request: Request) -> list[Job]:
+    """Return a job for every scale of a request with several, `jobs` for any other."""
+    if not request.scales:
+        return list(jobs)
+    return [
+        Job(job.source, _named(job.target, scale), scale)
+        for job in jobs
+        for scale in request.scales
+    ]
+
+
+def _named(target: Path, scale: Scale) -> Path:
+    """Return the name of one of several outputs; stdout has none."""
+    if target == STREAM:
+        return target
+    return output_beside(target, scale, None, target.suffix)
+
+
+def _per_sample(jobs: Sequence[Job], request: Request) -> list[Job]:
+    """Return a job for every sample of a request with several, `jobs` for any other."""
+    if request.samples == 1:
+        return list(jobs)
+    return [
+        replace(job, target=_seeded(job.target, seed), seed=seed)
+        for job in jobs
+        for seed in range(request.seed, request.seed + request.samples)
+    ]
+
+
+def _seeded(target: Path, seed: int) -> Path:
+    """Return the name of one of several samples; stdout has none."""
+    return target if target == STREAM else target.with_stem(f"{target.stem}_seed{seed}")
+
+
 def _check_distinct(jobs: Sequence[Job]) -> None:
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, Job] = {}
     for job in jobs:
-        if job.target in taken:
-            both = f"{taken[job.target]} and {job.source}"
-            raise UsageError(f"{both} have the same output {job.target}")
-        taken[job.target] = job.source
+        first = taken.setdefault(job.target, job)
+        if first is job:
+            continue
+        if job.target == STREAM:
+            raise UsageError("-o - is stdout, for one image alone; give a folder for several")
+        if job.scale is not None and first.source == job.source:
+            message = f"scale must be given once each, got {job.target} twice"
+            raise UsageError(message, option="scale")
+        both = f"{first.source} and {job.source}"
+        raise UsageError(f"{both} have the same output {job.target}")
     sources = {job.source for job in jobs}
     for job in jobs:
         if job.target in sources and job.target != job.source:

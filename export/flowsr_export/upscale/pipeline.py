@@ -197,7 +197,7 @@ class _Pipeline:
 
     def upscale(self, job: Job, after_tile: Callable[[int, int], None]) -> Done:
         """Read, upscale and write one image."""
-        request = self._request
+        request = self._request.of(job)
         with self._reading:
             self._check()
             animation, size = prepare(job, self._any, request)
@@ -214,6 +214,7 @@ class _Pipeline:
         upscaler = self._free.get()
         try:
             began = time.perf_counter()
+            strength = request.strength()
             for index, frame in enumerate(animation.frames):
                 self._check()
                 results.append(
@@ -225,6 +226,8 @@ class _Pipeline:
                         truncate=request.truncate,
                         seed=request.seed,
                         temperature=request.temperature,
+                        prior_mix=request.prior_mix,
+                        temperature_map=strength,
                         progress=partial(_after_tile_of, index, count, after_tile),
                         warn=warn,
                         cancel=self._stopped,

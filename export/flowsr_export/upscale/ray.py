@@ -14,11 +14,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flowsr_export.upscale.devices import is_on_host
-from flowsr_export.upscale.jobs import Done, Failure, Job, Report, Request, failure_of
+from flowsr_export.upscale.jobs import (
+    Done,
+    Failure,
+    Job,
+    Report,
+    Request,
+    Scale,
+    failure_of,
+)
 from flowsr_export.upscale.pipeline import IMAGE_ERRORS, upscale_file
 from flowsr_runtime import Bundle, SessionSettings, Upscaler
 from flowsr_runtime.backends.session import AUTO
 from flowsr_runtime.errors import BackendError, ProviderError, UsageError
+from flowsr_runtime.geometry import parse_scale
 from flowsr_runtime.installation import pip_command
 
 __all__ = ["Cluster", "PictureMapper", "WorkerConfig", "upscale_on_ray"]
@@ -102,19 +111,26 @@ class PictureMapper:
         settings = replace(settings, gpu_memory=config.max_memory)
         self.request = config.request
         self.upscaler = Upscaler(
-            bundle, settings.open(bundle), max_memory=config.max_memory, halo=config.halo
+            bundle,
+            settings.open(bundle),
+            max_memory=config.max_memory,
+            halo=config.halo,
+            feature_cache=int(bool(config.request.scales)),
         )
 
     def __call__(self, row: Row) -> Row:
         """Upscale the image of one row.
 
         Args:
-            row: Row with `index`, `source` and `target`.
+            row: Row with `index`, `source` and `target`; of several scales with `scale`, of
+                several samples with `seed`.
 
         Returns:
             The row with its outcome; see the class.
         """
-        job = Job(Path(row["source"]), Path(row["target"]))
+        scale = parse_scale(row["scale"]) if row.get("scale") else None
+        seed = int(row["seed"]) if row.get("seed") else None
+        job = Job(Path(row["source"]), Path(row["target"]), scale, seed)
         answer = {**row, "height": 0, "width": 0, "seconds": 0.0, "warning": ""}
         answer |= {"skipped": False, "reason": "", "exit_code": 0}
         if not self.request.force and os.path.lexists(job.target):
@@ -187,7 +203,13 @@ def _rows(
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [
-        {"index": i, "source": str(job.source.absolute()), "target": str(job.target.absolute())}
+        {
+            "index": i,
+            "source": str(job.source.absolute()),
+            "target": str(job.target.absolute()),
+            "scale": _scale_text(job.scale),
+            "seed": "" if job.seed is None else str(job.seed),
+        }
         for i, job in enumerate(jobs)
     ]
     config = config.on_cluster(ray.cluster_resources())
@@ -203,6 +225,11 @@ def _rows(
         yield from data.iter_rows()
     except ray.exceptions.RayError as error:
         raise ProviderError(f"ray failed: {' '.join(str(error).split())}") from error
+
+
+def _scale_text(scale: Scale | None) -> str:
+    """Return a scale as text for `parse_scale`, "" for None."""
+    return f"{scale[1]}x{scale[0]}" if isinstance(scale, tuple) else scale or ""
 
 
 def _room(resources: dict[str, float]) -> int:

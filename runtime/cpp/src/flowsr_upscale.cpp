@@ -1,5 +1,8 @@
 // The command flowsr-upscale: upscale one PNG with a bundle.
 
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <iostream>
 
 #include "available_memory.hpp"
@@ -15,7 +18,8 @@ constexpr const char* kHelp = R"(Usage: flowsr-upscale BUNDLE IN.png OUT.png [OP
 Upscale a PNG of 8 or 16 bits per channel. Alpha, gray, depth and the ICC profile are kept,
 other metadata is dropped.
 
-  --scale S|SxS          scale, at least 1, or a horizontal and a vertical scale, as in 2.7x3.6
+  --scale S|SxS          scale, at least 1, or a horizontal and a vertical scale, as in 2.7x3.6;
+                         several, joined by commas, write OUT_x1.5.png, OUT_x2.png, ...
   --size WxH             output size in pixels; a bundle of one scale needs neither
   --max-memory BYTES     memory limit of one run, such as 800M; larger pictures are tiled
                          [the bundle's own setting, or 1G, or 16G with an engine]
@@ -53,16 +57,57 @@ Size parse_size(const std::string& text) {
   return {height, width};
 }
 
-Target target_of(const detail::Arguments& arguments) {
+/// An output: its size and its file.
+struct OutputFile {
+  Target target;
+  std::string path;
+};
+
+/// Returns a scale as a file name has it: 3/2 is 1.5.
+std::string scale_name(const std::string& text) {
+  const std::size_t slash = text.find('/');
+  double value = std::strtod(text.c_str(), nullptr);
+  if (slash != std::string::npos) value /= std::strtod(text.c_str() + slash + 1, nullptr);
+  char buffer[64];
+  std::snprintf(buffer, sizeof buffer, "%g", value);
+  return buffer;
+}
+
+/// Reads one scale, and appends its name to that of the file if there are several.
+OutputFile output_of(const std::string& text, const std::string& out, bool several) {
+  const std::size_t cross = text.find_first_of("xX");
+  const std::string columns = text.substr(0, cross);
+  const std::string rows = cross == std::string::npos ? columns : text.substr(cross + 1);
+  OutputFile output{Target(Scale(rows), Scale(columns)), out};
+  if (!several) return output;
+  const std::size_t dot = out.rfind('.');
+  const bool inside = dot == std::string::npos || out.find('/', dot) != std::string::npos;
+  const std::size_t stem = inside ? out.size() : dot;
+  const std::string first = scale_name(columns), second = scale_name(rows);
+  output.path = out.substr(0, stem) + "_x" + (first == second ? first : first + "x" + second) +
+              out.substr(stem);
+  return output;
+}
+
+std::vector<OutputFile> outputs_of(const detail::Arguments& arguments, const std::string& out) {
   if (arguments.has("scale") && arguments.has("size")) {
     detail::misuse("give exactly one of --scale and --size");
   }
-  if (arguments.has("size")) return Target(parse_size(arguments.text("size")));
-  if (!arguments.has("scale")) return Target();
+  if (arguments.has("size")) return {{Target(parse_size(arguments.text("size"))), out}};
+  if (!arguments.has("scale")) return {{Target(), out}};
   const std::string text = arguments.text("scale");
-  const std::size_t cross = text.find_first_of("xX");
-  if (cross == std::string::npos) return Target(Scale(text));
-  return Target(Scale(text.substr(cross + 1)), Scale(text.substr(0, cross)));  // rows, columns
+  const bool several = text.find(',') != std::string::npos;
+  std::vector<OutputFile> outputs;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    outputs.push_back(output_of(text.substr(begin, end - begin), out, several));
+    for (std::size_t i = 0; i + 1 < outputs.size(); ++i) {
+      if (outputs[i].path != outputs.back().path) continue;
+      detail::misuse("--scale must be given once each, got " + outputs[i].path + " twice");
+    }
+    begin = end + 1;
+  }
+  return outputs;
 }
 
 Request request_of(const detail::Arguments& arguments) {
@@ -76,14 +121,26 @@ Request request_of(const detail::Arguments& arguments) {
   return request;
 }
 
-/// Upscales the pixels of one depth.
+/// Upscales the pixels of one depth; `member` is where a picture holds them.
 template <class T>
-std::vector<T> upscaled(const Upscaler& upscaler, const std::vector<T>& pixels, Size source,
-                        const Target& target, const Request& request) {
-  const Size size = upscaler.target(source, target);
-  std::vector<T> result(static_cast<std::size_t>(size.height * size.width * request.channels));
-  upscaler.upscale(pixels.data(), source, target, result.data(), request);
-  return result;
+void upscale_all(const Upscaler& upscaler, const detail::PngPicture& picture,
+                 const std::vector<OutputFile>& outputs, std::vector<T> detail::PngPicture::* member,
+                 std::vector<detail::PngPicture>& larges, const Request& request) {
+  std::vector<Target> targets;
+  std::vector<T*> results;
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    const Size size = larges[i].size;
+    (larges[i].*member)
+        .resize(static_cast<std::size_t>(size.height * size.width * request.channels));
+    targets.push_back(outputs[i].target);
+    results.push_back((larges[i].*member).data());
+  }
+  const T* pixels = (picture.*member).data();
+  if (outputs.size() == 1) {
+    upscaler.upscale(pixels, picture.size, targets[0], results[0], request);
+  } else {
+    upscaler.upscale(pixels, picture.size, targets, results, request);
+  }
 }
 
 int upscale(const detail::Arguments& arguments) {
@@ -98,10 +155,10 @@ int upscale(const detail::Arguments& arguments) {
     detail::misuse("--halo must be default or exact, got " + halo);
   }
   settings.halo = halo == "exact" ? HaloKind::exact : HaloKind::standard;
-  const Target target = target_of(arguments);
+  const std::vector<OutputFile> outputs = outputs_of(arguments, out);
   Request request = request_of(arguments);
   const Bundle bundle = Bundle::open(arguments.others[0]);
-  detail::check_output(out, force);
+  for (const OutputFile& output : outputs) detail::check_output(output.path, force);
   const detail::PngPicture picture = detail::read_png_file(in);
   if (picture.animated) {
     std::cerr << "flowsr-upscale: " << in << ": only the first of its frames is read\n";
@@ -114,28 +171,38 @@ int upscale(const detail::Arguments& arguments) {
     std::cerr << "flowsr-upscale: the color profile of " << in
               << " is damaged and was left out\n";
   }
-  detail::check_available(picture.size, bundle.target(picture.size, target),
-                          picture.channels * picture.depth / 8);
+  for (const OutputFile& output : outputs) {
+    detail::check_available(picture.size, bundle.target(picture.size, output.target),
+                            picture.channels * picture.depth / 8);
+  }
   const Upscaler upscaler = Upscaler::open(bundle, settings);
   for (const std::string& line : upscaler.passed_over()) {
     std::cerr << "flowsr-upscale: passed over " << line << '\n';
   }
-  const Size size = upscaler.target(picture.size, target);
   request.channels = picture.channels;
-  detail::PngPicture large;
-  large.size = size, large.channels = picture.channels, large.depth = picture.depth;
-  large.profile = picture.profile;
-  if (picture.depth == 16) {
-    large.words = upscaled(upscaler, picture.words, picture.size, target, request);
-  } else {
-    large.bytes = upscaled(upscaler, picture.bytes, picture.size, target, request);
+  std::vector<detail::PngPicture> larges(outputs.size());
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    detail::PngPicture& large = larges[i];
+    large.size = upscaler.target(picture.size, outputs[i].target);
+    large.channels = picture.channels, large.depth = picture.depth;
+    large.profile = picture.profile;
   }
-  detail::write_png_file(out, large, force);
+  if (picture.depth == 16) {
+    upscale_all(upscaler, picture, outputs, &detail::PngPicture::words, larges, request);
+  } else {
+    upscale_all(upscaler, picture, outputs, &detail::PngPicture::bytes, larges, request);
+  }
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    detail::write_png_file(outputs[i].path, larges[i], force);
+  }
   if (!upscaler.untested().empty()) {
     std::cerr << "flowsr-upscale: not tested: " << upscaler.untested() << '\n';
   }
-  std::cout << out << "  " << size.width << "x" << size.height << "  " << upscaler.choice()
-            << '\n';
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    const Size size = larges[i].size;
+    std::cout << outputs[i].path << "  " << size.width << "x" << size.height << "  "
+              << upscaler.choice() << '\n';
+  }
   return FLOWSR_DONE;
 }
 

@@ -205,6 +205,17 @@ FileEntry file_entry(const string& name, const Json& entry) {
   return result;
 }
 
+/// Refuses a file that is not listed, or that readers take for the graph of any size.
+void check_listed(const string& key, const string& name, const Manifest& manifest) {
+  const auto entry = manifest.files.find(name);
+  const size_t stem = name.size() < 5 ? 0 : name.size() - 5;
+  if (entry == manifest.files.end() || entry->second.precision ||
+      name.substr(stem) != ".onnx") {
+    refuse(key + " in bundle.json must be an ONNX file of files, which has no precision there, "
+           "got '" + name + "'");
+  }
+}
+
 SizeFixedGraph graph_of(const Keys& keys, const string& key, const Manifest& manifest) {
   SizeFixedGraph graph;
   graph.file = keys.text(key + ".file");
@@ -218,13 +229,7 @@ SizeFixedGraph graph_of(const Keys& keys, const string& key, const Manifest& man
   graph.source = {keys.whole(key + ".lr_size.0", 1, kMaxSide),
                   keys.whole(key + ".lr_size.1", 1, kMaxSide)};
   graph.batch = keys.whole(key + ".batch", 1);
-  const auto entry = manifest.files.find(graph.file);
-  const size_t stem = graph.file.size() < 5 ? 0 : graph.file.size() - 5;
-  if (entry == manifest.files.end() || entry->second.precision ||
-      graph.file.substr(stem) != ".onnx") {
-    refuse(key + ".file in bundle.json must be an ONNX file of files, which has no precision "
-           "there, got '" + graph.file + "'");
-  }
+  check_listed(key + ".file", graph.file, manifest);
   try {
     graph.target = scaled_size(graph.source, Scale(scale));
     if (manifest.scale && graph.target != scaled_size(graph.source, *manifest.scale)) {
@@ -263,6 +268,40 @@ vector<SizeFixedGraph> graphs_of(const Json& root, const Keys& keys, const Manif
     }
   }
   return graphs;
+}
+
+/// Returns the name of an ONNX file that readers do not take for the graph of any size.
+string stage_file(const Keys& keys, const string& key, const Manifest& manifest) {
+  const string name = keys.text(key);
+  check_listed(key, name, manifest);
+  return name;
+}
+
+vector<StageGraphs> stages_of(const Json& root, const Keys& keys, const Manifest& manifest) {
+  const Json* listed = root.find("stages");
+  if (listed == nullptr) return {};
+  if (!listed->is(Json::Kind::array)) {
+    refuse("stages in bundle.json must be a list, got " + listed->shown());
+  }
+  vector<StageGraphs> stages;
+  for (size_t i = 0; i < listed->items().size(); ++i) {
+    const string key = "stages." + std::to_string(i);
+    StageGraphs pair;
+    pair.precision = keys.text(key + ".precision");
+    pair.features = stage_file(keys, key + ".features", manifest);
+    pair.query = stage_file(keys, key + ".query", manifest);
+    for (const StageGraphs& one : stages) {
+      if (one.precision != pair.precision) continue;
+      refuse("stages in bundle.json must be of different precision, got " + pair.precision +
+             " twice");
+    }
+    stages.push_back(pair);
+  }
+  if (!stages.empty() && (!manifest.geometry || manifest.eight_bit)) {
+    refuse("stages in bundle.json must be absent without geometry or with uint8 images, got " +
+           std::to_string(stages.size()));
+  }
+  return stages;
 }
 
 /// Refuses keys that are valid by themselves but contradict each other.
@@ -328,6 +367,7 @@ Manifest detail::manifest_of(const Json& root) {
   }
   check_agreement(manifest);
   manifest.graphs = graphs_of(root, keys, manifest);
+  manifest.stages = stages_of(root, keys, manifest);
   return manifest;
 }
 

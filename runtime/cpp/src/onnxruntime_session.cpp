@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "cores.hpp"
 #include "memory_limit.hpp"
@@ -149,33 +150,44 @@ class OnnxruntimeSession : public Session {
     for (const SizeFixedGraph& graph : bundle.manifest().graphs) {
       if (graph.precision == settings.precision) graphs_.push_back(graph);
     }
+    for (const StageGraphs& pair : bundle.manifest().stages) {
+      if (pair.precision == settings.precision) stages_ = pair;
+    }
   }
 
   Output run(const std::vector<Input>& inputs) override {
     const SizeFixedGraph* graph = matching_graph(graphs_, inputs);
-    Ort::Session& session = graph == nullptr ? session_ : size_fixed(graph->file);
-    try {
-      const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-      std::vector<const char*> names;
-      std::vector<Ort::Value> values;
+    Ort::Session& session = graph == nullptr ? session_ : loaded(graph->file);
+    return translated([&] {
+      Feeds feeds;
       for (const Input& input : inputs) {
-        if (graph != nullptr && input.name == "geometry") continue;
-        names.push_back(input.name.c_str());
-        values.push_back(Ort::Value::CreateTensor(
-            memory, const_cast<void*>(input.data), input.bytes, input.shape.data(),
-            input.shape.size(), type_of(input.kind)));
+        if (graph == nullptr || input.name != "geometry") feeds.add(input);
       }
-      const char* wanted[] = {"output"};
-      std::vector<Ort::Value> results = session.Run(run_options(), names.data(),
-                                                    values.data(), values.size(), wanted, 1);
-      return output_of(std::move(results[0]));
-    } catch (const Ort::Exception& error) {
-      if (says_out_of_memory(error.what())) {
-        throw Error(Code::memory,
-                    provider_ + " ran out of memory; give a smaller memory_budget");
-      }
-      throw Error(Code::backend, provider_ + " failed: " + explained(error));
+      return output_of(feeds.run(session));
+    });
+  }
+
+  /// Runs both stages of a whole image, the first one unless its features are known.
+  Output run_shared(const std::vector<Input>& inputs, SharedFeatures& shared) override {
+    const bool possible = why_not_shared().empty() && is_whole(inputs);
+    if (!possible || matching_graph(graphs_, inputs) != nullptr) return run(inputs);
+    Ort::Session &first = loaded(stages_->features), &second = loaded(stages_->query);
+    return translated([&] {
+      if (!shared.values) shared.values = features_of(first, inputs);
+      Feeds feeds;
+      for (const Input& input : inputs) feeds.add(input);
+      const auto& features = *static_cast<const Features*>(shared.values.get());
+      return output_of(feeds.run(second, features));
+    });
+  }
+
+  std::string why_not_shared() const override {
+    if (provider_ == "cuda" && settings_.memory_budget > 0) {
+      return "scales run one by one within max_memory, which features would exceed";
     }
+    if (stages_) return "";
+    return "scales run one by one: " + bundle_.path() + " has no stage graphs for this "
+           "precision; flowsr-export export-onnx --stages adds them";
   }
 
   SessionFacts facts() const override {
@@ -193,6 +205,86 @@ class OnnxruntimeSession : public Session {
   }
 
  private:
+  /// Outputs of the first stage by name.
+  struct Features {
+    std::vector<std::string> names;
+    std::vector<Ort::Value> values;
+  };
+
+  /// The inputs of one run, which lie in the caller's memory.
+  class Feeds {
+   public:
+    void add(const Input& input) {
+      names_.push_back(input.name.c_str());
+      values_.push_back(Ort::Value::CreateTensor(
+          memory_, const_cast<void*>(input.data), input.bytes, input.shape.data(),
+          input.shape.size(), type_of(input.kind)));
+    }
+
+    Ort::Value run(Ort::Session& session) {
+      const char* wanted[] = {"output"};
+      std::vector<Ort::Value> results = session.Run(run_options(), names_.data(),
+                                                    values_.data(), values_.size(), wanted, 1);
+      return std::move(results[0]);
+    }
+
+    /// Runs the second stage; the features stay where they are.
+    Ort::Value run(Ort::Session& session, const Features& features) {
+      Ort::IoBinding binding(session);
+      for (std::size_t i = 0; i < names_.size(); ++i) binding.BindInput(names_[i], values_[i]);
+      for (std::size_t i = 0; i < features.names.size(); ++i) {
+        binding.BindInput(features.names[i].c_str(), features.values[i]);
+      }
+      binding.BindOutput("output", memory_);
+      session.Run(run_options(), binding);
+      binding.SynchronizeOutputs();
+      return std::move(binding.GetOutputValues()[0]);
+    }
+
+   private:
+    Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+    std::vector<const char*> names_;
+    std::vector<Ort::Value> values_;
+  };
+
+  /// Runs the first stage and leaves its outputs on the device.
+  std::shared_ptr<Features> features_of(Ort::Session& session, const std::vector<Input>& inputs) {
+    const auto features = std::make_shared<Features>();
+    const auto host = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+    const Ort::MemoryInfo device("Cuda", OrtArenaAllocator, settings_.device, OrtMemTypeDefault);
+    const Ort::AllocatorWithDefaultOptions allocator;
+    Ort::IoBinding binding(session);
+    const auto image = std::find_if(inputs.begin(), inputs.end(), [](const Input& input) {
+      return input.name == "input";
+    });
+    const Ort::Value value = Ort::Value::CreateTensor(
+        host, const_cast<void*>(image->data), image->bytes, image->shape.data(),
+        image->shape.size(), type_of(image->kind));
+    binding.BindInput("input", value);
+    for (std::size_t i = 0; i < session.GetOutputCount(); ++i) {
+      features->names.emplace_back(session.GetOutputNameAllocated(i, allocator).get());
+      binding.BindOutput(features->names.back().c_str(), provider_ == "cuda" ? device : host);
+    }
+    session.Run(run_options(), binding);
+    binding.SynchronizeOutputs();
+    features->values = binding.GetOutputValues();
+    return features;
+  }
+
+  /// Calls a function and translates errors of the library.
+  template <class Function>
+  Output translated(Function run) const {
+    try {
+      return run();
+    } catch (const Ort::Exception& error) {
+      if (says_out_of_memory(error.what())) {
+        throw Error(Code::memory,
+                    provider_ + " ran out of memory; give a smaller memory_budget");
+      }
+      throw Error(Code::backend, provider_ + " failed: " + explained(error));
+    }
+  }
+
   /// Returns the message of an error, with the remedy where cuDNN is missing.
   std::string explained(const Ort::Exception& error) const {
     const std::string reason = one_line(error.what());
@@ -217,12 +309,12 @@ class OnnxruntimeSession : public Session {
     }
   }
 
-  /// Returns the session of a size-fixed graph, loaded when its size first runs.
-  Ort::Session& size_fixed(const std::string& file) {
+  /// Returns the session of a further graph, loaded when it first runs.
+  Ort::Session& loaded(const std::string& file) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = size_fixed_.find(file);
-    if (found != size_fixed_.end()) return found->second;
-    return size_fixed_.emplace(file, load(file)).first->second;
+    const auto found = loaded_.find(file);
+    if (found != loaded_.end()) return found->second;
+    return loaded_.emplace(file, load(file)).first->second;
   }
 
   Error load_error(const Ort::Exception& error, const std::string& path) const {
@@ -275,7 +367,8 @@ class OnnxruntimeSession : public Session {
   Ort::Session session_{nullptr};
   std::vector<SizeFixedGraph> graphs_;
   std::mutex mutex_;
-  std::map<std::string, Ort::Session> size_fixed_;
+  std::map<std::string, Ort::Session> loaded_;
+  std::optional<StageGraphs> stages_;
 };
 
 }  // namespace

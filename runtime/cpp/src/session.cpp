@@ -48,6 +48,20 @@ void detail::check_inputs(const std::string& path, const std::vector<std::string
   refuse(path + " takes " + joined(taken) + ", bundle.json says " + joined(expected));
 }
 
+bool detail::is_whole(const std::vector<Input>& inputs) {
+  const std::int64_t* geometry = nullptr;
+  std::vector<std::int64_t> lr;
+  for (const Input& input : inputs) {
+    if (input.name == "input" && input.shape.size() == 4) lr = {input.shape[2], input.shape[3]};
+    if (input.name == "geometry") geometry = static_cast<const std::int64_t*>(input.data);
+  }
+  if (geometry == nullptr || lr.empty()) return false;
+  const std::int64_t height = geometry[8], width = geometry[9];
+  const std::vector<std::int64_t> whole = {lr[0], lr[1], height, width, 0, 0,
+                                           0,     0,     height, width};
+  return std::equal(whole.begin(), whole.end(), geometry);
+}
+
 const SizeFixedGraph* detail::matching_graph(const std::vector<SizeFixedGraph>& graphs,
                                              const std::vector<Input>& inputs) {
   const std::int64_t* geometry = nullptr;

@@ -50,11 +50,25 @@ struct SessionFacts {
   std::string engines;  ///< SHA-256 of the engines, separated by spaces.
 };
 
+/// The features of one image, empty until a run of the whole image leaves them.
+struct SharedFeatures {
+  std::shared_ptr<void> values;
+};
+
 /// A loaded model; `run` may be called by many threads at once.
 class Session {
  public:
   virtual ~Session() = default;
   virtual Output run(const std::vector<Input>& inputs) = 0;
+  /// As `run`; features of a whole image are taken from `shared`, or left there.
+  virtual Output run_shared(const std::vector<Input>& inputs, SharedFeatures& shared) {
+    (void)shared;
+    return run(inputs);
+  }
+  /// Returns one line that says why `run_shared` shares nothing, "" if it does.
+  virtual std::string why_not_shared() const {
+    return "scales run one by one: " + facts().backend + " takes no stage graphs";
+  }
   virtual const ProfileLimits* limits() const { return nullptr; }
   virtual SessionFacts facts() const = 0;
 };
@@ -83,6 +97,9 @@ void check_inputs(const std::string& path, const std::vector<std::string>& names
 /// input `geometry` that is a run of a whole image: a tile samples where the whole image does.
 const SizeFixedGraph* matching_graph(const std::vector<SizeFixedGraph>& graphs,
                                      const std::vector<Input>& inputs);
+
+/// Returns whether a run is of a whole image, and not of a tile.
+bool is_whole(const std::vector<Input>& inputs);
 
 /// Returns the content of a file. Throws Error (bundle).
 std::string read_file(const std::string& path);

@@ -124,9 +124,10 @@ class TileLoop {
  public:
   TileLoop(const Manifest& manifest, Session& session, const Channels<T>& channels,
               Size source, const TilePlanner& planner, const Plan& plan, Size size,
-              const Request& request)
+              const Request& request, SharedFeatures* shared = nullptr)
       : manifest_(manifest), session_(session), channels_(channels), source_(source),
         planner_(planner), plan_(plan), tiles_(plan.tiles()), size_(size), request_(request),
+        shared_(shared),
         guarded_(manifest.guard && !manifest.eight_bit, manifest.exact.patch, size) {}
 
   /// Runs the tiles and joins them into `result`, one row of tiles in memory at a time. A row
@@ -229,7 +230,9 @@ class TileLoop {
 
   TileCore compute(const Piece& row, const Piece& column) {
     const Extent &rows = row.extent, &columns = column.extent;
-    Output output = session_.run(feeds(rows, columns));
+    const vector<Input> inputs = feeds(rows, columns);
+    Output output =
+        shared_ == nullptr ? session_.run(inputs) : session_.run_shared(inputs, *shared_);
     const vector<int64_t> expected = {1, 3, rows.out_size(), columns.out_size()};
     if (output.shape != expected) {
       refuse("model output must have shape " + shape_text(expected) + ", got " +
@@ -313,6 +316,7 @@ class TileLoop {
   int64_t tiles_;
   Size size_;  // without the padding
   const Request& request_;
+  SharedFeatures* shared_;
   int64_t done_ = 0;
   OutOfRangeValues out_of_range_;
   GuardedPatches guarded_;

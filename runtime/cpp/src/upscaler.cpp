@@ -23,7 +23,7 @@ struct Upscaler::State {
 
   template <class T>
   Size upscale(const T* image, Size source, const Target& target, T* result,
-               const Request& request) const {
+               const Request& request, SharedFeatures* shared = nullptr) const {
     const Manifest& manifest = bundle.manifest();
     const int channels = request.channels;
     if (channels < 1 || channels > 4) {
@@ -38,7 +38,8 @@ struct Upscaler::State {
     const Plan plan = planner.plan(budget_of(manifest, settings, on_engine));
     try {
       const Channels<T> split(image, source, channels);
-      TileLoop<T> run(manifest, *session, split, source, planner, plan, requested, request);
+      TileLoop<T> run(manifest, *session, split, source, planner, plan, requested, request,
+                      shared);
       run.run(result);
       if (!split.alpha.empty()) resize_alpha(split.alpha, source, result, requested, channels);
       const string values = run.out_of_range();
@@ -51,6 +52,39 @@ struct Upscaler::State {
       throw Error(Code::memory, "an output of " + size_text(requested) + " does not fit in memory");
     }
     return requested;
+  }
+
+  /// Upscales an image to several sizes; the features of a whole image are computed once.
+  template <class T>
+  vector<Size> upscale_all(const T* image, Size source, const vector<Target>& targets,
+                           const vector<T*>& results, const Request& request) const {
+    if (targets.empty() || targets.size() != results.size()) {
+      throw Error(Code::usage, "targets and results must be as many, and at least one, got " +
+                                   std::to_string(targets.size()) + " and " +
+                                   std::to_string(results.size()));
+    }
+    string reason = session->why_not_shared();
+    for (const Target& target : targets) {  // refuses any of them before slow work
+      const Plan plan = plan_of(source, target);
+      if (reason.empty() && plan.tiles() > 1) {
+        reason = "an output of " + size_text(bundle.target(source, target)) +
+                 " needs tiles, whose encoder runs again; a larger memory budget avoids them";
+      }
+    }
+    if (!reason.empty() && targets.size() > 1 && request.warn) request.warn(reason);
+    SharedFeatures shared;
+    vector<Size> sizes;
+    for (size_t i = 0; i < targets.size(); ++i) {
+      sizes.push_back(upscale(image, source, targets[i], results[i], request, &shared));
+    }
+    return sizes;
+  }
+
+  Plan plan_of(Size source, const Target& target) const {
+    const Manifest& manifest = bundle.manifest();
+    const Size requested = bundle.target(source, target);
+    const TilePlanner planner(manifest, settings, session->limits(), source, requested);
+    return planner.plan(budget_of(manifest, settings, session->limits() != nullptr));
   }
 
   void check_noise(const Request& request) const {
@@ -128,12 +162,7 @@ Size Upscaler::target(Size source, const Target& target) const {
 }
 
 Plan Upscaler::plan(Size source, const Target& target) const {
-  const Manifest& manifest = state_->bundle.manifest();
-  const Size requested = this->target(source, target);
-  const Settings& settings = state_->settings;
-  const TilePlanner planner(manifest, settings, state_->session->limits(), source, requested);
-  const bool on_engine = state_->session->limits() != nullptr;
-  return planner.plan(budget_of(manifest, settings, on_engine));
+  return state_->plan_of(source, target);
 }
 
 Size Upscaler::upscale(const std::uint8_t* image, Size source, const Target& target,
@@ -149,6 +178,25 @@ Size Upscaler::upscale(const std::uint16_t* image, Size source, const Target& ta
 Size Upscaler::upscale(const float* image, Size source, const Target& target, float* result,
                        const Request& request) const {
   return state_->upscale(image, source, target, result, request);
+}
+
+vector<Size> Upscaler::upscale(const std::uint8_t* image, Size source,
+                               const vector<Target>& targets,
+                               const vector<std::uint8_t*>& results,
+                               const Request& request) const {
+  return state_->upscale_all(image, source, targets, results, request);
+}
+
+vector<Size> Upscaler::upscale(const std::uint16_t* image, Size source,
+                               const vector<Target>& targets,
+                               const vector<std::uint16_t*>& results,
+                               const Request& request) const {
+  return state_->upscale_all(image, source, targets, results, request);
+}
+
+vector<Size> Upscaler::upscale(const float* image, Size source, const vector<Target>& targets,
+                               const vector<float*>& results, const Request& request) const {
+  return state_->upscale_all(image, source, targets, results, request);
 }
 
 string version() { return FLOWSR_VERSION; }

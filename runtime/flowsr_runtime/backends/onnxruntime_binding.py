@@ -1,5 +1,6 @@
 """Run ONNX Runtime on arrays of the device (IOBinding), and with CUDA graphs."""
 
+import math
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -9,11 +10,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from flowsr_runtime.backends.stages import Features
 from flowsr_runtime.cuda.dlpack import CPU, CUDA, borrow, lend
 from flowsr_runtime.cuda.graph_cache import GraphCounters
 from flowsr_runtime.errors import ShapeError
 
-__all__ = ["GraphRunner", "OrtArray", "run_bound"]
+__all__ = ["GraphRunner", "OrtArray", "run_bound", "run_features"]
 
 _DEVICE_TYPES: Final = {"cpu": CPU, "cuda": CUDA}
 _GRAPH_ID: Final = "gpu_graph_id"
@@ -98,6 +100,36 @@ def run_bound(
         session.run_with_iobinding(binding, options)
         binding.synchronize_outputs()
         return OrtArray(binding.get_outputs()[0], place) if out is None else out
+
+
+def run_features(
+    session: Any, feeds: Mapping[str, NDArray[Any]], device: tuple[str, int]
+) -> Features:
+    """Run a session and leave all its outputs on the device.
+
+    Args:
+        session: An `InferenceSession`.
+        feeds: The inputs by name.
+        device: ("cpu" or "cuda", index).
+
+    Returns:
+        The outputs, each an `OrtValue`.
+    """
+    binding = session.io_binding()
+    arrays = {name: np.ascontiguousarray(value) for name, value in feeds.items()}
+    for name, value in arrays.items():
+        binding.bind_cpu_input(name, value)
+    names = [item.name for item in session.get_outputs()]
+    for name in names:
+        binding.bind_output(name, *device)
+    session.run_with_iobinding(binding)
+    binding.synchronize_outputs()
+    values = dict(zip(names, binding.get_outputs(), strict=True))
+    sizes = (
+        np.dtype(_NUMPY_TYPES[value.data_type()]).itemsize * math.prod(value.shape())
+        for value in values.values()
+    )
+    return Features(values, sum(sizes))
 
 
 def _borrowed(

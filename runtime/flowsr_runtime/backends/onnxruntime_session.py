@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,8 +23,9 @@ from flowsr_runtime.backends.library_errors import (
     lacks_cudnn,
     one_line,
 )
-from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound
+from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, run_bound, run_features
 from flowsr_runtime.backends.size_fixed import SizeFixedSessions, matching_graph
+from flowsr_runtime.backends.stages import Features, StageSessions, is_whole
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.cuda.graph_cache import GraphCounters
@@ -148,6 +150,10 @@ class OnnxRuntimeSession:
         if cuda_graphs:
             self._graphs = GraphRunner(ort, self._session, _OUTPUT, self._place, cuda_graphs)
         self._size_fixed: SizeFixedSessions[OnnxRuntimeSession] | None = None
+        self._stages: StageSessions[OnnxRuntimeSession] | None = None
+        self._load_further: Callable[[str], OnnxRuntimeSession] | None = None
+        self._further: dict[str, OnnxRuntimeSession] = {}
+        self._lock = threading.Lock()
         self.types = {item.name: str(item.type) for item in self._session.get_inputs()}
         self.inputs = frozenset(self.types)
 
@@ -219,6 +225,10 @@ class OnnxRuntimeSession:
         session._check_inputs(bundle, str(bundle.path / name))
         if fixed:
             session._size_fixed = SizeFixedSessions(fixed, lambda name: load(name, cuda_graphs))
+        session._load_further = lambda name: load(name, 0)
+        stages = bundle.stage_graphs(precision)
+        if stages is not None:
+            session._stages = StageSessions(stages, lambda name: load(name, 0))
         return session
 
     def __repr__(self) -> str:
@@ -282,6 +292,79 @@ class OnnxRuntimeSession:
         return None if graph is None else graph.file
 
     @property
+    def has_stages(self) -> bool:
+        """Whether `stages_for` finds stage graphs."""
+        return self._stages is not None
+
+    def stages_for(
+        self, feeds: Mapping[str, NDArray[Any]]
+    ) -> "StageSessions[OnnxRuntimeSession] | None":
+        """Return the stage graphs that compute what `run` does, to the bit on a CPU.
+
+        Args:
+            feeds: As for `run`.
+
+        Returns:
+            The graphs; None without any, for a tile, and where `run` takes a size-fixed graph.
+        """
+        if self._stages is None or not is_whole(feeds) or self.graph_for(feeds) is not None:
+            return None
+        return self._stages
+
+    def features(self, feeds: Mapping[str, NDArray[Any]]) -> Features:
+        """Run the first of two stage graphs and leave its outputs on the device.
+
+        Args:
+            feeds: The graph's inputs by name.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            MemoryBudgetError: If the device runs out of memory.
+            ProviderError: If the provider fails during the run.
+        """
+        session = self._opened()
+        with self._translated():
+            return run_features(session, feeds, self._place)
+
+    def outputs(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run a graph with several outputs.
+
+        Args:
+            feeds: The graph's inputs by name.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            MemoryBudgetError: If the device runs out of memory.
+            ProviderError: If the provider fails during the run.
+        """
+        session = self._opened()
+        with self._translated():
+            names = [item.name for item in session.get_outputs()]
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    def further(self, name: str) -> "OnnxRuntimeSession":
+        """Load another graph of the bundle with the same settings, once.
+
+        Args:
+            name: ONNX file, by path in the bundle.
+
+        Raises:
+            UsageError: If this session is not of a bundle.
+            BundleError: If the file is damaged.
+        """
+        self._opened()
+        if self._load_further is None:
+            raise UsageError("this session is of one graph, not of a bundle")
+        with self._lock:
+            if name not in self._further:
+                self._further[name] = self._load_further(name)
+            return self._further[name]
+
+    @property
     def graph_counters(self) -> GraphCounters:
         """Counters of CUDA graphs, of size-fixed graphs together."""
         if self._size_fixed is not None:
@@ -299,6 +382,10 @@ class OnnxRuntimeSession:
             record_hashes(self._engine_cache)
         if self._size_fixed is not None:
             self._size_fixed.close()
+        if self._stages is not None:
+            self._stages.close()
+        for session in self._further.values():
+            session.close()
         self._session = self._graphs = None
 
     def _check_inputs(self, bundle: Bundle, path: str) -> None:

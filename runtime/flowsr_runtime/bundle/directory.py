@@ -21,7 +21,7 @@ from flowsr_runtime.atomic import (
     replace_directory,
     replace_file,
 )
-from flowsr_runtime.bundle.manifest import Manifest, SizeFixedGraph
+from flowsr_runtime.bundle.manifest import Manifest, SizeFixedGraph, StageGraphs
 from flowsr_runtime.bundle.onnx_file import is_self_contained
 from flowsr_runtime.errors import (
     BundleError,
@@ -157,6 +157,10 @@ class Bundle:
         """Return the size-fixed graphs of a precision, in the order of the manifest."""
         return [one for one in self.manifest.graphs if one.precision == precision]
 
+    def stage_graphs(self, precision: str) -> StageGraphs | None:
+        """Return the graphs of a precision in two stages, None without any."""
+        return next((x for x in self.manifest.stages if x.precision == precision), None)
+
     def model_name(self, precision: str = "fp32") -> str:
         """Return the name of the ONNX file of a precision.
 
@@ -291,6 +295,8 @@ def extend_bundle(
     files: Mapping[str, bytes],
     described: Mapping[str, Mapping[str, Any]],
     graphs: Sequence[Mapping[str, Any]] = (),
+    stages: Sequence[Mapping[str, Any]] = (),
+    latent_graphs: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Add files to a bundle; bundle.json lists each file only after it is complete.
 
@@ -299,6 +305,8 @@ def extend_bundle(
         files: Content by path inside the bundle, of files not listed yet.
         described: Facts about each file for bundle.json, besides hash and size.
         graphs: Entries of the size-fixed graphs among the files.
+        stages: Entries of the stage graphs among the files.
+        latent_graphs: Entry of the graphs of latents among the files.
 
     Returns:
         The extended bundle.
@@ -316,8 +324,11 @@ def extend_bundle(
         listed = {name: described.get(name, {}) for name in files}
         added = json.loads(_manifest_text({**raw, "files": listed}, files))["files"]
         raw["files"] = {**raw["files"], **added}
-        if graphs:
-            raw["graphs"] = [*raw.get("graphs", []), *graphs]
+        for key, entries in (("graphs", graphs), ("stages", stages)):
+            if entries:
+                raw[key] = [*raw.get(key, []), *entries]
+        if latent_graphs:
+            raw["latent_graphs"] = dict(latent_graphs)
         text = json.dumps(raw, indent=1) + "\n"
         parsed = _parse(text, target / MANIFEST_NAME)
         for name, data in files.items():

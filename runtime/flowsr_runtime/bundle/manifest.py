@@ -15,9 +15,11 @@ __all__ = [
     "FileEntry",
     "Io",
     "Latent",
+    "LatentGraphs",
     "Manifest",
     "Memory",
     "SizeFixedGraph",
+    "StageGraphs",
     "Tiling",
 ]
 
@@ -102,6 +104,41 @@ class SizeFixedGraph:
 
 
 @dataclass(frozen=True)
+class StageGraphs:
+    """The graph of any scale in two files, for several scales of one image.
+
+    The outputs of the first one are inputs of the second one, by their names. Together they
+    compute the same as the graph of their precision.
+
+    Attributes:
+        precision: As of that graph.
+        features: ONNX file from `input` to what no scale changes, by path in the bundle.
+        query: ONNX file from the features and the graph's inputs to `output`.
+    """
+
+    precision: str
+    features: str
+    query: str
+
+
+@dataclass(frozen=True)
+class LatentGraphs:
+    """Graphs of latents in float32, beside the graph of any scale.
+
+    Attributes:
+        encode: ONNX file from `input`, `geometry` and `target`, the high-resolution image, to
+            `latent` and `log_likelihood`.
+        sample: ONNX file from `input`, `geometry`, `latent` and `prior_weight` to `output`;
+            None in a bundle without a learned prior, whose own graph takes the latent.
+        latent: The latent.
+    """
+
+    encode: str
+    sample: str | None
+    latent: Latent
+
+
+@dataclass(frozen=True)
 class Tiling:
     """Rules for the tiles of an image.
 
@@ -167,6 +204,8 @@ class Manifest:
         memory: Peak activation memory.
         files: Files by relative path with forward slashes.
         graphs: Size-fixed graphs, if any, beside those of any size.
+        stages: Graphs of any size in two stages, if any, beside them.
+        latent_graphs: Graphs of latents beside them, None without any.
         raw: The whole manifest, unknown keys included.
     """
 
@@ -181,6 +220,8 @@ class Manifest:
     memory: Memory
     files: Mapping[str, FileEntry]
     graphs: tuple[SizeFixedGraph, ...]
+    stages: tuple[StageGraphs, ...]
+    latent_graphs: LatentGraphs | None
     raw: Mapping[str, Any]
 
     def __repr__(self) -> str:
@@ -225,6 +266,8 @@ class Manifest:
             ),
             files=_files(raw),
             graphs=_graphs(raw),
+            stages=_stages(raw),
+            latent_graphs=_latent_graphs(raw),
             raw=raw,
         )
         _check_agreement(manifest)
@@ -260,16 +303,14 @@ def _check_agreement(manifest: Manifest) -> None:
         rule = f"a multiple of {step}, the ratio times the picture's multiple"
         raise _wrong("tiling.align", rule, halo.align)
     _check_graphs(manifest)
+    _check_stages(manifest)
+    _check_latent_graphs(manifest)
 
 
 def _check_graphs(manifest: Manifest) -> None:
     """Refuse size-fixed graphs that contradict the rest of the manifest or each other."""
     for i, graph in enumerate(manifest.graphs):
-        entry = manifest.files.get(graph.file)
-        if entry is None or entry.precision is not None or not graph.file.endswith(".onnx"):
-            # With a precision, readers that ignore `graphs` would take it for any sizes.
-            rule = "an ONNX file of files, which has no precision there"
-            raise _wrong(f"graphs.{i}.file", rule, repr(graph.file))
+        _check_file(manifest, f"graphs.{i}.file", graph.file)
         if manifest.scale not in (None, graph.scale):
             raise _wrong(f"graphs.{i}.scale", f"the scale {manifest.scale}", graph.scale)
         if any(side % manifest.multiple for side in graph.lr):
@@ -281,6 +322,46 @@ def _check_graphs(manifest: Manifest) -> None:
     if len(alike) < len(manifest.graphs):
         rule = "of different precision, scale, size or batch"
         raise _wrong("graphs", rule, [one.file for one in manifest.graphs])
+
+
+def _check_stages(manifest: Manifest) -> None:
+    """Refuse stage graphs that contradict the rest of the manifest or each other."""
+    for i, pair in enumerate(manifest.stages):
+        _check_file(manifest, f"stages.{i}.features", pair.features)
+        _check_file(manifest, f"stages.{i}.query", pair.query)
+    if manifest.stages and (not manifest.geometry or manifest.io != "float32"):
+        rule = "absent without geometry or with uint8 images"
+        raise _wrong("stages", rule, [pair.query for pair in manifest.stages])
+    precisions = [pair.precision for pair in manifest.stages]
+    if len(set(precisions)) < len(precisions):
+        raise _wrong("stages", "of different precision", precisions)
+
+
+def _check_latent_graphs(manifest: Manifest) -> None:
+    """Refuse graphs of latents that contradict the rest of the manifest."""
+    graphs = manifest.latent_graphs
+    if graphs is None:
+        return
+    _check_file(manifest, "latent_graphs.encode", graphs.encode)
+    if graphs.sample is not None:
+        _check_file(manifest, "latent_graphs.sample", graphs.sample)
+    if not manifest.geometry or manifest.io != "float32":
+        rule = "absent without geometry or with uint8 images"
+        raise _wrong("latent_graphs", rule, repr(graphs.encode))
+    if (graphs.sample is None) != bool(manifest.latents):
+        rule = "a file in a bundle with a learned prior, and null in any other"
+        raise _wrong("latent_graphs.sample", rule, repr(graphs.sample))
+    if manifest.tiling.halo.align % graphs.latent.patch:
+        rule = f"a divisor of the alignment {manifest.tiling.halo.align}"
+        raise _wrong("latent_graphs.patch", rule, graphs.latent.patch)
+
+
+def _check_file(manifest: Manifest, key: str, name: str) -> None:
+    """Refuse a file that is not listed, or is taken for the graph of any size."""
+    entry = manifest.files.get(name)
+    if entry is None or entry.precision is not None or not name.endswith(".onnx"):
+        rule = "an ONNX file of files, which has no precision there"
+        raise _wrong(key, rule, repr(name))
 
 
 def _get(raw: Mapping[str, Any], key: str) -> Any:
@@ -432,6 +513,33 @@ def _graphs(raw: Mapping[str, Any]) -> tuple[SizeFixedGraph, ...]:
             batch=_whole(raw, f"graphs.{i}.batch", least=1),
         )
         for i in range(len(listed))
+    )
+
+
+def _stages(raw: Mapping[str, Any]) -> tuple[StageGraphs, ...]:
+    if "stages" not in raw:
+        return ()
+    listed = _checked(raw, "stages", "a list", lambda value: isinstance(value, list))
+    names = ("precision", "features", "query")
+    return tuple(
+        StageGraphs(*(_text(raw, f"stages.{i}.{name}") for name in names))
+        for i in range(len(listed))
+    )
+
+
+def _latent_graphs(raw: Mapping[str, Any]) -> LatentGraphs | None:
+    if "latent_graphs" not in raw:
+        return None
+    key = "latent_graphs"
+    sample = _get(raw, f"{key}.sample")
+    return LatentGraphs(
+        encode=_text(raw, f"{key}.encode"),
+        sample=None if sample is None else _text(raw, f"{key}.sample"),
+        latent=Latent(
+            "latent",
+            channels=_whole(raw, f"{key}.channels", least=1),
+            patch=_whole(raw, f"{key}.patch", least=1),
+        ),
     )
 
 

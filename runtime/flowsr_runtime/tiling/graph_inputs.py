@@ -21,6 +21,7 @@ def graph_inputs(
     geometry: bool,
     seed: int = 0,
     temperature: float = 0.0,
+    strength: NDArray[np.float32] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Make the inputs of a graph.
 
@@ -31,6 +32,8 @@ def graph_inputs(
         geometry: Whether the graph has the input `geometry`.
         seed: Random seed of the noise, the same for every image of the batch.
         temperature: Standard deviation of the noise.
+        strength: Factors of the temperature over the whole image, (rows, columns) of any size;
+            a cell of noise takes the factor at its center. None for 1.
 
     Returns:
         `input`, `geometry` (10,) int64 and latents (B, D, rows, columns) by name.
@@ -51,5 +54,22 @@ def graph_inputs(
             temperature=temperature,
             stream=stream,
         )
+        if strength is not None:
+            noise *= _read(strength, window, latent.patch, grid)
         inputs[latent.name] = noise if len(rgb) == 1 else np.repeat(noise, len(rgb), axis=0)
     return inputs
+
+
+def _read(
+    strength: NDArray[np.float32], window: Window, patch: int, grid: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the factors at the centers of a window's cells, as (rows, columns)."""
+    axes = []
+    for extent, cells, pixels in zip(
+        (window.rows, window.columns), grid, strength.shape, strict=True
+    ):
+        cell = np.arange(cells, dtype=np.int64) + extent.out_begin // patch
+        # The last cells may reach beyond the image.
+        center = (2 * cell + 1) * patch * pixels // (2 * extent.target)
+        axes.append(np.minimum(center, pixels - 1))
+    return strength[np.ix_(*axes)]

@@ -11,7 +11,7 @@ from flowsr_runtime.backends.contract import Session
 from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.cuda.nvtx import nvtx_range
 from flowsr_runtime.errors import BundleError, MemoryBudgetError, NonFiniteError
-from flowsr_runtime.pictures.pixels import planes
+from flowsr_runtime.pictures.pixels import allocate, full_range, planes, resampled, store
 from flowsr_runtime.tiling.exploding_inverse import (
     OutOfRangeValues,
     count_guarded,
@@ -20,6 +20,7 @@ from flowsr_runtime.tiling.exploding_inverse import (
 from flowsr_runtime.tiling.graph_inputs import graph_inputs
 from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan, Tile, blend
+from flowsr_runtime.upscaling.sampling import Noise
 
 __all__ = ["Progress", "TileLoop"]
 
@@ -37,8 +38,7 @@ class TileLoop:
         planner: Planner of smaller tiles, for when memory runs out.
         plan: Tiles of the image.
         size: Output size (H, W) without padding.
-        seed: Random seed for the noise.
-        temperature: Standard deviation of the latents, None with a learned prior.
+        noise: Noise of the latents.
         progress: Called with (tiles done, tiles in all) after each tile; the second number
             grows when memory runs out.
         warn: Called with one line when memory runs out and tiles are halved.
@@ -55,8 +55,7 @@ class TileLoop:
     planner: TilePlanner
     plan: Plan
     size: tuple[int, int]
-    seed: int
-    temperature: float | None
+    noise: Noise
     progress: Progress | None
     warn: Callable[[str], None]
     done: int = 0
@@ -95,6 +94,26 @@ class TileLoop:
                     self.guarded_patches += count_guarded(values, patch)
             yield core, values
 
+    def fill(self, result: NDArray[Any], *, clamp: bool, truncate: bool) -> None:
+        """Run the tiles and write the image, resampled if its size differs.
+
+        Args:
+            result: Array to write to, (H, W, 3 or 1).
+            clamp: As for `Upscaler.upscale`.
+            truncate: As for `Upscaler.upscale`.
+
+        Raises:
+            FlowsrError: As `row_bands`.
+        """
+        if result.shape[:2] == self.size:
+            for rows, band in self.row_bands():
+                store(band, result[rows], clamp=clamp, truncate=truncate)
+            return
+        whole = allocate((*self.size, 3), np.dtype(np.float32))
+        for rows, band in self.row_bands():
+            whole[rows] = full_range(band)
+        store(resampled(whole, result.shape[:2]), result, clamp=clamp, truncate=truncate)
+
     def guard_report(self) -> str:
         """Return one line with the number of guarded patches and their share."""
         patch = self.manifest.tiling.exact.patch
@@ -108,15 +127,15 @@ class TileLoop:
     def _compute(self, tile: Tile) -> NDArray[Any]:
         """Run one tile and return its pixels without the halo, (rows, columns, 3)."""
         window = tile.window
-        assert self.temperature is not None or not self.manifest.latents
         with nvtx_range("inputs"):
             inputs = graph_inputs(
                 planes(self.image[tile.source], self.manifest.io),
                 window,
-                latents=self.manifest.latents,
+                latents=self.noise.latents,
                 geometry=self.manifest.geometry,
-                seed=self.seed,
-                temperature=self.temperature or 0.0,
+                seed=self.noise.seed,
+                temperature=self.noise.temperature,
+                strength=self.noise.strength,
             )
         with nvtx_range("graph"):
             output = self.session.run(inputs)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal, TypeVar, overload
@@ -13,8 +13,8 @@ from PIL import Image
 
 from flowsr_runtime.backends.contract import Session
 from flowsr_runtime.backends.session import AUTO, Choice, SessionSettings
-from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
-from flowsr_runtime.errors import ReplacedError, ScaleError, UsageError
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.errors import ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for, size_text
 from flowsr_runtime.pictures.alpha import fill_hidden, resize_alpha
 from flowsr_runtime.pictures.files import read_picture
@@ -23,10 +23,7 @@ from flowsr_runtime.pictures.pil import from_pil, to_pil
 from flowsr_runtime.pictures.pixels import (
     allocate,
     check_image,
-    full_range,
     padded,
-    resampled,
-    store,
 )
 from flowsr_runtime.tiling.cgroups import memory_left
 from flowsr_runtime.tiling.memory import (
@@ -37,11 +34,23 @@ from flowsr_runtime.tiling.memory import (
     check_available,
     give_back_memory,
 )
-from flowsr_runtime.tiling.noise import check_noise
 from flowsr_runtime.tiling.planner import TilePlanner
 from flowsr_runtime.tiling.tiles import Plan
 from flowsr_runtime.upscaling.cancellation import Cancel, raise_if_cancelled
 from flowsr_runtime.upscaling.in_flight import InFlightCalls
+from flowsr_runtime.upscaling.opening import check_settings, chosen
+from flowsr_runtime.upscaling.sampling import Noise, SampleSession, noise_of
+from flowsr_runtime.upscaling.scales import (
+    MergedProgress,
+    ScaleOrPair,
+    check_scales,
+    tiled_scales,
+)
+from flowsr_runtime.upscaling.shared_features import (
+    FeatureCache,
+    SharingSession,
+    why_not_shared,
+)
 from flowsr_runtime.upscaling.tile_loop import Progress, TileLoop
 
 __all__ = ["Upscaler"]
@@ -51,9 +60,6 @@ HaloName = Literal["default", "exact"]
 Size = tuple[int, int]
 
 logger = logging.getLogger(__name__)
-
-
-_TRIES = 10  # to open a bundle that other processes keep replacing
 
 
 class Upscaler:
@@ -69,6 +75,8 @@ class Upscaler:
         choice: How the bundle is run, None if the caller opened the session.
         memory_budget: Bytes of activations that one run may take.
         halo: "default" or "exact".
+        features: Features that are kept for further scales of an image; see `open`.
+        why_not_shared: One line that says why scales do not share them, None if they do.
     """
 
     def __init__(
@@ -80,9 +88,15 @@ class Upscaler:
         max_memory: int | None = None,
         halo: HaloName = "default",
         choice: Choice | None = None,
+        feature_cache: int = 0,
     ) -> None:
         """Combine a bundle and a session of its model; see `open`."""
-        _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
+        check_settings(
+            halo,
+            memory_budget=memory_budget,
+            max_memory=max_memory,
+            feature_cache=feature_cache,
+        )
         tiling = bundle.manifest.tiling
         self.bundle = bundle
         self.choice = choice
@@ -97,6 +111,11 @@ class Upscaler:
         self._budget = MemoryBudget.of(self.memory_budget, max_memory, session.provider)
         self.halo = halo
         self._session = session
+        self.why_not_shared = why_not_shared(bundle, session, max_memory)
+        self.features = FeatureCache(feature_cache)
+        self._running: Session = session
+        if feature_cache and self.why_not_shared is None:
+            self._running = SharingSession(session, self.features)
         self._in_flight = InFlightCalls("upscaler", session.close)
         self._halo = tiling.exact if halo == "exact" else tiling.halo
         # Tiles with an exact halo agree to float rounding and need no blending.
@@ -120,6 +139,7 @@ class Upscaler:
         memory_budget: int | None = None,
         max_memory: int | None = None,
         halo: HaloName = "default",
+        feature_cache: int = 0,
         self_test: bool = True,
         tf32: bool = False,
         convolution_search: str = "heuristic",
@@ -147,6 +167,10 @@ class Upscaler:
                 the image, the result and its file; on a GPU, bytes of its memory that one run
                 may take. None for no bound except `memory_budget`.
             halo: "default": tiles agree to one 8-bit step; "exact": to float rounding.
+            feature_cache: Bytes of features to keep, 0 for none, 1 for those of the latest
+                image alone: a later call with an image that was upscaled whole before, at any
+                scale, then costs the query stage alone. For bundles with stage graphs on ONNX
+                Runtime, without `max_memory`.
             self_test: Whether the bundle's golden pair is run first; see `SessionSettings`.
             tf32: As for `SessionSettings`.
             convolution_search: As for `SessionSettings`.
@@ -161,11 +185,12 @@ class Upscaler:
             BundleError: If the bundle is missing, damaged or of a newer schema.
             ParityError: If the golden pair is missed.
         """
-        _check_settings(halo, memory_budget=memory_budget, max_memory=max_memory)
+        bounds: dict[str, Any] = {"memory_budget": memory_budget, "max_memory": max_memory}
+        bounds["feature_cache"] = feature_cache
+        check_settings(halo, **bounds)
         named = (backend, provider, device, threads, precision, workers, cuda_graphs)
         settings = SessionSettings(*named, self_test, tf32, convolution_search, max_memory)
-        opened, session, choice = _chosen(bundle, settings)
-        bounds = {"memory_budget": memory_budget, "max_memory": max_memory}
+        opened, session, choice = chosen(bundle, settings)
         upscaler = cls(opened, session, **bounds, halo=halo, choice=choice)
         names = ("backend", "provider", "device", "threads", "precision", "workers")
         options = {name: getattr(settings, name) for name in (*names, "cuda_graphs")}
@@ -277,6 +302,8 @@ class Upscaler:
         truncate: bool = ...,
         seed: int = ...,
         temperature: float | None = ...,
+        prior_mix: float | None = ...,
+        temperature_map: NDArray[Any] | None = ...,
         progress: Progress | None = ...,
         warn: Callable[[str], None] | None = ...,
         cancel: Cancel | None = ...,
@@ -294,6 +321,8 @@ class Upscaler:
         truncate: bool = ...,
         seed: int = ...,
         temperature: float | None = ...,
+        prior_mix: float | None = ...,
+        temperature_map: NDArray[Any] | None = ...,
         progress: Progress | None = ...,
         warn: Callable[[str], None] | None = ...,
         cancel: Cancel | None = ...,
@@ -311,39 +340,68 @@ class Upscaler:
         truncate: bool = ...,
         seed: int = ...,
         temperature: float | None = ...,
+        prior_mix: float | None = ...,
+        temperature_map: NDArray[Any] | None = ...,
         progress: Progress | None = ...,
         warn: Callable[[str], None] | None = ...,
         cancel: Cancel | None = ...,
     ) -> Image.Image: ...
 
+    @overload
     def upscale(
         self,
         image: NDArray[Any] | Picture | Image.Image | str | os.PathLike[str],
-        scale: Number | tuple[Number, Number] | None = None,
         *,
+        scales: Sequence[ScaleOrPair],
+        clamp: bool = ...,
+        truncate: bool = ...,
+        seed: int = ...,
+        temperature: float | None = ...,
+        prior_mix: float | None = ...,
+        temperature_map: NDArray[Any] | None = ...,
+        progress: Progress | None = ...,
+        warn: Callable[[str], None] | None = ...,
+        cancel: Cancel | None = ...,
+    ) -> list[Any]: ...
+
+    def upscale(
+        self,
+        image: NDArray[Any] | Picture | Image.Image | str | os.PathLike[str],
+        scale: ScaleOrPair | None = None,
+        *,
+        scales: Sequence[ScaleOrPair] | None = None,
         size: Size | None = None,
         resample: bool = False,
         clamp: bool = True,
         truncate: bool = False,
         seed: int = 0,
         temperature: float | None = None,
+        prior_mix: float | None = None,
+        temperature_map: NDArray[Any] | None = None,
         progress: Progress | None = None,
         warn: Callable[[str], None] | None = None,
         cancel: Cancel | None = None,
-    ) -> NDArray[Any] | Picture | Image.Image:
+    ) -> NDArray[Any] | Picture | Image.Image | list[Any]:
         """Upscale one image; alpha is resized bilinearly and leaves no fringe.
 
         Args:
             image: Array, gray (h, w), or (h, w, 1 to 4) as in `Picture.pixels`; uint8, uint16,
                 or float32 in [0, 1]; a `Picture`; an image of Pillow; or a picture file.
             scale: Output pixels per input pixel, at least 1, one number or (row, column).
+            scales: Several scales, instead of `scale`. The results equal those of separate
+                calls; where the whole image fits the memory budget and the bundle has stage
+                graphs, the encoder runs once. One line of `warn` says where it does not.
             size: Output size (H, W), instead of `scale`. A bundle of one scale needs neither.
             resample: Reach other sizes with a bundle of one scale, by Lanczos after the model.
             clamp: Clamp the result to [0, 1]; only a float32 result can be unclamped.
             truncate: Convert to uint8 by floor(255 x), as SRFlow's script does.
             seed: Random seed for the noise, 64 bits unsigned; used with `temperature` only.
-            temperature: Standard deviation of the latents; required by a bundle without a
-                learned prior, and only by it. 0 gives the mode.
+            temperature: Standard deviation of the noise n; required by a bundle without a
+                learned prior, where 0 gives the mode. A bundle with one needs graphs of
+                latents for it, and then decodes prior_mix * z_LP + temperature * n.
+            prior_mix: Factor of the prior's latent z_LP; 0 with a temperature, else 1.
+            temperature_map: Factors of the temperature, gray (rows, columns) over the image,
+                uint8, uint16 or float32 in [0, 1].
             progress: Called with (tiles done, tiles in all) after each tile; the second number
                 grows when memory runs out.
             warn: Called with one line when memory runs out and tiles are halved, and when
@@ -354,6 +412,7 @@ class Upscaler:
         Returns:
             The kind of image that was given, a `Picture` for a file: of the input's dtype and
             channels, with H = floor(h * scale + 1/2) rows, its ICC profile and its metadata.
+            With `scales` a list of them.
 
         Raises:
             ShapeError: If the type, shape or dtype of `image` is not supported.
@@ -367,7 +426,11 @@ class Upscaler:
         """
         options: dict[str, Any] = {"size": size, "resample": resample, "clamp": clamp}
         options |= {"truncate": truncate, "seed": seed, "temperature": temperature}
+        options |= {"prior_mix": prior_mix, "temperature_map": temperature_map}
         options |= {"progress": progress, "warn": warn, "cancel": cancel}
+        if scales is not None:
+            check_scales(scales, scale=scale, size=size)
+            return self._upscale_many(image, scales, options)
         if isinstance(image, Image.Image):
             pixels = self._upscale_pixels(from_pil(image), scale, **options)
             return to_pil(pixels, like=image)
@@ -400,6 +463,37 @@ class Upscaler:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _upscale_many(self, image: Any, scales: Sequence[Any], options: Any) -> list[Any]:
+        """Upscale an image to several scales; see `upscale`."""
+        if isinstance(image, (str, os.PathLike)):
+            image = read_picture(image)
+        pixels = from_pil(image) if isinstance(image, Image.Image) else image
+        if isinstance(image, Picture):
+            pixels = image.pixels
+        clamp, truncate = options["clamp"], options["truncate"]
+        check_image(pixels, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
+        warn = options["warn"] or logger.warning
+        plans = [self.plan(pixels.shape[:2], scale) for scale in scales]
+        session: Session = self._session
+        if self.why_not_shared is None:
+            session = SharingSession(session, FeatureCache(1))
+            reason = tiled_scales(scales, plans)
+        else:
+            reason = self.why_not_shared
+        if reason is not None and len(scales) > 1:
+            warn(reason)
+        steps = MergedProgress(options["progress"], [len(plan) for plan in plans])
+        results = []
+        for index, scale in enumerate(scales):
+            options["progress"] = steps.part(index)
+            large: Any = self._upscale_pixels(pixels, scale, **options, session=session)
+            if isinstance(image, Image.Image):
+                large = to_pil(large, like=image)
+            elif isinstance(image, Picture):
+                large = replace(image, pixels=large)
+            results.append(large)
+        return results
+
     def _upscale_pixels(
         self,
         image: NDArray[Any],
@@ -411,20 +505,32 @@ class Upscaler:
         truncate: bool,
         seed: int,
         temperature: float | None,
+        prior_mix: float | None,
+        temperature_map: NDArray[Any] | None,
         progress: Progress | None,
         warn: Callable[[str], None] | None,
         cancel: Cancel | None,
+        session: Session | None = None,
     ) -> NDArray[Any]:
         """Upscale an array; see `upscale`."""
         check_image(image, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
-        self._check_noise(seed, temperature)
+        noise = noise_of(
+            self.bundle.manifest,
+            self._session,
+            seed=seed,
+            temperature=temperature,
+            prior_mix=prior_mix,
+            temperature_map=temperature_map,
+        )
         target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
         warn = warn or logger.warning
         with self._in_flight.track():
             progress, picture = raise_if_cancelled(cancel, progress), Picture(image)
             result = allocate((*target, len(picture.mode)), image.dtype)
-            run = self._tile_loop(picture, target, seed, temperature, progress, warn)
-            _fill(result[..., : 1 if picture.gray else 3], run, clamp, truncate)
+            run = self._tile_loop(
+                session or self._running, picture, target, noise, progress, warn
+            )
+            run.fill(result[..., : 1 if picture.gray else 3], clamp=clamp, truncate=truncate)
             if picture.alpha is not None:
                 result[..., -1] = resize_alpha(picture.alpha, target)
         if run.out_of_range is not None:
@@ -435,27 +541,29 @@ class Upscaler:
 
     def _tile_loop(
         self,
+        session: Session,
         picture: Picture,
         target: Size,
-        seed: int,
-        temperature: float | None,
+        noise: Noise,
         progress: Progress | None,
         warn: Callable[[str], None],
     ) -> TileLoop:
         source, manifest = picture.size, self.bundle.manifest
+        graphs = manifest.latent_graphs
+        if noise.prior_weight is not None and graphs is not None and graphs.sample is not None:
+            session = SampleSession(self._session, graphs.sample, noise.prior_weight)
         pixel_bytes = picture.pixels.itemsize * len(picture.mode)
         check_available(source, target, pixel_bytes)
         rgb = picture.rgb if picture.alpha is None else fill_hidden(picture.rgb, picture.alpha)
         planner, budget = self._planner(source, target, pixel_bytes)
         return TileLoop(
             manifest=manifest,
-            session=self._session,
+            session=session,
             image=padded(rgb, manifest.multiple),
             planner=planner,
             plan=planner.plan(budget),
             size=target if manifest.scale is None else _scaled(source, manifest.scale),
-            seed=seed,
-            temperature=temperature,
+            noise=noise,
             progress=progress,
             warn=warn,
         )
@@ -482,59 +590,9 @@ class Upscaler:
         )
         return planner, budget
 
-    def _check_noise(self, seed: int, temperature: float | None) -> None:
-        latents = self.bundle.manifest.latents
-        if not latents and temperature is not None:
-            raise UsageError(
-                f"this bundle has a learned prior and takes no temperature, got {temperature}; "
-                "export a bundle without a prior to sample",
-                option="temperature",
-            )
-        if latents and temperature is None:
-            raise UsageError(
-                "this bundle has no learned prior; give temperature (0 gives the mode)",
-                option="temperature",
-            )
-        check_noise(seed, 0.0 if temperature is None else temperature)
-
 
 def _reopened(options: dict[str, Any]) -> Upscaler:
     return Upscaler.open(**options)
-
-
-def _chosen(
-    bundle: str | os.PathLike[str] | Bundle | None, settings: SessionSettings
-) -> tuple[Bundle, Session, Choice]:
-    """Open a bundle and its session, anew if another process replaces the bundle meanwhile."""
-    path = embedded_bundle() if bundle is None else bundle
-    opened = path if isinstance(path, Bundle) else Bundle.open(path)
-    for _ in range(_TRIES - 1):
-        try:
-            return opened, *settings.choose(opened)
-        except ReplacedError:
-            opened = Bundle.open(opened.path)
-    return opened, *settings.choose(opened)
-
-
-def _check_settings(halo: object, **sizes: object) -> None:
-    for name, size in sizes.items():
-        if size is not None and (not isinstance(size, (int, np.integer)) or size < 1):
-            message = f"{name} must be a whole number of bytes above 0, got {size!r}"
-            raise UsageError(message, option=name)
-    if halo not in ("default", "exact"):
-        raise UsageError(f"halo must be default or exact, got {halo!r}", option="halo")
-
-
-def _fill(result: NDArray[Any], run: TileLoop, clamp: bool, truncate: bool) -> None:
-    """Compute the colors of an image into `result`, (H, W, 3 or 1), resampled if needed."""
-    if result.shape[:2] == run.size:
-        for rows, band in run.row_bands():
-            store(band, result[rows], clamp=clamp, truncate=truncate)
-        return
-    whole = allocate((*run.size, 3), np.dtype(np.float32))
-    for rows, band in run.row_bands():
-        whole[rows] = full_range(band)
-    store(resampled(whole, result.shape[:2]), result, clamp=clamp, truncate=truncate)
 
 
 def _scaled(source: Size, scale: Fraction) -> Size:

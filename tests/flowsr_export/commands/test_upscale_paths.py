@@ -14,6 +14,9 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from flowsr_runtime import write_bundle
+from tests.flowsr_runtime.conftest import STAGED
+
 Run = Callable[..., Result]
 
 LONG = "a" * 300 + ".png"
@@ -184,3 +187,46 @@ def test_heic_is_named(bundle: Path, tmp_path: Path, run: Run) -> None:
     done = run("upscale", path, "-o", tmp_path / "o.png", "--scale", "2")
     assert (done.exit_code, done.stderr.count("\n")) == (5, 1)
     assert "IMG_1.heic is HEIC, not a PNG, JPEG" in done.stderr
+
+
+def test_several_scales_write_an_image_each_beside_the_photo(
+    bundle: Path, photo: Path, run: Run
+) -> None:
+    done = run("upscale", bundle, photo, "--scale", "1.5,2,2x3")
+    assert done.exit_code == 0, done.stderr
+    names = [f"{photo.stem}_x{scale}.png" for scale in ("1.5", "2", "2x3")]
+    assert [Path(line.split("  ")[0]).name for line in done.stdout.splitlines()[:3]] == names
+    sizes = {}
+    for name in names:
+        with Image.open(photo.with_name(name)) as image:
+            sizes[name] = image.size
+    assert [*sizes.values()] == [(9, 8), (12, 10), (12, 15)]
+    assert done.stderr.count("scales run one by one: ") == 1
+
+
+def test_several_scales_of_a_named_output_and_of_a_folder(
+    bundle: Path, photo: Path, tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / "folder").mkdir()
+    for output in (tmp_path / "large.png", tmp_path / "folder"):
+        assert run("upscale", bundle, photo, "-o", output, "--scale", "2,3").exit_code == 0
+    made = [tmp_path / "large_x2.png", tmp_path / "large_x3.png"]
+    made += [tmp_path / "folder" / f"{photo.stem}_x{scale}.png" for scale in (2, 3)]
+    assert [path.is_file() for path in made] == [True] * 4
+
+
+def test_a_bundle_with_stages_shares_the_encoder_in_silence(
+    photo: Path, tmp_path: Path, run: Run
+) -> None:
+    bundle = write_bundle(tmp_path / "staged", *STAGED).path
+    several = run("upscale", bundle, photo, "-o", tmp_path / "a.png", "--scale", "2,3")
+    alone = run("upscale", bundle, photo, "-o", tmp_path / "b.png", "--scale", "3")
+    assert (several.exit_code, alone.exit_code) == (0, 0)
+    assert "one by one" not in several.stderr
+    assert (tmp_path / "a_x3.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_dry_run_plans_every_scale(bundle: Path, photo: Path, run: Run) -> None:
+    done = run("upscale", bundle, photo, "--scale", "2,3", "--dry-run", "--json")
+    planned = json.loads(done.stdout)["planned"]
+    assert [(row["width"], row["height"]) for row in planned] == [(12, 10), (18, 15)]

@@ -13,9 +13,10 @@ from PIL import Image
 
 from flowsr_export.serve.admission import ServeLimits
 from flowsr_export.serve.app import PAGE_FILES, PAGES, create_app
-from flowsr_runtime import Upscaler, read_picture
+from flowsr_runtime import Upscaler, read_picture, write_bundle
 from flowsr_runtime.upscaling.pool import UpscalerPool
 from tests.flowsr_export.serve.serving import ask, counted, pixels_of, png
+from tests.flowsr_runtime.conftest import STAGED
 from tests.stand_in import picture
 
 PIXELS = picture(9, 7, "serve")
@@ -210,3 +211,21 @@ def test_a_model_of_one_scale_needs_none(fourfold: Path) -> None:
     assert pixels_of(answer.content).shape == (36, 28, 3)
     assert pixels_of(other.content).shape == (20, 20, 3)
     assert told["scale"] == "4"
+
+
+def test_another_scale_of_an_image_takes_its_kept_features(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "staged", *STAGED)
+    with (
+        Upscaler.open(bundle, threads=1, feature_cache=1 << 20) as upscaler,
+        UpscalerPool(upscaler) as pool,
+        Upscaler.open(bundle, threads=1) as plain,
+    ):
+        app = create_app(pool, ServeLimits())
+        for scale in (2, 3):
+            answer = ask(app, "POST", f"/upscale?scale={scale}", content=BODY)
+            np.testing.assert_array_equal(
+                pixels_of(answer.content), plain.upscale(PIXELS, scale)
+            )
+        counters = counted(app)
+    assert counters["flowsr_feature_hits_total"] == counters["flowsr_feature_misses_total"] == 1
+    assert counters["flowsr_feature_bytes"] == PIXELS.size * 4

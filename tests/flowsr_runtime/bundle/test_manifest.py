@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.bundle.manifest import Latent, Manifest, Memory
+from flowsr_runtime.bundle.manifest import (
+    Latent,
+    LatentGraphs,
+    Manifest,
+    Memory,
+    StageGraphs,
+)
 from flowsr_runtime.errors import BundleError
 from flowsr_runtime.geometry import Halo
 from tests.flowsr_runtime.conftest import MANIFEST
@@ -307,3 +313,82 @@ def test_the_size_of_a_file_is_a_number_of_64_bits(raw: dict[str, Any]) -> None:
     raw["files"]["a"] = {**FILE, "bytes": 2**63}
     with pytest.raises(BundleError, match=f"bytes of a .* got {2**63}"):
         Manifest.parse(raw)
+
+
+STAGES = {"precision": "fp32", "features": "features.onnx", "query": "query.onnx"}
+
+
+@pytest.fixture
+def two_stages(raw: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with stage graphs."""
+    raw["files"] |= {"features.onnx": dict(FILE), "query.onnx": dict(FILE)}
+    return {**raw, "stages": [dict(STAGES)]}
+
+
+def test_stage_graphs_are_typed(two_stages: dict[str, Any]) -> None:
+    assert Manifest.parse(two_stages).stages == (StageGraphs(**STAGES),)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": 4}, "stages in bundle.json must be a list, got 4"),
+        ({"stages": [STAGES, STAGES]}, "stages .*of different precision, got .'fp32', 'fp32'"),
+        ({"stages": [{**STAGES, "precision": 4}]}, "stages.0.precision .*a string, got 4"),
+        ({"stages": [{**STAGES, "query": "gone.onnx"}]}, "stages.0.query .*got 'gone.onnx'"),
+        (
+            {"stages": [{**STAGES, "features": "model.fp32.onnx"}]},
+            "stages.0.features .*no precision there, got 'model.fp32",
+        ),
+        ({"stages": [{"precision": "fp32"}]}, "bundle.json lacks stages.0.features"),
+        ({"picture": {"multiple": 1, "io": "uint8"}}, "stages .*absent .*uint8"),
+    ],
+)
+def test_wrong_stage_graphs_are_refused(
+    two_stages: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse({**two_stages, **change})
+
+
+LATENTS = {"encode": "encode.onnx", "sample": "sample.onnx", "channels": 27, "patch": 3}
+
+
+@pytest.fixture
+def with_latents(raw: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with graphs of latents."""
+    raw["files"] |= {"encode.onnx": dict(FILE), "sample.onnx": dict(FILE)}
+    return {**raw, "latent_graphs": dict(LATENTS)}
+
+
+def test_graphs_of_latents_are_typed(with_latents: dict[str, Any]) -> None:
+    graphs = Manifest.parse(with_latents).latent_graphs
+    assert graphs == LatentGraphs("encode.onnx", "sample.onnx", Latent("latent", 27, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encode": "gone.onnx"}, "latent_graphs.encode .*got 'gone.onnx'"),
+        ({"sample": "model.fp32.onnx"}, "latent_graphs.sample .*got 'model.fp32.onnx'"),
+        ({"sample": None}, "latent_graphs.sample .*a file in a bundle with a learned prior"),
+        ({"sample": 4}, "latent_graphs.sample .*a string, got 4"),
+        ({"channels": 0}, "latent_graphs.channels .*at least 1, got 0"),
+        ({"patch": 5}, "latent_graphs.patch .*divisor of the alignment 12, got 5"),
+    ],
+)
+def test_wrong_graphs_of_latents_are_refused(
+    with_latents: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    with_latents["latent_graphs"] |= change
+    with pytest.raises(BundleError, match=message):
+        Manifest.parse(with_latents)
+
+
+def test_graphs_of_latents_need_an_object_and_float_images(
+    with_latents: dict[str, Any],
+) -> None:
+    with pytest.raises(BundleError, match=r"lacks latent_graphs\.sample"):
+        Manifest.parse({**with_latents, "latent_graphs": 4})
+    with pytest.raises(BundleError, match=r"latent_graphs .*absent .*uint8 images"):
+        Manifest.parse({**with_latents, "picture": {"multiple": 1, "io": "uint8"}})

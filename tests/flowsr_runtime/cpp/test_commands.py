@@ -41,6 +41,8 @@ USAGE: Final = [
     (["--scale=2", "--backend", "torch"], "backend must be auto, onnxruntime, openvino"),
     (["--scale=2", "--provider", "gpu"], "provider must be cpu or cuda, got gpu"),
     (["--scale", "0.5"], "scale must be at least 1, got 0.5"),
+    (["--scale", "2,0.5"], "scale must be at least 1, got 0.5"),
+    (["--scale", "2,4/2"], "--scale must be given once each, got"),
     ([], "give exactly one of scale and size"),
     (["--scale", "2", "--temperature", "1"], "takes no temperature"),
 ]
@@ -373,3 +375,32 @@ def test_the_service_upscales_every_picture_of_its_stream(
 def _ppm(image: NDArray[np.uint8]) -> bytes:
     """Return a picture as binary PPM."""
     return b"P6\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["stages", "without stages"])
+def test_several_scales_equal_the_runs_of_python(
+    cpp: CppLibrary, staged: Bundle, bundle: Bundle, tmp_path: Path, picture: Path, shared: bool
+) -> None:
+    model = staged if shared else bundle
+    done = cpp.run(
+        "flowsr-upscale", model.path, picture, tmp_path / "out.png", "--scale", "1.5,2,2.7x3.6"
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("has no stage graphs" in done.stderr) is not shared
+    for scale in ("1.5", "2", "2.7x3.6"):
+        columns, _, rows = scale.partition("x")
+        with Upscaler.open(model) as upscaler:
+            expected = upscaler.upscale(picture, (rows or columns, columns))
+        made = read_picture(tmp_path / f"out_x{scale}.png")
+        np.testing.assert_array_equal(made.pixels, expected.pixels)
+
+
+def test_a_bundle_with_wrong_stages_is_refused(
+    cpp: CppLibrary, staged: Bundle, tmp_path: Path, picture: Path
+) -> None:
+    text = (staged.path / "bundle.json").read_text()
+    changed = text.replace('"query": "query.fp32.onnx"', '"query": "gone.onnx"')
+    (staged.path / "bundle.json").write_text(changed)
+    done = cpp.run("flowsr-upscale", staged.path, picture, tmp_path / "out.png", "--scale", "2")
+    assert done.returncode == 5
+    assert "stages.0.query in bundle.json must be an ONNX file" in done.stderr

@@ -119,6 +119,14 @@ struct SizeFixedGraph {
   std::int64_t batch = 1;  ///< Images at once.
 };
 
+/// The graph of any size in two files, for several scales of one image: the outputs of the
+/// first one are inputs of the second one.
+struct StageGraphs {
+  std::string precision;
+  std::string features;  ///< From `input` to what no scale changes.
+  std::string query;     ///< From the features and the graph's inputs to `output`.
+};
+
 /// A noise input of a graph.
 struct Latent {
   std::string name;
@@ -150,6 +158,7 @@ struct Manifest {
   Memory memory;
   std::map<std::string, FileEntry> files;
   std::vector<SizeFixedGraph> graphs;  ///< Size-fixed graphs beside those of any size.
+  std::vector<StageGraphs> stages;     ///< Graphs of any size in two stages.
 };
 
 /// One axis of a window: half-open ranges in pixels of the whole image.
@@ -279,6 +288,22 @@ class FLOWSR_API Upscaler {
                std::uint16_t* result, const Request& request = {}) const;
   Size upscale(const float* image, Size source, const Target& target, float* result,
                const Request& request = {}) const;
+
+  /// Upscales an image to several sizes, with the results of separate calls: `results[i]` is of
+  /// `targets[i]`. Where the whole image fits the memory budget and onnxruntime finds stage
+  /// graphs in the bundle, the encoder runs once; `warn` gets one line where it does not.
+  std::vector<Size> upscale(const std::uint8_t* image, Size source,
+                            const std::vector<Target>& targets,
+                            const std::vector<std::uint8_t*>& results,
+                            const Request& request = {}) const;
+  std::vector<Size> upscale(const std::uint16_t* image, Size source,
+                            const std::vector<Target>& targets,
+                            const std::vector<std::uint16_t*>& results,
+                            const Request& request = {}) const;
+  std::vector<Size> upscale(const float* image, Size source,
+                            const std::vector<Target>& targets,
+                            const std::vector<float*>& results,
+                            const Request& request = {}) const;
 
  private:
   struct State;
