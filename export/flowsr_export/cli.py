@@ -27,7 +27,7 @@ __all__ = ["main"]
 COMMANDS = {
     "Use": ("upscale", "encode", "decode", "inspect", "demo", "doctor", "completion"),
     "Make": ("export-onnx", "calibrate", "build-engine", "engines", "train", "fetch"),
-    "Judge": ("verify", "bench", "evaluate"),
+    "Judge": ("verify", "bench", "evaluate", "reproduce"),
     "Serve": ("serve", "serve-bundle"),
 }
 COMMAND_MODULES = {

@@ -8,11 +8,11 @@ __all__ = ["section_of", "sections"]
 
 SECTIONS: dict[str, str] = {
     "Basic": """
-        --all --all-frames --allow-host --base-url --batch --compute-capability --engine
-        --exact --fit --flavor --height --host --hr --images --list --locate --lr --lr-size
-        --name --other-versions --port --quick --recursive --resample --scale --size --start
-        --steps --sweep --system --threshold --tolerance --toward --validation --weight
-        --width
+        --all --all-frames --allow-host --base-url --batch --compute-capability --data
+        --engine --exact --first --fit --flavor --height --host --hr --images --list
+        --locate --lr --lr-size --name --other-versions --port --quick --recursive
+        --resample --scale --size --start --steps --sweep --system --table --threshold
+        --tolerance --toward --validation --weight --weights --width
     """,
     "Output": """
         --access-log --background --depth --dry-run --export-layer-info --export-profile
@@ -26,7 +26,8 @@ SECTIONS: dict[str, str] = {
     "Quantization": "--crop --exclude --method --per-tensor",
     "Quality": """
         --alexnet --baseline --border --budget-db --downsample --lpips-weights --lr-values
-        --max-psnr-loss --metric --protocol --samples --score --shave --ssim --values
+        --max-psnr-loss --metric --protocol --published --samples --score --shave --ssim
+        --values
     """,
     "Measurement": """
         --arrivals --duration --limit --memory --min-runs --percentile --rate --stages
