@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from flowsr_export.deployment.interface import Compilable, Deployment, Precision
-from flowsr_export.deployment.sizes import example_of, is_fixed, side_of
+from flowsr_export.deployment.tracing import example_of, is_fixed, side_of
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.linf_window import without_products
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, unet_radius

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +13,7 @@ import torch
 from onnxscript import opset18 as op
 
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
+from flowsr_export.deployment.tracing import quiet
 from flowsr_export.inputs.cases import Case
 from flowsr_export.onnx_graph.constant_folding import LARGEST_FOLDED, fold_constants
 from flowsr_export.onnx_graph.lint import LARGEST_FILE
@@ -70,7 +68,7 @@ def onnx_from_deployment(
         feeds = deployment.feeds(sizes, scale)
         named, vary = {name: torch.from_numpy(feeds[name]) for name in named}, None
     names, example = list(named), tuple(named.values())
-    with _quiet():
+    with quiet("torch.onnx"):
         exported = torch.export.export(module, example, dynamic_shapes=vary, strict=False)
         program = torch.onnx.export(
             exported,
@@ -213,17 +211,3 @@ def _space_to_depth(self: Any, downscale_factor: int) -> Any:
     shape: Any = op.Constant(value_ints=split)
     apart = op.Reshape(blocks, shape)
     return op.Reshape(op.Transpose(apart, perm=[0, 2, 1, 3]), op.Shape(blocks))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's notes on optional libraries and deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
