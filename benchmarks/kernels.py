@@ -25,7 +25,8 @@ from torch.utils.benchmark import Timer
 
 from flowsr_export.deployment.interface import DTYPES, Precision
 from flowsr_export.graph.axis import Axis, half_pixel_taps, neighbours
-from flowsr_export.kernels import operators
+from flowsr_export.graph.srflow_level import CHUNK
+from flowsr_export.kernels import coupling_operators, operators
 from flowsr_export.reports.table import markdown_rows
 
 __all__ = [
@@ -48,6 +49,7 @@ SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
 OPTIONS = ("num_warps", "num_stages")
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LAYERS, WIDTH, PATCH = 10, 27, 3  # of the published flow
+COUPLED = (12, 24, 96)  # channels of the levels of the published SRFlow
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,11 @@ def variants() -> list[Variant]:
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         out += [_first_product(dtype, hidden) for hidden in (256, 96)]
         out += [_flow(dtype, inverse, 27) for inverse in (False, True)]
-    return [*out, *(_flow(torch.float32, True, width) for width in (3, 48))]
+    out += [_flow(torch.float32, True, width) for width in (3, 48)]
+    for dtype in (torch.float16, torch.float32):
+        out.append(_hidden(dtype, 64))
+        out += [_map(dtype, width, inverse) for width in COUPLED for inverse in (False, True)]
+    return out
 
 
 def _first_product(dtype: torch.dtype, hidden: int) -> Variant:
@@ -137,6 +143,25 @@ def _flow(dtype: torch.dtype, inverse: bool, width: int) -> Variant:
     }
     name = f"flow {'decode' if inverse else 'encode'} {width} {NAMES[dtype]}"
     return Variant(name, flow.flow_kernel, types, constants)
+
+
+def _hidden(dtype: torch.dtype, width: int) -> Variant:
+    from flowsr_export.kernels import coupling
+
+    types = dict.fromkeys(("own", "weight", "bias", "out"), "*fp32")
+    types["features"] = f"*{NAMES[dtype]}"
+    name = f"coupling hidden {width} {NAMES[dtype]}"
+    return Variant(name, coupling.hidden_kernel, types, coupling.settings(width))
+
+
+def _map(dtype: torch.dtype, width: int, inverse: bool) -> Variant:
+    from flowsr_export.kernels import coupling
+
+    types = dict.fromkeys(("x", "net", "weight", "bias", "affine_bias", "out"), "*fp32")
+    types["affine"] = f"*{NAMES[dtype]}"
+    constants = {"INVERSE": inverse, "HAS_NET": True, **coupling.settings(width)}
+    name = f"coupling {'decode' if inverse else 'encode'} {width} {NAMES[dtype]}"
+    return Variant(name, coupling.map_kernel, types, constants)
 
 
 def _resize() -> Variant:
@@ -250,6 +275,7 @@ def calls(
     decode = (torch.randn(queries, side).to(dtype), *pass_, True, WIDTH, torch.float32)
     encode = (torch.randn(queries, WIDTH), *pass_, False, side, dtype)
     rows: dict[str, tuple[Any, Any, Any]] = {
+        **_coupling_calls(dtype, 4 * lr[0] * lr[1], hidden),
         "first product": (_first, operators.define_first_product, first),
         "encode": (operators.flow_pass, operators.define_flow_pass, encode),
         "decode": (operators.flow_pass, operators.define_flow_pass, decode),
@@ -262,6 +288,30 @@ def calls(
     return {
         name: (operator, definition, tree_map_only(torch.Tensor, lambda x: x.to(device), args))
         for name, (operator, definition, args) in rows.items()
+    }
+
+
+def _coupling_calls(
+    dtype: torch.dtype, cells: int, hidden: int
+) -> dict[str, tuple[Any, Any, tuple[Any, ...]]]:
+    """Return the operators of SRFlow's couplings at its finest level."""
+    width, count = COUPLED[0], CHUNK
+    hide = (
+        *(torch.randn(cells, hidden), torch.randn(cells, count * hidden).to(dtype), hidden),
+        *(torch.randn(hidden, hidden) / hidden**0.5, torch.zeros(hidden)),
+    )
+    map_ = (
+        *(torch.randn(cells, width), torch.randn(cells, width)),
+        *(torch.eye(width), torch.zeros(width)),
+        torch.randn(cells, 2 * count * width).to(dtype),
+        *(torch.zeros(2 * count * width), 2 * width),
+    )
+    define_hidden = coupling_operators.define_coupling_hidden
+    define_map = coupling_operators.define_coupling_map
+    return {
+        "coupling hidden": (coupling_operators.coupling_hidden, define_hidden, hide),
+        "coupling encode": (coupling_operators.coupling_map, define_map, (*map_, False)),
+        "coupling decode": (coupling_operators.coupling_map, define_map, (*map_, True)),
     }
 
 

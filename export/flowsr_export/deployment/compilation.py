@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +17,7 @@ from torch._inductor.exc import InductorError
 from torch._inductor.package.package import package_aoti
 
 from flowsr_export.deployment.interface import DTYPES, Compilable, Deployment, Precision
+from flowsr_export.deployment.tracing import quiet
 from flowsr_runtime.backends.engines.inductor_engine import model_names
 from flowsr_runtime.bundle.engine_key import Profile
 from flowsr_runtime.bundle.manifest import Io
@@ -110,7 +108,7 @@ def _compiled(compilable: Compilable, device: torch.device, *, fuse: bool) -> An
     """Export and compile a module; return the paths of its files."""
     module = compilable.module.eval().to(device)
     # The module makes its index tensors without a device.
-    with _quiet(), torch.no_grad(), device:
+    with quiet("torch._inductor"), torch.no_grad(), device:
         example = tuple(item.to(device) for item in compilable.example.values())
         try:
             exported = torch.export.export(
@@ -169,17 +167,3 @@ def _tensors(compilable: Compilable) -> tuple[dict[str, Any], ...]:
     ]
     output = {"name": "output", "input": False, "dtype": records[0]["dtype"]}
     return (*records, {**output, "shape": [records[0]["shape"][0], 3, -1, -1]})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the compiler's deprecations."""
-    logger = logging.getLogger("torch._inductor")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -18,7 +18,7 @@ from flowsr_export.deployment.interface import (
     Precision,
     StageModules,
 )
-from flowsr_export.deployment.sizes import example_of, is_fixed, side_of
+from flowsr_export.deployment.tracing import example_of, is_fixed, side_of
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.folding import condition_numbers
 from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from flowsr_export.deployment.interface import Compilable, Deployment, Precision
-from flowsr_export.deployment.sizes import example_of, is_fixed, side_of
+from flowsr_export.deployment.tracing import example_of, is_fixed, side_of
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.linf_window import without_products
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, unet_radius
@@ -85,13 +85,17 @@ class SrflowDeployment(Deployment):
         *,
         fuse: bool = False,
     ) -> Compilable:
-        """Return the module for a size or a range, all sides multiples; nothing is fused."""
+        """Return the module for a size or a range, whose sides are even."""
         fixed = is_fixed(profile)
         if not fixed:
             # Inductor fails on the prior's positions if they follow from symbolic sides: of a
             # range they follow from `geometry`, which the session makes if it is no input.
             scale = None
         module = without_products(self.graph(dtype, scale))
+        if fuse:  # imported here: PyTorch logs three lines where Triton is missing
+            from flowsr_export.graph.srflow_fused import fused_couplings
+
+            module = fused_couplings(module)
         example = example_of(profile, self.latents, geometry=self.takes_geometry(scale))
         if fixed:
             return Compilable(module, example)

@@ -406,7 +406,7 @@ def _target(library: Library, request: EngineRequest, device: Device | None) -> 
     """Return the devices that the engine will run on, once the settings are checked."""
     settings = request.settings
     if library.is_inductor:
-        check_request(request, settings)
+        check_request(request.precision, settings, request.place, kernels=request.kernels)
         return target_of_place(request.place)
     if not request.kernels:
         message = f"kernels must be on with {library.flavour}, got off"

@@ -16,7 +16,6 @@ from flowsr_runtime.errors import ProviderError, UsageError
 
 if TYPE_CHECKING:
     from flowsr_export.deployment.interface import Precision
-    from flowsr_export.engine.build import EngineRequest
     from flowsr_lp import Checkpoint
     from flowsr_runtime.backends.engines.inductor_engine import InductorEngine
 
@@ -70,17 +69,22 @@ def target_of_place(place: str) -> Target:
     return Target((compute_capability(place),), None)
 
 
-def check_request(request: EngineRequest, settings: Settings) -> None:
+def check_request(precision: str, settings: Settings, place: str, *, kernels: bool) -> None:
     """Refuse precisions that Inductor has no module for, and settings of others.
+
+    Args:
+        precision: Precision of the engine.
+        settings: Settings of TensorRT's builder, all at their defaults.
+        place: "cpu" or "cuda:N".
+        kernels: Whether the engine has the project's own kernels.
 
     Raises:
         UsageError: If a value is refused.
     """
-    precision = request.precision
     if precision not in PRECISIONS:
         message = f"precision must be {', '.join(PRECISIONS)} with inductor, got {precision}"
         raise UsageError(message, option="precision")
-    if not request.kernels and request.place == "cpu":
+    if not kernels and place == "cpu":
         message = "kernels must be on with device cpu, which has none to leave out, got off"
         raise UsageError(message, option="kernels")
     for field in fields(Settings):

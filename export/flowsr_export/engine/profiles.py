@@ -179,12 +179,12 @@ def _from_cells(manifest: Manifest, profile: Profile, least: int) -> Profile:
     assert scale is not None
     multiple = manifest.multiple
     side = -(-math.ceil(least / scale) // multiple) * multiple
-    sides = [
+    h, w = (
         min(max(low, side), usual)
         for low, usual in zip(images.min[2:], images.opt[2:], strict=True)
-    ]
-    window = tuple(output_size(n, scale) for n in sides)
-    ranges = {"input": Range((*images.min[:2], *sides), images.opt, images.max)}
+    )
+    window = output_size(h, scale), output_size(w, scale)
+    ranges = {"input": Range((*images.min[:2], h, w), images.opt, images.max)}
     if "geometry" in profile:
         bounds = profile["geometry"]
         low = (*bounds.min[: WINDOW.start], *window)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -18,6 +15,7 @@ from onnxscript import opset18 as op
 from torch.export import Dim
 
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
+from flowsr_export.deployment.tracing import quiet
 from flowsr_export.inputs.cases import Case
 from flowsr_export.onnx_graph.constant_folding import LARGEST_FOLDED, fold_constants
 from flowsr_export.onnx_graph.lint import LARGEST_FILE
@@ -122,7 +120,7 @@ def _translated(
 ) -> onnx.ModelProto:
     """Trace a module with named inputs and translate it to ONNX."""
     example = tuple(named.values())
-    with _quiet():
+    with quiet("torch.onnx"):
         exported = torch.export.export(
             module, (), dict(named), dynamic_shapes=vary, strict=False
         )
@@ -277,17 +275,3 @@ def _space_to_depth(self: Any, downscale_factor: int) -> Any:
     shape: Any = op.Constant(value_ints=split)
     apart = op.Reshape(blocks, shape)
     return op.Reshape(op.Transpose(apart, perm=[0, 2, 1, 3]), op.Shape(blocks))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's notes on optional libraries and deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

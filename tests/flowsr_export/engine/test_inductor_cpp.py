@@ -237,6 +237,7 @@ def test_pytorch_is_loaded_for_an_engine_alone(cpp: CppLibrary, exported: Export
         "assert code == 0, code\n"
         "print('torch' in open('/proc/self/maps').read())\n"
     )
-    words = [sys.executable, "-c", program, cpp.folder / "libflowsr.so", exported.bundle]
+    library = str(cpp.folder / "libflowsr.so")
+    words = [sys.executable, "-c", program, library, str(exported.bundle)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr

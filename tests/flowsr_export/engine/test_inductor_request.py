@@ -9,7 +9,6 @@ from torch._inductor.exc import InductorError
 from flowsr_export.deployment import compilation
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.engine import inductor
-from flowsr_export.engine.build import EngineRequest, SizeSpec
 from flowsr_export.engine.builder import Settings
 from flowsr_export.engine.inductor import check_request, key_options
 from flowsr_runtime.bundle.engine_store import Range
@@ -37,8 +36,8 @@ def test_an_engine_without_kernels_has_a_key_of_its_own(
 def test_a_cpu_has_no_kernels_to_leave_out() -> None:
     settings = Settings()
     with pytest.raises(UsageError, match=r"kernels must be on with device cpu.*got off"):
-        check_request(EngineRequest("fp32", SizeSpec(), settings, kernels=False), settings)
-    check_request(EngineRequest("fp32", SizeSpec(), settings, None, "cuda:0", False), settings)
+        check_request("fp32", settings, "cpu", kernels=False)
+    check_request("fp32", settings, "cuda:0", kernels=False)
     assert inductor.PRECISIONS == ("fp32", "fp16", "bf16")
 
 

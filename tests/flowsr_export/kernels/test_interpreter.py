@@ -8,20 +8,23 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-INTERPRETED = Path(__file__).parent / "interpreted.py"
-NAMES = [
-    node.name
-    for node in ast.parse(INTERPRETED.read_text()).body
+FILES = [
+    Path(__file__).parent / f"{name}.py" for name in ("interpreted", "interpreted_coupling")
+]
+TESTS = [
+    f"{file.name}::{node.name}"
+    for file in FILES
+    for node in ast.parse(file.read_text()).body
     if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TESTS)
 def test_kernels_agree_with_pytorch_in_the_interpreter(name: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x"]
     result = subprocess.run(
-        [*command, f"{INTERPRETED}::{name}"],
+        [*command, str(Path(__file__).parent / name)],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

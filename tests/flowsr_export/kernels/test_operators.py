@@ -8,10 +8,21 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map_only
 
 from benchmarks.kernels import calls, median_ms
-from flowsr_export.kernels import operators
+from flowsr_export.kernels import coupling_operators, operators
 
 SMALL: dict[str, Any] = {"lr": (4, 5), "scale": 2, "hidden": 16}
-NAMES = ["first product", "encode", "decode", "resize"]
+REGISTERED: dict[str, tuple[Any, str, str]] = {
+    "first product": (operators.first_product, "query", "launch"),
+    "encode": (operators.flow_pass, "flow", "launch"),
+    "decode": (operators.flow_pass, "flow", "launch"),
+    "resize": (operators.resize_patches, "resize", "launch"),
+    "coupling hidden": (coupling_operators.coupling_hidden, "coupling", "launch_hidden"),
+    "coupling encode": (coupling_operators.coupling_map, "coupling", "launch_map"),
+    "coupling decode": (coupling_operators.coupling_map, "coupling", "launch_map"),
+}
+"""Operator, and module and function of its kernel."""
+
+NAMES = list(REGISTERED)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,14 +37,10 @@ def test_an_operator_on_a_cpu_is_its_definition(name: str, dtype: torch.dtype) -
 @pytest.mark.parametrize("name", NAMES)
 def test_an_operator_is_registered_soundly(name: str) -> None:
     _, _, args = calls(torch.float32, device="cpu", **SMALL)[name]
-    registered: dict[str, Any] = {
-        "first product": operators.first_product,
-        "resize": operators.resize_patches,
-    }
     if name == "first product":
         args = (args[0], *args[1], *args[2], *args[3:])
     results = torch.library.opcheck(
-        registered.get(name, operators.flow_pass),
+        REGISTERED[name][0],
         args,
         test_utils=("test_schema", "test_faketensor"),
     )
@@ -47,9 +54,9 @@ def test_an_operator_on_cuda_is_one_kernel(name: str) -> None:
     with FakeTensorMode():
         fake = tree_map_only(torch.Tensor, _on_cuda, args)
         output = operator(*fake)
-    modules = {"first product": "query", "resize": "resize"}
-    module = import_module(f"flowsr_export.kernels.{modules.get(name, 'flow')}")
-    graph = make_fx(module.launch)(*fake)
+    _, module, function = REGISTERED[name]
+    launch = getattr(import_module(f"flowsr_export.kernels.{module}"), function)
+    graph = make_fx(launch)(*fake)
     targets = [str(node.target) for node in graph.graph.nodes]
     assert targets.count("triton_kernel_wrapper_mutation") == 1
     expected = definition(*args)

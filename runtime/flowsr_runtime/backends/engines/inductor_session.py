@@ -1,11 +1,11 @@
 """Run a bundle's engines with PyTorch's Inductor, on a GPU or a CPU."""
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
+from flowsr_runtime.backends.engines.engine_session import EngineSession
 from flowsr_runtime.backends.engines.inductor_engine import (
     InductorEngine,
     compute_capability,
@@ -15,14 +15,11 @@ from flowsr_runtime.backends.engines.inductor_engine import (
 from flowsr_runtime.backends.engines.selection import EngineSelection
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.engine_store import EngineEntry, LoadTarget
-from flowsr_runtime.bundle.profile_limits import ProfileLimits
-from flowsr_runtime.cuda.graph_cache import GraphCounters
-from flowsr_runtime.errors import UsageError
 
 __all__ = ["InductorSession"]
 
 
-class InductorSession:
+class InductorSession(EngineSession[InductorEngine]):
     """A `Session` on packages of a bundle, which are loaded when a run needs them."""
 
     backend = "inductor"
@@ -50,13 +47,10 @@ class InductorSession:
             compute_capability(device),
             precision,
         )
-        self._selection = EngineSelection(bundle, target, {"device": self.provider})
-        self._loaded: dict[str, InductorEngine] = {}
-        self._closed = False
-        self._lock = threading.Lock()
+        selection = EngineSelection(bundle, target, {"device": self.provider})
         if self.provider == "cpu":
             set_threads(threads)
-        self._load(self._selection.entries[0])
+        super().__init__(selection)
 
     @classmethod
     def open(
@@ -96,31 +90,7 @@ class InductorSession:
         )
 
     def __repr__(self) -> str:
-        count = len(self._selection.entries)
-        state = ", closed" * self._closed
-        return f"<InductorSession {self._place}, {count} engine{'s' * (count > 1)}{state}>"
-
-    @property
-    def limits(self) -> ProfileLimits:
-        """The sizes that the engines for the device take, loaded or not."""
-        return self._selection.limits
-
-    @property
-    def engine_hashes(self) -> list[str]:
-        """SHA-256 of the engines for the device, loaded or not."""
-        return self._selection.hashes
-
-    @property
-    def engines(self) -> list[str]:
-        """Loaded engines, as paths inside the bundle."""
-        with self._lock:
-            return list(self._loaded)
-
-    @property
-    def graph_counters(self) -> GraphCounters:
-        """Counters of CUDA graphs."""
-        with self._lock:
-            return sum((engine.counters for engine in self._loaded.values()), GraphCounters())
+        return self._label(self._place)
 
     def run(self, feeds: Mapping[str, Any]) -> NDArray[Any]:
         """Run the model; see `Session.run`.
@@ -157,25 +127,13 @@ class InductorSession:
         entry, profile = self._selection.choose(feeds)
         return self._load(entry).run_device(profile, feeds, out=out)
 
-    def close(self) -> None:
-        """Free the engines; the session cannot run after that."""
-        with self._lock:
-            loaded, self._loaded, self._closed = self._loaded, {}, True
-        for engine in loaded.values():
-            engine.close()
-
-    def _load(self, entry: EngineEntry) -> InductorEngine:
-        with self._lock:
-            if self._closed:
-                raise UsageError("the session is closed")
-            if entry.name not in self._loaded:
-                self._loaded[entry.name] = InductorEngine(
-                    entry,
-                    self._selection.store.read(entry),  # checked before it is loaded
-                    self._place,
-                    patch=self._manifest.tiling.halo.patch,
-                    scale=self._manifest.scale,
-                    workers=self._workers,
-                    graphs=self._graphs,
-                )
-            return self._loaded[entry.name]
+    def _open(self, entry: EngineEntry, content: bytes) -> InductorEngine:
+        return InductorEngine(
+            entry,
+            content,
+            self._place,
+            patch=self._manifest.tiling.halo.patch,
+            scale=self._manifest.scale,
+            workers=self._workers,
+            graphs=self._graphs,
+        )

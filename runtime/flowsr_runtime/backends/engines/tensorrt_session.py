@@ -1,20 +1,18 @@
 """Run a bundle's engines with TensorRT or TensorRT for RTX."""
 
 import importlib
-import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from flowsr_runtime.backends.engines.engine_session import EngineSession
 from flowsr_runtime.backends.engines.selection import EngineSelection
 from flowsr_runtime.backends.engines.tensorrt_engine import TensorrtEngine
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.engine_store import EngineEntry, LoadTarget
-from flowsr_runtime.bundle.profile_limits import ProfileLimits
 from flowsr_runtime.cuda.device import Device
-from flowsr_runtime.cuda.graph_cache import GraphCounters
-from flowsr_runtime.errors import BackendError, UsageError
+from flowsr_runtime.errors import BackendError
 from flowsr_runtime.installation import pip_command
 
 __all__ = ["TensorrtSession", "load_library"]
@@ -23,7 +21,7 @@ _OUTPUT: Final = "output"
 _EXTRAS: Final = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 
 
-class TensorrtSession:
+class TensorrtSession(EngineSession[TensorrtEngine]):
     """A `Session` on engines of a bundle, which are loaded when a run needs them."""
 
     provider = "cuda"
@@ -55,11 +53,7 @@ class TensorrtSession:
         facts = {}
         if self.backend == "tensorrt_rtx":
             facts["compute_capability"] = device.compute_capability
-        self._selection = EngineSelection(bundle, target, facts)
-        self._loaded: dict[str, TensorrtEngine] = {}
-        self._closed = False
-        self._lock = threading.Lock()
-        self._load(self._selection.entries[0])
+        super().__init__(EngineSelection(bundle, target, facts))
 
     @classmethod
     def open(
@@ -95,32 +89,7 @@ class TensorrtSession:
         return cls(bundle, module, gpu, precision=precision, workers=workers, graphs=graphs)
 
     def __repr__(self) -> str:
-        count = len(self._selection.entries)
-        engines = f"{count} engine{'' if count == 1 else 's'}"
-        state = ", closed" * self._closed
-        return f"<TensorrtSession {self.backend} cuda:{self.device}, {engines}{state}>"
-
-    @property
-    def limits(self) -> ProfileLimits:
-        """The sizes that the engines for the device take, loaded or not."""
-        return self._selection.limits
-
-    @property
-    def engine_hashes(self) -> list[str]:
-        """SHA-256 of the engines for the device, loaded or not."""
-        return self._selection.hashes
-
-    @property
-    def engines(self) -> list[str]:
-        """Loaded engines, as paths inside the bundle."""
-        with self._lock:
-            return list(self._loaded)
-
-    @property
-    def graph_counters(self) -> GraphCounters:
-        """Counters of CUDA graphs."""
-        with self._lock:
-            return sum((engine.counters for engine in self._loaded.values()), GraphCounters())
+        return self._label(f"{self.backend} cuda:{self.device}")
 
     def run(self, feeds: Mapping[str, Any]) -> NDArray[Any]:
         """Run the model; see `Session.run`.
@@ -163,29 +132,17 @@ class TensorrtSession:
         with self._load(entry).worker() as worker:
             return worker.run_device(profile, feeds, _OUTPUT, out)
 
-    def close(self) -> None:
-        """Free the engines; the session cannot run after that."""
-        with self._lock:
-            loaded, self._loaded, self._closed = self._loaded, {}, True
-        for engine in loaded.values():
-            engine.close()
-
-    def _load(self, entry: EngineEntry) -> TensorrtEngine:
-        with self._lock:
-            if self._closed:
-                raise UsageError("the session is closed")
-            if entry.name not in self._loaded:
-                self._device.use()
-                self._loaded[entry.name] = TensorrtEngine(
-                    self._module,
-                    entry,
-                    self._selection.store.read(entry),  # checked before it is loaded
-                    self._device,
-                    workers=self._workers,
-                    graphs=self._graphs,
-                    cache=self._selection.store.cache_path(entry, f"{self._device}"),
-                )
-            return self._loaded[entry.name]
+    def _open(self, entry: EngineEntry, content: bytes) -> TensorrtEngine:
+        self._device.use()
+        return TensorrtEngine(
+            self._module,
+            entry,
+            content,
+            self._device,
+            workers=self._workers,
+            graphs=self._graphs,
+            cache=self._selection.store.cache_path(entry, f"{self._device}"),
+        )
 
 
 def load_library(backend: str) -> Any:

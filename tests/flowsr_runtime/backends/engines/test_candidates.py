@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flowsr_runtime import Bundle
+from flowsr_runtime import Bundle, SessionSettings
 from flowsr_runtime.backends.engines.candidates import engine_candidates
 from flowsr_runtime.bundle.engine_store import EngineStore
 from tests.flowsr_runtime.bundle.engine_keys import key
@@ -64,3 +64,10 @@ def test_a_named_library_without_an_engine_is_tried_where_required(bundle: Bundl
     assert candidates(bundle, backend="tensorrt") == [("tensorrt", "fp32")]
     assert candidates(bundle, backend="inductor", required=False) == []
     assert candidates(bundle) == []
+
+
+def test_an_index_of_a_gpu_means_a_gpu(bundle: Bundle) -> None:
+    found = SessionSettings("inductor", device=3).candidates(bundle)
+    assert [(one.backend, one.provider, one.index) for one in found] == [
+        ("inductor", "cuda", 3)
+    ]

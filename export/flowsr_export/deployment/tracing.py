@@ -1,8 +1,11 @@
-"""Sizes of a profile as `torch.export` takes them: example inputs and dynamic dimensions."""
+"""Arguments of `torch.export`, example inputs and dynamic sides, and its silence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +15,7 @@ from torch.export import Dim
 from flowsr_runtime.bundle.engine_key import Profile, Range
 from flowsr_runtime.bundle.manifest import Latent
 
-__all__ = ["example_of", "is_fixed", "side_of"]
+__all__ = ["example_of", "is_fixed", "quiet", "side_of"]
 
 WINDOW = slice(8, 10)
 
@@ -58,3 +61,21 @@ def side_of(name: str, bounds: Range, index: int, multiple: int = 1) -> Any:
     if least == most:
         return None
     return Dim(name, min=least, max=most)
+
+
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Silence a library's deprecations and its notes on optional libraries.
+
+    Args:
+        library: Name of its logger, such as "torch.onnx".
+    """
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
