@@ -1,7 +1,7 @@
 """Measure a CPU quota: `python -m benchmarks.container`, as root on Linux.
 
 A run in a cgroup with a quota of one CPU must take as long as one with one thread outside it,
-within 10 % on a machine without other work: more threads than the quota would wait for each other.
+within 10 % on an idle machine: more threads than the quota allows would wait for each other.
 """
 
 import argparse
