@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -100,3 +102,25 @@ def test_a_bundle_that_others_replace_is_opened_whole(
         stopped.set()
         for writer in writers:
             writer.join()
+
+
+RESIDENT = """
+import numpy as np
+import onnxruntime
+from flowsr_runtime import Upscaler
+from flowsr_runtime.tiling.memory import resident_bytes
+print(resident_bytes())
+with Upscaler.open(provider="cpu", threads=1) as upscaler:
+    upscaler.upscale(np.zeros((200, 200, 3), np.uint8), scale=4)
+    print(resident_bytes())
+print(resident_bytes())
+"""
+
+
+def test_memory_is_given_back_after_the_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True
+    )
+    before, during, after = map(int, done.stdout.split())
+    assert during - before > 200 << 20
+    assert after - before < 60 << 20
