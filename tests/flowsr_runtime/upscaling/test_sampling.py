@@ -16,7 +16,9 @@ SIZE = (24, 18)
 
 @pytest.fixture
 def image(photo: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return photo[:12, :9].astype(np.float32) / np.float32(255)
+    small = photo[:12, :9].astype(np.float32)
+    small /= np.float32(255)
+    return small
 
 
 def drawn(seed: int, temperature: float) -> NDArray[np.float32]:
