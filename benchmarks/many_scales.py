@@ -114,8 +114,9 @@ def _parts(
 
 
 def _picture(side: int) -> NDArray[np.float32]:
-    planes: NDArray[np.float32] = sample_pictures(Case((side, side), (side, side)))[0]
-    return planes.transpose(1, 2, 0).copy()
+    planes = sample_pictures(Case((side, side), (side, side)))[0]
+    image: NDArray[np.float32] = planes.transpose(1, 2, 0).copy()
+    return image
 
 
 def _nothing(line: str) -> None:

@@ -29,7 +29,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--weight",
-    type=FiniteRange(),
+    type=FiniteRange(0, 1),
     show_default="0.5",
     help="Share of the latent of --toward: 0.5 is halfway, 1 is a transfer to the image of "
     "LATENTS.",

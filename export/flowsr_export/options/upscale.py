@@ -101,7 +101,7 @@ request_options = packs(
     ),
     click.option(
         "--prior-mix",
-        type=FiniteRange(),
+        type=FiniteRange(min=0),
         show_default="0 with --temperature, else 1",
         help="Factor of the learned prior's latent, to which the noise is added; needs graphs "
         "of latents.",

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsr_runtime.backends.session import SessionSettings
+from flowsr_runtime.backends.session import AUTO, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.bundle.manifest import LatentGraphs
 from flowsr_runtime.errors import (
@@ -80,7 +80,8 @@ class LatentCoder:
 
         Args:
             bundle: Bundle with graphs of latents, or its directory.
-            settings: Settings of the session, None for ONNX Runtime on the CPU.
+            settings: Settings of the session, None for ONNX Runtime on the CPU; with backend
+                "auto" it is ONNX Runtime.
 
         Raises:
             UsageError: If the bundle has no such graphs, or the backend takes none.
@@ -92,7 +93,10 @@ class LatentCoder:
             raise UsageError(
                 f"{opened.path} holds no graphs of latents; export-onnx --latents adds them"
             )
-        opened, session, _ = chosen(opened, settings or SessionSettings(backend="onnxruntime"))
+        settings = settings or SessionSettings()
+        if settings.backend == AUTO:
+            settings = replace(settings, backend="onnxruntime")
+        opened, session, _ = chosen(opened, settings)
         if not hasattr(session, "further"):
             session.close()
             raise UsageError(f"latents need backend onnxruntime, got {session.backend}")

@@ -16,7 +16,8 @@ SIZE = (24, 18)
 
 @pytest.fixture
 def image(photo: NDArray[np.uint8]) -> NDArray[np.float32]:
-    small: NDArray[np.float32] = photo[:12, :9].astype(np.float32) / 255
+    small = photo[:12, :9].astype(np.float32)
+    small /= np.float32(255)
     return small
 
 
@@ -24,8 +25,9 @@ def drawn(seed: int, temperature: float) -> NDArray[np.float32]:
     """Return the noise of an output of `SIZE` as an image."""
     cells = {"rows": 8, "columns": 6, "channels": 27, "temperature": temperature}
     noise = latent(seed, top=0, left=0, **cells)[0]  # type: ignore[arg-type]
-    patches = noise.reshape(3, 3, 3, 8, 6).transpose(3, 1, 4, 2, 0)
-    return patches.reshape(24, 18, 3)
+    patches: NDArray[np.float32] = noise.reshape(3, 3, 3, 8, 6).transpose(3, 1, 4, 2, 0)
+    image: NDArray[np.float32] = patches.reshape(24, 18, 3)
+    return image
 
 
 def upscaled(bundle: Bundle, image: NDArray[np.float32], **options: Any) -> Any:
