@@ -103,8 +103,10 @@ def command(
     if output is not None:
         write_files({output: text})
     if as_json:
-        record = {"figures": figures, "missing": missing}
-        lists = {name: [asdict(each) for each in items] for name, items in record.items()}
-        click.echo(json.dumps(lists, indent=1))
+        record = {
+            "figures": [asdict(figure) for figure in figures],
+            "missing": [asdict(each) for each in missing],
+        }
+        click.echo(json.dumps(record, indent=1))
     else:
         click.echo(text, nl=False)

@@ -279,8 +279,10 @@ def reproduce(
 def table_text(figures: Sequence[Figure], missing: Sequence[Missing]) -> str:
     """Return the numbers as a Markdown table, and what is missing below it."""
     cells = [
-        [f.table, f.method, f.set, f"×{f.scale}", f.metric, _number(f.published)]
-        + [_number(f.ours), _number(f.difference, sign=True)]
+        [
+            *(f.table, f.method, f.set, f"×{f.scale}", f.metric),
+            *(_number(f.published), _number(f.ours), _number(f.difference, sign=True)),
+        ]
         for f in figures
     ]
     head = ["table", "method", "set", "scale", "metric", "published", "ours", "difference"]
@@ -296,8 +298,7 @@ def _metrics(table: Table, weights: Path) -> MetricSet:
     protocol = PROTOCOLS[table.protocol]
     alexnet, linear = weights / ALEXNET, weights / LINEAR
     if alexnet.is_file() and linear.is_file():
-        options = {"alexnet": alexnet, "linear": linear}
-        return MetricSet.open(table.metrics, protocol=protocol, **options)
+        return MetricSet.open(table.metrics, alexnet=alexnet, linear=linear, protocol=protocol)
     metrics = tuple(metric for metric in table.metrics if metric != "lpips")
     return MetricSet.open(metrics, protocol=protocol)
 

@@ -86,8 +86,10 @@ def test_published_values_stand_beside_ours(
 ) -> None:
     paper = tmp_path / "paper.csv"
     paper.write_text(f"{HEAD}linf-lp,{METHOD},DIV2K,4,psnr,29.5\n", "utf-8")
-    words = ("reproduce", "--table", "linf-lp", "--weights", weights, "--data", data)
-    words += ("--published", paper, "--first", "1", "-o", tmp_path / "table.md")
+    words = [
+        *("reproduce", "--table", "linf-lp", "--weights", weights, "--data", data),
+        *("--published", paper, "--first", "1", "-o", tmp_path / "table.md"),
+    ]
     done = run(*words, "--json")
     assert done.exit_code == 0
     assert "only the first 1 images of each set: not the paper's figures" in done.stderr
@@ -122,5 +124,5 @@ def test_published_values_are_checked(line: str, message: str, tmp_path: Path) -
     (tmp_path / "paper.csv").write_text(HEAD + line, "utf-8")
     with pytest.raises(UsageError, match=message):
         published_values(tmp_path / "paper.csv")
-    with pytest.raises(UsageError, match="none.csv cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"none.csv cannot be read: No such file"):
         published_values(tmp_path / "none.csv")
