@@ -25,7 +25,7 @@ from torch.utils.benchmark import Timer
 
 from flowsr_export.deployment.interface import DTYPES, Precision
 from flowsr_export.graph.axis import Axis, half_pixel_taps, neighbours
-from flowsr_export.graph.srflow_level import CHUNK
+from flowsr_export.graph.srflow.level import CHUNK
 from flowsr_export.kernels import coupling_operators, operators
 from flowsr_export.reports.table import markdown_rows
 

@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from flowsr_calibration.panel import psnr
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
-from flowsr_export.graph import linf as linf_graph
 from flowsr_export.graph.axis import Axis, Taps
-from flowsr_export.graph.linf import LinfGraph, _grid, _rows
+from flowsr_export.graph.linf import network as linf_graph
+from flowsr_export.graph.linf.network import LinfGraph, _grid, _rows
 from flowsr_export.inputs.cases import Case
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_export.reports.table import markdown_rows

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from benchmarks.precision import SCALES, Figures, error_stats, exact_outputs, markdown, outputs
 from flowsr_export.deployment.families import deployment_of
-from flowsr_export.graph.linf import LinfGraph
-from flowsr_export.graph.linf_fused import FusedLinfGraph, fused
+from flowsr_export.graph.linf.fused import FusedLinfGraph, fused
+from flowsr_export.graph.linf.network import LinfGraph
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.precision import PHOTOGRAPHS, Figures, error_stats, markdown, outputs
 from benchmarks.stand_in_checkpoint import SRFLOW, SRFLOW_PRIOR, calm
 from flowsr_export.deployment.families import deployment_of
-from flowsr_export.graph.srflow_level import Condition, LevelGraph
+from flowsr_export.graph.srflow.level import Condition, LevelGraph
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_lp import SrflowLP, load_checkpoint
 from flowsr_runtime import UsageError

@@ -13,7 +13,7 @@ from benchmarks.precision import (
     markdown,
 )
 from flowsr_export.deployment.families import deployment_of
-from flowsr_export.graph.linf import LinfGraph
+from flowsr_export.graph.linf.network import LinfGraph
 from flowsr_export.inputs.cases import Case
 from tests.flowsr_export.networks import small
 

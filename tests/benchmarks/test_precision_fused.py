@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.precision import exact_outputs
 from benchmarks.precision_fused import PARTS, PartGraph, part_figures
-from flowsr_export.graph.linf import LinfGraph
+from flowsr_export.graph.linf.network import LinfGraph
 from flowsr_runtime import Window
 from tests.flowsr_export.networks import small
 from tests.stand_in import tensor

@@ -21,15 +21,15 @@ from flowsr_export.deployment.interface import (
 from flowsr_export.deployment.tracing import example_of, is_fixed, side_of
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.folding import condition_numbers
-from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
-from flowsr_export.graph.linf_latents import LinfEncodeGraph, LinfSampleGraph
-from flowsr_export.graph.linf_stages import (
+from flowsr_export.graph.linf.latents import LinfEncodeGraph, LinfSampleGraph
+from flowsr_export.graph.linf.network import LinfFixedGraph, LinfGraph
+from flowsr_export.graph.linf.stages import (
     BRANCH,
     TABLES,
     LinfFeaturesGraph,
     LinfQueryGraph,
 )
-from flowsr_export.graph.linf_window import LinfGridGraph, LinfWindowGraph, without_products
+from flowsr_export.graph.linf.window import LinfGridGraph, LinfWindowGraph, without_products
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, encoder_radius, prior_radius
 from flowsr_export.inputs.cases import Case, Scale, cases_of, sample_pictures
 from flowsr_export.onnx_graph.multiply_adds import count_macs, per_pixel_and_patch
@@ -113,7 +113,7 @@ class LinfDeployment(Deployment):
         """Return the module for a window, a range of windows, or whole images at a scale."""
         graph = without_products(LinfGraph(self.network, dtype).eval())
         if fuse:  # imported here: PyTorch logs three lines where Triton is missing
-            from flowsr_export.graph.linf_fused import fused
+            from flowsr_export.graph.linf.fused import fused
 
             graph = fused(graph)
         fixed = is_fixed(profile)

@@ -14,11 +14,11 @@ from torch.export import Dim
 from flowsr_export.deployment.interface import Compilable, Deployment, Precision
 from flowsr_export.deployment.tracing import example_of, is_fixed, side_of
 from flowsr_export.deployment.traits import FAMILIES
-from flowsr_export.graph.linf_window import without_products
+from flowsr_export.graph.linf.window import without_products
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, unet_radius
-from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
-from flowsr_export.graph.srflow_folding import levels_of
-from flowsr_export.graph.srflow_level import CHUNK
+from flowsr_export.graph.srflow.folding import levels_of
+from flowsr_export.graph.srflow.level import CHUNK
+from flowsr_export.graph.srflow.network import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
 from flowsr_export.inputs.cases import Case, cases_of, sample_pictures
 from flowsr_export.onnx_graph.multiply_adds import count_macs
 from flowsr_lp import SrflowLP
@@ -93,7 +93,7 @@ class SrflowDeployment(Deployment):
             scale = None
         module = without_products(self.graph(dtype, scale))
         if fuse:  # imported here: PyTorch logs three lines where Triton is missing
-            from flowsr_export.graph.srflow_fused import fused_couplings
+            from flowsr_export.graph.srflow.fused import fused_couplings
 
             module = fused_couplings(module)
         example = example_of(profile, self.latents, geometry=self.takes_geometry(scale))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.export_onnx.seam import SEAM_GOAL, default_halo, seam_steps
-from flowsr_export.graph.linf import LinfGraph
+from flowsr_export.graph.linf.network import LinfGraph
 from flowsr_export.graph.receptive_field import encoder_radius, prior_radius
 from flowsr_lp import LinfLP, prior_from_spec
 from flowsr_lp.linf.encoder import SwinIR, encoder_from_spec

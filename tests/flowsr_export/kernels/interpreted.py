@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from triton.runtime import interpreter as triton_interpreter
 
-from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
-from flowsr_export.graph.linf_fused import fused
+from flowsr_export.graph.linf.fused import fused
+from flowsr_export.graph.linf.network import LinfFixedGraph, LinfGraph
 from flowsr_export.kernels import flow, operators, query, resize
 from flowsr_runtime import Window
 from flowsr_runtime.geometry import Extent

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph
-from flowsr_export.graph.srflow_fused import fused_couplings
+from flowsr_export.graph.srflow.fused import fused_couplings
+from flowsr_export.graph.srflow.network import SrflowGraph, SrflowPlainGraph
 from flowsr_export.kernels import coupling, coupling_operators
 from tests.flowsr_export.networks import small_srflow
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from flowsr_export.graph.linf import LinfGraph
+from flowsr_export.graph.linf.network import LinfGraph
 
 __all__ = ["BRANCH", "TABLES", "LinfFeaturesGraph", "LinfQueryGraph"]
 

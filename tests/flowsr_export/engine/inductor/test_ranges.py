@@ -16,7 +16,7 @@ from flowsr_export.inputs.cases import Case, cases_of
 from flowsr_runtime.backends.engines.inductor_engine import InductorEngine
 from flowsr_runtime.bundle.engine_store import EngineEntry, EngineKey, Range
 from flowsr_runtime.errors import ShapeError
-from tests.flowsr_export.engine.inductor_engines import NEEDS_COMPILER
+from tests.flowsr_export.engine.inductor.engines import NEEDS_COMPILER
 from tests.flowsr_export.networks import small, small_prior, small_srflow
 
 SCALE = Fraction(5, 2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowsr_export.graph.srflow_folding import (
+from flowsr_export.graph.srflow.folding import (
     Coupling,
     DoubledConv,
     Level,

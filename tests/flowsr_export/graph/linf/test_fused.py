@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from flowsr_export.deployment.families import deployment_of
-from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
-from flowsr_export.graph.linf_fused import fused
+from flowsr_export.graph.linf.fused import fused
+from flowsr_export.graph.linf.network import LinfFixedGraph, LinfGraph
 from flowsr_runtime import Window
 from flowsr_runtime.bundle.engine_key import Range
 from tests.flowsr_export.networks import small, small_model

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from flowsr_export.deployment.families import deployment_of
-from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
-from flowsr_export.graph.srflow_fused import fused_couplings
+from flowsr_export.graph.srflow.fused import fused_couplings
+from flowsr_export.graph.srflow.network import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
 from flowsr_runtime.bundle.engine_store import Range
 from tests.flowsr_export.networks import small_srflow, small_srflow_model
 from tests.stand_in import srflow_network

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from flowsr_export.graph.axis import Axis
 from flowsr_export.graph.folding import padded_width
-from flowsr_export.graph.linf_prior import PriorGraph
+from flowsr_export.graph.linf.prior import PriorGraph
 from flowsr_lp import prior_from_spec
 from flowsr_lp.linf.prior import Prior
 from tests import stand_in

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from flowsr_export.deployment.families import deployment_of
-from flowsr_export.graph.srflow import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
-from flowsr_export.graph.srflow_folding import DoubledConv, levels_of
+from flowsr_export.graph.srflow.folding import DoubledConv, levels_of
+from flowsr_export.graph.srflow.network import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
 from flowsr_lp import SrflowLP
 from flowsr_runtime import Window
 from flowsr_runtime.geometry import Extent

@@ -37,7 +37,7 @@ from flowsr_runtime.geometry import Extent, Window
 from flowsr_runtime.pictures.depth import to_depth
 from flowsr_runtime.tiling.graph_inputs import graph_inputs
 from tests.flowsr_export.conftest import Exported
-from tests.flowsr_export.engine.inductor_engines import (
+from tests.flowsr_export.engine.inductor.engines import (
     EXACT,
     NEEDS_COMPILER,
     RANGE,

@@ -25,7 +25,7 @@ from flowsr_export.graph.folding import (
     fold_norms,
     padded_width,
 )
-from flowsr_export.graph.linf_prior import PriorGraph
+from flowsr_export.graph.linf.prior import PriorGraph
 from flowsr_lp.linf.encoder import continued
 from flowsr_lp.linf.model import LinfLP, guarded
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from flowsr_export.graph.axis import Axis, patch_count
-from flowsr_export.graph.linf import LinfGraph
-from flowsr_export.graph.linf_prior import PriorGraph, UNetGraph
+from flowsr_export.graph.linf.network import LinfGraph
+from flowsr_export.graph.linf.prior import PriorGraph, UNetGraph
 from flowsr_lp.linf.encoder import continued
 
 M = TypeVar("M", bound=nn.Module)

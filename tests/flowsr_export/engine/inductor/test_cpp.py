@@ -19,7 +19,7 @@ from flowsr_runtime.bundle.engine_store import EngineKey, EngineStore
 from flowsr_runtime.errors import FlowsrError
 from flowsr_runtime.pictures.depth import to_depth
 from tests.flowsr_export.conftest import Exported
-from tests.flowsr_export.engine.inductor_engines import (
+from tests.flowsr_export.engine.inductor.engines import (
     NEEDS_COMPILER,
     SIZE,
     shared_bundle,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from flowsr_export.graph.axis import Axis, half_pixel_taps, low_pass, neighbours
 from flowsr_export.graph.folding import ChannelMap
-from flowsr_export.graph.linf import Features, LinfGraph, _grid, _ratio, _rows
+from flowsr_export.graph.linf.network import Features, LinfGraph, _grid, _ratio, _rows
 from flowsr_export.kernels.operators import first_product, flow_pass, resize_patches
 from flowsr_lp.linf.model import guarded
 

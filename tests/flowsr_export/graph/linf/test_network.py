@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from flowsr_export.deployment.families import deployment_of
-from flowsr_export.graph.linf import LinfFixedGraph, LinfGraph
+from flowsr_export.graph.linf.network import LinfFixedGraph, LinfGraph
 from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
 from flowsr_lp import LinfLP
 from flowsr_runtime import Window

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowsr_export.graph.linf import LinfGraph, read_size
+from flowsr_export.graph.linf.network import LinfGraph, read_size
 from flowsr_lp.linf.model import LINF
 
 __all__ = ["LinfEncodeGraph", "LinfSampleGraph"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from flowsr_export.graph.axis import Axis
 from flowsr_export.graph.folding import pad_inputs, padded_width
-from flowsr_export.graph.linf_prior import UNetGraph
+from flowsr_export.graph.linf.prior import UNetGraph
 from flowsr_lp import SrflowPrior
 from flowsr_lp.srflow.prior import Branch
 

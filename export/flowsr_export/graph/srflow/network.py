@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowsr_export.graph.axis import Axis
-from flowsr_export.graph.srflow_encoder import EncoderGraph
-from flowsr_export.graph.srflow_folding import levels_of
-from flowsr_export.graph.srflow_level import Condition, LevelGraph
-from flowsr_export.graph.srflow_prior import SrflowPriorGraph
+from flowsr_export.graph.srflow.encoder import EncoderGraph
+from flowsr_export.graph.srflow.folding import levels_of
+from flowsr_export.graph.srflow.level import Condition, LevelGraph
+from flowsr_export.graph.srflow.prior import SrflowPriorGraph
 from flowsr_lp import SrflowLP
 
 __all__ = ["SrflowGraph", "SrflowPlainGraph", "SrflowSampledGraph"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowsr_export.graph.srflow_folding import DoubledConv
+from flowsr_export.graph.srflow.folding import DoubledConv
 from flowsr_lp import SRFlow
 from flowsr_lp.linf.encoder import DenseBlock, RRDBBlock
 

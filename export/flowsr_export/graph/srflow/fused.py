@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowsr_export.graph.srflow import SrflowGraph
-from flowsr_export.graph.srflow_level import EPSILON, ConditionGraph, CouplingGraph, LevelGraph
+from flowsr_export.graph.srflow.level import EPSILON, ConditionGraph, CouplingGraph, LevelGraph
+from flowsr_export.graph.srflow.network import SrflowGraph
 from flowsr_export.kernels.coupling_operators import coupling_hidden, coupling_map
 
 __all__ = ["FusedLevelGraph", "fused_couplings"]

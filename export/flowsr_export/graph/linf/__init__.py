@@ -1,0 +1,1 @@
+"""LINF-LP restated for deployment."""

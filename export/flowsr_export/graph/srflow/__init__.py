@@ -1,0 +1,1 @@
+"""SRFlow-LP restated for deployment."""
