@@ -141,8 +141,8 @@ def _check_scales(scales: Sequence[Any]) -> None:
     parse_temperatures,
     "--temperature",
     "temperatures",
-    help="Standard deviation of the noise, for bundles without a learned prior; several are "
-    "separated by commas.",
+    help="Standard deviation of the noise, for bundles without a learned prior or with graphs "
+    "of latents; several are separated by commas.",
 )
 @flag("--truncate", "Truncate values to 8 bits, as --values truncated does.")
 @click.option("--keep", type=FILE, help="Folder in which the outputs are kept.")

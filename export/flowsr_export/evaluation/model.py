@@ -191,10 +191,16 @@ def bundle_model(
     """Return an open bundle as a model; see `open_model`.
 
     Raises:
-        UsageError: If the bundle needs a temperature or takes none.
+        UsageError: If the bundle needs a temperature or takes none. One with graphs of latents
+            takes both ways: its learned prior without a temperature, noise with one.
     """
     manifest = upscaler.bundle.manifest
-    _check_temperature(manifest.latents, temperature)
+    graphs = manifest.latent_graphs
+    both = graphs is not None and graphs.sample is not None  # the prior, and noise beside it
+    if both:
+        check_noise(0, temperature or 0.0)
+    else:
+        _check_temperature(manifest.latents, temperature)
 
     def upscale(low: Picture, size: tuple[int, int], seed: int) -> Upscaled:
         lines: list[str] = []
@@ -209,11 +215,13 @@ def bundle_model(
     return EvaluatedModel(
         NAME,
         upscale,
-        is_random=bool(manifest.latents) and temperature != 0,
+        is_random=(bool(manifest.latents) or both) and temperature not in (None, 0),
         scale=None if manifest.scale is None else str(manifest.scale),
         patch=manifest.tiling.exact.patch,
         eight_bit=manifest.io == "uint8",
-        at=partial(bundle_model, upscaler, truncate=truncate) if manifest.latents else None,
+        at=partial(bundle_model, upscaler, truncate=truncate)
+        if manifest.latents or both
+        else None,
     )
 
 

@@ -17,11 +17,18 @@ from flowsr_export.evaluation.model import (
 )
 from flowsr_lp import embedded_checkpoint, load_checkpoint, save_weights
 from flowsr_lp.linf.query import Border
-from flowsr_runtime import Bundle, SessionSettings, Upscaler, embedded_bundle
+from flowsr_runtime import (
+    Bundle,
+    SessionSettings,
+    Upscaler,
+    embedded_bundle,
+    write_bundle,
+)
 from flowsr_runtime.errors import NonFiniteError, ScaleError, UsageError
 from flowsr_runtime.pictures.pixels import full_range
 from tests.flowsr_export.evaluation.evaluations import noisy_bundle
 from tests.flowsr_export.networks import small_model, small_prior, small_srflow
+from tests.flowsr_runtime.conftest import SAMPLING
 from tests.stand_in import network, picture
 
 PLAIN = SessionSettings(threads=1)
@@ -113,6 +120,20 @@ def test_a_bundle_with_noise_has_samples(tmp_path: Path) -> None:
         assert not bundle_model(upscaler, 0.0).is_random
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_a_bundle_with_both_ways_has_a_prior_and_samples(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "both", *SAMPLING)
+    with Upscaler.open(bundle, threads=1) as upscaler:
+        learned, sampled = bundle_model(upscaler), bundle_model(upscaler, 0.5)
+        assert (learned.is_random, sampled.is_random) == (False, True)
+        first = learned.upscale(LOW, (18, 24), 1).picture
+        assert not np.array_equal(first, sampled.upscale(LOW, (18, 24), 1).picture)
+        assert learned.at is not None
+        assert np.array_equal(
+            sampled.upscale(LOW, (18, 24), 1).picture,
+            learned.at(0.5).upscale(LOW, (18, 24), 1).picture,
+        )
 
 
 def test_truncation_is_the_models(fourfold: Path) -> None:
