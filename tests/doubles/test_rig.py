@@ -46,12 +46,13 @@ def test_a_gpu_that_tensorrt_for_rtx_does_not_have_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rtx = SimpleNamespace(__version__="1.7", ComputeCapability=SimpleNamespace(SM89=0))
+    bundle = Bundle.open(embedded_bundle())  # which imports on its way
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: name == "tensorrt_rtx" or None
     )
     monkeypatch.setattr(importlib, "import_module", lambda name: rtx)
     with pytest.raises(pytest.skip.Exception, match=r"tensorrt_rtx 1\.7 .* for SM90"):
-        real_session(Bundle.open(embedded_bundle()), H100)
+        real_session(bundle, H100)
 
 
 def test_without_any_tensorrt_it_is_skipped(

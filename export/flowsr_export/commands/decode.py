@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import click
 
 from flowsr_export.options.command import Command
 from flowsr_export.options.session import session_options
-from flowsr_export.options.shared import FILE, force_option
+from flowsr_export.options.shared import FILE, force_option, json_option
 from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = ["command"]
 )
 @session_options
 @force_option
+@json_option
 def command(
     bundle: Path,
     latents: Path,
@@ -44,6 +46,7 @@ def command(
     weight: float | None,
     settings: SessionSettings,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Decode the file LATENTS, which `encode` wrote, to an image, with BUNDLE.
 
@@ -75,4 +78,7 @@ def command(
     pixels = np.empty(values.shape, encoded.image.dtype)
     store(values, pixels, clamp=True, truncate=False)
     write_picture(output, pixels, force=force)
+    if as_json:
+        click.echo(json.dumps({"output": str(output), "size": list(encoded.size)}))
+        return
     click.echo(f"{output}  {encoded.size[1]}x{encoded.size[0]}")

@@ -20,8 +20,16 @@ __all__ = ["command"]
 ALL = "all"
 
 
+class FileName(Choice):
+    """The name of a released file."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Return the message for a name that is none of them: they are too many for a line."""
+        return f"{value!r} is not one of the files that fetch --list shows"
+
+
 @click.command("fetch", cls=Command)
-@click.argument("name", metavar="NAME", type=Choice([*RELEASES, ALL]), required=False)
+@click.argument("name", metavar="NAME", type=FileName([*RELEASES, ALL]), required=False)
 @click.option(
     "-o",
     "--output",

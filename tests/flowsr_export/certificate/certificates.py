@@ -40,6 +40,7 @@ def altered(
         "tiling": {**raw["tiling"], **(tiling or {})},
         "files": {MODEL: raw["files"][MODEL]},
     }
+    del manifest["stages"]  # of another graph
     return write_bundle(target, manifest, {MODEL: model.SerializeToString()})
 
 

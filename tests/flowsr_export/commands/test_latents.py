@@ -117,7 +117,9 @@ def test_a_picture_is_encoded_and_decoded_to_itself(
     figures = json.loads(done.stdout)
     assert (figures["latent"], figures["size"]) == ([27, 8, 11], [24, 33])
     assert np.isfinite(figures["log_likelihood"])
-    assert run("decode", coded, latents, "-o", back).exit_code == 0
+    decoded = run("decode", coded, latents, "-o", back, "--json")
+    assert decoded.exit_code == 0
+    assert json.loads(decoded.stdout)["output"] == str(back)
     assert np.abs(pixels(photo) - pixels(back)).max() <= 1
 
 

@@ -133,8 +133,14 @@ USE: list[Row] = [
     ("demo -o photo.png", 1, "photo.png is not a folder"),
     ("doctor extra", 2, "unexpected extra argument (extra)"),
     ("completion tcsh", 2, "'tcsh' is not one of bash, zsh, fish"),
-    ("fetch nothing -o out", 2, "'nothing' is not one of"),
-    ("fetch all", 2, "Missing option '-o' / '--output'"),
+    ("fetch nothing -o out", 2, "'nothing' is not one of the files that fetch --list shows"),
+    ("fetch all", 2, "--output is missing; fetch --list shows every file"),
+    ("fetch", 2, "NAME is missing; fetch --list shows every file"),
+    (
+        "fetch RDN-LINF.pth -o out",
+        1,
+        "open https://github.com/JNNNNYao/LINF, download RDN-LINF",
+    ),
     ("fetch all -o out --base-url nowhere", 2, "base_url must begin with http://"),
     ("fetch all -o out --base-url http://127.0.0.1:9", 1, "cannot be reached"),
 ]

@@ -143,8 +143,10 @@ def test_a_damaged_engine_is_built_again(both: Bundle) -> None:
     rtx = library("tensorrt-rtx")
     entry = make_engine(both, rtx, request()).entry
     (both.path / entry.name).write_bytes(b"damaged")
-    assert make_engine(both, rtx, request()).built is not None
-    assert EngineStore(both.path).read(entry)
+    again = make_engine(both, rtx, request())  # a builder may choose other kernels
+    assert again.built is not None
+    assert again.entry.name == entry.name
+    assert EngineStore(both.path).read(again.entry)
 
 
 def test_a_graph_that_lost_its_precision_is_refused_before_the_build(
