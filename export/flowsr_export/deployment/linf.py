@@ -248,7 +248,13 @@ class LinfDeployment(Deployment):
     def work(self, model: onnx.ModelProto, scale: Fraction | None) -> dict[str, int]:
         """Count per low-resolution pixel and per patch; at a fixed scale all per pixel."""
         if scale is None:
-            pixel, patch = per_pixel_and_patch(model, self.network.linf.patch_size)
+            encoder, size = self.network.linf.encoder, self.network.linf.patch_size
+            if isinstance(encoder, SwinIR):
+                pixel, patch = per_pixel_and_patch(model, size, continued=1)
+                # Scores and their sums are products of results, which are not in the fit.
+                pixel += 2 * WINDOW**2 * encoder.embed_dim * sum(encoder.depths)
+            else:
+                pixel, patch = per_pixel_and_patch(model, size)
             return {"per_lr_pixel": round(pixel), "per_patch": round(patch)}
         shapes: dict[str, tuple[int, ...]] = {"input": (1, 3, WORK_LR, WORK_LR)}
         side = output_size(WORK_LR, scale)

@@ -115,7 +115,9 @@ def count_macs(
     return MacCount(operators.total(), dict(operators), dict(types), between, nodes)
 
 
-def per_pixel_and_patch(model: ModelProto, patch: int = 3) -> tuple[float, float]:
+def per_pixel_and_patch(
+    model: ModelProto, patch: int = 3, continued: int = 0
+) -> tuple[float, float]:
     """Fit multiply-adds ≈ a · low-resolution pixels + b · patches, from three sizes.
 
     Products between results (the resizing matrices) are left out: they grow with the third
@@ -126,6 +128,8 @@ def per_pixel_and_patch(model: ModelProto, patch: int = 3) -> tuple[float, float
     Args:
         model: LINF graph for any scale.
         patch: Patch side p.
+        continued: Rows and columns by which the encoder continues images of these sizes; they
+            are counted as pixels.
 
     Returns:
         a and b.
@@ -139,11 +143,12 @@ def per_pixel_and_patch(model: ModelProto, patch: int = 3) -> tuple[float, float
     sizes, counts = [], []
     for (rows, cols), (h, w) in FITTED:
         out = (rows * patch, cols * patch)
-        shapes = {"input": (1, 3, h, w)}
+        lr = h - continued, w - continued
+        shapes = {"input": (1, 3, *lr)}
         if "latent" in inputs:
             width = inputs["latent"].shape.dim[1].dim_value
             shapes["latent"] = (1, width, rows, cols)
-        geometry = np.array([h, w, *out, 0, 0, 0, 0, *out], np.int64)
+        geometry = np.array([*lr, *out, 0, 0, 0, 0, *out], np.int64)
         work = count_macs(model, shapes, {"geometry": geometry})
         sizes.append((h * w, rows * cols))
         counts.append(work.total - work.between_results)

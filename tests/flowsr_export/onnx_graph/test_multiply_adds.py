@@ -245,6 +245,13 @@ def test_fit_tells_pixels_from_patches() -> None:
     assert (a, b) == pytest.approx((48, 35))
 
 
+def test_fit_counts_the_pixels_by_which_an_encoder_continues_images() -> None:
+    a, b = per_pixel_and_patch(patchwise(), continued=1)
+    # This graph does not continue them: 47 of 48 rows and 71 of 72 columns at the least.
+    assert 48 * (47 / 48) * (47 / 48) < a < 48
+    assert b == pytest.approx(35, abs=0.5)
+
+
 def test_fit_refuses_a_graph_of_one_scale() -> None:
     graph = model([node("Relu", ["input"], ["output"])], {})
     with pytest.raises(UsageError, match="geometry"):
