@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from flowsr_lp.linf.model import LINF, Conditioning, LinfLP, low_frequency_residual, resize
 from flowsr_lp.linf.prior import Prior
-from flowsr_lp.training.crops import Crops
+from flowsr_lp.training.crops import Crops, batches
 from flowsr_lp.training.penalties import Penalties
 from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
 
@@ -248,6 +248,7 @@ def train(
     device: torch.device | None = None,
     recipe: Mapping[str, Any] | None = None,
     validation: Crops | None = None,
+    workers: int = 0,
 ) -> dict[str, Tensor]:
     """Train until `settings.steps`, going on from what `folder` holds.
 
@@ -264,6 +265,7 @@ def train(
             the same, unless `folder` does not record it.
         validation: Source of held-out batches; `log.jsonl` gets the averaged weights' figures
             on the first of them at each save.
+        workers: Processes that decode and cut the batches; the weights do not depend on it.
 
     Returns:
         The trained module's state dict, averaged if `ema_decay` is set, on the CPU.
@@ -280,11 +282,11 @@ def train(
     average = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     run = _Run(folder, settings, dict(recipe or {}), module, optimizer, average)
     start = run.resume(device)
-    for step in range(start, settings.steps):
+    steps = range(start, settings.steps)
+    for step, batch in zip(steps, batches(crops, steps, workers), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
-        low, high = crops.batch_at(step)
-        loss, figures = objective(low.to(device), high.to(device))
+        loss, figures = objective(*(each.to(device) for each in batch))
         if not math.isfinite(loss.item()):
             raise FlowsrError(f"loss is not finite at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
@@ -370,8 +372,8 @@ def _validate(
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
         for step in range(VALIDATION_BATCHES):
-            low, high = crops.batch_at(step)
-            _, figures = objective(low.to(device), high.to(device))
+            batch = crops.batch_at(step)
+            _, figures = objective(*(each.to(device) for each in batch))
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value / VALIDATION_BATCHES
     module.load_state_dict(weights)

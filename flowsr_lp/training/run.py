@@ -29,9 +29,10 @@ from flowsr_lp import (
 )
 from flowsr_lp.linf.prior import EdsrLatent, Prior
 from flowsr_lp.perceptual import VggLoss
-from flowsr_lp.training.crops import Augmentation, Crops, load_pictures
+from flowsr_lp.training.crops import Augmentation, Crops
 from flowsr_lp.training.linf import FlowLoss, PriorLoss, Settings, steps_done, train
 from flowsr_lp.training.penalties import Penalties
+from flowsr_lp.training.pictures import MEMORY, load_pictures
 from flowsr_lp.training.srflow import SrflowFlowLoss, SrflowPriorLoss, fit_norms
 from flowsr_runtime.errors import OutputError, PictureError, ProviderError, UsageError
 
@@ -58,6 +59,8 @@ class Loop:
         augmentation: Changes to the crops beyond flips (LINF).
         validation: Folder of held-out pictures, None for no validation.
         start: Weights to begin with, of the same architecture; new ones when None.
+        workers: Processes that decode pictures and cut crops; 0 does it in this one.
+        picture_memory: Bytes of decoded pictures to keep.
     """
 
     pictures: Path
@@ -71,6 +74,8 @@ class Loop:
     augmentation: Augmentation
     validation: Path | None = None
     start: Path | None = None
+    workers: int = 0
+    picture_memory: int = MEMORY
 
     @property
     def range(self) -> tuple[float, float]:
@@ -162,7 +167,7 @@ def train_flow(
     path = loop.output / "model.safetensors"
     with _begun_run(loop, first, started) as report:
         arguments = objective, crops, loop.settings, loop.output, report, device, recipe
-        save_weights(path, "model", spec, train(*arguments, held_out))
+        save_weights(path, "model", spec, train(*arguments, held_out, loop.workers))
     return path
 
 
@@ -219,7 +224,7 @@ def train_prior(
     path = loop.output / "prior.safetensors"
     with _begun_run(loop, first, started) as report:
         arguments = objective, crops, loop.settings, loop.output, report, device, described
-        weights = train(*arguments, held_out)
+        weights = train(*arguments, held_out, loop.workers)
         if recipe.likelihood_weight:
             trained = _part(weights, "linf.")
             save_weights(
@@ -344,7 +349,7 @@ def _perceptual(vgg: Path, recipe: PriorRecipe, loop: Loop) -> VggLoss:
 
 
 def _crops(loop: Loop) -> Crops:
-    pictures = load_pictures(loop.pictures, loop.largest_crop)
+    pictures = load_pictures(loop.pictures, loop.largest_crop, loop.picture_memory)
     seed, augmentation = loop.settings.seed, loop.augmentation
     return Crops(pictures, loop.batch, loop.lr_size, loop.range, seed, augmentation)
 
@@ -353,7 +358,7 @@ def _validation(loop: Loop) -> Crops | None:
     """Held-out crops, the same in every run; None without a folder."""
     if loop.validation is None:
         return None
-    pictures = load_pictures(loop.validation, loop.largest_crop)
+    pictures = load_pictures(loop.validation, loop.largest_crop, loop.picture_memory)
     return Crops(pictures, loop.batch, loop.lr_size, loop.range)
 
 

@@ -50,7 +50,7 @@ SECTIONS: dict[str, str] = {
     """,
     "Performance": """
         --backend --convolution-search --cuda-graphs --device --devices --feature-cache --halo
-        --max-memory --provider --self-test --threads --tf32 --workers
+        --image-memory --max-memory --provider --self-test --threads --tf32 --workers
     """,
     "Shapes": "--max-shapes --min-shapes --opt-shapes",
     "Builder": """

@@ -21,7 +21,13 @@ from flowsr_export.options.shared import (
     value_option,
     with_options,
 )
-from flowsr_export.options.values import FiniteRange, WholeRange, parse_blocks, parse_range
+from flowsr_export.options.values import (
+    FiniteRange,
+    WholeRange,
+    parse_blocks,
+    parse_memory,
+    parse_range,
+)
 
 __all__ = [
     "WEIGHT",
@@ -133,6 +139,19 @@ def loop_options(learning_rate: float, batch: int) -> Option:
         click.option("--validation", type=FOLDER, help="Folder of held-out images."),
         click.option("--start", type=FILE, help="Initial weights, of the same architecture."),
         choice_option("--device", ["cpu", "cuda"], "Device to train on."),
+        number_option(
+            "--workers",
+            WholeRange(min=0),
+            0,
+            "Number of processes that decode images; the weights do not depend on it.",
+        ),
+        value_option(
+            parse_memory,
+            "--image-memory",
+            "picture_memory",
+            default="512M",
+            help="Memory for decoded images; the others are decoded whenever they are used.",
+        ),
         name="loop",
         takes=["pictures", "output", "settings", "augmentation"],
     )

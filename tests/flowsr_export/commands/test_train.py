@@ -10,8 +10,9 @@ from click.testing import Result
 from safetensors.torch import load_file
 
 from flowsr_lp import LinfLP, linf_from_spec, load_checkpoint
-from flowsr_lp.training.crops import Crops, load_pictures
+from flowsr_lp.training.crops import Crops
 from flowsr_lp.training.linf import FlowLoss, Settings, train
+from flowsr_lp.training.pictures import load_pictures
 from tests import stand_in
 from tests.flowsr_export.commands.trainings import LOOP, PRIOR, STILL, assert_refused
 

@@ -9,8 +9,9 @@ from click.testing import Result
 from safetensors.torch import load_file
 
 from flowsr_lp import load_checkpoint, save_weights, srflow_from_spec
-from flowsr_lp.training.crops import Crops, load_pictures
+from flowsr_lp.training.crops import Crops
 from flowsr_lp.training.linf import Settings, train
+from flowsr_lp.training.pictures import load_pictures
 from flowsr_lp.training.srflow import SrflowFlowLoss, fit_norms
 from tests import stand_in
 from tests.flowsr_export.commands.trainings import LOOP, PRIOR, STILL, assert_refused

@@ -145,6 +145,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert same(whole, parts)
 
 
+def test_a_run_resumed_with_workers_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = train(flow_loss(), crops(), SETTINGS, tmp_path / "whole", Recorder())
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            flow_loss(),
+            crops(),
+            SETTINGS,
+            tmp_path / "parts",
+            Recorder(interrupt_at=3),
+            workers=2,
+        )
+    seen = Recorder()
+    parts = train(flow_loss(), crops(), SETTINGS, tmp_path / "parts", seen, workers=1)
+    assert seen.steps == [3, 4, 5, 6]
+    assert same(whole, parts)
+
+
 def test_an_interrupted_run_can_be_resumed_where_it_was_saved(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(interrupt_at=5))
