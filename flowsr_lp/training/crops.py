@@ -143,7 +143,7 @@ def batches(crops: Crops, steps: range, workers: int = 0) -> Iterator[Batch]:
         return
     crops = copy.copy(crops)
     if isinstance(crops.pictures, PictureFolder):
-        crops.pictures = crops.pictures.share(workers)
+        crops.pictures = crops.pictures.hand_over(workers)
     loader = DataLoader(
         _Steps(crops),
         batch_size=None,

@@ -78,9 +78,16 @@ class PictureFolder(Sequence[NDArray[np.uint8]]):
             if self[index].nbytes and index not in self._kept:
                 return
 
-    def share(self, workers: int) -> PictureFolder:
-        """Return the same pictures, none decoded, with one worker's share of the memory."""
-        return PictureFolder(self._paths, self.smallest, self.memory // workers)
+    def hand_over(self, workers: int) -> PictureFolder:
+        """Give the memory to worker processes: nothing is kept here any more.
+
+        Returns:
+            The same pictures, none decoded, with one worker's share of the memory.
+        """
+        share = PictureFolder(self._paths, self.smallest, self.memory // workers)
+        self.memory = self._used = 0
+        self._kept.clear()
+        return share
 
 
 def load_pictures(folder: Path, smallest: int, memory: int = MEMORY) -> PictureFolder:

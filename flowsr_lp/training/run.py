@@ -83,6 +83,11 @@ class Loop:
         return self.scales or ANY_SCALE
 
     @property
+    def memory_share(self) -> int:
+        """Bytes of decoded pictures to keep of each folder."""
+        return self.picture_memory // (1 if self.validation is None else 2)
+
+    @property
     def largest_crop(self) -> int:
         """Side in pixels of a high-resolution crop at the largest scale."""
         return round(self.lr_size * self.range[1])
@@ -100,7 +105,7 @@ class PriorRecipe:
     Attributes:
         name: Kind of latent module.
         args: Sizes that differ from the published ones.
-        vgg_layers: Layers of VGG16 whose features are compared.
+        vgg_layers: Layers of the VGG whose features are compared; its last one if none.
         perceptual_weight: Weight of the distance of the features.
         latent_weight: Weight of the L1 between latents.
         pixel_weight: Weight of the L1 between pixels.
@@ -185,7 +190,7 @@ def train_prior(
 
     Args:
         model: The flow, a released file or one of ours.
-        vgg: VGG16's ImageNet weights, safetensors.
+        vgg: ImageNet weights, Caffe's VGG16 or torchvision's VGG19.
         recipe: Architecture and loss of the prior.
         loop: Settings of the run.
         started: Called with the first step; returns the callback for every step.
@@ -209,12 +214,13 @@ def train_prior(
     if loop.start is not None:
         _begin(prior, load_checkpoint(model, loop.start, blocks).network.prior, loop.start)
     _check_batch(loop, prior, _coarsest_patch(flow))
-    objective = _prior_loss(flow, prior, _perceptual(vgg, recipe, loop), recipe)
+    perceptual = _perceptual(vgg, recipe, loop)
+    objective = _prior_loss(flow, prior, perceptual, recipe)
     crops = _crops(loop)
     described = {
         "prior": spec,
         "model_sha256": checkpoint.model_sha256,
-        "vgg_layers": list(recipe.vgg_layers),
+        "vgg_layers": list(perceptual.features.layers),
         "weights": list(objective.weights),
         "penalties": asdict(recipe.penalties),
         **likelihood,
@@ -340,16 +346,17 @@ def _prior_loss(
 def _perceptual(vgg: Path, recipe: PriorRecipe, loop: Loop) -> VggLoss:
     """Load the perceptual loss; the crops must be large enough for its layers."""
     perceptual = VggLoss(vgg, recipe.vgg_layers)
-    if loop.smallest_crop < perceptual.features.smallest:
+    features = perceptual.features
+    if loop.smallest_crop < features.smallest:
         raise UsageError(
-            f"crops must be at least {perceptual.features.smallest} pixels a side for "
-            f"{recipe.vgg_layers[-1]}, got {loop.smallest_crop} at scale {loop.range[0]:g}"
+            f"crops must be at least {features.smallest} pixels a side for "
+            f"{features.layers[-1]}, got {loop.smallest_crop} at scale {loop.range[0]:g}"
         )
     return perceptual
 
 
 def _crops(loop: Loop) -> Crops:
-    pictures = load_pictures(loop.pictures, loop.largest_crop, loop.picture_memory)
+    pictures = load_pictures(loop.pictures, loop.largest_crop, loop.memory_share)
     seed, augmentation = loop.settings.seed, loop.augmentation
     return Crops(pictures, loop.batch, loop.lr_size, loop.range, seed, augmentation)
 
@@ -358,7 +365,7 @@ def _validation(loop: Loop) -> Crops | None:
     """Held-out crops, the same in every run; None without a folder."""
     if loop.validation is None:
         return None
-    pictures = load_pictures(loop.validation, loop.largest_crop, loop.picture_memory)
+    pictures = load_pictures(loop.validation, loop.largest_crop, loop.memory_share)
     return Crops(pictures, loop.batch, loop.lr_size, loop.range)
 
 

@@ -126,7 +126,8 @@ def _recipe(
     "--vgg",
     type=FILE,
     required=True,
-    help="ImageNet weights of VGG16: safetensors with conv1_1.weight and so on.",
+    help="ImageNet weights: torchvision's VGG19 (flowsr-export fetch vgg19-dcbb9e9d.pth), or "
+    "Caffe's VGG16 with conv1_1.weight and so on.",
 )
 @penalty_options("phase", "mesh", "shift", "out_of_range", "rescaled")
 @packs(
@@ -141,8 +142,7 @@ def _recipe(
         "--vgg-layer",
         "vgg_layers",
         multiple=True,
-        default=["conv5_3"],
-        show_default=True,
+        show_default="features.34 of VGG19, conv5_3 of VGG16",
         help="VGG layer whose features are compared, before its ReLU; may be repeated.",
     ),
     number_option("--perceptual-weight", WEIGHT, 1.0, "Weight of the VGG feature loss."),
@@ -170,8 +170,9 @@ def prior(
     """Train the learned prior of a LINF or SRFlow flow.
 
     The result is OUTPUT/prior.safetensors, and OUTPUT/model.safetensors with
-    --likelihood-weight. The published recipe compares features of VGG19
-    before the last ReLU; this command uses VGG16, whose last layer is conv5_3.
+    --likelihood-weight. With torchvision's VGG19 the loss is the published one: the L1
+    between features before the last ReLU, of an output clamped to [0, 1]. With Caffe's
+    VGG16 it is relative to the size of the features, and the output is not clamped.
 
     \b
     Example:
