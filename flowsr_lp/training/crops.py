@@ -1,11 +1,12 @@
 """Training crops: pairs of low- and high-resolution images at random scales."""
 
-__all__ = ["Augmentation", "Batch", "Crops", "batches"]
+__all__ = ["Arrays", "Augmentation", "Batch", "Crops", "batches", "shrunk"]
 
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from flowsr_lp.training.synthetic import synthetic_image
 from flowsr_runtime.errors import FlowsrError, UsageError
 
 Batch = tuple[Tensor, ...]
-Arrays = tuple[NDArray[np.uint8], ...]
+Arrays = tuple[NDArray[Any], ...]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Crops:
         low, high = [], []
         for _ in range(self.batch):
             crop = self._crop(hr_size, rng)
-            low.append(_shrunk(crop, self.lr_size))
+            low.append(shrunk(crop, self.lr_size))
             high.append(crop)
         return np.stack(low), np.stack(high)
 
@@ -197,7 +198,8 @@ def _shortest_side(pictures: Sequence[NDArray[np.uint8]]) -> int:
     return min(min(picture.shape[:2]) for picture in pictures)
 
 
-def _shrunk(crop: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def shrunk(crop: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Reduce a crop (N, N, 3) to `side` pixels a side."""
     # Pillow's bicubic is Keys' kernel at a = -0.5 with antialiasing, as MATLAB's is.
     return np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
 
@@ -217,4 +219,6 @@ def _random_crop(
 
 
 def _tensors(arrays: Arrays) -> Batch:
-    return tuple(torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255 for array in arrays)
+    """Make tensors of pictures (B, 3, h, w) in [0, 1]; other arrays are kept as they are."""
+    tensors = map(torch.from_numpy, arrays)
+    return tuple(x.permute(0, 3, 1, 2).float() / 255 if x.ndim == 4 else x for x in tensors)

@@ -6,6 +6,7 @@ __all__ = [
     "Settings",
     "check_prior_weights",
     "check_weights",
+    "density_noise",
     "steps_done",
     "train",
 ]
@@ -45,6 +46,7 @@ class Settings:
     Attributes:
         steps: Optimizer steps in all.
         learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
+        halve_at: Shares of the steps at which the rate is halved, in place of that schedule.
         ema_decay: Decay per step of the averaged weights that are kept; 0 keeps the last.
         save_every: Steps between checkpoints.
         seed: Seed of the noise; the crops have their own.
@@ -58,6 +60,7 @@ class Settings:
     ema_decay: float = 0.999
     save_every: int = 200
     seed: int = 0
+    halve_at: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check every number; NaN passes none of these."""
@@ -67,6 +70,11 @@ class Settings:
             )
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
+        if not all(0 < share < 1 for share in self.halve_at or ()):
+            raise UsageError(
+                f"halve_at must be shares between 0 and 1, got {self.halve_at}",
+                option="halve_at",
+            )
         if min(self.steps, self.save_every) < 1 or self.seed < 0:
             raise UsageError(
                 "steps and save_every must be at least 1 and seed at least 0, got "
@@ -122,8 +130,7 @@ class FlowLoss:
         x = (low - 0.5) / 0.5
         base = resize(x, size)
         residual = (high - 0.5) / 0.5 - base
-        # Eight-bit pictures have no density: uniform noise of one step gives them one.
-        noisy = residual + (torch.rand_like(residual) - 0.5) * (2 / 255)
+        noisy = residual + density_noise(residual)
         features = self.linf.features(x)
         c = self.linf.condition(x, size, "extend", features=features)
         nll = -self.linf.log_likelihood(noisy, c).mean() / self.linf.width
@@ -222,7 +229,7 @@ class PriorLoss:
         loss = torch.stack([w * t for w, t in zip(self.weights, terms, strict=True) if w]).sum()
         figures = {"perceptual": terms[0], "latent": terms[1], "l1": terms[2]}
         if self.likelihood_weight:
-            noisy = y - base + (torch.rand_like(y) - 0.5) * (2 / 255)
+            noisy = y - base + density_noise(y)
             nll = -self.linf.log_likelihood(noisy, c).mean() / self.linf.width
             loss, figures["nll"] = loss + self.likelihood_weight * nll, nll
         shifted = None
@@ -285,7 +292,7 @@ def train(
     steps = range(start, settings.steps)
     for step, batch in zip(steps, batches(crops, steps, workers), strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
+            group["lr"] = settings.learning_rate * _schedule(step, settings)
         loss, figures = objective(*(each.to(device) for each in batch))
         if not math.isfinite(loss.item()):
             raise FlowsrError(f"loss is not finite at step {step}; lower the learning rate")
@@ -299,6 +306,15 @@ def train(
             run.save(step + 1, {**figures, **checked})
         report(step + 1, settings.steps, figures)
     return {name: tensor.cpu() for name, tensor in average.items()}
+
+
+def density_noise(picture: Tensor) -> Tensor:
+    """Draw uniform noise of one step: eight-bit pictures have no density without it.
+
+    Args:
+        picture: Normalized picture or residual, in units of half the range.
+    """
+    return (torch.rand_like(picture) - 0.5) * (2 / 255)
 
 
 def check_weights(*weights: float) -> None:
@@ -342,9 +358,12 @@ def _random_origin(linf: LINF) -> tuple[int, int]:
     return index // linf.patch_size, index % linf.patch_size
 
 
-def _schedule(step: int, steps: int) -> float:
+def _schedule(step: int, settings: Settings) -> float:
+    """Return the share of the learning rate at a step."""
+    if settings.halve_at is not None:
+        return 0.5 ** sum(step >= round(share * settings.steps) for share in settings.halve_at)
     warm = min(1.0, (step + 1) / WARM_UP_STEPS)
-    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
 @torch.no_grad()

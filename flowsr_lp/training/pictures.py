@@ -90,20 +90,23 @@ class PictureFolder(Sequence[NDArray[np.uint8]]):
         return share
 
 
-def load_pictures(folder: Path, smallest: int, memory: int = MEMORY) -> PictureFolder:
+def load_pictures(
+    folder: Path, smallest: int, memory: int = MEMORY, decode: bool = True
+) -> PictureFolder:
     """Find the pictures of a folder, and decode as many as memory holds.
 
     Args:
         folder: Folder of PNG, JPEG, WebP or BMP files; sub-folders are not read.
         smallest: Side in pixels below which a picture is of no use.
         memory: Bytes of decoded pictures to keep; the others are decoded at each use.
+        decode: Whether to decode pictures at once; worker processes do it for themselves.
 
     Returns:
         RGB pictures, each (H, W, 3) uint8, sorted by file name.
 
     Raises:
         PictureError: If the folder is missing, a file is damaged, or none is large enough.
-            Damage of pictures beyond the memory, past their headers, is found at their use.
+            Damage of pictures not decoded yet, past their headers, is found at their use.
     """
     if not folder.is_dir():
         rule = "is not a folder" if folder.exists() else "does not exist"
@@ -125,7 +128,8 @@ def load_pictures(folder: Path, smallest: int, memory: int = MEMORY) -> PictureF
             smallest,
         )
     pictures = PictureFolder(large, min(sides[path] for path in large), memory)
-    pictures.fill()
+    if decode:
+        pictures.fill()
     return pictures
 
 

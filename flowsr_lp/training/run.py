@@ -33,7 +33,13 @@ from flowsr_lp.training.crops import Augmentation, Crops
 from flowsr_lp.training.linf import FlowLoss, PriorLoss, Settings, steps_done, train
 from flowsr_lp.training.penalties import Penalties
 from flowsr_lp.training.pictures import MEMORY, load_pictures
-from flowsr_lp.training.srflow import SrflowFlowLoss, SrflowPriorLoss, fit_norms
+from flowsr_lp.training.srflow import (
+    EIGHT_BITS,
+    SrflowFlowLoss,
+    SrflowPriorLoss,
+    fit_norms,
+)
+from flowsr_lp.training.windows import WindowCrops, WindowFlowLoss, WindowPriorLoss
 from flowsr_runtime.errors import OutputError, PictureError, ProviderError, UsageError
 
 __all__ = ["Loop", "PriorRecipe", "train_flow", "train_prior"]
@@ -59,6 +65,8 @@ class Loop:
         augmentation: Changes to the crops beyond flips (LINF).
         validation: Folder of held-out pictures, None for no validation.
         start: Weights to begin with, of the same architecture; new ones when None.
+        scale_per: Whether a scale is drawn for each step or for each picture; the latter with
+            losses on windows of the output, as LINF-LP was trained (LINF).
         workers: Processes that decode pictures and cut crops; 0 does it in this one.
         picture_memory: Bytes of decoded pictures to keep.
     """
@@ -74,6 +82,7 @@ class Loop:
     augmentation: Augmentation
     validation: Path | None = None
     start: Path | None = None
+    scale_per: Literal["step", "image"] = "step"
     workers: int = 0
     picture_memory: int = MEMORY
 
@@ -95,7 +104,7 @@ class Loop:
     @property
     def smallest_crop(self) -> int:
         """Side in pixels of a high-resolution crop at the smallest scale."""
-        return round(self.lr_size * self.range[0])
+        return round(self.lr_size * (self.range[0] if self.scale_per == "step" else 1))
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,7 @@ def train_flow(
     penalties: Penalties,
     loop: Loop,
     started: Callable[[int], Report],
+    quant: float = EIGHT_BITS,
 ) -> Path:
     """Train a flow by likelihood and write `model.safetensors` into the run's folder.
 
@@ -139,6 +149,7 @@ def train_flow(
         penalties: Weights of the penalties on artifacts (LINF).
         loop: Settings of the run.
         started: Called with the first step; returns the callback for every step.
+        quant: The noise that gives a picture a density spans 1/quant of the range (SRFlow).
 
     Returns:
         The file.
@@ -153,22 +164,26 @@ def train_flow(
     flow = srflow_from_spec(spec) if spec["name"] == "srflow" else linf_from_spec(spec)
     _check_linf_only(flow, penalties, loop.augmentation)
     loop = _at_own_scale(loop, flow)
+    _check_windows(loop, flow, penalties)
+    if quant != EIGHT_BITS and isinstance(flow, LINF):
+        raise UsageError(f"quant is for SRFlow, not LINF, got {quant:g}", option="quant")
     if loop.start is not None:
         source = load_checkpoint(loop.start, blocks=spec["args"].get("blocks")).network
         _begin(flow, _flow_of(source), loop.start)
-    crops = _crops(loop)
+    crops = _crops(loop, flow)
     recipe = {
         "model": spec,
         "pixel_weight": pixel_weight,
         "penalties": asdict(penalties),
+        **({} if quant == EIGHT_BITS else {"quant": quant}),
         **_describe(loop, crops),
     }
-    objective = _flow_loss(flow, pixel_weight, penalties)
+    objective = _flow_loss(flow, pixel_weight, penalties, loop, quant)
     if isinstance(flow, SRFlow) and first == 0 and loop.start is None:
         objective.to(device)
         low, high = crops.batch_at(0)
-        fit_norms(flow, low.to(device), high.to(device))
-    held_out = _validation(loop)
+        fit_norms(flow, low.to(device), high.to(device), quant)
+    held_out = _validation(loop, flow)
     path = loop.output / "model.safetensors"
     with _begun_run(loop, first, started) as report:
         arguments = objective, crops, loop.settings, loop.output, report, device, recipe
@@ -209,14 +224,15 @@ def train_prior(
     likelihood = {"likelihood_weight": recipe.likelihood_weight}
     _check_linf_only(flow, recipe.penalties, loop.augmentation, likelihood)
     loop = _at_own_scale(loop, flow)
+    _check_windows(loop, flow, recipe.penalties, likelihood)
     torch.manual_seed(loop.settings.seed)
     spec, prior = _new_prior(recipe, flow)
     if loop.start is not None:
         _begin(prior, load_checkpoint(model, loop.start, blocks).network.prior, loop.start)
     _check_batch(loop, prior, _coarsest_patch(flow))
     perceptual = _perceptual(vgg, recipe, loop)
-    objective = _prior_loss(flow, prior, perceptual, recipe)
-    crops = _crops(loop)
+    objective = _prior_loss(flow, prior, perceptual, recipe, loop)
+    crops = _crops(loop, flow)
     described = {
         "prior": spec,
         "model_sha256": checkpoint.model_sha256,
@@ -226,7 +242,7 @@ def train_prior(
         **likelihood,
         **_describe(loop, crops),
     }
-    held_out = _validation(loop)
+    held_out = _validation(loop, flow)
     path = loop.output / "prior.safetensors"
     with _begun_run(loop, first, started) as report:
         arguments = objective, crops, loop.settings, loop.output, report, device, described
@@ -302,16 +318,37 @@ def _check_linf_only(
             raise UsageError(f"{name} is for LINF, not SRFlow", option=name)
 
 
+def _check_windows(
+    loop: Loop, flow: LINF | SRFlow, *settings: Penalties | dict[str, float]
+) -> None:
+    """Refuse one scale per image where it cannot be had."""
+    if loop.scale_per == "step":
+        return
+    if isinstance(flow, SRFlow):
+        raise UsageError("scale_per image is for LINF, not SRFlow", option="scale_per")
+    if loop.lr_size % flow.patch_size:
+        raise UsageError(
+            f"lr_size must be a multiple of {flow.patch_size}, the side of a patch, with "
+            f"scale_per image, got {loop.lr_size}",
+            option="lr_size",
+        )
+    fields = (each if isinstance(each, dict) else asdict(each) for each in settings)
+    for name, value in (field for each in fields for field in each.items()):
+        if value:
+            raise UsageError(f"{name} needs scale_per step, got image", option=name)
+
+
 def _flow_of(network: LinfLP | SrflowLP) -> LINF | SRFlow:
     return network.linf if isinstance(network, LinfLP) else network.srflow
 
 
 def _flow_loss(
-    flow: LINF | SRFlow, pixel_weight: float, penalties: Penalties
+    flow: LINF | SRFlow, pixel_weight: float, penalties: Penalties, loop: Loop, quant: float
 ) -> FlowLoss | SrflowFlowLoss:
-    if isinstance(flow, LINF):
-        return FlowLoss(flow, pixel_weight, penalties)
-    return SrflowFlowLoss(flow, pixel_weight)
+    if isinstance(flow, SRFlow):
+        return SrflowFlowLoss(flow, pixel_weight, quant)
+    loss = FlowLoss if loop.scale_per == "step" else WindowFlowLoss
+    return loss(flow, pixel_weight, penalties)
 
 
 def _new_prior(
@@ -333,12 +370,14 @@ def _prior_loss(
     prior: Prior | SrflowPrior,
     perceptual: VggLoss,
     recipe: PriorRecipe,
+    loop: Loop,
 ) -> PriorLoss | SrflowPriorLoss:
     weights = (recipe.perceptual_weight, recipe.latent_weight, recipe.pixel_weight)
     if isinstance(flow, LINF):
         assert not isinstance(prior, SrflowPrior)
         network, likelihood = LinfLP(flow, prior), recipe.likelihood_weight
-        return PriorLoss(network, perceptual, *weights, recipe.penalties, likelihood)
+        loss = PriorLoss if loop.scale_per == "step" else WindowPriorLoss
+        return loss(network, perceptual, *weights, recipe.penalties, likelihood)
     assert isinstance(prior, SrflowPrior)
     return SrflowPriorLoss(SrflowLP(flow, prior), perceptual, *weights)
 
@@ -355,18 +394,26 @@ def _perceptual(vgg: Path, recipe: PriorRecipe, loop: Loop) -> VggLoss:
     return perceptual
 
 
-def _crops(loop: Loop) -> Crops:
-    pictures = load_pictures(loop.pictures, loop.largest_crop, loop.memory_share)
-    seed, augmentation = loop.settings.seed, loop.augmentation
-    return Crops(pictures, loop.batch, loop.lr_size, loop.range, seed, augmentation)
+def _crops(loop: Loop, flow: LINF | SRFlow) -> Crops:
+    pictures = load_pictures(
+        loop.pictures, loop.largest_crop, loop.memory_share, decode=not loop.workers
+    )
+    settings = loop.batch, loop.lr_size, loop.range, loop.settings.seed, loop.augmentation
+    if loop.scale_per == "step" or isinstance(flow, SRFlow):
+        return Crops(pictures, *settings)
+    return WindowCrops(pictures, *settings, patch=flow.patch_size)
 
 
-def _validation(loop: Loop) -> Crops | None:
+def _validation(loop: Loop, flow: LINF | SRFlow) -> Crops | None:
     """Held-out crops, the same in every run; None without a folder."""
     if loop.validation is None:
         return None
-    pictures = load_pictures(loop.validation, loop.largest_crop, loop.memory_share)
-    return Crops(pictures, loop.batch, loop.lr_size, loop.range)
+    settings = replace(loop.settings, seed=0)
+    plain = Augmentation()
+    held_out = replace(
+        loop, pictures=loop.validation, settings=settings, augmentation=plain, workers=0
+    )
+    return _crops(held_out, flow)
 
 
 def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
@@ -379,6 +426,7 @@ def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
             **asdict(loop.augmentation),
             "fonts": [font.name for font in loop.augmentation.fonts],
         },
+        **({} if loop.scale_per == "step" else {"scale_per": loop.scale_per}),
         **({} if loop.start is None else {"start": _sha256(loop.start)}),
     }
 

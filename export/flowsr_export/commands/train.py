@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.command import Group
+from flowsr_export.options.command import Choice, Group
+from flowsr_export.options.presets import config_option, recipe_option
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.shared import (
     FILE,
@@ -32,6 +33,7 @@ from flowsr_export.options.train import (
     penalty_options,
     srflow_options,
 )
+from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
     from flowsr_lp.training.penalties import Penalties
@@ -59,13 +61,25 @@ def command() -> None:
 
 
 @command.command("flow")
-@choice_option(
-    "--system", ["linf", "srflow"], "Network: LINF upscales by any factor, SRFlow by 4 or 8."
+@config_option
+@number_option(
+    "--system",
+    Choice(["linf", "srflow"]),
+    "linf",
+    "Network: LINF upscales by any factor, SRFlow by 4 or 8.",
+    is_eager=True,
 )
+@recipe_option
 @linf_options
 @srflow_options
 @number_option(
     "--pixel-weight", WEIGHT, 0.0, "Weight of the L1 loss between the flow's mode and pixels."
+)
+@number_option(
+    "--quant",
+    FiniteRange(min=1),
+    255.0,
+    "The noise that gives images a density spans 1/QUANT of their range (SRFlow).",
 )
 @penalty_options("phase", "mesh", "shift", "out_of_range", "rescaled", "gain")
 @loop_options(learning_rate=4e-4, batch=16)
@@ -75,6 +89,7 @@ def flow(
     linf: dict[str, Any],
     srflow: dict[str, Any],
     pixel_weight: float,
+    quant: float,
     penalties: Penalties,
     loop: Loop,
     as_json: bool,
@@ -87,6 +102,7 @@ def flow(
     \b
     Example:
       flowsr-export train flow --images photos -o runs/flow --steps 7000
+      flowsr-export train flow --recipe published --images DF2K -o runs/flow --workers 8
       flowsr-export train flow --system srflow --images photos -o runs/srflow
     """
     other, options = ("linf", linf) if system == "srflow" else ("srflow", srflow)
@@ -97,7 +113,7 @@ def flow(
     from flowsr_lp.training.run import train_flow
 
     with _progress(loop) as started:
-        path = train_flow(spec, pixel_weight, penalties, loop, started)
+        path = train_flow(spec, pixel_weight, penalties, loop, started, quant)
     _print_result(path, loop, as_json)
 
 
@@ -120,6 +136,8 @@ def _recipe(
 
 
 @command.command("prior")
+@config_option
+@recipe_option
 @click.option("--model", type=FILE, required=True, help="Checkpoint of the flow.")
 @blocks_option
 @click.option(

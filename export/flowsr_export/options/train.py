@@ -27,6 +27,7 @@ from flowsr_export.options.values import (
     parse_blocks,
     parse_memory,
     parse_range,
+    parse_shares,
 )
 
 __all__ = [
@@ -135,6 +136,12 @@ def loop_options(learning_rate: float, batch: int) -> Option:
             help="Range of the scale drawn for each step (LINF).",
             show_default="1,4; SRFlow's own",
         ),
+        choice_option(
+            "--scale-per",
+            ["step", "image"],
+            "Draw a scale for each step, or one for each image and compare windows of the "
+            "output (LINF).",
+        ),
         threads_option,
         click.option("--validation", type=FOLDER, help="Folder of held-out images."),
         click.option("--start", type=FILE, help="Initial weights, of the same architecture."),
@@ -163,6 +170,12 @@ def loop_options(learning_rate: float, batch: int) -> Option:
             FiniteRange(min=0, min_open=True),
             learning_rate,
             "Learning rate after the warm-up; it falls to 0 along a cosine.",
+        ),
+        value_option(
+            parse_shares,
+            "--halve-at",
+            help="Shares of the steps at which the learning rate is halved, instead of warm-up "
+            "and cosine.",
         ),
         number_option(
             "--ema-decay",
