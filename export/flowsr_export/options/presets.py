@@ -61,6 +61,8 @@ def _take_config(context: click.Context, option: click.Parameter, path: Path | N
         if dashes(name) not in options:
             raise click.UsageError(f"{path}: no option is named {name}")
         param = options[dashes(name)]
+        if param.name in values:
+            raise click.UsageError(f"{path}: {param.opts[0]} is named twice, once as {name}")
         values[str(param.name)] = _plain(path, name, value, param)
     context.default_map = values
 

@@ -287,12 +287,32 @@ def test_a_run_that_cannot_be_saved_keeps_the_last_save(
         ({"save_every": 0}, "steps and save_every must be at least 1"),
         ({"seed": -1}, "and seed at least 0, got 6, 2 and -1"),
         ({"learning_rate": float("inf")}, "learning_rate must be above 0 and finite, got inf"),
+        (
+            {"halve_at": (0.5, 1.0)},
+            r"halve_at must be shares between 0 and 1, got \(0.5, 1.0\)",
+        ),
         ({"ema_decay": 1.0}, "ema_decay must be from 0 to below 1, got 1.0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(SETTINGS, **changes)
+
+
+def test_the_learning_rate_is_halved_at_shares_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def recorded(self: torch.optim.Adam, *arguments: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
+    settings = replace(SETTINGS, halve_at=(0.5, 0.7))
+    train(flow_loss(), crops(), settings, tmp_path, Recorder())
+    assert rates == [1e-3, 1e-3, 1e-3, 5e-4, 2.5e-4, 2.5e-4]
 
 
 def test_a_weight_below_zero_is_refused() -> None:
