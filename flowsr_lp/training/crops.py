@@ -173,7 +173,7 @@ class _Steps(Dataset[Arrays | FlowsrError]):
             return error
 
 
-def _unchanged(arrays: Arrays | FlowsrError) -> Arrays | FlowsrError:
+def _unchanged(arrays: Any) -> Any:
     """Hand arrays over through a pipe: tensors would take shared memory, often 64 MB."""
     return arrays
 
@@ -195,7 +195,7 @@ def _recolor(
 def _shortest_side(pictures: Sequence[NDArray[np.uint8]]) -> int:
     if isinstance(pictures, PictureFolder):
         return pictures.smallest
-    return min(min(picture.shape[:2]) for picture in pictures)
+    return min(int(min(picture.shape[:2])) for picture in pictures)
 
 
 def shrunk(crop: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

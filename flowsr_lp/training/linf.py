@@ -4,6 +4,7 @@ __all__ = [
     "FlowLoss",
     "PriorLoss",
     "Settings",
+    "best_weights",
     "check_prior_weights",
     "check_weights",
     "density_noise",
@@ -265,7 +266,8 @@ def train(
         objective: The loss and the module it trains.
         crops: Source of the batches.
         settings: Length, rate, seed.
-        folder: Gets `last.pt` (for resuming) and `log.jsonl` (one line a save).
+        folder: Gets `last.pt` (for resuming), `log.jsonl` (one line a save) and, with
+            held-out batches, `best.pt`; see `best_weights`.
         report: Called as `report(step, steps, figures)` after every step.
         device: Device to train on; the CPU when None.
         recipe: Everything else that defines the run, in JSON's types; a resumed run must have
@@ -302,8 +304,7 @@ def train(
         optimizer.step()
         _average(average, module, min(settings.ema_decay, (1 + step) / (10 + step)))
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            checked = _validate(objective, average, validation, device)
-            run.save(step + 1, {**figures, **checked})
+            run.save(step + 1, figures, _validate(objective, average, validation, device))
         report(step + 1, settings.steps, figures)
     return {name: tensor.cpu() for name, tensor in average.items()}
 
@@ -342,6 +343,19 @@ def check_prior_weights(
     return perceptual, latent, pixel
 
 
+def best_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the averaged weights of the save with the lowest loss on held-out batches.
+
+    Args:
+        folder: Folder of a run that was validated.
+
+    Raises:
+        CheckpointError: If the folder holds none, or they are damaged.
+    """
+    weights: dict[str, Tensor] = _best(folder, torch.device("cpu"))["average"]
+    return weights
+
+
 def steps_done(folder: Path) -> int:
     """Return the step at which a run in `folder` would resume, 0 if there is none.
 
@@ -378,10 +392,13 @@ def _average(average: dict[str, Tensor], module: nn.Module, decay: float) -> Non
 @torch.no_grad()
 def _validate(
     objective: Objective, average: dict[str, Tensor], crops: Crops | None, device: torch.device
-) -> dict[str, dict[str, float]]:
-    """Mean figures of the averaged weights on the first batches; changes no generator."""
+) -> dict[str, float] | None:
+    """Mean loss and figures of the averaged weights on the first batches.
+
+    No generator changes. The loss is under "loss".
+    """
     if crops is None:
-        return {}
+        return None
     module = objective.trained
     weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     module.load_state_dict(average)
@@ -392,12 +409,12 @@ def _validate(
         torch.manual_seed(0)
         for step in range(VALIDATION_BATCHES):
             batch = crops.batch_at(step)
-            _, figures = objective(*(each.to(device) for each in batch))
-            for name, value in figures.items():
+            loss, figures = objective(*(each.to(device) for each in batch))
+            for name, value in {"loss": loss.item(), **figures}.items():
                 sums[name] = sums.get(name, 0.0) + value / VALIDATION_BATCHES
     module.load_state_dict(weights)
     module.train()
-    return {"validation": sums}
+    return sums
 
 
 @dataclass(frozen=True)
@@ -411,8 +428,18 @@ class _Run:
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
 
-    def save(self, step: int, figures: dict[str, Any]) -> None:
-        """Write `last.pt`, whole or not at all, and a line of `log.jsonl`."""
+    def save(
+        self, step: int, figures: dict[str, float], checked: dict[str, float] | None
+    ) -> None:
+        """Write `last.pt`, whole or not at all, and a line of `log.jsonl`.
+
+        Args:
+            step: Steps done.
+            figures: Figures of the last batch.
+            checked: Loss and figures of held-out batches; of the lowest loss the weights are
+                kept in `best.pt`.
+        """
+        line: dict[str, Any] = {"step": step, **figures}
         state = {
             "settings": asdict(self.settings),
             "recipe": self.recipe,
@@ -422,14 +449,30 @@ class _Run:
             "average": self.average,
             "noise": _noise_state(),
         }
-        temporary = self.folder / "last.pt.part"
         try:
-            torch.save(state, temporary)
-            os.replace(temporary, self.folder / "last.pt")
+            if checked is not None:
+                line["validation"] = {n: checked[n] for n in checked if n != "loss"}
+                self._save_best(step, checked["loss"])
+            self._write("last.pt", state)
             with (self.folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step, **figures}) + "\n")
+                file.write(json.dumps(line) + "\n")
         except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter
             raise OutputError(f"run in {self.folder} cannot be saved: {error}") from error
+
+    def _save_best(self, step: int, loss: float) -> None:
+        """Keep the averaged weights if no earlier save of this run has a lower loss.
+
+        A run that is killed before `last.pt` comes to the same weights and loss again.
+        """
+        best = self.folder / "best.pt"
+        resumable = best.exists() and (self.folder / "last.pt").exists()
+        if not resumable or loss < _best(self.folder, torch.device("cpu"))["loss"]:
+            self._write("best.pt", {"step": step, "loss": loss, "average": self.average})
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        temporary = self.folder / f"{name}.part"
+        torch.save(content, temporary)
+        os.replace(temporary, self.folder / name)
 
     def resume(self, device: torch.device) -> int:
         """Take over what `last.pt` holds and return the step that comes next."""
@@ -468,6 +511,17 @@ def _load(path: Path, device: torch.device) -> dict[str, Any]:
     if lacking:
         raise CheckpointError(f"{path} is not a training run: it lacks {min(lacking)}")
     return dict(state)
+
+
+def _best(folder: Path, device: torch.device) -> dict[str, Any]:
+    path = folder / "best.pt"
+    try:
+        best = torch.load(path, map_location=device, weights_only=True)
+        return {"loss": float(best["loss"]), "average": dict(best["average"])}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist: the run was not validated") from error
+    except Exception as error:  # anything the unpickler meets in another file
+        raise CheckpointError(f"{path} is damaged; remove it") from error
 
 
 def _check_same(path: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -137,7 +137,8 @@ def _side(path: Path) -> int:
     """Return the shorter side of a picture from its header."""
     try:
         with Image.open(path) as image:
-            return min(image.size)
+            width, height = image.size
+            return int(min(width, height))
     except UNREADABLE as error:
         raise PictureError(f"cannot read picture {path}: {error}") from error
 

@@ -30,7 +30,14 @@ from flowsr_lp import (
 from flowsr_lp.linf.prior import EdsrLatent, Prior
 from flowsr_lp.perceptual import VggLoss
 from flowsr_lp.training.crops import Augmentation, Crops
-from flowsr_lp.training.linf import FlowLoss, PriorLoss, Settings, steps_done, train
+from flowsr_lp.training.linf import (
+    FlowLoss,
+    PriorLoss,
+    Settings,
+    best_weights,
+    steps_done,
+    train,
+)
 from flowsr_lp.training.penalties import Penalties
 from flowsr_lp.training.pictures import MEMORY, load_pictures
 from flowsr_lp.training.srflow import (
@@ -63,7 +70,8 @@ class Loop:
         threads: CPU threads; PyTorch's choice when None.
         device: Device to train on.
         augmentation: Changes to the crops beyond flips (LINF).
-        validation: Folder of held-out pictures, None for no validation.
+        validation: Folder of held-out pictures, None for no validation; with it the weights
+            of the lowest loss on them are written into the folder `best` of the run.
         start: Weights to begin with, of the same architecture; new ones when None.
         scale_per: Whether a scale is drawn for each step or for each picture; the latter with
             losses on windows of the output, as LINF-LP was trained (LINF).
@@ -187,7 +195,9 @@ def train_flow(
     path = loop.output / "model.safetensors"
     with _begun_run(loop, first, started) as report:
         arguments = objective, crops, loop.settings, loop.output, report, device, recipe
-        save_weights(path, "model", spec, train(*arguments, held_out, loop.workers))
+        weights = train(*arguments, held_out, loop.workers)
+        for file, kept in _kept(path, weights, held_out):
+            save_weights(file, "model", spec, kept)
     return path
 
 
@@ -247,13 +257,12 @@ def train_prior(
     with _begun_run(loop, first, started) as report:
         arguments = objective, crops, loop.settings, loop.output, report, device, described
         weights = train(*arguments, held_out, loop.workers)
-        if recipe.likelihood_weight:
-            trained = _part(weights, "linf.")
-            save_weights(
-                loop.output / "model.safetensors", "model", checkpoint.config["model"], trained
-            )
-            weights = _part(weights, "prior.")
-        save_weights(path, "prior", spec, weights)
+        for file, kept in _kept(path, weights, held_out):
+            if recipe.likelihood_weight:
+                trained, model_spec = _part(kept, "linf."), checkpoint.config["model"]
+                save_weights(file.with_name("model.safetensors"), "model", model_spec, trained)
+                kept = _part(kept, "prior.")
+            save_weights(file, "prior", spec, kept)
     return path
 
 
@@ -429,6 +438,20 @@ def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
         **({} if loop.scale_per == "step" else {"scale_per": loop.scale_per}),
         **({} if loop.start is None else {"start": _sha256(loop.start)}),
     }
+
+
+def _kept(
+    path: Path, last: dict[str, Tensor], held_out: Crops | None
+) -> Iterator[tuple[Path, dict[str, Tensor]]]:
+    """Yield the files to write: the last weights and, of a validated run, the best ones."""
+    yield path, last
+    if held_out is not None:
+        best = path.parent / "best"
+        try:
+            best.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make folder {best}: {error.strerror}") from error
+        yield best / path.name, best_weights(path.parent)
 
 
 def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -206,7 +206,9 @@ def prior(
 
 @command.command("curves")
 @click.argument("run", type=FOLDER)
-@click.option("-o", "--output", type=FILE, show_default="RUN/curves.svg", help="SVG file.")
+@click.option(
+    "-o", "--output", type=FILE, show_default="RUN/curves.svg", help="SVG or PNG file."
+)
 @force_option
 @json_option
 def curves(run: Path, output: Path | None, force: bool, as_json: bool) -> None:
@@ -216,13 +218,15 @@ def curves(run: Path, output: Path | None, force: bool, as_json: bool) -> None:
 
     \b
     Example:
-      flowsr-export train curves runs/prior
+      flowsr-export train curves runs/prior -o curves.png
     """
     from flowsr_export.reports.files import prepare_files, write_files
     from flowsr_export.reports.training_curves import draw_training_curves
 
     path = output or run / "curves.svg"
-    chart = draw_training_curves(run)
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise click.UsageError(f"-o must end in .svg or .png, got {path}")
+    chart = draw_training_curves(run, png=path.suffix.lower() == ".png")
     prepare_files([path], force=force)
     write_files({path: chart})
     click.echo(json.dumps({"path": str(path)}) if as_json else path)

@@ -259,3 +259,21 @@ def test_the_curves_of_a_validated_run_are_drawn(
     again = run("train", "curves", tmp_path / "flow")
     assert_refused(again, 1, "curves.svg")
     assert run("train", "curves", tmp_path / "flow", "--force").exit_code == 0
+    picture = tmp_path / "curves.png"
+    assert run("train", "curves", tmp_path / "flow", "-o", picture).exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    text = run("train", "curves", tmp_path / "flow", "-o", tmp_path / "curves.txt")
+    assert_refused(text, 2, f"must end in .svg or .png, got {tmp_path / 'curves.txt'}")
+
+
+def test_a_validated_run_writes_its_best_weights_too(
+    flow: Run, prior: Run, pictures: Path, tmp_path: Path
+) -> None:
+    assert flow("--validation", pictures).exit_code == 0
+    done = prior("--validation", pictures, "--likelihood-weight", "0.1")
+    assert done.exit_code == 0, done.output
+    best = [tmp_path / run / "best" / "model.safetensors" for run in ("flow", "prior")]
+    assert isinstance(load_checkpoint(best[0]).network, LinfLP)
+    both = load_checkpoint(best[1], tmp_path / "prior/best/prior.safetensors").network
+    assert isinstance(both, LinfLP)
+    assert both.prior is not None

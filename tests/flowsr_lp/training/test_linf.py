@@ -17,6 +17,7 @@ from flowsr_lp.training.linf import (
     FlowLoss,
     PriorLoss,
     Settings,
+    best_weights,
     steps_done,
     train,
 )
@@ -192,6 +193,48 @@ def test_validation_is_logged_and_changes_nothing(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["validation"].keys() for line in lines] == [{"nll", "l1"}] * 3
     assert len({line["validation"]["nll"] for line in lines}) == 3
+
+
+def test_the_weights_of_the_lowest_loss_on_held_out_pictures_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = Crops([stand_in.picture(40, 40, "held out")], 2, 8, (1.0, 3.0))
+    losses = iter([3.0, 1.0, 2.0])
+    saved: list[dict[str, Tensor]] = []
+
+    def validate(_: object, average: dict[str, Tensor], *__: object) -> dict[str, float]:
+        saved.append({name: tensor.clone() for name, tensor in average.items()})
+        return {"loss": next(losses)}
+
+    monkeypatch.setattr("flowsr_lp.training.linf._validate", validate)
+    train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(), validation=held_out)
+    assert len(saved) == 3
+    assert same(best_weights(tmp_path), saved[1])
+
+
+def test_a_resumed_run_keeps_the_best_weights_of_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = Crops([stand_in.picture(40, 40, "held out")], 2, 8, (1.0, 3.0))
+    losses = iter([1.0, 3.0, 2.0])
+    monkeypatch.setattr("flowsr_lp.training.linf._validate", lambda *_: {"loss": next(losses)})
+    with pytest.raises(KeyboardInterrupt):
+        train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(3), validation=held_out)
+    first = best_weights(tmp_path)
+    train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(), validation=held_out)
+    assert same(best_weights(tmp_path), first)
+    assert list(losses) == []
+
+
+def test_a_run_without_validation_has_no_best_weights(tmp_path: Path) -> None:
+    train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder())
+    with pytest.raises(
+        CheckpointError, match=r"best\.pt does not exist: the run was not valid"
+    ):
+        best_weights(tmp_path)
+    (tmp_path / "best.pt").write_bytes(b"hello")
+    with pytest.raises(CheckpointError, match=r"best\.pt is damaged"):
+        best_weights(tmp_path)
 
 
 def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:
