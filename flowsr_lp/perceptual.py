@@ -1,6 +1,6 @@
 """Perceptual distances: VGG features for training, LPIPS for evaluation."""
 
-__all__ = ["LPIPS", "VggFeatures", "VggLoss"]
+__all__ = ["LPIPS", "VggFeatures", "VggLoss", "load_tensors"]
 
 import warnings
 from collections.abc import Sequence

@@ -28,7 +28,7 @@ from flowsr_lp import (
     srflow_prior_from_spec,
 )
 from flowsr_lp.linf.prior import EdsrLatent, Prior
-from flowsr_lp.perceptual import VggLoss
+from flowsr_lp.perceptual import VggLoss, load_tensors
 from flowsr_lp.training.crops import Augmentation, Crops
 from flowsr_lp.training.linf import (
     FlowLoss,
@@ -47,7 +47,13 @@ from flowsr_lp.training.srflow import (
     fit_norms,
 )
 from flowsr_lp.training.windows import WindowCrops, WindowFlowLoss, WindowPriorLoss
-from flowsr_runtime.errors import OutputError, PictureError, ProviderError, UsageError
+from flowsr_runtime.errors import (
+    CheckpointError,
+    OutputError,
+    PictureError,
+    ProviderError,
+    UsageError,
+)
 
 __all__ = ["Loop", "PriorRecipe", "train_flow", "train_prior"]
 
@@ -72,7 +78,8 @@ class Loop:
         augmentation: Changes to the crops beyond flips (LINF).
         validation: Folder of held-out pictures, None for no validation; with it the weights
             of the lowest loss on them are written into the folder `best` of the run.
-        start: Weights to begin with, of the same architecture; new ones when None.
+        start: Weights to begin with, of the same architecture, or for SRFlow an RRDB network
+            of the size of its trunk; new ones when None.
         scale_per: Whether a scale is drawn for each step or for each picture; the latter with
             losses on windows of the output, as LINF-LP was trained (LINF).
         workers: Processes that decode pictures and cut crops; 0 does it in this one.
@@ -175,9 +182,7 @@ def train_flow(
     _check_windows(loop, flow, penalties)
     if quant != EIGHT_BITS and isinstance(flow, LINF):
         raise UsageError(f"quant is for SRFlow, not LINF, got {quant:g}", option="quant")
-    if loop.start is not None:
-        source = load_checkpoint(loop.start, blocks=spec["args"].get("blocks")).network
-        _begin(flow, _flow_of(source), loop.start)
+    new = loop.start is None or _begin_flow(flow, loop.start, spec["args"].get("blocks"))
     crops = _crops(loop, flow)
     recipe = {
         "model": spec,
@@ -187,7 +192,7 @@ def train_flow(
         **_describe(loop, crops),
     }
     objective = _flow_loss(flow, pixel_weight, penalties, loop, quant)
-    if isinstance(flow, SRFlow) and first == 0 and loop.start is None:
+    if isinstance(flow, SRFlow) and first == 0 and new:
         objective.to(device)
         low, high = crops.batch_at(0)
         fit_norms(flow, low.to(device), high.to(device), quant)
@@ -238,7 +243,8 @@ def train_prior(
     torch.manual_seed(loop.settings.seed)
     spec, prior = _new_prior(recipe, flow)
     if loop.start is not None:
-        _begin(prior, load_checkpoint(model, loop.start, blocks).network.prior, loop.start)
+        source = load_checkpoint(model, loop.start, blocks).network.prior
+        _begin(prior, {} if source is None else source.state_dict(), loop.start)
     _check_batch(loop, prior, _coarsest_patch(flow))
     perceptual = _perceptual(vgg, recipe, loop)
     objective = _prior_loss(flow, prior, perceptual, recipe, loop)
@@ -254,15 +260,12 @@ def train_prior(
     }
     held_out = _validation(loop, flow)
     path = loop.output / "prior.safetensors"
+    model_spec = checkpoint.config["model"] if recipe.likelihood_weight else None
     with _begun_run(loop, first, started) as report:
         arguments = objective, crops, loop.settings, loop.output, report, device, described
         weights = train(*arguments, held_out, loop.workers)
         for file, kept in _kept(path, weights, held_out):
-            if recipe.likelihood_weight:
-                trained, model_spec = _part(kept, "linf."), checkpoint.config["model"]
-                save_weights(file.with_name("model.safetensors"), "model", model_spec, trained)
-                kept = _part(kept, "prior.")
-            save_weights(file, "prior", spec, kept)
+            _save_prior(file, spec, model_spec, kept)
     return path
 
 
@@ -454,6 +457,17 @@ def _kept(
         yield best / path.name, best_weights(path.parent)
 
 
+def _save_prior(
+    path: Path, spec: dict[str, Any], model: dict[str, Any] | None, weights: dict[str, Tensor]
+) -> None:
+    """Write a prior and, if `model` describes one, the flow that was trained with it."""
+    if model is not None:
+        flow = _part(weights, "linf.")
+        save_weights(path.with_name("model.safetensors"), "model", model, flow)
+        weights = _part(weights, "prior.")
+    save_weights(path, "prior", spec, weights)
+
+
 def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the weights of a part of the network under their own names."""
     return {
@@ -463,9 +477,31 @@ def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _begin(module: nn.Module, source: nn.Module | None, path: Path) -> None:
-    """Give a module the weights of another of the same architecture."""
-    weights = {} if source is None else source.state_dict()
+def _begin_flow(flow: LINF | SRFlow, path: Path, blocks: Sequence[int] | None) -> bool:
+    """Give a flow its initial weights; return whether they are those of its trunk alone."""
+    if isinstance(flow, SRFlow):
+        trunk = _rrdb(path)
+        if trunk is not None:
+            names = flow.RRDB.state_dict().keys() & trunk.keys()
+            _begin(flow.RRDB, {name: trunk[name] for name in names}, path)
+            return True
+    _begin(flow, _flow_of(load_checkpoint(path, blocks=blocks).network).state_dict(), path)
+    return False
+
+
+def _rrdb(path: Path) -> dict[str, Tensor] | None:
+    """Return the weights of a released RRDB network; None if the file is none."""
+    try:
+        tensors = load_tensors(path)
+    except (
+        CheckpointError
+    ):  # not a plain file of tensors: `load_checkpoint` reads it or says why
+        return None
+    return tensors if "conv_first.weight" in tensors else None
+
+
+def _begin(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Give a module weights of the same architecture."""
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     if shapes != {name: tensor.shape for name, tensor in module.state_dict().items()}:
         raise UsageError(f"{path} is of another architecture than the one to train")

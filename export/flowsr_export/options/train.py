@@ -164,7 +164,11 @@ def loop_options(learning_rate: float, batch: int) -> Option:
         *CROPS,
         threads_option,
         click.option("--validation", type=FOLDER, help="Folder of held-out images."),
-        click.option("--start", type=FILE, help="Initial weights, of the same architecture."),
+        click.option(
+            "--start",
+            type=FILE,
+            help="Initial weights, of the same architecture, or for SRFlow of its RRDB trunk.",
+        ),
         choice_option("--device", ["cpu", "cuda"], "Device to train on."),
         *LOADING,
         name="loop",
