@@ -195,7 +195,7 @@ def train_flow(
     if isinstance(flow, SRFlow) and first == 0 and new:
         objective.to(device)
         low, high = crops.batch_at(0)
-        fit_norms(flow, low.to(device), high.to(device), quant)
+        fit_norms(flow, low.to(device), high.to(device), quant=quant)
     held_out = _validation(loop, flow)
     path = loop.output / "model.safetensors"
     with _begun_run(loop, first, started) as report:

@@ -121,7 +121,7 @@ class SrflowPriorLoss:
 
 
 @torch.no_grad()
-def fit_norms(srflow: SRFlow, low: Tensor, high: Tensor, quant: float = EIGHT_BITS) -> None:
+def fit_norms(srflow: SRFlow, low: Tensor, high: Tensor, *, quant: float = EIGHT_BITS) -> None:
     """Initialize every ActNorm: its output for a batch gets mean 0 and deviation 1.
 
     The flow's norms and those of the couplings' nets; without it a deep flow starts so far

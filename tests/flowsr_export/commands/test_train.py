@@ -10,7 +10,7 @@ from click.testing import Result
 from safetensors.torch import load_file
 
 from flowsr_lp import LinfLP, linf_from_spec, load_checkpoint
-from flowsr_lp.training.crops import Crops
+from flowsr_lp.training.crops import Batch, Crops
 from flowsr_lp.training.linf import FlowLoss, Settings, train
 from flowsr_lp.training.pictures import load_pictures
 from tests import stand_in
@@ -103,12 +103,12 @@ def test_an_interrupted_run_is_resumed_to_the_same_weights(
     flow("-o", tmp_path / "whole")
     batch_at = Crops.batch_at
 
-    def interrupted(self: Crops, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def interrupted(self: Crops, step: int) -> Batch:
         monkeypatch.undo()
         monkeypatch.setattr(Crops, "batch_at", later)
         return batch_at(self, step)
 
-    def later(self: Crops, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def later(self: Crops, step: int) -> Batch:
         assert step < 3, "interrupted before"
         return batch_at(self, step)
 

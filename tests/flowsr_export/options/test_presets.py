@@ -34,7 +34,7 @@ def flow(run: Run, pictures: Path, tmp_path: Path) -> Callable[..., dict[str, An
         done = run("train", "flow", "--images", pictures, "-o", tmp_path / "flow", *options)
         assert done.exit_code == 0, done.output
         state: dict[str, Any] = torch.load(tmp_path / "flow" / "last.pt", weights_only=True)
-        return state["settings"] | state["recipe"]
+        return {**state["settings"], **state["recipe"]}
 
     return train_flow
 

@@ -84,11 +84,15 @@ def test_the_noise_spans_the_stated_share_of_the_range(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     low, high = crops().batch_at(0)
-    srflow, seen = flow_loss().srflow, []
+    srflow = flow_loss().srflow
+    seen: list[Tensor] = []
     density = srflow.log_likelihood
-    monkeypatch.setattr(
-        srflow, "log_likelihood", lambda rgb, u: (seen.append(rgb), density(rgb, u))[1]
-    )
+
+    def recorded(rgb: Tensor, u: list[Tensor]) -> Tensor:
+        seen.append(rgb)
+        return density(rgb, u)
+
+    monkeypatch.setattr(srflow, "log_likelihood", recorded)
     SrflowFlowLoss(srflow, quant=32)(low, high)
     assert (seen[0] - high).abs().max().item() == pytest.approx(1 / 64, rel=0.02)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from flowsr_lp import LinfLP, linf_from_spec, prior_from_spec
 from flowsr_lp.linf.model import low_frequency_residual, resize
+from flowsr_lp.linf.prior import UNet
 from flowsr_lp.training.linf import Settings, train
 from flowsr_lp.training.windows import WindowCrops, WindowFlowLoss, WindowPriorLoss
 from tests import stand_in
@@ -22,7 +23,7 @@ ARGS: dict[str, Any] = {
 }
 SIDE = 12
 # Float32 sums of another order.
-CLOSE = {"atol": 2e-5, "rtol": 2e-5}
+CLOSE = 2e-5
 
 
 class Difference(nn.Module):
@@ -56,8 +57,8 @@ def network() -> LinfLP:
     return LinfLP(linf, prior_from_spec({"name": "unet", "args": {"depth": 1, "dim": 8}}))
 
 
-def prior_loss(**weights: float) -> WindowPriorLoss:
-    return WindowPriorLoss(network(), Difference(), **weights)
+def prior_loss() -> WindowPriorLoss:
+    return WindowPriorLoss(network(), Difference())
 
 
 def test_every_picture_of_a_batch_has_its_own_scale_and_window() -> None:
@@ -92,10 +93,10 @@ def test_the_likelihood_of_windows_is_that_of_the_same_patches_of_the_whole() ->
         window = (high[i : i + 1] - 0.5) / 0.5 - resize(x, size)[cut]
         whole[cut] = window + noise[i : i + 1]
         each = linf.log_likelihood(whole, linf.condition(x, size, "extend"))
-        grid = each.unflatten(1, (-(-side // 3), -1))
+        grid = each.view(1, -(-side // 3), -1)
         rows = slice(top // 3, (top + SIDE) // 3), slice(left // 3, (left + SIDE) // 3)
         likelihoods.append(grid[:, rows[0], rows[1]].flatten())
-    torch.testing.assert_close(got, -torch.cat(likelihoods).mean() / 27, **CLOSE)
+    torch.testing.assert_close(got, -torch.cat(likelihoods).mean() / 27, atol=CLOSE, rtol=CLOSE)
 
 
 def test_the_output_of_a_window_that_is_the_whole_is_that_of_inference() -> None:
@@ -104,20 +105,25 @@ def test_the_output_of_a_window_that_is_the_whole_is_that_of_inference() -> None
     model.eval()
     low, high, places = crops((1.0, 1.0)).batch_at(0)
     output = model(low, (SIDE, SIDE)).output
-    torch.testing.assert_close(loss(low, high, places)[0], Difference()(output, high), **CLOSE)
+    torch.testing.assert_close(
+        loss(low, high, places)[0], Difference()(output, high), atol=CLOSE, rtol=CLOSE
+    )
 
 
 def test_the_prior_sees_the_pictures_features_where_the_window_is() -> None:
     loss, low = prior_loss(), stand_in.tensor(SIDE, SIDE)
     x = (low - 0.5) / 0.5
     seen: list[Tensor] = []
+    assert isinstance(loss.prior, UNet)
     loss.prior.inc.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     linf, size = loss.linf, (36, 36)
     whole = linf.encode(low_frequency_residual(x, size), linf.condition(x, size, "extend"))
     loss.prior(whole, x)
     loss(low, low, torch.tensor([[36, 12, 24]]))
     # The picture's half of the channels; the latent's own half sees the window's edge.
-    torch.testing.assert_close(seen[1][:, 4:], seen[0][:, 4:, 4:8, 8:12], **CLOSE)
+    torch.testing.assert_close(
+        seen[1][:, 4:], seen[0][:, 4:, 4:8, 8:12], atol=CLOSE, rtol=CLOSE
+    )
 
 
 def test_the_published_flow_lowers_its_loss(tmp_path: Path) -> None:
