@@ -448,7 +448,8 @@ def _kept(
 ) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     """Yield the files to write: the last weights and, of a validated run, the best ones."""
     yield path, last
-    if held_out is not None:
+    # A run that was finished by a version without best.pt has none.
+    if held_out is not None and (path.parent / "best.pt").exists():
         best = path.parent / "best"
         try:
             best.mkdir(exist_ok=True)

@@ -277,3 +277,13 @@ def test_a_validated_run_writes_its_best_weights_too(
     both = load_checkpoint(best[1], tmp_path / "prior/best/prior.safetensors").network
     assert isinstance(both, LinfLP)
     assert both.prior is not None
+
+
+def test_a_finished_run_without_best_weights_can_be_repeated_with_validation(
+    flow: Run, pictures: Path, tmp_path: Path
+) -> None:
+    first = flow()
+    again = flow("--validation", pictures)
+    assert again.exit_code == 0, again.output
+    assert again.stdout == first.stdout
+    assert not (tmp_path / "flow" / "best").exists()
