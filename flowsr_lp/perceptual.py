@@ -1,6 +1,6 @@
-"""Perceptual distances: VGG16 features for training, LPIPS for evaluation."""
+"""Perceptual distances: VGG features for training, LPIPS for evaluation."""
 
-__all__ = ["LPIPS", "VggFeatures", "VggLoss"]
+__all__ = ["LPIPS", "VggFeatures", "VggLoss", "load_tensors"]
 
 import warnings
 from collections.abc import Sequence
@@ -14,8 +14,11 @@ from torch.nn import functional as F
 
 from flowsr_runtime.errors import CheckpointError, UsageError
 
-VGG16 = ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3))  # (block, convolutions)
+VGG16 = (2, 2, 3, 3, 3)  # convolutions of each block
+VGG19 = (2, 2, 4, 4, 4)
 VGG_MEAN_BGR = (103.939, 116.779, 123.68)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 ALEX_STRIDE_PADDING = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
@@ -24,67 +27,91 @@ TINY = 1e-8  # features that are all zero have no magnitude to divide by
 
 
 class VggFeatures(nn.Module):
-    """Features of VGG16 (arXiv 1409.1556) BEFORE the ReLU of the named convolutions."""
+    """Features of VGG (arXiv 1409.1556) BEFORE the ReLU of the named convolutions.
+
+    Attributes:
+        caffe: Whether the weights are Caffe's VGG16 (BGR, 0 to 255, mean subtracted) and not
+            torchvision's VGG19 (RGB, ImageNet's mean and deviation).
+        layers: Names of the convolutions whose features are taken.
+        smallest: Pixels a side of which one is left at the deepest layer.
+    """
 
     mean: Tensor
+    deviation: Tensor
 
-    def __init__(self, weights: Path, layers: Sequence[str]) -> None:
-        """Load ImageNet weights.
+    def __init__(self, weights: Path, layers: Sequence[str] = ()) -> None:
+        """Load ImageNet weights; their names tell which network they are of.
 
         Args:
-            weights: safetensors file with `conv{block}_{n}.weight|bias`.
-            layers: Names such as "conv5_3", in the order of the network.
+            weights: File with `conv{block}_{n}.weight|bias` of VGG16, or torchvision's VGG19
+                with `features.{index}.weight|bias`: safetensors, .pth or .pt.
+            layers: Names such as "conv5_3" or "features.34", in the order of the network;
+                the last convolution, whose features the published loss compares, if none.
 
         Raises:
             UsageError: If a layer is unknown.
             CheckpointError: If the file is missing, damaged or lacks a tensor.
         """
         super().__init__()
-        names = [f"conv{b}_{n + 1}" for b, count in VGG16 for n in range(count)]
-        if not layers or set(layers) - set(names):
-            got = ", ".join(layers) or "none"
-            raise UsageError(f"vgg layers must be among {', '.join(names)}, got {got}")
         tensors = load_tensors(weights)
-        self.layers = tuple(layers)
-        # Pixels a side of which one is left: every block but the first halves the picture.
-        self.smallest = 1 << (max(int(layer[4]) for layer in layers) - 1)
+        self.caffe = "features.0.weight" not in tensors
+        pools = _convolutions(VGG16 if self.caffe else VGG19, self.caffe)
+        names = list(pools)
+        self.layers = tuple(layers) or (names[-1],)
+        if set(self.layers) - set(names):
+            raise UsageError(
+                f"vgg layers must be among {', '.join(names)}, got {', '.join(layers)}"
+            )
+        used = names[: max(names.index(layer) for layer in self.layers) + 1]
+        # Every block but the first halves the picture.
+        self.smallest = 1 << sum(pools[name] for name in used)
+        self.pooled = {_key(name) for name in used if pools[name]}
         self.convs = nn.ModuleDict()
-        for name in names[: max(names.index(layer) for layer in layers) + 1]:
-            self.convs[name] = _conv(tensors, name, weights, stride=1, padding=1)
-        self.register_buffer("mean", torch.tensor(VGG_MEAN_BGR).view(1, 3, 1, 1))
+        for name in used:
+            self.convs[_key(name)] = _conv(tensors, name, weights, stride=1, padding=1)
+        mean = VGG_MEAN_BGR if self.caffe else IMAGENET_MEAN
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        deviation = torch.tensor(IMAGENET_DEVIATION).view(1, 3, 1, 1)
+        self.register_buffer("deviation", deviation)
         self.requires_grad_(False)
 
     def forward(self, rgb: Tensor) -> list[Tensor]:
         """Map RGB in [0, 1], (B, 3, H, W), to one feature map per layer."""
-        x = rgb.flip(1) * 255 - self.mean
+        x = rgb.flip(1) * 255 - self.mean if self.caffe else (rgb - self.mean) / self.deviation
+        taken = {_key(layer) for layer in self.layers}
         outs = []
         for name, conv in self.convs.items():
-            if name.endswith("_1") and name != "conv1_1":
+            if name in self.pooled:
                 x = F.max_pool2d(x, 2)
             x = conv(x)
-            if name in self.layers:
+            if name in taken:
                 outs.append(x)
             x = F.relu(x)
         return outs
 
 
 class VggLoss(nn.Module):
-    """L1 between VGG features, each layer in units of the target's mean magnitude."""
+    """L1 between VGG features.
 
-    def __init__(self, weights: Path, layers: Sequence[str] = ("conv5_3",)) -> None:
-        """Load the network; the published recipe's analogue is one layer, before its ReLU."""
+    With torchvision's VGG19 as published: the plain L1, of an output clamped to [0, 1]. With
+    Caffe's VGG16 each layer's L1 is in units of the target's mean magnitude.
+    """
+
+    def __init__(self, weights: Path, layers: Sequence[str] = ()) -> None:
+        """Load the network; the published loss has the last layer, before its ReLU."""
         super().__init__()
         self.features = VggFeatures(weights, layers)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Distance of two RGB batches in [0, 1], (B, 3, H, W), a scalar."""
+        caffe = self.features.caffe
         with torch.no_grad():
             expected = self.features(target)
-        got = self.features(output)
-        terms = [
-            (g - t).abs().mean() / t.abs().mean().clamp_min(TINY)
-            for g, t in zip(got, expected, strict=True)
-        ]
+        got = self.features(output if caffe else output.clamp(0, 1))
+        terms = []
+        for g, t in zip(got, expected, strict=True):
+            distance = (g - t).abs().mean()
+            terms.append(distance / t.abs().mean().clamp_min(TINY) if caffe else distance)
         return torch.stack(terms).mean()
 
 
@@ -169,6 +196,23 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}: {error}") from error
     return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _convolutions(blocks: Sequence[int], caffe: bool) -> dict[str, bool]:
+    """Name the convolutions of a VGG; each with whether a pool comes before it."""
+    pools, index = {}, 0
+    for block, count in enumerate(blocks):
+        for n in range(count):
+            name = f"conv{block + 1}_{n + 1}" if caffe else f"features.{index}"
+            pools[name] = block > 0 and n == 0
+            index += 2  # the convolution and its ReLU
+        index += 1  # the pool
+    return pools
+
+
+def _key(layer: str) -> str:
+    """Name a layer as a submodule, where a dot is not allowed."""
+    return layer.replace(".", "_")
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:

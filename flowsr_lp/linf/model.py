@@ -102,6 +102,7 @@ class LINF(nn.Module):
         border: Border,
         origin: tuple[int, int] = (0, 0),
         features: tuple[Tensor, Tensor] | None = None,
+        window: tuple[int, int] | None = None,
     ) -> Conditioning:
         """Compute the flow's factors and shifts; spec/linf.md, stages 2 to 4.
 
@@ -111,10 +112,11 @@ class LINF(nn.Module):
             border: Rule for patches beyond the edge.
             origin: Rows and columns by which the patch grid begins before the image.
             features: Result of `features`, if it is known; saves the encoder a run.
+            window: Patch rows and columns from the origin on; all of the image if None.
         """
         features = features or self.features(x)
         lr, count = ((each.shape[-2], each.shape[-1]) for each in (x, features[0]))
-        query = queries(lr, size, self.patch_size, border, origin, count)
+        query = queries(lr, size, self.patch_size, border, origin, count, window)
         index, offset, weight = query.index.to(x.device), query.offset.to(x), query.weight.to(x)
         query = Queries(query.rows, query.cols, index, offset, weight)
         cell = x.new_tensor([2 * x.shape[-2] / size[0], 2 * x.shape[-1] / size[1]])

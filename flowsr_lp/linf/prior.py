@@ -179,8 +179,12 @@ class UNet(LatentInput):
         Returns:
             Latent, (B, D, rows, cols).
         """
+        return self.predict(self.embed(z, x))
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Predict a latent from the result of `embed`."""
         levels = (self.inc, self.down_layers, self.up_layers, self.outc)
-        return pass_levels(self.embed(z, x), *levels)
+        return pass_levels(features, *levels)
 
 
 class EdsrLatent(LatentInput):
@@ -198,7 +202,11 @@ class EdsrLatent(LatentInput):
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """Predict a latent (B, D, rows, cols) from `z` of that shape and `x` (B, 3, h, w)."""
-        out: Tensor = self.last_conv(self.body(self.embed(z, x)))
+        return self.predict(self.embed(z, x))
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Predict a latent from the result of `embed`."""
+        out: Tensor = self.last_conv(self.body(features))
         return out
 
 

@@ -42,6 +42,7 @@ def queries(
     border: Border,
     origin: tuple[int, int] = (0, 0),
     features: tuple[int, int] | None = None,
+    window: tuple[int, int] | None = None,
 ) -> Queries:
     """Lay out the queries of one picture; spec/linf.md "Query geometry, exactly".
 
@@ -53,11 +54,13 @@ def queries(
         origin: Rows and columns by which the patch grid begins before the image; training
             alone moves it.
         features: Rows and columns of the features, those of the image if None.
+        window: Patch rows and columns from the origin on; all that cover the image if None.
 
     Returns:
         Geometry of N = rows · cols patches in row-major order.
     """
-    rows, cols = (patch_count(s + o, patch, border) for s, o in zip(size, origin, strict=True))
+    counted = (patch_count(s + o, patch, border) for s, o in zip(size, origin, strict=True))
+    rows, cols = window or counted
     # Twice the centre plus one, 2Y + 1, is an integer for odd and even patches alike.
     y = (patch * (2 * torch.arange(rows) + 1) - 2 * origin[0]).view(-1, 1).expand(rows, cols)
     x = (patch * (2 * torch.arange(cols) + 1) - 2 * origin[1]).view(1, -1).expand(rows, cols)

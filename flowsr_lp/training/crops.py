@@ -1,60 +1,26 @@
 """Training crops: pairs of low- and high-resolution images at random scales."""
 
-__all__ = ["Augmentation", "Crops", "load_pictures"]
+__all__ = ["Arrays", "Augmentation", "Batch", "Crops", "batches", "shrunk"]
 
-import logging
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from flowsr_lp.training.pictures import PictureFolder
 from flowsr_lp.training.synthetic import synthetic_image
-from flowsr_runtime.errors import PictureError, UsageError
+from flowsr_runtime.errors import FlowsrError, UsageError
 
-logger = logging.getLogger(__name__)
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-# Exceptions of Pillow for files that are damaged or of another format.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-def load_pictures(folder: Path, smallest: int) -> list[NDArray[np.uint8]]:
-    """Read every picture of a folder into memory.
-
-    Args:
-        folder: Folder of PNG, JPEG, WebP or BMP files; sub-folders are not read.
-        smallest: Side in pixels below which a picture is of no use.
-
-    Returns:
-        RGB pictures, each (H, W, 3) uint8, sorted by file name.
-
-    Raises:
-        PictureError: If the folder is missing, a file is damaged, or none is large enough.
-    """
-    if not folder.is_dir():
-        rule = "is not a folder" if folder.exists() else "does not exist"
-        raise PictureError(f"folder of images {folder} {rule}")
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-    pictures = [picture for picture in map(_read, paths) if min(picture.shape[:2]) >= smallest]
-    if not pictures:
-        raise PictureError(f"no picture of at least {smallest} pixels a side in {folder}")
-    if len(pictures) < len(paths):
-        logger.warning(
-            "left out %d of %d pictures: smaller than %d pixels a side",
-            len(paths) - len(pictures),
-            len(paths),
-            smallest,
-        )
-    return pictures
+Batch = tuple[Tensor, ...]
+Arrays = tuple[NDArray[Any], ...]
 
 
 @dataclass(frozen=True)
@@ -113,7 +79,7 @@ class Crops:
         if not 1 <= scales[0] <= scales[1]:
             raise UsageError(f"scales must be a range from 1 up, got {scales[0]},{scales[1]}")
         largest = round(lr_size * scales[1])
-        if min(min(picture.shape[:2]) for picture in pictures) < largest:
+        if _shortest_side(pictures) < largest:
             raise UsageError(f"pictures must be at least {largest} pixels a side")
         self.pictures = pictures
         self.batch = batch
@@ -122,7 +88,7 @@ class Crops:
         self.seed = seed
         self.augmentation = augmentation
 
-    def batch_at(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch_at(self, step: int) -> Batch:
         """Cut the batch of one step.
 
         Args:
@@ -131,16 +97,22 @@ class Crops:
         Returns:
             Low resolution (B, 3, n, n) and high resolution (B, 3, N, N), RGB in [0, 1].
         """
+        return _tensors(self.arrays_at(step))
+
+    def arrays_at(self, step: int) -> Arrays:
+        """Cut the batch of one step as arrays.
+
+        Returns:
+            Low resolution (B, n, n, 3) and high resolution (B, N, N, 3), RGB uint8.
+        """
         rng = np.random.default_rng((self.seed, step))
         hr_size = round(self.lr_size * rng.uniform(*self.scales))
         low, high = [], []
         for _ in range(self.batch):
             crop = self._crop(hr_size, rng)
-            # Pillow's bicubic is Keys' kernel at a = -0.5 with antialiasing, as MATLAB's is.
-            small = Image.fromarray(crop).resize((self.lr_size,) * 2, Image.Resampling.BICUBIC)
-            low.append(np.asarray(small))
+            low.append(shrunk(crop, self.lr_size))
             high.append(crop)
-        return _to_tensor(low), _to_tensor(high)
+        return np.stack(low), np.stack(high)
 
     def _crop(self, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Cut or draw one high-resolution crop."""
@@ -150,6 +122,60 @@ class Crops:
         crop = _random_crop(self.pictures[int(rng.integers(len(self.pictures)))], size, rng)
         recolored = augmentation.gray or augmentation.color
         return _recolor(crop, augmentation, rng) if recolored else crop
+
+
+def batches(crops: Crops, steps: range, workers: int = 0) -> Iterator[Batch]:
+    """Cut the batches of some steps, in order and the same for any number of workers.
+
+    Args:
+        crops: Source of the batches.
+        steps: Step numbers.
+        workers: Processes that decode and cut ahead; 0 does it here.
+
+    Yields:
+        Each step's batch, as `Crops.batch_at` returns it.
+
+    Raises:
+        PictureError: If a picture is damaged.
+    """
+    if not workers or not steps:
+        for step in steps:
+            yield crops.batch_at(step)
+        return
+    crops = copy.copy(crops)
+    if isinstance(crops.pictures, PictureFolder):
+        crops.pictures = crops.pictures.hand_over(workers)
+    loader = DataLoader(
+        _Steps(crops),
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        multiprocessing_context="spawn",  # forks of a process with threads can deadlock
+        generator=torch.Generator(),  # the default one is the noise's: leave it alone
+    )
+    for arrays in loader:
+        if isinstance(arrays, FlowsrError):
+            raise arrays
+        yield _tensors(arrays)
+
+
+class _Steps(Dataset[Arrays | FlowsrError]):
+    """Batches by step for PyTorch's worker processes; an error is handed over as a value."""
+
+    def __init__(self, crops: Crops) -> None:
+        self.crops = crops
+
+    def __getitem__(self, step: int) -> Arrays | FlowsrError:
+        try:
+            return self.crops.arrays_at(step)
+        except FlowsrError as error:
+            return error
+
+
+def _unchanged(arrays: Any) -> Any:
+    """Hand arrays over through a pipe: tensors would take shared memory, often 64 MB."""
+    return arrays
 
 
 def _recolor(
@@ -166,12 +192,16 @@ def _recolor(
     return crop
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except UNREADABLE as error:
-        raise PictureError(f"cannot read picture {path}: {error}") from error
+def _shortest_side(pictures: Sequence[NDArray[np.uint8]]) -> int:
+    if isinstance(pictures, PictureFolder):
+        return pictures.smallest
+    return min(int(min(picture.shape[:2])) for picture in pictures)
+
+
+def shrunk(crop: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Reduce a crop (N, N, 3) to `side` pixels a side."""
+    # Pillow's bicubic is Keys' kernel at a = -0.5 with antialiasing, as MATLAB's is.
+    return np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def _random_crop(
@@ -188,5 +218,7 @@ def _random_crop(
     return np.ascontiguousarray(crop)
 
 
-def _to_tensor(pictures: list[NDArray[np.uint8]]) -> Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+def _tensors(arrays: Arrays) -> Batch:
+    """Make tensors of pictures (B, 3, h, w) in [0, 1]; other arrays are kept as they are."""
+    tensors = map(torch.from_numpy, arrays)
+    return tuple(x.permute(0, 3, 1, 2).float() / 255 if x.ndim == 4 else x for x in tensors)

@@ -4,8 +4,10 @@ __all__ = [
     "FlowLoss",
     "PriorLoss",
     "Settings",
+    "best_weights",
     "check_prior_weights",
     "check_weights",
+    "density_noise",
     "steps_done",
     "train",
 ]
@@ -25,7 +27,7 @@ from torch.nn import functional as F
 
 from flowsr_lp.linf.model import LINF, Conditioning, LinfLP, low_frequency_residual, resize
 from flowsr_lp.linf.prior import Prior
-from flowsr_lp.training.crops import Crops
+from flowsr_lp.training.crops import Crops, batches
 from flowsr_lp.training.penalties import Penalties
 from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
 
@@ -45,6 +47,7 @@ class Settings:
     Attributes:
         steps: Optimizer steps in all.
         learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
+        halve_at: Shares of the steps at which the rate is halved, in place of that schedule.
         ema_decay: Decay per step of the averaged weights that are kept; 0 keeps the last.
         save_every: Steps between checkpoints.
         seed: Seed of the noise; the crops have their own.
@@ -58,6 +61,7 @@ class Settings:
     ema_decay: float = 0.999
     save_every: int = 200
     seed: int = 0
+    halve_at: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check every number; NaN passes none of these."""
@@ -67,6 +71,11 @@ class Settings:
             )
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}")
+        if not all(0 < share < 1 for share in self.halve_at or ()):
+            raise UsageError(
+                f"halve_at must be shares between 0 and 1, got {self.halve_at}",
+                option="halve_at",
+            )
         if min(self.steps, self.save_every) < 1 or self.seed < 0:
             raise UsageError(
                 "steps and save_every must be at least 1 and seed at least 0, got "
@@ -122,8 +131,7 @@ class FlowLoss:
         x = (low - 0.5) / 0.5
         base = resize(x, size)
         residual = (high - 0.5) / 0.5 - base
-        # Eight-bit pictures have no density: uniform noise of one step gives them one.
-        noisy = residual + (torch.rand_like(residual) - 0.5) * (2 / 255)
+        noisy = residual + density_noise(residual)
         features = self.linf.features(x)
         c = self.linf.condition(x, size, "extend", features=features)
         nll = -self.linf.log_likelihood(noisy, c).mean() / self.linf.width
@@ -222,7 +230,7 @@ class PriorLoss:
         loss = torch.stack([w * t for w, t in zip(self.weights, terms, strict=True) if w]).sum()
         figures = {"perceptual": terms[0], "latent": terms[1], "l1": terms[2]}
         if self.likelihood_weight:
-            noisy = y - base + (torch.rand_like(y) - 0.5) * (2 / 255)
+            noisy = y - base + density_noise(y)
             nll = -self.linf.log_likelihood(noisy, c).mean() / self.linf.width
             loss, figures["nll"] = loss + self.likelihood_weight * nll, nll
         shifted = None
@@ -248,6 +256,7 @@ def train(
     device: torch.device | None = None,
     recipe: Mapping[str, Any] | None = None,
     validation: Crops | None = None,
+    workers: int = 0,
 ) -> dict[str, Tensor]:
     """Train until `settings.steps`, going on from what `folder` holds.
 
@@ -257,13 +266,15 @@ def train(
         objective: The loss and the module it trains.
         crops: Source of the batches.
         settings: Length, rate, seed.
-        folder: Gets `last.pt` (for resuming) and `log.jsonl` (one line a save).
+        folder: Gets `last.pt` (for resuming), `log.jsonl` (one line a save) and, with
+            held-out batches, `best.pt`; see `best_weights`.
         report: Called as `report(step, steps, figures)` after every step.
         device: Device to train on; the CPU when None.
         recipe: Everything else that defines the run, in JSON's types; a resumed run must have
             the same, unless `folder` does not record it.
         validation: Source of held-out batches; `log.jsonl` gets the averaged weights' figures
             on the first of them at each save.
+        workers: Processes that decode and cut the batches; the weights do not depend on it.
 
     Returns:
         The trained module's state dict, averaged if `ema_decay` is set, on the CPU.
@@ -280,11 +291,11 @@ def train(
     average = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     run = _Run(folder, settings, dict(recipe or {}), module, optimizer, average)
     start = run.resume(device)
-    for step in range(start, settings.steps):
+    steps = range(start, settings.steps)
+    for step, batch in zip(steps, batches(crops, steps, workers), strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step, settings.steps)
-        low, high = crops.batch_at(step)
-        loss, figures = objective(low.to(device), high.to(device))
+            group["lr"] = settings.learning_rate * _schedule(step, settings)
+        loss, figures = objective(*(each.to(device) for each in batch))
         if not math.isfinite(loss.item()):
             raise FlowsrError(f"loss is not finite at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
@@ -293,10 +304,18 @@ def train(
         optimizer.step()
         _average(average, module, min(settings.ema_decay, (1 + step) / (10 + step)))
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            checked = _validate(objective, average, validation, device)
-            run.save(step + 1, {**figures, **checked})
+            run.save(step + 1, figures, _validate(objective, average, validation, device))
         report(step + 1, settings.steps, figures)
     return {name: tensor.cpu() for name, tensor in average.items()}
+
+
+def density_noise(picture: Tensor) -> Tensor:
+    """Draw uniform noise of one step: eight-bit pictures have no density without it.
+
+    Args:
+        picture: Normalized picture or residual, in units of half the range.
+    """
+    return (torch.rand_like(picture) - 0.5) * (2 / 255)
 
 
 def check_weights(*weights: float) -> None:
@@ -324,6 +343,19 @@ def check_prior_weights(
     return perceptual, latent, pixel
 
 
+def best_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the averaged weights of the save with the lowest loss on held-out batches.
+
+    Args:
+        folder: Folder of a run that was validated.
+
+    Raises:
+        CheckpointError: If the folder holds none, or they are damaged.
+    """
+    weights: dict[str, Tensor] = _best(folder, torch.device("cpu"))["average"]
+    return weights
+
+
 def steps_done(folder: Path) -> int:
     """Return the step at which a run in `folder` would resume, 0 if there is none.
 
@@ -340,9 +372,12 @@ def _random_origin(linf: LINF) -> tuple[int, int]:
     return index // linf.patch_size, index % linf.patch_size
 
 
-def _schedule(step: int, steps: int) -> float:
+def _schedule(step: int, settings: Settings) -> float:
+    """Return the share of the learning rate at a step."""
+    if settings.halve_at is not None:
+        return 0.5 ** sum(step >= round(share * settings.steps) for share in settings.halve_at)
     warm = min(1.0, (step + 1) / WARM_UP_STEPS)
-    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 
 @torch.no_grad()
@@ -357,10 +392,13 @@ def _average(average: dict[str, Tensor], module: nn.Module, decay: float) -> Non
 @torch.no_grad()
 def _validate(
     objective: Objective, average: dict[str, Tensor], crops: Crops | None, device: torch.device
-) -> dict[str, dict[str, float]]:
-    """Mean figures of the averaged weights on the first batches; changes no generator."""
+) -> dict[str, float] | None:
+    """Mean loss and figures of the averaged weights on the first batches.
+
+    No generator changes. The loss is under "loss".
+    """
     if crops is None:
-        return {}
+        return None
     module = objective.trained
     weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     module.load_state_dict(average)
@@ -370,13 +408,13 @@ def _validate(
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
         for step in range(VALIDATION_BATCHES):
-            low, high = crops.batch_at(step)
-            _, figures = objective(low.to(device), high.to(device))
-            for name, value in figures.items():
+            batch = crops.batch_at(step)
+            loss, figures = objective(*(each.to(device) for each in batch))
+            for name, value in {"loss": loss.item(), **figures}.items():
                 sums[name] = sums.get(name, 0.0) + value / VALIDATION_BATCHES
     module.load_state_dict(weights)
     module.train()
-    return {"validation": sums}
+    return sums
 
 
 @dataclass(frozen=True)
@@ -390,8 +428,18 @@ class _Run:
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
 
-    def save(self, step: int, figures: dict[str, Any]) -> None:
-        """Write `last.pt`, whole or not at all, and a line of `log.jsonl`."""
+    def save(
+        self, step: int, figures: dict[str, float], checked: dict[str, float] | None
+    ) -> None:
+        """Write `last.pt`, whole or not at all, and a line of `log.jsonl`.
+
+        Args:
+            step: Steps done.
+            figures: Figures of the last batch.
+            checked: Loss and figures of held-out batches; of the lowest loss the weights are
+                kept in `best.pt`.
+        """
+        line: dict[str, Any] = {"step": step, **figures}
         state = {
             "settings": asdict(self.settings),
             "recipe": self.recipe,
@@ -401,14 +449,30 @@ class _Run:
             "average": self.average,
             "noise": _noise_state(),
         }
-        temporary = self.folder / "last.pt.part"
         try:
-            torch.save(state, temporary)
-            os.replace(temporary, self.folder / "last.pt")
+            if checked is not None:
+                line["validation"] = {n: checked[n] for n in checked if n != "loss"}
+                self._save_best(step, checked["loss"])
+            self._write("last.pt", state)
             with (self.folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step, **figures}) + "\n")
+                file.write(json.dumps(line) + "\n")
         except (OSError, RuntimeError) as error:  # PyTorch's writer raises the latter
             raise OutputError(f"run in {self.folder} cannot be saved: {error}") from error
+
+    def _save_best(self, step: int, loss: float) -> None:
+        """Keep the averaged weights if no earlier save of this run has a lower loss.
+
+        A run that is killed before `last.pt` comes to the same weights and loss again.
+        """
+        best = self.folder / "best.pt"
+        resumable = best.exists() and (self.folder / "last.pt").exists()
+        if not resumable or loss < _best(self.folder, torch.device("cpu"))["loss"]:
+            self._write("best.pt", {"step": step, "loss": loss, "average": self.average})
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        temporary = self.folder / f"{name}.part"
+        torch.save(content, temporary)
+        os.replace(temporary, self.folder / name)
 
     def resume(self, device: torch.device) -> int:
         """Take over what `last.pt` holds and return the step that comes next."""
@@ -447,6 +511,17 @@ def _load(path: Path, device: torch.device) -> dict[str, Any]:
     if lacking:
         raise CheckpointError(f"{path} is not a training run: it lacks {min(lacking)}")
     return dict(state)
+
+
+def _best(folder: Path, device: torch.device) -> dict[str, Any]:
+    path = folder / "best.pt"
+    try:
+        best = torch.load(path, map_location=device, weights_only=True)
+        return {"loss": float(best["loss"]), "average": dict(best["average"])}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist: the run was not validated") from error
+    except Exception as error:  # anything the unpickler meets in another file
+        raise CheckpointError(f"{path} is damaged; remove it") from error
 
 
 def _check_same(path: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:

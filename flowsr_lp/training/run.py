@@ -28,12 +28,32 @@ from flowsr_lp import (
     srflow_prior_from_spec,
 )
 from flowsr_lp.linf.prior import EdsrLatent, Prior
-from flowsr_lp.perceptual import VggLoss
-from flowsr_lp.training.crops import Augmentation, Crops, load_pictures
-from flowsr_lp.training.linf import FlowLoss, PriorLoss, Settings, steps_done, train
+from flowsr_lp.perceptual import VggLoss, load_tensors
+from flowsr_lp.training.crops import Augmentation, Crops
+from flowsr_lp.training.linf import (
+    FlowLoss,
+    PriorLoss,
+    Settings,
+    best_weights,
+    steps_done,
+    train,
+)
 from flowsr_lp.training.penalties import Penalties
-from flowsr_lp.training.srflow import SrflowFlowLoss, SrflowPriorLoss, fit_norms
-from flowsr_runtime.errors import OutputError, PictureError, ProviderError, UsageError
+from flowsr_lp.training.pictures import MEMORY, load_pictures
+from flowsr_lp.training.srflow import (
+    EIGHT_BITS,
+    SrflowFlowLoss,
+    SrflowPriorLoss,
+    fit_norms,
+)
+from flowsr_lp.training.windows import WindowCrops, WindowFlowLoss, WindowPriorLoss
+from flowsr_runtime.errors import (
+    CheckpointError,
+    OutputError,
+    PictureError,
+    ProviderError,
+    UsageError,
+)
 
 __all__ = ["Loop", "PriorRecipe", "train_flow", "train_prior"]
 
@@ -56,8 +76,14 @@ class Loop:
         threads: CPU threads; PyTorch's choice when None.
         device: Device to train on.
         augmentation: Changes to the crops beyond flips (LINF).
-        validation: Folder of held-out pictures, None for no validation.
-        start: Weights to begin with, of the same architecture; new ones when None.
+        validation: Folder of held-out pictures, None for no validation; with it the weights
+            of the lowest loss on them are written into the folder `best` of the run.
+        start: Weights to begin with, of the same architecture, or for SRFlow an RRDB network
+            of the size of its trunk; new ones when None.
+        scale_per: Whether a scale is drawn for each step or for each picture; the latter with
+            losses on windows of the output, as LINF-LP was trained (LINF).
+        workers: Processes that decode pictures and cut crops; 0 does it in this one.
+        picture_memory: Bytes of decoded pictures to keep.
     """
 
     pictures: Path
@@ -71,11 +97,19 @@ class Loop:
     augmentation: Augmentation
     validation: Path | None = None
     start: Path | None = None
+    scale_per: Literal["step", "image"] = "step"
+    workers: int = 0
+    picture_memory: int = MEMORY
 
     @property
     def range(self) -> tuple[float, float]:
         """Range of the scale."""
         return self.scales or ANY_SCALE
+
+    @property
+    def memory_share(self) -> int:
+        """Bytes of decoded pictures to keep of each folder."""
+        return self.picture_memory // (1 if self.validation is None else 2)
 
     @property
     def largest_crop(self) -> int:
@@ -85,7 +119,7 @@ class Loop:
     @property
     def smallest_crop(self) -> int:
         """Side in pixels of a high-resolution crop at the smallest scale."""
-        return round(self.lr_size * self.range[0])
+        return round(self.lr_size * (self.range[0] if self.scale_per == "step" else 1))
 
 
 @dataclass(frozen=True)
@@ -95,7 +129,7 @@ class PriorRecipe:
     Attributes:
         name: Kind of latent module.
         args: Sizes that differ from the published ones.
-        vgg_layers: Layers of VGG16 whose features are compared.
+        vgg_layers: Layers of the VGG whose features are compared; its last one if none.
         perceptual_weight: Weight of the distance of the features.
         latent_weight: Weight of the L1 between latents.
         pixel_weight: Weight of the L1 between pixels.
@@ -120,6 +154,7 @@ def train_flow(
     penalties: Penalties,
     loop: Loop,
     started: Callable[[int], Report],
+    quant: float = EIGHT_BITS,
 ) -> Path:
     """Train a flow by likelihood and write `model.safetensors` into the run's folder.
 
@@ -129,6 +164,7 @@ def train_flow(
         penalties: Weights of the penalties on artifacts (LINF).
         loop: Settings of the run.
         started: Called with the first step; returns the callback for every step.
+        quant: The noise that gives a picture a density spans 1/quant of the range (SRFlow).
 
     Returns:
         The file.
@@ -143,26 +179,30 @@ def train_flow(
     flow = srflow_from_spec(spec) if spec["name"] == "srflow" else linf_from_spec(spec)
     _check_linf_only(flow, penalties, loop.augmentation)
     loop = _at_own_scale(loop, flow)
-    if loop.start is not None:
-        source = load_checkpoint(loop.start, blocks=spec["args"].get("blocks")).network
-        _begin(flow, _flow_of(source), loop.start)
-    crops = _crops(loop)
+    _check_windows(loop, flow, penalties)
+    if quant != EIGHT_BITS and isinstance(flow, LINF):
+        raise UsageError(f"quant is for SRFlow, not LINF, got {quant:g}", option="quant")
+    new = loop.start is None or _begin_flow(flow, loop.start, spec["args"].get("blocks"))
+    crops = _crops(loop, flow)
     recipe = {
         "model": spec,
         "pixel_weight": pixel_weight,
         "penalties": asdict(penalties),
+        **({} if quant == EIGHT_BITS else {"quant": quant}),
         **_describe(loop, crops),
     }
-    objective = _flow_loss(flow, pixel_weight, penalties)
-    if isinstance(flow, SRFlow) and first == 0 and loop.start is None:
+    objective = _flow_loss(flow, pixel_weight, penalties, loop, quant)
+    if isinstance(flow, SRFlow) and first == 0 and new:
         objective.to(device)
         low, high = crops.batch_at(0)
-        fit_norms(flow, low.to(device), high.to(device))
-    held_out = _validation(loop)
+        fit_norms(flow, low.to(device), high.to(device), quant=quant)
+    held_out = _validation(loop, flow)
     path = loop.output / "model.safetensors"
     with _begun_run(loop, first, started) as report:
         arguments = objective, crops, loop.settings, loop.output, report, device, recipe
-        save_weights(path, "model", spec, train(*arguments, held_out))
+        weights = train(*arguments, held_out, loop.workers)
+        for file, kept in _kept(path, weights, held_out):
+            save_weights(file, "model", spec, kept)
     return path
 
 
@@ -180,7 +220,7 @@ def train_prior(
 
     Args:
         model: The flow, a released file or one of ours.
-        vgg: VGG16's ImageNet weights, safetensors.
+        vgg: ImageNet weights, Caffe's VGG16 or torchvision's VGG19.
         recipe: Architecture and loss of the prior.
         loop: Settings of the run.
         started: Called with the first step; returns the callback for every step.
@@ -199,34 +239,33 @@ def train_prior(
     likelihood = {"likelihood_weight": recipe.likelihood_weight}
     _check_linf_only(flow, recipe.penalties, loop.augmentation, likelihood)
     loop = _at_own_scale(loop, flow)
+    _check_windows(loop, flow, recipe.penalties, likelihood)
     torch.manual_seed(loop.settings.seed)
     spec, prior = _new_prior(recipe, flow)
     if loop.start is not None:
-        _begin(prior, load_checkpoint(model, loop.start, blocks).network.prior, loop.start)
+        source = load_checkpoint(model, loop.start, blocks).network.prior
+        _begin(prior, {} if source is None else source.state_dict(), loop.start)
     _check_batch(loop, prior, _coarsest_patch(flow))
-    objective = _prior_loss(flow, prior, _perceptual(vgg, recipe, loop), recipe)
-    crops = _crops(loop)
+    perceptual = _perceptual(vgg, recipe, loop)
+    objective = _prior_loss(flow, prior, perceptual, recipe, loop)
+    crops = _crops(loop, flow)
     described = {
         "prior": spec,
         "model_sha256": checkpoint.model_sha256,
-        "vgg_layers": list(recipe.vgg_layers),
+        "vgg_layers": list(perceptual.features.layers),
         "weights": list(objective.weights),
         "penalties": asdict(recipe.penalties),
         **likelihood,
         **_describe(loop, crops),
     }
-    held_out = _validation(loop)
+    held_out = _validation(loop, flow)
     path = loop.output / "prior.safetensors"
+    model_spec = checkpoint.config["model"] if recipe.likelihood_weight else None
     with _begun_run(loop, first, started) as report:
         arguments = objective, crops, loop.settings, loop.output, report, device, described
-        weights = train(*arguments, held_out)
-        if recipe.likelihood_weight:
-            trained = _part(weights, "linf.")
-            save_weights(
-                loop.output / "model.safetensors", "model", checkpoint.config["model"], trained
-            )
-            weights = _part(weights, "prior.")
-        save_weights(path, "prior", spec, weights)
+        weights = train(*arguments, held_out, loop.workers)
+        for file, kept in _kept(path, weights, held_out):
+            _save_prior(file, spec, model_spec, kept)
     return path
 
 
@@ -291,16 +330,37 @@ def _check_linf_only(
             raise UsageError(f"{name} is for LINF, not SRFlow", option=name)
 
 
+def _check_windows(
+    loop: Loop, flow: LINF | SRFlow, *settings: Penalties | dict[str, float]
+) -> None:
+    """Refuse one scale per image where it cannot be had."""
+    if loop.scale_per == "step":
+        return
+    if isinstance(flow, SRFlow):
+        raise UsageError("scale_per image is for LINF, not SRFlow", option="scale_per")
+    if loop.lr_size % flow.patch_size:
+        raise UsageError(
+            f"lr_size must be a multiple of {flow.patch_size}, the side of a patch, with "
+            f"scale_per image, got {loop.lr_size}",
+            option="lr_size",
+        )
+    fields = (each if isinstance(each, dict) else asdict(each) for each in settings)
+    for name, value in (field for each in fields for field in each.items()):
+        if value:
+            raise UsageError(f"{name} needs scale_per step, got image", option=name)
+
+
 def _flow_of(network: LinfLP | SrflowLP) -> LINF | SRFlow:
     return network.linf if isinstance(network, LinfLP) else network.srflow
 
 
 def _flow_loss(
-    flow: LINF | SRFlow, pixel_weight: float, penalties: Penalties
+    flow: LINF | SRFlow, pixel_weight: float, penalties: Penalties, loop: Loop, quant: float
 ) -> FlowLoss | SrflowFlowLoss:
-    if isinstance(flow, LINF):
-        return FlowLoss(flow, pixel_weight, penalties)
-    return SrflowFlowLoss(flow, pixel_weight)
+    if isinstance(flow, SRFlow):
+        return SrflowFlowLoss(flow, pixel_weight, quant)
+    loss = FlowLoss if loop.scale_per == "step" else WindowFlowLoss
+    return loss(flow, pixel_weight, penalties)
 
 
 def _new_prior(
@@ -322,12 +382,14 @@ def _prior_loss(
     prior: Prior | SrflowPrior,
     perceptual: VggLoss,
     recipe: PriorRecipe,
+    loop: Loop,
 ) -> PriorLoss | SrflowPriorLoss:
     weights = (recipe.perceptual_weight, recipe.latent_weight, recipe.pixel_weight)
     if isinstance(flow, LINF):
         assert not isinstance(prior, SrflowPrior)
         network, likelihood = LinfLP(flow, prior), recipe.likelihood_weight
-        return PriorLoss(network, perceptual, *weights, recipe.penalties, likelihood)
+        loss = PriorLoss if loop.scale_per == "step" else WindowPriorLoss
+        return loss(network, perceptual, *weights, recipe.penalties, likelihood)
     assert isinstance(prior, SrflowPrior)
     return SrflowPriorLoss(SrflowLP(flow, prior), perceptual, *weights)
 
@@ -335,26 +397,35 @@ def _prior_loss(
 def _perceptual(vgg: Path, recipe: PriorRecipe, loop: Loop) -> VggLoss:
     """Load the perceptual loss; the crops must be large enough for its layers."""
     perceptual = VggLoss(vgg, recipe.vgg_layers)
-    if loop.smallest_crop < perceptual.features.smallest:
+    features = perceptual.features
+    if loop.smallest_crop < features.smallest:
         raise UsageError(
-            f"crops must be at least {perceptual.features.smallest} pixels a side for "
-            f"{recipe.vgg_layers[-1]}, got {loop.smallest_crop} at scale {loop.range[0]:g}"
+            f"crops must be at least {features.smallest} pixels a side for "
+            f"{features.layers[-1]}, got {loop.smallest_crop} at scale {loop.range[0]:g}"
         )
     return perceptual
 
 
-def _crops(loop: Loop) -> Crops:
-    pictures = load_pictures(loop.pictures, loop.largest_crop)
-    seed, augmentation = loop.settings.seed, loop.augmentation
-    return Crops(pictures, loop.batch, loop.lr_size, loop.range, seed, augmentation)
+def _crops(loop: Loop, flow: LINF | SRFlow) -> Crops:
+    pictures = load_pictures(
+        loop.pictures, loop.largest_crop, loop.memory_share, decode=not loop.workers
+    )
+    settings = loop.batch, loop.lr_size, loop.range, loop.settings.seed, loop.augmentation
+    if loop.scale_per == "step" or isinstance(flow, SRFlow):
+        return Crops(pictures, *settings)
+    return WindowCrops(pictures, *settings, patch=flow.patch_size)
 
 
-def _validation(loop: Loop) -> Crops | None:
+def _validation(loop: Loop, flow: LINF | SRFlow) -> Crops | None:
     """Held-out crops, the same in every run; None without a folder."""
     if loop.validation is None:
         return None
-    pictures = load_pictures(loop.validation, loop.largest_crop)
-    return Crops(pictures, loop.batch, loop.lr_size, loop.range)
+    settings = replace(loop.settings, seed=0)
+    plain = Augmentation()
+    held_out = replace(
+        loop, pictures=loop.validation, settings=settings, augmentation=plain, workers=0
+    )
+    return _crops(held_out, flow)
 
 
 def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
@@ -367,8 +438,35 @@ def _describe(loop: Loop, crops: Crops) -> dict[str, Any]:
             **asdict(loop.augmentation),
             "fonts": [font.name for font in loop.augmentation.fonts],
         },
+        **({} if loop.scale_per == "step" else {"scale_per": loop.scale_per}),
         **({} if loop.start is None else {"start": _sha256(loop.start)}),
     }
+
+
+def _kept(
+    path: Path, last: dict[str, Tensor], held_out: Crops | None
+) -> Iterator[tuple[Path, dict[str, Tensor]]]:
+    """Yield the files to write: the last weights and, of a validated run, the best ones."""
+    yield path, last
+    # A run that was finished by a version without best.pt has none.
+    if held_out is not None and (path.parent / "best.pt").exists():
+        best = path.parent / "best"
+        try:
+            best.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make folder {best}: {error.strerror}") from error
+        yield best / path.name, best_weights(path.parent)
+
+
+def _save_prior(
+    path: Path, spec: dict[str, Any], model: dict[str, Any] | None, weights: dict[str, Tensor]
+) -> None:
+    """Write a prior and, if `model` describes one, the flow that was trained with it."""
+    if model is not None:
+        flow = _part(weights, "linf.")
+        save_weights(path.with_name("model.safetensors"), "model", model, flow)
+        weights = _part(weights, "prior.")
+    save_weights(path, "prior", spec, weights)
 
 
 def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -380,9 +478,31 @@ def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _begin(module: nn.Module, source: nn.Module | None, path: Path) -> None:
-    """Give a module the weights of another of the same architecture."""
-    weights = {} if source is None else source.state_dict()
+def _begin_flow(flow: LINF | SRFlow, path: Path, blocks: Sequence[int] | None) -> bool:
+    """Give a flow its initial weights; return whether they are those of its trunk alone."""
+    if isinstance(flow, SRFlow):
+        trunk = _rrdb(path)
+        if trunk is not None:
+            names = flow.RRDB.state_dict().keys() & trunk.keys()
+            _begin(flow.RRDB, {name: trunk[name] for name in names}, path)
+            return True
+    _begin(flow, _flow_of(load_checkpoint(path, blocks=blocks).network).state_dict(), path)
+    return False
+
+
+def _rrdb(path: Path) -> dict[str, Tensor] | None:
+    """Return the weights of a released RRDB network; None if the file is none."""
+    try:
+        tensors = load_tensors(path)
+    except (
+        CheckpointError
+    ):  # not a plain file of tensors: `load_checkpoint` reads it or says why
+        return None
+    return tensors if "conv_first.weight" in tensors else None
+
+
+def _begin(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Give a module weights of the same architecture."""
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     if shapes != {name: tensor.shape for name, tensor in module.state_dict().items()}:
         raise UsageError(f"{path} is of another architecture than the one to train")

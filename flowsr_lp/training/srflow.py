@@ -11,17 +11,20 @@ from flowsr_lp.srflow.model import SRFlow, SrflowLP, interpolate
 from flowsr_lp.srflow.prior import SrflowPrior
 from flowsr_lp.training.linf import check_prior_weights, check_weights
 
-STEP = 1 / 255  # of eight-bit pictures
+EIGHT_BITS = 255.0  # steps of eight-bit pictures
 TINY = 1e-6  # added to a standard deviation, as in Glow (arXiv 1807.03039, section 3.1)
 
 
 class SrflowFlowLoss:
     """Negative log-likelihood of the picture, in nats per value (arXiv 2006.14200, eq. 4).
 
-    `pixel_weight` adds L1 between the flow's mode (decode of 0) and the picture.
+    `pixel_weight` adds L1 between the flow's mode (decode of 0) and the picture; the noise
+    that gives a picture a density spans 1/`quant` of the range, published as 1/32.
     """
 
-    def __init__(self, srflow: SRFlow, pixel_weight: float = 0.0) -> None:
+    def __init__(
+        self, srflow: SRFlow, pixel_weight: float = 0.0, quant: float = EIGHT_BITS
+    ) -> None:
         """Train `srflow`; call `fit_norms` before the first step of a new network.
 
         Raises:
@@ -31,6 +34,7 @@ class SrflowFlowLoss:
         self.trained = srflow
         self.srflow = srflow
         self.pixel_weight = pixel_weight
+        self.quant = quant
 
     def to(self, device: torch.device) -> None:
         """Move the network."""
@@ -39,7 +43,7 @@ class SrflowFlowLoss:
     def __call__(self, low: Tensor, high: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss of a batch (B, 3, h, w), (B, 3, H, W), RGB in [0, 1], h and w even."""
         u = self.srflow.condition(low)
-        likelihood = self.srflow.log_likelihood(_with_density(high), u)
+        likelihood = self.srflow.log_likelihood(_with_density(high, self.quant), u)
         nll = -likelihood.mean() / high[0].numel()
         loss, figures = nll, {"nll": nll.item()}
         if self.pixel_weight:
@@ -117,7 +121,7 @@ class SrflowPriorLoss:
 
 
 @torch.no_grad()
-def fit_norms(srflow: SRFlow, low: Tensor, high: Tensor) -> None:
+def fit_norms(srflow: SRFlow, low: Tensor, high: Tensor, *, quant: float = EIGHT_BITS) -> None:
     """Initialize every ActNorm: its output for a batch gets mean 0 and deviation 1.
 
     The flow's norms and those of the couplings' nets; without it a deep flow starts so far
@@ -127,6 +131,7 @@ def fit_norms(srflow: SRFlow, low: Tensor, high: Tensor) -> None:
         srflow: A new network; changed.
         low: Low resolution, (B, 3, h, w), RGB in [0, 1], h and w even.
         high: High resolution, (B, 3, scale · h, scale · w).
+        quant: Reciprocal of the noise's share of the range.
     """
 
     def fit(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -138,12 +143,12 @@ def fit_norms(srflow: SRFlow, low: Tensor, high: Tensor) -> None:
     norms = [module for module in srflow.modules() if isinstance(module, ActNorm)]
     hooks = [norm.register_forward_pre_hook(fit) for norm in norms]
     try:
-        srflow.encode(_with_density(high), srflow.condition(low))
+        srflow.encode(_with_density(high, quant), srflow.condition(low))
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _with_density(picture: Tensor) -> Tensor:
-    """Add uniform noise of one step: eight-bit pictures have no density without it."""
-    return picture + (torch.rand_like(picture) - 0.5) * STEP
+def _with_density(picture: Tensor, quant: float) -> Tensor:
+    """Add uniform noise: eight-bit pictures have no density without it."""
+    return picture + (torch.rand_like(picture) - 0.5) * (1 / quant)

@@ -142,12 +142,72 @@ def test_the_smallest_picture_leaves_one_pixel(vgg: Path) -> None:
     assert features(torch.zeros(1, 3, features.smallest, features.smallest))[0].shape[-1] == 1
 
 
-@pytest.mark.parametrize("layers", [["conv9_9"], []])
-def test_unknown_vgg_layers_are_refused(vgg: Path, layers: list[str]) -> None:
-    with pytest.raises(
-        UsageError, match=r"vgg layers must be among conv1_1, .*, got (conv9|no)"
-    ):
-        VggFeatures(vgg, layers)
+@pytest.mark.parametrize("layer", ["conv9_9", "features.0"])
+def test_unknown_vgg_layers_are_refused(vgg: Path, layer: str) -> None:
+    with pytest.raises(UsageError, match=rf"vgg layers must be among conv1_1, .*, got {layer}"):
+        VggFeatures(vgg, [layer])
+
+
+# Torchvision's VGG19 by its own definition: the index of each convolution and of each pool.
+VGG19_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
+VGG19_POOLS = (4, 9, 18, 27, 36)
+
+
+@pytest.fixture
+def vgg19() -> nn.Sequential:
+    """VGG19's feature layers as torchvision builds them, with four channels."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for index in range(37):
+        if index in VGG19_CONVOLUTIONS:
+            layers.append(nn.Conv2d(4 if index else 3, 4, 3, padding=1))
+        else:
+            layers.append(nn.MaxPool2d(2, 2) if index in VGG19_POOLS else nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+@pytest.fixture
+def torchvision(vgg19: nn.Sequential, tmp_path: Path) -> Path:
+    whole = nn.ModuleDict({"features": vgg19, "classifier": nn.Linear(4, 2)})
+    torch.save(whole.state_dict(), tmp_path / "vgg19-dcbb9e9d.pth")
+    return tmp_path / "vgg19-dcbb9e9d.pth"
+
+
+def test_torchvisions_vgg19_gives_the_features_before_the_last_relu(
+    vgg19: nn.Sequential, torchvision: Path
+) -> None:
+    features, rgb = VggFeatures(torchvision), stand_in.tensor(40, 50)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    got = features(rgb)
+    assert features.layers == ("features.34",)
+    assert features.smallest == 16
+    torch.testing.assert_close(got, [vgg19[:35]((rgb - mean) / deviation)])
+
+
+def test_every_layer_of_torchvisions_vgg19_can_be_taken(
+    vgg19: nn.Sequential, torchvision: Path
+) -> None:
+    layers, rgb = [f"features.{index}" for index in VGG19_CONVOLUTIONS], stand_in.tensor(16, 16)
+    features = VggFeatures(torchvision, layers)
+    x = (rgb - features.mean) / features.deviation
+    wanted = [vgg19[: index + 1](x) for index in VGG19_CONVOLUTIONS]
+    torch.testing.assert_close(features(rgb), wanted)
+
+
+def test_the_published_loss_is_a_plain_l1_of_a_clamped_output(torchvision: Path) -> None:
+    loss, (a, b) = VggLoss(torchvision), pictures()
+    expected = (loss.features(a.clamp(0.2, 1))[0] - loss.features(b)[0]).abs().mean()
+    torch.testing.assert_close(loss(a.clamp(0.2, 1), b), expected)
+    torch.testing.assert_close(loss(a * 3 - 1, b), loss((a * 3 - 1).clamp(0, 1), b))
+
+
+def test_caffes_loss_is_relative_and_sees_values_out_of_range(vgg: Path) -> None:
+    loss, (a, b) = VggLoss(vgg, ["conv2_1"]), pictures()
+    expected = loss.features(b)[0]
+    distance = (loss.features(a)[0] - expected).abs().mean() / expected.abs().mean()
+    torch.testing.assert_close(loss(a, b), distance)
+    assert loss(a * 3 - 1, b) != loss((a * 3 - 1).clamp(0, 1), b)
 
 
 def test_a_file_that_lacks_a_tensor_is_named(alex: Path, vgg: Path) -> None:

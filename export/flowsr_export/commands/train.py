@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsr_export.options.command import Group
+from flowsr_export.options.command import Choice, Group
+from flowsr_export.options.presets import config_option, recipe_option
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.shared import (
     FILE,
@@ -32,6 +33,7 @@ from flowsr_export.options.train import (
     penalty_options,
     srflow_options,
 )
+from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
     from flowsr_lp.training.penalties import Penalties
@@ -59,13 +61,25 @@ def command() -> None:
 
 
 @command.command("flow")
-@choice_option(
-    "--system", ["linf", "srflow"], "Network: LINF upscales by any factor, SRFlow by 4 or 8."
+@config_option
+@number_option(
+    "--system",
+    Choice(["linf", "srflow"]),
+    "linf",
+    "Network: LINF upscales by any factor, SRFlow by 4 or 8.",
+    is_eager=True,
 )
+@recipe_option
 @linf_options
 @srflow_options
 @number_option(
     "--pixel-weight", WEIGHT, 0.0, "Weight of the L1 loss between the flow's mode and pixels."
+)
+@number_option(
+    "--quant",
+    FiniteRange(min=1),
+    255.0,
+    "The noise that gives images a density spans 1/QUANT of their range (SRFlow).",
 )
 @penalty_options("phase", "mesh", "shift", "out_of_range", "rescaled", "gain")
 @loop_options(learning_rate=4e-4, batch=16)
@@ -75,6 +89,7 @@ def flow(
     linf: dict[str, Any],
     srflow: dict[str, Any],
     pixel_weight: float,
+    quant: float,
     penalties: Penalties,
     loop: Loop,
     as_json: bool,
@@ -87,6 +102,7 @@ def flow(
     \b
     Example:
       flowsr-export train flow --images photos -o runs/flow --steps 7000
+      flowsr-export train flow --recipe published --images DF2K -o runs/flow --workers 8
       flowsr-export train flow --system srflow --images photos -o runs/srflow
     """
     other, options = ("linf", linf) if system == "srflow" else ("srflow", srflow)
@@ -97,7 +113,7 @@ def flow(
     from flowsr_lp.training.run import train_flow
 
     with _progress(loop) as started:
-        path = train_flow(spec, pixel_weight, penalties, loop, started)
+        path = train_flow(spec, pixel_weight, penalties, loop, started, quant)
     _print_result(path, loop, as_json)
 
 
@@ -120,13 +136,16 @@ def _recipe(
 
 
 @command.command("prior")
+@config_option
+@recipe_option
 @click.option("--model", type=FILE, required=True, help="Checkpoint of the flow.")
 @blocks_option
 @click.option(
     "--vgg",
     type=FILE,
     required=True,
-    help="ImageNet weights of VGG16: safetensors with conv1_1.weight and so on.",
+    help="ImageNet weights: torchvision's VGG19 (flowsr-export fetch vgg19-dcbb9e9d.pth), or "
+    "Caffe's VGG16 with conv1_1.weight and so on.",
 )
 @penalty_options("phase", "mesh", "shift", "out_of_range", "rescaled")
 @packs(
@@ -141,8 +160,7 @@ def _recipe(
         "--vgg-layer",
         "vgg_layers",
         multiple=True,
-        default=["conv5_3"],
-        show_default=True,
+        show_default="features.34 of VGG19, conv5_3 of VGG16",
         help="VGG layer whose features are compared, before its ReLU; may be repeated.",
     ),
     number_option("--perceptual-weight", WEIGHT, 1.0, "Weight of the VGG feature loss."),
@@ -170,8 +188,9 @@ def prior(
     """Train the learned prior of a LINF or SRFlow flow.
 
     The result is OUTPUT/prior.safetensors, and OUTPUT/model.safetensors with
-    --likelihood-weight. The published recipe compares features of VGG19
-    before the last ReLU; this command uses VGG16, whose last layer is conv5_3.
+    --likelihood-weight. With torchvision's VGG19 the loss is the published one: the L1
+    between features before the last ReLU, of an output clamped to [0, 1]. With Caffe's
+    VGG16 it is relative to the size of the features, and the output is not clamped.
 
     \b
     Example:
@@ -187,7 +206,9 @@ def prior(
 
 @command.command("curves")
 @click.argument("run", type=FOLDER)
-@click.option("-o", "--output", type=FILE, show_default="RUN/curves.svg", help="SVG file.")
+@click.option(
+    "-o", "--output", type=FILE, show_default="RUN/curves.svg", help="SVG or PNG file."
+)
 @force_option
 @json_option
 def curves(run: Path, output: Path | None, force: bool, as_json: bool) -> None:
@@ -197,13 +218,15 @@ def curves(run: Path, output: Path | None, force: bool, as_json: bool) -> None:
 
     \b
     Example:
-      flowsr-export train curves runs/prior
+      flowsr-export train curves runs/prior -o curves.png
     """
     from flowsr_export.reports.files import prepare_files, write_files
     from flowsr_export.reports.training_curves import draw_training_curves
 
     path = output or run / "curves.svg"
-    chart = draw_training_curves(run)
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise click.UsageError(f"-o must end in .svg or .png, got {path}")
+    chart = draw_training_curves(run, png=path.suffix.lower() == ".png")
     prepare_files([path], force=force)
     write_files({path: chart})
     click.echo(json.dumps({"path": str(path)}) if as_json else path)

@@ -8,9 +8,9 @@ __all__ = ["section_of", "sections"]
 
 SECTIONS: dict[str, str] = {
     "Basic": """
-        --all --all-frames --allow-host --base-url --batch --compute-capability --data
+        --all --all-frames --allow-host --base-url --batch --compute-capability --config --data
         --engine --exact --first --fit --flavor --height --host --hr --images --list
-        --locate --lr --lr-size --name --other-versions --port --quick --recursive
+        --locate --lr --lr-size --name --other-versions --port --quick --recipe --recursive
         --resample --scale --size --start --steps --sweep --system --table --threshold
         --tolerance --toward --validation --weight --weights --width
     """,
@@ -43,14 +43,17 @@ SECTIONS: dict[str, str] = {
         --vgg-layer
     """,
     "Augmentation": "--color --fonts --gray --synthetic",
-    "Training": "--ema-decay --learning-rate --save-every --scale-range --validation",
+    "Training": """
+        --ema-decay --halve-at --learning-rate --quant --save-every --scale-per --scale-range
+        --validation
+    """,
     "Limits": """
         --body-timeout --instances --jobs --max-batch --max-body --max-output-pixels
         --max-pixels --max-queue --queue --timeout
     """,
     "Performance": """
         --backend --convolution-search --cuda-graphs --device --devices --feature-cache --halo
-        --max-memory --provider --self-test --threads --tf32 --workers
+        --image-memory --max-memory --provider --self-test --threads --tf32 --workers
     """,
     "Shapes": "--max-shapes --min-shapes --opt-shapes",
     "Builder": """

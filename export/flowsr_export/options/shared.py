@@ -79,6 +79,7 @@ METAVARS = {
     "parse_range": "FROM,TO",
     "parse_rates": "R,R,…",
     "parse_scales": "S,S,…",
+    "parse_shares": "S,S,…",
     "parse_sizes": "WxH,WxH,…",
     "parse_temperatures": "T,T,…",
     "scale_type": "S|SxS",

@@ -21,7 +21,14 @@ from flowsr_export.options.shared import (
     value_option,
     with_options,
 )
-from flowsr_export.options.values import FiniteRange, WholeRange, parse_blocks, parse_range
+from flowsr_export.options.values import (
+    FiniteRange,
+    WholeRange,
+    parse_blocks,
+    parse_memory,
+    parse_range,
+    parse_shares,
+)
 
 __all__ = [
     "WEIGHT",
@@ -103,6 +110,47 @@ AUGMENTATION = packs(
 )
 
 
+CROPS = (
+    number_option(
+        "--crop",
+        POSITIVE,
+        32,
+        "Side of a crop in low-resolution pixels.",
+        argument="lr_size",
+        old=["--lr-size"],
+    ),
+    value_option(
+        parse_range,
+        "--scale-range",
+        "scales",
+        old=["--scales"],
+        help="Range of the scale drawn for each step (LINF).",
+        show_default="1,4; SRFlow's own",
+    ),
+    choice_option(
+        "--scale-per",
+        ["step", "image"],
+        "Draw a scale for each step, or one for each image and compare windows of the "
+        "output (LINF).",
+    ),
+)
+LOADING = (
+    number_option(
+        "--workers",
+        WholeRange(min=0),
+        0,
+        "Number of processes that decode images; the weights do not depend on it.",
+    ),
+    value_option(
+        parse_memory,
+        "--image-memory",
+        "picture_memory",
+        default="512M",
+        help="Memory for decoded images; the others are decoded whenever they are used.",
+    ),
+)
+
+
 def loop_options(learning_rate: float, batch: int) -> Option:
     """Return a decorator that adds the options of every training run, packed as `loop`.
 
@@ -113,26 +161,16 @@ def loop_options(learning_rate: float, batch: int) -> Option:
     loop = packs(
         "flowsr_lp.training.run:Loop",
         number_option("--batch", POSITIVE, batch, "Number of crops per step."),
-        number_option(
-            "--crop",
-            POSITIVE,
-            32,
-            "Side of a crop in low-resolution pixels.",
-            argument="lr_size",
-            old=["--lr-size"],
-        ),
-        value_option(
-            parse_range,
-            "--scale-range",
-            "scales",
-            old=["--scales"],
-            help="Range of the scale drawn for each step (LINF).",
-            show_default="1,4; SRFlow's own",
-        ),
+        *CROPS,
         threads_option,
         click.option("--validation", type=FOLDER, help="Folder of held-out images."),
-        click.option("--start", type=FILE, help="Initial weights, of the same architecture."),
+        click.option(
+            "--start",
+            type=FILE,
+            help="Initial weights, of the same architecture, or for SRFlow of its RRDB trunk.",
+        ),
         choice_option("--device", ["cpu", "cuda"], "Device to train on."),
+        *LOADING,
         name="loop",
         takes=["pictures", "output", "settings", "augmentation"],
     )
@@ -144,6 +182,12 @@ def loop_options(learning_rate: float, batch: int) -> Option:
             FiniteRange(min=0, min_open=True),
             learning_rate,
             "Learning rate after the warm-up; it falls to 0 along a cosine.",
+        ),
+        value_option(
+            parse_shares,
+            "--halve-at",
+            help="Shares of the steps at which the learning rate is halved, instead of warm-up "
+            "and cosine.",
         ),
         number_option(
             "--ema-decay",

@@ -28,6 +28,7 @@ __all__ = [
     "parse_range",
     "parse_rates",
     "parse_scales",
+    "parse_shares",
     "parse_shapes",
     "parse_sizes",
     "scale_type",
@@ -135,6 +136,16 @@ def parse_temperatures(value: str) -> tuple[float, ...]:
     if len(set(numbers)) < len(numbers):
         raise click.BadParameter(f"expected distinct numbers, got {value!r}")
     return tuple(numbers)
+
+
+def parse_shares(value: str) -> tuple[float, ...]:
+    """Read shares between 0 and 1, joined by commas, such as `0.5,0.75`."""
+    texts = [text.strip() for text in value.split(",")]
+    if not all(re.fullmatch(r"0?\.[0-9]{1,9}", text) and float(text) for text in texts):
+        raise click.BadParameter(
+            f"expected shares between 0 and 1 such as 0.5,0.75, got {value!r}"
+        )
+    return tuple(float(text) for text in texts)
 
 
 def parse_capability(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Draw charts with matplotlib as SVG files that are reproducible byte for byte."""
+"""Draw charts with matplotlib: SVG files, reproducible byte for byte, and PNG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["draw_grid", "draw_svg"]
+__all__ = ["draw_grid", "draw_png", "draw_svg"]
 
 # Without a date or random ids the same values give the same file.
 STYLE: dict[Any, Any] = {"svg.hashsalt": "flowsr", "svg.fonttype": "none", "font.size": 9}
@@ -42,6 +42,25 @@ def draw_grid(
     Returns:
         An SVG element, which is also a complete file.
     """
+    metadata = {"Date": None, "Creator": None}
+    text = _drawn(draws, columns, size, "svg", metadata).decode("utf-8")
+    return text[text.index("<svg") :]
+
+
+def draw_png(
+    draws: Sequence[Callable[[Axes], None]], columns: int, size: tuple[float, float]
+) -> bytes:
+    """Draw several charts as one PNG file; the arguments are those of `draw_grid`."""
+    return _drawn(draws, columns, size, "png", {"Software": None})
+
+
+def _drawn(
+    draws: Sequence[Callable[[Axes], None]],
+    columns: int,
+    size: tuple[float, float],
+    form: str,
+    metadata: dict[str, None],
+) -> bytes:
     rows = -(-len(draws) // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
@@ -51,6 +70,5 @@ def draw_grid(
         for axes in list(grid)[len(draws) :]:
             axes.remove()
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue().decode("utf-8")
-    return text[text.index("<svg") :]
+        figure.savefig(buffer, format=form, metadata=metadata)
+    return buffer.getvalue()

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from flowsr_export.reports.svg import draw_grid
+from flowsr_export.reports.svg import draw_grid, draw_png
 from flowsr_runtime.errors import CheckpointError
 
 __all__ = ["draw_training_curves"]
@@ -22,14 +22,15 @@ CHART = (3.6, 2.6)  # inches
 SMOOTHING = 0.9  # of the training's own figures, each of one random batch
 
 
-def draw_training_curves(folder: Path) -> str:
+def draw_training_curves(folder: Path, *, png: bool = False) -> str | bytes:
     """Draw every figure of a run over its steps, with that of the validation images.
 
     Args:
         folder: Folder of the run, with `log.jsonl`.
+        png: Whether to return a PNG file, and not an SVG file.
 
     Returns:
-        An SVG file.
+        The file's content.
 
     Raises:
         CheckpointError: If the folder has no log, or it is empty or damaged.
@@ -39,7 +40,8 @@ def draw_training_curves(folder: Path) -> str:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         names = [name for name in lines[0] if name not in ("step", "validation")]
         charts: list[Callable[[Axes], None]] = [partial(_chart, lines, name) for name in names]
-        return draw_grid(charts, min(COLUMNS, len(charts)), CHART)
+        draw = draw_png if png else draw_grid
+        return draw(charts, min(COLUMNS, len(charts)), CHART)
     except OSError as error:
         raise CheckpointError(f"{folder} is not a training run: {error.strerror}") from error
     except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:

@@ -10,8 +10,9 @@ from click.testing import Result
 from safetensors.torch import load_file
 
 from flowsr_lp import LinfLP, linf_from_spec, load_checkpoint
-from flowsr_lp.training.crops import Crops, load_pictures
+from flowsr_lp.training.crops import Batch, Crops
 from flowsr_lp.training.linf import FlowLoss, Settings, train
+from flowsr_lp.training.pictures import load_pictures
 from tests import stand_in
 from tests.flowsr_export.commands.trainings import LOOP, PRIOR, STILL, assert_refused
 
@@ -102,12 +103,12 @@ def test_an_interrupted_run_is_resumed_to_the_same_weights(
     flow("-o", tmp_path / "whole")
     batch_at = Crops.batch_at
 
-    def interrupted(self: Crops, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def interrupted(self: Crops, step: int) -> Batch:
         monkeypatch.undo()
         monkeypatch.setattr(Crops, "batch_at", later)
         return batch_at(self, step)
 
-    def later(self: Crops, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def later(self: Crops, step: int) -> Batch:
         assert step < 3, "interrupted before"
         return batch_at(self, step)
 
@@ -258,3 +259,31 @@ def test_the_curves_of_a_validated_run_are_drawn(
     again = run("train", "curves", tmp_path / "flow")
     assert_refused(again, 1, "curves.svg")
     assert run("train", "curves", tmp_path / "flow", "--force").exit_code == 0
+    picture = tmp_path / "curves.png"
+    assert run("train", "curves", tmp_path / "flow", "-o", picture).exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    text = run("train", "curves", tmp_path / "flow", "-o", tmp_path / "curves.txt")
+    assert_refused(text, 2, f"must end in .svg or .png, got {tmp_path / 'curves.txt'}")
+
+
+def test_a_validated_run_writes_its_best_weights_too(
+    flow: Run, prior: Run, pictures: Path, tmp_path: Path
+) -> None:
+    assert flow("--validation", pictures).exit_code == 0
+    done = prior("--validation", pictures, "--likelihood-weight", "0.1")
+    assert done.exit_code == 0, done.output
+    best = [tmp_path / run / "best" / "model.safetensors" for run in ("flow", "prior")]
+    assert isinstance(load_checkpoint(best[0]).network, LinfLP)
+    both = load_checkpoint(best[1], tmp_path / "prior/best/prior.safetensors").network
+    assert isinstance(both, LinfLP)
+    assert both.prior is not None
+
+
+def test_a_finished_run_without_best_weights_can_be_repeated_with_validation(
+    flow: Run, pictures: Path, tmp_path: Path
+) -> None:
+    first = flow()
+    again = flow("--validation", pictures)
+    assert again.exit_code == 0, again.output
+    assert again.stdout == first.stdout
+    assert not (tmp_path / "flow" / "best").exists()

@@ -9,8 +9,9 @@ from click.testing import Result
 from safetensors.torch import load_file
 
 from flowsr_lp import load_checkpoint, save_weights, srflow_from_spec
-from flowsr_lp.training.crops import Crops, load_pictures
+from flowsr_lp.training.crops import Crops
 from flowsr_lp.training.linf import Settings, train
+from flowsr_lp.training.pictures import load_pictures
 from flowsr_lp.training.srflow import SrflowFlowLoss, fit_norms
 from tests import stand_in
 from tests.flowsr_export.commands.trainings import LOOP, PRIOR, STILL, assert_refused
@@ -75,6 +76,33 @@ def test_an_srflow_of_eight_times_is_trained(
     config = load_checkpoint(model, latent).config
     assert config["model"]["args"]["scale"] == 8
     assert config["prior"]["args"]["in_chans"] == [6, 12, 192]
+
+
+def rrdb(path: Path, **changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Write weights as those of a released RRDB network, with its own upsampler."""
+    sizes = {"scale": 4, "nb": 1, "K": 1, "L": 3, "blocks": [0], "nf": 4, "gc": 2, "hidden": 4}
+    torch.manual_seed(9)
+    trunk = srflow_from_spec({"name": "srflow", "args": sizes}).RRDB.state_dict()
+    weights = {**trunk, "conv_last.weight": torch.ones(3, 4, 3, 3), **changes}
+    torch.save(weights, path)
+    return trunk
+
+
+def test_an_srflow_can_begin_with_an_rrdb_network(srflow: Run, tmp_path: Path) -> None:
+    trunk = rrdb(tmp_path / "rrdb.pth")
+    done = srflow("--start", tmp_path / "rrdb.pth", *STILL)
+    assert done.exit_code == 0, done.output
+    got = load_file(tmp_path / "flow" / "model.safetensors")
+    for name, tensor in trunk.items():
+        torch.testing.assert_close(got[f"RRDB.{name}"], tensor, atol=1e-9, rtol=0)
+    norms = [got[name] for name in got if name.endswith("actnorm.logs")]
+    assert norms
+    assert all(norm.any() for norm in norms)
+
+
+def test_an_rrdb_network_of_another_size_is_no_start(srflow: Run, tmp_path: Path) -> None:
+    rrdb(tmp_path / "rrdb.pth", **{"conv_first.weight": torch.zeros(8, 3, 3, 3)})
+    assert_refused(srflow("--start", tmp_path / "rrdb.pth"), 2, "is of another architecture")
 
 
 def test_the_norms_of_an_srflow_start_from_the_first_batch(

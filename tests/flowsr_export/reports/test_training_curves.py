@@ -1,10 +1,13 @@
 """Curves of a training run: one chart a figure, and files that are none."""
 
+import io
 import json
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flowsr_export.reports.training_curves import draw_training_curves
 from flowsr_runtime.errors import CheckpointError
@@ -31,6 +34,15 @@ def test_each_figure_is_a_chart(tmp_path: Path, validated: bool) -> None:
     assert {"nll", "l1"} <= set(words)
     assert words.count("training") == 2
     assert words.count("validation") == 2 * validated
+
+
+def test_a_png_holds_the_same_charts(tmp_path: Path) -> None:
+    content = draw_training_curves(log(tmp_path, validated=True), png=True)
+    assert isinstance(content, bytes)
+    with Image.open(io.BytesIO(content)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape == (260, 720, 3)  # two charts beside each other, 100 pixels an inch
+    assert pixels.std() > 10
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"step": 1}', '{"nll": 1}', "[]"])

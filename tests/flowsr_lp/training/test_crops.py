@@ -6,7 +6,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowsr_lp.training.crops import Augmentation, Crops, load_pictures
+from flowsr_lp.training.crops import Augmentation, Crops, batches
+from flowsr_lp.training.pictures import load_pictures
 from flowsr_runtime.errors import PictureError, UsageError
 from tests import stand_in
 
@@ -88,50 +89,6 @@ def test_numbers_that_make_no_sense_are_refused(
         crops(**changes)
 
 
-def test_pictures_of_a_folder_come_by_name_as_rgb(tmp_path: Path) -> None:
-    Image.new("L", (9, 8), 200).save(tmp_path / "b.png")
-    Image.new("RGB", (8, 9), (1, 2, 3)).save(tmp_path / "a.bmp")
-    (tmp_path / "notes.txt").write_text("not a picture")
-    first, second = load_pictures(tmp_path, smallest=8)
-    assert first.shape == (9, 8, 3)
-    assert first[0, 0].tolist() == [1, 2, 3]
-    assert second[0, 0].tolist() == [200, 200, 200]
-
-
-def test_small_pictures_are_left_out_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    Image.new("RGB", (80, 7)).save(tmp_path / "b.png")
-    assert len(load_pictures(tmp_path, smallest=8)) == 1
-    assert "left out 1 of 2 pictures: smaller than 8 pixels a side" in caplog.text
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match=r"folder of images .*none does not exist"):
-        load_pictures(tmp_path / "none", smallest=8)
-
-
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="no picture of at least 8 pixels a side in"):
-        load_pictures(tmp_path, smallest=8)
-
-
-def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_text("hello")
-    with pytest.raises(PictureError, match=r"cannot read picture .*a\.png"):
-        load_pictures(tmp_path, smallest=8)
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp"])
-def test_a_truncated_picture_is_named(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    Image.fromarray(stand_in.picture(64, 64)).save(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(PictureError, match=r"cannot read picture .*a\."):
-        load_pictures(tmp_path, smallest=8)
-
-
 def test_crops_are_drawn_gray_and_recolored_as_asked() -> None:
     photo = [stand_in.picture(40, 40, "a")]
     gray = Crops(photo, 2, 8, augmentation=Augmentation(gray=1.0)).batch_at(0)[1]
@@ -146,3 +103,35 @@ def test_crops_are_drawn_gray_and_recolored_as_asked() -> None:
 def test_a_share_above_1_is_refused() -> None:
     with pytest.raises(UsageError, match=r"1\.5"):
         Augmentation(synthetic=1.5)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in "abcd":
+        Image.fromarray(stand_in.picture(40, 40, name)).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_cut_the_same_batches_in_order_and_draw_no_noise(
+    folder: Path, workers: int
+) -> None:
+    source = Crops(load_pictures(folder, 32, memory=0), 2, 8, seed=3)
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    got = list(batches(source, range(2, 6), workers))
+    assert torch.equal(torch.get_rng_state(), before)
+    wanted = [source.batch_at(step) for step in range(2, 6)]
+    pairs = [
+        pair for batch in zip(got, wanted, strict=True) for pair in zip(*batch, strict=True)
+    ]
+    assert len(pairs) == 8
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_picture_that_a_worker_cannot_read_is_named(folder: Path) -> None:
+    path = folder / "b.png"
+    path.write_bytes(path.read_bytes()[:1000])
+    source = Crops(load_pictures(folder, 32, memory=0), 8, 8)
+    with pytest.raises(PictureError, match=r"^cannot read picture .*b\.png: "):
+        list(batches(source, range(4), 1))

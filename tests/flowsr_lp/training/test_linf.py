@@ -17,6 +17,7 @@ from flowsr_lp.training.linf import (
     FlowLoss,
     PriorLoss,
     Settings,
+    best_weights,
     steps_done,
     train,
 )
@@ -145,6 +146,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert same(whole, parts)
 
 
+def test_a_run_resumed_with_workers_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = train(flow_loss(), crops(), SETTINGS, tmp_path / "whole", Recorder())
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            flow_loss(),
+            crops(),
+            SETTINGS,
+            tmp_path / "parts",
+            Recorder(interrupt_at=3),
+            workers=2,
+        )
+    seen = Recorder()
+    parts = train(flow_loss(), crops(), SETTINGS, tmp_path / "parts", seen, workers=1)
+    assert seen.steps == [3, 4, 5, 6]
+    assert same(whole, parts)
+
+
 def test_an_interrupted_run_can_be_resumed_where_it_was_saved(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(interrupt_at=5))
@@ -175,6 +193,48 @@ def test_validation_is_logged_and_changes_nothing(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["validation"].keys() for line in lines] == [{"nll", "l1"}] * 3
     assert len({line["validation"]["nll"] for line in lines}) == 3
+
+
+def test_the_weights_of_the_lowest_loss_on_held_out_pictures_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = Crops([stand_in.picture(40, 40, "held out")], 2, 8, (1.0, 3.0))
+    losses = iter([3.0, 1.0, 2.0])
+    saved: list[dict[str, Tensor]] = []
+
+    def validate(_: object, average: dict[str, Tensor], *__: object) -> dict[str, float]:
+        saved.append({name: tensor.clone() for name, tensor in average.items()})
+        return {"loss": next(losses)}
+
+    monkeypatch.setattr("flowsr_lp.training.linf._validate", validate)
+    train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(), validation=held_out)
+    assert len(saved) == 3
+    assert same(best_weights(tmp_path), saved[1])
+
+
+def test_a_resumed_run_keeps_the_best_weights_of_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = Crops([stand_in.picture(40, 40, "held out")], 2, 8, (1.0, 3.0))
+    losses = iter([1.0, 3.0, 2.0])
+    monkeypatch.setattr("flowsr_lp.training.linf._validate", lambda *_: {"loss": next(losses)})
+    with pytest.raises(KeyboardInterrupt):
+        train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(3), validation=held_out)
+    first = best_weights(tmp_path)
+    train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(), validation=held_out)
+    assert same(best_weights(tmp_path), first)
+    assert list(losses) == []
+
+
+def test_a_run_without_validation_has_no_best_weights(tmp_path: Path) -> None:
+    train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder())
+    with pytest.raises(
+        CheckpointError, match=r"best\.pt does not exist: the run was not valid"
+    ):
+        best_weights(tmp_path)
+    (tmp_path / "best.pt").write_bytes(b"hello")
+    with pytest.raises(CheckpointError, match=r"best\.pt is damaged"):
+        best_weights(tmp_path)
 
 
 def test_without_averaging_the_last_weights_are_kept(tmp_path: Path) -> None:
@@ -270,12 +330,32 @@ def test_a_run_that_cannot_be_saved_keeps_the_last_save(
         ({"save_every": 0}, "steps and save_every must be at least 1"),
         ({"seed": -1}, "and seed at least 0, got 6, 2 and -1"),
         ({"learning_rate": float("inf")}, "learning_rate must be above 0 and finite, got inf"),
+        (
+            {"halve_at": (0.5, 1.0)},
+            r"halve_at must be shares between 0 and 1, got \(0.5, 1.0\)",
+        ),
         ({"ema_decay": 1.0}, "ema_decay must be from 0 to below 1, got 1.0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(SETTINGS, **changes)
+
+
+def test_the_learning_rate_is_halved_at_shares_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def recorded(self: torch.optim.Adam, *arguments: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
+    settings = replace(SETTINGS, halve_at=(0.5, 0.7))
+    train(flow_loss(), crops(), settings, tmp_path, Recorder())
+    assert rates == [1e-3, 1e-3, 1e-3, 5e-4, 2.5e-4, 2.5e-4]
 
 
 def test_a_weight_below_zero_is_refused() -> None:

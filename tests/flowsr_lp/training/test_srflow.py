@@ -71,6 +71,32 @@ def test_training_the_flow_lowers_its_loss(tmp_path: Path) -> None:
     assert sum(seen.losses[-5:]) / 5 < sum(seen.losses[:5]) / 5 - 0.3
 
 
+def test_the_published_noise_lowers_the_loss_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    srflow, seen = srflow_from_spec(MODEL), Recorder()
+    fit_norms(srflow, *crops().batch_at(0), quant=32)
+    settings = Settings(40, 1e-2, 0.0, 40, 3, (0.5, 0.75, 0.9, 0.95))
+    train(SrflowFlowLoss(srflow, quant=32), crops(), settings, tmp_path, seen)
+    assert sum(seen.losses[-5:]) / 5 < sum(seen.losses[:5]) / 5 - 0.2
+
+
+def test_the_noise_spans_the_stated_share_of_the_range(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    low, high = crops().batch_at(0)
+    srflow = flow_loss().srflow
+    seen: list[Tensor] = []
+    density = srflow.log_likelihood
+
+    def recorded(rgb: Tensor, u: list[Tensor]) -> Tensor:
+        seen.append(rgb)
+        return density(rgb, u)
+
+    monkeypatch.setattr(srflow, "log_likelihood", recorded)
+    SrflowFlowLoss(srflow, quant=32)(low, high)
+    assert (seen[0] - high).abs().max().item() == pytest.approx(1 / 64, rel=0.02)
+
+
 def test_training_the_prior_lowers_its_loss(tmp_path: Path) -> None:
     seen = Recorder()
     settings = replace(SETTINGS, steps=40, learning_rate=3e-2)

@@ -1,0 +1,167 @@
+"""Published recipes and files of settings: values, their order, and what a run records."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+
+from flowsr_lp import load_checkpoint
+from tests.flowsr_export.commands.trainings import PRIOR
+
+Run = Callable[..., Result]
+
+LINF = (
+    *("--n-resblocks", "1", "--n-feats", "8", "--hidden-dim", "8"),
+    *("--flow-layers", "2", "--num-layer", "1"),
+)
+SRFLOW = (
+    *("--system", "srflow", "--nb", "1", "--blocks", "0", "--nf", "4", "--gc", "2"),
+    *("--steps-per-level", "1", "--coupling-width", "4", "--crop", "4"),
+)
+SHORT = ("--batch", "2", "--steps", "2", "--threads", "1")
+SMALL = ("--crop", "12", "--scale-range", "1,2")
+
+
+@pytest.fixture
+def flow(run: Run, pictures: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Train a tiny flow for two steps and return what its run records."""
+
+    def train_flow(*options: object) -> dict[str, Any]:
+        done = run("train", "flow", "--images", pictures, "-o", tmp_path / "flow", *options)
+        assert done.exit_code == 0, done.output
+        state: dict[str, Any] = torch.load(tmp_path / "flow" / "last.pt", weights_only=True)
+        return {**state["settings"], **state["recipe"]}
+
+    return train_flow
+
+
+def write(path: Path, **values: object) -> Path:
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_the_published_recipe_of_linf_is_recorded_and_single_values_override_it(
+    flow: Callable[..., dict[str, Any]],
+) -> None:
+    record = flow("--recipe", "published", *LINF, *SHORT, *SMALL)
+    assert record["learning_rate"] == 1e-4
+    assert record["halve_at"] == (0.2, 0.4, 0.6, 0.8)
+    assert record["ema_decay"] == 0
+    assert record["scale_per"] == "image"
+    assert (record["batch"], record["steps"], record["lr_size"]) == (2, 2, 12)
+
+
+@pytest.mark.parametrize("system_first", [True, False])
+def test_the_published_recipe_of_srflow_is_taken_wherever_the_system_is_named(
+    flow: Callable[..., dict[str, Any]], system_first: bool
+) -> None:
+    recipe = ("--recipe", "published")
+    options = (*SRFLOW, *recipe) if system_first else (*recipe, *SRFLOW)
+    record = flow(*options, *SHORT)
+    assert record["learning_rate"] == 5e-4
+    assert record["halve_at"] == (0.5, 0.75, 0.9, 0.95)
+    assert record["quant"] == 32
+    assert record["scales"] == [4, 4]
+
+
+def test_the_published_recipe_trains_a_prior(
+    flow: Callable[..., dict[str, Any]], run: Run, pictures: Path, vgg: Path, tmp_path: Path
+) -> None:
+    flow(*LINF, *SHORT, *SMALL)
+    files = ("--model", tmp_path / "flow/model.safetensors", "--vgg", vgg, "--images", pictures)
+    published = ("--recipe", "published", *SHORT, *SMALL)
+    done = run("train", "prior", *files, "-o", tmp_path / "prior", *PRIOR, *published)
+    assert done.exit_code == 0, done.output
+    state = torch.load(tmp_path / "prior" / "last.pt", weights_only=True)
+    assert state["recipe"]["scale_per"] == "image"
+    latent = tmp_path / "prior/prior.safetensors"
+    assert (
+        load_checkpoint(tmp_path / "flow/model.safetensors", latent).network.prior is not None
+    )
+
+
+def test_a_file_overrides_the_recipe_and_the_command_line_both(
+    flow: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    path = write(
+        tmp_path / "run.json",
+        recipe="published",
+        learning_rate=3e-4,
+        **{"scale-range": [1, 2], "crop": 12, "batch": 5, "ema_decay": 0.5},
+    )
+    record = flow("--config", path, *LINF, *SHORT)
+    assert record["learning_rate"] == 3e-4
+    assert record["scales"] == [1.0, 2.0]
+    assert record["ema_decay"] == 0.5
+    assert record["batch"] == 2
+    assert record["lr_size"] == 12
+    assert record["scale_per"] == "image"
+
+
+def test_a_file_may_name_the_system_of_its_recipe(
+    flow: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    names = [flag.removeprefix("--") for flag in SRFLOW[::2]]
+    values = dict(zip(names, SRFLOW[1::2], strict=True))
+    path = write(tmp_path / "run.json", **values, recipe="published")
+    assert flow("--config", path, *SHORT)["quant"] == 32
+
+
+def test_a_file_sets_flags_and_options_that_are_repeated(
+    flow: Callable[..., dict[str, Any]], run: Run, pictures: Path, vgg: Path, tmp_path: Path
+) -> None:
+    flow(*LINF, *SHORT, *SMALL)
+    path = write(
+        tmp_path / "run.json",
+        model=str(tmp_path / "flow/model.safetensors"),
+        vgg=str(vgg),
+        images=str(pictures),
+        output=str(tmp_path / "prior"),
+        depth=1,
+        dim=4,
+        json=True,
+        **{"vgg-layer": ["conv1_1", "conv2_1"]},
+    )
+    done = run("train", "prior", "--config", path, *SHORT, *SMALL)
+    assert json.loads(done.stdout)["steps"] == 2
+    state = torch.load(tmp_path / "prior" / "last.pt", weights_only=True)
+    assert state["recipe"]["vgg_layers"] == ["conv1_1", "conv2_1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "exit_code", "words"),
+    [
+        ("{", 5, "run.json are not JSON: "),
+        ("[1]", 5, "run.json are not a JSON object"),
+        ('{"stepps": 3}', 2, "run.json: no option is named stepps"),
+        ('{"config": "a"}', 2, "no option is named config"),
+        ('{"steps": {"a": 1}}', 2, 'steps must be a text, a number or a list of them, got {"a'),
+        ('{"steps": null}', 2, "steps must be a text, a number or a list of them, got null"),
+        ('{"batch": true}', 2, "batch must be a text, a number or a list of them, got true"),
+        ('{"json": 1}', 2, "json must be true or false, got 1"),
+        ('{"crop": 8, "lr_size": 9}', 2, "--crop is named twice, once as lr_size"),
+        ('{"steps": 0}', 2, "0 is not in the range x>=1"),
+        ('{"steps": 2.5}', 2, "'2.5' is not a valid integer"),
+        ('{"recipe": "best"}', 2, "'best' is not one of published"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(
+    run: Run, pictures: Path, tmp_path: Path, text: str, exit_code: int, words: str
+) -> None:
+    (tmp_path / "run.json").write_text(text)
+    files = ("--images", pictures, "-o", tmp_path / "flow")
+    done = run("train", "flow", *files, "--config", tmp_path / "run.json")
+    assert done.exit_code == exit_code
+    assert words in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "flow").exists()
+
+
+def test_a_file_that_is_missing_is_named(run: Run, pictures: Path, tmp_path: Path) -> None:
+    files = ("--images", pictures, "-o", tmp_path / "flow")
+    done = run("train", "flow", *files, "--config", tmp_path / "none.json")
+    assert done.exit_code == 5
+    assert "none.json: No such file" in done.stderr
