@@ -169,7 +169,8 @@ build_engine() {
 # Steps whose times do not count: they run while the peers are compiled.
 checks() {
     step doctor 60 "${FLOWSR[@]}" doctor
-    step tests 120 python -m pytest -q -m gpu -rs -p no:cacheprovider tests
+    step tests 120 python -m pytest -q -m gpu -rs -p no:cacheprovider \
+        --continue-on-collection-errors tests
     step pictures 30 python -m benchmarks.acceptance pictures "$PHOTO" "$OUT/many" \
         --count "$PHOTOS" --size "$LARGE"
     step picture 30 python -m benchmarks.acceptance pictures "$PHOTO" "$OUT/one" --size "$SIDE"
@@ -270,7 +271,11 @@ if [ "$MODE" != dry ]; then
     [ -z "$WHEELS" ] || for wheel in "$WHEELS"/*.whl; do
         python -m zipfile -e "$wheel" "$OUT/site"
     done
-    export PYTHONPATH="$(realpath "$OUT/site"):$PWD:$PWD/export:$PWD/runtime:$PWD/calibration"
+    export PYTHONPATH="$(realpath "$OUT/site"):$PWD:$PWD/export:$PWD/runtime:$PWD/calibration:${PYTHONPATH:-}"
+    python -c 'from importlib.metadata import version; version("flowsr-lp")' 2> /dev/null ||
+        python -m pip install --quiet --no-index --no-deps --no-build-isolation \
+            --target "$OUT/site" .
+    "${FLOWSR[@]}" --version >&2 || exit 4
 fi
 
 prepare

@@ -116,9 +116,9 @@ class LINF(nn.Module):
         """
         features = features or self.features(x)
         lr, count = ((each.shape[-2], each.shape[-1]) for each in (x, features[0]))
-        query = queries(lr, size, self.patch_size, border, origin, count, window)
-        index, offset, weight = query.index.to(x.device), query.offset.to(x), query.weight.to(x)
-        query = Queries(query.rows, query.cols, index, offset, weight)
+        query = queries(lr, size, self.patch_size, border, origin, count, window, x.device)
+        offset, weight = query.offset.to(x), query.weight.to(x)
+        query = Queries(query.rows, query.cols, query.index, offset, weight)
         cell = x.new_tensor([2 * x.shape[-2] / size[0], 2 * x.shape[-1] / size[1]])
         rows = self._fourier(features, query, cell)
         for layer in self.layers:

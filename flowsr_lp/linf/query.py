@@ -43,6 +43,7 @@ def queries(
     origin: tuple[int, int] = (0, 0),
     features: tuple[int, int] | None = None,
     window: tuple[int, int] | None = None,
+    device: torch.device | None = None,
 ) -> Queries:
     """Lay out the queries of one picture; spec/linf.md "Query geometry, exactly".
 
@@ -55,6 +56,7 @@ def queries(
             alone moves it.
         features: Rows and columns of the features, those of the image if None.
         window: Patch rows and columns from the origin on; all that cover the image if None.
+        device: Where the tensors are made, the CPU if None.
 
     Returns:
         Geometry of N = rows · cols patches in row-major order.
@@ -62,8 +64,11 @@ def queries(
     counted = (patch_count(s + o, patch, border) for s, o in zip(size, origin, strict=True))
     rows, cols = window or counted
     # Twice the centre plus one, 2Y + 1, is an integer for odd and even patches alike.
-    y = (patch * (2 * torch.arange(rows) + 1) - 2 * origin[0]).view(-1, 1).expand(rows, cols)
-    x = (patch * (2 * torch.arange(cols) + 1) - 2 * origin[1]).view(1, -1).expand(rows, cols)
+    y, x = (
+        patch * (2 * torch.arange(count, device=device) + 1) - 2 * begin
+        for count, begin in zip((rows, cols), origin, strict=True)
+    )
+    y, x = y.view(-1, 1).expand(rows, cols), x.view(1, -1).expand(rows, cols)
     if border != "extend":
         outside = (y > 2 * size[0]) | (x > 2 * size[1])
         y, x = torch.where(outside, size[0], y), torch.where(outside, size[1], x)

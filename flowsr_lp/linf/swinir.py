@@ -70,7 +70,7 @@ class SwinIR(nn.Module):
         """Map whole windows (B, 3, h, w) to features (B, num_feat, h, w)."""
         first = self.conv_first(x)
         tokens = self.patch_embed(first.permute(0, 2, 3, 1))
-        mask = shift_mask(x.shape[2] // WINDOW, x.shape[3] // WINDOW).to(x.device)
+        mask = shift_mask(x.shape[2] // WINDOW, x.shape[3] // WINDOW, x.device)
         mask = mask.repeat(x.shape[0], 1, 1).unsqueeze(1)
         for layer in self.layers:
             tokens = layer(tokens, mask)
@@ -229,25 +229,26 @@ def distances(device: torch.device | None = None) -> Tensor:
     return down * (2 * WINDOW - 1) + right
 
 
-def shift_mask(rows: int, columns: int) -> Tensor:
+def shift_mask(rows: int, columns: int, device: torch.device | None = None) -> Tensor:
     """Return which pixels of a window only the shift around the edge brought together.
 
     Args:
         rows: Rows of windows.
         columns: Columns of windows.
+        device: Where the tensor is made, the CPU if None.
 
     Returns:
         Whether a pair of pixels of a window is of two regions, (rows · columns, 64, 64) bool.
     """
-    first, second = (_part(count) for count in (rows, columns))
+    first, second = (_part(count, device) for count in (rows, columns))
     regions = (3 * first[:, None] + second[None])[None, :, :, None]
     region = to_windows(regions, rows, columns).reshape(rows * columns, WINDOW**2)
     return region[:, None] != region[:, :, None]
 
 
-def _part(windows: int) -> Tensor:
+def _part(windows: int, device: torch.device | None) -> Tensor:
     """Return the part of a shifted axis that every pixel is in, (8 · windows,) int64."""
-    place = torch.arange(windows * WINDOW) - (windows - 1) * WINDOW
+    place = torch.arange(windows * WINDOW, device=device) - (windows - 1) * WINDOW
     return (place >= 0).long() + (place >= WINDOW - SHIFT).long()
 
 

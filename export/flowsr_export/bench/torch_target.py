@@ -108,7 +108,7 @@ def run_of(network: Network, backend: str, precision: str) -> Run:
         return _published_compiled(published, autocast=precision != "fp32")
     is_compiled = backend == "torch-compiled"
     if precision != "fp32":
-        return _on_device(_Exported(deployment, DTYPES[precision], device, is_compiled), device)
+        return _Exported(deployment, DTYPES[precision], device, is_compiled)
     if is_compiled:
         _compile_each_size(network)
     elif is_profiled():
@@ -118,7 +118,7 @@ def run_of(network: Network, backend: str, precision: str) -> Run:
         latents = [feed for name, feed in feeds.items() if name not in ("input", "geometry")]
         return deployment.reference(feeds["input"], size, latents or None)
 
-    return _on_device(reference, device)
+    return reference
 
 
 def name_stages(network: nn.Module) -> None:
@@ -156,7 +156,8 @@ class _Exported:
         h, w = feeds["input"].shape[2:]
         scale = self._deployment.scale or _one_scale((h, w), size)
         if scale not in self._graphs:
-            graph = self._deployment.graph(self._dtype, scale).eval().to(self._device)
+            with self._device:  # its parts are made there
+                graph = self._deployment.graph(self._dtype, scale).eval()
             if self._compiled:
                 _compile_each_size(graph)
             self._graphs[scale] = graph
@@ -173,18 +174,6 @@ def _one_scale(lr: tuple[int, int], size: tuple[int, int]) -> Fraction | None:
         if tuple(output_size(n, scale) for n in lr) == size:
             return scale
     return None
-
-
-def _on_device(run: Run, device: torch.device) -> Run:
-    """Make index tensors, which the networks create without a device, on the GPU too."""
-    if device.type == "cpu":
-        return run
-
-    def run_there(feeds: Feeds, size: tuple[int, int]) -> object:
-        with device:
-            return run(feeds, size)
-
-    return run_there
 
 
 def _published_compiled(

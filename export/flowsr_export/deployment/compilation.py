@@ -17,7 +17,7 @@ from torch._inductor.exc import InductorError
 from torch._inductor.package.package import package_aoti
 
 from flowsr_export.deployment.interface import DTYPES, Compilable, Deployment, Precision
-from flowsr_export.deployment.tracing import quiet
+from flowsr_export.deployment.tracing import tracing
 from flowsr_runtime.backends.engines.inductor_engine import model_names
 from flowsr_runtime.bundle.engine_key import Profile
 from flowsr_runtime.bundle.manifest import Io
@@ -107,8 +107,7 @@ def compile_package(
 def _compiled(compilable: Compilable, device: torch.device, *, fuse: bool) -> Any:
     """Export and compile a module; return the paths of its files."""
     module = compilable.module.eval().to(device)
-    # The module makes its index tensors without a device.
-    with quiet("torch._inductor"), torch.no_grad(), device:
+    with tracing("torch._inductor"), torch.no_grad():
         example = tuple(item.to(device) for item in compilable.example.values())
         try:
             exported = torch.export.export(

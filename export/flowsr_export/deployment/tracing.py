@@ -1,4 +1,4 @@
-"""Arguments of `torch.export`, example inputs and dynamic sides, and its silence."""
+"""Arguments of `torch.export`, example inputs and dynamic sides, and what surrounds it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import floordiv
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, _meta_registrations
 from torch.export import Dim
 
 from flowsr_runtime.bundle.engine_key import Profile, Range
 from flowsr_runtime.bundle.manifest import Latent
 
-__all__ = ["example_of", "is_fixed", "quiet", "side_of"]
+__all__ = ["example_of", "is_fixed", "side_of", "tracing"]
 
 WINDOW = slice(8, 10)
 
@@ -64,8 +65,11 @@ def side_of(name: str, bounds: Range, index: int, multiple: int = 1) -> Any:
 
 
 @contextmanager
-def quiet(library: str) -> Iterator[None]:
-    """Silence a library's deprecations and its notes on optional libraries.
+def tracing(library: str) -> Iterator[None]:
+    """Trace pooling of any size, and silence a library's deprecations and notes.
+
+    PyTorch before 2.13 asks for the sign of a remainder when it divides sizes in a pooling,
+    and cannot answer for a size that varies; `//` rounds down without the question.
 
     Args:
         library: Name of its logger, such as "torch.onnx".
@@ -73,9 +77,12 @@ def quiet(library: str) -> Iterator[None]:
     logger = logging.getLogger(library)
     level = logger.level
     logger.setLevel(logging.ERROR)
+    divide = _meta_registrations.div_rtn
+    _meta_registrations.div_rtn = floordiv
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        _meta_registrations.div_rtn = divide
         logger.setLevel(level)

@@ -15,7 +15,7 @@ from onnxscript import opset18 as op
 from torch.export import Dim
 
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
-from flowsr_export.deployment.tracing import quiet
+from flowsr_export.deployment.tracing import tracing
 from flowsr_export.inputs.cases import Case
 from flowsr_export.onnx_graph.constant_folding import LARGEST_FOLDED, fold_constants
 from flowsr_export.onnx_graph.lint import LARGEST_FILE
@@ -120,7 +120,7 @@ def _translated(
 ) -> onnx.ModelProto:
     """Trace a module with named inputs and translate it to ONNX."""
     example = tuple(named.values())
-    with quiet("torch.onnx"):
+    with tracing("torch.onnx"):
         exported = torch.export.export(
             module, (), dict(named), dynamic_shapes=vary, strict=False
         )

@@ -18,6 +18,7 @@ __all__ = [
     "patch_count",
     "quotient",
     "resized",
+    "scalar",
 ]
 
 # A number of the graph: an int (to the exporter a symbolic one) or an int64 scalar tensor.
@@ -39,6 +40,7 @@ class Axis:
         patch: Patch side p.
         continued: Features of the tile where the encoder continues it, None where it has
             as many as low-resolution pixels.
+        device: Where the index tensors are made, the CPU if None.
     """
 
     low_res: Number
@@ -49,6 +51,7 @@ class Axis:
     patches: int
     patch: int
     continued: int | None = None
+    device: torch.device | None = None
 
     @property
     def features(self) -> int:
@@ -68,8 +71,8 @@ class Axis:
 
         The order lets the p·p pixels of a patch become channels by a reshape.
         """
-        sub = torch.arange(self.patch).view(-1, 1)
-        first = torch.arange(self.patches).view(1, -1) * self.patch
+        sub = torch.arange(self.patch, device=self.device).view(-1, 1)
+        first = torch.arange(self.patches, device=self.device).view(1, -1) * self.patch
         return (sub + first).reshape(-1) + self.out_origin
 
 
@@ -87,7 +90,7 @@ def neighbours(axis: Axis) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         Feature within the tile (patches, 2) int64, offset r (patches, 2), weight (patches, 2).
     """
-    patch = torch.arange(axis.patches) + axis.first_patch()
+    patch = torch.arange(axis.patches, device=axis.device) + axis.first_patch()
     numerator = (2 * patch + 1) * axis.patch * axis.low_res - axis.output
     # numerator >= -out: one whole divisor more makes it positive, one less undoes it.
     low = quotient(numerator + 2 * axis.output, 2 * axis.output) - 1
@@ -95,7 +98,7 @@ def neighbours(axis: Axis) -> tuple[Tensor, Tensor, Tensor]:
     count = axis.low_res if axis.continued is None else axis.lr_origin + axis.continued
     index = _clamp(torch.stack((low, low + 1), dim=-1), count)
     distance = numerator.unsqueeze(-1) - 2 * axis.output * index
-    offset = distance.float() / _as_float(axis.output)
+    offset = distance.float() / _as_float(axis.output, axis.device)
     other = distance.flip(-1).abs().float()
     total = other.sum(-1, keepdim=True)
     weight = torch.where(total == 0, 0.5, other / torch.clamp(total, min=1.0))
@@ -125,7 +128,7 @@ class Taps:
 
     def matrix(self) -> Tensor:
         """Return the resize as a matrix, (n, count) float32."""
-        column = torch.arange(self.count)
+        column = torch.arange(self.count, device=self.index[0].device)
         parts = [
             (index.unsqueeze(-1) == column).float() * weight.unsqueeze(-1)
             for index, weight in zip(self.index, self.weight, strict=True)
@@ -166,10 +169,12 @@ def half_pixel_taps(
 
 def low_pass(x: Tensor, axis: Axis, dim: int) -> Tensor:
     """Resize dimension `dim` of a tile up to the output and back to low resolution."""
-    index = torch.arange(axis.lr_count) + axis.lr_origin
+    index = torch.arange(axis.lr_count, device=axis.device) + axis.lr_origin
     numerator = torch.clamp((2 * index + 1) * axis.output - axis.low_res, min=0)
     low = quotient(numerator, 2 * axis.low_res)
-    fraction = (numerator - low * (2 * axis.low_res)).float() / _as_float(2 * axis.low_res)
+    fraction = (numerator - low * (2 * axis.low_res)).float() / _as_float(
+        2 * axis.low_res, axis.device
+    )
     up = [
         half_pixel_taps(at, axis.output, axis.low_res, axis.lr_origin, axis.lr_count)
         for at in (low, _clamp(low + 1, axis.output))
@@ -203,7 +208,7 @@ def _taps(
 ) -> Taps:
     """Taps around numerator / denominator; no weight where `inside` is false."""
     low = quotient(numerator, denominator)
-    fraction = (numerator - low * denominator).float() / _as_float(denominator)
+    fraction = (numerator - low * denominator).float() / _as_float(denominator, low.device)
     inside = inside.float()
     first, second = (_clamp(_clamp(at, n_in) - origin, count) for at in (low, low + 1))
     return Taps((first, second), ((1 - fraction) * inside, fraction * inside), count)
@@ -211,7 +216,7 @@ def _taps(
 
 def _clamp(index: Tensor, length: Number) -> Tensor:
     """Clamp to [0, length - 1]."""
-    limit = length if isinstance(length, Tensor) else torch.full((), length)
+    limit = scalar(length, index.device)
     return torch.minimum(torch.clamp(index, min=0), limit - 1)
 
 
@@ -229,11 +234,14 @@ def quotient(a: Number, b: Number) -> Number:
     if isinstance(a, Tensor):
         return torch.div(a, b, rounding_mode="trunc")
     if isinstance(b, Tensor):
-        return torch.div(torch.full((), a), b, rounding_mode="trunc")
+        return torch.div(scalar(a, b.device), b, rounding_mode="trunc")
     return a // b
 
 
-def _as_float(number: Number) -> Tensor | float:
-    if isinstance(number, Tensor):
-        return number.float()
-    return torch.full((), number).float()
+def scalar(number: Number, device: torch.device | None) -> Tensor:
+    """Return a number as an int64 scalar tensor."""
+    return number if isinstance(number, Tensor) else torch.full((), number, device=device)
+
+
+def _as_float(number: Number, device: torch.device | None) -> Tensor:
+    return scalar(number, device).float()

@@ -23,10 +23,10 @@ def _circle(angle, FAST: tl.constexpr):
         turns = angle * 0.15915494309189535
         angle = (turns - tl.floor(turns + 0.5)) * 6.283185307179586
         cosine = tl.inline_asm_elementwise(
-            "cos.approx.ftz.f32 $0, $1;", "=r,r", [angle], tl.float32, False, 1
+            "cos.approx.ftz.f32 $0, $1;", "=r,r", [angle], tl.float32, True, 1
         )
         sine = tl.inline_asm_elementwise(
-            "sin.approx.ftz.f32 $0, $1;", "=r,r", [angle], tl.float32, False, 1
+            "sin.approx.ftz.f32 $0, $1;", "=r,r", [angle], tl.float32, True, 1
         )
     else:
         cosine = tl.cos(angle)

@@ -64,6 +64,22 @@ def test_an_operator_on_cuda_is_one_kernel(name: str) -> None:
     assert output.device.type == "cuda"
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 1e-2)])
+def test_an_operator_on_a_real_gpu_is_its_definition(
+    name: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA GPU")
+    sizes = {"lr": (37, 50), "scale": 3, "hidden": 64}
+    operator, _, args = calls(dtype, device="cuda", **sizes)[name]
+    _, definition, on_cpu = calls(dtype, device="cpu", **sizes)[name]
+    expected = definition(*on_cpu).float()
+    error = (operator(*args).cpu().float() - expected).abs().max() / expected.abs().max()
+    assert float(error) < tolerance
+
+
 def _on_cuda(x: torch.Tensor) -> torch.Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device="cuda")
 

@@ -17,6 +17,7 @@ from flowsr_export.graph.axis import (
     neighbours,
     patch_count,
     resized,
+    scalar,
 )
 from flowsr_export.graph.folding import (
     Conditioner,
@@ -124,6 +125,7 @@ class LinfGraph(nn.Module):
                 else grid[i],
                 self.patch,
                 continued(self.encoder, input.shape[2 + i]),
+                input.device,
             )
             for i in (0, 1)
         )
@@ -227,7 +229,10 @@ class LinfGraph(nn.Module):
         along_rows = f_row.index_select(1, i.reshape(-1)).float()
         along_rows = along_rows * r_row.reshape(-1, 1, 1) + phase
         along_cols = f_col.index_select(2, j.reshape(-1)).float() * r_col.reshape(-1, 1)
-        slots = (torch.arange(2 * axis.patches).reshape(-1, 2) for axis in (row, col))
+        slots = (
+            torch.arange(2 * axis.patches, device=axis.device).reshape(-1, 2)
+            for axis in (row, col)
+        )
         row_slot, col_slot = slots
         first = along_rows.flatten(1, 2).index_select(1, _pairs(row_slot, j, col.features))
         second = along_cols.flatten(1, 2).index_select(1, _pairs(i, col_slot, 2 * col.patches))
@@ -294,7 +299,7 @@ class LinfFixedGraph(nn.Module):
             out = (2 * n * num + den) // (2 * den)
             patches = patch_count(out, p) if latent is None else latent.shape[i]
             end = continued(self.linf.encoder, n)
-            axes.append(Axis(n, out, 0, 0, n, patches, p, end))
+            axes.append(Axis(n, out, 0, 0, n, patches, p, end, input.device))
         folded = self.linf.patches(input, axes[0], axes[1], latent)
         return folded[:, :, : axes[0].output, : axes[1].output]
 
@@ -309,9 +314,7 @@ def read_size(length: Tensor) -> int:
 
 def _ratio(axis: Axis) -> Tensor:
     """Size of an output pixel, 2 · lr / out, a scalar tensor."""
-    lr, out = (
-        n if isinstance(n, Tensor) else torch.full((), n) for n in (axis.low_res, axis.output)
-    )
+    lr, out = (scalar(n, axis.device) for n in (axis.low_res, axis.output))
     return 2 * lr.float() / out.float()
 
 

@@ -59,6 +59,9 @@ class UNetGraph(nn.Module):
         skips = []
         for down in self.downs:
             skips.append(feature)
+            for side in feature.shape[2:]:  # what PyTorch before 2.13 cannot derive itself
+                torch._check(side // 2 >= 1)  # type: ignore[no-untyped-call]
+                torch._check(side // 2 != 0)  # type: ignore[no-untyped-call]
             feature = down(feature)
         for level, conv in zip(reversed(range(len(skips))), self.convs, strict=True):
             skip = skips[level]
@@ -73,7 +76,7 @@ class UNetGraph(nn.Module):
         """Sampling from level + 1, `count` long, to level, `target` long."""
         whole = _larger(axis.whole_patches(), self.reduction)
         first = axis.first_patch()
-        index = torch.arange(target) + quotient(first, 1 << level)
+        index = torch.arange(target, device=axis.device) + quotient(first, 1 << level)
         below = 1 << (level + 1)
         return aligned_taps(index, quotient(whole, below), quotient(first, below), count)
 
@@ -151,7 +154,7 @@ class PriorGraph(nn.Module):
         """Resize the picture's branch (B, C, ceil(h/3), ceil(w/3)) to the latent's grid."""
         taps = []
         for axis, count in ((row, b.shape[2]), (col, b.shape[3])):
-            index = torch.arange(axis.patches) + axis.first_patch()
+            index = torch.arange(axis.patches, device=axis.device) + axis.first_patch()
             n_in = patch_count(axis.low_res, LR_STRIDE)
             origin = quotient(axis.lr_origin, LR_STRIDE)
             n_out = axis.whole_patches()

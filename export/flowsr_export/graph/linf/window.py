@@ -98,6 +98,7 @@ def _axes(
             grid[i],
             linf.patch,
             continued(linf.encoder, input.shape[2 + i]),
+            input.device,
         )
         for i in (0, 1)
     )

@@ -66,6 +66,7 @@ class SrflowGraph(nn.Module):
                 input.shape[2 + i],
                 0,
                 1,
+                device=input.device,
             )
             for i in (0, 1)
         )
@@ -114,7 +115,9 @@ class SrflowPlainGraph(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Enlarge a picture (B, 3, h, w), [0, 1], to (B, 3, scale · h, scale · w)."""
         scale = self.srflow.scale
-        rows, cols = (Axis(n, scale * n, 0, 0, n, 0, 1) for n in input.shape[2:])
+        rows, cols = (
+            Axis(n, scale * n, 0, 0, n, 0, 1, device=input.device) for n in input.shape[2:]
+        )
         return self.srflow.upscale(input, rows, cols)
 
 

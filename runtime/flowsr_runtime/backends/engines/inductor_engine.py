@@ -112,7 +112,7 @@ class InductorEngine:
                         str(path),
                         name,
                         run_single_threaded=self._graphs.limit > 0,
-                        num_runners=workers,
+                        num_runners=1 if self._graphs.limit > 0 else workers,
                         device_index=index,
                     )
                     for name in model_names(len(entry.key.profiles))
