@@ -36,7 +36,7 @@ class WindowCrops(Crops):
             Low resolution (B, n, n, 3) and windows (B, n, n, 3), RGB uint8; the place of each
             window, (B, 3) int64: side of the whole output, top, left.
         """
-        rng = np.random.default_rng((self.seed, step))
+        rng = self._generator(step)
         low, high, places = [], [], []
         for _ in range(self.batch):
             side = round(self.lr_size * rng.uniform(*self.scales))

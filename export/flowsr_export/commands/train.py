@@ -37,7 +37,8 @@ from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
     from flowsr_lp.training.penalties import Penalties
-    from flowsr_lp.training.run import Loop, PriorRecipe
+    from flowsr_lp.training.priors import PriorRecipe
+    from flowsr_lp.training.run import Loop
 
 __all__ = ["command"]
 
@@ -110,7 +111,7 @@ def flow(
         name = min(options).replace("_", "-")
         raise click.UsageError(f"--{name} is for {other}, not {system}")
     spec = _srflow_spec(**srflow) if system == "srflow" else _linf_spec(**linf)
-    from flowsr_lp.training.run import train_flow
+    from flowsr_lp.training.flows import train_flow
 
     with _progress(loop) as started:
         path = train_flow(spec, pixel_weight, penalties, loop, started, quant)
@@ -121,7 +122,7 @@ def _recipe(
     prior: str, depth: int | None, n_resblocks: int | None, dim: int, **fields: Any
 ) -> PriorRecipe:
     """Combine options into the recipe of a prior."""
-    from flowsr_lp.training.run import PriorRecipe
+    from flowsr_lp.training.priors import PriorRecipe
 
     if depth is not None and prior != "unet":
         raise click.UsageError(f"--depth is for unet, not {prior}")
@@ -197,7 +198,7 @@ def prior(
       flowsr-export train prior --model runs/flow/model.safetensors \\
         --vgg vgg16.safetensors --images photos -o runs/prior
     """
-    from flowsr_lp.training.run import train_prior
+    from flowsr_lp.training.priors import train_prior
 
     with _progress(loop) as started:
         path = train_prior(model, vgg, recipe, loop, started, blocks)

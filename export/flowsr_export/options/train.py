@@ -175,7 +175,7 @@ def loop_options(learning_rate: float, batch: int) -> Option:
         takes=["pictures", "output", "settings", "augmentation"],
     )
     settings = packs(
-        "flowsr_lp.training.linf:Settings",
+        "flowsr_lp.training.loop:Settings",
         number_option("--steps", POSITIVE, 10_000, "Number of optimizer steps."),
         number_option(
             "--learning-rate",

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from flowsr_lp import LinfLP, linf_from_spec, load_checkpoint
 from flowsr_lp.training.crops import Batch, Crops
-from flowsr_lp.training.linf import FlowLoss, Settings, train
+from flowsr_lp.training.linf import FlowLoss
+from flowsr_lp.training.loop import Settings, train
 from flowsr_lp.training.pictures import load_pictures
 from tests import stand_in
 from tests.flowsr_export.commands.trainings import LOOP, PRIOR, STILL, assert_refused

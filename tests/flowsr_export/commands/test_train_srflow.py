@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from flowsr_lp import load_checkpoint, save_weights, srflow_from_spec
 from flowsr_lp.training.crops import Crops
-from flowsr_lp.training.linf import Settings, train
+from flowsr_lp.training.loop import Settings, train
 from flowsr_lp.training.pictures import load_pictures
 from flowsr_lp.training.srflow import SrflowFlowLoss, fit_norms
 from tests import stand_in

@@ -12,17 +12,11 @@ from torch import Tensor, nn
 
 from flowsr_lp import LinfLP, linf_from_spec, prior_from_spec
 from flowsr_lp.training.crops import Crops
-from flowsr_lp.training.linf import (
-    NO_PENALTIES,
-    FlowLoss,
-    PriorLoss,
-    Settings,
-    best_weights,
-    steps_done,
-    train,
-)
+from flowsr_lp.training.linf import NO_PENALTIES, FlowLoss, PriorLoss
+from flowsr_lp.training.loop import Report, Settings, best_weights, steps_done, train
 from flowsr_lp.training.penalties import Penalties
-from flowsr_lp.training.run import Loop, Report, _begun_run
+from flowsr_lp.training.processes import Processes
+from flowsr_lp.training.run import Loop, begun_run
 from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
 from tests import stand_in
 
@@ -206,7 +200,7 @@ def test_the_weights_of_the_lowest_loss_on_held_out_pictures_are_kept(
         saved.append({name: tensor.clone() for name, tensor in average.items()})
         return {"loss": next(losses)}
 
-    monkeypatch.setattr("flowsr_lp.training.linf._validate", validate)
+    monkeypatch.setattr("flowsr_lp.training.loop._validate", validate)
     train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(), validation=held_out)
     assert len(saved) == 3
     assert same(best_weights(tmp_path), saved[1])
@@ -217,7 +211,7 @@ def test_a_resumed_run_keeps_the_best_weights_of_its_beginning(
 ) -> None:
     held_out = Crops([stand_in.picture(40, 40, "held out")], 2, 8, (1.0, 3.0))
     losses = iter([1.0, 3.0, 2.0])
-    monkeypatch.setattr("flowsr_lp.training.linf._validate", lambda *_: {"loss": next(losses)})
+    monkeypatch.setattr("flowsr_lp.training.loop._validate", lambda *_: {"loss": next(losses)})
     with pytest.raises(KeyboardInterrupt):
         train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(3), validation=held_out)
     first = best_weights(tmp_path)
@@ -389,7 +383,8 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
         return lambda step, total, figures: None
 
     words = f"another run is training in {tmp_path}"
-    with _begun_run(loop, 0, started), pytest.raises(OutputError, match=words):
-        _begun_run(loop, 1, started).__enter__()
-    with _begun_run(loop, 3, started):
-        assert steps == [0, 3]
+    alone = Processes()
+    with begun_run(loop, alone, started), pytest.raises(OutputError, match=words):
+        begun_run(loop, alone, started).__enter__()
+    with begun_run(loop, alone, started):
+        assert steps == [0, 0]
