@@ -40,7 +40,7 @@ from flowsr_lp.training.srflow import EIGHT_BITS, SrflowFlowLoss, fit_norms
 from flowsr_lp.training.windows import WindowFlowLoss
 from flowsr_runtime.errors import CheckpointError, UsageError
 
-__all__ = ["begin", "flow_of", "train_flow"]
+__all__ = ["FILE", "begin", "flow_of", "save_flow", "train_flow"]
 
 FILE = "model.safetensors"
 
@@ -94,7 +94,7 @@ def train_flow(
             fit_norms(flow, *batch, quant=quant)
         held_out = held_out_crops(loop, flow, processes)
         arguments = objective, crops, held_out, loop, processes, recipe, started
-        carry_out(*arguments, partial(_save_flow, spec))
+        carry_out(*arguments, partial(save_flow, spec))
     return loop.output / FILE
 
 
@@ -111,7 +111,8 @@ def begin(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     module.load_state_dict(weights)
 
 
-def _save_flow(spec: dict[str, Any], folder: Path, weights: dict[str, Tensor]) -> None:
+def save_flow(spec: dict[str, Any], folder: Path, weights: dict[str, Tensor]) -> None:
+    """Write a flow into a folder."""
     save_weights(folder / FILE, "model", spec, weights)
 
 

@@ -3,12 +3,15 @@
 __all__ = [
     "FlowLoss",
     "PriorLoss",
+    "Target",
     "check_prior_weights",
     "check_weights",
     "density_noise",
+    "whole_target",
 ]
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +25,33 @@ from flowsr_runtime.errors import UsageError
 NO_PENALTIES = Penalties()
 
 
+@dataclass(frozen=True)
+class Target:
+    """The residuals that a batch asks the flow for.
+
+    Attributes:
+        base: Interpolated pictures, normalized, (B, 3, H, W).
+        residual: Truth minus base, (B, 3, H, W).
+        condition: Condition of the flow.
+    """
+
+    base: Tensor
+    residual: Tensor
+    condition: Conditioning
+
+
+def whole_target(linf: LINF, low: Tensor, high: Tensor) -> Target:
+    """Return the target of pictures (B, 3, h, w) and the truth (B, 3, H, W) in [0, 1]."""
+    size, x = (high.shape[-2], high.shape[-1]), (low - 0.5) / 0.5
+    base = resize(x, size)
+    return Target(base, (high - 0.5) / 0.5 - base, linf.condition(x, size, "extend"))
+
+
 class FlowLoss:
     """Negative log-likelihood of the residual, in nats per value (arXiv 2303.05156, eq. 5).
 
-    `pixel_weight` adds L1 between the flow's mode (decode of 0) and the residual, as LINF's
-    second stage does; `penalties` apply to the mode too.
+    `pixel_weight` adds L1 between the flow's mode (decode of 0) and the residual; `penalties`
+    apply to the mode too.
     """
 
     def __init__(

@@ -110,9 +110,11 @@ class Alternating:
         for part in self.parts:
             part.to(device)
 
-    def __call__(self, *batch: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def __call__(
+        self, low: Tensor, high: Tensor, *places: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
         """Sum of the losses of a batch, as validation compares it."""
-        pairs = [part(*batch) for part in self.parts]
+        pairs = [part(low, high, *places) for part in self.parts]
         figures = {name: value for _, each in pairs for name, value in each.items()}
         return torch.stack([loss for loss, _ in pairs]).sum(), figures
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from flowsr_export.options.train import (
     linf_options,
     loop_options,
     penalty_options,
+    second_stage_options,
     srflow_options,
 )
 from flowsr_export.options.values import FiniteRange
@@ -46,6 +48,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 # Losses of single batches depend on the drawn scale; the bar shows their running mean.
 SMOOTHING = 0.98
+EIGHT_BITS = 255.0  # steps of eight-bit images
 
 
 @click.group("train", cls=Group)
@@ -73,13 +76,23 @@ def command() -> None:
 @recipe_option
 @linf_options
 @srflow_options
-@number_option(
-    "--pixel-weight", WEIGHT, 0.0, "Weight of the L1 loss between the flow's mode and pixels."
+@choice_option(
+    "--stage",
+    ["1", "2"],
+    "Stage of LINF's training: by likelihood, or from --start on by its mode and samples too.",
+    is_eager=True,
 )
+@click.option(
+    "--pixel-weight",
+    type=WEIGHT,
+    show_default="0; 1 in stage 2",
+    help="Weight of the L1 loss between the flow's mode and pixels.",
+)
+@second_stage_options
 @number_option(
     "--quant",
     FiniteRange(min=1),
-    255.0,
+    EIGHT_BITS,
     "The noise that gives images a density spans 1/QUANT of their range (SRFlow).",
 )
 @penalty_options("phase", "mesh", "shift", "out_of_range", "rescaled", "gain")
@@ -89,7 +102,9 @@ def flow(
     system: str,
     linf: dict[str, Any],
     srflow: dict[str, Any],
-    pixel_weight: float,
+    stage: str,
+    pixel_weight: float | None,
+    second: dict[str, Any],
     quant: float,
     penalties: Penalties,
     loop: Loop,
@@ -104,8 +119,20 @@ def flow(
     Example:
       flowsr-export train flow --images photos -o runs/flow --steps 7000
       flowsr-export train flow --recipe published --images DF2K -o runs/flow --workers 8
+      flowsr-export train flow --recipe published --stage 2 --images DF2K -o runs/second \\
+        --start runs/flow/model.safetensors --vgg vgg19-dcbb9e9d.pth
       flowsr-export train flow --system srflow --images photos -o runs/srflow
     """
+    if stage == "2":
+        _check_second(system, linf, srflow, quant, penalties)
+        from flowsr_lp.training.second_stage import SecondStage, train_second_stage
+
+        losses = SecondStage(**second, **given(pixel_weight=pixel_weight))
+        with _progress(loop) as started:
+            path = train_second_stage(losses, loop, started)
+        return _print_result(path, loop, as_json)
+    if second:
+        raise click.UsageError(f"--{min(second).replace('_', '-')} is for --stage 2")
     other, options = ("linf", linf) if system == "srflow" else ("srflow", srflow)
     if options:
         name = min(options).replace("_", "-")
@@ -114,8 +141,30 @@ def flow(
     from flowsr_lp.training.flows import train_flow
 
     with _progress(loop) as started:
-        path = train_flow(spec, pixel_weight, penalties, loop, started, quant)
+        path = train_flow(spec, pixel_weight or 0.0, penalties, loop, started, quant)
     _print_result(path, loop, as_json)
+
+
+def _check_second(
+    system: str,
+    linf: dict[str, Any],
+    srflow: dict[str, Any],
+    quant: float,
+    penalties: Penalties,
+) -> None:
+    """Refuse options that the second stage does not take."""
+    if system != "linf":
+        raise click.UsageError(f"--stage 2 is for linf, not {system}")
+    weighted = {
+        f"{name.removeprefix('out_of_')}-weight"
+        for name, value in asdict(penalties).items()
+        if value
+    }
+    noise = {"quant"} if quant != EIGHT_BITS else set()
+    refused = {*linf, *srflow, *weighted, *noise}
+    if refused:
+        name = min(refused).replace("_", "-")
+        raise click.UsageError(f"--{name} is for --stage 1; stage 2 has the network of --start")
 
 
 def _recipe(

@@ -15,14 +15,14 @@ from flowsr_export.options.shared import FILE, Option
 
 __all__ = ["PUBLISHED", "config_option", "recipe_option"]
 
-# LINF and LINF-LP (arXiv 2303.05156, 2403.10988): 1000 epochs of DF2K's 3450 images in batches
-# of 16, halved every 200 epochs.
+# LINF and LINF-LP (arXiv 2303.05156, 2403.10988): 1000 epochs in batches of 16, halved every
+# 200 epochs; an epoch takes each of DF2K's 3450 images 8 times.
 LINF = {
     "--batch": "16",
     "--crop": "96",
     "--scale-range": "1,4",
     "--scale-per": "image",
-    "--steps": "215625",
+    "--steps": "1725000",
     "--learning-rate": "1e-4",
     "--halve-at": "0.2,0.4,0.6,0.8",
     "--ema-decay": "0",
@@ -37,7 +37,9 @@ SRFLOW = {
     "--ema-decay": "0",
     "--quant": "32",
 }
-PUBLISHED = {"linf": LINF, "srflow": SRFLOW}
+# The configurations of LINF's authors train the second stage at half the rate of the first.
+SECOND_STAGE = {**LINF, "--learning-rate": "5e-5"}
+PUBLISHED = {"linf": LINF, "linf-stage-2": SECOND_STAGE, "srflow": SRFLOW}
 """Values of the published recipes by network and option."""
 
 
@@ -46,7 +48,8 @@ def _take_recipe(context: click.Context, option: click.Parameter, name: str | No
     if name is None:
         return
     options = _options(context.command)
-    values = PUBLISHED[context.params.get("system", "linf")]
+    stage = "-stage-2" if context.params.get("stage") == "2" else ""
+    values = PUBLISHED.get(context.params.get("system", "linf") + stage, {})
     recipe = {str(options[flag.lstrip("-")].name): value for flag, value in values.items()}
     context.default_map = {**recipe, **(context.default_map or {})}
 

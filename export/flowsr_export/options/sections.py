@@ -11,7 +11,7 @@ SECTIONS: dict[str, str] = {
         --all --all-frames --allow-host --base-url --batch --compute-capability --config --data
         --engine --exact --first --fit --flavor --height --host --hr --images --list
         --locate --lr --lr-size --name --other-versions --port --quick --recipe --recursive
-        --resample --scale --size --start --steps --sweep --system --table --threshold
+        --resample --scale --size --stage --start --steps --sweep --system --table --threshold
         --tolerance --toward --validation --weight --weights --width
     """,
     "Output": """
@@ -39,8 +39,8 @@ SECTIONS: dict[str, str] = {
     """,
     "Losses": """
         --gain-weight --latent-weight --likelihood-weight --mesh-weight --perceptual-weight
-        --phase-weight --pixel-weight --range-weight --rescaled-weight --shift-weight
-        --vgg-layer
+        --phase-weight --pixel-weight --range-weight --rescaled-weight --sample-temperature
+        --shift-weight --vgg-layer
     """,
     "Augmentation": "--color --fonts --gray --synthetic",
     "Training": """

@@ -36,10 +36,11 @@ __all__ = [
     "linf_options",
     "loop_options",
     "penalty_options",
+    "second_stage_options",
     "srflow_options",
 ]
 
-ENCODERS = ["edsr-baseline", "edsr", "rdn", "rrdb"]
+ENCODERS = ["edsr-baseline", "edsr", "rdn", "rrdb", "swinir"]
 FOLDER = PathName(path_type=Path, file_okay=False)
 FOLDERS = (
     click.option(
@@ -217,6 +218,34 @@ def penalty_options(*names: str) -> Option:
     )
     return packs("flowsr_lp.training.penalties:Penalties", *weights, name="penalties")
 
+
+second_stage_options = packs(
+    given,
+    click.option(
+        "--vgg",
+        type=FILE,
+        help="ImageNet weights of VGG19 or VGG16, as for train prior (stage 2).",
+    ),
+    click.option(
+        "--likelihood-weight",
+        type=WEIGHT,
+        show_default="5e-4",
+        help="Weight of the negative log-likelihood of a patch (stage 2).",
+    ),
+    click.option(
+        "--perceptual-weight",
+        type=WEIGHT,
+        show_default="0.025",
+        help="Weight of the VGG feature loss of a sample (stage 2).",
+    ),
+    click.option(
+        "--sample-temperature",
+        type=WEIGHT,
+        show_default="0.8",
+        help="Temperature of that sample (stage 2).",
+    ),
+    name="second",
+)
 
 linf_options = packs(
     given,

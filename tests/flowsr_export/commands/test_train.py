@@ -161,7 +161,9 @@ def test_another_run_in_the_folder_is_not_touched(
         (("--fonts", "nowhere"), 5, "folder of fonts nowhere does not exist"),
         (("--hidden-dim", "7"), 2, "--hidden-dim must be even, got 7"),
         (("--encoder", "rdn"), 2, "--n-resblocks and --n-feats are for EDSR, not rdn"),
-        (("--encoder", "swinir"), 2, "'swinir' is not one of"),
+        (("--encoder", "vgg"), 2, "'vgg' is not one of"),
+        (("--vgg", "v.pth"), 2, "--vgg is for --stage 2"),
+        (("--sample-temperature", "1"), 2, "--sample-temperature is for --stage 2"),
     ],
 )
 def test_a_flow_that_makes_no_sense_is_refused(
@@ -288,3 +290,58 @@ def test_a_finished_run_without_best_weights_can_be_repeated_with_validation(
     assert again.exit_code == 0, again.output
     assert again.stdout == first.stdout
     assert not (tmp_path / "flow" / "best").exists()
+
+
+@pytest.fixture
+def second(run: Run, pictures: Path, vgg: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Train a flow of the folder `flow` further into the folder `second`."""
+
+    def train_second(*options: object) -> Result:
+        start = ("--stage", "2", "--start", tmp_path / "flow" / "model.safetensors")
+        files = ("--images", pictures, "--vgg", vgg, "-o", tmp_path / "second")
+        return run("train", "flow", *start, *files, *LOOP, *options)
+
+    return train_second
+
+
+def test_the_second_stage_goes_on_from_the_network_of_the_first(
+    flow: Run, second: Run, tmp_path: Path
+) -> None:
+    assert flow("--patch-size", "1").exit_code == 0
+    done = second("--vgg", tmp_path / "none.pth", "--perceptual-weight", "0")
+    assert done.exit_code == 0, done.output
+    paths = [tmp_path / name / "model.safetensors" for name in ("flow", "second")]
+    first, further = (load_checkpoint(path) for path in paths)
+    assert further.config == first.config
+    assert further.model_sha256 != first.model_sha256
+    state = torch.load(tmp_path / "second" / "last.pt", weights_only=True)
+    assert state["recipe"]["second_stage"]["likelihood_weight"] == 5e-4
+    assert (tmp_path / "second" / "log.jsonl").read_text().count('"l1"') == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "exit_code", "words"),
+    [
+        (("--start", "none.pth"), 5, "model none.pth does not exist"),
+        (("--vgg", "none.st"), 5, "weights none.st do not exist"),
+        (("--n-feats", "8"), 2, "--n-feats is for --stage 1; stage 2 has the network of --s"),
+        (("--mesh-weight", "1"), 2, "--mesh-weight is for --stage 1"),
+        (("--quant", "32"), 2, "--quant is for --stage 1"),
+        (("--system", "srflow"), 2, "--stage 2 is for linf, not srflow"),
+        (("--likelihood-weight", "0"), 2, "likelihood_weight"),
+        (("--stage", "3"), 2, "'3' is not one of 1, 2"),
+    ],
+)
+def test_a_second_stage_that_makes_no_sense_is_refused(
+    flow: Run, second: Run, option: tuple[str, str], exit_code: int, words: str
+) -> None:
+    flow("--steps", "1")
+    assert_refused(second(*option), exit_code, words)
+
+
+def test_the_second_stage_needs_a_first_one_and_a_vgg(
+    run: Run, pictures: Path, vgg: Path, tmp_path: Path
+) -> None:
+    files = ("--stage", "2", "--images", pictures, "-o", tmp_path / "second", *LOOP)
+    assert_refused(run("train", "flow", *files, "--vgg", vgg), 2, "got none (--start)")
+    assert_refused(run("train", "flow", *files), 2, "must be given for perceptual_weight 0.025")

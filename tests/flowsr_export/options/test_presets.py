@@ -55,6 +55,21 @@ def test_the_published_recipe_of_linf_is_recorded_and_single_values_override_it(
     assert (record["batch"], record["steps"], record["lr_size"]) == (2, 2, 12)
 
 
+@pytest.mark.parametrize("stage_first", [True, False])
+def test_the_published_second_stage_has_half_the_rate(
+    flow: Callable[..., dict[str, Any]], vgg: Path, tmp_path: Path, stage_first: bool
+) -> None:
+    flow(*LINF, *SHORT, *SMALL)
+    start = tmp_path / "flow/model.safetensors"
+    stage, recipe = ("--stage", "2", "--start", start), ("--recipe", "published")
+    options = (*stage, *recipe) if stage_first else (*recipe, *stage)
+    weight = ("--perceptual-weight", "0", "-o", tmp_path / "second")
+    assert flow(*options, *weight, *SHORT, *SMALL)["learning_rate"] == 4e-4
+    state = torch.load(tmp_path / "second" / "last.pt", weights_only=True)
+    assert state["settings"]["learning_rate"] == 5e-5
+    assert state["recipe"]["scale_per"] == "image"
+
+
 @pytest.mark.parametrize("system_first", [True, False])
 def test_the_published_recipe_of_srflow_is_taken_wherever_the_system_is_named(
     flow: Callable[..., dict[str, Any]], system_first: bool

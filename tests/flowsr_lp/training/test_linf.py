@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowsr_lp import LinfLP, linf_from_spec, prior_from_spec
 from flowsr_lp.training.crops import Crops
@@ -19,41 +19,10 @@ from flowsr_lp.training.processes import Processes
 from flowsr_lp.training.run import Loop, begun_run
 from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
 from tests import stand_in
+from tests.flowsr_lp.training.doubles import MODEL, Blur, Recorder
 
-MODEL: dict[str, Any] = {
-    "name": "linf-patch",
-    "args": {
-        "encoder_spec": {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 8}},
-        "flow_layers": 2,
-        "num_layer": 1,
-        "hidden_dim": 8,
-        "patch_size": 3,
-    },
-}
 PRIOR: dict[str, Any] = {"name": "unet", "args": {"in_chans": 27, "depth": 1, "dim": 8}}
 SETTINGS = Settings(steps=6, learning_rate=1e-3, ema_decay=0.9, save_every=2, seed=3)
-
-
-class Blur(nn.Module):
-    """Stands in for the perceptual loss: no weights to load."""
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(output - target, 2).abs().mean()
-
-
-class Recorder:
-    """Remembers what was reported; interrupts the run at a step."""
-
-    def __init__(self, interrupt_at: int = 0) -> None:
-        self.losses: list[float] = []
-        self.steps: list[int] = []
-        self.interrupt_at = interrupt_at
-
-    def __call__(self, step: int, steps: int, figures: dict[str, float]) -> None:
-        self.steps.append(step)
-        self.losses.append(next(iter(figures.values())))
-        if step == self.interrupt_at:
-            raise KeyboardInterrupt
 
 
 def crops(lr_size: int = 8) -> Crops:
