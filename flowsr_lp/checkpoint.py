@@ -33,7 +33,7 @@ from flowsr_lp.srflow.model import SRFlow, SrflowLP, srflow_from_spec
 from flowsr_lp.srflow.prior import SrflowPrior, srflow_prior_from_spec
 from flowsr_runtime.errors import CheckpointError, OutputError
 
-Kind = Literal["model", "prior"]
+Kind = Literal["model", "prior", "trunk"]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 METADATA_KEY = "flowsr_lp"
 EMBEDDED = Path(__file__).parent / "weights" / "default"
@@ -126,7 +126,7 @@ def save_weights(
 
     Args:
         path: File to write; an existing one is replaced.
-        kind: Whether the file holds a flow or a prior.
+        kind: Whether the file holds a flow, a prior or the trunk that an SRFlow begins with.
         spec: `{"name": ..., "args": {...}}`.
         tensors: The module's state dict.
 

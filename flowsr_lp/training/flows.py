@@ -21,7 +21,9 @@ from flowsr_lp import (
     save_weights,
     srflow_from_spec,
 )
+from flowsr_lp.linf.encoder import RRDB
 from flowsr_lp.perceptual import load_tensors
+from flowsr_lp.srflow.encoder import SrflowEncoder
 from flowsr_lp.training.linf import FlowLoss
 from flowsr_lp.training.loop import steps_done
 from flowsr_lp.training.penalties import Penalties
@@ -127,18 +129,19 @@ def _flow_loss(
 
 def _begin_flow(flow: LINF | SRFlow, path: Path, blocks: Sequence[int] | None) -> bool:
     """Give a flow its initial weights; return whether they are those of its trunk alone."""
-    if isinstance(flow, SRFlow):
+    module = flow.RRDB if isinstance(flow, SRFlow) else flow.encoder
+    if isinstance(module, SrflowEncoder | RRDB):
         trunk = _rrdb(path)
         if trunk is not None:
-            names = flow.RRDB.state_dict().keys() & trunk.keys()
-            begin(flow.RRDB, {name: trunk[name] for name in names}, path)
+            names = module.state_dict().keys() & trunk.keys()
+            begin(module, {name: trunk[name] for name in names}, path)
             return True
     begin(flow, flow_of(load_checkpoint(path, blocks=blocks).network).state_dict(), path)
     return False
 
 
 def _rrdb(path: Path) -> dict[str, Tensor] | None:
-    """Return the weights of a released RRDB network; None if the file is none."""
+    """Return the weights of a pre-trained RRDB network; None if the file is none."""
     try:
         tensors = load_tensors(path)
     except (

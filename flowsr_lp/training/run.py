@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flowsr_lp import LINF, SRFlow
 from flowsr_lp.perceptual import VggLoss
+from flowsr_lp.srflow.encoder import RRDBNet
 from flowsr_lp.training.crops import Augmentation, Crops
 from flowsr_lp.training.loop import (
     Objective,
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 ANY_SCALE = (1.0, 4.0)  # default for LINF
+Network = LINF | SRFlow | RRDBNet
 Started = Callable[[int], Report]
 Write = Callable[[Path, dict[str, Tensor]], None]
 
@@ -67,8 +69,8 @@ class Loop:
         augmentation: Changes to the crops beyond flips (LINF).
         validation: Folder of held-out pictures, None for no validation; with it the weights
             of the lowest loss on them are written into the folder `best` of the run.
-        start: Weights to begin with, of the same architecture, or for SRFlow an RRDB network
-            of the size of its trunk; new ones when None.
+        start: Weights to begin with, of the same architecture, or for a flow on an RRDB trunk
+            an RRDB network of its size; new ones when None.
         scale_per: Whether a scale is drawn for each step or for each picture; the latter with
             losses on windows of the output, as LINF-LP was trained (LINF).
         workers: Processes that decode pictures and cut crops, for each one that trains; 0
@@ -211,43 +213,44 @@ def _locked(path: Path) -> int:
     return folder
 
 
-def at_own_scale(loop: Loop, flow: LINF | SRFlow) -> Loop:
-    """Settle the scale of the crops: an SRFlow network has one."""
-    if isinstance(flow, LINF):
+def at_own_scale(loop: Loop, network: Network) -> Loop:
+    """Settle the scale of the crops: all networks but LINF have one."""
+    if isinstance(network, LINF):
         return loop
-    if loop.scales not in (None, (flow.scale, flow.scale)):
+    if loop.scales not in (None, (network.scale, network.scale)):
         raise UsageError(
-            f"scales must be {flow.scale}, the only scale of this network, got "
+            f"scales must be {network.scale}, the only scale of this network, got "
             f"{loop.range[0]:g},{loop.range[1]:g}",
             option="scales",
         )
-    if loop.lr_size % flow.multiple:
+    if loop.lr_size % network.multiple:
         rule = f"lr_size must be even for SRFlow, got {loop.lr_size}"
         raise UsageError(rule, option="lr_size")
-    return replace(loop, scales=(flow.scale, flow.scale))
+    return replace(loop, scales=(network.scale, network.scale))
 
 
 def check_linf_only(
-    flow: LINF | SRFlow, *settings: Penalties | Augmentation | dict[str, float]
+    network: Network, *settings: Penalties | Augmentation | dict[str, float]
 ) -> None:
-    """Refuse settings for an SRFlow network that only the training of LINF has."""
+    """Refuse settings for another network that only the training of LINF has."""
     fields = (each if isinstance(each, dict) else asdict(each) for each in settings)
     for name, value in (field for each in fields for field in each.items()):
-        if value and isinstance(flow, SRFlow):
-            raise UsageError(f"{name} is for LINF, not SRFlow", option=name)
+        if value and not isinstance(network, LINF):
+            raise UsageError(f"{name} is for LINF, not {_name(network)}", option=name)
 
 
 def check_windows(
-    loop: Loop, flow: LINF | SRFlow, *settings: Penalties | dict[str, float]
+    loop: Loop, network: Network, *settings: Penalties | dict[str, float]
 ) -> None:
     """Refuse one scale per image where it cannot be had."""
     if loop.scale_per == "step":
         return
-    if isinstance(flow, SRFlow):
-        raise UsageError("scale_per image is for LINF, not SRFlow", option="scale_per")
-    if loop.lr_size % flow.patch_size:
+    if not isinstance(network, LINF):
+        rule = f"scale_per image is for LINF, not {_name(network)}"
+        raise UsageError(rule, option="scale_per")
+    if loop.lr_size % network.patch_size:
         raise UsageError(
-            f"lr_size must be a multiple of {flow.patch_size}, the side of a patch, with "
+            f"lr_size must be a multiple of {network.patch_size}, the side of a patch, with "
             f"scale_per image, got {loop.lr_size}",
             option="lr_size",
         )
@@ -257,17 +260,17 @@ def check_windows(
             raise UsageError(f"{name} needs scale_per step, got image", option=name)
 
 
-def cut_crops(loop: Loop, flow: LINF | SRFlow, processes: Processes) -> Crops:
+def cut_crops(loop: Loop, network: Network, processes: Processes) -> Crops:
     """Find the pictures, and prepare to cut the crops of this process.
 
     Raises:
         PictureError: If the pictures cannot be read, or are too small.
     """
     own = replace(loop, picture_memory=loop.picture_memory // processes.count)
-    return _crops(own, flow, processes.share(loop.batch), processes.rank)
+    return _crops(own, network, processes.share(loop.batch), processes.rank)
 
 
-def held_out_crops(loop: Loop, flow: LINF | SRFlow, processes: Processes) -> Crops | None:
+def held_out_crops(loop: Loop, network: Network, processes: Processes) -> Crops | None:
     """Held-out crops, the same in every run; None without a folder, and but in one process."""
     if loop.validation is None or not processes.first:
         return None
@@ -276,17 +279,21 @@ def held_out_crops(loop: Loop, flow: LINF | SRFlow, processes: Processes) -> Cro
     held_out = replace(
         loop, pictures=loop.validation, settings=settings, augmentation=plain, workers=0
     )
-    return _crops(held_out, flow, loop.batch)
+    return _crops(held_out, network, loop.batch)
 
 
-def _crops(loop: Loop, flow: LINF | SRFlow, batch: int, rank: int = 0) -> Crops:
+def _crops(loop: Loop, network: Network, batch: int, rank: int = 0) -> Crops:
     pictures = load_pictures(
         loop.pictures, loop.largest_crop, loop.memory_share, decode=not loop.workers
     )
     settings = batch, loop.lr_size, loop.range, loop.settings.seed, loop.augmentation, rank
-    if loop.scale_per == "step" or isinstance(flow, SRFlow):
+    if loop.scale_per == "step" or not isinstance(network, LINF):
         return Crops(pictures, *settings)
-    return WindowCrops(pictures, *settings, patch=flow.patch_size)
+    return WindowCrops(pictures, *settings, patch=network.patch_size)
+
+
+def _name(network: SRFlow | RRDBNet) -> str:
+    return "SRFlow" if isinstance(network, SRFlow) else "RRDB"
 
 
 def vgg_loss(vgg: Path, layers: Sequence[str], loop: Loop) -> VggLoss:

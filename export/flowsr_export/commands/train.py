@@ -32,6 +32,7 @@ from flowsr_export.options.train import (
     linf_options,
     loop_options,
     penalty_options,
+    rrdb_options,
     second_stage_options,
     srflow_options,
 )
@@ -251,6 +252,32 @@ def prior(
 
     with _progress(loop) as started:
         path = train_prior(model, vgg, recipe, loop, started, blocks)
+    _print_result(path, loop, as_json)
+
+
+@command.command("rrdb")
+@config_option
+@recipe_option
+@rrdb_options
+@loop_options(learning_rate=2e-4, batch=16)
+@json_option
+def rrdb(sizes: dict[str, Any], loop: Loop, as_json: bool) -> None:
+    """Train an RRDB network by L1, with which a flow can begin.
+
+    The result is OUTPUT/rrdb.safetensors, for --start of train flow: with --system srflow of
+    the same sizes, or with --encoder rrdb.
+
+    \b
+    Example:
+      flowsr-export train rrdb --images photos -o runs/rrdb
+      flowsr-export train flow --system srflow --start runs/rrdb/rrdb.safetensors \\
+        --images photos -o runs/srflow
+    """
+    from flowsr_lp.training.rrdb import train_rrdb
+
+    whole = {name: int(value) for name, value in ({"scale": 4} | sizes).items()}
+    with _progress(loop) as started:
+        path = train_rrdb(whole, loop, started)
     _print_result(path, loop, as_json)
 
 

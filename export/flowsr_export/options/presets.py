@@ -39,7 +39,15 @@ SRFLOW = {
 }
 # The configurations of LINF's authors train the second stage at half the rate of the first.
 SECOND_STAGE = {**LINF, "--learning-rate": "5e-5"}
-PUBLISHED = {"linf": LINF, "linf-stage-2": SECOND_STAGE, "srflow": SRFLOW}
+# RRDB_DF2K_4X.yml of SRFlow's authors, without the restarts of its cosine.
+RRDB = {
+    "--batch": "16",
+    "--crop": "40",
+    "--steps": "200000",
+    "--learning-rate": "2e-4",
+    "--ema-decay": "0",
+}
+PUBLISHED = {"linf": LINF, "linf-stage-2": SECOND_STAGE, "srflow": SRFLOW, "rrdb": RRDB}
 """Values of the published recipes by network and option."""
 
 
@@ -48,10 +56,17 @@ def _take_recipe(context: click.Context, option: click.Parameter, name: str | No
     if name is None:
         return
     options = _options(context.command)
-    stage = "-stage-2" if context.params.get("stage") == "2" else ""
-    values = PUBLISHED.get(context.params.get("system", "linf") + stage, {})
+    values = PUBLISHED[_published(context)]
     recipe = {str(options[flag.lstrip("-")].name): value for flag, value in values.items()}
     context.default_map = {**recipe, **(context.default_map or {})}
+
+
+def _published(context: click.Context) -> str:
+    """Return the name of the recipe that is meant."""
+    if context.command.name == "rrdb":
+        return "rrdb"
+    system = str(context.params.get("system", "linf"))
+    return "linf-stage-2" if context.params.get("stage") == "2" else system
 
 
 def _take_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:

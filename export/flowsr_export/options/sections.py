@@ -72,6 +72,7 @@ BY_COMMAND: dict[str, dict[str, str]] = {
     "build-engine": {"Builder": "--tf32"},
     "calibrate": {"Quantization": "--precision --samples --seed"},
     "flow": {"Network": "--blocks --scale", "Training": "--batch --crop --seed"},
+    "rrdb": {"Network": "--scale", "Training": "--batch --crop --seed"},
     "prior": {"Network": "--depth --prior", "Training": "--batch --crop --seed"},
 }
 

@@ -36,6 +36,7 @@ __all__ = [
     "linf_options",
     "loop_options",
     "penalty_options",
+    "rrdb_options",
     "second_stage_options",
     "srflow_options",
 ]
@@ -168,7 +169,7 @@ def loop_options(learning_rate: float, batch: int) -> Option:
         click.option(
             "--start",
             type=FILE,
-            help="Initial weights, of the same architecture, or for SRFlow of its RRDB trunk.",
+            help="Initial weights, of the same architecture, or an RRDB network for its trunk.",
         ),
         choice_option("--device", ["cpu", "cuda"], "Device to train on."),
         *LOADING,
@@ -264,23 +265,27 @@ linf_options = packs(
     name="linf",
 )
 
-srflow_options = packs(
-    given,
+TRUNK = (
     click.option(
         "--scale",
         type=Choice(["4", "8"]),
         show_default="4",
-        help="Upscaling factor of the network (SRFlow).",
+        help="Upscaling factor of the network (SRFlow, RRDB).",
     ),
-    _size("--nb", "Number of blocks of the RRDB trunk (SRFlow).", 23),
+    _size("--nb", "Number of blocks of the RRDB trunk.", 23),
+    _size("--nf", "Number of channels of the trunk.", 64),
+    _size("--gc", "Growth of the dense blocks of the trunk.", 32),
+)
+rrdb_options = packs(given, *TRUNK, name="sizes")
+srflow_options = packs(
+    given,
+    *TRUNK,
     value_option(
         parse_blocks,
         "--blocks",
         help="Indices of the trunk blocks that condition the flow (SRFlow).  "
         "[default: 1,8,15,22 of 23; at scale 8 1,3,5,7 of 8 or 23]",
     ),
-    _size("--nf", "Number of channels of the trunk (SRFlow).", 64),
-    _size("--gc", "Growth of the dense blocks of the trunk (SRFlow).", 32),
     _size("--steps-per-level", "Number of couplings per level of the flow (SRFlow).", 16),
     _size("--coupling-width", "Number of channels of the coupling networks (SRFlow).", 64),
     name="srflow",
