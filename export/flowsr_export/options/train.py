@@ -171,6 +171,11 @@ def loop_options(learning_rate: float, batch: int) -> Option:
             type=FILE,
             help="Initial weights, of the same architecture, or an RRDB network for its trunk.",
         ),
+        click.option(
+            "--snapshot-every",
+            type=POSITIVE,
+            help="Number of steps between weights that are kept in OUTPUT/step-N.",
+        ),
         choice_option("--device", ["cpu", "cuda"], "Device to train on."),
         *LOADING,
         name="loop",

@@ -162,6 +162,7 @@ def test_another_run_in_the_folder_is_not_touched(
         (("--hidden-dim", "7"), 2, "--hidden-dim must be even, got 7"),
         (("--encoder", "rdn"), 2, "--n-resblocks and --n-feats are for EDSR, not rdn"),
         (("--encoder", "vgg"), 2, "'vgg' is not one of"),
+        (("--snapshot-every", "0"), 2, "0 is not in the range x>=1"),
         (("--vgg", "v.pth"), 2, "--vgg is for --stage 2"),
         (("--sample-temperature", "1"), 2, "--sample-temperature is for --stage 2"),
     ],
@@ -280,6 +281,42 @@ def test_a_validated_run_writes_its_best_weights_too(
     both = load_checkpoint(best[1], tmp_path / "prior/best/prior.safetensors").network
     assert isinstance(both, LinfLP)
     assert both.prior is not None
+
+
+def test_snapshots_are_kept_beside_the_last_weights(
+    flow: Run, prior: Run, run: Run, tmp_path: Path
+) -> None:
+    assert flow("--snapshot-every", "1", "--save-every", "3").exit_code == 0
+    assert prior("--snapshot-every", "2", "--likelihood-weight", "0.1").exit_code == 0
+    folders = sorted(path.name for path in (tmp_path / "flow").glob("step-*"))
+    assert folders == ["step-1", "step-2", "step-3", "step-4"]
+    files = [tmp_path / "flow" / name / "model.safetensors" for name in (".", *folders)]
+    contents = [path.read_bytes() for path in files]
+    assert contents[0] == contents[-1]
+    assert len(set(contents)) == 4
+    second = tmp_path / "prior" / "step-2"
+    parts = "--model", second / "model.safetensors", "--prior", second / "prior.safetensors"
+    done = run("export-onnx", *parts, "-o", tmp_path / "a.bundle")
+    assert done.exit_code == 0, done.output
+
+
+def test_snapshots_may_begin_when_a_run_is_resumed(
+    flow: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole"
+    flow("-o", whole, "--snapshot-every", "3")
+    batch_at = Crops.batch_at
+
+    def interrupted(self: Crops, step: int) -> Batch:
+        assert step < 3, "interrupted"
+        return batch_at(self, step)
+
+    monkeypatch.setattr(Crops, "batch_at", interrupted)
+    assert flow().exit_code == 1
+    monkeypatch.undo()
+    assert flow("--snapshot-every", "3").exit_code == 0
+    files = [path / "step-3" / "model.safetensors" for path in (whole, tmp_path / "flow")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_finished_run_without_best_weights_can_be_repeated_with_validation(
