@@ -1,6 +1,12 @@
 """Reading and writing model files: released checkpoints and our own safetensors."""
 
-__all__ = ["Checkpoint", "embedded_checkpoint", "load_checkpoint", "save_weights"]
+__all__ = [
+    "Checkpoint",
+    "embedded_checkpoint",
+    "load_checkpoint",
+    "save_weights",
+    "system_of",
+]
 
 import hashlib
 import json
@@ -112,6 +118,18 @@ def load_checkpoint(
         )
     config = {"model": spec, "prior": prior_spec}
     return Checkpoint(_joined(flow, module), config, model_sha256, prior_sha256)
+
+
+def system_of(model: Path) -> Literal["linf", "srflow"]:
+    """Tell the system of a flow from its file.
+
+    Args:
+        model: As for `load_checkpoint`.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged.
+    """
+    return "srflow" if is_srflow(unwrapped(_read(model, "model").tensors)) else "linf"
 
 
 def embedded_checkpoint() -> tuple[Path, Path]:

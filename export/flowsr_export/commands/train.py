@@ -189,7 +189,9 @@ def _recipe(
 @command.command("prior")
 @config_option
 @recipe_option
-@click.option("--model", type=FILE, required=True, help="Checkpoint of the flow.")
+@click.option(
+    "--model", type=FILE, required=True, is_eager=True, help="Checkpoint of the flow."
+)
 @blocks_option
 @click.option(
     "--vgg",

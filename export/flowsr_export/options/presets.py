@@ -39,6 +39,15 @@ SRFLOW = {
 }
 # The configurations of LINF's authors train the second stage at half the rate of the first.
 SECOND_STAGE = {**LINF, "--learning-rate": "5e-5"}
+# SRFlow-LP_DF2K_4X.yml of the authors of SRFlow-LP.
+SRFLOW_LP = {
+    "--batch": "12",
+    "--crop": "40",
+    "--steps": "70000",
+    "--learning-rate": "2.5e-4",
+    "--halve-at": "0.5,0.75,0.9,0.95",
+    "--ema-decay": "0",
+}
 # RRDB_DF2K_4X.yml of SRFlow's authors, without the restarts of its cosine.
 RRDB = {
     "--batch": "16",
@@ -47,7 +56,14 @@ RRDB = {
     "--learning-rate": "2e-4",
     "--ema-decay": "0",
 }
-PUBLISHED = {"linf": LINF, "linf-stage-2": SECOND_STAGE, "srflow": SRFLOW, "rrdb": RRDB}
+PUBLISHED = {
+    "linf": LINF,
+    "linf stage 2": SECOND_STAGE,
+    "linf prior": LINF,
+    "srflow": SRFLOW,
+    "srflow prior": SRFLOW_LP,
+    "rrdb": RRDB,
+}
 """Values of the published recipes by network and option."""
 
 
@@ -65,8 +81,12 @@ def _published(context: click.Context) -> str:
     """Return the name of the recipe that is meant."""
     if context.command.name == "rrdb":
         return "rrdb"
-    system = str(context.params.get("system", "linf"))
-    return "linf-stage-2" if context.params.get("stage") == "2" else system
+    if context.command.name == "prior":
+        from flowsr_lp.checkpoint import system_of
+
+        return f"{system_of(context.params['model'])} prior"
+    stage = " stage 2" if context.params["stage"] == "2" else ""
+    return f"{context.params['system']}{stage}"
 
 
 def _take_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
@@ -125,8 +145,9 @@ def _options(command: click.Command) -> dict[str, click.Option]:
     }
 
 
-# A recipe depends on --system, and a file may name a recipe: in the order of processing,
-# eager options come first, and of those that are not given, the ones that are declared first.
+# A recipe depends on --system, --stage or --model, and a file may name a recipe: in the order
+# of processing, eager options come first, and of those that are not given, the ones that are
+# declared first.
 config_option: Option = click.option(
     "--config",
     type=FILE,

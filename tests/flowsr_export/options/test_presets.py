@@ -99,6 +99,37 @@ def test_the_published_recipe_trains_a_prior(
     )
 
 
+@pytest.mark.parametrize("by_file", [False, True])
+def test_the_published_recipe_of_a_prior_is_that_of_its_flow(
+    flow: Callable[..., dict[str, Any]],
+    run: Run,
+    pictures: Path,
+    vgg: Path,
+    tmp_path: Path,
+    by_file: bool,
+) -> None:
+    flow(*SRFLOW, *SHORT)
+    model = tmp_path / "flow/model.safetensors"
+    named = ("--config", write(tmp_path / "run.json", model=str(model), recipe="published"))
+    published = named if by_file else ("--recipe", "published", "--model", model)
+    files = ("--vgg", vgg, "--images", pictures, "-o", tmp_path / "prior")
+    done = run("train", "prior", *published, *files, *PRIOR, *SHORT, "--crop", "4")
+    assert done.exit_code == 0, done.output
+    state = torch.load(tmp_path / "prior" / "last.pt", weights_only=True)
+    assert state["settings"]["learning_rate"] == 2.5e-4
+    assert state["settings"]["halve_at"] == (0.5, 0.75, 0.9, 0.95)
+    assert state["recipe"]["scales"] == [4, 4]
+
+
+def test_the_recipe_of_a_prior_needs_a_model_that_can_be_read(
+    run: Run, pictures: Path, vgg: Path, tmp_path: Path
+) -> None:
+    files = ("--vgg", vgg, "--images", pictures, "-o", tmp_path / "prior")
+    done = run("train", "prior", "--recipe", "published", "--model", "none.pth", *files)
+    assert done.exit_code == 5
+    assert "model none.pth does not exist" in done.stderr
+
+
 def test_a_file_overrides_the_recipe_and_the_command_line_both(
     flow: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
