@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowsr_export.options.command import Choice, Group
-from flowsr_export.options.presets import config_option, recipe_option
+from flowsr_export.options.presets import config_option, preset_option, recipe_option
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.shared import (
     FILE,
@@ -67,6 +67,7 @@ def command() -> None:
 
 @command.command("flow")
 @config_option
+@preset_option("flow")
 @number_option(
     "--system",
     Choice(["linf", "srflow"]),
@@ -122,7 +123,7 @@ def flow(
       flowsr-export train flow --recipe published --images DF2K -o runs/flow --workers 8
       flowsr-export train flow --recipe published --stage 2 --images DF2K -o runs/second \\
         --start runs/flow/model.safetensors --vgg vgg19-dcbb9e9d.pth
-      flowsr-export train flow --system srflow --images photos -o runs/srflow
+      flowsr-export train flow --preset SRFlow_DF2K_4X --images DF2K -o runs/srflow
     """
     if stage == "2":
         _check_second(system, linf, srflow, quant, penalties)
@@ -188,6 +189,7 @@ def _recipe(
 
 @command.command("prior")
 @config_option
+@preset_option("prior")
 @recipe_option
 @click.option(
     "--model", type=FILE, required=True, is_eager=True, help="Checkpoint of the flow."
@@ -259,6 +261,7 @@ def prior(
 
 @command.command("rrdb")
 @config_option
+@preset_option("rrdb")
 @recipe_option
 @rrdb_options
 @loop_options(learning_rate=2e-4, batch=16)

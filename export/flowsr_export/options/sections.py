@@ -10,9 +10,9 @@ SECTIONS: dict[str, str] = {
     "Basic": """
         --all --all-frames --allow-host --base-url --batch --compute-capability --config --data
         --engine --exact --first --fit --flavor --height --host --hr --images --list
-        --locate --lr --lr-size --name --other-versions --port --quick --recipe --recursive
-        --resample --scale --size --stage --start --steps --sweep --system --table --threshold
-        --tolerance --toward --validation --weight --weights --width
+        --locate --lr --lr-size --name --other-versions --port --preset --quick --recipe
+        --recursive --resample --scale --size --stage --start --steps --sweep --system --table
+        --threshold --tolerance --toward --validation --weight --weights --width
     """,
     "Output": """
         --access-log --background --depth --dry-run --export-layer-info --export-profile
