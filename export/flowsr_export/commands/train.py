@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -365,7 +366,29 @@ def _srflow_spec(
 
 @contextmanager
 def _progress(loop: Loop) -> Iterator[Callable[[int], Report]]:
-    """Show a bar with the smoothed losses; yield the callback for the start of the run."""
+    """Show a bar with the smoothed losses; yield the callback for the start of the run.
+
+    Of several processes the first one shows it, and one reports an error.
+    """
+    from flowsr_lp.training.processes import PeerEndedError
+
+    try:
+        if _is_first():
+            with _bar(loop) as started:
+                yield started
+        else:
+            yield lambda first: lambda step, steps, losses: None
+    except PeerEndedError:
+        raise SystemExit(1) from None
+
+
+def _is_first() -> bool:
+    """Whether this process is the first or only one of those that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _bar(loop: Loop) -> Iterator[Callable[[int], Report]]:
     with counted_progress("training") as (start, advance):
 
         def started(first: int) -> Report:
@@ -386,6 +409,8 @@ def _progress(loop: Loop) -> Iterator[Callable[[int], Report]]:
 
 
 def _print_result(path: Path, loop: Loop, as_json: bool) -> None:
+    if not _is_first():
+        return
     size, steps = path.stat().st_size, loop.settings.steps
     record = {"path": str(path), "bytes": size, "steps": steps}
     text = f"{path}  {size / 1e6:.2f} MB  {steps} steps"

@@ -162,7 +162,7 @@ def loop_options(learning_rate: float, batch: int) -> Option:
     """
     loop = packs(
         "flowsr_lp.training.run:Loop",
-        number_option("--batch", POSITIVE, batch, "Number of crops per step."),
+        number_option("--batch", POSITIVE, batch, "Number of crops per step, in all."),
         *CROPS,
         threads_option,
         click.option("--validation", type=FOLDER, help="Folder of held-out images."),
