@@ -2,6 +2,7 @@
 
 __all__ = ["ALONE", "PeerEndedError", "Processes", "joined"]
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -105,17 +106,15 @@ def joined(device: Literal["cpu", "cuda"]) -> Iterator[Processes]:
         device: Kind of device to train on; of several GPUs each process has its own.
 
     Raises:
+        UsageError: If the environment is not that of torchrun.
         ProviderError: If there is no GPU for this process.
         PeerEndedError: If another process has ended with an error.
     """
-    rank, count = (int(os.environ.get(key, n)) for key, n in (("RANK", 0), ("WORLD_SIZE", 1)))
-    processes = Processes(rank, count) if count > 1 else Processes()
-    if processes.count > 1:
-        cuda = device == "cuda" and torch.cuda.is_available()
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    processes = _connected(device)
     try:
         processes.device = _own_device(device, processes)
         yield processes
+        processes.gathered(None)  # none ends while another one still uses the connection
     except FlowsrError as error:
         if not processes.agreed:
             processes.agree(error)
@@ -126,7 +125,32 @@ def joined(device: Literal["cpu", "cuda"]) -> Iterator[Processes]:
         raise PeerEndedError("another process of the run has ended with an error") from error
     finally:
         if processes.count > 1:
+            # What holds the group would end its threads as late as the interpreter ends, and
+            # abort it at times.
+            gc.collect()
             distributed.destroy_process_group()
+
+
+def _connected(device: Literal["cpu", "cuda"]) -> Processes:
+    """Connect the processes that the environment describes; one alone has no connection."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count == "1":
+        return Processes()
+    rank = os.environ.get("RANK", "")
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if lacking or not count.isdecimal() or not rank.isdecimal():
+        raise UsageError(
+            f"WORLD_SIZE is {count}, RANK {rank or 'not set'}"
+            f"{''.join(f', {name} not set' for name in lacking)}: start the run with torchrun, "
+            "or without WORLD_SIZE"
+        )
+    cuda = device == "cuda" and torch.cuda.is_available()
+    try:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise FlowsrError(f"the processes of the run cannot connect: {reason}") from error
+    return Processes(int(rank), int(count))
 
 
 def _own_device(device: Literal["cpu", "cuda"], processes: Processes) -> torch.device:

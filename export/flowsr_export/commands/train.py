@@ -384,7 +384,7 @@ def _progress(loop: Loop) -> Iterator[Callable[[int], Report]]:
 
 def _is_first() -> bool:
     """Whether this process is the first or only one of those that torchrun started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

@@ -81,7 +81,9 @@ def _published(context: click.Context) -> str:
     if context.command.name == "prior":
         from flowsr_lp.checkpoint import system_of
 
-        return f"{system_of(context.params['model'])} prior"
+        model = context.params["model"]
+        known = model.exists()  # the command says so where it does not
+        return f"{system_of(model) if known else 'linf'} prior"
     stage = " stage 2" if context.params["stage"] == "2" else ""
     return f"{context.params['system']}{stage}"
 

@@ -169,7 +169,8 @@ def test_an_error_of_the_command_is_one_line(tmp_path: Path) -> None:
 def test_a_process_without_a_gpu_of_its_own_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+    torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "1"}
+    for name, value in {**torchrun, "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -182,6 +183,32 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(
     monkeypatch.setattr(torch.distributed, "all_gather_object", alone)
     with pytest.raises(ProviderError, match="a GPU for each process, got 1 for process 1"):
         joined("cuda").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, RANK not set, MASTER_ADDR not set, MASTER_PO"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE is two, RANK 0, MASTER_ADDR not set"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "-1", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+            "WORLD_SIZE is 2, RANK -1: start the run with torchrun, or without WORLD_SIZE",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "5", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"},
+            "the processes of the run cannot connect: ",
+        ),
+    ],
+)
+def test_an_environment_that_is_not_torchruns_is_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], message: str
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(FlowsrError, match=message):
+        joined("cpu").__enter__()
 
 
 def test_one_process_needs_no_group() -> None:
