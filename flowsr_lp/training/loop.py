@@ -180,7 +180,7 @@ def train(
         if processes.first and snapshot is not None:
             snapshot(step + 1, average)  # before the save, after which it is not repeated
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            noise = processes.gathered(_noise_state())
+            noise = processes.gathered(_noise_state(processes))
             if processes.first:
                 checked = _validate(objective, average, validation, device)
                 run.save(step + 1, figures, checked, noise)
@@ -366,7 +366,8 @@ class _Run:
         step = int(state["step"])
         if "noise" in state:
             rank = processes.rank
-            _set_noise_state(state["other_noise"][rank - 1] if rank else state["noise"])
+            noise = state["other_noise"][rank - 1] if rank else state["noise"]
+            _set_noise_state(noise, processes)
         else:
             torch.manual_seed(self.settings.seed + step)
         logger.info("resumed %s at step %d", path, step)
@@ -409,14 +410,21 @@ def _seed(seed: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, rank)).generate_state(1)[0]) if rank else seed
 
 
-def _noise_state() -> list[Tensor]:
-    """State of PyTorch's generators, the CPU's and then each GPU's."""
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def _noise_state(processes: Processes) -> list[Tensor]:
+    """State of PyTorch's generators, the CPU's and then that of each GPU that is used."""
+    gpus = [torch.cuda.get_rng_state(gpu) for gpu in _gpus(processes)]
     return [torch.get_rng_state(), *gpus]
 
 
-def _set_noise_state(states: list[Tensor]) -> None:
+def _set_noise_state(states: list[Tensor], processes: Processes) -> None:
     cpu, *gpus = (state.cpu() for state in states)
     torch.set_rng_state(cpu)
-    for index, state in zip(range(torch.cuda.device_count()), gpus, strict=False):
-        torch.cuda.set_rng_state(state, index)
+    for gpu, state in zip(_gpus(processes), gpus, strict=False):
+        torch.cuda.set_rng_state(state, gpu)
+
+
+def _gpus(processes: Processes) -> list[int]:
+    """Indices of all GPUs, of several processes that of this one."""
+    if processes.count == 1:
+        return list(range(torch.cuda.device_count()))
+    return [processes.device.index] if processes.device.type == "cuda" else []
