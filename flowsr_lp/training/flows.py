@@ -25,7 +25,7 @@ from flowsr_lp.linf.encoder import RRDB
 from flowsr_lp.perceptual import load_tensors
 from flowsr_lp.srflow.encoder import SrflowEncoder
 from flowsr_lp.training.linf import FlowLoss
-from flowsr_lp.training.loop import steps_done
+from flowsr_lp.training.loop import Held, steps_done
 from flowsr_lp.training.penalties import Penalties
 from flowsr_lp.training.run import (
     Loop,
@@ -54,6 +54,7 @@ def train_flow(
     loop: Loop,
     started: Started,
     quant: float = EIGHT_BITS,
+    trunk_from: float = 0.0,
 ) -> Path:
     """Train a flow by likelihood and write `model.safetensors` into the run's folder.
 
@@ -64,6 +65,8 @@ def train_flow(
         loop: Settings of the run.
         started: Called with the first step; returns the callback for every step.
         quant: The noise that gives a picture a density spans 1/quant of the range (SRFlow).
+        trunk_from: Share of the steps after which the trunk is trained too; before, it keeps
+            the weights of `loop.start` (SRFlow).
 
     Returns:
         The file.
@@ -81,6 +84,7 @@ def train_flow(
         check_windows(loop, flow, penalties)
         if quant != EIGHT_BITS and isinstance(flow, LINF):
             raise UsageError(f"quant is for SRFlow, not LINF, got {quant:g}", option="quant")
+        held = _held_trunk(flow, trunk_from, loop)
         new = loop.start is None or _begin_flow(flow, loop.start, spec["args"].get("blocks"))
         crops = cut_crops(loop, flow, processes)
         recipe = {
@@ -88,6 +92,7 @@ def train_flow(
             "pixel_weight": pixel_weight,
             "penalties": asdict(penalties),
             **({} if quant == EIGHT_BITS else {"quant": quant}),
+            **({} if held is None else {"trunk_from": trunk_from}),
         }
         objective = _flow_loss(flow, pixel_weight, penalties, loop, quant)
         if isinstance(flow, SRFlow) and first == 0 and new:
@@ -96,7 +101,7 @@ def train_flow(
             fit_norms(flow, *batch, quant=quant)
         held_out = held_out_crops(loop, flow, processes)
         arguments = objective, crops, held_out, loop, processes, recipe, started
-        carry_out(*arguments, partial(save_flow, spec))
+        carry_out(*arguments, partial(save_flow, spec), held)
     return loop.output / FILE
 
 
@@ -125,6 +130,21 @@ def _flow_loss(
         return SrflowFlowLoss(flow, pixel_weight, quant)
     loss = FlowLoss if loop.scale_per == "step" else WindowFlowLoss
     return loss(flow, pixel_weight, penalties)
+
+
+def _held_trunk(flow: LINF | SRFlow, trunk_from: float, loop: Loop) -> Held | None:
+    """Return the trunk and the step from which it is trained."""
+    if not trunk_from:
+        return None
+    if isinstance(flow, LINF) or not 0 < trunk_from <= 1:
+        rule = f"trunk_from must be 0 for LINF and from 0 to 1 for SRFlow, got {trunk_from:g}"
+        raise UsageError(rule, option="trunk_from")
+    if loop.start is None:
+        raise UsageError(
+            f"trunk_from must be 0 without the weights of a trunk in start, got {trunk_from:g}",
+            option="trunk_from",
+        )
+    return Held(flow.RRDB, round(trunk_from * loop.settings.steps))
 
 
 def _begin_flow(flow: LINF | SRFlow, path: Path, blocks: Sequence[int] | None) -> bool:

@@ -2,6 +2,7 @@
 
 __all__ = [
     "Alternating",
+    "Held",
     "Objective",
     "Report",
     "Settings",
@@ -119,6 +120,19 @@ class Alternating:
         return torch.stack([loss for loss, _ in pairs]).sum(), figures
 
 
+@dataclass(frozen=True)
+class Held:
+    """A part of the trained module whose weights do not change at first.
+
+    Attributes:
+        module: The part.
+        until: Step from which it is trained.
+    """
+
+    module: nn.Module
+    until: int
+
+
 def train(
     objective: Objective,
     crops: Crops,
@@ -130,6 +144,7 @@ def train(
     validation: Crops | None = None,
     workers: int = 0,
     snapshot: Snapshot | None = None,
+    held: Held | None = None,
 ) -> dict[str, Tensor]:
     """Train until `settings.steps`, going on from what `folder` holds.
 
@@ -149,6 +164,7 @@ def train(
             on the first of them at each save.
         workers: Processes that decode and cut the batches; the weights do not depend on it.
         snapshot: Called as `snapshot(step, weights)` after every step, with averaged weights.
+        held: A part that is trained from a later step on.
 
     Returns:
         The trained module's state dict, averaged if `ema_decay` is set, on the CPU.
@@ -174,7 +190,7 @@ def train(
         moved, figures = [each.to(device) for each in batch], {}
         for index in range(len(losses.parts)):
             loss, found = parallel(index, *moved)
-            _improve(module, optimizer, loss, step)
+            _improve(module, optimizer, loss, step, held)
             figures.update(found)
         _average(average, module, min(settings.ema_decay, (1 + step) / (10 + step)))
         if processes.first and snapshot is not None:
@@ -202,13 +218,19 @@ class _Losses(nn.Module):
 
 
 def _improve(
-    module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    step: int,
+    held: Held | None,
 ) -> None:
     """Take one step of the optimizer."""
     if not math.isfinite(loss.item()):
         raise FlowsrError(f"loss is not finite at step {step}; lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    if held is not None and step < held.until:
+        held.module.zero_grad(set_to_none=True)  # the optimizer skips what has no gradient
     nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
     optimizer.step()
 

@@ -19,6 +19,7 @@ from flowsr_lp.perceptual import VggLoss
 from flowsr_lp.srflow.encoder import RRDBNet
 from flowsr_lp.training.crops import Augmentation, Crops
 from flowsr_lp.training.loop import (
+    Held,
     Objective,
     Report,
     Settings,
@@ -148,6 +149,7 @@ def carry_out(
     recipe: dict[str, Any],
     started: Started,
     write: Write,
+    held: Held | None = None,
 ) -> None:
     """Train, and write the last weights, those of the snapshots and the best ones.
 
@@ -160,6 +162,7 @@ def carry_out(
         recipe: Everything else that defines the run, in JSON's types.
         started: Called with the first step; returns the callback for every step.
         write: Called as `write(folder, weights)` to write files that can be used.
+        held: A part that is trained from a later step on.
     """
     recipe = {**recipe, **_described(loop, crops, processes)}
 
@@ -175,6 +178,7 @@ def carry_out(
             validation=held_out,
             workers=loop.workers,
             snapshot=snapshot,
+            held=held,
         )
         if processes.first:
             write(loop.output, weights)

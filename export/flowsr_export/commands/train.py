@@ -124,7 +124,8 @@ def flow(
       flowsr-export train flow --recipe published --images DF2K -o runs/flow --workers 8
       flowsr-export train flow --recipe published --stage 2 --images DF2K -o runs/second \\
         --start runs/flow/model.safetensors --vgg vgg19-dcbb9e9d.pth
-      flowsr-export train flow --preset SRFlow_DF2K_4X --images DF2K -o runs/srflow
+      flowsr-export train flow --preset SRFlow_DF2K_4X --start RRDB_DF2K_4X.pth \\
+        --images DF2K -o runs/srflow
     """
     if stage == "2":
         _check_second(system, linf, srflow, quant, penalties)
@@ -140,11 +141,13 @@ def flow(
     if options:
         name = min(options).replace("_", "-")
         raise click.UsageError(f"--{name} is for {other}, not {system}")
+    trunk_from = srflow.pop("trunk_from", 0.0)
     spec = _srflow_spec(**srflow) if system == "srflow" else _linf_spec(**linf)
     from flowsr_lp.training.flows import train_flow
 
     with _progress(loop) as started:
-        path = train_flow(spec, pixel_weight or 0.0, penalties, loop, started, quant)
+        arguments = spec, pixel_weight or 0.0, penalties, loop, started, quant, trunk_from
+        path = train_flow(*arguments)
     _print_result(path, loop, as_json)
 
 

@@ -31,6 +31,7 @@ SRFLOW: Final = {
     "--halve-at": "0.5,0.75,0.9,0.95",
     "--ema-decay": "0",
     "--quant": "32",
+    "--trunk-from": "0.5",
 }
 # SRFlow-LP_DF2K_4X.yml of the authors of SRFlow-LP.
 SRFLOW_LP: Final = {

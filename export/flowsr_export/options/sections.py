@@ -45,7 +45,7 @@ SECTIONS: dict[str, str] = {
     "Augmentation": "--color --fonts --gray --synthetic",
     "Training": """
         --ema-decay --halve-at --learning-rate --quant --save-every --scale-per --scale-range
-        --snapshot-every --validation
+        --snapshot-every --trunk-from --validation
     """,
     "Limits": """
         --body-timeout --instances --jobs --max-batch --max-body --max-output-pixels

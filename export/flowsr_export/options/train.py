@@ -293,5 +293,11 @@ srflow_options = packs(
     ),
     _size("--steps-per-level", "Number of couplings per level of the flow (SRFlow).", 16),
     _size("--coupling-width", "Number of channels of the coupling networks (SRFlow).", 64),
+    click.option(
+        "--trunk-from",
+        type=SHARE,
+        show_default="0",
+        help="Share of the steps after which the trunk of --start is trained too (SRFlow).",
+    ),
     name="srflow",
 )

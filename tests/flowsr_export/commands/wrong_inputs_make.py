@@ -152,6 +152,7 @@ MAKE: list[Row] = [
     (f"{FLOW} --preset best", 2, "'best' is not one of edsr-baseline-linf, rrdb-linf, "),
     (f"{FLOW} --preset RDN-LINF --recipe published", 2, "at most one of --preset and --recipe"),
     (f"{FLOW} --preset RDN-LINF", 5, "no picture of at least 192 pixels a side in pictures"),
+    (f"{FLOW} --trunk-from 0.5", 2, "--trunk-from is for srflow, not linf"),
     (f"{FLOW} --snapshot-every 0", 2, "0 is not in the range x>=1"),
     (f"{FLOW} --sample-temperature 1", 2, "--sample-temperature is for --stage 2"),
     (f"{FLOW} --stage 2", 2, "vgg must be given for perceptual_weight 0.025 (--vgg)"),

@@ -76,11 +76,16 @@ def test_the_published_second_stage_has_half_the_rate(
 
 @pytest.mark.parametrize("system_first", [True, False])
 def test_the_published_recipe_of_srflow_is_taken_wherever_the_system_is_named(
-    flow: Callable[..., dict[str, Any]], system_first: bool
+    flow: Callable[..., dict[str, Any]], tmp_path: Path, system_first: bool
 ) -> None:
     recipe = ("--recipe", "published")
     options = (*SRFLOW, *recipe) if system_first else (*recipe, *SRFLOW)
-    record = flow(*options, *SHORT)
+    flow(*SRFLOW, *SHORT)
+    start = ("--start", tmp_path / "flow/model.safetensors", "-o", tmp_path / "again")
+    flow(*options, *SHORT, *start)
+    state = torch.load(tmp_path / "again" / "last.pt", weights_only=True)
+    record = {**state["settings"], **state["recipe"]}
+    assert record["trunk_from"] == 0.5
     assert record["learning_rate"] == 5e-4
     assert record["halve_at"] == (0.5, 0.75, 0.9, 0.95)
     assert record["quant"] == 32
@@ -157,7 +162,7 @@ def test_a_file_may_name_the_system_of_its_recipe(
 ) -> None:
     names = [flag.removeprefix("--") for flag in SRFLOW[::2]]
     values = dict(zip(names, SRFLOW[1::2], strict=True))
-    path = write(tmp_path / "run.json", **values, recipe="published")
+    path = write(tmp_path / "run.json", **values, recipe="published", **{"trunk-from": 0})
     assert flow("--config", path, *SHORT)["quant"] == 32
 
 
@@ -323,10 +328,11 @@ def test_a_preset_of_srflow_names_the_system(
 ) -> None:
     done = run("train", "flow", "--preset", name, "--images", "i", "-o", "o")
     assert done.exit_code == 0, done.output
-    spec, _, _, loop, _, quant = begun[0]
+    spec, _, _, loop, _, quant, trunk_from = begun[0]
     assert spec["name"] == "srflow"
     assert (spec["args"]["scale"], spec["args"]["nb"]) == (scale, nb)
     assert (loop.lr_size, loop.settings.learning_rate, quant) == (crop, rate, 32)
+    assert trunk_from == 0.5
 
 
 def test_a_preset_in_the_second_stage_leaves_the_network_to_the_start(
