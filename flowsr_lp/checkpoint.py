@@ -1,6 +1,12 @@
 """Reading and writing model files: released checkpoints and our own safetensors."""
 
-__all__ = ["Checkpoint", "embedded_checkpoint", "load_checkpoint", "save_weights"]
+__all__ = [
+    "Checkpoint",
+    "embedded_checkpoint",
+    "load_checkpoint",
+    "save_weights",
+    "system_of",
+]
 
 import hashlib
 import json
@@ -33,7 +39,7 @@ from flowsr_lp.srflow.model import SRFlow, SrflowLP, srflow_from_spec
 from flowsr_lp.srflow.prior import SrflowPrior, srflow_prior_from_spec
 from flowsr_runtime.errors import CheckpointError, OutputError
 
-Kind = Literal["model", "prior"]
+Kind = Literal["model", "prior", "trunk"]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 METADATA_KEY = "flowsr_lp"
 EMBEDDED = Path(__file__).parent / "weights" / "default"
@@ -114,6 +120,18 @@ def load_checkpoint(
     return Checkpoint(_joined(flow, module), config, model_sha256, prior_sha256)
 
 
+def system_of(model: Path) -> Literal["linf", "srflow"]:
+    """Tell the system of a flow from its file.
+
+    Args:
+        model: As for `load_checkpoint`.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged.
+    """
+    return "srflow" if is_srflow(unwrapped(_read(model, "model").tensors)) else "linf"
+
+
 def embedded_checkpoint() -> tuple[Path, Path]:
     """Paths of the flow and the prior that ship with the package."""
     return EMBEDDED / "model.safetensors", EMBEDDED / "prior.safetensors"
@@ -126,7 +144,7 @@ def save_weights(
 
     Args:
         path: File to write; an existing one is replaced.
-        kind: Whether the file holds a flow or a prior.
+        kind: Whether the file holds a flow, a prior or the trunk that an SRFlow begins with.
         spec: `{"name": ..., "args": {...}}`.
         tensors: The module's state dict.
 

@@ -60,6 +60,7 @@ class Crops:
         scales: tuple[float, float] = (1.0, 4.0),
         seed: int = 0,
         augmentation: Augmentation = Augmentation(),
+        rank: int = 0,
     ) -> None:
         """Prepare to cut `batch` crops of `lr_size` low-resolution pixels a side.
 
@@ -70,6 +71,7 @@ class Crops:
             scales: Range that the scale is drawn from, uniformly.
             seed: With the step, determines a batch: a resumed run sees the same ones.
             augmentation: Changes to the crops beyond flips.
+            rank: Number of the process among those of a run; each cuts batches of its own.
 
         Raises:
             UsageError: If a number makes no sense, or a picture is smaller than a crop.
@@ -87,6 +89,7 @@ class Crops:
         self.scales = scales
         self.seed = seed
         self.augmentation = augmentation
+        self.rank = rank
 
     def batch_at(self, step: int) -> Batch:
         """Cut the batch of one step.
@@ -105,7 +108,7 @@ class Crops:
         Returns:
             Low resolution (B, n, n, 3) and high resolution (B, N, N, 3), RGB uint8.
         """
-        rng = np.random.default_rng((self.seed, step))
+        rng = self._generator(step)
         hr_size = round(self.lr_size * rng.uniform(*self.scales))
         low, high = [], []
         for _ in range(self.batch):
@@ -113,6 +116,11 @@ class Crops:
             low.append(shrunk(crop, self.lr_size))
             high.append(crop)
         return np.stack(low), np.stack(high)
+
+    def _generator(self, step: int) -> np.random.Generator:
+        """Return the random numbers of one step in this process."""
+        own = (self.rank,) if self.rank else ()
+        return np.random.default_rng((self.seed, step, *own))
 
     def _crop(self, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Cut or draw one high-resolution crop."""

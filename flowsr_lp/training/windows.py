@@ -1,6 +1,6 @@
 """Training as published: one scale per picture, losses on windows of the output."""
 
-__all__ = ["WindowCrops", "WindowFlowLoss", "WindowPriorLoss"]
+__all__ = ["WindowCrops", "WindowFlowLoss", "WindowPriorLoss", "window_target"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from flowsr_lp.linf.model import LINF, Conditioning, low_frequency_residual, resize
 from flowsr_lp.training.crops import Arrays, Crops, shrunk
-from flowsr_lp.training.linf import FlowLoss, PriorLoss, density_noise
+from flowsr_lp.training.linf import FlowLoss, PriorLoss, Target, density_noise
 
 Places = Sequence[Sequence[int]]
 """Of each picture: side of the whole output, top and left of the window, in pixels."""
@@ -36,7 +36,7 @@ class WindowCrops(Crops):
             Low resolution (B, n, n, 3) and windows (B, n, n, 3), RGB uint8; the place of each
             window, (B, 3) int64: side of the whole output, top, left.
         """
-        rng = np.random.default_rng((self.seed, step))
+        rng = self._generator(step)
         low, high, places = [], [], []
         for _ in range(self.batch):
             side = round(self.lr_size * rng.uniform(*self.scales))
@@ -49,21 +49,35 @@ class WindowCrops(Crops):
         return np.stack(low), np.stack(high), np.array(places, np.int64)
 
 
+def window_target(linf: LINF, low: Tensor, high: Tensor, places: Tensor) -> Target:
+    """Return the target of windows.
+
+    Args:
+        linf: The flow.
+        low: Low resolution, (B, 3, n, n), RGB in [0, 1].
+        high: Windows of the truth, (B, 3, n, n), RGB in [0, 1].
+        places: Place of each window, (B, 3): side of the whole output, top, left.
+    """
+    x, windows = (low - 0.5) / 0.5, places.tolist()
+    base = _bases(x, windows)
+    return Target(base, (high - 0.5) / 0.5 - base, _condition(linf, x, windows))
+
+
 class WindowFlowLoss(FlowLoss):
     """Negative log-likelihood of the windows' residual, in nats per value."""
 
     def __call__(self, low: Tensor, high: Tensor, *places: Tensor) -> tuple[Tensor, Any]:
         """Loss of a batch (B, 3, n, n), windows (B, 3, n, n) and places (B, 3)."""
-        x, windows = (low - 0.5) / 0.5, places[0].tolist()
-        size = (high.shape[-2], high.shape[-1])
-        residual = (high - 0.5) / 0.5 - _bases(x, windows)
-        c = _condition(self.linf, x, windows)
+        target = window_target(self.linf, low, high, *places)
+        residual, c = target.residual, target.condition
         noisy = residual + density_noise(residual)
         nll = -self.linf.log_likelihood(noisy, c).mean() / self.linf.width
         loss, figures = nll, {"nll": nll.item()}
         if self.pixel_weight:
-            zero = x.new_zeros(len(x), self.linf.width, c.rows, c.cols)
-            pixel = F.l1_loss(self.linf.decode(zero, c, size), residual)
+            zero = low.new_zeros(len(low), self.linf.width, c.rows, c.cols)
+            pixel = F.l1_loss(
+                self.linf.decode(zero, c, (high.shape[-2], high.shape[-1])), residual
+            )
             loss, figures["l1"] = loss + self.pixel_weight * pixel, pixel.item()
         return loss, figures
 

@@ -20,11 +20,12 @@ from flowsr_runtime.installation import pip_command
 
 HEAVY = {"numpy", "torch", "onnx", "onnxruntime", "PIL", "flowsr_runtime", "flowsr_lp"}
 HEAVY |= {"fastapi", "uvicorn", "prometheus_client"}
-# What `export-onnx` needs; jinja2 and polygraphy are for reports and comparing layers alone.
+# What `export-onnx` needs; jinja2, polygraphy and yaml are for reports, comparing layers and
+# settings of training alone.
 EXPORT_LIBRARIES = [
     name
     for name, extra in EXTRAS.items()
-    if extra in ("cpu", "export") and name not in ("jinja2", "polygraphy")
+    if extra in ("cpu", "export") and name not in ("jinja2", "polygraphy", "yaml")
 ]
 
 NAMES = [name for names in cli.COMMANDS.values() for name in names]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowsr_export.options.command import Choice, Group
-from flowsr_export.options.presets import config_option, recipe_option
+from flowsr_export.options.presets import config_option, preset_option, recipe_option
 from flowsr_export.options.progress import counted_progress
 from flowsr_export.options.shared import (
     FILE,
@@ -31,13 +33,16 @@ from flowsr_export.options.train import (
     linf_options,
     loop_options,
     penalty_options,
+    rrdb_options,
+    second_stage_options,
     srflow_options,
 )
 from flowsr_export.options.values import FiniteRange
 
 if TYPE_CHECKING:
     from flowsr_lp.training.penalties import Penalties
-    from flowsr_lp.training.run import Loop, PriorRecipe
+    from flowsr_lp.training.priors import PriorRecipe
+    from flowsr_lp.training.run import Loop
 
 __all__ = ["command"]
 
@@ -45,6 +50,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 # Losses of single batches depend on the drawn scale; the bar shows their running mean.
 SMOOTHING = 0.98
+EIGHT_BITS = 255.0  # steps of eight-bit images
 
 
 @click.group("train", cls=Group)
@@ -62,6 +68,7 @@ def command() -> None:
 
 @command.command("flow")
 @config_option
+@preset_option("flow")
 @number_option(
     "--system",
     Choice(["linf", "srflow"]),
@@ -72,13 +79,23 @@ def command() -> None:
 @recipe_option
 @linf_options
 @srflow_options
-@number_option(
-    "--pixel-weight", WEIGHT, 0.0, "Weight of the L1 loss between the flow's mode and pixels."
+@choice_option(
+    "--stage",
+    ["1", "2"],
+    "Stage of LINF's training: by likelihood, or from --start on by its mode and samples too.",
+    is_eager=True,
 )
+@click.option(
+    "--pixel-weight",
+    type=WEIGHT,
+    show_default="0; 1 in stage 2",
+    help="Weight of the L1 loss between the flow's mode and pixels.",
+)
+@second_stage_options
 @number_option(
     "--quant",
     FiniteRange(min=1),
-    255.0,
+    EIGHT_BITS,
     "The noise that gives images a density spans 1/QUANT of their range (SRFlow).",
 )
 @penalty_options("phase", "mesh", "shift", "out_of_range", "rescaled", "gain")
@@ -88,7 +105,9 @@ def flow(
     system: str,
     linf: dict[str, Any],
     srflow: dict[str, Any],
-    pixel_weight: float,
+    stage: str,
+    pixel_weight: float | None,
+    second: dict[str, Any],
     quant: float,
     penalties: Penalties,
     loop: Loop,
@@ -103,25 +122,62 @@ def flow(
     Example:
       flowsr-export train flow --images photos -o runs/flow --steps 7000
       flowsr-export train flow --recipe published --images DF2K -o runs/flow --workers 8
-      flowsr-export train flow --system srflow --images photos -o runs/srflow
+      flowsr-export train flow --recipe published --stage 2 --images DF2K -o runs/second \\
+        --start runs/flow/model.safetensors --vgg vgg19-dcbb9e9d.pth
+      flowsr-export train flow --preset SRFlow_DF2K_4X --start RRDB_DF2K_4X.pth \\
+        --images DF2K -o runs/srflow
     """
+    if stage == "2":
+        _check_second(system, linf, srflow, quant, penalties)
+        from flowsr_lp.training.second_stage import SecondStage, train_second_stage
+
+        losses = SecondStage(**second, **given(pixel_weight=pixel_weight))
+        with _progress(loop) as started:
+            path = train_second_stage(losses, loop, started)
+        return _print_result(path, loop, as_json)
+    if second:
+        raise click.UsageError(f"--{min(second).replace('_', '-')} is for --stage 2")
     other, options = ("linf", linf) if system == "srflow" else ("srflow", srflow)
     if options:
         name = min(options).replace("_", "-")
         raise click.UsageError(f"--{name} is for {other}, not {system}")
+    trunk_from = srflow.pop("trunk_from", 0.0)
     spec = _srflow_spec(**srflow) if system == "srflow" else _linf_spec(**linf)
-    from flowsr_lp.training.run import train_flow
+    from flowsr_lp.training.flows import train_flow
 
     with _progress(loop) as started:
-        path = train_flow(spec, pixel_weight, penalties, loop, started, quant)
+        arguments = spec, pixel_weight or 0.0, penalties, loop, started, quant, trunk_from
+        path = train_flow(*arguments)
     _print_result(path, loop, as_json)
+
+
+def _check_second(
+    system: str,
+    linf: dict[str, Any],
+    srflow: dict[str, Any],
+    quant: float,
+    penalties: Penalties,
+) -> None:
+    """Refuse options that the second stage does not take."""
+    if system != "linf":
+        raise click.UsageError(f"--stage 2 is for linf, not {system}")
+    weighted = {
+        f"{name.removeprefix('out_of_')}-weight"
+        for name, value in asdict(penalties).items()
+        if value
+    }
+    noise = {"quant"} if quant != EIGHT_BITS else set()
+    refused = {*linf, *srflow, *weighted, *noise}
+    if refused:
+        name = min(refused).replace("_", "-")
+        raise click.UsageError(f"--{name} is for --stage 1; stage 2 has the network of --start")
 
 
 def _recipe(
     prior: str, depth: int | None, n_resblocks: int | None, dim: int, **fields: Any
 ) -> PriorRecipe:
     """Combine options into the recipe of a prior."""
-    from flowsr_lp.training.run import PriorRecipe
+    from flowsr_lp.training.priors import PriorRecipe
 
     if depth is not None and prior != "unet":
         raise click.UsageError(f"--depth is for unet, not {prior}")
@@ -137,8 +193,11 @@ def _recipe(
 
 @command.command("prior")
 @config_option
+@preset_option("prior")
 @recipe_option
-@click.option("--model", type=FILE, required=True, help="Checkpoint of the flow.")
+@click.option(
+    "--model", type=FILE, required=True, is_eager=True, help="Checkpoint of the flow."
+)
 @blocks_option
 @click.option(
     "--vgg",
@@ -197,10 +256,37 @@ def prior(
       flowsr-export train prior --model runs/flow/model.safetensors \\
         --vgg vgg16.safetensors --images photos -o runs/prior
     """
-    from flowsr_lp.training.run import train_prior
+    from flowsr_lp.training.priors import train_prior
 
     with _progress(loop) as started:
         path = train_prior(model, vgg, recipe, loop, started, blocks)
+    _print_result(path, loop, as_json)
+
+
+@command.command("rrdb")
+@config_option
+@preset_option("rrdb")
+@recipe_option
+@rrdb_options
+@loop_options(learning_rate=2e-4, batch=16)
+@json_option
+def rrdb(sizes: dict[str, Any], loop: Loop, as_json: bool) -> None:
+    """Train an RRDB network by L1, with which a flow can begin.
+
+    The result is OUTPUT/rrdb.safetensors, for --start of train flow: with --system srflow of
+    the same sizes, or with --encoder rrdb.
+
+    \b
+    Example:
+      flowsr-export train rrdb --images photos -o runs/rrdb
+      flowsr-export train flow --system srflow --start runs/rrdb/rrdb.safetensors \\
+        --images photos -o runs/srflow
+    """
+    from flowsr_lp.training.rrdb import train_rrdb
+
+    whole = {name: int(value) for name, value in ({"scale": 4} | sizes).items()}
+    with _progress(loop) as started:
+        path = train_rrdb(whole, loop, started)
     _print_result(path, loop, as_json)
 
 
@@ -283,7 +369,29 @@ def _srflow_spec(
 
 @contextmanager
 def _progress(loop: Loop) -> Iterator[Callable[[int], Report]]:
-    """Show a bar with the smoothed losses; yield the callback for the start of the run."""
+    """Show a bar with the smoothed losses; yield the callback for the start of the run.
+
+    Of several processes the first one shows it, and one reports an error.
+    """
+    from flowsr_lp.training.processes import PeerEndedError
+
+    try:
+        if _is_first():
+            with _bar(loop) as started:
+                yield started
+        else:
+            yield lambda first: lambda step, steps, losses: None
+    except PeerEndedError:
+        raise SystemExit(1) from None
+
+
+def _is_first() -> bool:
+    """Whether this process is the first or only one of those that torchrun started."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _bar(loop: Loop) -> Iterator[Callable[[int], Report]]:
     with counted_progress("training") as (start, advance):
 
         def started(first: int) -> Report:
@@ -304,6 +412,8 @@ def _progress(loop: Loop) -> Iterator[Callable[[int], Report]]:
 
 
 def _print_result(path: Path, loop: Loop, as_json: bool) -> None:
+    if not _is_first():
+        return
     size, steps = path.stat().st_size, loop.settings.steps
     record = {"path": str(path), "bytes": size, "steps": steps}
     text = f"{path}  {size / 1e6:.2f} MB  {steps} steps"

@@ -23,6 +23,7 @@ EXTRAS = {
     "safetensors": "export",
     "torch": "export",
     "uvicorn": "serve",
+    "yaml": "export",
 }
 
 REFERENCE = ("torch", "onnx", "safetensors", "ml_dtypes", "onnxruntime")

@@ -1,4 +1,4 @@
-"""Values of many options at once: a published recipe, or a file of settings."""
+"""Values of many options at once: a recipe, a preset, or a file of settings."""
 
 from __future__ import annotations
 
@@ -11,44 +11,81 @@ import click
 
 from flowsr_export.options.command import Choice, dashes
 from flowsr_export.options.command import Option as NamedOption
+from flowsr_export.options.recipes import PRESETS, PUBLISHED, SECOND_PRESETS
 from flowsr_export.options.shared import FILE, Option
 
-__all__ = ["PUBLISHED", "config_option", "recipe_option"]
+__all__ = ["config_option", "preset_option", "recipe_option"]
 
-# LINF and LINF-LP (arXiv 2303.05156, 2403.10988): 1000 epochs of DF2K's 3450 images in batches
-# of 16, halved every 200 epochs.
-LINF = {
-    "--batch": "16",
-    "--crop": "96",
-    "--scale-range": "1,4",
-    "--scale-per": "image",
-    "--steps": "215625",
-    "--learning-rate": "1e-4",
-    "--halve-at": "0.2,0.4,0.6,0.8",
-    "--ema-decay": "0",
-}
-# SRFlow (arXiv 2006.14200): 200,000 steps on patches of 160 pixels at 4x.
-SRFLOW = {
-    "--batch": "16",
-    "--crop": "40",
-    "--steps": "200000",
-    "--learning-rate": "5e-4",
-    "--halve-at": "0.5,0.75,0.9,0.95",
-    "--ema-decay": "0",
-    "--quant": "32",
-}
-PUBLISHED = {"linf": LINF, "srflow": SRFLOW}
-"""Values of the published recipes by network and option."""
+PRESET = "flowsr_export.preset"
+YAML = (".yaml", ".yml")
+
+
+class ReleasedName(click.Choice[str]):
+    """Names of released files, in any case where they do not differ by it alone."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the name as it is in the list."""
+        alike = [name for name in self.choices if dashes(name) == dashes(value)]
+        alike = alike or [
+            name for name in self.choices if dashes(name).lower() == dashes(value).lower()
+        ]
+        return super().convert(alike[0] if len(alike) == 1 else value, param, ctx)
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Return the message for a value that is none of the names."""
+        return f"{value!r} is not one of {', '.join(self.choices)}"
+
+
+def _take_preset(context: click.Context, option: click.Parameter, name: str | None) -> None:
+    """Remember a preset, and let it choose the system."""
+    if name is None:
+        return
+    context.meta[PRESET] = name
+    system = PRESETS[str(context.command.name)][name].get("--system")
+    if system is not None:
+        context.default_map = {"system": system, **(context.default_map or {})}
 
 
 def _take_recipe(context: click.Context, option: click.Parameter, name: str | None) -> None:
-    """Make a recipe the defaults of the options that are neither given nor in a file."""
-    if name is None:
+    """Make a recipe or a preset the defaults of options neither given nor in a file."""
+    preset = context.meta.get(PRESET)
+    if preset is not None and name is not None:
+        raise click.UsageError("give at most one of --preset and --recipe")
+    if preset is not None:
+        values = _preset(context, preset)
+    elif name is not None:
+        values = PUBLISHED[_published(context)]
+    else:
         return
     options = _options(context.command)
-    values = PUBLISHED[context.params.get("system", "linf")]
     recipe = {str(options[flag.lstrip("-")].name): value for flag, value in values.items()}
     context.default_map = {**recipe, **(context.default_map or {})}
+
+
+def _preset(context: click.Context, name: str) -> Mapping[str, str]:
+    """Return the values of a preset; in the second stage the network is known."""
+    values = PRESETS[str(context.command.name)][name]
+    if context.params.get("stage") != "2":
+        return values
+    if name not in SECOND_PRESETS:
+        raise click.UsageError(f"--stage 2 is for linf, not the preset {name}")
+    return {flag: x for flag, x in SECOND_PRESETS[name].items() if flag != "--patch-size"}
+
+
+def _published(context: click.Context) -> str:
+    """Return the name of the recipe that is meant."""
+    if context.command.name == "rrdb":
+        return "rrdb"
+    if context.command.name == "prior":
+        from flowsr_lp.checkpoint import system_of
+
+        model = context.params["model"]
+        known = model.exists()  # the command says so where it does not
+        return f"{system_of(model) if known else 'linf'} prior"
+    stage = " stage 2" if context.params["stage"] == "2" else ""
+    return f"{context.params['system']}{stage}"
 
 
 def _take_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
@@ -58,27 +95,44 @@ def _take_config(context: click.Context, option: click.Parameter, path: Path | N
     options = _options(context.command)
     values: dict[str, Any] = {}
     for name, value in _read(path).items():
-        if dashes(name) not in options:
+        if dashes(str(name)) not in options:
             raise click.UsageError(f"{path}: no option is named {name}")
-        param = options[dashes(name)]
+        param = options[dashes(str(name))]
         if param.name in values:
             raise click.UsageError(f"{path}: {param.opts[0]} is named twice, once as {name}")
-        values[str(param.name)] = _plain(path, name, value, param)
+        values[str(param.name)] = _plain(path, str(name), value, param)
     context.default_map = values
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Mapping[Any, Any]:
     from flowsr_runtime.errors import InputError
 
+    language, parse = ("YAML", _yaml) if path.suffix.lower() in YAML else ("JSON", json.loads)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read settings {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"settings {path} are not JSON: {error}") from error
+        raise InputError(f"settings {path} are not {language}: {error}") from error
     if not isinstance(values, dict):
-        raise InputError(f"settings {path} are not a JSON object")
+        form = "mapping" if language == "YAML" else "object"
+        raise InputError(f"settings {path} are not a {language} {form}")
     return values
+
+
+def _yaml(text: str) -> Any:
+    """Read YAML of plain values; nothing in it is run.
+
+    Raises:
+        ImportError: If PyYAML is not installed.
+        ValueError: If the text is not YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def _plain(path: Path, name: str, value: Any, option: click.Option) -> Any:
@@ -92,7 +146,9 @@ def _plain(path: Path, name: str, value: Any, option: click.Option) -> Any:
     )
     if wrong:
         rule = "true or false" if option.is_flag else "a text, a number or a list of them"
-        raise click.UsageError(f"{path}: {name} must be {rule}, got {json.dumps(value)}")
+        raise click.UsageError(
+            f"{path}: {name} must be {rule}, got {json.dumps(value, default=str)}"
+        )
     texts = [str(each) for each in values]
     return texts if option.multiple else ",".join(texts)
 
@@ -107,16 +163,34 @@ def _options(command: click.Command) -> dict[str, click.Option]:
     }
 
 
-# A recipe depends on --system, and a file may name a recipe: in the order of processing,
-# eager options come first, and of those that are not given, the ones that are declared first.
+# A recipe depends on --system, --stage or --model, and a file may name a recipe: in the order
+# of processing, eager options come first, and of those that are not given, the ones that are
+# declared first.
 config_option: Option = click.option(
     "--config",
     type=FILE,
     is_eager=True,
     expose_value=False,
     callback=_take_config,
-    help="JSON file with values of options by name; the command line overrides it.",
+    help="YAML or JSON file with values of options by name; the command line overrides it.",
 )
+
+
+def preset_option(command: str) -> Option:
+    """Return `--preset` of one command; it must be declared after `--config`."""
+    return click.option(
+        "--preset",
+        cls=NamedOption,
+        type=ReleasedName(list(PRESETS[command])),
+        is_eager=True,
+        expose_value=False,
+        callback=_take_preset,
+        metavar="NAME",
+        help="Network and recipe of a released file; the file and the command line override "
+        f"them. {', '.join(PRESETS[command])}.",
+    )
+
+
 recipe_option: Option = click.option(
     "--recipe",
     cls=NamedOption,

@@ -10,9 +10,9 @@ SECTIONS: dict[str, str] = {
     "Basic": """
         --all --all-frames --allow-host --base-url --batch --compute-capability --config --data
         --engine --exact --first --fit --flavor --height --host --hr --images --list
-        --locate --lr --lr-size --name --other-versions --port --quick --recipe --recursive
-        --resample --scale --size --start --steps --sweep --system --table --threshold
-        --tolerance --toward --validation --weight --weights --width
+        --locate --lr --lr-size --name --other-versions --port --preset --quick --recipe
+        --recursive --resample --scale --size --stage --start --steps --sweep --system --table
+        --threshold --tolerance --toward --validation --weight --weights --width
     """,
     "Output": """
         --access-log --background --depth --dry-run --export-layer-info --export-profile
@@ -39,13 +39,13 @@ SECTIONS: dict[str, str] = {
     """,
     "Losses": """
         --gain-weight --latent-weight --likelihood-weight --mesh-weight --perceptual-weight
-        --phase-weight --pixel-weight --range-weight --rescaled-weight --shift-weight
-        --vgg-layer
+        --phase-weight --pixel-weight --range-weight --rescaled-weight --sample-temperature
+        --shift-weight --vgg-layer
     """,
     "Augmentation": "--color --fonts --gray --synthetic",
     "Training": """
         --ema-decay --halve-at --learning-rate --quant --save-every --scale-per --scale-range
-        --validation
+        --snapshot-every --trunk-from --validation
     """,
     "Limits": """
         --body-timeout --instances --jobs --max-batch --max-body --max-output-pixels
@@ -72,6 +72,7 @@ BY_COMMAND: dict[str, dict[str, str]] = {
     "build-engine": {"Builder": "--tf32"},
     "calibrate": {"Quantization": "--precision --samples --seed"},
     "flow": {"Network": "--blocks --scale", "Training": "--batch --crop --seed"},
+    "rrdb": {"Network": "--scale", "Training": "--batch --crop --seed"},
     "prior": {"Network": "--depth --prior", "Training": "--batch --crop --seed"},
 }
 

@@ -162,10 +162,11 @@ def choice_option(
     default: str | None = None,
     *,
     argument: str | None = None,
+    **attributes: Any,
 ) -> Option:
     """Return an option with a fixed set of values; the first one is the default."""
     return number_option(
-        name, Choice(choices), default or choices[0], help_text, argument=argument
+        name, Choice(choices), default or choices[0], help_text, argument=argument, **attributes
     )
 
 

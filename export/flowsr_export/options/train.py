@@ -36,10 +36,12 @@ __all__ = [
     "linf_options",
     "loop_options",
     "penalty_options",
+    "rrdb_options",
+    "second_stage_options",
     "srflow_options",
 ]
 
-ENCODERS = ["edsr-baseline", "edsr", "rdn", "rrdb"]
+ENCODERS = ["edsr-baseline", "edsr", "rdn", "rrdb", "swinir"]
 FOLDER = PathName(path_type=Path, file_okay=False)
 FOLDERS = (
     click.option(
@@ -160,14 +162,19 @@ def loop_options(learning_rate: float, batch: int) -> Option:
     """
     loop = packs(
         "flowsr_lp.training.run:Loop",
-        number_option("--batch", POSITIVE, batch, "Number of crops per step."),
+        number_option("--batch", POSITIVE, batch, "Number of crops per step, in all."),
         *CROPS,
         threads_option,
         click.option("--validation", type=FOLDER, help="Folder of held-out images."),
         click.option(
             "--start",
             type=FILE,
-            help="Initial weights, of the same architecture, or for SRFlow of its RRDB trunk.",
+            help="Initial weights, of the same architecture, or an RRDB network for its trunk.",
+        ),
+        click.option(
+            "--snapshot-every",
+            type=POSITIVE,
+            help="Number of steps between weights that are kept in OUTPUT/step-N.",
         ),
         choice_option("--device", ["cpu", "cuda"], "Device to train on."),
         *LOADING,
@@ -175,7 +182,7 @@ def loop_options(learning_rate: float, batch: int) -> Option:
         takes=["pictures", "output", "settings", "augmentation"],
     )
     settings = packs(
-        "flowsr_lp.training.linf:Settings",
+        "flowsr_lp.training.loop:Settings",
         number_option("--steps", POSITIVE, 10_000, "Number of optimizer steps."),
         number_option(
             "--learning-rate",
@@ -218,6 +225,34 @@ def penalty_options(*names: str) -> Option:
     return packs("flowsr_lp.training.penalties:Penalties", *weights, name="penalties")
 
 
+second_stage_options = packs(
+    given,
+    click.option(
+        "--vgg",
+        type=FILE,
+        help="ImageNet weights of VGG19 or VGG16, as for train prior (stage 2).",
+    ),
+    click.option(
+        "--likelihood-weight",
+        type=WEIGHT,
+        show_default="5e-4",
+        help="Weight of the negative log-likelihood of a patch (stage 2).",
+    ),
+    click.option(
+        "--perceptual-weight",
+        type=WEIGHT,
+        show_default="0.025",
+        help="Weight of the VGG feature loss of a sample (stage 2).",
+    ),
+    click.option(
+        "--sample-temperature",
+        type=WEIGHT,
+        show_default="0.8",
+        help="Temperature of that sample (stage 2).",
+    ),
+    name="second",
+)
+
 linf_options = packs(
     given,
     click.option(
@@ -235,24 +270,34 @@ linf_options = packs(
     name="linf",
 )
 
-srflow_options = packs(
-    given,
+TRUNK = (
     click.option(
         "--scale",
         type=Choice(["4", "8"]),
         show_default="4",
-        help="Upscaling factor of the network (SRFlow).",
+        help="Upscaling factor of the network (SRFlow, RRDB).",
     ),
-    _size("--nb", "Number of blocks of the RRDB trunk (SRFlow).", 23),
+    _size("--nb", "Number of blocks of the RRDB trunk.", 23),
+    _size("--nf", "Number of channels of the trunk.", 64),
+    _size("--gc", "Growth of the dense blocks of the trunk.", 32),
+)
+rrdb_options = packs(given, *TRUNK, name="sizes")
+srflow_options = packs(
+    given,
+    *TRUNK,
     value_option(
         parse_blocks,
         "--blocks",
         help="Indices of the trunk blocks that condition the flow (SRFlow).  "
         "[default: 1,8,15,22 of 23; at scale 8 1,3,5,7 of 8 or 23]",
     ),
-    _size("--nf", "Number of channels of the trunk (SRFlow).", 64),
-    _size("--gc", "Growth of the dense blocks of the trunk (SRFlow).", 32),
     _size("--steps-per-level", "Number of couplings per level of the flow (SRFlow).", 16),
     _size("--coupling-width", "Number of channels of the coupling networks (SRFlow).", 64),
+    click.option(
+        "--trunk-from",
+        type=SHARE,
+        show_default="0",
+        help="Share of the steps after which the trunk of --start is trained too (SRFlow).",
+    ),
     name="srflow",
 )

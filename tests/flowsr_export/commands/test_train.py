@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from flowsr_lp import LinfLP, linf_from_spec, load_checkpoint
 from flowsr_lp.training.crops import Batch, Crops
-from flowsr_lp.training.linf import FlowLoss, Settings, train
+from flowsr_lp.training.linf import FlowLoss
+from flowsr_lp.training.loop import Settings, train
 from flowsr_lp.training.pictures import load_pictures
 from tests import stand_in
 from tests.flowsr_export.commands.trainings import LOOP, PRIOR, STILL, assert_refused
@@ -160,7 +161,10 @@ def test_another_run_in_the_folder_is_not_touched(
         (("--fonts", "nowhere"), 5, "folder of fonts nowhere does not exist"),
         (("--hidden-dim", "7"), 2, "--hidden-dim must be even, got 7"),
         (("--encoder", "rdn"), 2, "--n-resblocks and --n-feats are for EDSR, not rdn"),
-        (("--encoder", "swinir"), 2, "'swinir' is not one of"),
+        (("--encoder", "vgg"), 2, "'vgg' is not one of"),
+        (("--snapshot-every", "0"), 2, "0 is not in the range x>=1"),
+        (("--vgg", "v.pth"), 2, "--vgg is for --stage 2"),
+        (("--sample-temperature", "1"), 2, "--sample-temperature is for --stage 2"),
     ],
 )
 def test_a_flow_that_makes_no_sense_is_refused(
@@ -279,6 +283,42 @@ def test_a_validated_run_writes_its_best_weights_too(
     assert both.prior is not None
 
 
+def test_snapshots_are_kept_beside_the_last_weights(
+    flow: Run, prior: Run, run: Run, tmp_path: Path
+) -> None:
+    assert flow("--snapshot-every", "1", "--save-every", "3").exit_code == 0
+    assert prior("--snapshot-every", "2", "--likelihood-weight", "0.1").exit_code == 0
+    folders = sorted(path.name for path in (tmp_path / "flow").glob("step-*"))
+    assert folders == ["step-1", "step-2", "step-3", "step-4"]
+    files = [tmp_path / "flow" / name / "model.safetensors" for name in (".", *folders)]
+    contents = [path.read_bytes() for path in files]
+    assert contents[0] == contents[-1]
+    assert len(set(contents)) == 4
+    second = tmp_path / "prior" / "step-2"
+    parts = "--model", second / "model.safetensors", "--prior", second / "prior.safetensors"
+    done = run("export-onnx", *parts, "-o", tmp_path / "a.bundle")
+    assert done.exit_code == 0, done.output
+
+
+def test_snapshots_may_begin_when_a_run_is_resumed(
+    flow: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole"
+    flow("-o", whole, "--snapshot-every", "3")
+    batch_at = Crops.batch_at
+
+    def interrupted(self: Crops, step: int) -> Batch:
+        assert step < 3, "interrupted"
+        return batch_at(self, step)
+
+    monkeypatch.setattr(Crops, "batch_at", interrupted)
+    assert flow().exit_code == 1
+    monkeypatch.undo()
+    assert flow("--snapshot-every", "3").exit_code == 0
+    files = [path / "step-3" / "model.safetensors" for path in (whole, tmp_path / "flow")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_a_finished_run_without_best_weights_can_be_repeated_with_validation(
     flow: Run, pictures: Path, tmp_path: Path
 ) -> None:
@@ -287,3 +327,58 @@ def test_a_finished_run_without_best_weights_can_be_repeated_with_validation(
     assert again.exit_code == 0, again.output
     assert again.stdout == first.stdout
     assert not (tmp_path / "flow" / "best").exists()
+
+
+@pytest.fixture
+def second(run: Run, pictures: Path, vgg: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Train a flow of the folder `flow` further into the folder `second`."""
+
+    def train_second(*options: object) -> Result:
+        start = ("--stage", "2", "--start", tmp_path / "flow" / "model.safetensors")
+        files = ("--images", pictures, "--vgg", vgg, "-o", tmp_path / "second")
+        return run("train", "flow", *start, *files, *LOOP, *options)
+
+    return train_second
+
+
+def test_the_second_stage_goes_on_from_the_network_of_the_first(
+    flow: Run, second: Run, tmp_path: Path
+) -> None:
+    assert flow("--patch-size", "1").exit_code == 0
+    done = second("--vgg", tmp_path / "none.pth", "--perceptual-weight", "0")
+    assert done.exit_code == 0, done.output
+    paths = [tmp_path / name / "model.safetensors" for name in ("flow", "second")]
+    first, further = (load_checkpoint(path) for path in paths)
+    assert further.config == first.config
+    assert further.model_sha256 != first.model_sha256
+    state = torch.load(tmp_path / "second" / "last.pt", weights_only=True)
+    assert state["recipe"]["second_stage"]["likelihood_weight"] == 5e-4
+    assert (tmp_path / "second" / "log.jsonl").read_text().count('"l1"') == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "exit_code", "words"),
+    [
+        (("--start", "none.pth"), 5, "model none.pth does not exist"),
+        (("--vgg", "none.st"), 5, "weights none.st do not exist"),
+        (("--n-feats", "8"), 2, "--n-feats is for --stage 1; stage 2 has the network of --s"),
+        (("--mesh-weight", "1"), 2, "--mesh-weight is for --stage 1"),
+        (("--quant", "32"), 2, "--quant is for --stage 1"),
+        (("--system", "srflow"), 2, "--stage 2 is for linf, not srflow"),
+        (("--likelihood-weight", "0"), 2, "likelihood_weight"),
+        (("--stage", "3"), 2, "'3' is not one of 1, 2"),
+    ],
+)
+def test_a_second_stage_that_makes_no_sense_is_refused(
+    flow: Run, second: Run, option: tuple[str, str], exit_code: int, words: str
+) -> None:
+    flow("--steps", "1")
+    assert_refused(second(*option), exit_code, words)
+
+
+def test_the_second_stage_needs_a_first_one_and_a_vgg(
+    run: Run, pictures: Path, vgg: Path, tmp_path: Path
+) -> None:
+    files = ("--stage", "2", "--images", pictures, "-o", tmp_path / "second", *LOOP)
+    assert_refused(run("train", "flow", *files, "--vgg", vgg), 2, "got none (--start)")
+    assert_refused(run("train", "flow", *files), 2, "must be given for perceptual_weight 0.025")

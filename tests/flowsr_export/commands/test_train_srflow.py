@@ -9,8 +9,8 @@ from click.testing import Result
 from safetensors.torch import load_file
 
 from flowsr_lp import load_checkpoint, save_weights, srflow_from_spec
-from flowsr_lp.training.crops import Crops
-from flowsr_lp.training.linf import Settings, train
+from flowsr_lp.training.crops import Batch, Crops
+from flowsr_lp.training.loop import Settings, train
 from flowsr_lp.training.pictures import load_pictures
 from flowsr_lp.training.srflow import SrflowFlowLoss, fit_norms
 from tests import stand_in
@@ -100,6 +100,41 @@ def test_an_srflow_can_begin_with_an_rrdb_network(srflow: Run, tmp_path: Path) -
     assert all(norm.any() for norm in norms)
 
 
+def test_the_trunk_keeps_its_weights_until_a_share_of_the_steps(
+    srflow: Run, tmp_path: Path
+) -> None:
+    trunk = rrdb(tmp_path / "rrdb.pth")
+    options = ("--start", tmp_path / "rrdb.pth", "--trunk-from", "0.75", "--ema-decay", "0")
+    done = srflow(*options, "--snapshot-every", "3")
+    assert done.exit_code == 0, done.output
+    held = load_file(tmp_path / "flow" / "step-3" / "model.safetensors")
+    last = load_file(tmp_path / "flow" / "model.safetensors")
+    assert all(torch.equal(held[f"RRDB.{name}"], trunk[name]) for name in trunk)
+    changed = [name for name in held if not torch.equal(held[name], last[name])]
+    assert {f"RRDB.{name}" for name in trunk} <= set(changed)
+    assert any(not name.startswith("RRDB.") for name in changed)
+
+
+def test_a_run_with_a_held_trunk_is_resumed_to_the_same_weights(
+    srflow: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rrdb(tmp_path / "rrdb.pth")
+    options = ("--start", tmp_path / "rrdb.pth", "--trunk-from", "0.75")
+    srflow(*options, "-o", tmp_path / "whole")
+    batch_at = Crops.batch_at
+
+    def interrupted(self: Crops, step: int) -> Batch:
+        assert step < 3, "interrupted"
+        return batch_at(self, step)
+
+    monkeypatch.setattr(Crops, "batch_at", interrupted)
+    assert srflow(*options).exit_code == 1
+    monkeypatch.undo()
+    assert srflow(*options).exit_code == 0
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "flow")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_an_rrdb_network_of_another_size_is_no_start(srflow: Run, tmp_path: Path) -> None:
     rrdb(tmp_path / "rrdb.pth", **{"conv_first.weight": torch.zeros(8, 3, 3, 3)})
     assert_refused(srflow("--start", tmp_path / "rrdb.pth"), 2, "is of another architecture")
@@ -135,6 +170,9 @@ def test_the_norms_of_an_srflow_start_from_the_first_batch(
         (("--pixel-weight", "nan"), 2, "nan is not a finite number"),
         (("--range-weight", "1"), 2, "is for LINF, not SRFlow (--range-weight)"),
         (("--gray", "0.5"), 2, "is for LINF, not SRFlow (--gray)"),
+        (("--trunk-from", "1.5"), 2, "1.5 is not in the range 0<=x<=1"),
+        (("--trunk-from", "0.5"), 2, "must be 0 without the weights of a trunk in start, got"),
+        (("--recipe", "published"), 2, "got 0.5 (--trunk-from)"),
     ],
 )
 def test_an_srflow_that_makes_no_sense_is_refused(

@@ -8,58 +8,21 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowsr_lp import LinfLP, linf_from_spec, prior_from_spec
 from flowsr_lp.training.crops import Crops
-from flowsr_lp.training.linf import (
-    NO_PENALTIES,
-    FlowLoss,
-    PriorLoss,
-    Settings,
-    best_weights,
-    steps_done,
-    train,
-)
+from flowsr_lp.training.linf import NO_PENALTIES, FlowLoss, PriorLoss
+from flowsr_lp.training.loop import Report, Settings, best_weights, steps_done, train
 from flowsr_lp.training.penalties import Penalties
-from flowsr_lp.training.run import Loop, Report, _begun_run
+from flowsr_lp.training.processes import Processes
+from flowsr_lp.training.run import Loop, begun_run
 from flowsr_runtime.errors import CheckpointError, FlowsrError, OutputError, UsageError
 from tests import stand_in
+from tests.flowsr_lp.training.doubles import MODEL, Blur, Recorder
 
-MODEL: dict[str, Any] = {
-    "name": "linf-patch",
-    "args": {
-        "encoder_spec": {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 8}},
-        "flow_layers": 2,
-        "num_layer": 1,
-        "hidden_dim": 8,
-        "patch_size": 3,
-    },
-}
 PRIOR: dict[str, Any] = {"name": "unet", "args": {"in_chans": 27, "depth": 1, "dim": 8}}
 SETTINGS = Settings(steps=6, learning_rate=1e-3, ema_decay=0.9, save_every=2, seed=3)
-
-
-class Blur(nn.Module):
-    """Stands in for the perceptual loss: no weights to load."""
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(output - target, 2).abs().mean()
-
-
-class Recorder:
-    """Remembers what was reported; interrupts the run at a step."""
-
-    def __init__(self, interrupt_at: int = 0) -> None:
-        self.losses: list[float] = []
-        self.steps: list[int] = []
-        self.interrupt_at = interrupt_at
-
-    def __call__(self, step: int, steps: int, figures: dict[str, float]) -> None:
-        self.steps.append(step)
-        self.losses.append(next(iter(figures.values())))
-        if step == self.interrupt_at:
-            raise KeyboardInterrupt
 
 
 def crops(lr_size: int = 8) -> Crops:
@@ -206,7 +169,7 @@ def test_the_weights_of_the_lowest_loss_on_held_out_pictures_are_kept(
         saved.append({name: tensor.clone() for name, tensor in average.items()})
         return {"loss": next(losses)}
 
-    monkeypatch.setattr("flowsr_lp.training.linf._validate", validate)
+    monkeypatch.setattr("flowsr_lp.training.loop._validate", validate)
     train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(), validation=held_out)
     assert len(saved) == 3
     assert same(best_weights(tmp_path), saved[1])
@@ -217,7 +180,7 @@ def test_a_resumed_run_keeps_the_best_weights_of_its_beginning(
 ) -> None:
     held_out = Crops([stand_in.picture(40, 40, "held out")], 2, 8, (1.0, 3.0))
     losses = iter([1.0, 3.0, 2.0])
-    monkeypatch.setattr("flowsr_lp.training.linf._validate", lambda *_: {"loss": next(losses)})
+    monkeypatch.setattr("flowsr_lp.training.loop._validate", lambda *_: {"loss": next(losses)})
     with pytest.raises(KeyboardInterrupt):
         train(flow_loss(), crops(), SETTINGS, tmp_path, Recorder(3), validation=held_out)
     first = best_weights(tmp_path)
@@ -389,7 +352,8 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
         return lambda step, total, figures: None
 
     words = f"another run is training in {tmp_path}"
-    with _begun_run(loop, 0, started), pytest.raises(OutputError, match=words):
-        _begun_run(loop, 1, started).__enter__()
-    with _begun_run(loop, 3, started):
-        assert steps == [0, 3]
+    alone = Processes()
+    with begun_run(loop, alone, started), pytest.raises(OutputError, match=words):
+        begun_run(loop, alone, started).__enter__()
+    with begun_run(loop, alone, started):
+        assert steps == [0, 0]

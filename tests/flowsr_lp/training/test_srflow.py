@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flowsr_lp import SrflowLP, srflow_from_spec, srflow_prior_from_spec
 from flowsr_lp.srflow.coupling import ActNorm
 from flowsr_lp.training.crops import Crops
-from flowsr_lp.training.linf import Settings, train
+from flowsr_lp.training.loop import Settings, train
 from flowsr_lp.training.srflow import SrflowFlowLoss, SrflowPriorLoss, fit_norms
 from flowsr_runtime.errors import UsageError
 from tests import stand_in

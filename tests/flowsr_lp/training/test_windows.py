@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flowsr_lp import LinfLP, linf_from_spec, prior_from_spec
 from flowsr_lp.linf.model import low_frequency_residual, resize
 from flowsr_lp.linf.prior import UNet
-from flowsr_lp.training.linf import Settings, train
+from flowsr_lp.training.loop import Settings, train
 from flowsr_lp.training.windows import WindowCrops, WindowFlowLoss, WindowPriorLoss
 from tests import stand_in
 
