@@ -63,9 +63,7 @@ def command(
       flowsr-export encode srflow.bundle photo.png -o photo.npz
     """
     from flowsr_export.reports.files import prepare_files, write_files
-    from flowsr_runtime import Bundle
-    from flowsr_runtime.errors import OutputError
-    from flowsr_runtime.upscaling.latents import LatentCoder, latents_bytes
+    from flowsr_runtime import Bundle, LatentCoder, OutputError, latents_bytes
 
     if scale is not None and lr is not None:
         raise click.UsageError("give at most one of --scale and --lr")

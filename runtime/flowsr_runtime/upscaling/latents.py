@@ -28,7 +28,7 @@ from flowsr_runtime.pictures.pixels import check_image, padded, planes
 from flowsr_runtime.tiling.cgroups import available_memory
 from flowsr_runtime.upscaling.opening import chosen
 
-__all__ = ["Encoded", "LatentCoder", "blended", "load_latents", "latents_bytes"]
+__all__ = ["EncodedPicture", "LatentCoder", "blend_latents", "load_latents", "latents_bytes"]
 
 _GIB: Final = 1 << 30
 _ARRAYS: Final = ("log_likelihood", "image", "size", "model")
@@ -36,7 +36,7 @@ _LATENT: Final = re.compile(r"latent\d*")
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedPicture:
     """A high-resolution picture as the latent of its low-resolution one.
 
     Attributes:
@@ -105,7 +105,7 @@ class LatentCoder:
             raise UsageError(f"latents need backend onnxruntime, got {session.backend}")
         return cls(opened, session, graphs)
 
-    def encode(self, image: NDArray[Any], target: NDArray[Any]) -> Encoded:
+    def encode(self, image: NDArray[Any], target: NDArray[Any]) -> EncodedPicture:
         """Encode a high-resolution picture, given the low-resolution one.
 
         Args:
@@ -132,9 +132,9 @@ class LatentCoder:
         latents = {name: values[0] for name, values in outputs.items()}
         if not all(np.isfinite(values).all() for values in (density, *latents.values())):
             raise NonFiniteError("the model returned NaN or infinity for a latent")
-        return Encoded(latents, density, image, size, self._model)
+        return EncodedPicture(latents, density, image, size, self._model)
 
-    def decode(self, encoded: Encoded) -> NDArray[np.float32]:
+    def decode(self, encoded: EncodedPicture) -> NDArray[np.float32]:
         """Decode latents on their low-resolution image.
 
         Args:
@@ -265,7 +265,9 @@ def _continued(target: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return target
 
 
-def blended(first: Encoded, second: Encoded, weight: float) -> Encoded:
+def blend_latents(
+    first: EncodedPicture, second: EncodedPicture, weight: float
+) -> EncodedPicture:
     """Move latents toward others, on the first ones' image.
 
     Args:
@@ -299,8 +301,8 @@ def blended(first: Encoded, second: Encoded, weight: float) -> Encoded:
     return replace(first, latents=between, log_likelihood=unknown)
 
 
-def latents_bytes(encoded: Encoded) -> bytes:
-    """Return the content of an .npz file: the latents, and what else `Encoded` has, by name."""
+def latents_bytes(encoded: EncodedPicture) -> bytes:
+    """Return the content of an .npz file: the latents and the other attributes by name."""
     file = io.BytesIO()
     arrays: dict[str, Any] = {
         **encoded.latents,
@@ -313,7 +315,7 @@ def latents_bytes(encoded: Encoded) -> bytes:
     return file.getvalue()
 
 
-def load_latents(path: str | os.PathLike[str]) -> Encoded:
+def load_latents(path: str | os.PathLike[str]) -> EncodedPicture:
     """Read a file of `latents_bytes`.
 
     Args:
@@ -348,7 +350,7 @@ def load_latents(path: str | os.PathLike[str]) -> Encoded:
     for name, values in latents.items():
         if not np.isfinite(values).all():
             raise InputError(f"{name} of latents {path} holds NaN or infinity")
-    return Encoded(latents, density, image, (int(size[0]), int(size[1])), str(model))
+    return EncodedPicture(latents, density, image, (int(size[0]), int(size[1])), str(model))
 
 
 def _is_latent(values: NDArray[Any]) -> bool:

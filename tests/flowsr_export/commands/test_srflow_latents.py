@@ -12,8 +12,7 @@ from PIL import Image
 
 from flowsr_export.cli import main
 from flowsr_lp import save_weights
-from flowsr_runtime import Upscaler
-from flowsr_runtime.upscaling.latents import LatentCoder
+from flowsr_runtime import LatentCoder, Upscaler
 from tests.flowsr_export.networks import (
     small_srflow,
     small_srflow_model,

@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.errors import BundleError, FlowsrError, InputError, ShapeError, UsageError
-from flowsr_runtime.upscaling.latents import (
-    Encoded,
+from flowsr_runtime import (
+    EncodedPicture,
     LatentCoder,
-    blended,
+    blend_latents,
     latents_bytes,
     load_latents,
 )
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.errors import BundleError, FlowsrError, InputError, ShapeError, UsageError
 
 MODEL = "ab" * 32  # of the bundle `sampling`
 
 
-def encoded(value: float = 1.0, **changes: Any) -> Encoded:
+def encoded(value: float = 1.0, **changes: Any) -> EncodedPicture:
     """Return latents of an output of 9x12 pixels."""
     latent = np.full((27, 4, 3), value, np.float32)
     image = np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3)
     density = np.full((4, 3), -27 * np.log(2), np.float32)
-    plain = Encoded({"latent": latent}, density, image, (12, 9), MODEL)
+    plain = EncodedPicture({"latent": latent}, density, image, (12, 9), MODEL)
     return replace(plain, **changes)
 
 
@@ -79,7 +79,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_a_blend_lies_between_two_latents(weight: float) -> None:
-    between = blended(encoded(1), encoded(3), weight)
+    between = blend_latents(encoded(1), encoded(3), weight)
     assert (between.latents["latent"] == 1 + 2 * weight).all()
     assert np.isnan(between.log_likelihood).all()
     np.testing.assert_array_equal(between.image, encoded().image)
@@ -88,9 +88,9 @@ def test_a_blend_lies_between_two_latents(weight: float) -> None:
 def test_latents_of_two_sizes_or_models_do_not_blend() -> None:
     other = {"latent": np.zeros((27, 5, 3), np.float32)}
     with pytest.raises(ShapeError, match=r"same shapes, got \(27, 4, 3\) and \(27, 5, 3\)"):
-        blended(encoded(), encoded(latents=other), 0.5)
+        blend_latents(encoded(), encoded(latents=other), 0.5)
     with pytest.raises(BundleError, match="one model, got abababababab… and cdcd"):
-        blended(encoded(), encoded(model="cd" * 32), 0.5)
+        blend_latents(encoded(), encoded(model="cd" * 32), 0.5)
 
 
 def test_several_latents_of_a_file_keep_their_names(tmp_path: Path) -> None:
@@ -103,7 +103,9 @@ def test_several_latents_of_a_file_keep_their_names(tmp_path: Path) -> None:
     read = load_latents(tmp_path / "a.npz")
     assert {name: values.shape for name, values in read.latents.items()} == shapes
     assert read.bits_per_value == pytest.approx(1, abs=1e-6)
-    between = blended(read, replace(read, latents={k: 3 * v for k, v in several.items()}), 0.5)
+    between = blend_latents(
+        read, replace(read, latents={k: 3 * v for k, v in several.items()}), 0.5
+    )
     assert all((values == 2).all() for values in between.latents.values())
 
 
