@@ -526,6 +526,8 @@ class Upscaler:
         warn = warn or logger.warning
         with self._in_flight.track():
             progress, picture = raise_if_cancelled(cancel, progress), Picture(image)
+            pixel_bytes = image.itemsize * len(picture.mode)
+            check_available(picture.size, target, pixel_bytes)
             result = allocate((*target, len(picture.mode)), image.dtype)
             run = self._tile_loop(
                 session or self._running, picture, target, noise, progress, warn
@@ -553,7 +555,6 @@ class Upscaler:
         if noise.prior_weight is not None and graphs is not None and graphs.sample is not None:
             session = SampleSession(self._session, graphs.sample, noise.prior_weight)
         pixel_bytes = picture.pixels.itemsize * len(picture.mode)
-        check_available(source, target, pixel_bytes)
         rgb = picture.rgb if picture.alpha is None else fill_hidden(picture.rgb, picture.alpha)
         planner, budget = self._planner(source, target, pixel_bytes)
         return TileLoop(

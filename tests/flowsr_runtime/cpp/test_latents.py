@@ -113,7 +113,7 @@ def test_samples_beside_a_prior_are_those_of_python(
     with Upscaler.open(bundle, **settings) as upscaler:
         tiles = len(upscaler.plan(image.shape[:2], asked.get("scale")))
         assert (tiles > 1) == tiled
-        more = {"temperature_map": strength} if mapped else {}
+        more: dict[str, Any] = {"temperature_map": strength} if mapped else {}
         due = upscaler.upscale(image, **asked, **more, clamp=False)
     with cpp.open(bundle.path, **settings) as native:
         found = by_cpp(native, image, strength if mapped else None, **asked)
@@ -155,7 +155,7 @@ def test_wrong_latents_are_refused_in_the_words_of_python(
     image = photo.astype(np.float32) / np.float32(255)
     with cpp.open(used.path) as native, pytest.raises(CppError, match=words) as error:
         by_cpp(native, image, strength, scale="2", **asked)
-    more = {} if strength is None else {"temperature_map": strength}
+    more: dict[str, Any] = {} if strength is None else {"temperature_map": strength}
     with Upscaler.open(used) as upscaler, pytest.raises(FlowsrError, match=words) as refusal:
         upscaler.upscale(image, 2, **asked, **more)
     assert error.value.code == refusal.value.exit_code == 2
