@@ -296,10 +296,15 @@ class OnnxRuntimeSession:
         """Whether `stages_for` finds stage graphs."""
         return self._stages is not None
 
+    @property
+    def stages(self) -> "StageSessions[OnnxRuntimeSession] | None":
+        """The stage graphs, None without any; together they equal `run` to the bit on a CPU."""
+        return self._stages
+
     def stages_for(
         self, feeds: Mapping[str, NDArray[Any]]
     ) -> "StageSessions[OnnxRuntimeSession] | None":
-        """Return the stage graphs that compute what `run` does, to the bit on a CPU.
+        """Return the stage graphs for a whole image.
 
         Args:
             feeds: As for `run`.
