@@ -7,6 +7,7 @@ computation: conditioner, flow and prior run again for every scale, and no shari
 Example:
     python -m benchmarks.many_scales
     python -m benchmarks.many_scales --bundle runtime/flowsr_runtime/bundles/default
+    python -m benchmarks.many_scales --bundle edsr.bundle --side 256 --budget 2048 --scales 3,4
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from tests import stand_in
 
 __all__ = ["measured"]
 
-SCALES = (1.5, 2.0, 3.0, 4.0)
 SIDE = 128
 EIGHT_BIT = 255
 
@@ -49,7 +49,12 @@ def stand_in_bundle(folder: Path) -> Path:
 
 
 def measured(
-    bundle: Path, scales: tuple[float, ...], side: int, repeats: int, threads: int | None
+    bundle: Path,
+    scales: tuple[float, ...],
+    side: int,
+    repeats: int,
+    threads: int | None,
+    budget: int | None = None,
 ) -> dict[str, Any]:
     """Measure both ways in turn, and return the best time of each.
 
@@ -59,13 +64,16 @@ def measured(
         side: Its low-resolution side.
         repeats: Number of measurements.
         threads: CPU threads, None for all cores.
+        budget: Bytes of one run, for tiles with the exact halo; None for the picture whole.
 
     Returns:
         Seconds `separate` and `together`, their `ratio`, seconds of `features` and of each
-        `query`, the `lower_bound` of the ratio, and `max_abs`, the largest difference.
+        `query`, the `lower_bound` of the ratio, and `max_abs`, the largest difference. With a
+        budget the parts of the time are not known: the number of `tiles` of each scale alone.
     """
-    image = _picture(side)
-    with Upscaler.open(bundle, threads=threads, self_test=False) as upscaler:
+    image, halo = _picture(side), "default" if budget is None else "exact"
+    options: dict[str, Any] = {"threads": threads, "memory_budget": budget, "halo": halo}
+    with Upscaler.open(bundle, self_test=False, **options) as upscaler:
 
         def separate() -> list[NDArray[Any]]:
             return [upscaler.upscale(image, scale, warn=_nothing) for scale in scales]
@@ -81,14 +89,16 @@ def measured(
                 began = perf_counter()
                 call()
                 best[name] = min(best[name], perf_counter() - began)
+        result = {**best, "ratio": best["together"] / best["separate"], "max_abs": difference}
+        if budget is not None:
+            plans = [len(upscaler.plan((side, side), scale)) for scale in scales]
+            return {**result, "tiles": plans}
         parts = _parts(upscaler, image, scales, repeats)
     features, queries = parts["features"], sum(parts["query"])
     return {
-        **best,
-        "ratio": best["together"] / best["separate"],
+        **result,
         **parts,
         "lower_bound": (features + queries) / (len(scales) * features + queries),
-        "max_abs": difference,
     }
 
 
@@ -132,24 +142,37 @@ def _nothing(line: str) -> None:
 @click.option("--side", default=SIDE, show_default=True, help="Low-resolution side.")
 @click.option("--repeats", default=5, show_default=True, help="Measurements; the best counts.")
 @click.option("--threads", type=int, help="CPU threads.  [default: all cores]")
+@click.option("--scales", default="1.5,2,3,4", show_default=True, help="Scales.")
+@click.option("--budget", type=int, help="MiB of one run, for tiles with the exact halo.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(
-    bundle: Path | None, side: int, repeats: int, threads: int | None, as_json: bool
+    bundle: Path | None,
+    side: int,
+    repeats: int,
+    threads: int | None,
+    scales: str,
+    budget: int | None,
+    as_json: bool,
 ) -> None:
-    """Measure scales 1.5, 2, 3 and 4 of one picture together and apart."""
+    """Measure several scales of one picture together and apart."""
+    factors = tuple(float(scale) for scale in scales.split(","))
+    most = None if budget is None else budget << 20
     with tempfile.TemporaryDirectory() as folder:
         path = bundle or stand_in_bundle(Path(folder))
-        result = measured(path, SCALES, side, repeats, threads)
+        result = measured(path, factors, side, repeats, threads, most)
     if as_json:
         click.echo(json.dumps(result, indent=1))
         return
     click.echo(f"separate calls   {result['separate']:.3f} s")
     click.echo(f"together         {result['together']:.3f} s")
     click.echo(f"ratio            {result['ratio']:.3f}")
-    click.echo(f"features         {result['features']:.3f} s, once")
-    for scale, seconds in zip(SCALES, result["query"], strict=True):
-        click.echo(f"query at x{scale:<6g} {seconds:.3f} s")
-    click.echo(f"lower bound      {result['lower_bound']:.3f}")
+    if "tiles" in result:
+        click.echo(f"tiles alone      {', '.join(map(str, result['tiles']))}")
+    else:
+        click.echo(f"features         {result['features']:.3f} s, once")
+        for scale, seconds in zip(factors, result["query"], strict=True):
+            click.echo(f"query at x{scale:<6g} {seconds:.3f} s")
+        click.echo(f"lower bound      {result['lower_bound']:.3f}")
     click.echo(f"difference       {result['max_abs']:.1e} of full range")
 
 

@@ -34,6 +34,13 @@ from flowsr_runtime.pictures.files import (
     write_picture,
 )
 from flowsr_runtime.upscaling.async_upscaler import AsyncUpscaler
+from flowsr_runtime.upscaling.latents import (
+    EncodedPicture,
+    LatentCoder,
+    blend_latents,
+    latents_bytes,
+    load_latents,
+)
 from flowsr_runtime.upscaling.pool import PendingPicture, UpscalerPool
 from flowsr_runtime.upscaling.upscaler import Upscaler
 
@@ -45,6 +52,11 @@ __all__ = [
     "UpscalerPool",
     "PendingPicture",
     "AsyncUpscaler",
+    "LatentCoder",
+    "EncodedPicture",
+    "blend_latents",
+    "latents_bytes",
+    "load_latents",
     "Picture",
     "Metadata",
     "check_output",

@@ -61,9 +61,15 @@ def command(
     """
     import numpy as np
 
-    from flowsr_runtime import Bundle, check_output, write_picture
+    from flowsr_runtime import (
+        Bundle,
+        LatentCoder,
+        blend_latents,
+        check_output,
+        load_latents,
+        write_picture,
+    )
     from flowsr_runtime.pictures.pixels import store
-    from flowsr_runtime.upscaling.latents import LatentCoder, blended, load_latents
 
     if weight is not None and toward is None:
         raise click.UsageError("--weight needs --toward")
@@ -72,7 +78,7 @@ def command(
     encoded = load_latents(latents)
     if toward is not None:
         share = 0.5 if weight is None else weight
-        encoded = blended(encoded, load_latents(toward), share)
+        encoded = blend_latents(encoded, load_latents(toward), share)
     with LatentCoder.open(opened, settings) as coder:
         values = coder.decode(encoded)
     pixels = np.empty(values.shape, encoded.image.dtype)

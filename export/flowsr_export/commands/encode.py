@@ -32,7 +32,8 @@ __all__ = ["command"]
 @value_option(
     exact_scale_type,
     "--scale",
-    help="Scale between IN and its low-resolution image, which is made by MATLAB's bicubic.",
+    help="Scale between IN and its low-resolution image, which is made by MATLAB's bicubic; a "
+    "bundle of one scale needs none.",
 )
 @click.option("--lr", type=FILE, help="Low-resolution image of IN, instead of --scale.")
 @session_options
@@ -48,41 +49,48 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Encode the picture IN to its latent, with BUNDLE.
+    """Encode the picture IN to its latents, with BUNDLE.
 
     The latent is what the flow adds to the low-resolution image to give IN. The file of latents
-    has the latent, its log-likelihood by patch, the low-resolution image and the size;
-    `decode` makes a picture of it. BUNDLE needs graphs of latents, which export-onnx --latents
-    adds.
+    has the latent, or the several ones of SRFlow, their log-likelihood, the low-resolution
+    image and the size; `decode` makes a picture of it. BUNDLE needs graphs of latents, which
+    export-onnx --latents adds.
 
     \b
     Examples:
       flowsr-export encode edsr.bundle photo.png -o photo.npz --scale 4
       flowsr-export encode edsr.bundle photo.png -o photo.npz --lr small.png
+      flowsr-export encode srflow.bundle photo.png -o photo.npz
     """
     from flowsr_export.reports.files import prepare_files, write_files
-    from flowsr_runtime import Bundle
-    from flowsr_runtime.errors import OutputError
-    from flowsr_runtime.upscaling.latents import LatentCoder, latents_bytes
+    from flowsr_runtime import Bundle, LatentCoder, OutputError, latents_bytes
 
-    if (scale is None) == (lr is None):
-        raise click.UsageError("give exactly one of --scale and --lr")
+    if scale is not None and lr is not None:
+        raise click.UsageError("give at most one of --scale and --lr")
     if output.suffix.lower() != ".npz":
         raise OutputError(f"output must end in .npz, got {output}")
     prepare_files([output], force=force)
     opened = Bundle.open(bundle)
+    if lr is None:
+        scale = scale or opened.manifest.scale
+        if scale is None:
+            raise click.UsageError("give exactly one of --scale and --lr")
     target, image = _pair(picture, scale, lr)
     with LatentCoder.open(opened, settings) as coder:
         encoded = coder.encode(image, target)
     write_files({output: latents_bytes(encoded)})
     total = float(encoded.log_likelihood.sum(dtype="float64"))
-    channels, rows, columns = encoded.latent.shape
+    shapes = {name: list(values.shape) for name, values in encoded.latents.items()}
     if as_json:
         figures = {"log_likelihood": total, "bits_per_value": encoded.bits_per_value}
-        shape = {"output": str(output), "latent": [channels, rows, columns]}
-        click.echo(json.dumps({**shape, "size": list(encoded.size), **figures}, indent=1))
+        facts = {"output": str(output), **shapes, "size": list(encoded.size)}
+        click.echo(json.dumps({**facts, **figures}, indent=1))
         return
-    click.echo(f"{output}  latent of {columns}x{rows} patches, {channels} channels")
+    texts = (
+        f"{name} of {columns}x{rows} patches, {channels} channels"
+        for name, (channels, rows, columns) in shapes.items()
+    )
+    click.echo(f"{output}  {'; '.join(texts)}")
     click.echo(f"log-likelihood {total:.1f} nats, {-encoded.bits_per_value:.3f} bits a value")
 
 

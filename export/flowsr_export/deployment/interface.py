@@ -76,15 +76,16 @@ class LatentModules:
     """Modules of latents, beside the deployment module of any scale.
 
     Attributes:
-        encode: Module from `input`, `geometry` and `target` to `latent` and `log_likelihood`.
-        sample: Module from `input`, `geometry`, `latent` and `prior_weight` to `output`; None
-            without a prior, whose whole graph takes the latent.
-        latent: The latent.
+        encode: Module from `input`, `target`, and with any scale `geometry`, to the latents and
+            `log_likelihood`.
+        sample: Module from `input`, `geometry`, the latents and `prior_weight` to `output`;
+            None without a prior, whose whole graph takes the latents.
+        latents: The latents.
     """
 
     encode: nn.Module
     sample: nn.Module | None
-    latent: Latent
+    latents: tuple[Latent, ...]
 
 
 class Deployment(ABC):
@@ -122,9 +123,23 @@ class Deployment(ABC):
         """Return the module of any scale in two stages, None if the family has none."""
         return None
 
-    def latent_modules(self) -> LatentModules | None:
-        """Return the modules of latents in float32, None if the family has none."""
-        return None
+    @abstractmethod
+    def latent_modules(self) -> LatentModules:
+        """Return the modules of latents in float32."""
+
+    @abstractmethod
+    def reference_encoding(
+        self, rgb: Tensor, target: Tensor
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Encode pictures (B, 3, H, W) given (B, 3, h, w), both in [0, 1], in eager PyTorch.
+
+        Returns:
+            The latents, and the log density in nats, (B, patches) or of pictures, (B, 1).
+        """
+
+    @abstractmethod
+    def predicted_latents(self, rgb: Tensor, size: tuple[int, int]) -> Sequence[Tensor]:
+        """Return the learned prior's latents in eager PyTorch."""
 
     def vary(self, example: dict[str, Tensor]) -> dict[str, Any]:
         """Return the dynamic dimensions of the example's inputs for `torch.export`."""

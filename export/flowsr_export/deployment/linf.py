@@ -35,7 +35,7 @@ from flowsr_export.inputs.cases import Case, Scale, cases_of, sample_pictures
 from flowsr_export.onnx_graph.multiply_adds import count_macs, per_pixel_and_patch
 from flowsr_lp import LinfLP
 from flowsr_lp.linf.encoder import SwinIR
-from flowsr_lp.linf.model import low_frequency_residual
+from flowsr_lp.linf.model import low_frequency_residual, resize
 from flowsr_lp.linf.swinir import WINDOW
 from flowsr_runtime import output_size
 from flowsr_runtime.bundle.engine_key import GRID, Profile, Range
@@ -100,7 +100,22 @@ class LinfDeployment(Deployment):
         graph = LinfGraph(self.network).eval()
         sample = None if graph.prior is None else LinfSampleGraph(graph)
         latent = Latent("latent", linf.width, linf.patch_size)
-        return LatentModules(LinfEncodeGraph(graph, linf), sample, latent)
+        return LatentModules(LinfEncodeGraph(graph, linf), sample, (latent,))
+
+    def reference_encoding(
+        self, rgb: Tensor, target: Tensor
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Encode the difference from the interpolated image; a density for each patch."""
+        linf, size = self.network.linf, (target.shape[2], target.shape[3])
+        x = rgb * 2 - 1
+        residual = target * 2 - 1 - resize(x, size)
+        c = linf.condition(x, size, "extend")
+        density = linf.log_likelihood(residual, c)
+        return [linf.encode(residual, c)], density.reshape(len(rgb), -1)
+
+    def predicted_latents(self, rgb: Tensor, size: tuple[int, int]) -> Sequence[Tensor]:
+        """Return the prior's one latent."""
+        return [self.network(rgb, size).latent]
 
     def compilable(
         self,

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from flowsr_export.deployment.interface import Compilable, Deployment, Precision
+from flowsr_export.deployment.interface import Compilable, Deployment, LatentModules, Precision
 from flowsr_export.deployment.tracing import example_of, is_fixed, side_of
 from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.graph.linf.window import without_products
 from flowsr_export.graph.receptive_field import DENSE_BLOCK_RADIUS, unet_radius
 from flowsr_export.graph.srflow.folding import levels_of
+from flowsr_export.graph.srflow.latents import SrflowEncodeGraph, SrflowSampleGraph
 from flowsr_export.graph.srflow.level import CHUNK
 from flowsr_export.graph.srflow.network import SrflowGraph, SrflowPlainGraph, SrflowSampledGraph
 from flowsr_export.inputs.cases import Case, cases_of, sample_pictures
@@ -54,8 +55,11 @@ class SrflowDeployment(Deployment):
         """Deploy a network in evaluation mode."""
         self.network = network
         self.scale = Fraction(network.srflow.scale)
-        drawn = [] if network.prior else list(enumerate(network.srflow.latents))
-        self.latents = tuple(Latent(f"latent{i}", x.channels, x.patch) for i, x in drawn)
+        self._every_latent = tuple(
+            Latent(f"latent{i}", x.channels, x.patch)
+            for i, x in enumerate(network.srflow.latents)
+        )
+        self.latents = () if network.prior else self._every_latent
 
     def islands(self, precision: Precision) -> list[str]:
         """Return flow and couplings."""
@@ -76,6 +80,27 @@ class SrflowDeployment(Deployment):
         if self.latents:
             return SrflowSampledGraph(graph)
         return graph if scale is None else SrflowPlainGraph(graph)
+
+    def latent_modules(self) -> LatentModules:
+        """Return the encoding of a picture, and with a prior the decoding of any latents."""
+        graph = SrflowGraph(self.network).eval()
+        sample = None if graph.prior is None else SrflowSampleGraph(graph)
+        encode = SrflowEncodeGraph(graph, self.network.srflow)
+        return LatentModules(encode, sample, self._every_latent)
+
+    def reference_encoding(
+        self, rgb: Tensor, target: Tensor
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Encode pictures of even low-resolution sides; a density for each picture."""
+        srflow = self.network.srflow
+        conditions = srflow.condition(rgb)
+        density = srflow.log_likelihood(target, conditions)
+        return srflow.encode(target, conditions), density[:, None]
+
+    def predicted_latents(self, rgb: Tensor, size: tuple[int, int]) -> Sequence[Tensor]:
+        """Return the prior's latents, the finest first."""
+        latents: list[Tensor] = self.network(rgb).latents
+        return latents
 
     def compilable(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ import torch
 
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.deployment.interface import Deployment
+from flowsr_export.deployment.traits import FAMILIES
 from flowsr_export.export_onnx.exporter import axes_of, checked_opset, onnx_from_module
 from flowsr_export.export_onnx.manifest import Request
 from flowsr_export.export_onnx.metadata import graph_metadata
 from flowsr_export.export_onnx.model import opened
 from flowsr_export.inputs.cases import Case, sample_pictures
 from flowsr_export.onnx_graph.lint import require_clean
-from flowsr_lp import Checkpoint, LinfLP
-from flowsr_lp.linf.model import resize
+from flowsr_export.parity.reference import restated_scale
+from flowsr_lp import Checkpoint
 from flowsr_runtime import Bundle, ParityError, UsageError
 from flowsr_runtime.bundle.directory import extend_bundle
 from flowsr_runtime.errors import OutputError
@@ -58,17 +59,15 @@ def check_latents(deployment: Deployment, request: Request) -> None:
         request: Settings of the export.
 
     Raises:
-        UsageError: If the graph is not one of LINF at any scale with float32 images, in fp32.
+        UsageError: If the graph is not one of tiles with float32 images, in fp32.
     """
     got = None
-    if deployment.family != "linf-lp":
-        got = deployment.family
-    elif request.scale is not None:
+    if request.scale is not None:
         got = f"scale {request.scale}"
     elif request.io != "float32" or request.precision != "fp32":
         got = "io uint8" if request.io != "float32" else request.precision
     if got is not None:
-        rule = "latents must be of linf-lp at any scale in fp32 with float32 images"
+        rule = "latents must be of a graph of tiles in fp32 with float32 images"
         raise UsageError(f"{rule}, got {got}", option="latents")
 
 
@@ -92,27 +91,28 @@ def exported_latents(
         LintError: If a graph breaks a rule.
     """
     modules = deployment.latent_modules()
-    assert modules is not None, "checked by check_latents"
+    latents = {latent.name: latent for latent in modules.latents}
     named = deployment.example(None)
-    batch, (height, width) = len(named["input"]), named["geometry"][8:].tolist()
-    grid = modules.latent.grid((height, width))
+    batch, _, *sides = named["input"].shape
+    if deployment.scale is None:
+        height, width = named["geometry"][8:].tolist()
+    else:
+        height, width = (int(side * deployment.scale) for side in sides)
     named |= {
         "target": torch.rand(batch, 3, height, width),
-        "latent": torch.randn(batch, modules.latent.channels, *grid),
         "prior_weight": torch.full((1,), PRIOR_WEIGHT),
     }
+    for name, latent in latents.items():
+        named[name] = torch.randn(batch, latent.channels, *latent.grid((height, width)))
     picture, cells = ("batch", None, "H", "W"), ("batch", None, "rows", "cols")
-    axes = {**axes_of(("latent",)), "target": picture, "log_likelihood": cells}
+    axes = {**axes_of(latents), "target": picture, "log_likelihood": cells}
     form = axes, checked_opset("fp32", opset), metadata or {}
-    models = {
-        "encode": onnx_from_module(
-            modules.encode.eval(), named, ["latent", "log_likelihood"], *form
-        )
-    }
+    coded = [*latents, "log_likelihood"]
+    models = {"encode": onnx_from_module(modules.encode.eval(), named, coded, *form)}
     if modules.sample is not None:
         models["sample"] = onnx_from_module(modules.sample.eval(), named, ["output"], *form)
     for model in models.values():
-        require_clean(model)
+        require_clean(model, linf=FAMILIES[deployment.family].computes_geometry)
     return models
 
 
@@ -135,12 +135,10 @@ def latent_models(
         ParityError: If one differs from PyTorch.
     """
     begin(STEP)
-    modules = deployment.latent_modules()
-    assert modules is not None, "checked by check_latents"
     metadata = graph_metadata(checkpoint, deployment, None)
     models = exported_latents(deployment, request.opset, metadata)
     contents = {f"{name}.fp32.onnx": x.SerializeToString() for name, x in models.items()}
-    differences = _differences(checkpoint.network, deployment, contents)
+    differences = _differences(deployment, contents)
     entries = {
         name: {
             "opset": models[name.split(".")[0]].opset_import[0].version,
@@ -149,12 +147,15 @@ def latent_models(
         for name in contents
     }
     sample = "sample.fp32.onnx"
-    entry = {
+    entry: dict[str, Any] = {
         "encode": "encode.fp32.onnx",
         "sample": sample if sample in contents else None,
-        "channels": modules.latent.channels,
-        "patch": modules.latent.patch,
     }
+    latents = deployment.latent_modules().latents
+    if len(latents) == 1:  # as schema 1 began
+        entry |= {"channels": latents[0].channels, "patch": latents[0].patch}
+    else:
+        entry["latents"] = [asdict(latent) for latent in latents]
     return LatentModels(entry, contents, entries)
 
 
@@ -182,7 +183,7 @@ def add_latents(
         OutputError: If the bundle has such graphs, or cannot be written.
     """
     deployment, manifest = deployment_of(checkpoint.network), bundle.manifest
-    request = replace(request, scale=manifest.scale, io=manifest.io)
+    request = replace(request, scale=restated_scale(bundle, deployment), io=manifest.io)
     check_latents(deployment, request)
     if manifest.latent_graphs is not None:
         raise OutputError(f"{bundle.path} holds graphs of latents already", option="latents")
@@ -192,20 +193,15 @@ def add_latents(
 
 
 def _differences(
-    network: Any, deployment: Deployment, contents: Mapping[str, bytes]
+    deployment: Deployment, contents: Mapping[str, bytes]
 ) -> dict[str, dict[str, float]]:
     """Compare the graphs with the network at its exported cases, by file."""
-    assert isinstance(network, LinfLP)
-    worst = {name: dict.fromkeys(("latent", "log_likelihood"), 0.0) for name in contents}
-    if "sample.fp32.onnx" in worst:
-        worst["sample.fp32.onnx"] = {"output": 0.0}
+    worst: dict[str, dict[str, float]] = {}
     for name, content in contents.items():
+        difference = _of_encode if name.startswith("encode") else _of_sample
         with closing(opened(content, name)) as session:
-            for case in deployment.exported_cases(None):
-                found = _difference(network, deployment, session, case, name)
-                worst[name] = {
-                    key: max(value, found[key]) for key, value in worst[name].items()
-                }
+            found = [difference(deployment, session, case) for case in _cases(deployment)]
+        worst[name] = {key: max(one[key] for one in found) for key in found[0]}
     for name, values in worst.items():
         for key, value in values.items():
             if not value <= TOLERANCES[key]:
@@ -216,33 +212,41 @@ def _differences(
     return worst
 
 
+def _cases(deployment: Deployment) -> list[Case]:
+    """Return the exported cases with low-resolution sides that the graphs take."""
+    return [
+        replace(case, lr=deployment.padded(case.lr), size=deployment.padded_size(case))
+        for case in deployment.exported_cases(None)
+    ]
+
+
 @torch.inference_mode()
-def _difference(
-    network: LinfLP, deployment: Deployment, session: Any, case: Case, name: str
-) -> dict[str, float]:
-    """Return the differences of one graph at one case."""
-    feeds = deployment.feeds(case, None)
-    noise = feeds.pop("latent", None)
+def _of_encode(deployment: Deployment, session: Any, case: Case) -> dict[str, float]:
+    """Return the differences of `encode` at one case; that of the latents is the largest."""
+    target = sample_pictures(Case(case.size, case.size, case.batch))
+    feeds = {**deployment.feeds(case, None), "target": target}
+    outputs = session.outputs({name: feeds[name] for name in session.inputs})
     rgb = torch.from_numpy(feeds["input"])
-    if name.startswith("encode"):
-        target = sample_pictures(Case(case.size, case.size, case.batch))
-        outputs = session.outputs({**feeds, "target": target})
-        x = rgb * 2 - 1
-        c = network.linf.condition(x, case.size, "extend")
-        residual = torch.from_numpy(target) * 2 - 1 - resize(x, case.size)
-        latent = network.linf.encode(residual, c).numpy()
-        density = network.linf.log_likelihood(residual, c).numpy().reshape(-1)
-        far = np.abs(outputs["latent"] - latent).max() / np.abs(latent).max()
-        apart = np.abs(outputs["log_likelihood"].reshape(-1) - density)
-        return {
-            "latent": float(far),
-            "log_likelihood": float((apart / np.maximum(1, np.abs(density))).max()),
-        }
-    assert noise is None, "a network with a prior has no noise of its own"
-    plain = network(rgb, case.size)
-    mixed = PRIOR_WEIGHT * plain.latent
-    weight = np.full(1, PRIOR_WEIGHT, np.float32)
-    zero = np.zeros(plain.latent.shape, np.float32)
-    output = session.run({**feeds, "latent": zero, "prior_weight": weight})
-    expected = network(rgb, case.size, mixed).output.numpy()
+    latents, density = deployment.reference_encoding(rgb, torch.from_numpy(target))
+    far = 0.0
+    for latent, expected in zip(deployment.latent_modules().latents, latents, strict=True):
+        apart = np.abs(outputs[latent.name] - expected.numpy()).max()
+        far = max(far, float(apart / expected.abs().max()))
+    found, stated = outputs["log_likelihood"].reshape(case.batch, -1), density.numpy()
+    if stated.shape[1] == 1:  # the cells' shares of the density of a picture
+        found = found.sum(axis=1, keepdims=True, dtype=np.float64)
+    wrong = np.abs(found - stated) / np.maximum(1, np.abs(stated))
+    return {"latent": far, "log_likelihood": float(wrong.max())}
+
+
+@torch.inference_mode()
+def _of_sample(deployment: Deployment, session: Any, case: Case) -> dict[str, float]:
+    """Return the difference of `sample` at one case, without noise."""
+    feeds = deployment.feeds(case, None)
+    rgb = torch.from_numpy(feeds["input"])
+    mixed = [PRIOR_WEIGHT * z for z in deployment.predicted_latents(rgb, case.size)]
+    for latent, z in zip(deployment.latent_modules().latents, mixed, strict=True):
+        feeds[latent.name] = np.zeros(z.shape, np.float32)
+    output = session.run({**feeds, "prior_weight": np.full(1, PRIOR_WEIGHT, np.float32)})
+    expected = deployment.reference(rgb, case.size, mixed).numpy()
     return {"output": float(np.abs(output - expected).max())}

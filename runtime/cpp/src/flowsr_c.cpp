@@ -101,6 +101,9 @@ flowsr::Request request_of(const flowsr_request& request) {
   result.channels = request.channels;
   result.seed = request.seed;
   if (request.has_temperature != 0) result.temperature = request.temperature;
+  if (request.has_prior_mix != 0) result.prior_mix = request.prior_mix;
+  result.temperature_map = request.temperature_map;
+  result.temperature_map_size = {request.map_height, request.map_width};
   result.clamp = request.unclamped == 0;
   result.truncate = request.truncate != 0;
   void* user = request.user;

@@ -7,6 +7,7 @@
 
 #include "available_memory.hpp"
 #include "command.hpp"
+#include "pixels.hpp"
 #include "png_picture.hpp"
 
 namespace {
@@ -24,7 +25,12 @@ other metadata is dropped.
   --max-memory BYTES     memory limit of one run, such as 800M; larger pictures are tiled
                          [the bundle's own setting, or 1G, or 16G with an engine]
   --halo default|exact   overlap of tiles: small, or the model's receptive field  [default]
-  --temperature T        standard deviation of the noise, for bundles without a prior
+  --temperature T        standard deviation of the noise, for bundles without a learned prior
+                         or with graphs of latents
+  --temperature-map MAP  gray PNG over the whole picture that scales the temperature: white
+                         keeps it, black is without noise
+  --prior-mix A          factor of the learned prior's latent, to which the noise is added;
+                         needs graphs of latents  [0 with --temperature, else 1]
   --seed N               random seed for the noise  [0]
   --truncate             truncate 8-bit values instead of rounding
   --backend NAME         auto, onnxruntime, openvino, tensorrt, tensorrt_rtx or inductor; auto
@@ -110,8 +116,33 @@ std::vector<OutputFile> outputs_of(const detail::Arguments& arguments, const std
   return outputs;
 }
 
-Request request_of(const detail::Arguments& arguments) {
+/// A gray picture as factors in [0, 1].
+struct Map {
+  std::vector<float> factors;
+  Size size;
+};
+
+Map map_of(const detail::Arguments& arguments) {
+  if (!arguments.has("temperature-map")) return {};
+  const std::string path = arguments.text("temperature-map");
+  const detail::PngPicture picture = detail::read_png_file(path);
+  if (picture.channels != 1) {
+    detail::misuse("--temperature-map must be gray, got " + std::to_string(picture.channels) +
+                   " channels in " + path);
+  }
+  Map map{{}, picture.size};
+  for (const std::uint8_t value : picture.bytes) map.factors.push_back(detail::in_range(value));
+  for (const std::uint16_t value : picture.words) map.factors.push_back(detail::in_range(value));
+  return map;
+}
+
+Request request_of(const detail::Arguments& arguments, const Map& map) {
   Request request;
+  if (!map.factors.empty()) {
+    request.temperature_map = map.factors.data();
+    request.temperature_map_size = map.size;
+  }
+  if (arguments.has("prior-mix")) request.prior_mix = arguments.real("prior-mix");
   request.seed = arguments.whole("seed", 0, std::numeric_limits<std::uint64_t>::max());
   if (arguments.has("temperature")) request.temperature = arguments.real("temperature");
   request.truncate = arguments.has("truncate");
@@ -156,7 +187,8 @@ int upscale(const detail::Arguments& arguments) {
   }
   settings.halo = halo == "exact" ? HaloKind::exact : HaloKind::standard;
   const std::vector<OutputFile> outputs = outputs_of(arguments, out);
-  Request request = request_of(arguments);
+  const Map map = map_of(arguments);
+  Request request = request_of(arguments, map);
   const Bundle bundle = Bundle::open(arguments.others[0]);
   for (const OutputFile& output : outputs) detail::check_output(output.path, force);
   const detail::PngPicture picture = detail::read_png_file(in);
@@ -212,7 +244,8 @@ int main(int count, char** words) {
   return flowsr::detail::run_command("flowsr-upscale", [&] {
     const flowsr::detail::Arguments arguments(
         count, words,
-        flowsr::detail::with_settings({"scale", "size", "halo", "temperature", "seed"}),
+        flowsr::detail::with_settings(
+            {"scale", "size", "halo", "temperature", "temperature-map", "prior-mix", "seed"}),
         {"truncate", "force", "tf32", "no-self-test", "version", "help"});
     if (arguments.has("help")) {
       std::cout << kHelp;

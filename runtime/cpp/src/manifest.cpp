@@ -112,19 +112,19 @@ bool is_guarded(const Json& root, const Keys& keys) {
   return root.find("guard") != nullptr && keys.flag("guard");
 }
 
-vector<Latent> latents_of(const Keys& keys) {
-  const Json& listed = keys.get("latents");
+vector<Latent> latents_of(const Keys& keys, const string& list = "latents") {
+  const Json& listed = keys.get(list);
   if (!listed.is(Json::Kind::array)) {
-    refuse("latents in bundle.json must be a list, got " + listed.shown());
+    refuse(list + " in bundle.json must be a list, got " + listed.shown());
   }
   vector<Latent> latents;
   std::set<string> names = {"input", "geometry"};
   for (size_t i = 0; i < listed.items().size(); ++i) {
-    const string key = "latents." + std::to_string(i);
+    const string key = list + "." + std::to_string(i);
     latents.push_back({keys.text(key + ".name"), keys.whole(key + ".channels", 1),
                        keys.whole(key + ".patch", 1)});
     if (!names.insert(latents.back().name).second) {
-      refuse("latents in bundle.json must have names of their own, got " +
+      refuse(list + " in bundle.json must have names of their own, got " +
              latents.back().name);
     }
   }
@@ -271,7 +271,7 @@ vector<SizeFixedGraph> graphs_of(const Json& root, const Keys& keys, const Manif
 }
 
 /// Returns the name of an ONNX file that readers do not take for the graph of any size.
-string stage_file(const Keys& keys, const string& key, const Manifest& manifest) {
+string further_file(const Keys& keys, const string& key, const Manifest& manifest) {
   const string name = keys.text(key);
   check_listed(key, name, manifest);
   return name;
@@ -288,8 +288,8 @@ vector<StageGraphs> stages_of(const Json& root, const Keys& keys, const Manifest
     const string key = "stages." + std::to_string(i);
     StageGraphs pair;
     pair.precision = keys.text(key + ".precision");
-    pair.features = stage_file(keys, key + ".features", manifest);
-    pair.query = stage_file(keys, key + ".query", manifest);
+    pair.features = further_file(keys, key + ".features", manifest);
+    pair.query = further_file(keys, key + ".query", manifest);
     for (const StageGraphs& one : stages) {
       if (one.precision != pair.precision) continue;
       refuse("stages in bundle.json must be of different precision, got " + pair.precision +
@@ -302,6 +302,36 @@ vector<StageGraphs> stages_of(const Json& root, const Keys& keys, const Manifest
            std::to_string(stages.size()));
   }
   return stages;
+}
+
+std::optional<LatentGraphs> latent_graphs_of(const Json& root, const Keys& keys,
+                                             const Manifest& manifest) {
+  if (root.find("latent_graphs") == nullptr) return std::nullopt;
+  const string key = "latent_graphs", patch = key + ".patch";
+  LatentGraphs graphs;
+  const bool mixes = !keys.get(key + ".sample").is(Json::Kind::null);
+  graphs.encode = further_file(keys, key + ".encode", manifest);
+  if (mixes) graphs.sample = further_file(keys, key + ".sample", manifest);
+  if (keys.get(key).find("latents") != nullptr) {
+    graphs.latents = latents_of(keys, key + ".latents");
+    if (graphs.latents.empty()) refuse(key + ".latents in bundle.json must be at least one, got []");
+  } else {
+    graphs.latents = {{"latent", keys.whole(key + ".channels", 1), keys.whole(patch, 1)}};
+  }
+  if (manifest.whole_only || manifest.eight_bit) {
+    refuse(key + " in bundle.json must be absent from a graph of whole images or with uint8 "
+           "images, got '" + graphs.encode + "'");
+  }
+  if (mixes != manifest.latents.empty()) {
+    refuse(key + ".sample in bundle.json must be a file in a bundle with a learned prior, and "
+           "null in any other, got '" + graphs.sample + "'");
+  }
+  for (const Latent& latent : graphs.latents) {
+    if (manifest.halo.align % latent.patch == 0) continue;
+    refuse(patch + " in bundle.json must be a divisor of the alignment " +
+           std::to_string(manifest.halo.align) + ", got " + std::to_string(latent.patch));
+  }
+  return graphs;
 }
 
 /// Refuses keys that are valid by themselves but contradict each other.
@@ -368,6 +398,7 @@ Manifest detail::manifest_of(const Json& root) {
   check_agreement(manifest);
   manifest.graphs = graphs_of(root, keys, manifest);
   manifest.stages = stages_of(root, keys, manifest);
+  manifest.latent_graphs = latent_graphs_of(root, keys, manifest);
   return manifest;
 }
 

@@ -167,6 +167,17 @@ class OnnxruntimeSession : public Session {
     });
   }
 
+  bool runs_further() const override { return true; }
+
+  Output run_further(const std::string& file, const std::vector<Input>& inputs) override {
+    Ort::Session& session = loaded(file);
+    return translated([&] {
+      Feeds feeds;
+      for (const Input& input : inputs) feeds.add(input);
+      return output_of(feeds.run(session));
+    });
+  }
+
   /// Runs both stages of a whole image, the first one unless its features are known.
   Output run_shared(const std::vector<Input>& inputs, SharedFeatures& shared) override {
     const bool possible = why_not_shared().empty() && is_whole(inputs);

@@ -45,8 +45,9 @@ std::vector<T> run(const Bundle& bundle, Session& session, const GoldenPair& gol
   request.clamp = false;
   std::vector<T> result(golden.output.size());
   const Channels<T> channels(image.data(), golden.source, 3);
+  const Noise noise = noise_of(bundle.manifest(), session, request);
   TileLoop<T> loop(bundle.manifest(), session, channels, golden.source, planner, plan,
-                   golden.size, request);
+                   golden.size, request, noise);
   loop.run(result.data());
   return result;
 }

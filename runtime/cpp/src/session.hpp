@@ -69,6 +69,13 @@ class Session {
   virtual std::string why_not_shared() const {
     return "scales run one by one: " + facts().backend + " takes no stage graphs";
   }
+  /// Returns whether `run_further` runs another graph of the bundle.
+  virtual bool runs_further() const { return false; }
+  /// As `run`, of another graph: an ONNX file of the bundle, loaded when it first runs.
+  virtual Output run_further(const std::string& file, const std::vector<Input>& inputs) {
+    (void)file, (void)inputs;
+    throw Error(Code::usage, facts().backend + " takes no further graphs");
+  }
   virtual const ProfileLimits* limits() const { return nullptr; }
   virtual SessionFacts facts() const = 0;
 };

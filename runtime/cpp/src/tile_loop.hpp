@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "manifest.hpp"
+#include "noise.hpp"
 #include "pixels.hpp"
 #include "tiling.hpp"
 
@@ -124,10 +125,10 @@ class TileLoop {
  public:
   TileLoop(const Manifest& manifest, Session& session, const Channels<T>& channels,
               Size source, const TilePlanner& planner, const Plan& plan, Size size,
-              const Request& request, SharedFeatures* shared = nullptr)
+              const Request& request, const Noise& noise, SharedFeatures* shared = nullptr)
       : manifest_(manifest), session_(session), channels_(channels), source_(source),
         planner_(planner), plan_(plan), tiles_(plan.tiles()), size_(size), request_(request),
-        shared_(shared),
+        noise_(noise), shared_(shared),
         guarded_(manifest.guard && !manifest.eight_bit, manifest.exact.patch, size) {}
 
   /// Runs the tiles and joins them into `result`, one row of tiles in memory at a time. A row
@@ -231,8 +232,7 @@ class TileLoop {
   TileCore compute(const Piece& row, const Piece& column) {
     const Extent &rows = row.extent, &columns = column.extent;
     const vector<Input> inputs = feeds(rows, columns);
-    Output output =
-        shared_ == nullptr ? session_.run(inputs) : session_.run_shared(inputs, *shared_);
+    Output output = run_tile(inputs);
     const vector<int64_t> expected = {1, 3, rows.out_size(), columns.out_size()};
     if (output.shape != expected) {
       refuse("model output must have shape " + shape_text(expected) + ", got " +
@@ -248,6 +248,13 @@ class TileLoop {
     ++done_;
     if (request_.progress) request_.progress(done_, tiles_);
     return core;
+  }
+
+  Output run_tile(const vector<Input>& inputs) {
+    if (noise_.prior_weight) {
+      return session_.run_further(manifest_.latent_graphs->sample, inputs);
+    }
+    return shared_ == nullptr ? session_.run(inputs) : session_.run_shared(inputs, *shared_);
   }
 
   /// Refuses NaN and infinity at once, except in the pixels that are cropped away.
@@ -293,16 +300,18 @@ class TileLoop {
       geometry_ = geometry_of(rows, columns);
       feed("geometry", Kind::int64, {10}, geometry_);
     }
-    noise_.resize(manifest_.latents.size());
-    for (size_t stream = 0; stream < manifest_.latents.size(); ++stream) {
-      const Latent& latent = manifest_.latents[stream];
-      const int64_t height = ceil_div(rows.out_size(), latent.patch);
-      const int64_t width = ceil_div(columns.out_size(), latent.patch);
-      noise_[stream].resize(static_cast<size_t>(latent.channels * height * width));
-      draw_noise(request_.seed, static_cast<std::uint32_t>(stream),
-                 rows.out_begin / latent.patch, columns.out_begin / latent.patch, height, width,
-                 latent.channels, *request_.temperature, noise_[stream].data());
-      feed(latent.name, Kind::float32, {1, latent.channels, height, width}, noise_[stream]);
+    drawn_.resize(noise_.latents.size());
+    for (size_t stream = 0; stream < noise_.latents.size(); ++stream) {
+      const Latent& latent = noise_.latents[stream];
+      drawn_[stream] = noise_.draw(stream, rows, columns);
+      feed(latent.name, Kind::float32,
+           {1, latent.channels, ceil_div(rows.out_size(), latent.patch),
+            ceil_div(columns.out_size(), latent.patch)},
+           drawn_[stream]);
+    }
+    if (noise_.prior_weight) {
+      inputs.push_back(
+          {"prior_weight", Kind::float32, {1}, &*noise_.prior_weight, sizeof(float)});
     }
     return inputs;
   }
@@ -316,6 +325,7 @@ class TileLoop {
   int64_t tiles_;
   Size size_;  // without the padding
   const Request& request_;
+  const Noise& noise_;
   SharedFeatures* shared_;
   int64_t done_ = 0;
   OutOfRangeValues out_of_range_;
@@ -323,7 +333,7 @@ class TileLoop {
   vector<float> floats_;
   vector<std::uint8_t> bytes_;
   vector<int64_t> geometry_;
-  vector<vector<float>> noise_;
+  vector<vector<float>> drawn_;
 };
 
 }  // namespace flowsr::detail

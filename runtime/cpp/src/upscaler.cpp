@@ -32,14 +32,14 @@ struct Upscaler::State {
     }
     const Size requested = bundle.target(source, target);
     check_pixels(image, source.height * source.width * channels, manifest, request);
-    check_noise(request);
+    const Noise noise = noise_of(manifest, *session, request);
     const TilePlanner planner(manifest, settings, session->limits(), source, requested);
     const bool on_engine = session->limits() != nullptr;
     const Plan plan = planner.plan(budget_of(manifest, settings, on_engine));
     try {
       const Channels<T> split(image, source, channels);
       TileLoop<T> run(manifest, *session, split, source, planner, plan, requested, request,
-                      shared);
+                      noise, shared);
       run.run(result);
       if (!split.alpha.empty()) resize_alpha(split.alpha, source, result, requested, channels);
       const string values = run.out_of_range();
@@ -85,19 +85,6 @@ struct Upscaler::State {
     const Size requested = bundle.target(source, target);
     const TilePlanner planner(manifest, settings, session->limits(), source, requested);
     return planner.plan(budget_of(manifest, settings, session->limits() != nullptr));
-  }
-
-  void check_noise(const Request& request) const {
-    const bool sampled = !bundle.manifest().latents.empty();
-    if (!sampled && request.temperature) {
-      throw Error(Code::usage, "this bundle has a learned prior and takes no temperature; "
-                               "export a bundle without a prior to sample");
-    }
-    if (sampled && !request.temperature) {
-      throw Error(Code::usage,
-                  "this bundle has no learned prior; give temperature (0 gives the mode)");
-    }
-    check_temperature(request.temperature.value_or(0.0));
   }
 };
 

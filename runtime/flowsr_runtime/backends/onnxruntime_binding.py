@@ -103,7 +103,10 @@ def run_bound(
 
 
 def run_features(
-    session: Any, feeds: Mapping[str, NDArray[Any]], device: tuple[str, int]
+    session: Any,
+    feeds: Mapping[str, NDArray[Any]],
+    device: tuple[str, int],
+    options: Any = None,
 ) -> Features:
     """Run a session and leave all its outputs on the device.
 
@@ -111,6 +114,7 @@ def run_features(
         session: An `InferenceSession`.
         feeds: The inputs by name.
         device: ("cpu" or "cuda", index).
+        options: `RunOptions`, None for plain ones.
 
     Returns:
         The outputs, each an `OrtValue`.
@@ -122,7 +126,7 @@ def run_features(
     names = [item.name for item in session.get_outputs()]
     for name in names:
         binding.bind_output(name, *device)
-    session.run_with_iobinding(binding)
+    session.run_with_iobinding(binding, options)
     binding.synchronize_outputs()
     values = dict(zip(names, binding.get_outputs(), strict=True))
     sizes = (

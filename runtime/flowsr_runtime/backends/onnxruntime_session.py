@@ -282,7 +282,7 @@ class OnnxRuntimeSession:
                 return fixed[0].run_device(fixed[1], out)
         with self._translated():
             # A graph would be captured and replayed with memory of another run's output.
-            options = None if self._graphs is None else self._graphs.without_graph()
+            options = self._graphs.without_graph() if self._graphs else _run_options()
             return run_bound(session, feeds, _OUTPUT, self._place, out, options)
 
     def graph_for(self, feeds: Mapping[str, Any]) -> str | None:
@@ -296,10 +296,15 @@ class OnnxRuntimeSession:
         """Whether `stages_for` finds stage graphs."""
         return self._stages is not None
 
+    @property
+    def stages(self) -> "StageSessions[OnnxRuntimeSession] | None":
+        """The stage graphs, None without any; together they equal `run` to the bit on a CPU."""
+        return self._stages
+
     def stages_for(
         self, feeds: Mapping[str, NDArray[Any]]
     ) -> "StageSessions[OnnxRuntimeSession] | None":
-        """Return the stage graphs that compute what `run` does, to the bit on a CPU.
+        """Return the stage graphs for a whole image.
 
         Args:
             feeds: As for `run`.
@@ -326,7 +331,7 @@ class OnnxRuntimeSession:
         """
         session = self._opened()
         with self._translated():
-            return run_features(session, feeds, self._place)
+            return run_features(session, feeds, self._place, _run_options())
 
     def outputs(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run a graph with several outputs.
@@ -344,7 +349,8 @@ class OnnxRuntimeSession:
         session = self._opened()
         with self._translated():
             names = [item.name for item in session.get_outputs()]
-            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+            values = session.run(names, dict(feeds), _run_options())
+            return dict(zip(names, values, strict=True))
 
     def further(self, name: str) -> "OnnxRuntimeSession":
         """Load another graph of the bundle with the same settings, once.

@@ -57,7 +57,7 @@ class StageSessions(Generic[SessionT]):
         self._lock = threading.Lock()
 
     def features(self, image: NDArray[Any]) -> Features:
-        """Compute the features of a whole image (1, 3, h, w)."""
+        """Compute the features of an image or a tile (1, 3, h, w)."""
         return self._sessions()[0].features({"input": image})
 
     def query(self, features: Features, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

@@ -126,16 +126,16 @@ class LatentGraphs:
     """Graphs of latents in float32, beside the graph of any scale.
 
     Attributes:
-        encode: ONNX file from `input`, `geometry` and `target`, the high-resolution image, to
-            `latent` and `log_likelihood`.
-        sample: ONNX file from `input`, `geometry`, `latent` and `prior_weight` to `output`;
-            None in a bundle without a learned prior, whose own graph takes the latent.
-        latent: The latent.
+        encode: ONNX file from `input`, `target`, which is the high-resolution image, and at any
+            scale `geometry`, to the latents and `log_likelihood`.
+        sample: ONNX file from `input`, `geometry`, the latents and `prior_weight` to `output`;
+            None in a bundle without a learned prior, whose own graph takes the latents.
+        latents: The latents in the order of their streams.
     """
 
     encode: str
     sample: str | None
-    latent: Latent
+    latents: tuple[Latent, ...]
 
 
 @dataclass(frozen=True)
@@ -345,15 +345,18 @@ def _check_latent_graphs(manifest: Manifest) -> None:
     _check_file(manifest, "latent_graphs.encode", graphs.encode)
     if graphs.sample is not None:
         _check_file(manifest, "latent_graphs.sample", graphs.sample)
-    if not manifest.geometry or manifest.io != "float32":
-        rule = "absent without geometry or with uint8 images"
+    if manifest.tiling.whole_only or manifest.io != "float32":
+        rule = "absent from a graph of whole images or with uint8 images"
         raise _wrong("latent_graphs", rule, repr(graphs.encode))
     if (graphs.sample is None) != bool(manifest.latents):
         rule = "a file in a bundle with a learned prior, and null in any other"
         raise _wrong("latent_graphs.sample", rule, repr(graphs.sample))
-    if manifest.tiling.halo.align % graphs.latent.patch:
-        rule = f"a divisor of the alignment {manifest.tiling.halo.align}"
-        raise _wrong("latent_graphs.patch", rule, graphs.latent.patch)
+    for latent in graphs.latents:
+        if manifest.tiling.halo.align % latent.patch:
+            rule = f"a divisor of the alignment {manifest.tiling.halo.align}"
+            raise _wrong("latent_graphs.patch", rule, latent.patch)
+    if manifest.latents and manifest.latents != graphs.latents:
+        raise _wrong("latent_graphs", "of the latents of the graph", graphs.latents)
 
 
 def _check_file(manifest: Manifest, key: str, name: str) -> None:
@@ -444,20 +447,20 @@ def _budget(raw: Mapping[str, Any]) -> int | None:
     return _whole(raw, "memory.budget_bytes", least=1, most=_ANY_BYTES) if stated else None
 
 
-def _latents(raw: Mapping[str, Any]) -> tuple[Latent, ...]:
-    listed = _checked(raw, "latents", "a list", lambda value: isinstance(value, list))
+def _latents(raw: Mapping[str, Any], key: str = "latents") -> tuple[Latent, ...]:
+    listed = _checked(raw, key, "a list", lambda value: isinstance(value, list))
     latents = tuple(
         Latent(
-            name=_text(raw, f"latents.{i}.name"),
-            channels=_whole(raw, f"latents.{i}.channels", least=1),
-            patch=_whole(raw, f"latents.{i}.patch", least=1),
+            name=_text(raw, f"{key}.{i}.name"),
+            channels=_whole(raw, f"{key}.{i}.channels", least=1),
+            patch=_whole(raw, f"{key}.{i}.patch", least=1),
         )
         for i in range(len(listed))
     )
     names = ["input", "geometry", *(latent.name for latent in latents)]
     if len(set(names)) < len(names):
         raise BundleError(
-            f"latents in bundle.json must have names of their own, got {', '.join(names[2:])}"
+            f"{key} in bundle.json must have names of their own, got {', '.join(names[2:])}"
         )
     return latents
 
@@ -535,12 +538,19 @@ def _latent_graphs(raw: Mapping[str, Any]) -> LatentGraphs | None:
     return LatentGraphs(
         encode=_text(raw, f"{key}.encode"),
         sample=None if sample is None else _text(raw, f"{key}.sample"),
-        latent=Latent(
-            "latent",
-            channels=_whole(raw, f"{key}.channels", least=1),
-            patch=_whole(raw, f"{key}.patch", least=1),
-        ),
+        latents=_coded_latents(raw, key),
     )
+
+
+def _coded_latents(raw: Mapping[str, Any], key: str) -> tuple[Latent, ...]:
+    """Read `latents`, or `channels` and `patch` of the one that is named `latent`."""
+    if "latents" in raw[key]:
+        latents = _latents(raw, f"{key}.latents")
+        if not latents:
+            raise _wrong(f"{key}.latents", "at least one", [])
+        return latents
+    channels, patch = (_whole(raw, f"{key}.{name}", least=1) for name in ("channels", "patch"))
+    return (Latent("latent", channels, patch),)
 
 
 def _size(raw: Mapping[str, Any], key: str) -> tuple[int, int]:

@@ -48,6 +48,11 @@ class Picture:
         return MODES[1 if self.pixels.ndim == 2 else self.pixels.shape[2]]
 
     @property
+    def pixel_bytes(self) -> int:
+        """Bytes per pixel: channels times bytes per channel."""
+        return self.pixels.itemsize * len(self.mode)
+
+    @property
     def gray(self) -> bool:
         """Whether the picture has no colors."""
         return self.mode in ("L", "LA")

@@ -1,6 +1,6 @@
 """Split an image into overlapping tiles, and blend them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flowsr_runtime.geometry import Extent, Halo, Window, size_text
 from flowsr_runtime.pictures.pixels import full_range
 
-__all__ = ["Plan", "Tile", "TileSpan", "blend", "equal_pieces", "pieces_of"]
+__all__ = ["Plan", "Tile", "TileSpan", "blend", "blend_by_tiles", "equal_pieces", "pieces_of"]
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,16 @@ def blend(
     compute: Callable[[Tile], NDArray[Any]],
     smaller: Callable[[Plan, int, MemoryError], Plan],
 ) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Compute the tiles and join them as `blend_by_tiles`, and yield the rows alone."""
+    steps = blend_by_tiles(plan, compute, smaller)
+    return (step for step in steps if step is not None)
+
+
+def blend_by_tiles(
+    plan: Plan,
+    compute: Callable[[Tile], NDArray[Any]],
+    smaller: Callable[[Plan, int, MemoryError], Plan],
+) -> Iterator[tuple[slice, NDArray[Any]] | None]:
     """Compute the tiles and join them, with one row of tiles in memory at a time.
 
     Args:
@@ -198,8 +208,9 @@ def blend(
             and the error; returns smaller tiles from that row on, or raises.
 
     Yields:
-        A slice of output rows, and their pixels, (rows, W, 3), which the caller may change:
-        float32, or uint8 if the rows are one uint8 tile that is not blended.
+        None after each tile, and after a row of tiles a slice of output rows, and their pixels,
+        (rows, W, 3), which the caller may change: float32, or uint8 if the rows are one uint8
+        tile that is not blended.
     """
     width = plan.columns[-1].end
     shared = np.zeros((0, width, 3), dtype=np.float32)
@@ -210,7 +221,7 @@ def blend(
         try:
             if planes.shape[1] < row.end - row.begin:
                 planes = np.empty((3, row.end - row.begin, width), dtype=np.float32)
-            band = _band(row, plan.columns, shared, planes, compute)
+            band = yield from _band(row, plan.columns, shared, planes, compute)
         except MemoryError as error:
             plan = smaller(plan, row.begin, error)
             rows = list(plan.rows)
@@ -226,18 +237,21 @@ def _band(
     shared: NDArray[np.float32],
     planes: NDArray[np.float32],
     compute: Callable[[Tile], NDArray[Any]],
-) -> NDArray[Any]:
-    """Compute a row of tiles and add the pixels it shares with the row above.
+) -> Generator[None, None, NDArray[Any]]:
+    """Compute a row of tiles and add the pixels it shares with the row above; stop at each.
 
     `planes`, (3, rows, W), is the memory of every band: color by color, as the graph's output
     is, so that rows are copied whole.
     """
     if len(columns) == 1 and not (row.fade_in or row.fade_out):
-        return compute(Tile(row, columns[0]))
+        core = compute(Tile(row, columns[0]))
+        yield
+        return core
     band: NDArray[np.float32] = planes[:, : row.end - row.begin].transpose(1, 2, 0)
     band[: len(shared)] = shared
     for column in columns:
         _add(band, Tile(row, column), compute)
+        yield
     return band
 
 

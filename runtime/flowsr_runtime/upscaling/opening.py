@@ -8,8 +8,10 @@ from flowsr_runtime.backends.contract import Session
 from flowsr_runtime.backends.session import Choice, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle, embedded_bundle
 from flowsr_runtime.errors import ReplacedError, UsageError
+from flowsr_runtime.tiling.cgroups import memory_left
+from flowsr_runtime.tiling.memory import DEFAULT_MEMORY_BUDGET, ENGINE_MEMORY_BUDGET, ON_HOST
 
-__all__ = ["check_settings", "chosen"]
+__all__ = ["check_settings", "chosen", "default_budget"]
 
 _TRIES = 10  # to open a bundle that other processes keep replacing
 
@@ -34,6 +36,16 @@ def chosen(
         except ReplacedError:
             opened = Bundle.open(opened.path)
     return opened, *settings.choose(opened)
+
+
+def default_budget(bundle: Bundle, session: Session) -> int:
+    """Return the bytes of activations that one run may take if the caller sets no budget."""
+    stated = bundle.manifest.memory.budget_bytes or DEFAULT_MEMORY_BUDGET
+    if session.limits is not None:  # an engine takes the memory of its profile anyway
+        stated = max(stated, ENGINE_MEMORY_BUDGET)
+    left = memory_left() if session.provider in ON_HOST else None
+    # Half is for pictures, and what other processes take meanwhile.
+    return stated if left is None else min(stated, left // 2)
 
 
 def check_settings(halo: object, *, feature_cache: object = 0, **sizes: object) -> None:

@@ -117,7 +117,7 @@ def noise_of(
                 f"{name} beside a learned prior needs onnxruntime, got {session.backend}",
                 option=name,
             )
-        weight, latents = _weight(prior_mix), (graphs.latent,)
+        weight, latents = _weight(prior_mix), graphs.latents
     return Noise(latents, seed, temperature or 0.0, strength, weight)
 
 

@@ -1,13 +1,32 @@
 """Several scales of one image: their check, their progress, and which of them are tiled."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
+from numpy.typing import NDArray
+from PIL import Image
+
+from flowsr_runtime.bundle.manifest import Manifest
 from flowsr_runtime.errors import ScaleError
 from flowsr_runtime.geometry import Number
+from flowsr_runtime.pictures.files import read_picture
+from flowsr_runtime.pictures.picture import Picture
+from flowsr_runtime.pictures.pil import from_pil, to_pil
 from flowsr_runtime.tiling.tiles import Plan
 from flowsr_runtime.upscaling.tile_loop import Progress
 
-__all__ = ["MergedProgress", "ScaleOrPair", "check_scales", "tiled_scales"]
+__all__ = [
+    "MergedProgress",
+    "ScaleOrPair",
+    "check_scales",
+    "pixels_of",
+    "tiled_scales",
+    "work_of",
+]
+
+_COUNTS = ("per_lr_pixel", "per_patch")
 
 ScaleOrPair = Number | tuple[Number, Number]
 """A scale, or one each for rows and columns."""
@@ -30,7 +49,24 @@ def check_scales(scales: object, *, scale: object, size: object) -> None:
         raise ScaleError(f"scales must be a list of scales, got {scales!r}")
 
 
-def tiled_scales(scales: Sequence[ScaleOrPair], plans: Sequence[Plan]) -> str | None:
+def pixels_of(image: Any) -> tuple[NDArray[Any], Callable[[NDArray[Any]], Any]]:
+    """Return the pixels of an image, and a function that gives others the image's kind.
+
+    Args:
+        image: As for `Upscaler.upscale`; a file is read.
+
+    Raises:
+        PictureError: If the file or Pillow's image cannot be read.
+    """
+    if isinstance(image, Image.Image):
+        return from_pil(image), lambda pixels: to_pil(pixels, like=image)
+    picture = read_picture(image) if isinstance(image, (str, os.PathLike)) else image
+    if isinstance(picture, Picture):
+        return picture.pixels, lambda pixels: replace(picture, pixels=pixels)
+    return image, lambda pixels: pixels
+
+
+def tiled_scales(scales: Iterable[ScaleOrPair], plans: Iterable[Plan]) -> str | None:
     """Say in one line which scales need tiles, and so run their encoder again.
 
     Args:
@@ -49,6 +85,19 @@ def tiled_scales(scales: Sequence[ScaleOrPair], plans: Sequence[Plan]) -> str | 
     )
 
 
+def work_of(manifest: Manifest) -> tuple[float, float]:
+    """Return the multiply-adds of an LR pixel and of a patch that a bundle states.
+
+    Of one that states none the bytes, by which `TilePlanner` weighs them.
+    """
+    for entry in manifest.raw["files"].values():
+        stated = entry.get("multiply_adds")
+        pixel, patch = (stated.get(n) if isinstance(stated, dict) else None for n in _COUNTS)
+        if isinstance(pixel, (int, float)) and isinstance(patch, (int, float)):
+            return pixel, patch
+    return manifest.memory.bytes_per_pixel, manifest.memory.bytes_per_patch
+
+
 class MergedProgress:
     """The progress of several runs as one, in tiles."""
 
@@ -60,15 +109,16 @@ class MergedProgress:
             tiles: Planned tiles of each run.
         """
         self._progress, self._tiles = progress, list(tiles)
+        self._done = [0] * len(tiles)
 
     def part(self, index: int) -> Progress | None:
-        """Return the progress of one run; the runs before it are done."""
+        """Return the progress of one run."""
         progress = self._progress
         if progress is None:
             return None
 
         def report(done: int, tiles: int) -> None:
-            self._tiles[index] = tiles
-            progress(sum(self._tiles[:index]) + done, sum(self._tiles))
+            self._done[index], self._tiles[index] = done, tiles
+            progress(sum(self._done), sum(self._tiles))
 
         return report

@@ -77,10 +77,17 @@ class FeatureCache:
 
 
 class SharingSession:
-    """A session that takes the features of whole images from a cache."""
+    """A session that takes the features of whole images, or of tiles too, from a cache."""
 
-    def __init__(self, session: Session, cache: FeatureCache) -> None:
-        """Wrap a session that has stage graphs; see `why_not_shared`."""
+    def __init__(self, session: Session, cache: FeatureCache, *, tiles: bool = False) -> None:
+        """Wrap a session that has stage graphs; see `why_not_shared`.
+
+        Args:
+            session: The session.
+            cache: The cache.
+            tiles: Whether the features of tiles are kept; the caller forgets them.
+        """
+        self._tiles = tiles
         self._session: Any = session
         self._cache = cache
         self.limits = session.limits
@@ -91,14 +98,18 @@ class SharingSession:
         )
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Run the model; a tile runs as without a cache. See `Session.run`."""
-        stages = self._session.stages_for(feeds)
+        """Run the model; without `tiles` a tile runs as without a cache. See `Session.run`."""
+        stages = self._session.stages if self._tiles else self._session.stages_for(feeds)
         result: NDArray[Any]
         if stages is None:
             result = self._session.run(feeds)
-        else:
+            return result
+        try:
             features = self._cache.features_of(feeds["input"], stages.features)
             result = stages.query(features, feeds)
+        except MemoryError:
+            self._cache.clear()  # smaller tiles have other features
+            raise
         return result
 
     def close(self) -> None:

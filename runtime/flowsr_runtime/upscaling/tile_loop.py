@@ -19,7 +19,7 @@ from flowsr_runtime.tiling.exploding_inverse import (
 )
 from flowsr_runtime.tiling.graph_inputs import graph_inputs
 from flowsr_runtime.tiling.planner import TilePlanner
-from flowsr_runtime.tiling.tiles import Plan, Tile, blend
+from flowsr_runtime.tiling.tiles import Plan, Tile, blend_by_tiles
 from flowsr_runtime.upscaling.sampling import Noise
 
 __all__ = ["Progress", "TileLoop"]
@@ -65,14 +65,15 @@ class TileLoop:
     def __post_init__(self) -> None:
         self._tiles = len(self.plan)
 
-    def row_bands(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+    def tile_steps(self) -> Iterator[tuple[slice, NDArray[Any]] | None]:
         """Run the tiles and join them, with one row of tiles in memory at a time.
 
         A row that runs out of memory starts again with tiles of half the memory.
 
         Yields:
-            A slice of output rows, and their pixels, (rows, W, 3), which the caller may
-            change: float32, unclamped, or uint8 if nothing was blended.
+            None after each tile, and after a row of tiles a slice of output rows, and their
+            pixels, (rows, W, 3), which the caller may change: float32, unclamped, or uint8 if
+            nothing was blended.
 
         Raises:
             BundleError: If the model returns an unexpected size or type.
@@ -80,7 +81,11 @@ class TileLoop:
             MemoryBudgetError: If memory runs out with the smallest tiles.
         """
         height, width = self.size
-        for rows, band in blend(self.plan, self._compute, self._smaller):
+        for step in blend_by_tiles(self.plan, self._compute, self._smaller):
+            if step is None:
+                yield None
+                continue
+            rows, band = step
             core = slice(rows.start, min(rows.stop, height))
             values = band[: core.stop - core.start, :width]
             if self.manifest.io != "uint8":  # which hides them
@@ -93,6 +98,10 @@ class TileLoop:
                     patch = self.manifest.tiling.exact.patch
                     self.guarded_patches += count_guarded(values, patch)
             yield core, values
+
+    def row_bands(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Run the tiles as `tile_steps`, and yield the rows alone."""
+        return (step for step in self.tile_steps() if step is not None)
 
     def fill(self, result: NDArray[Any], *, clamp: bool, truncate: bool) -> None:
         """Run the tiles and write the image, resampled if its size differs.

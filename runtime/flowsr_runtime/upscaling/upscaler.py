@@ -16,35 +16,30 @@ from flowsr_runtime.backends.session import AUTO, Choice, SessionSettings
 from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.errors import ScaleError, UsageError
 from flowsr_runtime.geometry import Number, output_size, size_for, size_text
-from flowsr_runtime.pictures.alpha import fill_hidden, resize_alpha
-from flowsr_runtime.pictures.files import read_picture
+from flowsr_runtime.pictures.alpha import fill_hidden
 from flowsr_runtime.pictures.picture import Picture
-from flowsr_runtime.pictures.pil import from_pil, to_pil
-from flowsr_runtime.pictures.pixels import (
-    allocate,
-    check_image,
-    padded,
-)
-from flowsr_runtime.tiling.cgroups import memory_left
+from flowsr_runtime.pictures.pixels import allocate, check_image, padded
 from flowsr_runtime.tiling.memory import (
-    DEFAULT_MEMORY_BUDGET,
-    ENGINE_MEMORY_BUDGET,
     ON_HOST,
     MemoryBudget,
     check_available,
     give_back_memory,
 )
 from flowsr_runtime.tiling.planner import TilePlanner
+from flowsr_runtime.tiling.shared_plan import shared_plans
 from flowsr_runtime.tiling.tiles import Plan
+from flowsr_runtime.upscaling.calls import Call, fill_together
 from flowsr_runtime.upscaling.cancellation import Cancel, raise_if_cancelled
 from flowsr_runtime.upscaling.in_flight import InFlightCalls
-from flowsr_runtime.upscaling.opening import check_settings, chosen
+from flowsr_runtime.upscaling.opening import check_settings, chosen, default_budget
 from flowsr_runtime.upscaling.sampling import Noise, SampleSession, noise_of
 from flowsr_runtime.upscaling.scales import (
     MergedProgress,
     ScaleOrPair,
     check_scales,
+    pixels_of,
     tiled_scales,
+    work_of,
 )
 from flowsr_runtime.upscaling.shared_features import (
     FeatureCache,
@@ -65,10 +60,11 @@ logger = logging.getLogger(__name__)
 class Upscaler:
     """A loaded model that upscales images; many threads may call `upscale` at once.
 
-    `memory_budget` bounds the activations of one run. The output image and one row of tiles in
-    float32 come on top; with `resample` also the model's whole output and the resampled image,
-    both in float32: 12 bytes per pixel each, and about 10 more while a channel is resampled.
-    `max_memory` bounds the sum, for one call at a time.
+    `memory_budget` bounds the activations of one run, and features that tiles share. The output
+    images, and one row of tiles of each in float32, come on top; with `resample` also the
+    model's whole output and the resampled image, both in float32: 12 bytes per pixel each, and
+    about 10 more while a channel is resampled. `max_memory` bounds the sum, for one call at a
+    time.
 
     Attributes:
         bundle: The bundle.
@@ -101,13 +97,7 @@ class Upscaler:
         self.bundle = bundle
         self.choice = choice
         self._options: dict[str, Any] | None = None
-        stated = bundle.manifest.memory.budget_bytes or DEFAULT_MEMORY_BUDGET
-        if session.limits is not None:  # an engine takes the memory of its profile anyway
-            stated = max(stated, ENGINE_MEMORY_BUDGET)
-        left = memory_left() if session.provider in ON_HOST else None
-        if left is not None:  # half is for pictures, and what other processes take meanwhile
-            stated = min(stated, left // 2)
-        self.memory_budget = memory_budget or max_memory or stated
+        self.memory_budget = memory_budget or max_memory or default_budget(bundle, session)
         self._budget = MemoryBudget.of(self.memory_budget, max_memory, session.provider)
         self.halo = halo
         self._session = session
@@ -389,8 +379,9 @@ class Upscaler:
                 or float32 in [0, 1]; a `Picture`; an image of Pillow; or a picture file.
             scale: Output pixels per input pixel, at least 1, one number or (row, column).
             scales: Several scales, instead of `scale`. The results equal those of separate
-                calls; where the whole image fits the memory budget and the bundle has stage
-                graphs, the encoder runs once. One line of `warn` says where it does not.
+                calls. With stage graphs in the bundle the encoder runs once for the image if
+                it fits the memory budget, or with the exact halo for each tile; one line of
+                `warn` says where it does not.
             size: Output size (H, W), instead of `scale`. A bundle of one scale needs neither.
             resample: Reach other sizes with a bundle of one scale, by Lanczos after the model.
             clamp: Clamp the result to [0, 1]; only a float32 result can be unclamped.
@@ -431,14 +422,12 @@ class Upscaler:
         if scales is not None:
             check_scales(scales, scale=scale, size=size)
             return self._upscale_many(image, scales, options)
-        if isinstance(image, Image.Image):
-            pixels = self._upscale_pixels(from_pil(image), scale, **options)
-            return to_pil(pixels, like=image)
-        if isinstance(image, (str, os.PathLike)):
-            image = read_picture(image)
-        if isinstance(image, Picture):
-            return replace(image, pixels=self._upscale_pixels(image.pixels, scale, **options))
-        return self._upscale_pixels(image, scale, **options)
+        pixels, like = pixels_of(image)
+        with self._in_flight.track():
+            call = self._begin(pixels, scale, **options)
+            call.fill()
+            large = like(call.finish(warn or logger.warning))
+        return large  # type: ignore[no-any-return]  # of the image's kind
 
     def close(self) -> None:
         """Refuse further calls, and free the model after the calls of other threads.
@@ -465,36 +454,57 @@ class Upscaler:
 
     def _upscale_many(self, image: Any, scales: Sequence[Any], options: Any) -> list[Any]:
         """Upscale an image to several scales; see `upscale`."""
-        if isinstance(image, (str, os.PathLike)):
-            image = read_picture(image)
-        pixels = from_pil(image) if isinstance(image, Image.Image) else image
-        if isinstance(image, Picture):
-            pixels = image.pixels
+        pixels, like = pixels_of(image)
         clamp, truncate = options["clamp"], options["truncate"]
         check_image(pixels, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
         warn = options["warn"] or logger.warning
         plans = [self.plan(pixels.shape[:2], scale) for scale in scales]
+        shared = {} if self.why_not_shared else self._shared_plans(pixels, scales, plans)
+        alone = {i: plan for i, plan in enumerate(plans) if i not in shared}
+        reason = self.why_not_shared or tiled_scales([scales[i] for i in alone], alone.values())
+        if reason is not None and len(scales) > 1:
+            warn(reason)
+        tiles_of = [len(shared.get(i, plan)) for i, plan in enumerate(plans)]
+        steps = MergedProgress(options["progress"], tiles_of)
         session: Session = self._session
         if self.why_not_shared is None:
             session = SharingSession(session, FeatureCache(1))
-            reason = tiled_scales(scales, plans)
-        else:
-            reason = self.why_not_shared
-        if reason is not None and len(scales) > 1:
-            warn(reason)
-        steps = MergedProgress(options["progress"], [len(plan) for plan in plans])
-        results = []
-        for index, scale in enumerate(scales):
-            options["progress"] = steps.part(index)
-            large: Any = self._upscale_pixels(pixels, scale, **options, session=session)
-            if isinstance(image, Image.Image):
-                large = to_pil(large, like=image)
-            elif isinstance(image, Picture):
-                large = replace(image, pixels=large)
-            results.append(large)
-        return results
+        results: dict[int, Any] = {}
 
-    def _upscale_pixels(
+        def begin(i: int, session: Session, plan: Plan | None = None) -> Call:
+            part = {**options, "progress": steps.part(i)}
+            return self._begin(pixels, scales[i], **part, session=session, plan=plan)
+
+        with self._in_flight.track():
+            if shared:
+                cache = FeatureCache(1)
+                tiles = SharingSession(self._session, cache, tiles=True)
+                calls = {i: begin(i, tiles, plan) for i, plan in shared.items()}
+                fill_together([*calls.values()], cache.clear)
+                results = {i: like(call.finish(warn)) for i, call in calls.items()}
+            for i in alone:
+                call = begin(i, session)
+                call.fill()
+                results[i] = like(call.finish(warn))
+        return [results[i] for i in range(len(scales))]
+
+    def _shared_plans(
+        self, pixels: NDArray[Any], scales: Sequence[Any], plans: Sequence[Plan]
+    ) -> dict[int, Plan]:
+        """Return plans with shared tiles, by the place of each scale that needs tiles.
+
+        Not with the default halo, with which another cut would change the results.
+        """
+        tiled = [i for i, plan in enumerate(plans) if len(plan) > 1]
+        if len(tiled) < 2 or self.halo != "exact":
+            return {}
+        picture = Picture(pixels)
+        targets = [self.target(picture.size, scales[i]) for i in tiled]
+        planners = [self._planner(picture.size, one, picture.pixel_bytes)[0] for one in targets]
+        shared = shared_plans(planners, self.memory_budget, work_of(self.bundle.manifest))
+        return dict(zip(tiled, shared or (), strict=False))
+
+    def _begin(
         self,
         image: NDArray[Any],
         scale: Number | tuple[Number, Number] | None,
@@ -511,8 +521,9 @@ class Upscaler:
         warn: Callable[[str], None] | None,
         cancel: Cancel | None,
         session: Session | None = None,
-    ) -> NDArray[Any]:
-        """Upscale an array; see `upscale`."""
+        plan: Plan | None = None,
+    ) -> Call:
+        """Check an array and how it is upscaled, and allocate the result; see `upscale`."""
         check_image(image, clamp=clamp, truncate=truncate, io=self.bundle.manifest.io)
         noise = noise_of(
             self.bundle.manifest,
@@ -523,21 +534,12 @@ class Upscaler:
             temperature_map=temperature_map,
         )
         target: Size = self.target(image.shape[:2], scale, size=size, resample=resample)
-        warn = warn or logger.warning
-        with self._in_flight.track():
-            progress, picture = raise_if_cancelled(cancel, progress), Picture(image)
-            result = allocate((*target, len(picture.mode)), image.dtype)
-            run = self._tile_loop(
-                session or self._running, picture, target, noise, progress, warn
-            )
-            run.fill(result[..., : 1 if picture.gray else 3], clamp=clamp, truncate=truncate)
-            if picture.alpha is not None:
-                result[..., -1] = resize_alpha(picture.alpha, target)
-        if run.out_of_range is not None:
-            warn(f"the inverse of the flow may have exploded: {run.out_of_range}")
-        if run.guarded_patches:
-            warn(run.guard_report())
-        return result[..., 0] if image.ndim == 2 else result
+        progress, picture = raise_if_cancelled(cancel, progress), Picture(image)
+        check_available(picture.size, target, picture.pixel_bytes)
+        result = allocate((*target, len(picture.mode)), image.dtype)
+        running, warn = session or self._running, warn or logger.warning
+        loop = self._tile_loop(running, picture, target, noise, progress, warn, plan)
+        return Call(picture, result, loop, clamp, truncate)
 
     def _tile_loop(
         self,
@@ -547,21 +549,20 @@ class Upscaler:
         noise: Noise,
         progress: Progress | None,
         warn: Callable[[str], None],
+        plan: Plan | None,
     ) -> TileLoop:
         source, manifest = picture.size, self.bundle.manifest
         graphs = manifest.latent_graphs
         if noise.prior_weight is not None and graphs is not None and graphs.sample is not None:
             session = SampleSession(self._session, graphs.sample, noise.prior_weight)
-        pixel_bytes = picture.pixels.itemsize * len(picture.mode)
-        check_available(source, target, pixel_bytes)
         rgb = picture.rgb if picture.alpha is None else fill_hidden(picture.rgb, picture.alpha)
-        planner, budget = self._planner(source, target, pixel_bytes)
+        planner, budget = self._planner(source, target, picture.pixel_bytes)
         return TileLoop(
             manifest=manifest,
             session=session,
             image=padded(rgb, manifest.multiple),
             planner=planner,
-            plan=planner.plan(budget),
+            plan=plan or planner.plan(budget),
             size=target if manifest.scale is None else _scaled(source, manifest.scale),
             noise=noise,
             progress=progress,

@@ -35,7 +35,7 @@ MAKE: list[Row] = [
     ("export-onnx -o out --bundle good.bundle", 2, "--output and --bundle exclude each other"),
     ("export-onnx --bundle nope.bundle --lr-size 8x8", 5, "bundle nope.bundle does not exist"),
     ("export-onnx --bundle good.bundle", 2, "good.bundle holds fp32 already"),
-    ("export-onnx -o out --latents --precision fp16", 2, "latents must be of linf-lp"),
+    ("export-onnx -o out --latents --precision fp16", 2, "latents must be of a graph of tiles"),
     ("export-onnx -o out --stages --scale 4", 2, "stages must be of a graph of any scale"),
     ("export-onnx -o out --stages --io uint8", 2, "stages must have float32 images"),
     ("export-onnx --bundle good.bundle --scale 4", 2, "--scale needs --lr-size"),

@@ -112,7 +112,7 @@ def test_a_network_without_a_prior_has_no_graph_to_mix() -> None:
 
 
 REFUSED: list[tuple[Any, Request, str]] = [
-    (small_srflow(), Request(), "srflow-lp"),
+    (small_srflow(), Request(scale=Fraction(4)), "scale 4"),
     (LINF, Request(scale=Fraction(4)), "scale 4"),
     (LINF, Request(io="uint8"), "io uint8"),
     (LINF, Request("fp16"), "fp16"),
@@ -121,5 +121,5 @@ REFUSED: list[tuple[Any, Request, str]] = [
 
 @pytest.mark.parametrize(("net", "asked", "got"), REFUSED)
 def test_a_graph_without_latents_is_refused(net: Any, asked: Request, got: str) -> None:
-    with pytest.raises(UsageError, match=f"latents must be of linf-lp .*, got {got}"):
+    with pytest.raises(UsageError, match=f"latents must be of a graph of tiles .*, got {got}"):
         check_latents(deployment_of(net), asked)

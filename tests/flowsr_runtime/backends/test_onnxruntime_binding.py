@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
+from flowsr_runtime.backends import onnxruntime_session
 from flowsr_runtime.backends.onnxruntime_binding import GraphRunner, OrtArray
 from flowsr_runtime.backends.onnxruntime_session import OnnxRuntimeSession
 from flowsr_runtime.bundle.directory import Bundle
@@ -104,6 +105,40 @@ def test_an_array_that_cannot_be_written_is_refused(session: OnnxRuntimeSession)
         session.run_device(feeds_of(4, 5), OnDevice())
     with pytest.raises(ProviderError, match=r"^cpu failed: [^\n]*shape[^\n]*$"):
         session.run_device(feeds_of(4, 5), torch.zeros(1, 3, 8, 9))
+
+
+class Recorder:
+    """A session of ONNX Runtime that notes the options of its runs."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.options: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, names: Any, feeds: Any, options: Any = None) -> Any:
+        self.options.append(options)
+        return self._session.run(names, feeds, options)
+
+    def run_with_iobinding(self, binding: Any, options: Any = None) -> None:
+        self.options.append(options)
+        self._session.run_with_iobinding(binding, options)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("way", ["run", "run_device", "features", "outputs"])
+def test_every_run_frees_the_arena_where_memory_is_limited(
+    session: OnnxRuntimeSession, way: str, limited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime_session, "has_memory_limit", lambda: limited)
+    recorder = Recorder(session._session)
+    monkeypatch.setattr(session, "_session", recorder)
+    getattr(session, way)(feeds_of(4, 5))
+    (options,) = recorder.options
+    key = "memory.enable_memory_arena_shrinkage"
+    found = None if options is None else options.get_run_config_entry(key)
+    assert found == ("cpu:0" if limited else None)
 
 
 def runner_of(bundle: Bundle, limit: int) -> GraphRunner:

@@ -352,6 +352,7 @@ def test_wrong_stage_graphs_are_refused(
 
 
 LATENTS = {"encode": "encode.onnx", "sample": "sample.onnx", "channels": 27, "patch": 3}
+LATENT = {"name": "latent0", "channels": 6, "patch": 2}
 
 
 @pytest.fixture
@@ -363,7 +364,15 @@ def with_latents(raw: dict[str, Any]) -> dict[str, Any]:
 
 def test_graphs_of_latents_are_typed(with_latents: dict[str, Any]) -> None:
     graphs = Manifest.parse(with_latents).latent_graphs
-    assert graphs == LatentGraphs("encode.onnx", "sample.onnx", Latent("latent", 27, 3))
+    assert graphs == LatentGraphs("encode.onnx", "sample.onnx", (Latent("latent", 27, 3),))
+
+
+def test_several_latents_have_names_of_their_own(with_latents: dict[str, Any]) -> None:
+    coarse = {"name": "latent1", "channels": 96, "patch": 4}
+    with_latents["latent_graphs"]["latents"] = [LATENT, coarse]
+    graphs = Manifest.parse(with_latents).latent_graphs
+    assert graphs is not None
+    assert graphs.latents == (Latent("latent0", 6, 2), Latent("latent1", 96, 4))
 
 
 @pytest.mark.parametrize(
@@ -375,6 +384,11 @@ def test_graphs_of_latents_are_typed(with_latents: dict[str, Any]) -> None:
         ({"sample": 4}, "latent_graphs.sample .*a string, got 4"),
         ({"channels": 0}, "latent_graphs.channels .*at least 1, got 0"),
         ({"patch": 5}, "latent_graphs.patch .*divisor of the alignment 12, got 5"),
+        ({"latents": {}}, "latent_graphs.latents .*a list, got {}"),
+        ({"latents": []}, r"latent_graphs.latents .*at least one, got \[\]"),
+        ({"latents": [{"name": 4}]}, r"latent_graphs.latents.0.name .*a string, got 4"),
+        ({"latents": [LATENT, LATENT]}, "latent_graphs.latents .*own, got latent0, latent0"),
+        ({"latents": [{**LATENT, "patch": 5}]}, "latent_graphs.patch .*alignment 12, got 5"),
     ],
 )
 def test_wrong_graphs_of_latents_are_refused(

@@ -9,7 +9,7 @@ from flowsr_runtime.bundle.directory import Bundle
 from flowsr_runtime.errors import MemoryBudgetError
 from flowsr_runtime.tiling import memory
 from flowsr_runtime.tiling.cgroups import available_memory, memory_left
-from flowsr_runtime.upscaling import upscaler
+from flowsr_runtime.upscaling import opening
 from flowsr_runtime.upscaling.upscaler import Upscaler
 from tests.flowsr_runtime.backends.cgroups import make
 
@@ -87,7 +87,7 @@ def test_a_result_that_the_memory_cannot_hold_is_refused_before_the_first_tile(
 def test_the_budget_of_a_run_is_half_of_what_a_container_leaves(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upscaler, "memory_left", lambda: 1_000_000)
+    monkeypatch.setattr(opening, "memory_left", lambda: 1_000_000)
     with Upscaler.open(bundle, threads=1) as opened:
         assert opened.memory_budget == 500_000
     with Upscaler.open(bundle, threads=1, memory_budget=700_000) as opened:

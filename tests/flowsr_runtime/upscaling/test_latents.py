@@ -8,24 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowsr_runtime.bundle.directory import Bundle
-from flowsr_runtime.errors import BundleError, FlowsrError, InputError, ShapeError, UsageError
-from flowsr_runtime.upscaling.latents import (
-    Encoded,
+from flowsr_runtime import (
+    EncodedPicture,
     LatentCoder,
-    blended,
+    blend_latents,
     latents_bytes,
     load_latents,
 )
+from flowsr_runtime.bundle.directory import Bundle
+from flowsr_runtime.errors import BundleError, FlowsrError, InputError, ShapeError, UsageError
 
 MODEL = "ab" * 32  # of the bundle `sampling`
 
 
-def encoded(value: float = 1.0, **changes: Any) -> Encoded:
+def encoded(value: float = 1.0, **changes: Any) -> EncodedPicture:
     """Return latents of an output of 9x12 pixels."""
     latent = np.full((27, 4, 3), value, np.float32)
     image = np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3)
-    plain = Encoded(latent, np.full((4, 3), -27 * np.log(2), np.float32), image, (12, 9), MODEL)
+    density = np.full((4, 3), -27 * np.log(2), np.float32)
+    plain = EncodedPicture({"latent": latent}, density, image, (12, 9), MODEL)
     return replace(plain, **changes)
 
 
@@ -33,7 +34,7 @@ def test_a_file_gives_back_the_same_latents(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(latents_bytes(encoded()))
     read = load_latents(path)
-    np.testing.assert_array_equal(read.latent, encoded().latent)
+    np.testing.assert_array_equal(read.latents["latent"], encoded().latents["latent"])
     np.testing.assert_array_equal(read.image, encoded().image)
     assert (read.size, read.model) == ((12, 9), MODEL)
     assert read.bits_per_value == pytest.approx(1, abs=1e-6)
@@ -54,7 +55,7 @@ def arrays(**changes: Any) -> bytes:
         (b"hello", "damaged, or no file of encode"),
         (b"", "damaged, or no file of encode"),
         (latents_bytes(encoded())[:200], "damaged, or no file of encode"),
-        (arrays(latent=None), "damaged, or no file of encode"),
+        (arrays(latent=None), "latent of latents .* another type or shape"),
         (arrays(latent=np.array([{}], dtype=object)), "damaged, or no file of encode"),
         (arrays(latent=np.zeros((27, 4, 3))), "latent of latents .* another type or shape"),
         (arrays(latent=np.zeros((27, 4), np.float32)), "latent of latents .* another type"),
@@ -78,18 +79,34 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_a_blend_lies_between_two_latents(weight: float) -> None:
-    between = blended(encoded(1), encoded(3), weight)
-    assert (between.latent == 1 + 2 * weight).all()
+    between = blend_latents(encoded(1), encoded(3), weight)
+    assert (between.latents["latent"] == 1 + 2 * weight).all()
     assert np.isnan(between.log_likelihood).all()
     np.testing.assert_array_equal(between.image, encoded().image)
 
 
 def test_latents_of_two_sizes_or_models_do_not_blend() -> None:
-    other = np.zeros((27, 5, 3), np.float32)
-    with pytest.raises(ShapeError, match=r"one shape, got \(27, 4, 3\) and \(27, 5, 3\)"):
-        blended(encoded(), encoded(latent=other), 0.5)
+    other = {"latent": np.zeros((27, 5, 3), np.float32)}
+    with pytest.raises(ShapeError, match=r"same shapes, got \(27, 4, 3\) and \(27, 5, 3\)"):
+        blend_latents(encoded(), encoded(latents=other), 0.5)
     with pytest.raises(BundleError, match="one model, got abababababab… and cdcd"):
-        blended(encoded(), encoded(model="cd" * 32), 0.5)
+        blend_latents(encoded(), encoded(model="cd" * 32), 0.5)
+
+
+def test_several_latents_of_a_file_keep_their_names(tmp_path: Path) -> None:
+    shapes = {"latent0": (6, 6, 4), "latent1": (9, 3, 2)}
+    several = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    density = np.full((3, 2), -198 * np.log(2) / 6, np.float32)
+    (tmp_path / "a.npz").write_bytes(
+        latents_bytes(encoded(latents=several, log_likelihood=density))
+    )
+    read = load_latents(tmp_path / "a.npz")
+    assert {name: values.shape for name, values in read.latents.items()} == shapes
+    assert read.bits_per_value == pytest.approx(1, abs=1e-6)
+    between = blend_latents(
+        read, replace(read, latents={k: 3 * v for k, v in several.items()}), 0.5
+    )
+    assert all((values == 2).all() for values in between.latents.values())
 
 
 def test_a_decoded_latent_is_what_the_graph_gives(sampling: Bundle) -> None:
@@ -101,7 +118,9 @@ def test_a_decoded_latent_is_what_the_graph_gives(sampling: Bundle) -> None:
     ("changes", "message"),
     [
         ({"model": "cd" * 32}, "the latent is of model cdcdcdcdcdcd…, .* holds abab"),
-        ({"size": (12, 12)}, r"the latent must have shape \(27, 4, 4\), got \(27, 4, 3\)"),
+        ({"size": (12, 12)}, r"latent must have shape \(27, 4, 4\), got \(27, 4, 3\)"),
+        ({"latents": {}}, r"latent must have shape \(27, 4, 3\), got None"),
+        ({"size": (3, 3)}, "size must be at least 3x4, got 3x3"),
         ({"image": np.zeros((4, 3), np.uint8)}, r"image must be RGB, .* got \(4, 3\)"),
     ],
 )

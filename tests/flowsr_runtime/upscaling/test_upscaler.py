@@ -19,6 +19,8 @@ from flowsr_runtime.errors import (
     ScaleError,
     UsageError,
 )
+from flowsr_runtime.tiling import memory
+from flowsr_runtime.upscaling import upscaler as upscaler_module
 from flowsr_runtime.upscaling.upscaler import Upscaler
 
 Bundles = dict[str, Bundle]
@@ -220,7 +222,9 @@ def test_a_budget_that_is_too_small_names_the_smallest(bundles: Bundles, photo: 
 def test_an_output_beyond_memory_is_refused(bundles: Bundles) -> None:
     image = np.zeros((1024, 1024, 3), dtype=np.uint8)
     fixed = Upscaler.open(bundles["bilinear"], memory_budget=2**50)
-    with pytest.raises(MemoryBudgetError, match="1048576x1048576 does not fit in memory"):
+    with pytest.raises(
+        MemoryBudgetError, match="1024x1024 to 1048576x1048576 needs about 16384"
+    ):
         fixed.upscale(image, 1024)
 
 
@@ -281,3 +285,17 @@ def test_wrong_settings_are_refused(bundles: Bundles, option: str, value: Any) -
     with pytest.raises(UsageError, match=f"{option} must be .*, got {value!r}") as refused:
         Upscaler.open(bundles["bilinear"], **{option: value})
     assert refused.value.option == option
+
+
+def test_an_output_is_compared_with_the_memory_before_it_is_allocated(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocated: list[object] = []
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    monkeypatch.setattr(upscaler_module, "allocate", lambda *given: allocated.append(given))
+    with (
+        Upscaler.open(bundles["bilinear"], threads=1) as upscaler,
+        pytest.raises(MemoryBudgetError, match="20x20 to 80x80 needs about"),
+    ):
+        upscaler.upscale(np.zeros((20, 20, 3), np.uint8), 4)
+    assert allocated == []

@@ -78,17 +78,26 @@ class LevelGraph(nn.Module):
         self, x: Tensor, conditions: Sequence[Condition]
     ) -> tuple[Tensor, Tensor | None]:
         """Map (B, C, 2H, 2W) to what goes on, and the latent that splits off, if any."""
+        return self.encode_with_scales(x, conditions)[:2]
+
+    def encode_with_scales(
+        self, x: Tensor, conditions: Sequence[Condition]
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Encode as `encode`; also return what values were multiplied by, (B, …, H, W) each."""
         x = F.pixel_unshuffle(x, 2)
+        scales: list[Tensor] = []
         for step, linear, c in zip(self.steps, self.forward_maps, conditions, strict=True):
             x = (linear(x) + c.shift) * c.scale
             first, second = x.chunk(2, dim=1)
             shift, scale = step(x, c.hidden)
             x = torch.cat((first, (second + shift) * scale), dim=1)
+            scales += [c.scale, scale]
         if self.split is None:
-            return x, None
+            return x, None, scales
         first, second = x.chunk(2, dim=1)
         mean, log_deviation = self.split(first).chunk(2, dim=1)
-        return first, (second - mean) * torch.exp(-log_deviation)
+        scale = torch.exp(-log_deviation)
+        return first, (second - mean) * scale, [*scales, scale]
 
     def decode(self, x: Tensor, eps: Tensor | None, conditions: Sequence[Condition]) -> Tensor:
         """Map what came from below, and the level's own latent, to (B, C, 2H, 2W)."""

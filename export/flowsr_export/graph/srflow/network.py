@@ -15,7 +15,7 @@ from flowsr_export.graph.srflow.level import Condition, LevelGraph
 from flowsr_export.graph.srflow.prior import SrflowPriorGraph
 from flowsr_lp import SrflowLP
 
-__all__ = ["SrflowGraph", "SrflowPlainGraph", "SrflowSampledGraph"]
+__all__ = ["SrflowGraph", "SrflowPlainGraph", "SrflowSampledGraph", "axes_of"]
 
 
 class SrflowGraph(nn.Module):
@@ -57,33 +57,27 @@ class SrflowGraph(nn.Module):
         Returns:
             RGB, unclamped, (B, 3, scale · h, scale · w).
         """
-        rows, cols = (
-            Axis(
-                geometry[i],
-                geometry[2 + i],
-                geometry[4 + i],
-                geometry[6 + i],
-                input.shape[2 + i],
-                0,
-                1,
-                device=input.device,
-            )
-            for i in (0, 1)
-        )
+        rows, cols = axes_of(input, geometry)
         return self.upscale(input, rows, cols)
 
     def upscale(self, rgb: Tensor, row: Axis, col: Axis) -> Tensor:
         """Encode the interpolated image, predict the latents and decode them."""
-        assert self.prior is not None
         conditions = self.conditions(rgb)
+        return self.decode(self.predicted(rgb, conditions, row, col), conditions)
+
+    def predicted(
+        self, rgb: Tensor, conditions: list[list[Condition]], row: Axis, col: Axis
+    ) -> list[Tensor]:
+        """Encode the interpolated image and predict the latents, the finest first."""
+        assert self.prior is not None
         x = F.interpolate(rgb, scale_factor=self.scale, mode="bilinear", align_corners=False)
         encoded: list[Tensor] = []
         for level, condition in zip(self.levels, conditions, strict=True):
             assert isinstance(level, LevelGraph)
             x, eps = level.encode(x, condition)
             encoded += [] if eps is None else [eps]
-        latents = self.prior([*encoded, x], row, col)
-        return self.decode(latents, conditions)
+        latents: list[Tensor] = self.prior([*encoded, x], row, col)
+        return latents
 
     def conditions(self, rgb: Tensor) -> list[list[Condition]]:
         """Compute the conditions of every coupling, the finest level first."""
@@ -102,6 +96,24 @@ class SrflowGraph(nn.Module):
             assert isinstance(level, LevelGraph)
             x = level.decode(x, waiting.pop() if level.split is not None else None, condition)
         return x
+
+
+def axes_of(input: Tensor, geometry: Tensor) -> tuple[Axis, Axis]:
+    """Return rows and columns of a tile; see `SrflowGraph.forward`."""
+    row, col = (
+        Axis(
+            geometry[i],
+            geometry[2 + i],
+            geometry[4 + i],
+            geometry[6 + i],
+            input.shape[2 + i],
+            0,
+            1,
+            device=input.device,
+        )
+        for i in (0, 1)
+    )
+    return row, col
 
 
 class SrflowPlainGraph(nn.Module):

@@ -70,8 +70,15 @@ typedef struct flowsr_request {
   int64_t width;
   int channels;               /* 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA */
   uint64_t seed;              /* random seed for the noise */
-  int has_temperature;        /* 1 for a bundle without a learned prior */
-  double temperature;         /* standard deviation of the latents */
+  int has_temperature;        /* 1 for a bundle without a learned prior; for one with a prior
+                                 and graphs of latents, with onnxruntime, 0 or 1 */
+  double temperature;         /* standard deviation of the noise */
+  int has_prior_mix;          /* 1 to give prior_mix, 0: 0 with a temperature, else 1 */
+  double prior_mix;           /* factor of the learned prior's latent, to which noise is added */
+  const float* temperature_map; /* factors of the temperature over the whole image, rows of
+                                 floats in [0, 1]; NULL: 1 */
+  int64_t map_height;
+  int64_t map_width;
   int unclamped;              /* float images only: keep values outside [0, 1] */
   int truncate;               /* 8-bit images only: truncate instead of rounding */
   int (*progress)(void* user, int64_t done, int64_t tiles); /* after each tile, or NULL;
@@ -82,7 +89,8 @@ typedef struct flowsr_request {
 } flowsr_request;
 
 #define FLOWSR_REQUEST_INIT \
-  {sizeof(flowsr_request), NULL, NULL, 0, 0, 3, 0, 0, 0.0, 0, 0, NULL, NULL, NULL}
+  {sizeof(flowsr_request), NULL, NULL, 0, 0, 3, 0, 0, 0.0, 0, 0.0, NULL, 0, 0, 0, 0, \
+   NULL, NULL, NULL}
 
 /* One axis of a tile: half-open ranges in pixels of the whole image. */
 typedef struct flowsr_piece {

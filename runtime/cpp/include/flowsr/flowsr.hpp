@@ -134,6 +134,13 @@ struct Latent {
   std::int64_t patch = 1;  ///< Output pixels along one side of a cell.
 };
 
+/// Graphs of latents in float32, beside the graph that takes tiles.
+struct LatentGraphs {
+  std::string encode;  ///< From a picture and its low-resolution image to latents.
+  std::string sample;  ///< Decodes latents beside a learned prior's; "" without a prior.
+  std::vector<Latent> latents;
+};
+
 /// Peak activation memory of one run, in bytes.
 struct Memory {
   double base_bytes = 0;
@@ -159,6 +166,7 @@ struct Manifest {
   std::map<std::string, FileEntry> files;
   std::vector<SizeFixedGraph> graphs;  ///< Size-fixed graphs beside those of any size.
   std::vector<StageGraphs> stages;     ///< Graphs of any size in two stages.
+  std::optional<LatentGraphs> latent_graphs;
 };
 
 /// One axis of a window: half-open ranges in pixels of the whole image.
@@ -214,7 +222,15 @@ struct Settings {
 struct Request {
   int channels = 3;                   ///< 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA.
   std::uint64_t seed = 0;             ///< Random seed for the noise.
-  std::optional<double> temperature;  ///< For a bundle without a learned prior, which needs it.
+  /// Standard deviation of the noise n. A bundle without a learned prior needs it, 0 gives the
+  /// mode; one with a prior needs graphs of latents for it, and onnxruntime, and then decodes
+  /// prior_mix z_LP + temperature n.
+  std::optional<double> temperature;
+  std::optional<double> prior_mix;  ///< Factor of the prior's latent; 0 with a temperature, else 1.
+  /// Factors of the temperature over the whole image, rows of floats in [0, 1], or null for 1;
+  /// they stay the caller's.
+  const float* temperature_map = nullptr;
+  Size temperature_map_size;
   bool clamp = true;                  ///< To [0, 1]; integers are always clamped.
   bool truncate = false;              ///< Truncate 8-bit values instead of rounding.
   /// Called after each tile with the tiles done and the tiles in all; the second number grows

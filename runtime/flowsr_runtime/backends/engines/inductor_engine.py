@@ -63,7 +63,7 @@ def compute_capability(device: str) -> str:
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the CPU threads of PyTorch in this process, None for the number of usable cores."""
+    """Set PyTorch's CPU threads of the calling thread, None for the number of usable cores."""
     torch.set_num_threads(usable_cores() if threads is None else threads)
 
 

@@ -48,8 +48,7 @@ class InductorSession(EngineSession[InductorEngine]):
             precision,
         )
         selection = EngineSelection(bundle, target, {"device": self.provider})
-        if self.provider == "cpu":
-            set_threads(threads)
+        self._threads = threads
         super().__init__(selection)
 
     @classmethod
@@ -69,7 +68,8 @@ class InductorSession(EngineSession[InductorEngine]):
             bundle: Bundle with an engine of the model for the device.
             device: "cpu" or "cuda:N".
             precision: Precision of the engine.
-            threads: CPU threads of PyTorch in this process, None for all usable cores.
+            threads: CPU threads of PyTorch, None for all usable cores; set at each run, which
+                leaves them to the calling thread.
             workers: Largest number of concurrent runs.
             graphs: Largest number of CUDA graphs per engine, 0 for none.
 
@@ -107,6 +107,7 @@ class InductorSession(EngineSession[InductorEngine]):
             FlowsrError: As `InductorEngine.run`.
         """
         entry, profile = self._selection.choose(feeds)
+        self._set_threads()
         return self._load(entry).run(profile, feeds)
 
     def run_device(self, feeds: Mapping[str, Any], out: Any = None) -> Any:
@@ -125,7 +126,13 @@ class InductorSession(EngineSession[InductorEngine]):
             FlowsrError: As `InductorEngine.run_device`.
         """
         entry, profile = self._selection.choose(feeds)
+        self._set_threads()
         return self._load(entry).run_device(profile, feeds, out=out)
+
+    def _set_threads(self) -> None:
+        """Set this session's threads: another one, or the caller, may have set its own."""
+        if self.provider == "cpu":
+            set_threads(self._threads)
 
     def _open(self, entry: EngineEntry, content: bytes) -> InductorEngine:
         return InductorEngine(
