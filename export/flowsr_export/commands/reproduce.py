@@ -37,7 +37,7 @@ NAMES = ("linf-lp", "linf-lp-arbitrary", "srflow-lp")
     "--weights",
     type=FILE,
     required=True,
-    help="Folder of checkpoints under the names of `fetch`, and of LPIPS's weights.",
+    help="Folder of checkpoints under the names of `fetch`, and of weights of LPIPS and DISTS.",
 )
 @click.option(
     "--data",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
+from safetensors.torch import load_file
 
 from flowsr_export.commands.reproduce import NAMES
 from flowsr_export.evaluation import metrics
@@ -22,7 +23,7 @@ from flowsr_export.evaluation.reproduce import (
 from flowsr_lp import load_checkpoint
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.pictures.pixels import full_range
-from tests.flowsr_export.evaluation.evaluations import folder_of
+from tests.flowsr_export.evaluation.evaluations import dists_weights, folder_of
 from tests.flowsr_export.networks import small, small_model, small_prior
 
 Run = Callable[..., Result]
@@ -75,6 +76,20 @@ def test_what_is_missing_is_named_with_the_command(weights: Path, data: Path) ->
     assert "fetch SRFlow_DF2K_4X.pth" in reasons["srflow-lp", "SRFlow-LP"]
     assert "Urban100 does not exist" in reasons["linf-lp-arbitrary", "Urban100"]
     assert "lacks alexnet-owt-7be5be79.pth or alex.pth" in reasons["linf-lp", "lpips"]
+    assert "lacks vgg16-397923af.pth or dists.pt" in reasons["linf-lp", "dists"]
+
+
+def test_distances_are_part_of_a_table_once_their_weights_exist(
+    weights: Path, data: Path
+) -> None:
+    vgg, own = dists_weights(weights)
+    torch.save(load_file(vgg), weights / "vgg16-397923af.pth")
+    own.rename(weights / "dists.pt")
+    works, missing = plan(["linf-lp"], weights, data)
+    assert works[0].metric_set.metrics == ("psnr", "ssim", "dists", "lr-psnr")
+    assert [each.part for each in missing if "lacks" in each.reason] == ["lpips"]
+    figures = {each.metric: each.ours for each in reproduce(works[0], weights, {})}
+    assert 0 < figures["dists"] < 1
 
 
 def test_the_command_offers_every_table() -> None:
