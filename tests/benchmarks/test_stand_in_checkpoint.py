@@ -28,6 +28,15 @@ def test_the_linf_checkpoints_are_read_back(tmp_path: Path) -> None:
     assert checkpoint.network.prior is not None
 
 
+def test_single_pixels_of_swinir_have_no_prior(tmp_path: Path) -> None:
+    words = ["linf-swinir-pixel", "-o", str(tmp_path)]
+    done = CliRunner().invoke(stand_in_checkpoint.main, words)
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    linf = load_checkpoint(tmp_path / "model.safetensors").network.linf
+    assert (type(linf.encoder).__name__, linf.patch_size) == ("SwinIR", 1)
+
+
 def test_stand_ins_have_the_names_and_the_form_of_the_released_files(tmp_path: Path) -> None:
     words = ["linf", "--released", "-o", str(tmp_path)]
     done = CliRunner().invoke(stand_in_checkpoint.main, words)
