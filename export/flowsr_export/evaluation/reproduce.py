@@ -17,7 +17,7 @@ from flowsr_export.evaluation.report import means_of
 from flowsr_export.evaluation.run import Row, evaluate
 from flowsr_export.reports.table import markdown_rows
 from flowsr_runtime import SessionSettings
-from flowsr_runtime.errors import PictureError, UsageError
+from flowsr_runtime.errors import InputError, PictureError, UsageError
 
 __all__ = [
     "TABLES",
@@ -226,6 +226,9 @@ def plan(
 
     Returns:
         Work to do, and what is missing.
+
+    Raises:
+        InputError: If no number of any table can be computed.
     """
     works, missing = [], []
     for name in tables:
@@ -246,12 +249,15 @@ def plan(
             files = [file for file in (method.model, method.prior) if file is not None]
             absent = [file for file in files if not (weights / file).is_file()]
             if absent:
-                reason = (
-                    f"{weights / absent[0]} does not exist; flowsr-export fetch {absent[0]}"
-                )
+                command = f"flowsr-export fetch {absent[0]} -o {weights}"
+                reason = f"{weights / absent[0]} does not exist; {command}"
                 missing.append(Missing(name, method.name, reason))
             elif pairs:
                 works.append(Work(name, method, tuple(pairs), metric_set))
+    if not works:
+        nearest = min(tables, key=lambda name: len(_needs(name, missing)))
+        needs = "; and ".join(_needs(nearest, missing))
+        raise InputError(f"no table can be computed: for {nearest} {needs}")
     return works, missing
 
 
@@ -294,11 +300,18 @@ def table_text(figures: Sequence[Figure], missing: Sequence[Missing]) -> str:
         for f in figures
     ]
     head = ["table", "method", "set", "scale", "metric", "published", "ours", "difference"]
-    lines = markdown_rows(head, cells) if cells else ["No table can be computed."]
+    lines = markdown_rows(head, cells)
     if missing:
         lines += ["", "Missing:", ""]
         lines += [f"- {each.table}, {each.part}: {each.reason}." for each in missing]
     return "\n".join(lines) + "\n"
+
+
+def _needs(name: str, missing: Sequence[Missing]) -> list[str]:
+    """Return the first reason of each kind, weights and images, that leaves a table empty."""
+    table, reasons = TABLES[name], {m.part: m.reason for m in missing if m.table == name}
+    kinds = ([method.name for method in table.methods], table.sets)
+    return [reasons[kind[0]] for kind in kinds if set(kind) <= reasons.keys()]
 
 
 def _metrics(table: Table, weights: Path) -> MetricSet:
