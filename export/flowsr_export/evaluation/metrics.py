@@ -1,4 +1,4 @@
-"""Image quality metrics as the papers define them; docs/guides/evaluate.md has the sources."""
+"""Image quality metrics as papers define them; docs/measuring/evaluate.md has the sources."""
 
 from __future__ import annotations
 
