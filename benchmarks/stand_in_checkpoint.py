@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,32 @@ SRFLOW_PRIOR: dict[str, Any] = {
     "name": "unet",
     "args": {"in_chans": [6, 96], "depth": 3, "dim": 64},
 }
+
+
+def _with(encoder: dict[str, Any], *, pixel: bool = False) -> dict[str, Any]:
+    """Return `MODEL` with another encoder, of patches or of single pixels."""
+    args = {**MODEL["args"], "encoder_spec": encoder}
+    if pixel:
+        del args["patch_size"]
+    return {"name": "linf" if pixel else MODEL["name"], "args": args}
+
+
 RELEASED = {"linf": "edsr-baseline-linf", "linf-rrdb": "rrdb-linf"}
-RRDB_MODEL: dict[str, Any] = {
-    "name": MODEL["name"],
-    "args": {
-        **MODEL["args"],
-        "encoder_spec": {"name": "rrdb", "args": {"nf": 64, "nb": 23, "gc": 32}},
-    },
+RRDB_ENCODER = {"name": "rrdb", "args": {"nf": 64, "nb": 23, "gc": 32}}
+SWINIR_ENCODER = {"name": "swinir", "args": {}}
+# The model and the prior of each LINF network.
+LINF: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    "linf": (MODEL, PRIOR),
+    "linf-rrdb": (_with(RRDB_ENCODER), PRIOR),
+    "linf-swinir": (_with(SWINIR_ENCODER), PRIOR),
+    "linf-swinir-pixel": (_with(SWINIR_ENCODER, pixel=True), None),
 }
 SIXTH = 6.0  # divisor of the output of a LINF network
 # Factor of the last convolutions of couplings and prior: without it the inverse amplifies the
 # prior's output to many times the range of an image.
 GAIN = 0.1
+# Also of the conditioner's last layer with SwinIR: ten layers of larger factors amplify the
+# rounding of float16 beyond the tolerance.
 LAST = re.compile(r"\.affine\.f(Affine|Features)\.4\.weight$|^prior\.outc\d\.")
 FITTED_LR = 32  # low-resolution side of the photographs that the norms are fitted to
 
@@ -79,7 +94,7 @@ def calm(network: SrflowLP) -> SrflowLP:
 
 
 @click.command()
-@click.argument("system", type=click.Choice(["linf", "linf-rrdb", "srflow"]))
+@click.argument("system", type=click.Choice([*LINF, "srflow"]))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder.")
 @click.option(
     "--half",
@@ -92,36 +107,41 @@ def calm(network: SrflowLP) -> SrflowLP:
     help="Write a LINF network under the names and in the form of the released files.",
 )
 def main(system: str, output: Path, half: bool, released: bool) -> None:
-    """Write OUTPUT/model.safetensors and OUTPUT/prior.safetensors."""
+    """Write OUTPUT/model.safetensors and, if it has a prior, OUTPUT/prior.safetensors."""
     flow: nn.Module
     prior: nn.Module | None
+    specs: tuple[dict[str, Any], dict[str, Any] | None]
     if released and system not in RELEASED:
         raise click.UsageError(f"--released needs linf or linf-rrdb, got {system}")
-    if system != "srflow":
-        model = MODEL if system == "linf" else RRDB_MODEL
-        linf = stand_in.network(model, PRIOR)
-        specs, flow, prior = (model, PRIOR), linf.linf, linf.prior
-        if half:
-            with torch.no_grad():  # encode grows, and its inverse shrinks
+    if system in LINF:
+        specs = LINF[system]
+        linf = stand_in.network(*specs)
+        flow, prior = linf.linf, linf.prior
+        with torch.no_grad():
+            if "swinir" in system:
+                for parameter in linf.linf.layers[-1].parameters():
+                    parameter.mul_(GAIN)
+            if half:  # encode grows, and its inverse shrinks
                 flow.get_parameter("imnet.linears.0._weight").mul_(SIXTH)
     else:
         srflow = calm(stand_in.srflow_network(SRFLOW, SRFLOW_PRIOR))
         specs, flow, prior = (SRFLOW, SRFLOW_PRIOR), srflow.srflow, srflow.prior
-    assert prior is not None
     if released:
-        _save_released(output / RELEASED[system], specs, flow, prior)
+        _save_released(output / RELEASED[system], [(specs[0], flow), (specs[1], prior)])
         return
     save_weights(output / "model.safetensors", "model", specs[0], flow.state_dict())
-    save_weights(output / "prior.safetensors", "prior", specs[1], prior.state_dict())
+    if prior is not None and specs[1] is not None:
+        save_weights(output / "prior.safetensors", "prior", specs[1], prior.state_dict())
 
 
-def _save_released(
-    path: Path, specs: tuple[dict[str, Any], dict[str, Any]], flow: nn.Module, prior: nn.Module
-) -> None:
+def _save_released(path: Path, parts: Sequence[tuple[Any, nn.Module | None]]) -> None:
     """Write a model and its prior as PyTorch files, as the authors' repository has them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": specs[0] | {"sd": flow.state_dict()}}, f"{path}.pth")
-    torch.save({"prior_model": specs[1] | {"sd": prior.state_dict()}}, f"{path}-LP.pth")
+    for (spec, part), key, end in zip(
+        parts, ("model", "prior_model"), ("", "-LP"), strict=True
+    ):
+        assert part is not None
+        torch.save({key: spec | {"sd": part.state_dict()}}, f"{path}{end}.pth")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Perceptual distances: VGG features for training, LPIPS for evaluation."""
+"""Perceptual distances: VGG features for training, LPIPS and DISTS for evaluation."""
 
-__all__ = ["LPIPS", "VggFeatures", "VggLoss", "load_tensors"]
+__all__ = ["DISTS", "LPIPS", "VggFeatures", "VggLoss", "load_tensors"]
 
 import warnings
 from collections.abc import Sequence
@@ -22,11 +22,40 @@ IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 ALEX_STRIDE_PADDING = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
+DISTS_STABILITY = 1e-6  # c1 and c2 of the paper's equations 5 and 6
+L2_WINDOW = (0.25, 0.5, 0.25)  # Hanning's, of L2 pooling
 PICKLED = (".pth", ".pt")
 TINY = 1e-8  # features that are all zero have no magnitude to divide by
 
 
-class VggFeatures(nn.Module):
+class _Vgg(nn.Module):
+    """A VGG of ImageNet: how it takes a picture.
+
+    Attributes:
+        caffe: Whether the weights are Caffe's (BGR, 0 to 255, mean subtracted) and not
+            torchvision's (RGB, ImageNet's mean and deviation).
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        """Tell Caffe's weights from torchvision's by their names."""
+        super().__init__()
+        self.caffe = "features.0.weight" not in tensors
+        mean = VGG_MEAN_BGR if self.caffe else IMAGENET_MEAN
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        deviation = torch.tensor(IMAGENET_DEVIATION).view(1, 3, 1, 1)
+        self.register_buffer("deviation", deviation)
+
+    def normalized(self, rgb: Tensor) -> Tensor:
+        """Return RGB in [0, 1], (B, 3, H, W), in the form that the weights were trained on."""
+        if self.caffe:
+            return rgb.flip(1) * 255 - self.mean
+        return (rgb - self.mean) / self.deviation
+
+
+class VggFeatures(_Vgg):
     """Features of VGG (arXiv 1409.1556) BEFORE the ReLU of the named convolutions.
 
     Attributes:
@@ -35,9 +64,6 @@ class VggFeatures(nn.Module):
         layers: Names of the convolutions whose features are taken.
         smallest: Pixels a side of which one is left at the deepest layer.
     """
-
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(self, weights: Path, layers: Sequence[str] = ()) -> None:
         """Load ImageNet weights; their names tell which network they are of.
@@ -52,9 +78,8 @@ class VggFeatures(nn.Module):
             UsageError: If a layer is unknown.
             CheckpointError: If the file is missing, damaged or lacks a tensor.
         """
-        super().__init__()
         tensors = load_tensors(weights)
-        self.caffe = "features.0.weight" not in tensors
+        super().__init__(tensors)
         pools = _convolutions(VGG16 if self.caffe else VGG19, self.caffe)
         names = list(pools)
         self.layers = tuple(layers) or (names[-1],)
@@ -69,15 +94,11 @@ class VggFeatures(nn.Module):
         self.convs = nn.ModuleDict()
         for name in used:
             self.convs[_key(name)] = _conv(tensors, name, weights, stride=1, padding=1)
-        mean = VGG_MEAN_BGR if self.caffe else IMAGENET_MEAN
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        deviation = torch.tensor(IMAGENET_DEVIATION).view(1, 3, 1, 1)
-        self.register_buffer("deviation", deviation)
         self.requires_grad_(False)
 
     def forward(self, rgb: Tensor) -> list[Tensor]:
         """Map RGB in [0, 1], (B, 3, H, W), to one feature map per layer."""
-        x = rgb.flip(1) * 255 - self.mean if self.caffe else (rgb - self.mean) / self.deviation
+        x = self.normalized(rgb)
         taken = {_key(layer) for layer in self.layers}
         outs = []
         for name, conv in self.convs.items():
@@ -180,6 +201,70 @@ class LPIPS(nn.Module):
         return outs
 
 
+class DISTS(_Vgg):
+    """DISTS (Ding et al., arXiv 2004.07728): VGG16 whose pools are L2 pools.
+
+    Each channel of the picture itself and of the last ReLU of VGG16's five blocks is compared
+    by its mean (texture, weight `alpha`) and by its deviations from it (structure, weight
+    `beta`). The published weights belong to torchvision's VGG16.
+    """
+
+    alpha: Tensor
+    beta: Tensor
+
+    def __init__(self, vgg16: Path, weights: Path) -> None:
+        """Load ImageNet's and DISTS's weights.
+
+        Args:
+            vgg16: File with torchvision's `features.{index}.weight|bias` of VGG16, or with
+                Caffe's `conv{block}_{n}.weight|bias`: safetensors, .pth or .pt.
+            weights: File with `alpha` and `beta`, a value for each channel: safetensors, or
+                DISTS's own .pt.
+
+        Raises:
+            CheckpointError: If a file is missing, damaged, lacks a tensor or has one of another
+                length.
+        """
+        tensors, own = load_tensors(vgg16), load_tensors(weights)
+        super().__init__(tensors)
+        names = iter(_convolutions(VGG16, self.caffe))
+        blocks = [
+            [_conv(tensors, next(names), vgg16, 1, 1) for _ in range(count)] for count in VGG16
+        ]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(layer for conv in block for layer in (conv, nn.ReLU())))
+            for block in blocks
+        )
+        self.widths = [3, *(block[-1].out_channels for block in blocks)]
+        for name in ("alpha", "beta"):
+            weight, channels = _tensor(own, name, weights).flatten(), sum(self.widths)
+            if len(weight) != channels:
+                rule = f"{name} must have {channels} values, got {len(weight)}"
+                raise CheckpointError(f"weights {weights}: {rule}")
+            self.register_buffer(name, weight.detach())
+        self.requires_grad_(False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance of two RGB batches in [0, 1], (B, 3, H, W); one value a picture, (B,).
+
+        It is 0 for equal pictures, and above 1 only where details are negatively correlated.
+        """
+        alphas, betas = (torch.split(x, self.widths) for x in (self.alpha, self.beta))
+        features = zip(self._features(a), self._features(b), alphas, betas, strict=True)
+        terms = [
+            (alpha * _unlike_means(x, y) + beta * _unlike_details(x, y)).sum(1)
+            for x, y, alpha, beta in features
+        ]
+        return torch.stack(terms).sum(0) / (self.alpha + self.beta).sum()
+
+    def _features(self, rgb: Tensor) -> list[Tensor]:
+        x, outs = self.normalized(rgb), [rgb]
+        for place, block in enumerate(self.blocks):
+            x = block(_l2_pooled(x) if place else x)
+            outs.append(x)
+        return outs
+
+
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a file as float32; no code of the file is run.
 
@@ -251,3 +336,24 @@ def _conv(
 def _unit(x: Tensor) -> Tensor:
     norm: Tensor = x.square().sum(1, keepdim=True).sqrt()
     return x / (norm + 1e-10)
+
+
+def _l2_pooled(x: Tensor) -> Tensor:
+    """Halve a picture: roots of the weighted means of squares (DISTS, equation 1)."""
+    window = x.new_tensor(L2_WINDOW)
+    kernel = (window[:, None] * window).expand(x.shape[1], 1, -1, -1)
+    squares = F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1])
+    return (squares + 1e-12).sqrt()
+
+
+def _unlike_means(x: Tensor, y: Tensor) -> Tensor:
+    """Return 1 minus the similarity of means of each channel, (B, C), without cancellation."""
+    a, b = x.mean((2, 3)), y.mean((2, 3))
+    return (a - b).square() / (a.square() + b.square() + DISTS_STABILITY)
+
+
+def _unlike_details(x: Tensor, y: Tensor) -> Tensor:
+    """Return 1 minus the similarity of deviations from the mean of each channel, (B, C)."""
+    a, b = (z - z.mean((2, 3), keepdim=True) for z in (x, y))
+    squares = a.square().mean((2, 3)) + b.square().mean((2, 3))
+    return (a - b).square().mean((2, 3)) / (squares + DISTS_STABILITY)

@@ -272,5 +272,6 @@ def mirrored(x: Tensor, dim: int) -> Tensor:
     count = x.shape[dim]
     place = torch.arange(continued_size(count), device=x.device)
     period = torch.full((), 2 * count, device=x.device)
-    place = place - torch.div(place, period, rounding_mode="trunc") * period
+    # A side of one pixel has the most periods, four. Inductor fails on a quotient of tensors.
+    place = place - period * sum((place >= n * period).long() for n in range(1, WINDOW // 2))
     return x.index_select(dim, torch.minimum(place, period - 1 - place))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import container
+from benchmarks.serving import container
 
 
 def test_both_times_and_their_ratio_are_printed(

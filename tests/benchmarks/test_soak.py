@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from benchmarks.soak import (
+from benchmarks.serving.soak import (
     Agreement,
     agreement,
     growth,

@@ -7,7 +7,8 @@ from benchmarks import stand_in_checkpoint
 from benchmarks.stand_in_checkpoint import calm
 from flowsr_export.fetch.releases import RELEASES
 from flowsr_export.inputs.cases import Case, sample_pictures
-from flowsr_lp import load_checkpoint
+from flowsr_lp import LinfLP, load_checkpoint
+from flowsr_lp.linf.encoder import SwinIR
 from tests.flowsr_export.networks import small_srflow
 
 
@@ -26,6 +27,17 @@ def test_the_linf_checkpoints_are_read_back(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tmp_path / "model.safetensors", tmp_path / "prior.safetensors")
     assert checkpoint.family == "linf-lp"
     assert checkpoint.network.prior is not None
+
+
+def test_single_pixels_of_swinir_have_no_prior(tmp_path: Path) -> None:
+    words = ["linf-swinir-pixel", "-o", str(tmp_path)]
+    done = CliRunner().invoke(stand_in_checkpoint.main, words)
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    network = load_checkpoint(tmp_path / "model.safetensors").network
+    assert isinstance(network, LinfLP)
+    assert isinstance(network.linf.encoder, SwinIR)
+    assert network.linf.patch_size == 1
 
 
 def test_stand_ins_have_the_names_and_the_form_of_the_released_files(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ class ScalingFit:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a benchmark measured; docs/guides/bench.md describes its JSON form.
+    """Everything that a benchmark measured; docs/measuring/bench.md describes its JSON form.
 
     Attributes:
         bundle: Path, family, graph and hash.

@@ -1,4 +1,4 @@
-"""The content of a certificate: comparisons, verdict, JSON; docs/guides/certificate.md."""
+"""The content of a certificate: comparisons, verdict, JSON; docs/measuring/certificate.md."""
 
 from __future__ import annotations
 

@@ -46,11 +46,12 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 METRICS = (
-    *("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr"),
+    *("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "dists", "lr-psnr"),
     *("mesh", "out-of-range"),
     *("diversity", "diversity-score"),
 )
 SCALES = "2,3,4"
+WEIGHTS = {"lpips": ("alexnet", "linear"), "dists": ("vgg16", "dists_weights")}
 
 
 def _check_scales(scales: Sequence[Any]) -> None:
@@ -87,6 +88,8 @@ def _check_scales(scales: Sequence[Any]) -> None:
 )
 @click.option("--alexnet", type=FILE, help="AlexNet weights, for LPIPS.")
 @click.option("--lpips-weights", "linear", type=FILE, help="LPIPS weights, version 0.1.")
+@click.option("--vgg16", type=FILE, help="VGG16 weights, for DISTS.")
+@click.option("--dists-weights", type=FILE, help="DISTS weights.")
 @click.option(
     "--protocol",
     type=Choice(["linf-lp", "linf-lp-arbitrary", "linf", "srflow"]),
@@ -165,9 +168,9 @@ def command(output: Path | None, as_json: bool, **asked: Any) -> None:
     """Measure the quality of BUNDLE, or of the built-in model, on images with originals.
 
     Each original is reduced, upscaled and compared by the published protocols: PSNR, SSIM,
-    LPIPS, consistency with the input, diversity over samples. --backend torch evaluates a
-    checkpoint that has not been exported. A metric that cannot be computed ends with exit
-    code 3.
+    LPIPS, DISTS, consistency with the input, diversity over samples. --backend torch
+    evaluates a checkpoint that has not been exported. A metric that cannot be computed ends
+    with exit code 3.
 
     \b
     Examples:
@@ -242,7 +245,7 @@ def _protocol(asked: dict[str, Any]) -> Protocol:
 
 
 def _metric_set(asked: dict[str, Any], protocol: Protocol) -> MetricSet:
-    """Return the metrics; of those that were not asked for by name, LPIPS needs weights."""
+    """Return the metrics; of those that were not asked for by name, two need weights."""
     from flowsr_export.evaluation.metric_set import DEFAULT_METRICS, MetricSet
 
     metrics = asked["metrics"]
@@ -250,10 +253,12 @@ def _metric_set(asked: dict[str, Any], protocol: Protocol) -> MetricSet:
         metrics = DEFAULT_METRICS
         if asked["samples"] > 1:
             metrics = (*metrics, "diversity")
-        if asked["alexnet"] is None and asked["linear"] is None:
-            metrics = tuple(name for name in metrics if name != "lpips")
-            note("lpips is left out: it needs --alexnet and --lpips-weights")
-    options = {name: asked[name] for name in ("shave", "alexnet", "linear")}
+        for metric, (network, own) in WEIGHTS.items():
+            if asked[network] is None and asked[own] is None:
+                metrics = tuple(name for name in metrics if name != metric)
+                note(f"{metric} is left out: it needs --{network} and --{metric}-weights")
+    names = ("shave", *(name for pair in WEIGHTS.values() for name in pair))
+    options = {name: asked[name] for name in names}
     return MetricSet.open(metrics, protocol=protocol, **options)
 
 

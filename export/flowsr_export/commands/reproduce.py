@@ -37,7 +37,7 @@ NAMES = ("linf-lp", "linf-lp-arbitrary", "srflow-lp")
     "--weights",
     type=FILE,
     required=True,
-    help="Folder of checkpoints under the names of `fetch`, and of LPIPS's weights.",
+    help="Folder of checkpoints under the names of `fetch`, and of weights of LPIPS and DISTS.",
 )
 @click.option(
     "--data",
@@ -71,8 +71,8 @@ def command(
     """Compute the tables of the paper with the weights and the images that are there.
 
     Each table has its protocol, as for `evaluate --protocol`. What cannot be computed is listed
-    with the file that is missing. With --published the paper's value and the difference stand
-    beside ours.
+    with the file that is missing; if that is all, the exit code is 5. With --published the
+    paper's value and the difference stand beside ours.
 
     \b
     Example:

@@ -111,7 +111,12 @@ def _compiled(compilable: Compilable, device: torch.device, *, fuse: bool) -> An
         example = tuple(item.to(device) for item in compilable.example.values())
         try:
             exported = torch.export.export(
-                module, example, dynamic_shapes=compilable.vary, strict=False
+                module,
+                example,
+                dynamic_shapes=compilable.vary,
+                strict=False,
+                # PyTorch cannot prove that a whole number of windows divides their pixels.
+                prefer_deferred_runtime_asserts_over_guards=True,
             )
             return aot_compile(exported.module(check_guards=False), example, options=OPTIONS)
         except (InductorError, UserError) as error:

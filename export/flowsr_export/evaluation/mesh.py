@@ -1,4 +1,4 @@
-"""Measure the mesh that a model's patches leave; docs/guides/evaluate.md defines it."""
+"""Measure the mesh that a model's patches leave; docs/measuring/evaluate.md defines it."""
 
 from __future__ import annotations
 

@@ -21,13 +21,15 @@ from flowsr_runtime.geometry import exact_scale
 from flowsr_runtime.pictures.pixels import full_range
 
 if TYPE_CHECKING:
-    from flowsr_lp.perceptual import LPIPS
+    from torch import Tensor
+
+    from flowsr_lp.perceptual import DISTS, LPIPS
 
 __all__ = ["DEFAULT_METRICS", "OF_SAMPLES", "MetricSet"]
 
 Picture = NDArray[np.uint8]
 
-DEFAULT_METRICS = ("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr")
+DEFAULT_METRICS = ("psnr", "psnr-y", "ssim", "ssim-y", "lpips", "dists", "lr-psnr")
 OF_SAMPLES = ("diversity", "diversity-score")
 MESH = ("mesh", "mesh-pattern")  # what the metric "mesh" computes
 PERCEPTUAL = ("lpips", "diversity-score")
@@ -41,6 +43,7 @@ class MetricSet:
         metrics: Keys of `METRICS`.
         shave: Pixels to shave on every side, None for the protocol's.
         lpips: Perceptual distance, None if no metric needs it.
+        dists: The same.
         protocol: Borders, and the forms of values, SSIM and consistency.
     """
 
@@ -48,6 +51,7 @@ class MetricSet:
     shave: int | None = None
     lpips: LPIPS | None = field(default=None, repr=False)
     protocol: Protocol = OWN
+    dists: DISTS | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -57,6 +61,8 @@ class MetricSet:
         shave: int | None = None,
         alexnet: Path | None = None,
         linear: Path | None = None,
+        vgg16: Path | None = None,
+        dists_weights: Path | None = None,
         protocol: Protocol = OWN,
     ) -> MetricSet:
         """Load the weights that the metrics need.
@@ -66,28 +72,23 @@ class MetricSet:
             shave: Pixels to shave on every side, None for the protocol's.
             alexnet: AlexNet's weights, for LPIPS.
             linear: LPIPS's own weights.
+            vgg16: VGG16's weights, for DISTS.
+            dists_weights: DISTS's own weights.
             protocol: Borders, and the forms of values, SSIM and consistency.
 
         Raises:
-            UsageError: If a metric is unknown, or LPIPS lacks its weights.
+            UsageError: If a metric is unknown, or LPIPS or DISTS lacks its weights.
             CheckpointError: If a file of weights is missing, damaged or another.
         """
         if not metrics or set(metrics) - set(METRICS):
             got = ", ".join(metrics) or "none"
             wrong = f"metrics must be among {', '.join(METRICS)}, got {got}"
             raise UsageError(wrong, option="metrics")
-        perceptual = [name for name in PERCEPTUAL if name in metrics]
         chosen = {*metrics, *(MESH if "mesh" in metrics else ())}
         ordered = tuple(name for name in METRICS if name in chosen)
-        if not perceptual:
-            return cls(ordered, shave, protocol=protocol)
-        if alexnet is None or linear is None:
-            files = "alexnet (alexnet-owt-7be5be79.pth) and lpips_weights (alex.pth, v0.1)"
-            wrong = f"{perceptual[0]} needs {files}"
-            raise UsageError(wrong, option="metrics")
-        from flowsr_lp.perceptual import LPIPS
-
-        return cls(ordered, shave, LPIPS(alexnet, linear), protocol)
+        lpips = _lpips([name for name in PERCEPTUAL if name in metrics], alexnet, linear)
+        dists = _dists("dists" in metrics, vgg16, dists_weights)
+        return cls(ordered, shave, lpips, protocol, dists)
 
     def shaved(self, metric: str, scale: str) -> int:
         """Return the pixels to shave for a metric; those of "lr-psnr" are of the input."""
@@ -166,6 +167,7 @@ class MetricSet:
             "ssim": lambda: functions.ssim(output, original, shave["ssim"], kind),
             "ssim-y": lambda: functions.ssim_y(output, original, shave["ssim-y"], kind),
             "lpips": lambda: float(self._lpips(output, original)),
+            "dists": lambda: self._dists(output, original),
             "lr-psnr": lambda: functions.lr_psnr(
                 output, low, shave["lr-psnr"], rounded=rounded
             ),
@@ -202,13 +204,48 @@ class MetricSet:
         import torch
 
         assert self.lpips is not None
-        a, b = (
-            torch.from_numpy(_unit(picture).transpose(2, 0, 1)[None].copy())
-            for picture in (output, original)
-        )
+        a, b = _tensor(output), _tensor(original)
         with torch.inference_mode():
             distances = self.lpips.spatial(a, b) if spatial else self.lpips(a, b)
         return np.asarray(distances.squeeze().numpy(), np.float32)
+
+    def _dists(self, output: Levels, original: Picture) -> float:
+        import torch
+
+        assert self.dists is not None
+        with torch.inference_mode():
+            return float(self.dists(_tensor(output), _tensor(original)))
+
+
+def _lpips(metrics: Sequence[str], alexnet: Path | None, linear: Path | None) -> LPIPS | None:
+    """Load LPIPS if a metric needs it."""
+    if not metrics:
+        return None
+    if alexnet is None or linear is None:
+        files = "alexnet (alexnet-owt-7be5be79.pth) and lpips_weights (alex.pth, v0.1)"
+        raise UsageError(f"{metrics[0]} needs {files}", option="metrics")
+    from flowsr_lp.perceptual import LPIPS
+
+    return LPIPS(alexnet, linear)
+
+
+def _dists(needed: bool, vgg16: Path | None, weights: Path | None) -> DISTS | None:
+    """Load DISTS if it is needed."""
+    if not needed:
+        return None
+    if vgg16 is None or weights is None:
+        files = "vgg16 (vgg16-397923af.pth) and dists_weights (dists.pt)"
+        raise UsageError(f"dists needs {files}", option="metrics")
+    from flowsr_lp.perceptual import DISTS
+
+    return DISTS(vgg16, weights)
+
+
+def _tensor(levels: Levels) -> Tensor:
+    """Return a picture, (H, W, 3) in [0, 255], as (1, 3, H, W) in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(_unit(levels).transpose(2, 0, 1)[None].copy())
 
 
 def _unit(levels: Levels) -> NDArray[np.float32]:

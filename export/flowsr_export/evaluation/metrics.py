@@ -1,4 +1,4 @@
-"""Image quality metrics as the papers define them; docs/guides/evaluate.md has the sources."""
+"""Image quality metrics as papers define them; docs/measuring/evaluate.md has the sources."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ METRICS = {
     "ssim": Metric("mean of R, G and B", 4, "higher"),
     "ssim-y": Metric("luma", 4, "higher"),
     "lpips": Metric("LPIPS v0.1 with AlexNet, whole images", 3, "lower"),
+    "dists": Metric("DISTS with VGG16, whole images", 3, "lower"),
     "lr-psnr": Metric("dB, RGB, output downscaled by bicubic against the input", 2, "higher"),
     "mesh": Metric(
         "detail's power at the patch's period, relative to that beside it", 2, "lower"

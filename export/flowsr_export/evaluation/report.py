@@ -87,7 +87,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the whole evaluation; docs/guides/evaluate.md has the schema.
+    """Return the whole evaluation; docs/measuring/evaluate.md has the schema.
 
     Args:
         rows: Rows of every image, scale and model.

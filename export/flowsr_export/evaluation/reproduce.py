@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from flowsr_export.evaluation.dataset import Pair, find_pairs
 from flowsr_export.evaluation.metric_set import MetricSet
@@ -17,7 +17,7 @@ from flowsr_export.evaluation.report import means_of
 from flowsr_export.evaluation.run import Row, evaluate
 from flowsr_export.reports.table import markdown_rows
 from flowsr_runtime import SessionSettings
-from flowsr_runtime.errors import PictureError, UsageError
+from flowsr_runtime.errors import InputError, PictureError, UsageError
 
 __all__ = [
     "TABLES",
@@ -31,8 +31,13 @@ __all__ = [
 ]
 
 DIV2K = ("DIV2K",)
+DIV2K_METRICS = ("psnr", "ssim", "lpips", "dists", "lr-psnr")
 BENCHMARKS = ("Set5", "Set14", "B100", "Urban100")
-ALEXNET, LINEAR = "alexnet-owt-7be5be79.pth", "alex.pth"
+DISTANCES: Final = {
+    "lpips": {"alexnet": "alexnet-owt-7be5be79.pth", "linear": "alex.pth"},
+    "dists": {"vgg16": "vgg16-397923af.pth", "dists_weights": "dists.pt"},
+}
+"""Metrics that need weights: the arguments of `MetricSet.open` with the files of `fetch`."""
 COLUMNS = ("table", "method", "set", "scale", "metric", "value")
 
 
@@ -61,7 +66,8 @@ class Table:
         protocol: Key of `PROTOCOLS`.
         sets: Names of the sets, which are the names of their folders.
         scales: Scales.
-        metrics: Keys of `METRICS`; LPIPS is left out where its weights are missing.
+        metrics: Keys of `METRICS`; those of `DISTANCES` are left out where their weights are
+            missing.
         methods: Rows.
     """
 
@@ -84,19 +90,19 @@ def _linf(name: str, model: str) -> tuple[Method, ...]:
 LINF = (*_linf("EDSR-baseline", "edsr-baseline"), *_linf("RRDB", "rrdb"))
 
 TABLES: Final = {
-    "linf-lp": Table("linf-lp", DIV2K, ("4",), ("psnr", "ssim", "lpips", "lr-psnr"), LINF),
+    "linf-lp": Table("linf-lp", DIV2K, ("4",), DIV2K_METRICS, LINF),
     "linf-lp-arbitrary": Table(
         "linf-lp-arbitrary",
         BENCHMARKS,
         ("2", "3", "4", "6", "8"),
-        ("psnr-y", "ssim-y", "lpips"),
+        ("psnr-y", "ssim-y", "lpips", "dists"),
         LINF,
     ),
     "srflow-lp": Table(
         "srflow",
         DIV2K,
         ("4",),
-        ("psnr", "ssim", "lpips", "lr-psnr"),
+        DIV2K_METRICS,
         (
             Method("SRFlow t=0.9", "SRFlow_DF2K_4X.pth", temperature=0.9),
             Method("SRFlow-LP", "SRFlow_DF2K_4X.pth", "SRFlow-LP.pth"),
@@ -213,20 +219,25 @@ def plan(
 
     Args:
         tables: Keys of `TABLES`.
-        weights: Folder of checkpoints under their released names, and of LPIPS's weights.
+        weights: Folder of checkpoints under their released names, and of weights of LPIPS and
+            DISTS.
         data: Folder with a folder for each set, of originals, or of pairs as for `find_pairs`.
         limit: Images of each set and scale, None for all.
 
     Returns:
         Work to do, and what is missing.
+
+    Raises:
+        InputError: If no number of any table can be computed.
     """
     works, missing = [], []
     for name in tables:
         table = TABLES[name]
         metric_set = _metrics(table, weights)
-        if metric_set.lpips is None and "lpips" in table.metrics:
-            reason = f"{weights} lacks {ALEXNET} or {LINEAR}; flowsr-export fetch has them"
-            missing.append(Missing(name, "lpips", reason))
+        for metric in [metric for metric in table.metrics if metric not in metric_set.metrics]:
+            judges = " or ".join(DISTANCES[metric].values())
+            reason = f"{weights} lacks {judges}; flowsr-export fetch has them"
+            missing.append(Missing(name, metric, reason))
         pairs: list[Pair] = []
         for folder in table.sets:
             found = _pairs(data / folder, table, metric_set.protocol, limit)
@@ -238,12 +249,15 @@ def plan(
             files = [file for file in (method.model, method.prior) if file is not None]
             absent = [file for file in files if not (weights / file).is_file()]
             if absent:
-                reason = (
-                    f"{weights / absent[0]} does not exist; flowsr-export fetch {absent[0]}"
-                )
+                command = f"flowsr-export fetch {absent[0]} -o {weights}"
+                reason = f"{weights / absent[0]} does not exist; {command}"
                 missing.append(Missing(name, method.name, reason))
             elif pairs:
                 works.append(Work(name, method, tuple(pairs), metric_set))
+    if not works:
+        nearest = min(tables, key=lambda name: len(_needs(name, missing)))
+        needs = "; and ".join(_needs(nearest, missing))
+        raise InputError(f"no table can be computed: for {nearest} {needs}")
     return works, missing
 
 
@@ -286,21 +300,31 @@ def table_text(figures: Sequence[Figure], missing: Sequence[Missing]) -> str:
         for f in figures
     ]
     head = ["table", "method", "set", "scale", "metric", "published", "ours", "difference"]
-    lines = markdown_rows(head, cells) if cells else ["No table can be computed."]
+    lines = markdown_rows(head, cells)
     if missing:
         lines += ["", "Missing:", ""]
         lines += [f"- {each.table}, {each.part}: {each.reason}." for each in missing]
     return "\n".join(lines) + "\n"
 
 
+def _needs(name: str, missing: Sequence[Missing]) -> list[str]:
+    """Return the first reason of each kind, weights and images, that leaves a table empty."""
+    table, reasons = TABLES[name], {m.part: m.reason for m in missing if m.table == name}
+    kinds = ([method.name for method in table.methods], table.sets)
+    return [reasons[kind[0]] for kind in kinds if set(kind) <= reasons.keys()]
+
+
 def _metrics(table: Table, weights: Path) -> MetricSet:
-    """Open a table's metrics, without LPIPS where its weights are missing."""
-    protocol = PROTOCOLS[table.protocol]
-    alexnet, linear = weights / ALEXNET, weights / LINEAR
-    if alexnet.is_file() and linear.is_file():
-        return MetricSet.open(table.metrics, alexnet=alexnet, linear=linear, protocol=protocol)
-    metrics = tuple(metric for metric in table.metrics if metric != "lpips")
-    return MetricSet.open(metrics, protocol=protocol)
+    """Open a table's metrics, without those whose weights are missing."""
+    metrics = list(table.metrics)
+    files: dict[str, Any] = {}
+    for metric, names in DISTANCES.items():
+        paths = {argument: weights / name for argument, name in names.items()}
+        if all(path.is_file() for path in paths.values()):
+            files |= paths
+        else:
+            metrics.remove(metric)
+    return MetricSet.open(metrics, protocol=PROTOCOLS[table.protocol], **files)
 
 
 def _pairs(

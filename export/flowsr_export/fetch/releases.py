@@ -16,6 +16,7 @@ BFSR_PAGE = "https://github.com/liyuantsao/BFSR"
 LINF_PAGE = "https://github.com/JNNNNYao/LINF"
 TORCHVISION = "https://download.pytorch.org/models"
 LPIPS = f"{RAW}/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1"
+DISTS = f"{RAW}/dingkeyan93/DISTS/master/DISTS_pytorch/weights.pt"
 
 NOT_STATED = "not stated; ask its authors before passing it on"
 RESEARCH = "CC BY-NC-SA 4.0, research only"
@@ -146,6 +147,14 @@ RELEASES: Final = {
         sha256="7be5be79",
     ),
     "alex.pth": Release("LPIPS v0.1", 0.006, "BSD-2-Clause", Web((f"{LPIPS}/alex.pth",))),
+    "vgg16-397923af.pth": Release(
+        "VGG16, for DISTS",
+        553.4,
+        "torchvision's (BSD-3-Clause); trained on ImageNet",
+        Web((f"{TORCHVISION}/vgg16-397923af.pth",)),
+        sha256="397923af",
+    ),
+    "dists.pt": Release("DISTS", 0.012, "MIT", Web((DISTS,))),
     "vgg19-dcbb9e9d.pth": Release(
         "VGG19, the perceptual loss as published",
         574.7,

@@ -25,9 +25,9 @@ SECTIONS: dict[str, str] = {
     """,
     "Quantization": "--crop --exclude --method --per-tensor",
     "Quality": """
-        --alexnet --baseline --border --budget-db --downsample --lpips-weights --lr-values
-        --max-psnr-loss --metric --protocol --published --samples --score --shave --ssim
-        --values
+        --alexnet --baseline --border --budget-db --dists-weights --downsample --lpips-weights
+        --lr-values --max-psnr-loss --metric --protocol --published --samples --score --shave
+        --ssim --values --vgg16
     """,
     "Measurement": """
         --arrivals --duration --limit --memory --min-runs --percentile --rate --stages

@@ -15,7 +15,12 @@ from flowsr_export.commands.evaluate import METRICS
 from flowsr_export.evaluation.metric_set import DEFAULT_METRICS
 from flowsr_export.evaluation.metrics import METRICS as KNOWN
 from flowsr_runtime.installation import pip_command
-from tests.flowsr_export.evaluation.evaluations import folder_of, lpips_weights, noisy_bundle
+from tests.flowsr_export.evaluation.evaluations import (
+    dists_weights,
+    folder_of,
+    lpips_weights,
+    noisy_bundle,
+)
 
 Run = Callable[..., Result]
 PSNR = ("--metric", "psnr-y")
@@ -51,12 +56,14 @@ def test_every_figure_is_computed_and_written(
     bundle: Path, hr: Path, tmp_path: Path, run: Run
 ) -> None:
     alexnet, linear = lpips_weights(tmp_path)
+    vgg, own = dists_weights(tmp_path)
     weights = ("--alexnet", alexnet, "--lpips-weights", linear)
-    done = run("evaluate", bundle, "--hr", hr, "--scale", "2", *weights, "-o", tmp_path / "out")
+    judges = (*weights, "--vgg16", vgg, "--dists-weights", own)
+    done = run("evaluate", bundle, "--hr", hr, "--scale", "2", *judges, "-o", tmp_path / "out")
     assert done.exit_code == 0
     lines = list(csv.DictReader((tmp_path / "out.csv").read_text("utf-8").splitlines()))
     assert len(lines) == 4
-    assert list(lines[0])[-6:] == list(DEFAULT_METRICS)
+    assert list(lines[0])[-7:] == list(DEFAULT_METRICS)
     assert all(float(line[name]) > 0 for line in lines for name in DEFAULT_METRICS)
     assert (tmp_path / "out.md").read_text("utf-8") in done.stdout
     with Image.open(tmp_path / "out.png") as sheet:
@@ -185,9 +192,10 @@ def test_a_bundle_keeps_its_border_under_a_protocol(bundle: Path, hr: Path, run:
     assert "Protocol: linf; border extend." in done.stdout
 
 
-def test_lpips_is_left_out_without_weights(bundle: Path, hr: Path, run: Run) -> None:
+def test_distances_are_left_out_without_weights(bundle: Path, hr: Path, run: Run) -> None:
     done = run("evaluate", bundle, "--hr", hr, "--scale", "2")
     assert "lpips is left out: it needs --alexnet and --lpips-weights" in done.stderr
+    assert "dists is left out: it needs --vgg16 and --dists-weights" in done.stderr
     assert done.exit_code == 0
     assert "psnr | psnr-y | ssim | ssim-y | lr-psnr |" in done.stdout
 
@@ -266,6 +274,7 @@ def test_what_is_there_is_not_overwritten(
         (("--scale", "0.5"), 2, "scale must be at least 1, got 0.5"),
         (("--scale", "30"), 5, "61 pixels a side at ×30 for psnr-y, got 60x60"),
         (("--metric", "lpips"), 2, "lpips needs alexnet"),
+        (("--metric", "dists"), 2, "dists needs vgg16 (vgg16-397923af.pth) and dists_weights"),
         (("--samples", "2"), 2, "samples must be 1 without noise, got 2"),
         (("--temperature", "0.5"), 2, "prior, got 0.5"),
         (("--model", "a.pth"), 2, "torch, got auto"),

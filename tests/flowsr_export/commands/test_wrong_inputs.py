@@ -192,6 +192,7 @@ JUDGE: list[Row] = [
     ("evaluate good.bundle --metric psnr --hr pictures --samples 2", 2, "got 2; noise needs"),
     ("evaluate good.bundle --metric vmaf --hr pictures", 2, "'vmaf' is not one of"),
     ("evaluate good.bundle --metric lpips --hr pictures", 2, "lpips needs alexnet"),
+    ("evaluate good.bundle --metric dists --hr pictures", 2, "dists needs vgg16"),
     ("evaluate --model nope.pth --metric psnr --hr pictures --backend torch", 5, "not exist"),
 ]
 

@@ -1,4 +1,4 @@
-"""Narrow LPIPS weights, a bundle with noise, and rows for the tests of the evaluation."""
+"""Narrow weights of LPIPS and DISTS, a bundle with noise, rows of an evaluation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from flowsr_export.evaluation.run import Row
 from flowsr_runtime import write_bundle
 from tests.flowsr_export.conftest import small_manifest
+from tests.flowsr_lp.test_dists import own_weights, vgg16
 from tests.flowsr_lp.test_perceptual import ALEX, convolutions
 from tests.stand_in import picture
 
-__all__ = ["ROW", "ROWS", "folder_of", "lpips_weights", "noisy_bundle"]
+__all__ = ["ROW", "ROWS", "dists_weights", "folder_of", "lpips_weights", "noisy_bundle"]
 
 ROW = Row(
     dataset="Set5",
@@ -55,6 +56,11 @@ def lpips_weights(folder: Path) -> tuple[Path, Path]:
     linear = {f"lin{i}.model.1.weight": torch.ones(1, n[1], 1, 1) for i, n in enumerate(ALEX)}
     save_file(linear, folder / "lpips.safetensors")
     return folder / "alexnet.safetensors", folder / "lpips.safetensors"
+
+
+def dists_weights(folder: Path) -> tuple[Path, Path]:
+    """Write weights of VGG16's layers with few channels, and DISTS's for them."""
+    return vgg16(folder), own_weights(folder)
 
 
 def folder_of(folder: Path, *names: str, height: int = 64, width: int = 72) -> Path:

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from flowsr_export.evaluation import metrics
 from flowsr_export.evaluation.imresize import matlab_bicubic
 from flowsr_export.evaluation.mesh import mesh_pattern, mesh_ratio
 from flowsr_export.evaluation.metric_set import DEFAULT_METRICS, MetricSet
 from flowsr_export.evaluation.protocol import OWN, PROTOCOLS
+from flowsr_lp.perceptual import DISTS
 from flowsr_runtime.errors import CheckpointError, MetricError, UsageError
-from tests.flowsr_export.evaluation.evaluations import lpips_weights
+from flowsr_runtime.pictures.pixels import full_range
+from tests.flowsr_export.evaluation.evaluations import dists_weights, lpips_weights
 from tests.stand_in import picture
 
 PLAIN = ("psnr", "psnr-y", "ssim", "ssim-y", "lr-psnr")
@@ -87,7 +90,8 @@ def test_the_smallest_original_follows_from_the_borders(
 
 def test_lpips_compares_whole_pictures(tmp_path: Path) -> None:
     alexnet, linear = lpips_weights(tmp_path)
-    metric_set = MetricSet.open(DEFAULT_METRICS, alexnet=alexnet, linear=linear)
+    names = [name for name in DEFAULT_METRICS if name != "dists"]
+    metric_set = MetricSet.open(names, alexnet=alexnet, linear=linear)
     figures, _ = metric_set.measure([OUTPUT], ORIGINAL, LOW, "2")
     assert list(figures) == ["psnr", "psnr-y", "ssim", "ssim-y", "lpips", "lr-psnr"]
     assert figures["lpips"] > 0
@@ -95,6 +99,22 @@ def test_lpips_compares_whole_pictures(tmp_path: Path) -> None:
         metric_set.measure([ORIGINAL + 1], ORIGINAL, LOW, "2")[0]["lpips"] != figures["lpips"]
     )
     assert metric_set.smallest("1") == 31
+
+
+def test_dists_compares_whole_pictures(tmp_path: Path) -> None:
+    vgg, own = dists_weights(tmp_path)
+    metric_set = MetricSet.open(["dists", "psnr-y"], vgg16=vgg, dists_weights=own)
+    figures, _ = metric_set.measure([OUTPUT], ORIGINAL, LOW, "2")
+    a, b = (
+        torch.from_numpy(full_range(image).transpose(2, 0, 1)[None].copy())
+        for image in (OUTPUT, ORIGINAL)
+    )
+    assert list(figures) == ["psnr-y", "dists"]
+    assert figures["dists"] == pytest.approx(DISTS(vgg, own)(a, b).item(), abs=1e-6)
+    assert metric_set.measure([ORIGINAL], OUTPUT, LOW, "2")[0] == pytest.approx(
+        figures, abs=1e-6
+    )
+    assert metric_set.smallest("1") == 3
 
 
 def test_figures_are_means_over_the_samples_and_diversity_is_of_all(tmp_path: Path) -> None:
@@ -125,6 +145,7 @@ def test_a_figure_that_is_not_finite_is_an_error() -> None:
     [
         (DEFAULT_METRICS, r"lpips needs alexnet .* and lpips_weights"),
         (["diversity-score"], "diversity-score needs alexnet"),
+        (["dists"], r"dists needs vgg16 \(vgg16-397923af.pth\) and dists_weights \(dists.pt\)"),
         (["psnr", "niqe"], "got psnr, niqe"),
         ([], "got no"),
     ],

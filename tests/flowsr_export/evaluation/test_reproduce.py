@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
+from safetensors.torch import load_file
 
 from flowsr_export.commands.reproduce import NAMES
 from flowsr_export.evaluation import metrics
@@ -22,7 +23,7 @@ from flowsr_export.evaluation.reproduce import (
 from flowsr_lp import load_checkpoint
 from flowsr_runtime.errors import UsageError
 from flowsr_runtime.pictures.pixels import full_range
-from tests.flowsr_export.evaluation.evaluations import folder_of
+from tests.flowsr_export.evaluation.evaluations import dists_weights, folder_of
 from tests.flowsr_export.networks import small, small_model, small_prior
 
 Run = Callable[..., Result]
@@ -75,6 +76,20 @@ def test_what_is_missing_is_named_with_the_command(weights: Path, data: Path) ->
     assert "fetch SRFlow_DF2K_4X.pth" in reasons["srflow-lp", "SRFlow-LP"]
     assert "Urban100 does not exist" in reasons["linf-lp-arbitrary", "Urban100"]
     assert "lacks alexnet-owt-7be5be79.pth or alex.pth" in reasons["linf-lp", "lpips"]
+    assert "lacks vgg16-397923af.pth or dists.pt" in reasons["linf-lp", "dists"]
+
+
+def test_distances_are_part_of_a_table_once_their_weights_exist(
+    weights: Path, data: Path
+) -> None:
+    vgg, own = dists_weights(weights)
+    torch.save(load_file(vgg), weights / "vgg16-397923af.pth")
+    own.rename(weights / "dists.pt")
+    works, missing = plan(["linf-lp"], weights, data)
+    assert works[0].metric_set.metrics == ("psnr", "ssim", "dists", "lr-psnr")
+    assert [each.part for each in missing if "lacks" in each.reason] == ["lpips"]
+    figures = {each.metric: each.ours for each in reproduce(works[0], weights, {})}
+    assert 0 < figures["dists"] < 1
 
 
 def test_the_command_offers_every_table() -> None:
@@ -109,7 +124,48 @@ def test_a_table_says_what_it_lacks() -> None:
     text = table_text([figure], [Missing("linf-lp", "RRDB", "rrdb.pth does not exist")])
     assert "| linf-lp | LINF | DIV2K | ×4 | psnr | – | 30.0000 | – |" in text
     assert text.endswith("- linf-lp, RRDB: rrdb.pth does not exist.\n")
-    assert table_text([], []).startswith("No table can be computed.")
+
+
+@pytest.mark.parametrize("missing", ["weights", "data", "both"])
+def test_where_no_number_can_be_computed_one_line_says_what_to_get(
+    missing: str, weights: Path, data: Path, tmp_path: Path, run: Run
+) -> None:
+    none = tmp_path / "none"
+    weights = weights if missing == "data" else none
+    data = data if missing == "weights" else none
+    done = run("reproduce", "--weights", weights, "--data", data, "-o", tmp_path / "a.md")
+    name = "edsr-baseline-linf.pth"
+    reasons = {
+        "weights": f"{none / name} does not exist; flowsr-export fetch {name} -o {none}",
+        "data": f"{none / 'DIV2K'} does not exist; docs/guides/weights.md says where the set "
+        "is",
+    }
+    needs = reasons.get(missing) or "; and ".join(reasons.values())
+    assert (done.exit_code, done.stdout) == (5, "")
+    line = f"flowsr-export: no table can be computed: for linf-lp {needs}\n"
+    assert done.stderr == line
+    assert not (tmp_path / "a.md").exists()
+
+
+def test_a_table_without_all_of_its_sets_is_computed(
+    weights: Path, data: Path, run: Run
+) -> None:
+    folder_of(data / "Set5", "bird", height=66, width=53)
+    words = [
+        "--table",
+        "linf-lp-arbitrary",
+        "--weights",
+        weights,
+        "--data",
+        data,
+        "--first",
+        "1",
+    ]
+    done = run("reproduce", *words)
+    assert done.exit_code == 0, done.stderr
+    assert f"| linf-lp-arbitrary | {METHOD} | Set5 | ×8 | psnr-y | – |" in done.stdout
+    assert f"- linf-lp-arbitrary, Set14: {data / 'Set14'} does not exist;" in done.stdout
+    assert "- linf-lp-arbitrary, RRDB-LINF-LP: " in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -234,8 +234,8 @@ def test_all_fifteen_files_of_weights_are_listed() -> None:
     done = CliRunner().invoke(main, ["fetch", "--list", "--json"])
     files = json.loads(done.stdout)["files"]
     weights = {file["name"]: file for file in files if file["name"].endswith(".pth")}
-    judges = {"alexnet-owt-7be5be79.pth", "alex.pth", "vgg19-dcbb9e9d.pth"}
-    assert len(weights.keys() - judges) == 15
+    networks = ("alexnet-owt-7be5be79.pth", "vgg16-397923af.pth", "vgg19-dcbb9e9d.pth")
+    assert len(weights.keys() - {*networks, "alex.pth"}) == 15
     assert all(file["license"] and file["check"] for file in files)
     assert weights["SRFlow_DF2K_4X.pth"]["license"].startswith("CC BY-NC-SA 4.0")
     text = CliRunner().invoke(main, ["fetch", "--list"]).stdout

@@ -2,7 +2,6 @@
 
 from contextlib import closing
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,11 @@ from tests.flowsr_export.networks import small, small_prior, small_srflow
 
 SCALE = Fraction(5, 2)
 CLOSE = 1e-5  # float rounding of these small networks
+EDSR = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 8}}
+SWINIR = {
+    "name": "swinir",
+    "args": {"embed_dim": 4, "depths": [2], "num_heads": 1, "num_feat": 4},
+}
 SIZES = [(40, 48), (34, 46), (50, 37), (64, 63)]
 
 
@@ -30,8 +34,10 @@ def as_tensors(feeds: dict[str, NDArray[Any]]) -> list[torch.Tensor]:
 
 @pytest.mark.slow
 @NEEDS_COMPILER
-def test_a_range_of_one_scale_agrees_with_pytorch(tmp_path: Path) -> None:
-    network = small(small_prior(depth=1), flow_layers=1, num_layer=1)
+@pytest.mark.parametrize("encoder", [EDSR, SWINIR], ids=["edsr", "swinir"])
+def test_a_range_of_one_scale_agrees_with_pytorch(encoder: dict[str, Any]) -> None:
+    prior = small_prior(depth=1)
+    network = small(prior, flow_layers=1, num_layer=1, encoder_spec=encoder)
     deployment = deployment_of(network)
     profile = {"input": Range((1, 3, 20, 20), (1, 3, 40, 48), (1, 3, 64, 64))}
     package = compile_package(deployment, "fp32", SCALE, [profile], io="float32", device="cpu")

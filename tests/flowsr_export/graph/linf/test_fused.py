@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -15,15 +16,21 @@ from tests.stand_in import network, tensor
 
 # The order of float32 sums, and one rounding to the type more or less.
 SAME = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+SWINIR = {"embed_dim": 8, "depths": [2, 1], "num_heads": 2, "num_feat": 8}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "edsr": {},
+    "swinir": {"encoder_spec": {"name": "swinir", "args": SWINIR}},
+}
 SIZES = [((20, 24), (80, 96)), ((17, 23), (46, 83)), ((1, 9), (4, 30)), ((1, 1), (1, 1))]
 
 
 @pytest.mark.parametrize("dtype", SAME, ids=str)
 @pytest.mark.parametrize(("lr", "size"), SIZES)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_fused_graph_is_the_deployed_graph(
-    lr: tuple[int, int], size: tuple[int, int], dtype: torch.dtype
+    encoder: str, lr: tuple[int, int], size: tuple[int, int], dtype: torch.dtype
 ) -> None:
-    graph = LinfGraph(small(hidden_dim=24), dtype)
+    graph = LinfGraph(small(hidden_dim=24, **ENCODERS[encoder]), dtype)
     rgb = torch.cat((tensor(*lr), tensor(*lr, "another")))
     geometry = torch.from_numpy(Window.whole(lr, size).geometry())
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Measure a CPU quota: `python -m benchmarks.container`, as root on Linux.
+"""Measure a CPU quota: `python -m benchmarks.serving.container`, as root on Linux.
 
 A run in a cgroup with a quota of one CPU must take as long as one with one thread outside it,
 within 10 % on an idle machine: more threads than the quota allows would wait for each other.

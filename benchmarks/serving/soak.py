@@ -4,7 +4,7 @@ Every call reads an image file, upscales it in a pool, and encodes the result. S
 channels, depths and formats change from call to call. Exit code 1 means a missed tolerance.
 
 Example:
-    nice python -m benchmarks.soak --calls 10000
+    nice python -m benchmarks.serving.soak --calls 10000
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def main(
     """Run the soak with BUNDLE, or with the built-in model.
 
     Example:
-      python -m benchmarks.soak --calls 10000 --threads 8 --each 200
+      python -m benchmarks.serving.soak --calls 10000 --threads 8 --each 200
     """
     with Upscaler.open(bundle, threads=1) as upscaler:
         agreed = agreement(upscaler, threads, each)

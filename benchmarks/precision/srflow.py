@@ -4,15 +4,13 @@ Each row but the first switches one float32 part to float16. By default the netw
 stand-in weights of `benchmarks.stand_in_checkpoint`.
 
 Example:
-    python -m benchmarks.precision_srflow --json precision-srflow.json
+    python -m benchmarks.precision.srflow --json precision-srflow.json
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -20,7 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.precision import PHOTOGRAPHS, Figures, error_stats, markdown, outputs
+from benchmarks.precision.figures import (
+    PHOTOGRAPHS,
+    Figures,
+    error_stats,
+    markdown,
+    measurement_options,
+    outputs,
+    write_figures,
+)
 from benchmarks.stand_in_checkpoint import SRFLOW, SRFLOW_PRIOR, calm
 from flowsr_export.deployment.families import deployment_of
 from flowsr_export.graph.srflow.level import Condition, LevelGraph
@@ -130,10 +136,7 @@ def island_figures(network: SrflowLP, lr: int) -> list[Figures]:
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), help="SRFlow checkpoint.")
-@click.option("--prior", type=click.Path(path_type=Path), help="Its latent module.")
-@click.option("--lr", type=int, default=32, show_default=True, help="Pixels a side.")
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the values.")
+@measurement_options(32)
 def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -> None:
     """Print PSNR, 99.9th percentile and largest difference in eight-bit steps."""
     if model is None:
@@ -141,13 +144,14 @@ def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -
     else:
         loaded = load_checkpoint(model, prior).network
         if not isinstance(loaded, SrflowLP):
-            raise UsageError(f"model must be SRFlow, got {model}; use benchmarks.precision")
+            raise UsageError(
+                f"model must be SRFlow, got {model}; use benchmarks.precision.linf"
+            )
         network = loaded
     rows = island_figures(network, lr)
     click.echo(f"{PHOTOGRAPHS} photographs, {lr}x{lr}, x{network.srflow.scale}\n")
     click.echo(markdown(rows, "also in float16", (str(network.srflow.scale),)))
-    if report is not None:
-        report.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    write_figures(rows, report)
 
 
 if __name__ == "__main__":

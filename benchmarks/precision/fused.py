@@ -5,31 +5,29 @@ that a CPU shows what half costs. The hardware's cosine and sine, whose error is
 half's rounding, are not in it.
 
 Example:
-    python -m benchmarks.precision_fused --json precision-fused.json
+    python -m benchmarks.precision.fused --json precision-fused.json
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict
-from fractions import Fraction
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.precision import SCALES, Figures, error_stats, exact_outputs, markdown, outputs
-from flowsr_export.deployment.families import deployment_of
+from benchmarks.precision.figures import (
+    exact_outputs,
+    graph_figures,
+    linf_of,
+    markdown,
+    measurement_options,
+    write_figures,
+)
 from flowsr_export.graph.linf.fused import FusedLinfGraph, fused
 from flowsr_export.graph.linf.network import LinfGraph
-from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
-from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
 
-__all__ = ["PARTS", "PartGraph", "part_figures"]
+__all__ = ["PARTS", "PartGraph"]
 
 FIRST, PRODUCTS, ENCODE, DECODE = "first product", "other products", "encode", "decode"
 PARTS = (FIRST, PRODUCTS, ENCODE, DECODE)
@@ -70,39 +68,11 @@ class PartGraph(FusedLinfGraph):
         return super()._flow(z, affine.half(), inverse=False).half().float()
 
 
-def part_figures(
-    network: LinfLP, named: str, graph: nn.Module, exact: dict[str, NDArray[np.float32]]
-) -> Iterator[Figures]:
-    """Compare a graph with float32 at every scale.
-
-    Args:
-        network: LINF-LP in evaluation mode, with a learned prior.
-        named: Name of the row.
-        graph: Graph of `network`, in evaluation mode.
-        exact: Outputs from `exact_outputs`.
-
-    Yields:
-        Differences at each scale.
-    """
-    deployment = deployment_of(network)
-    emulator = HalfPrecisionEmulator(deployment, "fp32", None)
-    emulator._graph = graph
-    for scale in SCALES:
-        side = round(exact[scale].shape[-1] / Fraction(scale))
-        output = outputs(emulator, deployment, scale, side)
-        yield error_stats("fp16", named, scale, exact[scale], output)
-
-
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), help="LINF checkpoint.")
-@click.option("--prior", type=click.Path(path_type=Path), help="Its latent module.")
-@click.option("--lr", type=int, default=64, show_default=True, help="Pixels a side.")
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the values.")
+@measurement_options(64)
 def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -> None:
     """Print a table: PSNR, 99.9th percentile and largest difference in eight-bit steps."""
-    files = embedded_checkpoint() if model is None else (model, prior)
-    network = load_checkpoint(*files).network
-    assert isinstance(network, LinfLP)
+    network = linf_of(model, prior)
     exact = exact_outputs(network, lr)
     plain, half = (LinfGraph(network, dtype).eval() for dtype in (torch.float32, torch.half))
     graphs: dict[str, nn.Module] = {
@@ -114,11 +84,10 @@ def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -
     rows = [
         row
         for name, graph in graphs.items()
-        for row in part_figures(network, name, graph, exact)
+        for row in graph_figures(network, graph, exact, "fp16", name)
     ]
     click.echo(markdown(rows, "in float16"))
-    if report is not None:
-        report.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    write_figures(rows, report)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ same process must still upscale an image afterwards. Finally a server upscales t
 small images, and its memory is measured.
 
 Example:
-    python -m benchmarks.serve_load --json serve_load.json
+    python -m benchmarks.serving.load --json serve_load.json
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import click
 import numpy as np
 import psutil
 
-from benchmarks.serve_requests import Attack, attacks, picture_file, request_for
+from benchmarks.serving.requests import Attack, attacks, picture_file, request_for
 from flowsr_export.bench.local_server import LocalServer, serving
 
 __all__ = ["Load", "fire", "load", "markdown"]

@@ -3,8 +3,8 @@
 import asyncio
 from collections import Counter
 
-from benchmarks.serve_load import Load, burst, fire, load, markdown
-from benchmarks.serve_requests import attacks
+from benchmarks.serving.load import Load, burst, fire, load, markdown
+from benchmarks.serving.requests import attacks
 from flowsr_export.bench.local_server import serving
 
 

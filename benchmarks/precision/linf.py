@@ -5,75 +5,39 @@ islands to half precision one at a time, which shows why they are islands, and t
 float32, which shows that it need not be one.
 
 Example:
-    python -m benchmarks.precision --json precision.json
+    python -m benchmarks.precision.linf --json precision.json
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import click
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowsr_calibration.panel import psnr
-from flowsr_export.deployment.families import deployment_of
-from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
+from benchmarks.precision.figures import (
+    Figures,
+    exact_outputs,
+    graph_figures,
+    linf_of,
+    markdown,
+    measurement_options,
+    write_figures,
+)
 from flowsr_export.graph.axis import Axis, Taps
 from flowsr_export.graph.linf import network as linf_graph
-from flowsr_export.graph.linf.network import LinfGraph, _grid, _rows
-from flowsr_export.inputs.cases import Case
-from flowsr_export.parity.half_emulation import HalfPrecisionEmulator
-from flowsr_export.reports.table import markdown_rows
-from flowsr_lp import LinfLP, embedded_checkpoint, load_checkpoint
-from flowsr_runtime import output_size
+from flowsr_export.graph.linf.network import LinfGraph, _grid, _pairs, _ratio, _rows
+from flowsr_lp import LinfLP
 
-__all__ = [
-    "ISLANDS",
-    "Figures",
-    "IslandGraph",
-    "exact_outputs",
-    "figures",
-    "error_stats",
-    "markdown",
-    "outputs",
-]
+__all__ = ["ISLANDS", "IslandGraph"]
 
 FLOW = "flow in float32"  # the other way: what the flow costs in half
-PHOTOGRAPHS = 7
-EIGHT_BIT = 255
-SCALES = ("2", "2.7", "4")
 ISLANDS = ("geometry", "phase", "sum", "resizing")
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Differences from float32, the largest of the photographs.
-
-    Attributes:
-        precision: Type of the heavy layers.
-        island: Islands in that type, "none" as deployed.
-        scale: Output pixels per input pixel.
-        psnr: Lowest PSNR, dB.
-        p999_steps: Largest 99.9th percentile of the difference, eight-bit steps.
-        max_steps: Largest difference, eight-bit steps, not rounded.
-    """
-
-    precision: str
-    island: str
-    scale: str
-    psnr: float
-    p999_steps: float
-    max_steps: float
+NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 class IslandGraph(LinfGraph):
@@ -187,132 +151,27 @@ class IslandGraph(LinfGraph):
         return Taps((first, second), ((1 - fraction) * inside, fraction * inside), count)
 
 
-def exact_outputs(network: LinfLP, lr: int) -> dict[str, NDArray[np.float32]]:
-    """Upscale the photographs in float32 at every scale.
-
-    Args:
-        network: LINF-LP in evaluation mode, with a learned prior.
-        lr: Side of the photographs' crops, low-resolution pixels.
-
-    Returns:
-        Outputs (7, 3, H, W) by scale.
-    """
-    deployment = deployment_of(network)
-    run = HalfPrecisionEmulator(deployment, "fp32", None)
-    return {scale: outputs(run, deployment, scale, lr) for scale in SCALES}
-
-
-def figures(
-    network: LinfLP,
-    precision: Precision,
-    islands: frozenset[str],
-    named: str,
-    exact: dict[str, NDArray[np.float32]],
-) -> Iterator[Figures]:
-    """Compare with float32 at every scale.
-
-    Args:
-        network: LINF-LP in evaluation mode, with a learned prior.
-        precision: Type of the heavy layers.
-        islands: Islands in that type.
-        named: Name of the islands in the table.
-        exact: Outputs from `exact_outputs`.
-
-    Yields:
-        Differences at each scale.
-    """
-    deployment = deployment_of(network)
-    rounded = HalfPrecisionEmulator(deployment, precision, None)
-    rounded._graph = IslandGraph(network, DTYPES[precision], islands).eval()
-    for scale in SCALES:
-        side = round(exact[scale].shape[-1] / Fraction(scale))
-        output = outputs(rounded, deployment, scale, side)
-        yield error_stats(precision, named, scale, exact[scale], output)
-
-
-def error_stats(
-    precision: str,
-    named: str,
-    scale: str,
-    exact: NDArray[np.float32],
-    output: NDArray[np.float32],
-) -> Figures:
-    """Compare clamped images.
-
-    Args:
-        precision: Type of the heavy layers.
-        named: Name of the islands in that type.
-        scale: Output pixels per input pixel.
-        exact: Outputs in float32, (7, 3, H, W).
-        output: Outputs with rounding.
-    """
-    difference = np.abs(np.clip(exact, 0, 1) - np.clip(output, 0, 1)).astype(np.float64)
-    errors = difference.reshape(PHOTOGRAPHS, -1)
-    return Figures(
-        precision=precision,
-        island=named,
-        scale=scale,
-        psnr=min(psnr(float(np.mean(row**2))) for row in errors),
-        p999_steps=float(np.percentile(errors, 99.9, axis=1).max()) * EIGHT_BIT,
-        max_steps=float(errors.max()) * EIGHT_BIT,
-    )
-
-
-def markdown(rows: list[Figures], title: str, scales: Sequence[str] = SCALES) -> str:
-    """Return a table with one row for each island and one column for each scale."""
-    cells: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        label = row.precision if title == "precision" else row.island
-        values = f"{row.psnr:.1f} dB, {row.p999_steps:.2f}, {row.max_steps:.1f}"
-        cells.setdefault((row.precision, row.island), [label]).append(values)
-    columns = [title, *(f"×{scale}" for scale in scales)]
-    return "\n".join(markdown_rows(columns, cells.values()))
-
-
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), help="LINF checkpoint.")
-@click.option("--prior", type=click.Path(path_type=Path), help="Its latent module.")
-@click.option("--lr", type=int, default=64, show_default=True, help="Pixels a side.")
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the values.")
+@measurement_options(64)
 def main(model: Path | None, prior: Path | None, lr: int, report: Path | None) -> None:
     """Print two tables: PSNR, 99.9th percentile and largest difference in eight-bit steps."""
-    files = embedded_checkpoint() if model is None else (model, prior)
-    network = load_checkpoint(*files).network
-    assert isinstance(network, LinfLP)
+    network = linf_of(model, prior)
     exact = exact_outputs(network, lr)
+
+    def measured(dtype: torch.dtype, name: str, switched: frozenset[str]) -> list[Figures]:
+        graph = IslandGraph(network, dtype, switched).eval()
+        return graph_figures(network, graph, exact, NAMES[dtype], name)
+
     none: frozenset[str] = frozenset()
-    precisions = [*figures(network, "fp16", none, "none", exact)]
-    precisions += figures(network, "bf16", none, "none", exact)
+    precisions = [row for dtype in NAMES for row in measured(dtype, "none", none)]
     islands = {name: frozenset({name}) for name in ISLANDS}
     rows = {"none, as deployed": none, FLOW: frozenset({FLOW}), **islands}
     rows["all of them"] = frozenset(ISLANDS)
-    switched: list[Figures] = []
-    for name, island in rows.items():
-        switched += figures(network, "fp16", island, name, exact)
+    switched = [row for name, on in rows.items() for row in measured(torch.float16, name, on)]
     click.echo(markdown(precisions, "precision"))
     click.echo()
     click.echo(markdown(switched, "also in float16"))
-    if report is not None:
-        plain = [asdict(row) for row in (*precisions, *switched)]
-        report.write_text(json.dumps(plain, indent=1) + "\n")
-
-
-def outputs(
-    run: HalfPrecisionEmulator, deployment: Deployment, scale: str, lr: int
-) -> NDArray[np.float32]:
-    """Upscale the photographs, cropped to squares of `lr` pixels, to (7, 3, H, W)."""
-    side = output_size(lr, Fraction(scale))
-    case = Case((lr, lr), (side, side), PHOTOGRAPHS)
-    return run.run(deployment.feeds(case, None))
-
-
-def _ratio(axis: Axis) -> Tensor:
-    lr, out = torch.as_tensor(axis.low_res), torch.as_tensor(axis.output)
-    return 2 * lr.float() / out.float()
-
-
-def _pairs(row: Tensor, col: Tensor, width: int) -> Tensor:
-    return (row[:, None, :, None] * width + col[None, :, None, :]).reshape(-1)
+    write_figures([*precisions, *switched], report)
 
 
 if __name__ == "__main__":
