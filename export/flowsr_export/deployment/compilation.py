@@ -32,6 +32,11 @@ OPTIONS: dict[str, Any] = {
     # Else the number of threads of this machine would be in the code.
     "cpp.dynamic_threads": True,
 }
+ON_GPU: dict[str, Any] = {
+    # Little of a GPU's package runs on the CPU, and trying its vector instructions takes a
+    # minute. PyTorch keeps the answer: later packages of this process have none either.
+    "cpp.vec_isa_ok": False,
+}
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ def _compiled(compilable: Compilable, device: torch.device, *, fuse: bool) -> An
                 # PyTorch cannot prove that a whole number of windows divides their pixels.
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
-            return aot_compile(exported.module(check_guards=False), example, options=OPTIONS)
+            options = OPTIONS if device.type == "cpu" else OPTIONS | ON_GPU
+            return aot_compile(exported.module(check_guards=False), example, options=options)
         except (InductorError, UserError) as error:
             reason = " ".join(str(error).split())[:LONGEST_REASON]
             is_missing = "compiler" in reason.lower() or "triton" in reason.lower()

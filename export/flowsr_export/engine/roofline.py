@@ -47,7 +47,10 @@ class Roofline:
         name = self.gpu.name
         work = f"{total:.3f} TFLOP, at least {self.product_ms:.2f} ms on {name}"
         if self.memory_ms is None or self.read is None or self.written is None:
-            return [work, "bytes not known: TensorRT tells them for an engine of one size (--exact)"]
+            return [
+                work,
+                "bytes not known: TensorRT tells them for an engine of one size (--exact)",
+            ]
         return [
             work,
             f"{self.read / 1e9:.2f} GB read and {self.written / 1e9:.2f} GB written, at least "

@@ -175,7 +175,12 @@ def find_library(library: _Library) -> Part:
     if not hasattr(module, library.attribute):
         trouble = f"a package of that name is installed but has no {library.attribute}"
         return replace(missing, trouble=trouble)
-    return replace(part, providers=tuple(getattr(module, "get_available_providers", list)()))
+    return replace(
+        part,
+        # Two packages may hold one module; the module knows which of them it is of.
+        version=getattr(module, "__version__", part.version),
+        providers=tuple(getattr(module, "get_available_providers", list)()),
+    )
 
 
 def _find_cudnn() -> Part:

@@ -24,6 +24,12 @@ def test_an_installed_library_has_its_version_and_providers() -> None:
     assert "CPUExecutionProvider" in part.providers
 
 
+def test_the_version_is_the_one_of_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    # onnxruntime and onnxruntime-gpu may both be installed, and hold one module.
+    monkeypatch.setattr("onnxruntime.__version__", "1.99")
+    assert find_library(ONNXRUNTIME).version == "1.99"
+
+
 def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "flowsr_export.machine.libraries.importlib.util.find_spec", lambda name: None

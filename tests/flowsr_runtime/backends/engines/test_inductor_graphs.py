@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from flowsr_runtime.backends.engines.inductor_graphs import CapturedRun, capture_graph
 
 torch = pytest.importorskip("torch")
+InductorEngine = pytest.importorskip(
+    "flowsr_runtime.backends.engines.inductor_engine"
+).InductorEngine
 
 
 class Graph:
@@ -106,3 +110,19 @@ def test_closing_frees_the_graph() -> None:
     graph = captured(Cuda(), [torch.ones(1)])
     graph.close()
     assert not graph._graph.live
+
+
+@pytest.mark.parametrize(("graphs", "runners"), [(2, 1), (0, 4)])
+def test_a_package_that_is_captured_has_one_runner(
+    monkeypatch: pytest.MonkeyPatch, graphs: int, runners: int
+) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        "flowsr_runtime.backends.engines.inductor_engine.load_package",
+        lambda path, name, **options: calls.append(options),
+    )
+    entry: Any = SimpleNamespace(facts={"tensors": []}, key=SimpleNamespace(profiles=[{}]))
+    InductorEngine(entry, b"", "cuda:0", patch=3, workers=4, graphs=graphs)
+    (options,) = calls
+    assert options["num_runners"] == runners
+    assert options["run_single_threaded"] is (graphs > 0)
