@@ -42,10 +42,8 @@ def test_bytes_that_cannot_be_counted_are_not_claimed(
     found = roofline_of({"work": facts}, ["8.9"])
     assert found is not None
     assert found.memory_ms is None
-    assert (
-        found.lines()[1]
-        == "bytes not known: TensorRT tells them for an engine of one size (--exact)"
-    )
+    reason = "TensorRT tells them for an engine of one size (--exact)"
+    assert found.lines()[1] == f"bytes not known: {reason}"
 
 
 def test_the_least_times_follow_from_the_rates_of_the_gpu() -> None:

@@ -72,7 +72,7 @@ def test_an_operator_on_a_real_gpu_is_its_definition(
 ) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA GPU")
-    sizes = {"lr": (37, 50), "scale": 3, "hidden": 64}
+    sizes: dict[str, Any] = {"lr": (37, 50), "scale": 3, "hidden": 64}
     operator, _, args = calls(dtype, device="cuda", **sizes)[name]
     _, definition, on_cpu = calls(dtype, device="cpu", **sizes)[name]
     expected = definition(*on_cpu).float()
