@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -146,9 +146,7 @@ def train(
     snapshot: Snapshot | None = None,
     held: Held | None = None,
 ) -> dict[str, Tensor]:
-    """Train until `settings.steps`, going on from what `folder` holds.
-
-    A run that was interrupted and resumed gives the same weights as one that was not.
+    """Train until `settings.steps`, going on from what `folder` holds to the same weights.
 
     Args:
         objective: The loss and the module it trains.
@@ -158,10 +156,8 @@ def train(
             held-out batches, `best.pt`; see `best_weights`.
         report: Called as `report(step, steps, figures)` after every step.
         processes: Place of this process among those of the run; only the first one writes.
-        recipe: Everything else that defines the run, in JSON's types; a resumed run must have
-            the same, unless `folder` does not record it.
-        validation: Source of held-out batches; `log.jsonl` gets the averaged weights' figures
-            on the first of them at each save.
+        recipe: Everything else that defines the run, in JSON's types; recorded and compared.
+        validation: Source of held-out batches; the averaged weights' figures are logged.
         workers: Processes that decode and cut the batches; the weights do not depend on it.
         snapshot: Called as `snapshot(step, weights)` after every step, with averaged weights.
         held: A part that is trained from a later step on.
@@ -174,32 +170,26 @@ def train(
         OutputError: If `folder` cannot be written.
         FlowsrError: If the loss stops being finite.
     """
-    device = processes.device
-    objective.to(device)
+    objective.to(processes.device)
     module = objective.trained.train()
     optimizer = torch.optim.Adam(module.parameters(), lr=settings.learning_rate)
     average = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     run = _Run(folder, settings, dict(recipe or {}), module, optimizer, average)
-    start = run.resume(processes)
-    losses = _Losses(objective)
-    parallel = processes.parallel(losses)
-    steps = range(start, settings.steps)
+    steps = range(run.resume(processes), settings.steps)
+    parallel = processes.parallel(_Losses(objective))
     for step, batch in zip(steps, batches(crops, steps, workers), strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step, settings)
-        moved, figures = [each.to(device) for each in batch], {}
-        for index in range(len(losses.parts)):
-            loss, found = parallel(index, *moved)
+        _set_rate(optimizer, settings.learning_rate * _schedule(step, settings))
+        figures = {}
+        for index in range(len(_parts(objective))):
+            loss, found = parallel(index, *(each.to(processes.device) for each in batch))
             _improve(module, optimizer, loss, step, held)
             figures.update(found)
         _average(average, module, min(settings.ema_decay, (1 + step) / (10 + step)))
         if processes.first and snapshot is not None:
             snapshot(step + 1, average)  # before the save, after which it is not repeated
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            noise = processes.gathered(_noise_state(processes))
-            if processes.first:
-                checked = _validate(objective, average, validation, device)
-                run.save(step + 1, figures, checked, noise)
+            checked = _validate(objective, average, validation, processes.device)
+            run.save(step + 1, figures, checked, processes)
         report(step + 1, settings.steps, figures)
     return {name: tensor.cpu() for name, tensor in average.items()}
 
@@ -210,11 +200,21 @@ class _Losses(nn.Module):
     def __init__(self, objective: Objective) -> None:
         super().__init__()
         self.trained = objective.trained
-        self.parts = objective.parts if isinstance(objective, Alternating) else (objective,)
+        self.parts = _parts(objective)
 
     def forward(self, index: int, *batch: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Compute one of the losses of a batch, and its figures."""
         return self.parts[index](*batch)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _parts(objective: Objective) -> tuple[Objective, ...]:
+    """Return the losses that have an optimizer step each."""
+    return objective.parts if isinstance(objective, Alternating) else (objective,)
 
 
 def _improve(
@@ -319,7 +319,7 @@ class _Run:
         step: int,
         figures: dict[str, float],
         checked: dict[str, float] | None,
-        noise: Sequence[list[Tensor]],
+        processes: Processes,
     ) -> None:
         """Write `last.pt`, whole or not at all, and a line of `log.jsonl`.
 
@@ -328,8 +328,11 @@ class _Run:
             figures: Figures of the last batch.
             checked: Loss and figures of held-out batches; of the lowest loss the weights are
                 kept in `best.pt`.
-            noise: States of the generators of each process.
+            processes: Place of this process, of which the first one writes.
         """
+        noise = processes.gathered(_noise_state(processes))
+        if not processes.first:
+            return
         line: dict[str, Any] = {"step": step, **figures}
         state = {
             "settings": asdict(self.settings),
