@@ -38,7 +38,7 @@ def shared_plans(
     Args:
         planners: Planner of each output; all have the same image and halo.
         budget: Bytes that one run may take; each output's own tiles fit in it.
-        work: Multiply-adds of an LR pixel, which count once, and of a patch.
+        work: Work of an LR pixel, which counts once, and of a patch.
 
     Returns:
         A plan for each, all with as many rows and columns of tiles, and the same LR pixels in
@@ -106,13 +106,13 @@ def _runs(planners: Sequence[TilePlanner], row: _Cut, column: _Cut) -> list[int]
 
 
 def _work(row: _Cut, column: _Cut, work: tuple[float, float]) -> float:
-    """Return the multiply-adds of shared tiles."""
+    """Return the work of shared tiles."""
     patches = sum(a * b for a, b in zip(row.total_patches, column.total_patches, strict=True))
     return row.total_pixels * column.total_pixels * work[0] + patches * work[1]
 
 
 def _own_work(planner: TilePlanner, budget: int, work: tuple[float, float]) -> float:
-    """Return the multiply-adds of an output's own tiles."""
+    """Return the work of an output's own tiles."""
     plan, pixels, patches = planner.plan(budget), 1, 1
     for pieces in (plan.rows, plan.columns):
         pixels *= sum(piece.extent.lr_size for piece in pieces)
