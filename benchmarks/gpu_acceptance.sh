@@ -190,13 +190,8 @@ checks() {
     fi
 }
 
-# Steps that are timed: agreement, then speed.
+# Steps that are timed, then agreement, so that a short time gives the figures first.
 measurements() {
-    step verify-fp32 120 "${FLOWSR[@]}" verify "${ON[@]}"
-    step verify-fp16-small 120 "${FLOWSR[@]}" verify "$BUNDLES/small.bundle" "${ON[@]}"
-    step verify-fp16-edsr 120 "${FLOWSR[@]}" verify "$BUNDLES/edsr.bundle" "${LINF[@]}" \
-        "${ON[@]}"
-    step verify-int8 120 "${FLOWSR[@]}" verify "$BUNDLES/int8.bundle" "${ON[@]}" --precision int8
     step bench-edsr-fixed 90 "${FLOWSR[@]}" bench "$BUNDLES/edsr-fixed.bundle" "${ON[@]}" \
         "${QUICK[@]}" --lr-size "$LARGE" "${GRAPHS[@]}" -o "$OUT/bench-edsr-fixed"
     step bench-small-fixed 90 "${FLOWSR[@]}" bench "$BUNDLES/small-fixed.bundle" "${ON[@]}" \
@@ -217,6 +212,11 @@ measurements() {
         "${ON[@]}" -o "$OUT/upscaled" --scale 4
     step upscale-large 60 "${FLOWSR[@]}" upscale "$OUT/one/000.png" "${ON[@]}" \
         -o "$OUT/large.png" --scale 4
+    step verify-fp32 120 "${FLOWSR[@]}" verify "${ON[@]}"
+    step verify-fp16-small 120 "${FLOWSR[@]}" verify "$BUNDLES/small.bundle" "${ON[@]}"
+    step verify-fp16-edsr 120 "${FLOWSR[@]}" verify "$BUNDLES/edsr.bundle" "${LINF[@]}" \
+        "${ON[@]}"
+    step verify-int8 120 "${FLOWSR[@]}" verify "$BUNDLES/int8.bundle" "${ON[@]}" --precision int8
     step bench-serve 60 "${FLOWSR[@]}" bench serve "$BUNDLES/small.bundle" "${ON[@]}" \
         --limit p90:2s --rate "$RATES" --duration 2s --lr-size "$SMALL"
     if [ "$DEVICE" = cuda ]; then
