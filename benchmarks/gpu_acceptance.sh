@@ -272,7 +272,7 @@ if [ "$MODE" != dry ]; then
         python -m zipfile -e "$wheel" "$OUT/site"
     done
     export PYTHONPATH="$(realpath "$OUT/site"):$PWD:$PWD/export:$PWD/runtime:$PWD/calibration:${PYTHONPATH:-}"
-    python -c 'from importlib.metadata import version; version("flowsr-lp")' 2> /dev/null ||
+    python -c 'from importlib.metadata import version; version("flowsr-lp")' > /dev/null 2>&1 ||
         python -m pip install --quiet --no-index --no-deps --no-build-isolation \
             --target "$OUT/site" .
     "${FLOWSR[@]}" --version >&2 || exit 4
