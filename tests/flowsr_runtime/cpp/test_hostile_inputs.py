@@ -216,11 +216,11 @@ def test_a_result_larger_than_the_memory_is_refused_alike(
 def test_both_languages_find_the_same_memory(tmp_path: Path) -> None:
     main = tmp_path / "main.cpp"
     main.write_text(
-        '#include "available_memory.hpp"\n#include <cstdio>\nint main(int, char** words) {\n'
+        '#include "machine/available_memory.hpp"\n#include <cstdio>\nint main(int, char** words) {\n'
         "  const auto left = flowsr::detail::available_memory(words[1], words[2], words[3]);\n"
         '  std::printf("%lld", left ? static_cast<long long>(*left) : -1LL);\n}\n'
     )
-    sources = [main, SOURCE / "src" / "available_memory.cpp"]
+    sources = [main, SOURCE / "src" / "machine" / "available_memory.cpp"]
     options = [f"-I{SOURCE / 'src'}", f"-I{SOURCE / 'include'}", "-std=c++17"]
     program = tmp_path / "left"
     if shutil.which("g++") is None:

@@ -25,12 +25,14 @@ def test_both_languages_name_the_same_instruction_set(tmp_path: Path) -> None:
         pytest.skip("g++ is not installed")
     main = tmp_path / "main.cpp"
     main.write_text(
-        '#include "machine.hpp"\n#include <iostream>\nint main(int count, char** words) {\n'
+        '#include "machine/machine.hpp"\n#include <iostream>\nint main(int count, char** words) {\n'
         "  using namespace flowsr::detail;\n"
         '  std::cout << (count == 3 ? isa_of(words[1], words[2]) : host_isa()) << "\\n";\n}\n'
     )
     program = tmp_path / "isa"
-    sources = [str(SOURCE / "src" / f"{name}.cpp") for name in ("machine", "sha256")]
+    sources = [
+        str(SOURCE / "src" / f"{name}.cpp") for name in ("machine/machine", "bundle/sha256")
+    ]
     words = ["g++", "-std=c++17", str(main), *sources, f"-I{SOURCE / 'src'}", "-ldl"]
     subprocess.run([*words, "-o", str(program)], check=True)
 

@@ -20,11 +20,13 @@ PLAN: Final = b"nearest"
 """Plan of the only kind of engine in tests/doubles/cpp/NvInfer.h."""
 
 FLAGS: Final = ("-std=c++17", "-O0", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fPIC")
-SOURCES: Final = (
-    *("backends", "bundle", "engines", "flowsr_c", "geometry", "golden", "json", "machine"),
-    *("manifest", "noise", "onnx_file", "pixels", "self_test", "session", "sha256", "tiling"),
-    *("upscaler", "verdicts", "tensorrt_session"),
-)
+SOURCES: Final = {
+    "backends": ("backends", "golden", "self_test", "session", "verdicts"),
+    "bundle": ("bundle", "json", "manifest", "onnx_file", "sha256"),
+    "engines": ("engines", "tensorrt_session"),
+    "machine": ("machine",),
+    "upscaling": ("flowsr_c", "geometry", "noise", "pixels", "tiling", "upscaler"),
+}
 DEFINITIONS: Final = ('-DFLOWSR_VERSION="0.1.0"', '-DFLOWSR_WITH_TENSORRT="tensorrt"')
 
 
@@ -38,7 +40,11 @@ def tensorrt(tmp_path_factory: pytest.TempPathFactory) -> CppLibrary:
     includes = [SOURCE / "include", SOURCE / "src", ROOT / "tests" / "doubles" / "cpp"]
     command = [compiler, *FLAGS, *DEFINITIONS, *(f"-I{path}" for path in includes)]
     command += ["-shared", "-o", str(folder / "libflowsr.so")]
-    sources = [str(SOURCE / "src" / f"{name}.cpp") for name in SOURCES]
+    sources = [
+        str(SOURCE / "src" / folder / f"{name}.cpp")
+        for folder, names in SOURCES.items()
+        for name in names
+    ]
     built = subprocess.run([*command, *sources], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return load(folder)
