@@ -216,7 +216,8 @@ def test_a_result_larger_than_the_memory_is_refused_alike(
 def test_both_languages_find_the_same_memory(tmp_path: Path) -> None:
     main = tmp_path / "main.cpp"
     main.write_text(
-        '#include "machine/available_memory.hpp"\n#include <cstdio>\nint main(int, char** words) {\n'
+        '#include "machine/available_memory.hpp"\n#include <cstdio>\n'
+        "int main(int, char** words) {\n"
         "  const auto left = flowsr::detail::available_memory(words[1], words[2], words[3]);\n"
         '  std::printf("%lld", left ? static_cast<long long>(*left) : -1LL);\n}\n'
     )

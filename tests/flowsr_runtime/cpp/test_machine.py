@@ -25,7 +25,8 @@ def test_both_languages_name_the_same_instruction_set(tmp_path: Path) -> None:
         pytest.skip("g++ is not installed")
     main = tmp_path / "main.cpp"
     main.write_text(
-        '#include "machine/machine.hpp"\n#include <iostream>\nint main(int count, char** words) {\n'
+        '#include "machine/machine.hpp"\n#include <iostream>\n'
+        "int main(int count, char** words) {\n"
         "  using namespace flowsr::detail;\n"
         '  std::cout << (count == 3 ? isa_of(words[1], words[2]) : host_isa()) << "\\n";\n}\n'
     )
