@@ -16,9 +16,10 @@ from torch.export import Dim
 from flowsr_runtime.bundle.engine_key import Profile, Range
 from flowsr_runtime.bundle.manifest import Latent
 
-__all__ = ["example_of", "is_fixed", "side_of", "tracing"]
+__all__ = ["IS_BEFORE_2_13", "example_of", "is_fixed", "side_of", "tracing"]
 
 WINDOW = slice(8, 10)
+IS_BEFORE_2_13 = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
 
 
 def is_fixed(profile: Profile) -> bool:

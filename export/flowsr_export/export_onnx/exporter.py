@@ -15,7 +15,7 @@ from onnxscript import opset18 as op
 from torch.export import Dim
 
 from flowsr_export.deployment.interface import DTYPES, Deployment, Precision
-from flowsr_export.deployment.tracing import tracing
+from flowsr_export.deployment.tracing import IS_BEFORE_2_13, tracing
 from flowsr_export.inputs.cases import Case
 from flowsr_export.onnx_graph.constant_folding import LARGEST_FOLDED, fold_constants
 from flowsr_export.onnx_graph.lint import LARGEST_FILE
@@ -122,7 +122,13 @@ def _translated(
     example = tuple(named.values())
     with tracing("torch.onnx"):
         exported = torch.export.export(
-            module, (), dict(named), dynamic_shapes=vary, strict=False
+            module,
+            (),
+            dict(named),
+            dynamic_shapes=vary,
+            strict=False,
+            # An older PyTorch guards comparisons of sizes that always hold.
+            prefer_deferred_runtime_asserts_over_guards=IS_BEFORE_2_13,
         )
         program = torch.onnx.export(
             exported,
